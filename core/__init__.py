@@ -1,0 +1,1 @@
+"""Objectives, reward transforms and estimators of KL-regularised RL. Pure torch, no config, no logging."""

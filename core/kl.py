@@ -1,0 +1,291 @@
+"""Divergences between policy and reference: one function per divergence and place in the objective.
+
+With u = pi / ref and D_f = E_ref[f(u)], grad D_f = E_pi[f'(u) grad log pi]. Hence three places:
+
+- `*_reward`: detached f'(u), to be subtracted (times beta) from the reward of a policy gradient;
+- `*_loss`: differentiable g(u) with u g'(u) = f'(u), to be added (times beta) to the loss;
+- `exact_*`: the divergence itself, from all outcomes on the last axis.
+
+`*_value` estimates the divergence for logging; it is another function than either of the first two.
+
+Level. Without `mask` the arguments are log-probabilities of whole sequences and the divergence is the one
+between sequence distributions. With `mask` they are per token, [..., T], time last: the objective is then
+sum_t D_t at prefixes drawn from the policy, their distribution held fixed. Each token's term belongs to that
+token alone. That is another objective, with another optimum; the paper's targets and MARA's guarantee are per
+sequence.
+
+Off-policy. With `behaviour_logp`, the log-probability under the policy that drew the samples, each term carries
+the detached weight pi / pi_behaviour: of the sequence, or of the prefix up to and including the token.
+
+Source: GX-Chen et al. (2026), arXiv:2510.20817; f-divergence gradients: Go et al. (2023), arXiv:2302.08215.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+# --- in the reward: detached f'(u) -----------------------------------------------------------------------
+
+
+def reverse_kl_reward(
+    policy_logp: Tensor, ref_logp: Tensor, *, behaviour_logp: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """KL(pi || ref) in the reward: log u, nats, no gradient (f' less its constant 1).
+
+    Args:
+        policy_logp, ref_logp: [...] of whole sequences, or [..., T] per token with `mask`; nats.
+        behaviour_logp: same shape, for samples not drawn from the policy.
+        mask: [..., T] bool, True on completion tokens including EOS.
+
+    Returns:
+        The same shape, 0 where masked. Its mean over on-policy samples is KL(pi || ref).
+
+    Raises:
+        ValueError: shapes differ, or mask is not bool.
+    """
+    log_u, log_weight = _log_ratio_and_weight(policy_logp.detach(), ref_logp, behaviour_logp, mask)
+    return _masked(log_weight.exp() * log_u, mask)
+
+
+def forward_kl_reward(
+    policy_logp: Tensor,
+    ref_logp: Tensor,
+    *,
+    behaviour_logp: Tensor | None = None,
+    mask: Tensor | None = None,
+    max_log_weight: float = math.inf,
+) -> Tensor:
+    """KL(ref || pi) in the reward: -1/u, no gradient. Arguments as in `reverse_kl_reward`.
+
+    With `behaviour_logp=ref_logp` (completions sampled from the reference) a sequence's value is -1.
+
+    Args:
+        max_log_weight: cap on log(1/u), nats. A cap bounds the variance and biases the optimum wherever
+            it binds; `stats.effective_sample_size` and the share above the cap say how often it does.
+    """
+    log_u, log_weight = _log_ratio_and_weight(policy_logp.detach(), ref_logp, behaviour_logp, mask)
+    return _masked(-(log_weight - log_u).clamp_max(max_log_weight).exp(), mask)
+
+
+def jensen_shannon_reward(
+    policy_logp: Tensor, ref_logp: Tensor, *, behaviour_logp: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """JS(pi, ref) in the reward: log(2u / (1 + u)) / 2, no gradient. Arguments as in `reverse_kl_reward`.
+
+    JS = KL(pi || m)/2 + KL(ref || m)/2 with m = (pi + ref)/2, at most log 2.
+    """
+    log_u, log_weight = _log_ratio_and_weight(policy_logp.detach(), ref_logp, behaviour_logp, mask)
+    return _masked(log_weight.exp() * (math.log(2) - softplus(-log_u)) / 2, mask)
+
+
+def alpha_reward(
+    policy_logp: Tensor,
+    ref_logp: Tensor,
+    *,
+    alpha: float,
+    behaviour_logp: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Alpha divergence in the reward: (u^(alpha-1) - 1) / (alpha - 1), no gradient.
+
+    D_alpha = (E_ref[u^alpha] - 1) / (alpha (alpha - 1)): it tends to the reverse KL as alpha -> 1 and to the
+    forward KL as alpha -> 0, which have functions of their own. Other arguments as in `reverse_kl_reward`.
+    """
+    _check_alpha(alpha)
+    log_u, log_weight = _log_ratio_and_weight(policy_logp.detach(), ref_logp, behaviour_logp, mask)
+    return _masked(log_weight.exp() * torch.expm1((alpha - 1) * log_u) / (alpha - 1), mask)
+
+
+def entropy_reward(
+    policy_logp: Tensor, *, behaviour_logp: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """Entropy H(pi) in the reward: -log pi, nats, no gradient; to be added times the entropy coefficient."""
+    zero = torch.zeros_like(policy_logp)
+    return -reverse_kl_reward(policy_logp, zero, behaviour_logp=behaviour_logp, mask=mask)
+
+
+# --- in the loss: differentiable g(u), u g'(u) = f'(u) ----------------------------------------------------
+
+
+def reverse_kl_loss(
+    policy_logp: Tensor, ref_logp: Tensor, *, behaviour_logp: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """KL(pi || ref) in the loss: k2 = (log u)^2 / 2, with gradient. Arguments as in `reverse_kl_reward`.
+
+    Its expected gradient is the divergence's; its value is not. (log u itself, "k1", has zero expected gradient.)
+    """
+    log_u, log_weight = _log_ratio_and_weight(policy_logp, ref_logp, behaviour_logp, mask)
+    return _masked(log_weight.exp() * log_u.square() / 2, mask)
+
+
+def forward_kl_loss(
+    policy_logp: Tensor, ref_logp: Tensor, *, behaviour_logp: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """KL(ref || pi) in the loss: 1/u + log u - 1, with gradient. Arguments as in `reverse_kl_reward`.
+
+    The same expression as "k3": its mean is KL(pi || ref) but its expected gradient is that of KL(ref || pi).
+    """
+    log_u, log_weight = _log_ratio_and_weight(policy_logp, ref_logp, behaviour_logp, mask)
+    return _masked(log_weight.exp() * (torch.expm1(-log_u) + log_u), mask)
+
+
+def alpha_loss(
+    policy_logp: Tensor,
+    ref_logp: Tensor,
+    *,
+    alpha: float,
+    behaviour_logp: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Alpha divergence in the loss, with gradient. Arguments as in `alpha_reward`.
+
+    g(u) = (u^(alpha-1) - 1) / (alpha-1)^2 - log u / (alpha-1).
+    """
+    _check_alpha(alpha)
+    log_u, log_weight = _log_ratio_and_weight(policy_logp, ref_logp, behaviour_logp, mask)
+    power = torch.expm1((alpha - 1) * log_u) / (alpha - 1)
+    return _masked(log_weight.exp() * (power - log_u) / (alpha - 1), mask)
+
+
+# --- exact, from all outcomes on the last axis ------------------------------------------------------------
+
+
+def exact_reverse_kl(policy_logp: Tensor, ref_logp: Tensor) -> Tensor:
+    """sum_y pi (log pi - log ref), nats, with gradient: [..., A] -> [...]. inf where pi leaves the support."""
+    return _expect(policy_logp, policy_logp - ref_logp)
+
+
+def exact_forward_kl(policy_logp: Tensor, ref_logp: Tensor) -> Tensor:
+    """sum_y ref (log ref - log pi), nats, with gradient: [..., A] -> [...]. `ref_logp` may be unnormalised."""
+    return _expect(ref_logp, ref_logp - policy_logp)
+
+
+def exact_jensen_shannon(policy_logp: Tensor, ref_logp: Tensor) -> Tensor:
+    """KL(pi || m)/2 + KL(ref || m)/2, m = (pi + ref)/2, nats, with gradient: [..., A] -> [...]."""
+    mixture = torch.logaddexp(policy_logp, ref_logp) - math.log(2)
+    return (_expect(policy_logp, policy_logp - mixture) + _expect(ref_logp, ref_logp - mixture)) / 2
+
+
+def exact_alpha(policy_logp: Tensor, ref_logp: Tensor, *, alpha: float) -> Tensor:
+    """(sum_y pi^alpha ref^(1-alpha) - 1) / (alpha (alpha - 1)), with gradient: [..., A] -> [...]."""
+    _check_alpha(alpha)
+    log_power = alpha * policy_logp + (1 - alpha) * ref_logp
+    return torch.expm1(log_power.logsumexp(-1)) / (alpha * (alpha - 1))
+
+
+# --- values, for logging ----------------------------------------------------------------------------------
+
+
+def reverse_kl_value(policy_logp: Tensor, ref_logp: Tensor) -> Tensor:
+    """log u ("k1"), nats, no gradient: mean over policy samples is KL(pi || ref); single values may be negative."""
+    return policy_logp.detach() - ref_logp.detach()
+
+
+def forward_kl_value(policy_logp: Tensor, ref_logp: Tensor) -> Tensor:
+    """1 - (1 + log u)/u, nats, >= 0, no gradient: mean over policy samples is KL(ref || pi)."""
+    log_u = policy_logp.detach() - ref_logp.detach()
+    return 1 - (1 + log_u) * (-log_u).exp()
+
+
+def jensen_shannon_value(policy_logp: Tensor, ref_logp: Tensor) -> Tensor:
+    """[log(2u/(1+u)) + log(2/(1+u))/u]/2, nats, no gradient: mean over policy samples is JS(pi, ref)."""
+    log_u = policy_logp.detach() - ref_logp.detach()
+    log_2 = math.log(2)
+    return (log_2 - softplus(-log_u) + (log_2 - softplus(log_u)) * (-log_u).exp()) / 2
+
+
+def alpha_value(policy_logp: Tensor, ref_logp: Tensor, *, alpha: float) -> Tensor:
+    """(u^(alpha-1) - alpha - (1-alpha)/u) / (alpha (alpha-1)), >= 0, no gradient: mean is D_alpha."""
+    _check_alpha(alpha)
+    log_u = policy_logp.detach() - ref_logp.detach()
+    return (((alpha - 1) * log_u).exp() - alpha - (1 - alpha) * (-log_u).exp()) / (alpha * (alpha - 1))
+
+
+# --- choosing by name ---------------------------------------------------------------------------------------
+
+REWARD_TERMS: dict[str, Callable[..., Tensor]] = {
+    "reverse": reverse_kl_reward,
+    "forward": forward_kl_reward,
+    "jensen_shannon": jensen_shannon_reward,
+    "alpha": alpha_reward,
+}
+LOSS_TERMS: dict[str, Callable[..., Tensor]] = {
+    "reverse": reverse_kl_loss,
+    "forward": forward_kl_loss,
+    "alpha": alpha_loss,
+}
+EXACT_TERMS: dict[str, Callable[..., Tensor]] = {
+    "reverse": exact_reverse_kl,
+    "forward": exact_forward_kl,
+    "jensen_shannon": exact_jensen_shannon,
+    "alpha": exact_alpha,
+}
+VALUES: dict[str, Callable[..., Tensor]] = {
+    "reverse": reverse_kl_value,
+    "forward": forward_kl_value,
+    "jensen_shannon": jensen_shannon_value,
+    "alpha": alpha_value,
+}
+TERMS = {"reward": REWARD_TERMS, "loss": LOSS_TERMS, "exact": EXACT_TERMS}
+
+
+def kl_term(direction: str, placement: str) -> Callable[..., Tensor]:
+    """The function for a divergence and its place.
+
+    Args:
+        direction: reverse, forward, jensen_shannon or alpha.
+        placement: reward, loss or exact.
+
+    Raises:
+        ValueError: an unknown name, or a pair without an unbiased gradient; names the legal function.
+    """
+    if placement not in TERMS:
+        raise ValueError(f"placement must be one of {sorted(TERMS)}, got {placement!r}")
+    if direction not in REWARD_TERMS:
+        raise ValueError(f"direction must be one of {sorted(REWARD_TERMS)}, got {direction!r}")
+    if direction not in TERMS[placement]:
+        raise ValueError(
+            f"{direction} has no elementary term for the loss: put it in the reward ({direction}_reward)"
+        )
+    return TERMS[placement][direction]
+
+
+# --- shared pieces ------------------------------------------------------------------------------------------
+
+
+def _log_ratio_and_weight(
+    policy_logp: Tensor, ref_logp: Tensor, behaviour_logp: Tensor | None, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """log u and the detached log importance weight (of the prefix, per token); 0 where masked."""
+    named = {"ref_logp": ref_logp, "behaviour_logp": behaviour_logp, "mask": mask}
+    for name, other in named.items():
+        if other is not None and other.shape != policy_logp.shape:
+            raise ValueError(
+                f"shapes must match: policy_logp {tuple(policy_logp.shape)}, {name} {tuple(other.shape)}"
+            )
+    if mask is not None and mask.dtype != torch.bool:
+        raise ValueError(f"mask must be bool, got {mask.dtype}")
+    log_u = _masked(policy_logp - ref_logp.detach(), mask)
+    if behaviour_logp is None:
+        return log_u, torch.zeros_like(log_u)
+    log_weight = _masked(policy_logp.detach() - behaviour_logp.detach(), mask)
+    return log_u, log_weight if mask is None else log_weight.cumsum(-1)
+
+
+def _masked(value: Tensor, mask: Tensor | None) -> Tensor:
+    return value if mask is None else value.masked_fill(~mask, 0.0)  # fill: 0 * inf is NaN
+
+
+def _expect(weight_logp: Tensor, value: Tensor) -> Tensor:
+    """sum over the last axis of exp(weight_logp) * value, where 0 * anything is 0, also in the gradient."""
+    empty = weight_logp == -torch.inf
+    return (weight_logp.masked_fill(empty, 0.0).exp() * value.masked_fill(empty, 0.0)).sum(-1)
+
+
+def _check_alpha(alpha: float) -> None:
+    if alpha in (0, 1) or not math.isfinite(alpha):
+        legal = {0: "forward_kl_*", 1: "reverse_kl_*"}.get(alpha, "a finite alpha")
+        raise ValueError(f"alpha must be finite and neither 0 nor 1, got {alpha}: use {legal}")
