@@ -287,5 +287,5 @@ def _expect(weight_logp: Tensor, value: Tensor) -> Tensor:
 
 def _check_alpha(alpha: float) -> None:
     if alpha in (0, 1) or not math.isfinite(alpha):
-        legal = {0: "forward_kl_*", 1: "reverse_kl_*"}.get(alpha, "a finite alpha")
+        legal = "forward_kl_*" if alpha == 0 else "reverse_kl_*" if alpha == 1 else "a finite alpha"
         raise ValueError(f"alpha must be finite and neither 0 nor 1, got {alpha}: use {legal}")

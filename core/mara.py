@@ -91,9 +91,7 @@ def anchor_reference(
     )
 
 
-def quantile_threshold(
-    reward: Tensor, q: float, floor: float | None = None, valid: Tensor | None = None
-) -> Tensor:
+def quantile_threshold(reward: Tensor, q: float, floor: float | None = None, valid: Tensor | None = None) -> Tensor:
     """The q-quantile of each group's valid rewards, linearly interpolated, and at least `floor`.
 
     Args:

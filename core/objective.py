@@ -173,7 +173,7 @@ def make_objective(
 
     Args:
         transform: identity or mara.
-        transform_options: for mara, `threshold` (kind, value, floor) and `algorithm`.
+        transform_options: `threshold` (kind, value, floor) or None, and the transform's own; mara has `algorithm`.
         advantage: a name of `core.advantages.ADVANTAGES`.
         options: the remaining fields of `Objective`.
 
@@ -185,16 +185,16 @@ def make_objective(
     if advantage not in ADVANTAGES:
         raise ValueError(f"advantage must be one of {sorted(ADVANTAGES)}, got {advantage!r}")
     function: Callable[..., Transformed] = TRANSFORMS[transform]
-    threshold = None
+    threshold = transform_options.get("threshold")
+    good = None if threshold is None else make_threshold(**threshold)
     if transform == "mara":
-        threshold = make_threshold(**transform_options["threshold"])
-        algorithm = transform_options.get("algorithm", "auto")
+        if good is None:
+            raise ValueError("transform mara needs a threshold")
         direction, level = options["direction"], options.get("level", "sequence")
-        function = partial(mara, threshold=threshold, direction=direction, algorithm=algorithm, level=level)
-    objective = Objective(transform=function, advantage=ADVANTAGES[advantage], threshold=threshold, **options)
+        algorithm = mara_algorithm(direction, transform_options.get("algorithm", "auto"), level)
+        function = partial(mara, threshold=good, direction=direction, algorithm=algorithm, level=level)
+    objective = Objective(transform=function, advantage=ADVANTAGES[advantage], threshold=good, **options)
     check_combination(objective, transform=transform, advantage=advantage)
-    if transform == "mara":
-        mara_algorithm(direction, algorithm, level)
     return objective
 
 
@@ -206,9 +206,7 @@ def check_combination(objective: Objective, *, transform: str, advantage: str) -
     if objective.level not in ("sequence", "token"):
         raise ValueError(f"level must be sequence or token, got {objective.level!r}")
     if objective.length_normalised and objective.level == "token" and objective.placement == "reward":
-        raise ValueError(
-            "a length-normalised loss has no per-token reward: use placement=loss or level=sequence"
-        )
+        raise ValueError("a length-normalised loss has no per-token reward: use placement=loss or level=sequence")
     if transform != "mara":
         return
     if objective.length_normalised:

@@ -41,9 +41,7 @@ def selected_logp(hidden: Tensor, weight: Tensor, tokens: Tensor, chunk: int = 1
         [N] float32 (float64 for float64 input), nats, with gradient to hidden and weight.
     """
     if hidden.shape[:-1] != tokens.shape or hidden.dim() != 2:
-        raise ValueError(
-            f"need hidden [N, D] and tokens [N], got {tuple(hidden.shape)} and {tuple(tokens.shape)}"
-        )
+        raise ValueError(f"need hidden [N, D] and tokens [N], got {tuple(hidden.shape)} and {tuple(tokens.shape)}")
     parts = [
         checkpoint(_selected_logp, h, weight, t, use_reentrant=False)
         for h, t in zip(hidden.split(chunk), tokens.split(chunk), strict=True)

@@ -68,7 +68,7 @@ def bootstrap_standard_error(
 
 
 def pareto_front(points: Tensor) -> Tensor:
-    """[N, K] points, each axis better when larger -> [N] bool: no other point is as good everywhere and better once."""
+    """[N, K] points, each axis better when larger -> [N] bool: no other is as good everywhere and better once."""
     at_least = (points[None, :] >= points[:, None]).all(-1)  # [i, j]: j is at least as good as i
     better = (points[None, :] > points[:, None]).any(-1)
     return ~(at_least & better).any(1)

@@ -20,9 +20,7 @@ class Transformed(NamedTuple):
     ref_seq_logp: Tensor
 
 
-def identity(
-    reward: Tensor, ref_seq_logp: Tensor, *, beta: float, valid: Tensor | None = None
-) -> Transformed:
+def identity(reward: Tensor, ref_seq_logp: Tensor, *, beta: float, valid: Tensor | None = None) -> Transformed:
     """Vanilla KL-regularised RL."""
     return Transformed(reward, ref_seq_logp)
 
@@ -71,7 +69,5 @@ def mara_algorithm(direction: str, algorithm: str | int = "auto", level: str = "
     if algorithm not in (1, 2):
         raise ValueError(f"algorithm must be auto, 1 or 2, got {algorithm!r}")
     if algorithm == 2 and level != "sequence":
-        raise ValueError(
-            "MARA's Algorithm 2 replaces whole-sequence log-probabilities: it needs level=sequence"
-        )
+        raise ValueError("MARA's Algorithm 2 replaces whole-sequence log-probabilities: it needs level=sequence")
     return int(algorithm)
