@@ -1,0 +1,440 @@
+"""The type, domain and legal combinations of every configuration key.
+
+Standard library only, so that --help and mistakes are answered without loading torch. A class is built, and so
+checked, by OmegaConf.to_object. Every message starts with the key it is about.
+"""
+
+import math
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+MISSING: Any = "???"  # OmegaConf's mark for a value that must be given
+
+
+class ConfigError(ValueError):
+    """A value that cannot be run with. The message names the key, what is allowed and what was found."""
+
+
+class Direction(Enum):
+    reverse = "reverse"
+    forward = "forward"
+    jensen_shannon = "jensen_shannon"
+    alpha = "alpha"
+
+
+class Level(Enum):
+    sequence = "sequence"
+    token = "token"
+
+
+class Placement(Enum):
+    reward = "reward"
+    loss = "loss"
+
+
+class Advantage(Enum):
+    leave_one_out = "leave_one_out"
+    centred = "centred"
+    group_normalised = "group_normalised"
+    no_baseline = "no_baseline"
+
+
+class ThresholdKind(Enum):
+    constant = "constant"
+    quantile = "quantile"
+
+
+class Truncated(Enum):
+    keep = "keep"
+    drop = "drop"
+
+
+class Decay(Enum):
+    constant = "constant"
+    linear = "linear"
+    cosine = "cosine"
+
+
+@dataclass
+class ObjectiveConfig:
+    """E[R] - beta D(policy, reference) + entropy_coef H(policy)."""
+
+    beta: float = MISSING  # reward units per nat
+    direction: Direction = MISSING
+    level: Level = MISSING
+    placement: Placement = MISSING
+    entropy_coef: float = MISSING  # reward units per nat
+    alpha: float | None = None  # of the alpha divergence
+    max_log_weight: float | None = None  # cap on log(reference / policy) under forward KL, nats; null: none
+    gamma: float = MISSING  # discount of the per-token return
+    length_normalised: bool = MISSING
+
+    def __post_init__(self) -> None:
+        check_range("objective.beta", self.beta, low=0)
+        check_range("objective.entropy_coef", self.entropy_coef, low=0)
+        check_range("objective.gamma", self.gamma, above=0, high=1)
+        if (self.direction is Direction.alpha) != (self.alpha is not None):
+            need = "a number other than 0 and 1" if self.alpha is None else "null unless direction=alpha"
+            raise ConfigError(f"objective.alpha: must be {need}, found {show(self.alpha)}")
+        if self.alpha is not None and (self.alpha in (0, 1) or not math.isfinite(self.alpha)):
+            raise ConfigError(
+                f"objective.alpha: must be finite and neither 0 (use direction=forward) nor 1 (use "
+                f"direction=reverse), found {self.alpha}"
+            )
+        if self.max_log_weight is not None:
+            check_range("objective.max_log_weight", self.max_log_weight, low=0)
+            if (self.direction, self.placement) != (Direction.forward, Placement.reward):
+                raise ConfigError(
+                    "objective.max_log_weight: only used with direction=forward and placement=reward; set it to "
+                    f"null, found {self.max_log_weight} with direction={self.direction.name}, "
+                    f"placement={self.placement.name}"
+                )
+        if self.direction is Direction.forward and not self.beta > 0:
+            raise ConfigError(f"objective.beta: must be > 0 under direction=forward, found {self.beta}")
+        if self.direction is Direction.jensen_shannon and self.placement is Placement.loss:
+            raise ConfigError(
+                "objective.placement: Jensen-Shannon has no term for the loss, use placement=reward, found loss"
+            )
+        if self.length_normalised and (self.level, self.placement) == (Level.token, Placement.reward):
+            raise ConfigError(
+                "objective.length_normalised: a length-normalised loss has no per-token reward, use placement=loss "
+                "or level=sequence, found true"
+            )
+
+
+@dataclass
+class ThresholdConfig:
+    """What counts as good: a reward of `value`, or each group's `value`-quantile and at least `floor`."""
+
+    kind: ThresholdKind = MISSING
+    value: float | None = MISSING  # null: nothing is called good
+    floor: float | None = MISSING
+
+    def __post_init__(self) -> None:
+        if self.value is None:
+            return
+        if self.kind is ThresholdKind.quantile:
+            check_range("transform.threshold.value", self.value, low=0, high=1, note=" with kind=quantile")
+        else:
+            check_range("transform.threshold.value", self.value)
+            if self.floor is not None:
+                raise ConfigError(
+                    f"transform.threshold.floor: must be null with kind=constant (value alone decides), "
+                    f"found {self.floor}"
+                )
+        if self.floor is not None:
+            check_range("transform.threshold.floor", self.floor)
+
+
+@dataclass
+class TransformConfig:
+    """A reward transform; the threshold is logged with every one of them and used by those that need it."""
+
+    name: str = MISSING
+    threshold: ThresholdConfig = MISSING
+
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments of the function of this name in `core.transforms`."""
+        threshold = self.threshold
+        if threshold.value is None:
+            return {"threshold": None}
+        return {"threshold": {"kind": threshold.kind.name, "value": threshold.value, "floor": threshold.floor}}
+
+
+@dataclass
+class IdentityConfig(TransformConfig):
+    """Vanilla KL-regularised RL: rewards as they are."""
+
+    name: str = "identity"
+
+
+@dataclass
+class MaraConfig(TransformConfig):
+    """Mode-anchored reward augmentation."""
+
+    name: str = "mara"
+    algorithm: str = MISSING
+
+    def __post_init__(self) -> None:
+        check_choice("transform.algorithm", self.algorithm, ("auto", "1", "2"))
+        if self.threshold.value is None:
+            raise ConfigError(
+                "transform.threshold.value: must be given with transform=mara (a reward, or with kind=quantile a number "
+                "in [0, 1]), found null"
+            )
+
+    def options(self) -> dict[str, Any]:
+        return {**super().options(), "algorithm": self.algorithm}
+
+
+@dataclass
+class BetaScheduleConfig:
+    name: str = MISSING
+
+
+@dataclass
+class ConstantBetaConfig(BetaScheduleConfig):
+    """beta stays at objective.beta."""
+
+    name: str = "constant"
+
+
+@dataclass
+class AdaptiveBetaConfig(BetaScheduleConfig):
+    """beta starts at objective.beta and is steered towards a KL budget."""
+
+    name: str = "adaptive"
+    kl_target: float = MISSING  # nats
+
+    def __post_init__(self) -> None:
+        check_range("beta_schedule.kl_target", self.kl_target, above=0)
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW and its learning-rate schedule."""
+
+    lr: float = MISSING
+    weight_decay: float = MISSING
+    beta1: float = MISSING
+    beta2: float = MISSING
+    warmup_steps: int = MISSING
+    decay: Decay = MISSING
+    max_grad_norm: float | None = MISSING  # null: no clipping
+
+    def __post_init__(self) -> None:
+        check_range("optimizer.lr", self.lr, above=0)
+        check_range("optimizer.weight_decay", self.weight_decay, low=0)
+        check_range("optimizer.beta1", self.beta1, low=0, below=1)
+        check_range("optimizer.beta2", self.beta2, low=0, below=1)
+        check_range("optimizer.warmup_steps", self.warmup_steps, low=0)
+        if self.max_grad_norm is not None:
+            check_range("optimizer.max_grad_norm", self.max_grad_norm, above=0)
+
+
+@dataclass
+class EngineConfig:
+    """What steps the optimiser."""
+
+    name: str = MISSING
+
+    def __post_init__(self) -> None:
+        check_choice("engine.name", self.name, ("torch",))
+
+
+@dataclass
+class RunConfig:
+    """What every package's run has."""
+
+    seed: int = MISSING
+    steps: int = MISSING
+    objective: ObjectiveConfig = MISSING
+    transform: TransformConfig = MISSING
+    advantage: Advantage = MISSING
+    beta_schedule: BetaScheduleConfig = MISSING
+    optimizer: OptimizerConfig = MISSING
+    engine: EngineConfig = MISSING
+
+    def __post_init__(self) -> None:
+        check_range("seed", self.seed, low=0)
+        check_range("steps", self.steps, low=1)
+        check_objective(self.objective, self.transform, self.advantage, self.beta_schedule)
+
+    def objective_arguments(self) -> dict[str, Any]:
+        """Keyword arguments of `core.objective.make_objective`."""
+        o = self.objective
+        return {
+            "transform": self.transform.name,
+            "transform_options": self.transform.options(),
+            "advantage": self.advantage.name,
+            "direction": o.direction.name,
+            "level": o.level.name,
+            "placement": o.placement.name,
+            "entropy_coef": o.entropy_coef,
+            "alpha": o.alpha,
+            "max_log_weight": math.inf if o.max_log_weight is None else o.max_log_weight,
+            "gamma": o.gamma,
+            "length_normalised": o.length_normalised,
+        }
+
+
+def check_objective(
+    objective: ObjectiveConfig, transform: TransformConfig, advantage: Advantage, schedule: BetaScheduleConfig
+) -> None:
+    """Refuse combinations whose optimum is another one than the paper's, each with the way out (`core.objective`)."""
+    if isinstance(schedule, AdaptiveBetaConfig) and not objective.beta > 0:
+        raise ConfigError(f"objective.beta: must be > 0 with beta_schedule=adaptive, found {objective.beta}")
+    if not isinstance(transform, MaraConfig):
+        return
+    if not objective.beta > 0:
+        raise ConfigError(
+            f"objective.beta: must be > 0 with transform=mara (without a KL term there is no pull to undo; use "
+            f"transform=identity), found {objective.beta}"
+        )
+    if objective.direction not in (Direction.reverse, Direction.forward):
+        raise ConfigError(
+            f"objective.direction: must be reverse or forward with transform=mara, found {objective.direction.name}"
+        )
+    algorithm = transform.algorithm
+    if algorithm == "auto":
+        algorithm = "1" if objective.direction is Direction.reverse else "2"
+    if algorithm == "2" and objective.level is Level.token:
+        raise ConfigError(
+            "objective.level: must be sequence with MARA's Algorithm 2, whose anchor has no tokens of its own, "
+            "found token"
+        )
+    if objective.length_normalised:
+        raise ConfigError(
+            "objective.length_normalised: must be false with transform=mara (it makes the effective beta depend on "
+            "length), found true"
+        )
+    if objective.gamma != 1:
+        raise ConfigError(
+            f"objective.gamma: must be 1 with transform=mara (a discount makes the effective beta depend on "
+            f"length), found {objective.gamma}"
+        )
+    in_reward = (objective.placement, objective.level) == (Placement.reward, Level.sequence)
+    if advantage is Advantage.group_normalised and not in_reward:
+        raise ConfigError(
+            "advantage: group_normalised with transform=mara needs the KL inside the reward before normalising; use "
+            "objective.placement=reward with objective.level=sequence, or advantage=leave_one_out, found "
+            f"placement={objective.placement.name}, level={objective.level.name}"
+        )
+
+
+def check_range(
+    key: str,
+    value: float,
+    *,
+    low: float | None = None,
+    above: float | None = None,
+    high: float | None = None,
+    below: float | None = None,
+    note: str = "",
+) -> None:
+    """Raise ConfigError unless value is finite and within [low or (above, high] or below)."""
+    bounds = [
+        f"{sign} {bound}"
+        for sign, bound in ((">=", low), (">", above), ("<=", high), ("<", below))
+        if bound is not None
+    ]
+    inside = (
+        math.isfinite(value)
+        and (low is None or value >= low)
+        and (above is None or value > above)
+        and (high is None or value <= high)
+        and (below is None or value < below)
+    )
+    if not inside:
+        allowed = " and ".join(["finite", *bounds] if isinstance(value, float) else bounds)
+        raise ConfigError(f"{key}: must be {allowed}{note}, found {value}")
+
+
+def check_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{key}: must be one of {', '.join(allowed)}, found {value}")
+
+
+def show(value: object) -> str:
+    """A value as YAML would write it."""
+    return "null" if value is None else str(value)
+
+
+# --- didactic -----------------------------------------------------------------------------------------------
+
+
+class Gradient(Enum):
+    exact = "exact"
+    sampled = "sampled"
+
+
+class Start(Enum):
+    uniform = "uniform"
+    reference = "reference"
+
+
+@dataclass
+class ProblemConfig:
+    """Outcomes with a reference and a reward: `table` takes both lists, other names are in didactic.problems."""
+
+    name: str = MISSING
+    ref: list[float] | None = None  # probabilities
+    reward: list[float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.name != "table":
+            if self.ref is not None or self.reward is not None:
+                raise ConfigError(
+                    f"problem.name: must be table to give problem.ref or problem.reward, found {self.name}"
+                )
+            return
+        if not self.ref or not self.reward or len(self.ref) != len(self.reward):
+            raise ConfigError(
+                f"problem.reward: must be a list as long as problem.ref, found {show(self.reward)} and {show(self.ref)}"
+            )
+        if min(self.ref) < 0 or abs(sum(self.ref) - 1) > 1e-6:
+            raise ConfigError(f"problem.ref: must be probabilities that sum to 1, found {self.ref}")
+        if not all(math.isfinite(value) for value in self.reward):
+            raise ConfigError(f"problem.reward: must be finite, found {self.reward}")
+
+
+@dataclass
+class GridConfig:
+    """The cells of a figure: all combinations are trained side by side. A value set in `objective`, `transform` or
+    `beta_schedule` by the user narrows its axis to that value."""
+
+    direction: list[Direction] = MISSING
+    transform: list[str] = MISSING
+    beta_schedule: list[str] = MISSING
+    beta: list[float] = MISSING
+
+
+# --- llm ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class ModelConfig:
+    """A causal language model and how to load it."""
+
+    name_or_path: str = MISSING  # a folder, a hub name, or tiny: built and pretrained here
+    dtype: str = MISSING
+    device: str = MISSING
+    chat_template: dict[str, Any] = field(default_factory=dict)  # switches passed to the chat template
+
+    def __post_init__(self) -> None:
+        check_choice("model.dtype", self.dtype, ("auto", "float32", "bfloat16"))
+        if self.device != "auto" and self.device.split(":")[0] not in ("cpu", "cuda"):
+            raise ConfigError(f"model.device: must be auto, cpu, cuda or cuda:N, found {self.device}")
+
+
+@dataclass
+class TaskConfig:
+    """Prompts and a reward, by the name of a module in llm.tasks."""
+
+    name: str = MISSING
+
+    def __post_init__(self) -> None:
+        check_choice("task.name", self.name, ("one_two",))
+
+
+@dataclass
+class LlmConfig(RunConfig):
+    model: ModelConfig = MISSING
+    task: TaskConfig = MISSING
+    prompts_per_step: int = MISSING
+    group_size: int = MISSING
+    max_new_tokens: int = MISSING
+    truncated: Truncated = MISSING
+    micro_batch: int = MISSING  # sequences in one forward and backward pass
+    evaluation_completions: int = MISSING
+    sample_every: int = MISSING  # steps between lines of samples.jsonl; 0: none
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("prompts_per_step", self.prompts_per_step, low=1)
+        check_range("group_size", self.group_size, low=1 if self.advantage is Advantage.no_baseline else 2)
+        check_range("max_new_tokens", self.max_new_tokens, low=1)
+        check_range("micro_batch", self.micro_batch, low=1)
+        check_range("evaluation_completions", self.evaluation_completions, low=1)
+        check_range("sample_every", self.sample_every, low=0)

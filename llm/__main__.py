@@ -1,0 +1,26 @@
+"""`python -m llm experiment=NAME`: post-train a causal language model."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from conf.schema import LlmConfig
+from launch.app import start
+
+if TYPE_CHECKING:
+    from launch.run import Run
+
+
+def train(config: LlmConfig, run: "Run") -> None:
+    from llm.train import train as train_policy  # loads torch and transformers
+
+    train_policy(config, run)
+
+
+def report(runs: list[Path], folder: Path) -> None:
+    from llm.report import report_sweep
+
+    report_sweep(runs, folder)
+
+
+if __name__ == "__main__":
+    start("llm", LlmConfig, train, report)
