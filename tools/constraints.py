@@ -1,0 +1,32 @@
+"""Write constraints.txt from the packages of a virtual environment: `make constraints`.
+
+    python tools/constraints.py FOLDER
+
+The project itself, pip and setuptools are left out, and so is a local version such as torch's
+`+cpu`: any build of the pinned version satisfies the pin.
+"""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+HEADER = """\
+# The packages of a fresh `pip install -e .[dev,slurm]`, each at one version: what `make venv` installs.
+# `make constraints` renews this file; it keeps the pin of torch, which is changed by hand.
+"""
+
+
+def render(frozen: str) -> str:
+    """The text of constraints.txt for what `pip freeze` printed."""
+    pins = [re.sub(r"\+\S+$", "", line) for line in frozen.splitlines() if "==" in line]
+    return HEADER + "".join(f"{pin}\n" for pin in pins)
+
+
+if __name__ == "__main__":
+    python = Path(sys.argv[1]) / "bin" / "python"
+    freeze = [python, "-m", "pip", "freeze", "--exclude-editable"]
+    left_out = [f"--exclude={name}" for name in ("pip", "setuptools", "wheel")]
+    frozen = subprocess.run([*freeze, *left_out], check=True, text=True, stdout=subprocess.PIPE).stdout
+    (ROOT / "constraints.txt").write_text(render(frozen), encoding="utf-8")

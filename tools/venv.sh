@@ -1,0 +1,50 @@
+#!/bin/sh
+# Make the virtual environment FOLDER from PYTHON and pip install the remaining arguments into it:
+#     sh tools/venv.sh FOLDER PYTHON ARGUMENT...
+# A folder without the file `installed` is half made, so it is made anew. Each failure is one line on stderr.
+set -eu
+folder=$1 python=$2
+shift 2
+log=$folder-install.log
+choose="choose another Python: make venv PYTHON=python3.12"
+
+stop() {
+    echo "make: $*" >&2
+    exit 1
+}
+
+complete() {
+    [ -e "$folder/installed" ] && "$folder/bin/python" -c '' 2>/dev/null
+}
+
+if ! complete; then
+    need=$(sed -n 's/^requires-python = ">=3\.\([0-9]*\)"$/\1/p' pyproject.toml)
+    found=$("$python" --version 2>&1) || found=none
+    version=${found#Python }
+    case $version in
+        3.[0-9]*) minor=${version#3.} minor=${minor%%[!0-9]*} ;;
+        2.[0-9]*) minor=0 ;;
+        *) stop "'$python' does not run as a Python; $choose" ;;
+    esac
+    [ "$minor" -ge "$need" ] || stop "Python 3.$need or newer is needed, '$python' is $version; $choose"
+fi
+
+echo "installing packages into $folder, log in $log"
+# Wait for any other install. This shell and its pip hold the lock, so one whose shell was killed counts too.
+exec 9>"$folder.lock"
+"$python" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)' 2>/dev/null || true
+
+if ! complete && ! "$python" -m venv --clear "$folder" >"$log" 2>&1; then
+    if grep -q -e 'No module named' -e ensurepip "$log"; then
+        stop "'$python' ($version) lacks the venv module; install it (Debian: python3-venv) or $choose"
+    fi
+    stop "'$python' ($version) cannot make $folder: $(tail -n 1 "$log")"
+fi
+
+rm -f "$folder/installed"
+if ! "$folder/bin/python" -m pip install --disable-pip-version-check "$@" >"$log" 2>&1; then
+    error=$(grep -ai '^ *error:' "$log" | grep -av subprocess-exited | tail -n 1 | sed 's/^ *//')
+    ! grep -aq 'connection broken' "$log" || reason=" (no connection to a package index)"
+    stop "packages could not be installed${reason-}, log in $log: ${error:-$(tail -n 1 "$log")}"
+fi
+touch "$folder/installed"
