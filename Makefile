@@ -1,0 +1,44 @@
+PYTHON = python3
+EXTRAS = dev,slurm
+ROOMS = core conf launch didactic llm chem
+BIN = .venv/bin
+DEMO = $(BIN)/python -m llm -m experiment=one_two objective.direction=reverse,forward transform=identity,mara
+
+.PHONY: help venv demo test check format environment constraints clean
+
+help:  ## list these targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1 \2/p' Makefile | while read -r name text; do printf '%-12s %s\n' "$$name" "$$text"; done
+
+venv: .venv/installed  ## make .venv with every package pinned (PYTHON=python3.12 picks the Python)
+	@:
+
+# A new room is a new package, so the rooms count as well.
+.venv/installed: pyproject.toml constraints.txt $(wildcard $(ROOMS:=/__init__.py))
+	@sh tools/venv.sh .venv '$(PYTHON)' -c constraints.txt -e '.[$(EXTRAS)]'
+
+demo: venv  ## train the 1-2 task both ways, with and without MARA, in minutes on a CPU
+	@$(DEMO)
+
+test: venv  ## run all tests, the slow ones included
+	@$(BIN)/python -m pytest
+
+check: venv  ## formatting, lint and types
+	@$(BIN)/ruff format --check . || { echo "make: formatting differs; run make format" >&2; exit 1; }
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+format: venv  ## format the code and mend what the linter can mend
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format .
+
+environment:  ## write environment.yml from pyproject.toml
+	@$(PYTHON) tools/environment.py
+
+constraints:  ## renew every pin of constraints.txt but that of torch
+	@sh tools/venv.sh .venv-constraints '$(PYTHON)' "$$(grep '^torch==' constraints.txt)" -e '.[$(EXTRAS)]'
+	@$(PYTHON) tools/constraints.py .venv-constraints
+	@rm -rf .venv-constraints
+
+clean:  ## remove the environment, caches and build products; runs stay
+	@rm -rf .venv* build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
