@@ -66,9 +66,7 @@ def objection(room: str, module: str, name: str) -> str | None:
     return None
 
 
-def imports(
-    tree: ast.AST, package: str, module: str, computed: set[tuple[str, str]]
-) -> Iterator[tuple[int, str]]:
+def imports(tree: ast.AST, package: str, module: str, computed: set[tuple[str, str]]) -> Iterator[tuple[int, str]]:
     """(line, absolute name) of each import; the name is `?why` where it cannot be told."""
     importers = IMPORTERS | {
         alias.asname
