@@ -40,7 +40,8 @@ def reverse_kl_target(ref_logp: Tensor, reward: Tensor, beta: float, entropy_coe
     # Relative to the likeliest outcome, so that rewards of 1e3 at beta 1e-6 (logits of 1e9) cancel exactly.
     off_support = ref_logp == -torch.inf
     ref_logp = ref_logp.masked_fill(off_support, 0.0)  # 0 * -inf, if beta / temperature underflows
-    logit = ref_logp * (beta / temperature) + reward / temperature
+    best = reward.masked_fill(off_support, -torch.inf).amax(-1, keepdim=True)
+    logit = ref_logp * (beta / temperature) + (reward - best) / temperature
     pivot = logit.masked_fill(off_support, -torch.inf).argmax(-1, keepdim=True)
     ref_gap = ref_logp - ref_logp.gather(-1, pivot)
     reward_gap = reward - reward.gather(-1, pivot)
@@ -80,7 +81,7 @@ def forward_kl_target(ref_logp: Tensor, reward: Tensor, beta: float) -> Tensor:
     at_top = log_mass - torch.logaddexp(above.log(), log_gap)  # Lambda = top
     missing = 1 - at_top.exp().sum(-1, keepdim=True)
     maximiser = reward == top
-    share = missing.clamp_min(0.0).log() - maximiser.sum(-1, keepdim=True).log()
+    share = missing.clamp_min(0.0).log() - maximiser.sum(-1, keepdim=True).double().log()
     capped = (above > 0) & (missing > 0)
     return torch.where(capped, torch.where(maximiser, share, at_top), log_target)
 
@@ -114,13 +115,14 @@ def reverse_crossover_beta(
     R(b) - R(a) = beta (log ref(a) - log ref(b)). Elementwise over broadcast arguments.
 
     Returns:
-        float64; inf where no finite beta > 0 ties them (one leads in both, or only the rewards differ) and 0
-        where the rewards are equal: their ratio is then the reference's at every beta (remark 4.3).
+        float64; inf where no finite beta > 0 ties them (one leads in both, only the rewards differ, or one is
+        off the support) and 0 where the rewards are equal: their ratio is then the reference's at every beta
+        (remark 4.3).
     """
     ref_gap = _float64(ref_logp_a) - _float64(ref_logp_b)
     reward_gap = _float64(reward_b) - _float64(reward_a)
     ref_gap, reward_gap = torch.broadcast_tensors(ref_gap, reward_gap)
-    solvable = ref_gap * reward_gap > 0
+    solvable = (ref_gap * reward_gap > 0) & ref_gap.isfinite()
     crossover = torch.where(solvable, reward_gap / torch.where(solvable, ref_gap, 1.0), torch.inf)
     return torch.where(reward_gap == 0, 0.0, crossover)
 
@@ -133,13 +135,19 @@ def forward_crossover_beta(ref_logp: Tensor, reward: Tensor, a: int, b: int) -> 
 
     Args:
         ref_logp, reward: [..., A], as in `forward_kl_target`.
-        a, b: indices on the last axis.
+        a, b: indices on the last axis, of outcomes on the support.
 
     Returns:
         [...] float64; inf where no finite beta > 0 ties them and 0 where the rewards are equal.
+
+    Raises:
+        ValueError: as in `forward_kl_target`, or a or b is off the support.
     """
     ref_logp, reward = _as_outcomes(ref_logp, reward)
     supported = ref_logp > -torch.inf
+    for outcome in (a, b):
+        if not bool(supported[..., outcome].all()):
+            raise ValueError(f"outcome {outcome} must be on the support of the reference, found ref_logp = -inf")
     ref_gap = ref_logp[..., a] - ref_logp[..., b]
     reward_gap = reward[..., b] - reward[..., a]
     solvable = ref_gap * reward_gap > 0
@@ -147,7 +155,8 @@ def forward_crossover_beta(ref_logp: Tensor, reward: Tensor, a: int, b: int) -> 
     excess = reward_gap.abs() / torch.expm1(torch.where(solvable, ref_gap.abs(), 1.0))
     level = torch.maximum(reward[..., a], reward[..., b])
     slack = excess.unsqueeze(-1) + (level.unsqueeze(-1) - reward)  # [..., A], Lambda - R
-    reachable = solvable & (slack.masked_fill(~supported, torch.inf) > 0).all(-1)
+    # Lambda exceeds every reward on the support and is at least the best one off it (appendix B.3).
+    reachable = solvable & torch.where(supported, slack > 0, slack >= 0).all(-1)
     log_beta = -(ref_logp - slack.masked_fill(~supported | (slack <= 0), 1.0).log()).logsumexp(-1)
     crossover = torch.where(reachable, log_beta.exp(), torch.inf)
     return torch.where(reward_gap == 0, 0.0, crossover)
@@ -212,4 +221,4 @@ def _check_positive_beta(beta: float, what: str) -> None:
 
 
 def _float64(value: Tensor | float) -> Tensor:
-    return torch.as_tensor(value).to(torch.float64)
+    return torch.as_tensor(value, dtype=torch.float64)  # at once: a Python float would pass through float32
