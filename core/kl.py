@@ -63,8 +63,9 @@ def forward_kl_reward(
     With `behaviour_logp=ref_logp` (completions sampled from the reference) a sequence's value is -1.
 
     Args:
-        max_log_weight: cap on log(1/u), nats. A cap bounds the variance and biases the optimum wherever
-            it binds; `stats.effective_sample_size` and the share above the cap say how often it does.
+        max_log_weight: cap on log(1/u), or log(ref / pi_behaviour) off-policy, nats. A cap bounds the variance
+            and biases the optimum wherever it binds; `stats.effective_sample_size` and the share above the cap
+            say how often it does.
     """
     log_u, log_weight = _log_ratio_and_weight(policy_logp.detach(), ref_logp, behaviour_logp, mask)
     return _masked(-(log_weight - log_u).clamp_max(max_log_weight).exp(), mask)
@@ -165,7 +166,8 @@ def exact_forward_kl(policy_logp: Tensor, ref_logp: Tensor) -> Tensor:
 
 def exact_jensen_shannon(policy_logp: Tensor, ref_logp: Tensor) -> Tensor:
     """KL(pi || m)/2 + KL(ref || m)/2, m = (pi + ref)/2, nats, with gradient: [..., A] -> [...]."""
-    mixture = torch.logaddexp(policy_logp, ref_logp) - math.log(2)
+    neither = _off_both(policy_logp, ref_logp)
+    mixture = torch.logaddexp(policy_logp.masked_fill(neither, 0.0), ref_logp.masked_fill(neither, 0.0)) - math.log(2)
     return (_expect(policy_logp, policy_logp - mixture) + _expect(ref_logp, ref_logp - mixture)) / 2
 
 
@@ -173,6 +175,7 @@ def exact_alpha(policy_logp: Tensor, ref_logp: Tensor, *, alpha: float) -> Tenso
     """(sum_y pi^alpha ref^(1-alpha) - 1) / (alpha (alpha - 1)), with gradient: [..., A] -> [...]."""
     _check_alpha(alpha)
     log_power = alpha * policy_logp + (1 - alpha) * ref_logp
+    log_power = log_power.masked_fill(_off_both(policy_logp, ref_logp), -torch.inf)  # not inf - inf
     return torch.expm1(log_power.logsumexp(-1)) / (alpha * (alpha - 1))
 
 
@@ -283,6 +286,10 @@ def _expect(weight_logp: Tensor, value: Tensor) -> Tensor:
     """sum over the last axis of exp(weight_logp) * value, where 0 * anything is 0, also in the gradient."""
     empty = weight_logp == -torch.inf
     return (weight_logp.masked_fill(empty, 0.0).exp() * value.masked_fill(empty, 0.0)).sum(-1)
+
+
+def _off_both(policy_logp: Tensor, ref_logp: Tensor) -> Tensor:
+    return (policy_logp == -torch.inf) & (ref_logp == -torch.inf)
 
 
 def _check_alpha(alpha: float) -> None:

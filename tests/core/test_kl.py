@@ -1,0 +1,369 @@
+"""Every KL term: its expected gradient and value, over all outcomes, against the exact divergence."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from core import kl
+
+from .enumeration import (
+    ALPHA,
+    DIRECTIONS,
+    LOSS_DIRECTIONS,
+    VOCABULARY,
+    all_sequences,
+    divergence,
+    random_logits,
+    random_logp,
+    token_level_divergence,
+)
+
+SEQUENCES = all_sequences()
+PLACES = [(d, "reward") for d in DIRECTIONS] + [(d, "loss") for d in LOSS_DIRECTIONS]
+
+
+def term(direction: str, placement: str) -> Callable[..., Tensor]:
+    function = kl.kl_term(direction, placement)
+    return partial(function, alpha=ALPHA) if direction == "alpha" else function
+
+
+def value(direction: str) -> Callable[..., Tensor]:
+    function = kl.VALUES[direction]
+    return partial(function, alpha=ALPHA) if direction == "alpha" else function
+
+
+def conditionals(seed: int) -> Tensor:
+    return random_logits(len(SEQUENCES.prefix_of), VOCABULARY, seed=seed)
+
+
+def surrogate(chance: Tensor, term: Tensor, logp: Tensor, placement: str) -> Tensor:
+    """What autograd differentiates: the term itself in the loss, term * log pi in the reward."""
+    if placement == "reward":
+        assert not term.requires_grad
+        term = term * logp
+    return (chance.detach().reshape(-1, *[1] * (term.dim() - 1)) * term).sum()
+
+
+def gradient(scalar: Tensor, parameters: Tensor) -> Tensor:
+    return torch.autograd.grad(scalar, parameters, retain_graph=True)[0]
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    return torch.allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+# --- expected gradients ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("direction", "placement"), PLACES)
+def test_gradient_over_single_outcomes(direction: str, placement: str, seed: int) -> None:
+    logits, ref = random_logits(5, seed=seed).requires_grad_(), random_logp(5, seed=10 + seed)
+    behaviour = random_logp(5, seed=20 + seed)
+    logp = logits.log_softmax(-1)
+    exact = gradient(divergence(logits.softmax(-1), ref.exp(), direction), logits)
+
+    on_policy = term(direction, placement)(logp, ref)
+    assert same(gradient(surrogate(logp.exp(), on_policy, logp, placement), logits), exact)
+    off_policy = term(direction, placement)(logp, ref, behaviour_logp=behaviour)
+    assert same(gradient(surrogate(behaviour.exp(), off_policy, logp, placement), logits), exact)
+
+    # Controls: another direction's gradient, and samples of another policy without the weight.
+    other = "forward" if direction == "reverse" else "reverse"
+    assert not same(exact, gradient(divergence(logits.softmax(-1), ref.exp(), other), logits))
+    unweighted = surrogate(behaviour.exp(), term(direction, placement)(logp, ref), logp, placement)
+    assert not same(gradient(unweighted, logits), exact)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("direction", "placement"), PLACES)
+def test_gradient_of_the_sequence_divergence(direction: str, placement: str, seed: int) -> None:
+    policy, ref = conditionals(seed).requires_grad_(), conditionals(10 + seed)
+    logp, ref_logp = SEQUENCES.seq_logp(policy), SEQUENCES.seq_logp(ref)
+    behaviour = SEQUENCES.seq_logp(conditionals(20 + seed))
+    exact = gradient(divergence(logp.exp(), ref_logp.exp(), direction), policy)
+    on_policy = term(direction, placement)(logp, ref_logp)
+    assert same(gradient(surrogate(logp.exp(), on_policy, logp, placement), policy), exact)
+    off_policy = term(direction, placement)(logp, ref_logp, behaviour_logp=behaviour)
+    assert same(gradient(surrogate(behaviour.exp(), off_policy, logp, placement), policy), exact)
+    unweighted = term(direction, placement)(logp, ref_logp)  # control
+    assert not same(gradient(surrogate(behaviour.exp(), unweighted, logp, placement), policy), exact)
+
+
+def token_surrogate(policy: Tensor, ref: Tensor, sampler: Tensor, direction: str, placement: str, **options: Tensor):
+    """Per-token terms over completions of `sampler`, with garbage wherever the mask is False."""
+    mask = SEQUENCES.mask
+    garbage = torch.full(mask.shape, math.nan, dtype=torch.float64)
+    garbage[:, 1::2] = -math.inf
+    logp = torch.where(mask, SEQUENCES.token_logp(policy), garbage)
+    ref_logp = torch.where(mask, SEQUENCES.token_logp(ref), garbage)
+    options = {name: torch.where(mask, option, garbage) for name, option in options.items()}
+    terms = term(direction, placement)(logp, ref_logp, mask=mask, **options)
+    assert bool((terms[~mask] == 0).all())
+    chance = SEQUENCES.seq_logp(sampler).exp()
+    return surrogate(chance, terms, torch.where(mask, logp, 0.0), placement)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("direction", "placement"), PLACES)
+def test_gradient_of_the_token_divergences(direction: str, placement: str, seed: int) -> None:
+    policy, ref, behaviour = conditionals(seed).requires_grad_(), conditionals(10 + seed), conditionals(20 + seed)
+    exact = gradient(token_level_divergence(SEQUENCES, policy, ref, direction), policy)
+    on_policy = token_surrogate(policy, ref, policy, direction, placement)
+    assert same(gradient(on_policy, policy), exact)
+    weight = {"behaviour_logp": SEQUENCES.token_logp(behaviour)}
+    off_policy = token_surrogate(policy, ref, behaviour, direction, placement, **weight)
+    assert same(gradient(off_policy, policy), exact)
+
+    # Control: without the weight; and the sequence divergence is another objective.
+    unweighted = token_surrogate(policy, ref, behaviour, direction, placement)
+    assert not same(gradient(unweighted, policy), exact)
+    whole = divergence(SEQUENCES.seq_logp(policy).exp(), SEQUENCES.seq_logp(ref).exp(), direction)
+    assert not same(gradient(whole, policy), exact)
+
+
+def test_token_and_sequence_level_have_different_optima() -> None:
+    """Where later tokens are held away from the reference, the sequence divergence moves the first token away from
+    prefixes that lead there; the token divergences leave it at the reference."""
+    ref = conditionals(0)
+    policy = ref.clone()
+    policy[3:] = random_logits(4, VOCABULARY, seed=5)  # the last tokens differ from the reference, held there
+    first = policy[:1].clone().requires_grad_()
+    table = torch.cat([first, policy[1:]])
+    whole = divergence(SEQUENCES.seq_logp(table).exp(), SEQUENCES.seq_logp(ref).exp(), "reverse")
+    token = token_level_divergence(SEQUENCES, torch.cat([first, policy[1:]]), ref, "reverse")
+    assert float(gradient(whole, first).abs().max()) > 1e-2
+    assert float(gradient(token, first).abs().max()) < 1e-12
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_the_gradient_vanishes_at_the_reference(direction: str) -> None:
+    ref = conditionals(1)
+    policy = ref.clone().requires_grad_()
+    for placement in ("reward", "loss") if direction in LOSS_DIRECTIONS else ("reward",):
+        assert float(gradient(token_surrogate(policy, ref, policy, direction, placement), policy).abs().max()) < 1e-14
+    policy = (ref + 0.1 * conditionals(2)).requires_grad_()  # control
+    assert float(gradient(token_surrogate(policy, ref, policy, direction, "reward"), policy).abs().max()) > 1e-4
+
+
+# --- the well-known mistakes -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_k1_in_the_loss_has_zero_expected_gradient(seed: int) -> None:
+    logits, ref = random_logits(6, seed=seed).requires_grad_(), random_logp(6, seed=10 + seed)
+    logp = logits.log_softmax(-1)
+    assert float(gradient(surrogate(logp.exp(), logp - ref, logp, "loss"), logits).abs().max()) < 1e-15
+    exact = gradient(divergence(logits.softmax(-1), ref.exp(), "reverse"), logits)
+    assert float(exact.abs().max()) > 1e-2  # control: the divergence's gradient is not zero
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_k3_is_forward_in_the_loss_and_neither_in_the_reward(seed: int) -> None:
+    logits, ref = random_logits(6, seed=seed).requires_grad_(), random_logp(6, seed=10 + seed)
+    exact = {d: gradient(divergence(logits.softmax(-1), ref.exp(), d), logits) for d in DIRECTIONS}
+    logp = logits.log_softmax(-1)
+    k3 = torch.expm1(ref - logp) - (ref - logp)
+    torch.testing.assert_close((logp.exp() * k3).sum(), divergence(logp.exp(), ref.exp(), "reverse"))  # its value
+    in_loss = gradient(surrogate(logp.exp(), k3, logp, "loss"), logits)
+    assert same(in_loss, exact["forward"]) and not same(in_loss, exact["reverse"])
+    in_reward = gradient(surrogate(logp.exp(), k3.detach(), logp, "reward"), logits)
+    for scale in (1.0, -1.0):
+        assert not any(same(scale * in_reward, exact[direction]) for direction in DIRECTIONS)
+
+
+@pytest.mark.parametrize("direction", LOSS_DIRECTIONS)
+def test_a_reward_term_left_in_the_loss_and_a_value_in_the_reward_are_wrong(direction: str) -> None:
+    logits, ref = random_logits(6, seed=1).requires_grad_(), random_logp(6, seed=11)
+    exact = gradient(divergence(logits.softmax(-1), ref.exp(), direction), logits)
+    logp = logits.log_softmax(-1)
+    loss_term_in_reward = term(direction, "loss")(logp, ref).detach()
+    assert not same(gradient(surrogate(logp.exp(), loss_term_in_reward, logp, "reward"), logits), exact)
+    if direction != "reverse":  # for reverse KL the value, log u, is the reward term
+        wrong = surrogate(logp.exp(), value(direction)(logp, ref), logp, "reward")
+        assert not same(gradient(wrong, logits), exact)
+
+
+# --- values ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_the_mean_of_a_value_is_the_divergence(direction: str, seed: int) -> None:
+    policy, ref = random_logp(6, seed=seed, scale=2), random_logp(6, seed=10 + seed)
+    exact = divergence(policy.exp(), ref.exp(), direction)
+    values = value(direction)(policy, ref)
+    torch.testing.assert_close((policy.exp() * values).sum(), exact, rtol=1e-12, atol=1e-14)
+    if direction in ("forward", "alpha"):
+        assert bool((values >= -1e-15).all())
+    assert abs(float((ref.exp() * values).sum() - exact)) > 1e-3  # control: under other samples it is not
+    assert float(exact) > 1e-3
+    assert float(value(direction)(ref, ref).abs().max()) < 1e-15
+    assert not value(direction)(policy.requires_grad_(), ref).requires_grad
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("seed", range(3))
+def test_the_exact_divergences(direction: str, seed: int) -> None:
+    logits, ref = random_logits(2, 6, seed=seed, scale=2).requires_grad_(), random_logp(2, 6, seed=10 + seed)
+    exact = term(direction, "exact")(logits.log_softmax(-1), ref)
+    expected = divergence(logits.softmax(-1), ref.exp(), direction)
+    torch.testing.assert_close(exact, expected, rtol=1e-12, atol=1e-14)
+    assert same(gradient(exact.sum(), logits), gradient(expected.sum(), logits))
+    swapped = term(direction, "exact")(ref, logits.log_softmax(-1))
+    assert torch.allclose(swapped, exact) == (direction == "jensen_shannon")  # control: only this one is symmetric
+
+
+@pytest.mark.parametrize("alpha", [ALPHA, -0.5, 2.0])
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_outcomes_without_mass_on_either_side_count_for_nothing(direction: str, alpha: float) -> None:
+    """0 times anything is 0, in the value and in the gradient."""
+    options = {"alpha": alpha} if direction == "alpha" else {}
+    exact = partial(kl.kl_term(direction, "exact"), **options)
+    logits, ref = random_logits(4, seed=1).requires_grad_(), random_logp(4, seed=2)
+    expected = exact(logits.log_softmax(-1), ref)
+    expected_gradient = gradient(expected, logits)
+
+    off = torch.full((2,), -math.inf).double()
+    padded = exact(torch.cat([logits, off]).log_softmax(-1), torch.cat([ref, off]))
+    torch.testing.assert_close(padded, expected, rtol=1e-12, atol=0)
+    assert same(gradient(padded, logits), expected_gradient)
+
+
+def test_mass_off_the_other_support_is_infinite_only_where_it_must_be() -> None:
+    half, whole = torch.tensor([0.5, 0.5, 0.0]).double().log(), torch.tensor([0.25, 0.25, 0.5]).double().log()
+    log_2 = math.log(2)
+    assert float(kl.exact_reverse_kl(whole, half)) == math.inf
+    assert abs(float(kl.exact_reverse_kl(half, whole)) - log_2) < 1e-15
+    assert float(kl.exact_forward_kl(half, whole)) == math.inf
+    assert abs(float(kl.exact_forward_kl(whole, half)) - log_2) < 1e-15
+    assert 0 < float(kl.exact_jensen_shannon(half, whole)) < log_2
+    disjoint = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).double().log()
+    assert abs(float(kl.exact_jensen_shannon(disjoint[0], disjoint[1])) - log_2) < 1e-15
+    assert float(kl.exact_alpha(whole, half, alpha=2.0)) == math.inf
+    assert float(kl.exact_alpha(half, whole, alpha=2.0)) < math.inf
+    assert float(kl.exact_alpha(half, whole, alpha=-1.0)) == math.inf
+    assert float(kl.exact_alpha(whole, half, alpha=0.5)) < math.inf
+
+
+def test_alpha_tends_to_forward_and_reverse() -> None:
+    policy, ref = random_logp(5, seed=3), random_logp(5, seed=4)
+    for limit, direction, shift in ((0.0, "forward", 1.0), (1.0, "reverse", 0.0)):
+        exact = kl.kl_term(direction, "exact")(policy, ref)
+        near = kl.exact_alpha(policy, ref, alpha=limit + 1e-6)
+        far = kl.exact_alpha(policy, ref, alpha=limit + 0.3)
+        assert abs(float(near - exact)) < 1e-5 < abs(float(far - exact))
+        reward = kl.kl_term(direction, "reward")(policy, ref) + shift  # up to a constant
+        torch.testing.assert_close(kl.alpha_reward(policy, ref, alpha=limit + 1e-7), reward, rtol=0, atol=1e-5)
+
+
+def test_entropy_reward_has_the_gradient_of_the_entropy() -> None:
+    logits, behaviour = random_logits(6, seed=1).requires_grad_(), random_logp(6, seed=2)
+    logp = logits.log_softmax(-1)
+    exact = gradient(torch.special.entr(logits.softmax(-1)).sum(), logits)
+    assert same(gradient(surrogate(logp.exp(), kl.entropy_reward(logp), logp, "reward"), logits), exact)
+    weighted = kl.entropy_reward(logp, behaviour_logp=behaviour)
+    assert same(gradient(surrogate(behaviour.exp(), weighted, logp, "reward"), logits), exact)
+    unweighted = surrogate(behaviour.exp(), kl.entropy_reward(logp), logp, "reward")  # control
+    assert not same(gradient(unweighted, logits), exact)
+    mask = torch.tensor([True, False, True, True, False, True])
+    holed = logp.detach().masked_fill(~mask, math.nan)
+    torch.testing.assert_close(kl.entropy_reward(holed, mask=mask), -logp.detach().masked_fill(~mask, 0.0))
+
+
+# --- forward KL over long sequences ----------------------------------------------------------------------
+
+
+def test_completions_of_the_reference_have_a_bounded_forward_gradient() -> None:
+    """behaviour_logp = ref_logp: -1 for every sequence, and the exact gradient."""
+    policy, ref = conditionals(1).requires_grad_(), conditionals(2)
+    logp, ref_logp = SEQUENCES.seq_logp(policy), SEQUENCES.seq_logp(ref)
+    terms = kl.forward_kl_reward(logp, ref_logp, behaviour_logp=ref_logp)
+    torch.testing.assert_close(terms, -torch.ones_like(terms))
+    exact = gradient(divergence(SEQUENCES.seq_logp(policy).exp(), ref_logp.exp(), "forward"), policy)
+    assert same(gradient(surrogate(ref_logp.exp(), terms, logp, "reward"), policy), exact)
+    assert float(kl.forward_kl_reward(logp, ref_logp).std()) > 0.1  # control: on-policy weights spread
+
+
+def test_weights_of_a_thousand_nats_cancel_in_log_space() -> None:
+    logp, ref_logp = torch.tensor([-2000.0, -1000.0]), torch.tensor([-1000.0, -2000.0])
+    assert kl.forward_kl_reward(logp, ref_logp, behaviour_logp=ref_logp).tolist() == [-1, -1]
+    assert kl.forward_kl_reward(logp, ref_logp).tolist() == [-math.inf, 0]  # control
+
+
+def test_the_cap_binds_where_it_is_exceeded_and_nowhere_else() -> None:
+    policy, ref = random_logp(6, seed=1, scale=2), random_logp(6, seed=2, scale=2)
+    free = kl.forward_kl_reward(policy, ref)
+    cap = 0.5
+    capped = kl.forward_kl_reward(policy, ref, max_log_weight=cap)
+    binds = ref - policy > cap
+    assert bool(binds.any()) and not bool(binds.all())
+    torch.testing.assert_close(capped[~binds], free[~binds], rtol=0, atol=0)
+    assert bool((capped[binds] == -math.exp(cap)).all()) and bool((free[binds] < capped[binds]).all())
+
+
+# --- masks, shapes and names -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("direction", "placement"), PLACES)
+def test_what_is_masked_reaches_neither_value_nor_gradient(direction: str, placement: str) -> None:
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    clean = random_logp(2, 3, seed=1), random_logp(2, 3, seed=2), random_logp(2, 3, seed=3)
+    results = []
+    for garbage in (0.0, math.nan, -math.inf):
+        logp, ref, behaviour = (x.masked_fill(~mask, garbage) for x in clean)
+        logp.requires_grad_()
+        terms = term(direction, placement)(logp, ref, behaviour_logp=behaviour, mask=mask)
+        scalar = (terms * torch.where(mask, logp, 0.0)).sum()
+        results.append(torch.cat([terms.detach(), gradient(scalar, logp)]))
+    assert results[0].isfinite().all()
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+    counted = clean[0].masked_fill(mask, math.nan)
+    assert term(direction, placement)(counted, clean[1], mask=mask)[mask].isnan().all()  # control
+
+
+@pytest.mark.parametrize(("direction", "placement"), PLACES)
+def test_shapes_and_masks_are_checked(direction: str, placement: str) -> None:
+    function, x = term(direction, placement), torch.zeros(2, 3)
+    with pytest.raises(ValueError, match=r"policy_logp \(2, 3\), ref_logp \(3,\)"):
+        function(x, torch.zeros(3))
+    with pytest.raises(ValueError, match=r"policy_logp \(2, 3\), behaviour_logp \(2, 1\)"):
+        function(x, x, behaviour_logp=torch.zeros(2, 1))
+    with pytest.raises(ValueError, match=r"policy_logp \(2, 3\), mask \(2,\)"):
+        function(x, x, mask=torch.ones(2, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"mask must be bool, got torch\.int64"):
+        function(x, x, mask=torch.ones(2, 3, dtype=torch.long))
+    assert function(x, x, mask=torch.ones(2, 3, dtype=torch.bool)).shape == (2, 3)  # control
+
+
+def test_kl_term_gives_the_named_function_or_names_the_legal_one() -> None:
+    for direction in DIRECTIONS:
+        for placement in kl.TERMS:
+            if (direction, placement) == ("jensen_shannon", "loss"):
+                continue
+            name = kl.kl_term(direction, placement).__name__
+            parts = {"reverse": "reverse_kl", "forward": "forward_kl"}.get(direction, direction)
+            assert name == (f"exact_{parts}" if placement == "exact" else f"{parts}_{placement}")
+    with pytest.raises(ValueError, match=r"jensen_shannon has no .* loss.*jensen_shannon_reward"):
+        kl.kl_term("jensen_shannon", "loss")
+    with pytest.raises(ValueError, match=r"placement must be one of .*'loss', 'reward'.* got 'k3'"):
+        kl.kl_term("reverse", "k3")
+    with pytest.raises(ValueError, match=r"direction must be one of .*'forward'.* got 'sideways'"):
+        kl.kl_term("sideways", "reward")
+
+
+def test_alpha_is_refused_where_another_function_is_meant() -> None:
+    x = torch.zeros(2)
+    functions = (kl.alpha_reward, kl.alpha_loss, kl.exact_alpha, kl.alpha_value)
+    for function in functions:
+        with pytest.raises(ValueError, match=r"use forward_kl_\*"):
+            function(x, x, alpha=0)
+        with pytest.raises(ValueError, match=r"use reverse_kl_\*"):
+            function(x, x, alpha=1.0)
+        with pytest.raises(ValueError, match="finite alpha"):
+            function(x, x, alpha=math.nan)
+        function(x, x, alpha=0.5)  # control
