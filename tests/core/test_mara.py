@@ -1,0 +1,285 @@
+"""MARA on whole outcome sets: what is good, the anchor, both algorithms' optima, thresholds and edge cases."""
+
+import math
+
+import numpy
+import pytest
+import torch
+from torch import Tensor
+
+from core.mara import anchor_reference, augment_reward, quantile_threshold, select_anchor
+from core.stats import coefficient_of_variation
+from core.targets import forward_kl_target, reverse_kl_target
+
+from .enumeration import random_logits, random_logp
+
+INF, NAN = math.inf, math.nan
+
+
+def target(direction: str, reward: Tensor, ref_logp: Tensor, beta: float) -> Tensor:
+    return {"reverse": reverse_kl_target, "forward": forward_kl_target}[direction](ref_logp, reward, beta)
+
+
+# --- optima, with the anchor taken over all outcomes ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("beta", [1e-4, 1e-2, 0.3, 10.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_optimum_is_uniform_over_the_good_outcomes(seed: int, beta: float) -> None:
+    ref = random_logp(9, seed=seed, scale=3)
+    reward = torch.tensor([1, 1.2, 0, 1, -1, 1.7, 0.9, 0, 1]).double()
+    good = reward >= 1
+    augmented = augment_reward(reward, ref, beta=beta, threshold=1.0)
+    reward_2, ref_2 = anchor_reference(reward, ref, threshold=1.0)
+    optima = {
+        "Algorithm 1, reverse": target("reverse", augmented, ref, beta),
+        "Algorithm 2, reverse": target("reverse", reward_2, ref_2, beta),
+        "Algorithm 2, forward": target("forward", reward_2, ref_2, beta),
+    }
+    for name, optimum in optima.items():
+        shares = optimum.exp()[good]
+        assert float((shares / shares.mean() - 1).abs().max()) < 1e-9, name
+        assert float(shares.sum()) > 0, name
+
+    # Elsewhere the vanilla target, and the good ones at the height of the anchor.
+    anchor = int(ref.masked_fill(~good, -INF).argmax())
+    log_mass = ref + reward / beta
+    expected = torch.where(good, log_mass[anchor], log_mass).log_softmax(-1)
+    torch.testing.assert_close(optima["Algorithm 1, reverse"], expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(optima["Algorithm 2, reverse"], expected, rtol=1e-9, atol=1e-9)
+
+    # Controls: without MARA, and Algorithm 1 under forward KL.
+    for direction, r in (("reverse", reward), ("forward", reward), ("forward", augmented)):
+        shares = target(direction, r, ref, beta).exp()[good]
+        assert float(coefficient_of_variation(shares)) > 0.3
+    # Untouched: what is not good.
+    assert torch.equal(augmented[~good], reward[~good]) and torch.equal(ref_2[~good], ref[~good])
+
+
+def figure_5() -> tuple[Tensor, Tensor, Tensor]:
+    index = torch.arange(100).double()
+    ref = (1 - index / 100).pow(4)
+    reward = ((index < 25) | ((index >= 50) & (index < 75))).double()
+    return reward, (ref / ref.sum()).log(), reward >= 1
+
+
+@pytest.mark.parametrize("beta", [0.01, 1.0])
+def test_figure_5(beta: float) -> None:
+    reward, ref, good = figure_5()
+    augmented = augment_reward(reward, ref, beta=beta, threshold=1.0)
+    anchored = anchor_reference(reward, ref, threshold=1.0)
+    for direction in ("reverse", "forward"):
+        vanilla = target(direction, reward, ref, beta).exp()
+        assert abs(float(vanilla[:25].sum() / vanilla[good].sum()) - 0.96) < 0.005  # 96:4 between the plateaus
+        assert float(coefficient_of_variation(target(direction, *anchored, beta).exp()[good])) < 1e-9
+    assert float(coefficient_of_variation(target("reverse", augmented, ref, beta).exp()[good])) < 1e-9
+
+    # Control: Algorithm 1 under forward KL piles onto the least likely good outcome.
+    piled = target("forward", augmented, ref, beta).exp()
+    assert abs(float(coefficient_of_variation(piled[good])) - 5.75) < 0.05
+    assert int(piled.argmax()) == 74 and float(piled[74] / piled[good].sum()) > 0.8
+
+
+def test_both_algorithms_share_the_reverse_gradient() -> None:
+    """E_pi[(R' - beta log(pi/ref')) grad log pi]: the same numbers multiply grad log pi (appendix B.8)."""
+    logits, ref = random_logits(7, seed=1).requires_grad_(), random_logp(7, seed=2, scale=2)
+    reward, beta = torch.tensor([1, 0, 1, 1, 0, 1, 0]).double(), 0.2
+    logp = logits.log_softmax(-1)
+
+    def gradient(reward: Tensor, ref: Tensor) -> Tensor:
+        shaped = reward - beta * (logp - ref)
+        return torch.autograd.grad((logp.exp().detach() * shaped.detach() * logp).sum(), logits, retain_graph=True)[0]
+
+    first = gradient(augment_reward(reward, ref, beta=beta, threshold=1.0), ref)
+    second = gradient(*anchor_reference(reward, ref, threshold=1.0))
+    torch.testing.assert_close(first, second, rtol=1e-12, atol=1e-14)
+    assert (first - gradient(reward, ref)).abs().max() > 1e-2  # control: vanilla's is another
+    other_beta = gradient(augment_reward(reward, ref, beta=2 * beta, threshold=1.0), ref)
+    assert (first - other_beta).abs().max() > 1e-2  # control: the beta of the objective, no other
+
+
+def test_entropy_regularisation_keeps_it_uniform() -> None:
+    ref, reward = random_logp(5, seed=1, scale=2), torch.tensor([1.0, 1, 0, 1, 0]).double()
+    augmented = augment_reward(reward, ref, beta=0.3, threshold=1.0)
+    shares = reverse_kl_target(ref, augmented, 0.3, 0.3).exp()[reward >= 1]
+    assert float(coefficient_of_variation(shares)) < 1e-12
+    control = reverse_kl_target(ref, reward, 0.3, 0.3).exp()[reward >= 1]
+    assert float(coefficient_of_variation(control)) > 0.1
+
+
+# --- good and anchor -------------------------------------------------------------------------------------------
+
+
+def test_the_anchor_is_the_likeliest_good_sample() -> None:
+    reward = torch.tensor([[0.0, 1.0, 2.0, 1.0], [1.0, 1.0, 0.0, 0.0]])
+    ref = torch.tensor([[-0.1, -2.0, -1.0, -3.0], [-5.0, -4.0, -1.0, -1.0]])
+    anchor, good = select_anchor(reward, ref, 1.0)
+    assert good.tolist() == [[False, True, True, True], [True, True, False, False]]
+    assert anchor.tolist() == [[2], [1]]
+    anchor, good = select_anchor(reward, ref, torch.tensor([[2.0], [0.0]]))  # one threshold a group
+    assert anchor.tolist() == [[2], [2]] and good.tolist() == [[False, False, True, False], [True] * 4]
+    assert augment_reward(reward, ref, beta=0.5, threshold=1.0).tolist() == [[0, 2.5, 2, 3], [1.5, 1, 0, 0]]
+    anchored_reward, anchored_ref = anchor_reference(reward, ref, threshold=1.0)
+    assert anchored_reward.tolist() == [[0, 2, 2, 2], [1, 1, 0, 0]]
+    assert anchored_ref[0].tolist() == pytest.approx([-0.1, -1, -1, -1])
+
+
+def test_of_equally_likely_good_samples_the_best_rewarded_then_the_first_is_the_anchor() -> None:
+    ref = torch.tensor([-1.0, -1.0, -1.0, -2.0])
+    assert select_anchor(torch.tensor([1.0, 2.0, 2.0, 9.0]), ref, 1.0)[0].tolist() == [1]
+    assert select_anchor(torch.tensor([1.0, 1.0, 1.0, 9.0]), ref, 1.0)[0].tolist() == [0]
+    # Which of the tied ones is the anchor changes no result when their rewards are equal ...
+    reward = torch.tensor([1.0, 1.0, 0.0, 1.0])
+    assert augment_reward(reward, ref, beta=0.5, threshold=1.0).tolist() == [1, 1, 0, 1.5]
+    # ... and the order of the samples never does.
+    reward, order = torch.tensor([1.0, 2.0, 2.0, 1.5]), torch.tensor([3, 1, 0, 2])
+    augmented = augment_reward(reward, ref, beta=0.5, threshold=1.0)
+    assert torch.equal(augment_reward(reward[order], ref[order], beta=0.5, threshold=1.0), augmented[order])
+    assert augmented.tolist() == [2, 2, 2, 2.5]  # control: R(z) = 2, not the first tied one's 1
+
+
+def test_samples_off_the_references_support_are_never_good() -> None:
+    reward, ref = torch.tensor([1.0, 1.0, 1.0]), torch.tensor([-INF, -1.0, -3.0])
+    anchor, good = select_anchor(reward, ref, 1.0)
+    assert good.tolist() == [False, True, True] and anchor.tolist() == [1]
+    augmented = augment_reward(reward, ref, beta=1.0, threshold=1.0)
+    assert augmented.tolist() == [1, 1, 3]
+    nowhere = torch.full((3,), -INF)
+    assert torch.equal(augment_reward(reward, nowhere, beta=1.0, threshold=1.0), reward)
+
+
+def groups(good: int) -> tuple[Tensor, Tensor]:
+    reward = torch.tensor([1.0] * good + [0.25] * (4 - good)).double()
+    return reward, random_logp(4, seed=3, scale=2)
+
+
+@pytest.mark.parametrize("good", range(5))
+def test_a_group_with_none_one_some_or_all_good(good: int) -> None:
+    reward, ref = groups(good)
+    augmented = augment_reward(reward, ref, beta=0.3, threshold=1.0)
+    anchored = anchor_reference(reward, ref, threshold=1.0)
+    if good < 2:  # nothing to equalise
+        assert torch.equal(augmented, reward) and torch.equal(anchored[0], reward) and torch.equal(anchored[1], ref)
+        return
+    best = float(ref[:good].max())
+    torch.testing.assert_close(augmented[:good], 1 + 0.3 * (best - ref[:good]))
+    assert bool((anchored[1][:good] == best).all())
+    assert torch.equal(augmented[good:], reward[good:]) and torch.equal(anchored[1][good:], ref[good:])
+    assert not torch.equal(augmented, reward)  # control
+
+
+def test_invalid_samples_are_never_good_never_the_anchor_and_may_hold_anything() -> None:
+    reward, ref = torch.tensor([1.0, 1.0, 1.0, 0.0]), torch.tensor([-1.0, -2.0, -4.0, -1.0])
+    valid = torch.tensor([False, True, True, True])
+    kept = augment_reward(reward[1:], ref[1:], beta=0.5, threshold=1.0)
+    for garbage in (9.0, NAN, INF, -INF):
+        r, f = reward.clone(), ref.clone()
+        r[0] = f[0] = garbage
+        augmented = augment_reward(r, f, beta=0.5, threshold=1.0, valid=valid)
+        assert torch.equal(augmented[1:], kept)
+        assert torch.equal(augmented[:1], r[:1]) or math.isnan(garbage)
+        anchored_reward, anchored_ref = anchor_reference(r, f, threshold=1.0, valid=valid)
+        assert anchored_ref[1:].tolist() == [-2, -2, -1] and anchored_reward[1:].tolist() == [1, 1, 0]
+    assert not torch.equal(
+        augment_reward(reward, ref, beta=0.5, threshold=1.0)[1:], kept
+    )  # control: it was the anchor
+    none = torch.zeros(4, dtype=torch.bool)
+    assert torch.equal(augment_reward(reward, ref, beta=0.5, threshold=1.0, valid=none), reward)
+
+
+def test_nan_where_it_counts_and_wrong_shapes_are_errors() -> None:
+    reward, ref = torch.zeros(2, 3), torch.zeros(2, 3)
+    reward[1, 2] = NAN
+    with pytest.raises(ValueError, match=r"reward is NaN at \[1, 2\].*mark such samples as not valid"):
+        augment_reward(reward, ref, beta=1.0, threshold=0.0)
+    with pytest.raises(ValueError, match=r"ref_seq_logp is NaN at \[1, 2\]"):
+        anchor_reference(ref, reward, threshold=0.0)
+    with pytest.raises(ValueError, match=r"reward \(2, 3\), ref_seq_logp \(3,\)"):
+        augment_reward(torch.zeros(2, 3), torch.zeros(3), beta=1.0, threshold=0.0)
+    with pytest.raises(ValueError, match=r"valid must be bool, got torch\.int64"):
+        augment_reward(ref, ref, beta=1.0, threshold=0.0, valid=torch.ones(2, 3, dtype=torch.long))
+    augment_reward(reward, ref, beta=1.0, threshold=0.0, valid=~reward.isnan())  # control: marked as invalid
+
+
+@pytest.mark.parametrize("beta", [0.0, -1.0, NAN, INF])
+def test_beta_must_be_positive(beta: float) -> None:
+    with pytest.raises(ValueError, match=f"finite beta > 0, got {beta}.*use identity"):
+        augment_reward(torch.ones(2), torch.zeros(2), beta=beta, threshold=1.0)
+    augment_reward(torch.ones(2), torch.zeros(2), beta=1e-9, threshold=1.0)  # control
+
+
+def test_inputs_are_not_modified_and_dtypes_kept() -> None:
+    reward, ref = torch.tensor([1.0, 1.0, 0.0]), torch.tensor([-1.0, -3.0, -2.0])
+    kept = reward.clone(), ref.clone()
+    augmented = augment_reward(reward, ref, beta=1.0, threshold=1.0)
+    anchored = anchor_reference(reward, ref, threshold=1.0)
+    assert torch.equal(reward, kept[0]) and torch.equal(ref, kept[1])
+    assert augmented.dtype == anchored[1].dtype == torch.float32
+    assert not torch.equal(augmented, reward)  # control
+
+
+# --- quantile thresholds ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("q", [0.0, 0.1, 0.5, 0.77, 0.9, 1.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_quantiles_agree_with_torch_and_numpy(seed: int, q: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    reward = torch.randn(6, 9, generator=generator, dtype=torch.float64)
+    valid = torch.rand(6, 9, generator=generator) < 0.7
+    valid[0], valid[1, 1:] = True, False
+    held = reward.masked_fill(~valid, NAN)
+    mine = quantile_threshold(held, q, valid=valid)
+    assert mine.shape == (6, 1)
+    expected = torch.nanquantile(held, q, dim=-1, keepdim=True)
+    lowest = torch.where(valid, reward, INF).amin(-1, keepdim=True)
+    changed = expected > lowest
+    torch.testing.assert_close(mine[changed], expected[changed], rtol=1e-12, atol=0)
+    assert bool((mine[~changed] == INF).all())
+    assert abs(float(quantile_threshold(reward, q)[0]) - numpy.quantile(reward[0].numpy(), q)) < 1e-12 or q == 0
+    if 0 < q < 1:  # control: what is invalid must not be counted
+        everything = quantile_threshold(reward, q)
+        assert not torch.allclose(everything[2:], mine[2:])
+
+
+def test_a_quantile_that_would_make_all_good_leaves_the_group_unchanged() -> None:
+    reward = torch.tensor([[2.0, 2.0, 2.0, 2.0], [1.0, 1.0, 1.0, 5.0], [1.0, 2.0, 3.0, 4.0]])
+    ref = torch.tensor([-1.0, -2.0, -3.0, -4.0]).expand(3, 4)
+    threshold = quantile_threshold(reward, 0.5)
+    assert threshold.tolist() == [[INF], [INF], [2.5]]
+    assert int(threshold.isinf().sum()) == 2  # so they are counted
+    augmented = augment_reward(reward, ref, beta=1.0, threshold=threshold)
+    assert torch.equal(augmented[:2], reward[:2])
+    assert augmented[2].tolist() == [1, 2, 3, 4]  # the anchor is the third, the fourth gets 3 + 1
+    assert augment_reward(reward, ref, beta=1.0, threshold=2.0)[0].tolist() == [2, 3, 4, 5]  # control: a constant
+
+
+def test_the_floor_raises_a_low_quantile_and_no_other() -> None:
+    reward = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.7, 0.8, 0.9, 1.0], [0.9, 0.9, 0.9, 0.9]])
+    threshold = quantile_threshold(reward, 0.5, floor=0.6)
+    torch.testing.assert_close(threshold, torch.tensor([[0.6], [0.85], [INF]]))
+    assert select_anchor(reward, torch.zeros(3, 4), threshold)[1].sum(-1).tolist() == [0, 2, 0]
+    assert float(quantile_threshold(reward, 0.5)[0]) == pytest.approx(0.25)  # control: without it
+    # A floor above a tied group says no more than that none is good; one below it says nothing.
+    assert quantile_threshold(torch.full((1, 3), 0.5), 0.9, floor=0.6).tolist() == [[pytest.approx(0.6)]]
+    assert quantile_threshold(torch.full((1, 3), 0.5), 0.9, floor=0.4).tolist() == [[INF]]
+
+
+def test_quantiles_of_groups_with_few_valid_samples() -> None:
+    reward = torch.tensor([[5.0, 1.0, 2.0], [5.0, 1.0, 2.0], [5.0, 1.0, 2.0]])
+    valid = torch.tensor([[False, False, False], [False, True, False], [False, True, True]])
+    assert quantile_threshold(reward, 0.5, valid=valid).tolist() == [[INF], [INF], [1.5]]
+    assert quantile_threshold(reward, 0.5, floor=0.0, valid=valid).tolist() == [[INF], [INF], [1.5]]
+
+
+@pytest.mark.parametrize("q", [-0.1, 1.1, NAN])
+def test_q_outside_the_unit_interval_is_an_error(q: float) -> None:
+    with pytest.raises(ValueError, match=f"q must lie in \\[0, 1\\], got {q}"):
+        quantile_threshold(torch.zeros(1, 2), q)
+
+
+def test_nan_rewards_are_no_quantile() -> None:
+    reward = torch.tensor([[1.0, NAN, 3.0]])
+    with pytest.raises(ValueError, match=r"reward is NaN at \[0, 1\]"):
+        quantile_threshold(reward, 0.5)
+    assert quantile_threshold(reward, 0.5, valid=~reward.isnan()).tolist() == [[2.0]]  # control
