@@ -228,6 +228,7 @@ class RunConfig:
     """What every package's run has."""
 
     seed: int = MISSING
+    threads: int | None = MISSING  # of torch on the CPU; null: torch's own choice
     steps: int = MISSING
     objective: ObjectiveConfig = MISSING
     transform: TransformConfig = MISSING
@@ -238,6 +239,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_range("seed", self.seed, low=0)
+        if self.threads is not None:
+            check_range("threads", self.threads, low=1)
         check_range("steps", self.steps, low=1)
         check_objective(self.objective, self.transform, self.advantage, self.beta_schedule)
 
@@ -410,12 +413,9 @@ class ModelConfig:
 
 @dataclass
 class TaskConfig:
-    """Prompts and a reward, by the name of a module in llm.tasks."""
+    """Prompts and a reward: a module of llm.tasks, or an import path package.module:Class."""
 
     name: str = MISSING
-
-    def __post_init__(self) -> None:
-        check_choice("task.name", self.name, ("one_two",))
 
 
 @dataclass

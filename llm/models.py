@@ -1,0 +1,70 @@
+"""Loading a policy, its frozen reference and its tokenizer."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from conf.schema import ConfigError, ModelConfig
+
+
+class Models(NamedTuple):
+    """policy trains, reference is frozen; both start from the same weights, without dropout, so that what is
+    sampled is what is scored."""
+
+    policy: PreTrainedModel
+    reference: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    eos_ids: Tensor  # [K] ids that end a completion
+    pad_id: int
+
+
+def load_models(config: ModelConfig) -> Models:
+    """Everything through `from_pretrained`; `tiny` is built first, or found in the cache.
+
+    Raises:
+        ConfigError: the model cannot be found or loaded.
+    """
+    transformers_logging.disable_progress_bar()
+    name = config.name_or_path
+    if name == "tiny":
+        from llm.tiny import tiny_model
+
+        name = str(tiny_model())
+    device = _device(config.device)
+    dtype = _dtype(config.dtype, device)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", trust_remote_code=False)
+        policy, reference = (
+            AutoModelForCausalLM.from_pretrained(name, dtype=dtype, trust_remote_code=False, use_safetensors=True)
+            for _ in range(2)
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"model.name_or_path: must be a folder or hub name of a causal language model, found {name} ({reason})"
+        ) from None
+    if tokenizer.chat_template is None:
+        raise ConfigError(f"model.name_or_path: must have a chat template, found none in {name}")
+    eos = policy.generation_config.eos_token_id if policy.generation_config else None
+    eos = tokenizer.eos_token_id if eos is None else eos
+    eos_ids = torch.tensor([eos] if isinstance(eos, int) else eos, device=device)
+    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    reference.requires_grad_(False)
+    return Models(policy.to(device).eval(), reference.to(device).eval(), tokenizer, eos_ids, pad)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"model.device: must be auto or cpu on a machine without a GPU, found {name}")
+    return torch.device(name)
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    return getattr(torch, name)

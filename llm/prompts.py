@@ -1,0 +1,44 @@
+"""From chats to token ids and back."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+Chat = Sequence[Mapping[str, str]]  # [{"role": "user", "content": ...}, ...]
+
+
+class Prompts(NamedTuple):
+    """P prompts, left-padded: ids [P, L], mask [P, L] bool, True on prompt tokens."""
+
+    ids: Tensor
+    mask: Tensor
+
+
+def encode_chats(
+    tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat], switches: Mapping[str, Any] | None = None
+) -> Prompts:
+    """Chats through the tokenizer's chat template, ready for the model's answer."""
+    rows = [
+        tokenizer.apply_chat_template(
+            list(chat), add_generation_prompt=True, tokenize=True, return_dict=True, **(switches or {})
+        )["input_ids"]
+        for chat in chats
+    ]
+    length = max(map(len, rows))
+    ids = torch.full((len(rows), length), tokenizer.pad_token_id)
+    mask = torch.zeros(len(rows), length, dtype=torch.bool)
+    for row, tokens in enumerate(rows):
+        ids[row, length - len(tokens) :] = torch.tensor(tokens)
+        mask[row, length - len(tokens) :] = True
+    return Prompts(ids, mask)
+
+
+def pad_completions(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Token ids of any lengths -> tokens [N, T], right-padded, and mask [N, T] bool."""
+    mask = torch.arange(max(map(len, rows))) < torch.tensor([len(row) for row in rows]).unsqueeze(-1)
+    tokens = torch.full(mask.shape, pad_id)
+    tokens[mask] = torch.tensor([token for row in rows for token in row])
+    return tokens, mask

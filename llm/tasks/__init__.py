@@ -1,0 +1,1 @@
+"""Tasks: prompts, a reward, and what counts as which answer."""

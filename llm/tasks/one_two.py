@@ -1,0 +1,31 @@
+"""The 1-2 task: two right answers, and a reference that prefers one (paper, section 6.1)."""
+
+import re
+
+from llm.prompts import Chat
+from llm.tasks.base import Task
+
+PROMPT = (
+    "Generate a uniformly random integer that is either 1 or 2. "
+    "Reply with <answer>, the integer and </answer>, nothing else."
+)
+ANSWER = re.compile(r"<answer>([12])</answer>")
+
+
+class OneTwo(Task):
+    """Reward 1 for exactly <answer>1</answer> or <answer>2</answer>, 0 for anything else.
+
+    The whole completion must match: leniency towards spaces or other words would give an answer several
+    token sequences, and MARA equalises sequences.
+    """
+
+    answers = ("1", "2")
+
+    def prompts(self) -> list[Chat]:
+        return [[{"role": "user", "content": PROMPT}]]
+
+    def reward(self, prompt: Chat, completion: str) -> float:
+        return float(ANSWER.fullmatch(completion) is not None)
+
+    def answer(self, completion: str) -> str:
+        return completion.removeprefix("<answer>").removesuffix("</answer>")
