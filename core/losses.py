@@ -53,8 +53,8 @@ def token_policy_gradient(
     remaining = mask.flip(-1).cumsum(-1).flip(-1) - 1  # completion tokens after this one
     coefficient = _kept(advantage, valid).unsqueeze(-1) * gamma ** remaining.to(advantage.dtype)
     if token_reward is not None:
-        coefficient = coefficient + token_reward
-    return -mean_valid(masked_sum(coefficient.detach() * policy_logp, mask), valid)
+        coefficient = coefficient + _kept(token_reward, None if valid is None else valid.unsqueeze(-1))
+    return -mean_valid(masked_sum(coefficient * policy_logp, mask), valid)
 
 
 def length_normalised_policy_gradient(
@@ -91,6 +91,8 @@ def reinvent(
         raise ValueError(f"sigma must be > 0, got {sigma}")
     check_group(valid, policy_seq_logp=policy_seq_logp, ref_seq_logp=ref_seq_logp, reward=reward)
     augmented = _kept(ref_seq_logp, valid) + sigma * _kept(reward, valid)
+    if valid is not None:
+        policy_seq_logp = policy_seq_logp.masked_fill(~valid, 0.0)
     return mean_valid((augmented - policy_seq_logp).square(), valid)
 
 
