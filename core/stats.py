@@ -8,7 +8,8 @@ from torch import Tensor
 
 
 def entropy(probability: Tensor) -> Tensor:
-    """-sum p log p over the last axis, nats; counts are normalised first, all-zero counts have entropy 0."""
+    """-sum p log p over the last axis, nats, float64; counts are normalised first, all-zero counts have entropy 0."""
+    probability = probability.double()  # its tiny is 0 in float32
     probability = probability / probability.sum(-1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
     return torch.special.entr(probability).sum(-1)
 

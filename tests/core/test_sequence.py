@@ -1,0 +1,161 @@
+"""Sequence helpers: masks, group checks, and log-probabilities that never hold all logits."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from core.sequence import check_group, completion_mask, masked_sum, selected_logp
+
+from .enumeration import random_logits
+
+NAN = math.nan
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the largest number of elements that any operation returned, the backward pass included."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for value in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(value, Tensor):
+                self.largest = max(self.largest, value.numel())
+        return result
+
+
+def plain_logp(hidden: Tensor, weight: Tensor, tokens: Tensor) -> Tensor:
+    return (hidden @ weight.T).log_softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+
+
+def problem(rows: int, width: int, vocabulary: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    hidden = random_logits(rows, width, seed=0).to(dtype).requires_grad_()
+    weight = random_logits(vocabulary, width, seed=1).to(dtype).requires_grad_()
+    tokens = torch.randint(vocabulary, (rows,), generator=torch.Generator().manual_seed(2))
+    return hidden, weight, tokens
+
+
+# --- selected_logp ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 10, 1024])
+def test_selected_logp_has_the_value_and_gradient_of_log_softmax(chunk: int) -> None:
+    hidden, weight, tokens = problem(23, 5, 17, torch.float64)
+    upstream = random_logits(23, seed=3)
+    ours = selected_logp(hidden, weight, tokens, chunk)
+    plain = plain_logp(hidden, weight, tokens)
+    torch.testing.assert_close(ours, plain, rtol=1e-12, atol=1e-12)
+    gradients = [torch.autograd.grad((x * upstream).sum(), (hidden, weight)) for x in (ours, plain)]
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-11, atol=1e-12)
+    other = plain_logp(hidden, weight, (tokens + 1) % 17)  # control: another token
+    assert not torch.allclose(ours, other)
+
+
+def test_selected_logp_never_holds_all_logits() -> None:
+    rows, width, vocabulary, chunk = 256, 4, 500, 16
+    hidden, weight, tokens = problem(rows, width, vocabulary, torch.float32)
+    for function, bound in ((lambda *x: selected_logp(*x, chunk), chunk * vocabulary), (plain_logp, None)):
+        with LargestTensor() as seen:
+            function(hidden, weight, tokens).sum().backward()
+        if bound:
+            assert seen.largest == bound, "forward and backward together"
+        else:
+            assert seen.largest >= rows * vocabulary  # control: the mode does see them where they are
+
+
+def test_selected_logp_keeps_no_logits_for_the_backward_pass() -> None:
+    rows, vocabulary, chunk = 256, 500, 16
+    hidden, weight, tokens = problem(rows, 4, vocabulary, torch.float32)
+    saved: list[int] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        saved.append(tensor.numel())
+        return tensor
+
+    for function, limit in ((lambda *x: selected_logp(*x, chunk), vocabulary * 4), (plain_logp, None)):
+        saved.clear()
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            function(hidden, weight, tokens)
+        if limit:
+            assert max(saved, default=0) <= limit  # the weight at most, no logits
+        else:
+            assert max(saved) >= rows * vocabulary  # control
+
+
+@pytest.mark.parametrize(
+    ("dtype", "result"), [(torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64,) * 2]
+)
+def test_selected_logp_sums_in_float32_at_least(dtype: torch.dtype, result: torch.dtype) -> None:
+    hidden, weight, tokens = problem(6, 4, 1000, dtype)
+    logp = selected_logp(hidden, weight, tokens, chunk=4)
+    assert logp.dtype == result
+    exact = (hidden @ weight.T).double().log_softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+    torch.testing.assert_close(logp.double(), exact, rtol=0, atol=1e-5)
+    if dtype == torch.bfloat16:  # control: summing in the model's own type is coarser
+        assert not torch.allclose(plain_logp(hidden, weight, tokens).double(), exact, rtol=0, atol=1e-3)
+    logp.sum().backward()
+    assert hidden.grad is not None and hidden.grad.dtype == dtype
+
+
+def test_selected_logp_at_the_edges() -> None:
+    hidden, weight, tokens = problem(3, 4, 5, torch.float64)
+    assert selected_logp(hidden[:0], weight, tokens[:0]).shape == (0,)
+    with torch.no_grad():
+        assert not selected_logp(hidden, weight, tokens).requires_grad
+    assert selected_logp(hidden, weight, tokens).requires_grad  # control
+    large = selected_logp(1e4 * hidden.detach(), weight, tokens)  # logits of 1e4: no overflow
+    assert bool(large.isfinite().all()) and bool((large <= 0).all())
+    with pytest.raises(ValueError, match=r"hidden \[N, D\] and tokens \[N\], got \(3, 4\) and \(2,\)"):
+        selected_logp(hidden, weight, tokens[:2])
+    with pytest.raises(ValueError, match=r"got \(1, 3, 4\) and \(1, 3\)"):
+        selected_logp(hidden[None], weight, tokens[None])
+
+
+# --- masks -----------------------------------------------------------------------------------------------
+
+
+def test_masked_sum_counts_what_the_mask_counts() -> None:
+    value = torch.tensor([[1.0, 2.0, NAN], [math.inf, -3.0, 4.0]], requires_grad=True)
+    mask = torch.tensor([[True, True, False], [False, True, True]])
+    total = masked_sum(value, mask)
+    assert total.tolist() == [3, 1]
+    total.sum().backward()
+    assert value.grad is not None and torch.equal(value.grad, mask.float())
+    assert masked_sum(value.detach(), ~mask).tolist()[1] == math.inf  # control
+    assert masked_sum(value.detach(), torch.zeros_like(mask)).tolist() == [0, 0]
+    with pytest.raises(ValueError, match=r"value \(2, 3\), mask \(3,\)"):
+        masked_sum(value, mask[0])
+    with pytest.raises(ValueError, match=r"mask must be bool, got torch\.float32"):
+        masked_sum(value, mask.float())
+
+
+def test_completion_mask_ends_with_the_first_end_token() -> None:
+    tokens = torch.tensor([[5, 6, 7, 8], [5, 2, 9, 2], [2, 2, 2, 2], [5, 6, 7, 3], [3, 5, 2, 5]])
+    expected = [[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]]
+    assert completion_mask(tokens, torch.tensor([2, 3])).int().tolist() == expected
+    assert completion_mask(tokens, torch.tensor([2])).int().tolist() != expected  # control: 3 ends one too
+    assert completion_mask(tokens[None], torch.tensor([2, 3])).shape == (1, 5, 4)
+    assert bool(completion_mask(tokens, torch.tensor([], dtype=torch.long)).all())
+
+
+# --- groups ----------------------------------------------------------------------------------------------
+
+
+def test_check_group_names_what_is_wrong_and_where() -> None:
+    good, bad = torch.zeros(2, 3), torch.tensor([[0.0, 0, 0], [0, NAN, 0]])
+    check_group(None, reward=good, other=good)
+    check_group(~bad.isnan(), reward=bad)
+    check_group(None, reward=torch.tensor([math.inf, -math.inf]))  # infinite is a value
+    with pytest.raises(ValueError, match=r"other is NaN at \[1, 1\], where it counts"):
+        check_group(None, reward=good, other=bad)
+    with pytest.raises(ValueError, match=r"reward is NaN at \[1, 1\]"):
+        check_group(torch.ones(2, 3, dtype=torch.bool), reward=bad)
+    with pytest.raises(ValueError, match=r"reward \(2, 3\), other \(3,\)"):
+        check_group(None, reward=good, other=torch.zeros(3))
+    with pytest.raises(ValueError, match=r"reward \(2, 3\), valid \(3,\)"):
+        check_group(torch.ones(3, dtype=torch.bool), reward=good)
+    with pytest.raises(ValueError, match=r"valid must be bool, got torch\.int64"):
+        check_group(torch.ones(2, 3, dtype=torch.long), reward=good)
