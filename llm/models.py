@@ -53,7 +53,9 @@ def load_models(config: ModelConfig) -> Models:
     eos_ids = torch.tensor([eos] if isinstance(eos, int) else eos, device=device)
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     reference.requires_grad_(False)
-    return Models(policy.to(device).eval(), reference.to(device).eval(), tokenizer, eos_ids, pad)
+    for model in (policy, reference):
+        torch.nn.Module.to(model, device).eval()
+    return Models(policy, reference, tokenizer, eos_ids, pad)
 
 
 def _device(name: str) -> torch.device:

@@ -21,10 +21,10 @@ def encode_chats(
     tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat], switches: Mapping[str, Any] | None = None
 ) -> Prompts:
     """Chats through the tokenizer's chat template, ready for the model's answer."""
-    rows = [
+    rows: list[list[int]] = [
         tokenizer.apply_chat_template(
-            list(chat), add_generation_prompt=True, tokenize=True, return_dict=True, **(switches or {})
-        )["input_ids"]
+            [dict(turn) for turn in chat], add_generation_prompt=True, return_dict=False, **(switches or {})
+        )  # type: ignore[misc]  # ids, since tokenize is on by default
         for chat in chats
     ]
     length = max(map(len, rows))

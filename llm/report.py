@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import yaml
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from omegaconf import OmegaConf
 from rich.table import Table
 
 from launch.run import Run, console, read_jsonl, write_json
@@ -58,10 +58,17 @@ def report_sweep(runs: Sequence[Path], folder: Path) -> None:
 
 def run_names(runs: Sequence[Path]) -> list[str]:
     """What distinguishes each run of a sweep: the overrides that not all of them share."""
-    overrides = [yaml.safe_load((run / "overrides.yaml").read_text()) for run in runs]
+    overrides = [[str(o) for o in OmegaConf.load(run / "overrides.yaml")] for run in runs]
     common = set.intersection(*(set(some) for some in overrides))
-    names = [" ".join(o.rpartition(".")[2] for o in some if o not in common) for some in overrides]
+    names = [", ".join(_short(o) for o in some if o not in common) for some in overrides]
     return [name or f"run {number}" for number, name in enumerate(names)]
+
+
+def _short(override: str) -> str:
+    """objective.beta=.03 -> beta=.03; a choice of the experiment's own groups needs no key at all."""
+    key, _, value = override.partition("=")
+    name = key.rpartition(".")[2]
+    return value if name in ("direction", "transform", "advantage") else f"{name}={value}"
 
 
 def answer_table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:

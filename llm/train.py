@@ -37,6 +37,7 @@ class Step(NamedTuple):
     """What one step reports: numbers by name, and [P, G] rewards, texts and log-probabilities of its completions."""
 
     metrics: dict[str, Tensor | float | None]
+    kl: Tensor  # nats, the divergence of the objective
     reward: Tensor
     texts: list[str]
     policy_seq_logp: Tensor
@@ -51,10 +52,9 @@ def train(config: LlmConfig, run: Run) -> None:
     engine = make_engine(config.engine.name, models.policy, config.optimizer, config.steps)
     watch = CollapseWatch()
     beta = config.objective.beta
-    kl_name = f"kl/{objective.direction}_nats"
     base = evaluate_policy(models.reference, models, task, config)
 
-    shown = ("reward/raw", kl_name, *(f"share/{answer}" for answer in task.answers))
+    shown = ("reward/raw", f"kl/{objective.direction}_nats", *(f"share/{answer}" for answer in task.answers))
     for step in run.steps(config.steps, show=shown):
         result = train_step(models, engine, objective, task, draw_batch(config, models, task, step), beta, config)
         run.log({"beta": beta, **result.metrics})
@@ -64,7 +64,7 @@ def train(config: LlmConfig, run: Run) -> None:
         if warning:
             run.warn(warning)
         if isinstance(config.beta_schedule, AdaptiveBetaConfig):
-            beta = adaptive_beta(beta, float(result.metrics[kl_name]), config.beta_schedule.kl_target)
+            beta = adaptive_beta(beta, float(result.kl), config.beta_schedule.kl_target)
 
     with engine.gather():
         models.policy.save_pretrained(run.folder / "policy")
@@ -116,9 +116,9 @@ def train_step(
     metrics |= {"truncated_share": (~complete).float().mean()}
     good = (reward >= task.correct_reward).flatten().tolist()
     ratio = mode_ratio(objective, beta, reward, policy_seq_logp, ref_seq_logp, complete, texts, good)
-    return Step(
-        {**metrics, **answer_shares(texts, good, task), **ratio}, reward, texts, policy_seq_logp, ref_seq_logp
-    )
+    logged = {**metrics, **answer_shares(texts, good, task), **ratio}
+    kl = metrics[f"kl/{objective.direction}_nats"]
+    return Step(logged, kl, reward, texts, policy_seq_logp, ref_seq_logp)
 
 
 def draw_batch(config: LlmConfig, models: Models, task: Task, step: int) -> Batch:
