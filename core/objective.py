@@ -12,7 +12,7 @@ from torch import Tensor
 from core import kl, losses
 from core.advantages import ADVANTAGES
 from core.mara import quantile_threshold, select_anchor
-from core.sequence import masked_sum
+from core.sequence import check_group, masked_sum
 from core.stats import effective_sample_size
 from core.transforms import Threshold, Transformed, identity, mara, mara_algorithm
 
@@ -69,8 +69,9 @@ class Objective:
             A scalar, and detached scalars by name.
         """
         if valid is not None:  # what an invalid sample holds must not reach a gradient: 0 * inf is NaN
-            ref_logp = torch.where(valid.unsqueeze(-1), ref_logp, policy_logp.detach())
+            policy_logp, ref_logp = (torch.where(valid.unsqueeze(-1), x, 0.0) for x in (policy_logp, ref_logp))
         policy_seq_logp, ref_seq_logp = masked_sum(policy_logp, mask), masked_sum(ref_logp.detach(), mask)
+        check_group(valid, reward=reward, policy_logp=policy_seq_logp, ref_logp=ref_seq_logp)
         may_be_good = valid if complete is None else complete if valid is None else valid & complete
         transformed = self.transform(reward, ref_seq_logp, beta=beta, valid=may_be_good)
         shaped = transformed.reward

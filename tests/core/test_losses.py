@@ -36,7 +36,7 @@ def gradient(loss: Tensor, parameters: Tensor) -> Tensor:
     return torch.autograd.grad(loss, parameters)[0]
 
 
-# --- REINFORCE --------------------------------------------------------------------------------------------------
+# --- REINFORCE -------------------------------------------------------------------------------------------
 
 
 def test_policy_gradient_is_minus_the_mean_of_advantage_times_logp() -> None:
@@ -98,7 +98,7 @@ def test_gamma_lies_in_the_unit_interval(gamma: float) -> None:
     token_policy_gradient(leaf(), torch.zeros(2, 3), MASK, gamma=1.0)  # control
 
 
-# --- what invalid samples and masked tokens hold ----------------------------------------------------------------
+# --- what invalid samples and masked tokens hold ---------------------------------------------------------
 
 
 def losses_of(logp: Tensor, advantage: Tensor, valid: Tensor | None) -> dict[str, Tensor]:
@@ -164,7 +164,7 @@ def test_nan_where_it_counts_is_an_error() -> None:
     policy_gradient(ok, bad, ~bad.isnan())  # control
 
 
-# --- length normalisation -----------------------------------------------------------------------------------------
+# --- length normalisation --------------------------------------------------------------------------------
 
 
 def test_length_normalisation_trains_long_sequences_on_a_fraction_of_their_advantage() -> None:
@@ -177,7 +177,7 @@ def test_length_normalisation_trains_long_sequences_on_a_fraction_of_their_advan
     assert float(length_normalised_policy_gradient(logp, advantage, empty).detach()) == 0
 
 
-# --- REINVENT -----------------------------------------------------------------------------------------------------
+# --- REINVENT --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sigma", [0.5, 3.0, 128.0])

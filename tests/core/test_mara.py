@@ -20,7 +20,7 @@ def target(direction: str, reward: Tensor, ref_logp: Tensor, beta: float) -> Ten
     return {"reverse": reverse_kl_target, "forward": forward_kl_target}[direction](ref_logp, reward, beta)
 
 
-# --- optima, with the anchor taken over all outcomes ----------------------------------------------------------
+# --- optima, with the anchor taken over all outcomes -----------------------------------------------------
 
 
 @pytest.mark.parametrize("beta", [1e-4, 1e-2, 0.3, 10.0])
@@ -107,7 +107,7 @@ def test_entropy_regularisation_keeps_it_uniform() -> None:
     assert float(coefficient_of_variation(control)) > 0.1
 
 
-# --- good and anchor -------------------------------------------------------------------------------------------
+# --- good and anchor -------------------------------------------------------------------------------------
 
 
 def test_the_anchor_is_the_likeliest_good_sample() -> None:
@@ -218,7 +218,7 @@ def test_inputs_are_not_modified_and_dtypes_kept() -> None:
     assert not torch.equal(augmented, reward)  # control
 
 
-# --- quantile thresholds ------------------------------------------------------------------------------------------
+# --- quantile thresholds ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("q", [0.0, 0.1, 0.5, 0.77, 0.9, 1.0])

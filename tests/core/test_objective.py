@@ -1,0 +1,521 @@
+"""The middle of a training step: its expected gradient, what invalid samples do to it, and what it refuses."""
+
+import itertools
+import math
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from core.advantages import ADVANTAGES
+from core.mara import augment_reward
+from core.objective import Objective, make_objective, make_threshold
+from core.transforms import Transformed, mara
+
+from .enumeration import (
+    ALPHA,
+    DIRECTIONS,
+    LENGTH,
+    VOCABULARY,
+    all_groups,
+    all_sequences,
+    exact_objective,
+    expected_group_gradient,
+    random_logits,
+    random_logp,
+    token_level_divergence,
+)
+
+INF, NAN = math.inf, math.nan
+SEQUENCES = all_sequences()
+LEGAL = [(d, p) for d in DIRECTIONS for p in ("reward", "loss") if (d, p) != ("jensen_shannon", "loss")]
+
+
+def conditionals(seed: int) -> Tensor:
+    return random_logits(len(SEQUENCES.prefix_of), VOCABULARY, seed=seed)
+
+
+def sampled_gradient(objective: Objective, policy: Tensor, ref: Tensor, reward: Tensor, beta: float) -> Tensor:
+    """Expected gradient over every group of two completions, with garbage wherever the mask is False."""
+    members, log_orders = all_groups(len(SEQUENCES.tokens), 2)
+    mask = SEQUENCES.mask[members]
+    log_chance = log_orders + SEQUENCES.seq_logp(policy)[members].sum(-1)
+    ref_logp = torch.where(mask, SEQUENCES.token_logp(ref)[members], -INF)
+
+    def loss(policy_logp: Tensor) -> Tensor:
+        held = torch.where(mask, policy_logp, NAN)
+        return objective.loss(reward[members], held, ref_logp, mask, beta=beta)[0]
+
+    return expected_group_gradient(loss, SEQUENCES.token_logp(policy)[members], log_chance, policy)
+
+
+def exact_gradient(
+    policy: Tensor, ref: Tensor, reward: Tensor, beta: float, direction: str, level: str, entropy_coef: float
+) -> Tensor:
+    chance, ref_chance = SEQUENCES.seq_logp(policy).exp(), SEQUENCES.seq_logp(ref).exp()
+    if level == "sequence":
+        value = exact_objective(chance, ref_chance, reward, beta, direction, entropy_coef)
+    else:
+        value = exact_objective(chance, ref_chance, reward, 0.0, direction, entropy_coef)
+        value = value - beta * token_level_divergence(SEQUENCES, policy, ref, direction)
+    return torch.autograd.grad(-value, policy)[0]
+
+
+# --- the expected gradient -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("entropy_coef", [0.0, 0.3])
+@pytest.mark.parametrize("advantage", ["leave_one_out", "no_baseline"])
+@pytest.mark.parametrize("level", ["sequence", "token"])
+@pytest.mark.parametrize(("direction", "placement"), LEGAL)
+def test_expected_gradient_is_that_of_the_exact_objective(
+    direction: str, placement: str, level: str, advantage: str, entropy_coef: float
+) -> None:
+    policy, ref = conditionals(1).requires_grad_(), conditionals(2)
+    reward, beta = random_logits(len(SEQUENCES.tokens), seed=3), 0.4
+    alpha = ALPHA if direction == "alpha" else None
+    objective = Objective(
+        direction=direction,
+        placement=placement,
+        level=level,
+        advantage=ADVANTAGES[advantage],
+        entropy_coef=entropy_coef,
+        alpha=alpha,
+    )
+    sampled = sampled_gradient(objective, policy, ref, reward, beta)
+    exact = exact_gradient(policy, ref, reward, beta, direction, level, entropy_coef)
+    torch.testing.assert_close(sampled, exact, rtol=1e-9, atol=1e-12)
+
+    # Controls: another beta, level, direction and entropy coefficient each have another gradient.
+    other_level = "token" if level == "sequence" else "sequence"
+    other_direction = "forward" if direction == "reverse" else "reverse"
+    for wrong in (
+        exact_gradient(policy, ref, reward, 2 * beta, direction, level, entropy_coef),
+        exact_gradient(policy, ref, reward, beta, direction, other_level, entropy_coef),
+        exact_gradient(policy, ref, reward, beta, other_direction, level, entropy_coef),
+        exact_gradient(policy, ref, reward, beta, direction, level, entropy_coef + 0.2),
+    ):
+        assert not torch.allclose(sampled, wrong, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("placement", ["reward", "loss"])
+@pytest.mark.parametrize("level", ["sequence", "token"])
+def test_centring_scales_what_is_in_the_reward_by_one_less_in_n(level: str, placement: str) -> None:
+    """So with the KL outside the baselined reward, the effective beta is n/(n-1) of the stated one."""
+    policy, ref, reward, beta = conditionals(1).requires_grad_(), conditionals(2), random_logits(15, seed=3), 0.4
+    objective = Objective(direction="reverse", placement=placement, level=level, advantage=ADVANTAGES["centred"])
+    effective = beta if (placement, level) == ("reward", "sequence") else 2 * beta
+    exact = exact_gradient(policy, ref, reward, effective, "reverse", level, 0.0) / 2
+    sampled = sampled_gradient(objective, policy, ref, reward, beta)
+    torch.testing.assert_close(sampled, exact, rtol=1e-9, atol=1e-12)
+    wrong = exact_gradient(policy, ref, reward, 3 * beta - effective, "reverse", level, 0.0) / 2
+    assert not torch.allclose(sampled, wrong, rtol=1e-3)  # control
+
+
+def test_the_cap_on_forward_weights_reaches_the_loss() -> None:
+    policy, ref = conditionals(1).requires_grad_(), conditionals(2)
+    reward, beta = random_logits(15, seed=3), 0.4
+    exact = exact_gradient(policy, ref, reward, beta, "forward", "sequence", 0.0)
+    for cap, unbiased in ((50.0, True), (0.5, False)):
+        objective = Objective(direction="forward", max_log_weight=cap)
+        sampled = sampled_gradient(objective, policy, ref, reward, beta)
+        assert torch.allclose(sampled, exact, rtol=1e-9, atol=1e-12) == unbiased
+
+
+# --- sequences of several lengths: what keeps MARA uniform and what does not -----------------------------
+
+GOOD = torch.tensor([(s[0] == 1) for s in SEQUENCES.tokens.tolist()])  # completions of one, two and three tokens
+GOOD[SEQUENCES.tokens.tolist().index([0, 0, 0])] = True
+
+
+def conditionals_of(chance: Tensor) -> Tensor:
+    """[P, V] logits of the table whose completions have these probabilities."""
+    mass = torch.zeros(len(SEQUENCES.prefix_of), VOCABULARY, dtype=torch.float64)
+    for row, tokens, mask, p in zip(SEQUENCES.row, SEQUENCES.tokens, SEQUENCES.mask, chance, strict=True):
+        mass.index_put_((row[mask], tokens[mask]), p, accumulate=True)
+    return (mass / mass.sum(-1, keepdim=True).clamp_min(1e-300)).clamp_min(1e-300).log()
+
+
+def share_of_good(objective: Objective, ref: Tensor, beta: float, steps: int) -> Tensor:
+    """Where the expected natural gradient leads from the uniform policy, with the anchor over all outcomes."""
+    policy = torch.zeros(len(SEQUENCES.prefix_of), VOCABULARY, dtype=torch.float64)
+    reward = GOOD.double()
+    for _ in range(steps):
+        policy = policy.detach().requires_grad_()
+        gradient = sampled_gradient(objective, policy, ref, reward, beta)
+        reached = SEQUENCES.prefix_probability(policy.detach()).unsqueeze(-1)
+        step = -0.5 / beta * gradient / (reached * policy.detach().softmax(-1)).clamp_min(1e-200)
+        policy = (policy.detach() + step.clamp(-0.5, 0.5)).log_softmax(-1)
+    return SEQUENCES.seq_logp(policy.detach()).exp()[GOOD]
+
+
+def anchored_over_all(ref: Tensor) -> Any:
+    best = float(SEQUENCES.seq_logp(ref)[GOOD].max())
+
+    def transform(reward: Tensor, ref_seq_logp: Tensor, *, beta: float, valid: Tensor | None = None) -> Transformed:
+        return Transformed(torch.where(reward >= 1, 1 + beta * (best - ref_seq_logp), reward), ref_seq_logp)
+
+    return transform
+
+
+@pytest.mark.parametrize(
+    ("options", "uniform"),
+    [
+        ({}, True),
+        ({"placement": "loss"}, True),
+        ({"placement": "loss", "gamma": 0.7}, False),
+        ({"placement": "loss", "length_normalised": True}, False),
+        ({"level": "token"}, False),
+    ],
+)
+def test_mara_is_uniform_over_completions_of_any_length_for_sequence_sums_only(options: dict, uniform: bool) -> None:
+    """A discount or a division by length shrinks the reward's pull on some completions and not the KL term's."""
+    ref, beta = conditionals(2), 0.2
+    assert sorted(SEQUENCES.mask[GOOD].sum(-1).unique().tolist()) == [1, 2, 3]
+    objective = Objective(direction="reverse", transform=anchored_over_all(ref), **options)
+    shares = share_of_good(objective, ref, beta, steps=150)
+    spread = float((shares / shares.mean() - 1).abs().max())
+    assert float(shares.sum()) > 0.7
+    assert spread < 1e-4 if uniform else spread > 0.1
+
+
+@pytest.mark.parametrize("weighing", [{"gamma": 0.7}, {"length_normalised": True}])
+def test_with_the_kl_in_the_baselined_reward_the_target_stays_a_fixed_point(weighing: dict) -> None:
+    """There the shaped reward is the same for every completion: all advantages are 0, whatever multiplies them."""
+    ref, beta = conditionals(2), 0.2
+    ref_seq_logp = SEQUENCES.seq_logp(ref)
+    augmented = augment_reward(GOOD.double(), ref_seq_logp, beta=beta, threshold=1.0)
+    target = conditionals_of((ref_seq_logp + augmented / beta).softmax(-1)).requires_grad_()
+
+    def largest(**options: Any) -> float:
+        objective = Objective(**{"direction": "reverse", "transform": anchored_over_all(ref), **weighing, **options})
+        return float(sampled_gradient(objective, target, ref, GOOD.double(), beta).abs().max())
+
+    assert largest() < 1e-12
+    # Controls: without a baseline, with the KL in the loss, and without MARA it is none.
+    assert largest(advantage=ADVANTAGES["no_baseline"]) > 1e-2
+    assert largest(placement="loss") > 1e-3
+    assert largest(transform=Objective.transform) > 1e-3
+
+
+# --- valid, complete, ties -------------------------------------------------------------------------------
+
+OBJECTIVES = {
+    f"{d}-{p}-{level}-{t}": Objective(
+        direction=d,
+        placement=p,
+        level=level,
+        alpha=ALPHA if d == "alpha" else None,
+        entropy_coef=0.1,
+        transform=partial(mara, threshold=0.5, direction=d, level=level) if t == "mara" else Objective.transform,
+        threshold=make_threshold("constant", 0.5) if t == "mara" else None,
+    )
+    for (d, p), level, t in itertools.product(LEGAL, ("sequence", "token"), ("identity", "mara"))
+    if t == "identity" or d == "reverse" or (d == "forward" and level == "sequence")
+}
+
+
+def batch(seed: int = 0) -> dict[str, Tensor]:
+    """Two groups of five completions of up to three tokens."""
+    mask = torch.arange(LENGTH) < 1 + torch.arange(10).reshape(2, 5, 1) % LENGTH
+    return {
+        "reward": torch.tensor([[1.0, 0.0, 1.0, 0.6, 0.2], [0.0, 1.0, 0.9, 0.1, 1.0]]).double(),
+        "policy_logp": -random_logits(2, 5, LENGTH, seed=seed).abs(),
+        "ref_logp": -random_logits(2, 5, LENGTH, seed=seed + 1).abs(),
+        "mask": mask,
+    }
+
+
+def loss_and_gradient(objective: Objective, inputs: dict[str, Tensor], **options: Tensor):
+    policy_logp = inputs["policy_logp"].clone().requires_grad_()
+    loss, logged = objective.loss(**{**inputs, "policy_logp": policy_logp}, beta=0.3, **options)
+    return loss.detach(), torch.autograd.grad(loss, policy_logp)[0], logged
+
+
+@pytest.mark.parametrize("garbage", [2.0, NAN, INF, -INF])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_an_invalid_sample_is_as_if_it_were_not_there(name: str, garbage: float) -> None:
+    """Loss, gradient and every logged figure equal those of the group without it, whatever it holds."""
+    inputs = batch()
+    valid = torch.tensor([True, True, False, True, True]).expand(2, 5)
+    without = {key: value[:, valid[0]] for key, value in inputs.items()}
+    expected, expected_gradient, expected_log = loss_and_gradient(OBJECTIVES[name], without)
+    held = dict(inputs)
+    held["reward"] = inputs["reward"].masked_fill(~valid, garbage)
+    for key in ("policy_logp", "ref_logp"):
+        held[key] = inputs[key].masked_fill(~valid.unsqueeze(-1), garbage)
+    loss, gradient, logged = loss_and_gradient(OBJECTIVES[name], held, valid=valid)
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(gradient[:, valid[0]], expected_gradient, rtol=1e-12, atol=1e-13)
+    assert bool((gradient[:, ~valid[0]] == 0).all())
+    assert logged.keys() == expected_log.keys()
+    for key, value in logged.items():
+        torch.testing.assert_close(value, expected_log[key], rtol=1e-12, atol=1e-13, msg=key)
+    everything, _, _ = loss_and_gradient(OBJECTIVES[name], inputs)  # control
+    assert not torch.allclose(everything, expected)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_groups_with_no_or_one_valid_sample_change_nothing_else(name: str) -> None:
+    objective, inputs = OBJECTIVES[name], batch()
+    valid = torch.tensor([[True] * 5, [False] * 5])
+    alone = {key: value[:1] for key, value in inputs.items()}
+    expected, expected_gradient, _ = loss_and_gradient(objective, alone)
+    loss, gradient, _ = loss_and_gradient(objective, inputs, valid=valid)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(gradient[:1], expected_gradient)
+    assert bool((gradient[1] == 0).all())
+
+    valid = torch.tensor([[True, False, False, False, False]] * 2)
+    _, gradient, _ = loss_and_gradient(objective, inputs, valid=valid)
+    assert bool((gradient[:, 1:] == 0).all()) and bool(gradient.isfinite().all())
+    in_baseline = (objective.placement, objective.level) == ("reward", "sequence")
+    assert bool((gradient == 0).all()) == in_baseline  # a lone sample has no advantage; a KL outside it stays
+
+    none = torch.zeros(2, 5, dtype=torch.bool)
+    loss, gradient, logged = loss_and_gradient(objective, inputs, valid=none)
+    assert float(loss) == 0 and bool((gradient == 0).all())
+    assert all(not bool(value.isnan()) for value in logged.values())
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("key", ["reward", "policy_logp", "ref_logp"])
+def test_nan_where_it_counts_is_an_error_that_names_it(name: str, key: str) -> None:
+    inputs = batch()
+    inputs[key] = inputs[key].clone()
+    inputs[key][1, 2] = NAN
+    with pytest.raises(ValueError, match=rf"{key} is NaN at \[1, 2\]"):
+        loss_and_gradient(OBJECTIVES[name], inputs)
+    valid = torch.ones(2, 5, dtype=torch.bool)
+    valid[1, 2] = False
+    loss_and_gradient(OBJECTIVES[name], inputs, valid=valid)  # control: marked as invalid
+
+
+def test_shapes_are_checked() -> None:
+    inputs = batch()
+    for key, value in (("reward", inputs["reward"][:, :4]), ("mask", inputs["mask"][:1])):
+        with pytest.raises(ValueError, match="shapes must match"):
+            loss_and_gradient(OBJECTIVES["reverse-reward-sequence-mara"], {**inputs, key: value})
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_tied_rewards_leave_the_kl_term(name: str) -> None:
+    inputs = batch()
+    for tied in (0.0, 1.0):  # none good, all good
+        inputs["reward"] = torch.full((2, 5), tied).double()
+        _, gradient, _ = loss_and_gradient(OBJECTIVES[name], inputs)
+        assert float(gradient.abs().max()) > 1e-3
+    if OBJECTIVES[name].placement == "reward" and OBJECTIVES[name].level == "sequence":
+        quiet = Objective(direction="reverse")
+        at_reference = {**inputs, "ref_logp": inputs["policy_logp"]}
+        assert float(loss_and_gradient(quiet, at_reference)[1].abs().max()) == 0  # control: nothing pulls there
+
+
+def test_tied_anchors_give_the_same_gradient_in_any_order() -> None:
+    inputs = batch()
+    inputs["ref_logp"] = torch.full((2, 5, LENGTH), -1.0).double()
+    inputs["mask"] = torch.ones(2, 5, LENGTH, dtype=torch.bool)
+    order = torch.tensor([3, 1, 4, 0, 2])
+    shuffled = {key: value[:, order] for key, value in inputs.items()}
+    for name in ("reverse-reward-sequence-mara", "forward-reward-sequence-mara"):
+        _, gradient, _ = loss_and_gradient(OBJECTIVES[name], inputs)
+        _, moved, _ = loss_and_gradient(OBJECTIVES[name], shuffled)
+        torch.testing.assert_close(moved, gradient[:, order])
+        assert not torch.allclose(moved, gradient)  # control
+
+
+def test_truncated_completions_keep_their_reward_and_their_place_and_are_never_good() -> None:
+    objective = OBJECTIVES["reverse-reward-sequence-mara"]
+    inputs = batch()
+    complete = torch.ones(2, 5, dtype=torch.bool)
+    complete[0, 2] = complete[1, 4] = False
+    _, gradient, logged = loss_and_gradient(objective, inputs, complete=complete)
+
+    # By hand: Algorithm 1 among the complete ones, leave-one-out over all.
+    ref = torch.where(inputs["mask"], inputs["ref_logp"], 0.0).sum(-1)
+    policy = torch.where(inputs["mask"], inputs["policy_logp"], 0.0).sum(-1)
+    augmented = augment_reward(inputs["reward"], ref, beta=0.3, threshold=0.5, valid=complete)
+    assert torch.equal(augmented[~complete], inputs["reward"][~complete])
+    shaped = augmented - 0.3 * (policy - ref) - 0.1 * policy
+    advantage = (shaped - shaped.mean(-1, keepdim=True)) * 5 / 4
+    expected = torch.where(inputs["mask"], -advantage.unsqueeze(-1) / 10, 0.0)
+    torch.testing.assert_close(gradient, expected)
+    good = (inputs["reward"] >= 0.5) & complete
+    assert float(logged["mara/good_share"]) == pytest.approx(float(good.double().mean()))
+
+    # Controls: dropping them (valid) and treating them as complete are two other things.
+    _, dropped, _ = loss_and_gradient(objective, inputs, valid=complete)
+    _, as_complete, _ = loss_and_gradient(objective, inputs)
+    assert not torch.allclose(dropped, gradient) and not torch.allclose(as_complete, gradient)
+    assert bool((dropped[~complete] == 0).all()) and bool((gradient[~complete][:, 0] != 0).all())
+    # Both at once: what is dropped counts nowhere, what is truncated counts in the baseline.
+    valid = torch.ones(2, 5, dtype=torch.bool)
+    valid[:, 0] = False
+    _, both, _ = loss_and_gradient(objective, inputs, complete=complete, valid=valid)
+    rest = {key: value[:, 1:] for key, value in inputs.items()}
+    _, expected, _ = loss_and_gradient(objective, rest, complete=complete[:, 1:])
+    torch.testing.assert_close(both[:, 1:], expected)
+
+
+# --- what is logged --------------------------------------------------------------------------------------
+
+
+def test_logged_figures_are_those_of_the_batch() -> None:
+    inputs = batch()
+    policy, ref = (torch.where(inputs["mask"], inputs[key], 0.0).sum(-1) for key in ("policy_logp", "ref_logp"))
+    _, _, logged = loss_and_gradient(OBJECTIVES["reverse-reward-sequence-mara"], inputs)
+    augmented = augment_reward(inputs["reward"], ref, beta=0.3, threshold=0.5)
+    expected = {
+        "reward/raw": inputs["reward"].mean(),
+        "reward/augmented": augmented.mean(),
+        "kl/reverse_nats": (policy - ref).mean(),
+        "policy/entropy_nats": -policy.mean(),
+        "mara/good_share": (inputs["reward"] >= 0.5).double().mean(),
+    }
+    for key, value in expected.items():
+        torch.testing.assert_close(logged[key], value, msg=key)
+    assert float(logged["reward/augmented"]) > float(logged["reward/raw"])  # control: two figures
+    assert all(value.dim() == 0 and not value.requires_grad for value in logged.values())
+    _, _, vanilla = loss_and_gradient(OBJECTIVES["reverse-reward-sequence-identity"], inputs)
+    assert "mara/good_share" not in vanilla and float(vanilla["reward/augmented"]) == float(vanilla["reward/raw"])
+
+
+def test_forward_weights_are_logged() -> None:
+    inputs = batch()
+    policy, ref = (torch.where(inputs["mask"], inputs[key], 0.0).sum(-1) for key in ("policy_logp", "ref_logp"))
+    _, _, logged = loss_and_gradient(Objective(direction="forward", max_log_weight=0.5), inputs)
+    weight = (ref - policy).exp()
+    size = (weight.sum(-1).square() / weight.square().sum(-1)).mean()
+    torch.testing.assert_close(logged["weight/effective_sample_size"], size)
+    torch.testing.assert_close(logged["weight/max"], weight.max())
+    torch.testing.assert_close(logged["weight/capped_share"], (ref - policy > 0.5).double().mean())
+    assert 0 < float(logged["weight/capped_share"]) < 1
+    _, _, free = loss_and_gradient(Objective(direction="forward"), inputs)
+    assert float(free["weight/capped_share"]) == 0  # control
+
+
+def test_groups_that_mara_leaves_alone_are_counted() -> None:
+    objective = make_objective(
+        transform="mara",
+        transform_options={"threshold": {"kind": "quantile", "value": 0.5}},
+        advantage="leave_one_out",
+        direction="reverse",
+    )
+    inputs = batch()
+    _, _, logged = loss_and_gradient(objective, inputs)
+    assert int(logged["mara/tied_groups"]) == int(logged["mara/unchanged_groups"]) == 0  # control
+    inputs["reward"][1] = 0.7
+    _, _, logged = loss_and_gradient(objective, inputs)
+    assert int(logged["mara/tied_groups"]) == int(logged["mara/unchanged_groups"]) == 1
+
+
+# --- by name: what is made and what is refused -----------------------------------------------------------
+
+CONSTANT = {"threshold": {"kind": "constant", "value": 0.5}}
+
+
+def made(**options: Any) -> Objective:
+    defaults = {
+        "transform": "mara",
+        "transform_options": CONSTANT,
+        "advantage": "leave_one_out",
+        "direction": "reverse",
+    }
+    return make_objective(**{**defaults, **options})
+
+
+@pytest.mark.parametrize("direction", ["reverse", "forward"])
+def test_make_objective_gives_the_objective_of_its_parts(direction: str) -> None:
+    inputs = batch()
+    by_name = made(direction=direction, entropy_coef=0.1)
+    by_hand = OBJECTIVES[f"{direction}-reward-sequence-mara"]
+    torch.testing.assert_close(loss_and_gradient(by_name, inputs), loss_and_gradient(by_hand, inputs))
+    other = made(direction=direction, entropy_coef=0.1, advantage="centred")  # control
+    assert not torch.allclose(loss_and_gradient(other, inputs)[1], loss_and_gradient(by_hand, inputs)[1])
+    vanilla = made(transform="identity", transform_options={}, direction=direction)
+    assert vanilla.threshold is None
+
+
+def test_thresholds_by_kind() -> None:
+    reward = torch.tensor([[0.0, 1.0, 2.0]])
+    assert make_threshold("constant", 0.8)(reward, None) == 0.8
+    assert make_threshold("quantile", 0.75)(reward, None).tolist() == [[1.5]]
+    assert make_threshold("quantile", 0.75, floor=1.7)(reward, None).tolist() == [[pytest.approx(1.7)]]
+    with pytest.raises(ValueError, match="constant or quantile, got 'rank'"):
+        make_threshold("rank", 0.8)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"length_normalised": True}, "effective beta depend on length.*use length_normalised=false"),
+        ({"gamma": 0.99}, "effective beta depend on length.*use gamma=1, got 0.99"),
+        (
+            {"advantage": "group_normalised", "placement": "loss"},
+            "rarest good.*use placement=reward.*or leave_one_out",
+        ),
+        ({"advantage": "group_normalised", "level": "token"}, "rarest good.*use placement=reward and level=sequence"),
+        ({"direction": "forward", "level": "token"}, "needs level=sequence"),
+        ({"transform_options": {**CONSTANT, "algorithm": 2}, "level": "token"}, "needs level=sequence"),
+        ({"direction": "jensen_shannon"}, "reverse and forward KL"),
+        ({"placement": "exact"}, "needs all outcomes: use reward or loss"),
+        ({"placement": "k3"}, "placement must be one of"),
+        ({"transform": "identity", "direction": "sideways"}, "direction must be one of"),
+        ({"level": "word"}, "level must be sequence or token, got 'word'"),
+        ({"transform": "maar"}, r"transform must be one of \['identity', 'mara'\], got 'maar'"),
+        ({"advantage": "gae"}, "advantage must be one of .* got 'gae'"),
+        (
+            {"transform": "identity", "length_normalised": True, "level": "token"},
+            "use placement=loss or level=sequence",
+        ),
+        ({"transform": "identity", "direction": "jensen_shannon", "placement": "loss"}, "jensen_shannon_reward"),
+    ],
+)
+def test_what_breaks_the_mathematics_is_refused_with_the_way_out(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        made(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"advantage": "group_normalised"},
+        {"placement": "loss"},
+        {"direction": "forward"},
+        {"transform": "identity", "length_normalised": True},
+        {"transform": "identity", "gamma": 0.9},
+        {"transform": "identity", "advantage": "group_normalised", "placement": "loss"},
+        {"transform": "identity", "length_normalised": True, "level": "token", "placement": "loss"},
+    ],
+)
+def test_the_ways_out_are_accepted(options: dict) -> None:
+    made(**options)
+
+
+def test_mara_without_a_kl_term_is_refused() -> None:
+    inputs = batch()
+    with pytest.raises(ValueError, match=r"finite beta > 0, got 0.*use identity"):
+        made().loss(**inputs, beta=0.0)
+    made(transform="identity", transform_options={}).loss(**inputs, beta=0.0)  # control
+
+
+def test_random_logp_is_a_distribution() -> None:
+    """The helper that every enumeration rests on: chances of all completions and of all groups sum to one."""
+    policy = conditionals(1)
+    assert abs(float(SEQUENCES.seq_logp(policy).exp().sum()) - 1) < 1e-14
+    for size in (1, 2, 5):
+        members, log_orders = all_groups(4, size)
+        logp = random_logp(4, seed=1)
+        assert abs(float((log_orders + logp[members].sum(-1)).exp().sum()) - 1) < 1e-13
+    # Multisets with their number of orders are the ordered groups.
+    ordered = torch.tensor(list(itertools.product(range(4), repeat=3)))
+    members, log_orders = all_groups(4, 3)
+    first = float((logp[ordered].sum(-1).exp() * (ordered == 2).sum(-1)).sum())
+    second = float(((log_orders + logp[members].sum(-1)).exp() * (members == 2).sum(-1)).sum())
+    assert abs(first - second) < 1e-13 and abs(first - 3 * float(logp[2].exp())) < 1e-13
+    assert abs(float(logp[members].sum(-1).exp().sum()) - 1) > 0.1  # control: without the orders
+    back = conditionals_of(SEQUENCES.seq_logp(policy).exp())
+    torch.testing.assert_close(back.log_softmax(-1), policy.log_softmax(-1))
