@@ -55,7 +55,22 @@ def load_models(config: ModelConfig) -> Models:
     reference.requires_grad_(False)
     for model in (policy, reference):
         torch.nn.Module.to(model, device).eval()
+    _check_head(reference, name)
     return Models(policy, reference, tokenizer, eos_ids, pad)
+
+
+@torch.no_grad()
+def _check_head(model: PreTrainedModel, name: str) -> None:
+    """Refuse a model that does more to its logits than multiply by the output embedding (capping, scaling)."""
+    probe = torch.arange(4, device=model.device).unsqueeze(0)
+    logits = model(input_ids=probe, use_cache=False).logits
+    head = model.get_output_embeddings()
+    plain = head(model.get_decoder()(input_ids=probe, use_cache=False).last_hidden_state)
+    if getattr(head, "bias", None) is not None or not torch.equal(plain, logits):
+        raise ConfigError(
+            f"model.name_or_path: must be a model whose logits are its last hidden states times an output embedding, "
+            f"found {name} ({type(model).__name__}), which caps, scales or shifts them"
+        )
 
 
 def _device(name: str) -> torch.device:

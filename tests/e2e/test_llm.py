@@ -1,0 +1,107 @@
+"""The commands a user types, with the shipped defaults."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def mara(*arguments, folder=ROOT, status=0):
+    """Run python -m llm from a folder; returns its standard output."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
+    command = [sys.executable, "-m", "llm", *map(str, arguments)]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=800)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """One tiny model for the session, also where no cache is configured."""
+    os.environ.setdefault("MARA_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.mark.slow
+def test_the_demo_collapses_without_mara_and_balances_with_it(tmp_path):
+    out = mara(
+        *("-m", "experiment=one_two", "objective.direction=reverse,forward", "transform=identity,mara"),
+        f"hydra.sweep.dir={tmp_path}",
+    )
+    runs = {}
+    for number in range(4):
+        folder = tmp_path / str(number)
+        names = {path.name for path in folder.iterdir()} - {"code.patch"}
+        files = {"config.yaml", "overrides.yaml", "run.json", "summary.json", "figure.png", "policy"}
+        assert names == files | {f"{name}.jsonl" for name in ("metrics", "timings", "samples")}
+        overrides = (folder / "overrides.yaml").read_text()
+        runs[tuple(re.findall(r"(?:direction|transform)=(\w+)", overrides))] = folder
+    assert set(runs) == {(d, t) for d in ("reverse", "forward") for t in ("identity", "mara")}
+    for (_, transform), folder in runs.items():
+        summary = json.loads((folder / "summary.json").read_text())
+        shares = sorted((summary["share/1"], summary["share/2"]))
+        rarer = shares[0] / summary["correct"]
+        assert summary["correct"] >= 0.95
+        assert (0.4 <= rarer) if transform == "mara" else (rarer <= 0.2)
+        # Eq. 7 beside what is observed: the reference's ratio without MARA, none with it.
+        assert summary["predicted_log_ratio"] == pytest.approx(0.0 if transform == "mara" else 1.95, abs=0.1)
+        assert abs(summary["observed_log_ratio"] - summary["predicted_log_ratio"]) < 0.8
+        last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+        assert last["step"] == 119 and last["mara/good_share"] > 0.9
+        if folder is runs["forward", "mara"]:
+            assert last["weight/effective_sample_size"] > 30 and last["weight/capped_share"] == 0
+    assert out.count("warning: collapse") == 2
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
+    assert "forward, mara" in out
+
+
+@pytest.mark.slow
+def test_the_same_command_twice_is_bit_identical_and_another_seed_is_not(tmp_path):
+    options = ("transform=mara", "objective.direction=forward", "steps=4", "evaluation_completions=64")
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        mara(*options, f"seed={seed}", f"hydra.run.dir={tmp_path / name}")
+    contents = {
+        name: [(tmp_path / name / f"{f}.jsonl").read_bytes() for f in ("metrics", "samples")] for name in "abc"
+    }
+    assert contents["a"] == contents["b"]
+    assert contents["a"] != contents["c"]
+    weights = [(tmp_path / name / "policy" / "model.safetensors").read_bytes() for name in "ab"]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.slow
+def test_a_trained_policy_takes_the_same_path_as_any_model(tmp_path):
+    options = ("steps=2", "evaluation_completions=64", "transform=mara")
+    mara(*options, f"hydra.run.dir={tmp_path / 'first'}")
+    policy = tmp_path / "first" / "policy"
+    mara(
+        *options, f"model.name_or_path={policy}", "advantage=group_normalised", f"hydra.run.dir={tmp_path / 'second'}"
+    )
+    first, second = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("first", "second"))
+    trained = {key: value for key, value in first.items() if key.startswith("share/") or key == "correct"}
+    assert {key: second["base"][key] for key in trained} == trained  # the second run's base is the first run's policy
+
+
+@pytest.mark.slow
+def test_adaptive_beta_moves_towards_its_budget(tmp_path):
+    mara("beta_schedule=adaptive", "beta_schedule.kl_target=5", "steps=4", f"hydra.run.dir={tmp_path / 'run'}")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["beta"] for row in rows] == pytest.approx([0.03 * 0.98**i for i in range(4)])  # KL far below it
+
+
+@pytest.mark.slow
+def test_the_guide_to_your_own_task(tmp_path):
+    guide = (ROOT / "docs" / "own_task.md").read_text()
+    (code,) = re.findall(r"```python\n# bare\.py\n(.*?)```", guide, re.DOTALL)
+    (command,) = re.findall(r"```sh\npython -m llm (.*?)\n```", guide)
+    assert len(code.strip().splitlines()) <= 20
+    (tmp_path / "bare.py").write_text(code)
+    mara(*command.split(), "hydra.run.dir=run", folder=tmp_path)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["base"]["correct"] < 0.12 and summary["correct"] > 0.95
+    assert 0.4 < summary["share/1"] < 0.6 and 0.4 < summary["share/2"] < 0.6

@@ -1,0 +1,64 @@
+import pytest
+import torch
+
+from llm.logp import completion_logp
+from llm.prompts import Prompts, encode_chats, pad_completions
+
+
+def plain_logp(model, prompts, tokens, mask):
+    """Each prompt and completion read as one unpadded sequence, all logits at once."""
+    group = len(tokens) // len(prompts.ids)
+    rows = []
+    for row in range(len(tokens)):
+        prompt = prompts.ids[row // group][prompts.mask[row // group]]
+        completion = tokens[row][mask[row]]
+        logits = model(input_ids=torch.cat([prompt, completion]).unsqueeze(0), use_cache=False).logits[0]
+        logp = logits.log_softmax(-1)[len(prompt) - 1 : -1].gather(-1, completion.unsqueeze(-1)).squeeze(-1)
+        rows.append(torch.nn.functional.pad(logp, (0, tokens.shape[1] - len(completion))))
+    return torch.stack(rows)
+
+
+@pytest.fixture
+def batch(tokenizer):
+    chats = [[{"role": "user", "content": text}] for text in ("hi", "a much longer question", "x y z")]
+    prompts = encode_chats(tokenizer, chats)
+    generator = torch.Generator().manual_seed(0)
+    lengths = [3, 1, 7, 2, 7, 5, 4, 6, 1]
+    rows = [torch.randint(200, (n,), generator=generator).tolist() for n in lengths]
+    return prompts, *pad_completions(rows, tokenizer.pad_token_id)
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "llama", "gpt2"])
+def test_the_shared_prompt_changes_neither_values_nor_gradients(build_model, tokenizer, batch, kind):
+    model = build_model(kind, len(tokenizer))
+    prompts, tokens, mask = batch
+    weight = torch.randn(mask.shape, generator=torch.Generator().manual_seed(1)) * mask
+
+    ours = completion_logp(model, prompts, tokens, mask, chunk=5)
+    grad = torch.autograd.grad((ours * weight).sum(), list(model.parameters()))
+    plain = plain_logp(model, prompts, tokens, mask)
+    plain_grad = torch.autograd.grad((plain * weight).sum(), list(model.parameters()))
+
+    assert (ours - plain).abs().max() < 1e-5 * plain.abs().max()
+    scale = max(g.abs().max() for g in plain_grad)
+    assert max((a - b).abs().max() for a, b in zip(grad, plain_grad, strict=True)) < 1e-5 * scale
+    assert bool((ours[~mask] == 0).all())
+    # Control: with the prompts in another order the same completions are scored differently.
+    swapped = Prompts(prompts.ids.flip(0), prompts.mask.flip(0))
+    assert (completion_logp(model, swapped, tokens, mask) - plain).abs().max() > 1e-2
+
+
+def test_what_is_masked_changes_nothing(random_model, batch):
+    prompts, tokens, mask = batch
+    other = tokens.masked_fill(~mask, 7)
+    a, b = (completion_logp(random_model, prompts, some, mask) for some in (tokens, other))
+    torch.testing.assert_close(a, b)
+    assert not torch.equal(tokens, other)
+
+
+def test_prompts_are_left_padded_and_read_through_the_template(tokenizer):
+    chats = [[{"role": "user", "content": text}] for text in ("hi", "hello")]
+    prompts = encode_chats(tokenizer, chats)
+    assert prompts.mask[:, -1].all() and prompts.mask.sum(-1).diff().item() == 3
+    text = tokenizer.decode(prompts.ids[0][prompts.mask[0]])
+    assert text == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"

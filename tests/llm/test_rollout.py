@@ -1,0 +1,79 @@
+import torch
+
+from llm.logp import completion_logp
+from llm.prompts import Prompts, encode_chats
+from llm.rollout import Rollout, inverse_cdf, sample
+
+
+def test_inverse_cdf_draws_each_outcome_as_often_as_its_probability():
+    logits = torch.tensor([0.3, -1.0, 2.0, -50.0, 0.0])
+    n = 200_000
+    uniform = (torch.arange(n, dtype=torch.float64) + 0.5) / n  # every quantile once
+    drawn = inverse_cdf(logits.expand(n, -1), uniform)
+    share = torch.bincount(drawn, minlength=5) / n
+    torch.testing.assert_close(share, logits.softmax(-1), atol=2 / n, rtol=0)
+    # Control: the shares of other logits are not these.
+    assert (share - (2 * logits).softmax(-1)).abs().max() > 0.1
+
+
+def test_inverse_cdf_stays_in_range_and_off_impossible_outcomes():
+    logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]]).expand(3, -1)
+    edge = torch.tensor([0.0, 0.5, 1 - 2**-53], dtype=torch.float64)
+    assert inverse_cdf(logits, edge).tolist() == [1, 3, 3]
+
+
+@torch.no_grad()
+def test_what_is_sampled_is_what_is_scored(build_model):
+    """All two-token completions of an 8-token vocabulary: frequency on a grid of uniforms against exp(logp)."""
+    model = build_model("qwen3", 8)
+    for parameter in model.parameters():
+        parameter.mul_(0.5)
+    prompts = Prompts(torch.tensor([[3, 4, 5]]), torch.ones(1, 3, dtype=torch.bool))
+    n = 96
+    grid = (torch.arange(n, dtype=torch.float64) + 0.5) / n
+    uniforms = torch.cartesian_prod(grid, grid)
+    eos = torch.tensor([1])
+    rollout = sample(model, prompts, uniforms, group_size=len(uniforms), eos_ids=eos, pad_id=2)
+    outcomes, counts = torch.unique(torch.cat([rollout.tokens, rollout.mask.long()], -1), dim=0, return_counts=True)
+    tokens, mask = outcomes[:, :2], outcomes[:, 2:].bool()
+    logp = completion_logp(model, prompts, tokens, mask).sum(-1)
+    frequency = counts / len(uniforms)
+    assert (frequency - logp.exp()).abs().max() < 2.5 / n
+    assert abs(logp.exp().sum().item() - 1) < 0.02  # they are all outcomes
+    # Control: scored at temperature 2 they would not agree.
+    assert (frequency - (logp / 2).softmax(-1)).abs().max() > 5 / n
+
+
+def test_a_completion_depends_on_its_own_uniforms_alone(random_model, tokenizer):
+    chats = [[{"role": "user", "content": text}] for text in ("hi", "a longer one")]
+    eos, pad = torch.tensor([tokenizer.eos_token_id]), tokenizer.pad_token_id
+    uniforms = torch.rand(6, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    both = sample(random_model, encode_chats(tokenizer, chats), uniforms, group_size=3, eos_ids=eos, pad_id=pad)
+    order = [2, 0, 1]
+    alone = encode_chats(tokenizer, chats[1:])
+    shuffled = sample(random_model, alone, uniforms[3:][order], group_size=3, eos_ids=eos, pad_id=pad)
+    width = shuffled.tokens.shape[1]
+    assert torch.equal(shuffled.tokens, both.tokens[3:][order][:, :width])
+    assert not torch.equal(both.tokens[3], both.tokens[4])  # control: other uniforms, another completion
+
+
+def test_completions_end_at_eos_or_at_the_limit(random_model, tokenizer):
+    prompts = encode_chats(tokenizer, [[{"role": "user", "content": "hi"}]])
+    uniforms = torch.rand(64, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    first = sample(random_model, prompts, uniforms, group_size=64, eos_ids=torch.tensor([-1]), pad_id=0)
+    assert not first.complete.any() and first.mask.all()
+    eos = torch.unique(first.tokens[:, 1])[:40]  # tokens that do occur
+    rollout = sample(random_model, prompts, uniforms, group_size=64, eos_ids=eos, pad_id=0)
+    assert rollout.complete.any() and not rollout.complete.all()
+    ends = torch.isin(rollout.tokens, eos) & rollout.mask
+    assert torch.equal(ends.any(-1), rollout.complete)
+    assert bool((ends.sum(-1) <= 1).all())
+    last = rollout.mask.sum(-1) - 1
+    assert bool(ends[torch.arange(64), last][rollout.complete].all())
+
+
+def test_texts_leave_special_tokens_out(tokenizer):
+    ids = [*tokenizer("<answer>1</answer>", add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    tokens = torch.tensor([ids])
+    rollout = Rollout(tokens, torch.ones_like(tokens, dtype=torch.bool), torch.tensor([True]))
+    assert rollout.texts(tokenizer) == ["<answer>1</answer>"]

@@ -1,0 +1,214 @@
+import copy
+import math
+
+import pytest
+import torch
+
+from conf.schema import ConfigError
+from core.objective import make_objective
+from core.sequence import masked_sum
+from launch.engine import make_engine
+from llm.diagnostics import CollapseWatch, answer_shares, mode_ratio
+from llm.logp import completion_logp
+from llm.models import load_models
+from llm.prompts import encode_chats
+from llm.rollout import sample
+from llm.tasks.base import Task, load_task
+from llm.tasks.one_two import OneTwo
+from llm.tiny import byte_tokenizer
+from llm.train import draw_batch, prompt_at, score, train_step
+
+SMALL = ("group_size=6", "prompts_per_step=3", "max_new_tokens=6", "steps=3", "threads=null")
+
+
+def one_step(models, task, config):
+    """A training step; returns what it reports and the policy's parameters after it."""
+    models = models._replace(policy=copy.deepcopy(models.policy))
+    engine = make_engine("torch", models.policy, config.optimizer, config.steps)
+    objective = make_objective(**config.objective_arguments())
+    batch = draw_batch(config, models, task, step=0)
+    result = train_step(models, engine, objective, task, batch, config.objective.beta, config)
+    return result, torch.cat([p.detach().flatten() for p in models.policy.parameters()])
+
+
+@pytest.mark.parametrize("direction", ["reverse", "forward"])
+@pytest.mark.parametrize("transform", ["identity", "mara"])
+def test_micro_batches_change_nothing(models, two_letters, make_config, direction, transform):
+    options = (*SMALL, f"objective.direction={direction}", f"transform={transform}", "objective.beta=.1")
+    whole, expected = one_step(models, two_letters.task, make_config(*options, "micro_batch=18"))
+    for size in (12, 6, 4):  # whole groups, one group, parts of a group
+        part, updated = one_step(models, two_letters.task, make_config(*options, f"micro_batch={size}"))
+        assert part.texts == whole.texts
+        torch.testing.assert_close(updated, expected, atol=2e-6, rtol=0)
+    before = torch.cat([p.detach().flatten() for p in models.reference.parameters()])
+    assert (expected - before).abs().max() > 1e-4  # control: the step did something
+
+
+def test_the_step_follows_the_gradient_of_the_objective(models, two_letters, make_config):
+    """The engine receives the gradient that autograd gives on the same completions, written out by hand."""
+    config = make_config(*SMALL, "transform=mara", "objective.beta=.1", "optimizer.max_grad_norm=null")
+    received = []
+
+    class Recorder:
+        module = models.policy
+
+        def backward(self, loss):
+            loss.backward()
+
+        def step(self):
+            received.append([p.grad.clone() for p in models.policy.parameters()])
+            return torch.tensor(0.0)
+
+    objective = make_objective(**config.objective_arguments())
+    batch = draw_batch(config, models, two_letters.task, step=0)
+    result = train_step(models, Recorder(), objective, two_letters.task, batch, 0.1, config)
+
+    ends = {"eos_ids": models.eos_ids, "pad_id": models.pad_id}
+    rollout = sample(models.policy, batch.prompts, batch.uniforms, group_size=6, **ends)
+    policy = completion_logp(models.policy, batch.prompts, rollout.tokens, rollout.mask)
+    with torch.no_grad():
+        reference = completion_logp(models.reference, batch.prompts, rollout.tokens, rollout.mask)
+    ref = masked_sum(reference, rollout.mask).view(3, 6)
+    pi = masked_sum(policy, rollout.mask).view(3, 6)
+    transformed = objective.transform(result.reward, ref, beta=0.1, valid=rollout.complete.view(3, 6)).reward
+    shaped = transformed - 0.1 * (pi.detach() - ref)
+    advantage = shaped - (shaped.sum(-1, keepdim=True) - shaped) / 5  # leave one out
+    expected = torch.autograd.grad(-(advantage * pi).mean(), list(models.policy.parameters()))
+    for ours, plain in zip(received[0], expected, strict=True):
+        torch.testing.assert_close(ours, plain, atol=1e-6, rtol=1e-4)
+
+
+def test_truncated_completions_keep_their_reward_or_do_not_count(models, two_letters, make_config):
+    keep, kept = one_step(models, two_letters.task, make_config(*SMALL, "truncated=keep"))
+    drop, dropped = one_step(models, two_letters.task, make_config(*SMALL, "truncated=drop"))
+    assert keep.metrics["truncated_share"] > 0
+    assert keep.texts == drop.texts
+    assert (kept - dropped).abs().max() > 1e-6
+
+
+def test_a_step_repeats_exactly_and_seed_zero_is_a_seed(models, two_letters, make_config):
+    runs = {seed: one_step(models, two_letters.task, make_config(*SMALL, f"seed={seed}")) for seed in (0, 1)}
+    again = one_step(models, two_letters.task, make_config(*SMALL, "seed=0"))
+    assert torch.equal(again[1], runs[0][1]) and again[0].texts == runs[0][0].texts
+    assert runs[0][0].texts != runs[1][0].texts
+
+
+def test_each_epoch_is_a_permutation_of_its_own():
+    epochs = [[prompt_at(0, 7, epoch * 7 + i) for i in range(7)] for epoch in range(3)]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
+    assert epochs[0] != epochs[1]
+    assert epochs[0] != [prompt_at(1, 7, i) for i in range(7)]
+
+
+def test_a_reward_that_is_not_finite_is_refused_with_its_completion():
+    class Bad(OneTwo):
+        def reward(self, prompt, completion):
+            return math.nan if completion == "b" else 1.0
+
+    assert score(Bad(), [[]], ["a", "a"], 2).tolist() == [[1.0, 1.0]]
+    with pytest.raises(ConfigError, match=r"finite, found nan for the completion 'b'"):
+        score(Bad(), [[]], ["a", "b"], 2)
+
+
+def test_mode_ratio_is_equation_seven_and_zero_under_mara():
+    reward = torch.tensor([[1.0, 1.0, 0.0, 1.0]])
+    ref, policy = torch.tensor([[-0.4, -2.3, -3.0, -0.4]]), torch.tensor([[-0.2, -2.0, -5.0, -0.2]])
+    texts, good = ["a", "b", "c", "a"], [True, True, False, True]
+    complete = torch.ones(1, 4, dtype=torch.bool)
+    common = {"advantage": "leave_one_out", "transform_options": {"threshold": {"kind": "constant", "value": 1.0}}}
+    for direction in ("reverse", "forward"):
+        vanilla = make_objective(transform="identity", direction=direction, **common)
+        mara = make_objective(transform="mara", direction=direction, **common)
+        ratios = [mode_ratio(o, 0.05, reward, policy, ref, complete, texts, good) for o in (vanilla, mara)]
+        assert [r["collapse/observed_log_ratio"] for r in ratios] == pytest.approx([1.8, 1.8])
+        assert [r["collapse/predicted_log_ratio"] for r in ratios] == pytest.approx([1.9, 0.0], abs=1e-6)
+    unequal = torch.tensor([[1.0, 0.9, 0.0, 1.0]])
+    reverse, forward = (make_objective(transform="identity", direction=d, **common) for d in ("reverse", "forward"))
+    arguments = (0.05, unequal, policy, ref, complete, texts, good)
+    assert mode_ratio(reverse, *arguments)["collapse/predicted_log_ratio"] == pytest.approx(1.9 + 0.1 / 0.05)
+    assert mode_ratio(forward, *arguments)["collapse/predicted_log_ratio"] is None
+    alone = mode_ratio(reverse, 0.05, reward, policy, ref, complete, texts, [True, False, False, True])
+    assert set(alone.values()) == {None}
+
+
+def test_answer_shares_count_all_completions():
+    task = OneTwo()
+    texts = ["<answer>1</answer>"] * 6 + ["<answer>2</answer>"] * 2 + ["1", "<answer>3</answer>"]
+    good = [task.reward([], text) >= 1 for text in texts]
+    shares = answer_shares(texts, good, task)
+    assert (shares["correct"], shares["share/1"], shares["share/2"]) == (0.8, 0.6, 0.2)
+    entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    assert shares["answers/entropy_nats"] == pytest.approx(entropy)
+    assert answer_shares(["1"], [False], task)["answers/entropy_nats"] is None
+
+
+def test_collapse_is_said_once_and_only_then():
+    def warnings(counts):
+        watch, task = CollapseWatch(), OneTwo()
+        texts = ["<answer>1</answer>"] * counts[0] + ["<answer>2</answer>"] * counts[1]
+        return [watch.update(texts, [True] * len(texts), task) for _ in range(40)]
+
+    collapsed = [w for w in warnings((19, 1)) if w]
+    assert len(collapsed) == 1 and "95%" in collapsed[0] and "'1'" in collapsed[0]
+    assert not any(warnings((12, 8)))  # both kept
+    assert not any(warnings((20, 0)))  # only one answer was ever seen: nothing to lose
+
+
+def test_tasks_are_found_by_name_or_import_path():
+    assert isinstance(load_task("one_two"), OneTwo)
+    assert isinstance(load_task("llm.tasks.one_two:OneTwo"), OneTwo)
+    for name in ("no_such", "llm.tasks.one_two:Nothing", "json:JSONDecoder"):
+        with pytest.raises(ConfigError, match=r"task\.name: must be"):
+            load_task(name)
+
+
+@pytest.mark.parametrize(
+    ("completion", "reward"),
+    [
+        ("<answer>1</answer>", 1),
+        ("<answer>2</answer>", 1),
+        ("<answer>3</answer>", 0),
+        ("<answer>12</answer>", 0),
+        (" <answer>1</answer>", 0),
+        ("<answer>1</answer>\n", 0),
+        ("<answer>1", 0),
+        ("1", 0),
+        ("", 0),
+    ],
+)
+def test_the_one_two_reward_is_strict(completion, reward):
+    assert OneTwo().reward([], completion) == reward
+
+
+def test_models_that_transform_their_logits_are_refused(build_model, tokenizer, tmp_path, make_config):
+    for kind, legal in (("llama", True), ("gemma2", False)):
+        folder = tmp_path / kind
+        build_model(kind, len(tokenizer)).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        config = make_config(f"model.name_or_path={folder}").model
+        if legal:
+            assert load_models(config).policy.config.model_type == kind
+        else:
+            with pytest.raises(ConfigError, match=r"model\.name_or_path: .*gemma2"):
+                load_models(config)
+    with pytest.raises(ConfigError, match=r"model\.name_or_path: must be a folder or hub name"):
+        load_models(make_config(f"model.name_or_path={tmp_path}/nothing").model)
+
+
+def test_abstract_task_needs_prompts_and_reward():
+    class Half(Task):
+        def prompts(self):
+            return []
+
+    with pytest.raises(TypeError):
+        Half()
+
+
+def test_encode_chats_passes_switches_to_the_template(tokenizer):
+    switched = byte_tokenizer()
+    switched.chat_template = "{% if enable_thinking %}T{% else %}N{% endif %}"
+    chats = [[{"role": "user", "content": "hi"}]]
+    texts = [
+        switched.decode(encode_chats(switched, chats, {"enable_thinking": flag}).ids[0]) for flag in (True, False)
+    ]
+    assert texts == ["T", "N"]
