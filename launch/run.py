@@ -30,7 +30,7 @@ from torch import Tensor
 from conf.schema import ConfigError
 
 RECORDED_PACKAGES = ("mara-rl", "torch", "transformers", "tokenizers", "hydra-core", "omegaconf", "numpy")
-console = Console(highlight=False)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)  # 80 in a log cuts tables
 
 Scalar = Tensor | float | int | None
 
