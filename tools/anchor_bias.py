@@ -7,6 +7,7 @@ when the expected advantage of a sample, given its outcome, is the same for ever
 """
 
 import itertools
+from functools import cache
 
 import torch
 from scipy.optimize import root
@@ -23,17 +24,23 @@ SIZES = (2, 4, 8, 16)
 BETAS = (0.01, 0.03, 0.1, 0.3, 1.0)
 
 
-def all_groups(outcomes: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Every multiset of `size` outcomes: members [M, G], counts [M, A] and log of the number of orders [M]."""
-    members = torch.tensor(list(itertools.combinations_with_replacement(range(outcomes), size)))
-    counts = torch.nn.functional.one_hot(members, outcomes).sum(1).double()
+def outcomes() -> tuple[Tensor, Tensor]:
+    """reward and ref_logp, [A]."""
+    return torch.tensor(REWARD, dtype=torch.float64), torch.tensor(REFERENCE, dtype=torch.float64).log()
+
+
+@cache
+def all_groups(kinds: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Every multiset of `size` out of `kinds` outcomes: members [M, G], counts [M, A] and log of the number of orders [M]."""
+    members = torch.tensor(list(itertools.combinations_with_replacement(range(kinds), size)))
+    counts = torch.nn.functional.one_hot(members, kinds).sum(1).double()
     log_orders = torch.lgamma(torch.tensor(size + 1.0).double()) - torch.lgamma(counts + 1).sum(-1)
     return members, counts, log_orders
 
 
 def advantage_given_outcome(logp: Tensor, size: int, beta: float, direction: str) -> Tensor:
     """[A]: expected leave-one-out advantage of a sample, given its outcome, over all groups drawn from the policy."""
-    reward, ref_logp = torch.tensor(REWARD).double(), torch.tensor(REFERENCE).double().log()
+    reward, ref_logp = outcomes()
     members, counts, log_orders = all_groups(len(REWARD), size)
     shaped, ref = mara(reward[members], ref_logp[members], beta=beta, threshold=1.0, direction=direction)
     shaped = shaped - beta * kl_term(direction, "reward")(logp[members], ref)
@@ -54,8 +61,9 @@ def fixed_point(size: int, beta: float, direction: str) -> Tensor:
         return ((advantage - advantage[-1]) / beta)[:-1].numpy()
 
     target = reverse_kl_target if direction == "reverse" else forward_kl_target
-    reward, ref_logp = torch.tensor(REWARD).double(), torch.tensor(REFERENCE).double().log()
-    start = target(*reversed(mara(reward, ref_logp, beta=beta, threshold=1.0, direction=direction)), beta)
+    reward, ref_logp = outcomes()
+    augmented, ref_logp = mara(reward, ref_logp, beta=beta, threshold=1.0, direction=direction)
+    start = target(ref_logp, augmented, beta)  # with the anchor over all outcomes
     solution = root(spread, (start - start[-1])[:-1].numpy(), tol=1e-12)
     if abs(solution.fun).max() > 1e-9:
         raise RuntimeError(f"no fixed point for G={size}, beta={beta}, {direction} KL: {solution.message}")
@@ -68,6 +76,10 @@ def bias(size: int, beta: float, direction: str) -> float:
     return float((good - good.mean()).abs().max())
 
 
+def show(value: float) -> str:
+    return "0" if value < 1e-12 else f"{value:.1e}"  # 0 but for rounding
+
+
 def main() -> None:
     print(f"reference {REFERENCE}, reward {REWARD}, leave-one-out advantages, KL in the reward")
     print("bias = max over good outcomes of |p - equal share|")
@@ -75,7 +87,7 @@ def main() -> None:
         print(f"\nAlgorithm {algorithm}, {direction} KL")
         print("beta " + "".join(f"{f'G={size}':>10}" for size in SIZES))
         for beta in BETAS:
-            print(f"{beta:<5g}" + "".join(f"{bias(size, beta, direction):>10.1e}" for size in SIZES))
+            print(f"{beta:<5g}" + "".join(f"{show(bias(size, beta, direction)):>10}" for size in SIZES))
 
 
 if __name__ == "__main__":

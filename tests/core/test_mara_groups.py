@@ -1,0 +1,172 @@
+"""MARA with the anchor of each group, as in training: where the expected gradient over every group leads.
+
+Three good outcomes of reference .55, .15 and .05 and a bad one of .25; completions of one token.
+"""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from core.advantages import ADVANTAGES
+from core.kl import reverse_kl_loss
+from core.losses import policy_gradient
+from core.mara import augment_reward
+from core.objective import Objective
+from core.transforms import identity, mara
+from tools.anchor_bias import BETAS, SIZES, bias, fixed_point
+
+from .enumeration import follow_gradient
+
+REF = torch.tensor([0.55, 0.15, 0.05, 0.25], dtype=torch.float64).log()
+REWARD = torch.tensor([1, 1, 1, 0], dtype=torch.float64)
+NEAR_UNIFORM = torch.tensor([0.34, 0.33, 0.32, 0.01], dtype=torch.float64).log()
+
+
+def led_to(
+    size: int,
+    beta: float,
+    *,
+    direction: str = "reverse",
+    algorithm: str | int = "auto",
+    advantage: str = "leave_one_out",
+    placement: str = "reward",
+    with_mara: bool = True,
+    start: Tensor = REF,
+    rates: tuple[float, ...] = (),
+    steps: int = 100,
+) -> Tensor:
+    """[4] probabilities after following the expected gradient of `Objective.loss`, at falling rates if given."""
+    transform = partial(mara, threshold=1.0, direction=direction, algorithm=algorithm)
+    objective = Objective(
+        direction=direction,
+        transform=transform if with_mara else identity,
+        advantage=ADVANTAGES[advantage],
+        placement=placement,
+    )
+
+    def loss(members: Tensor, logp: Tensor) -> Tensor:
+        mask = torch.ones(*members.shape, 1, dtype=torch.bool)
+        return objective.loss(REWARD[members], logp[..., None], REF[members][..., None], mask, beta=beta)[0]
+
+    logits = start
+    for rate in rates or (0.5 / beta if direction == "reverse" else 0.6,):
+        logits = follow_gradient(loss, logits, size=size, rate=rate, steps=steps).log()
+    return logits.exp()
+
+
+def unevenness(policy: Tensor) -> float:
+    good = policy[:3]
+    return float((good - good.mean()).abs().max())
+
+
+# --- leave-one-out -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("placement", ["reward", "loss"])
+@pytest.mark.parametrize("beta", [0.03, 0.1])
+@pytest.mark.parametrize("size", [2, 4, 8])
+def test_reverse_is_uniform_at_a_small_beta(size: int, beta: float, placement: str) -> None:
+    policy = led_to(size, beta, placement=placement)
+    assert unevenness(policy) < 1e-3 and float(policy[:3].sum()) > 0.99
+    vanilla = led_to(size, beta, placement=placement, with_mara=False)  # control: the reference's ratios
+    assert vanilla[:3].tolist() == pytest.approx([11 / 15, 3 / 15, 1 / 15], abs=1e-3)
+
+
+@pytest.mark.parametrize(("size", "beta", "limit"), [(2, 0.03, 2e-3), (4, 0.1, 2e-3), (8, 0.1, 1e-3)])
+def test_forward_is_nearly_uniform_at_a_small_beta(size: int, beta: float, limit: float) -> None:
+    policy = led_to(size, beta, direction="forward", start=NEAR_UNIFORM, steps=250)
+    assert unevenness(policy) < limit
+    # Control: Algorithm 1 piles onto the least likely good outcome.
+    first = led_to(size, beta, direction="forward", algorithm=1, start=NEAR_UNIFORM, steps=250)
+    assert int(first[:3].argmax()) == 2 and float(first[2]) > 0.6
+
+
+def test_a_large_beta_and_a_small_group_are_biased_towards_the_likely_ones() -> None:
+    policy = led_to(2, 1.0)
+    assert policy[:3].tolist() == pytest.approx([0.337, 0.280, 0.239], abs=1e-3)
+    assert unevenness(led_to(8, 1.0)) < 0.1 * unevenness(policy)  # control: a larger group
+
+
+@pytest.mark.parametrize(
+    ("size", "beta", "direction"),
+    [(2, 0.3, "reverse"), (4, 1.0, "reverse"), (2, 0.1, "forward"), (8, 1.0, "forward")],
+)
+def test_the_table_of_the_guide_is_where_the_gradient_leads(size: int, beta: float, direction: str) -> None:
+    """Two ways: root finding on the expected advantages, and following the gradient of `Objective.loss`."""
+    solved = fixed_point(size, beta, direction)
+    steps = 120 if direction == "reverse" else 300
+    followed = led_to(size, beta, direction=direction, start=NEAR_UNIFORM, steps=steps)
+    torch.testing.assert_close(followed, solved, rtol=0, atol=1e-6)
+    assert bias(size, beta, direction) == pytest.approx(unevenness(followed), abs=1e-6)
+    other = led_to(size, 0.9 * beta, direction=direction, start=NEAR_UNIFORM, steps=steps)  # control
+    assert not torch.allclose(other, solved, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("direction", ["reverse", "forward"])
+def test_the_bias_falls_with_a_larger_group_and_a_smaller_beta(direction: str) -> None:
+    assert (SIZES, BETAS) == ((2, 4, 8, 16), (0.01, 0.03, 0.1, 0.3, 1.0))
+    table = torch.tensor([[bias(size, beta, direction) for size in SIZES[:3]] for beta in BETAS[2:]])
+    assert bool((table[:, 1:] < table[:, :-1]).all()) and bool((table[:-1] < table[1:]).all())
+    small_beta = bias(2, 0.1, direction)
+    assert small_beta < 1e-3 if direction == "reverse" else 1e-3 < small_beta < 5e-3
+
+
+# --- other advantages: what a baseline is needed for -----------------------------------------------------------
+
+FALLING = (0.5, 0.1, 0.02, 0.004, 0.001)
+
+
+@pytest.mark.parametrize("direction", ["reverse", "forward"])
+def test_group_normalised_is_uniform_with_the_kl_in_the_reward(direction: str) -> None:
+    """The normalised advantage does not shrink near the optimum, so that only a falling rate settles."""
+    policy = led_to(4, 0.03, direction=direction, advantage="group_normalised", rates=FALLING, steps=200)
+    assert unevenness(policy) < 1e-3 and float(policy[:3].sum()) > 0.98
+    constant = led_to(4, 0.03, direction=direction, advantage="group_normalised", rates=(0.5,), steps=200)  # control
+    assert unevenness(constant) > 1e-2
+
+
+def test_group_normalised_with_the_kl_in_the_loss_collapses_onto_the_rarest_good_outcome() -> None:
+    policy = led_to(4, 0.03, advantage="group_normalised", placement="loss", rates=(1.0,), steps=500)
+    assert policy.tolist() == pytest.approx([0, 0, 1, 0], abs=1e-3)
+    assert unevenness(led_to(4, 0.03, placement="loss")) < 1e-3  # control: leave-one-out
+
+
+def test_dividing_by_the_spread_of_raw_rewards_is_skewed() -> None:
+    def loss(members: Tensor, logp: Tensor) -> Tensor:
+        augmented = augment_reward(REWARD[members], REF[members], beta=0.03, threshold=1.0)
+        spread = REWARD[members].std(-1, correction=0, keepdim=True)
+        advantage = (augmented - augmented.mean(-1, keepdim=True)) / spread.masked_fill(spread == 0, 1.0)
+        return policy_gradient(logp, advantage) + 0.03 * reverse_kl_loss(logp, REF[members]).mean()
+
+    policy = follow_gradient(loss, REF, size=4, rate=5.0, steps=500)
+    assert unevenness(policy) > 0.05
+    assert float(policy[:3].min()) > 0.01  # and yet no collapse
+
+
+def test_centring_is_uniform_with_the_kl_in_the_reward_only() -> None:
+    assert unevenness(led_to(4, 0.03, advantage="centred")) < 1e-3
+    outside = led_to(4, 0.03, advantage="centred", placement="loss")
+    assert outside[:3].tolist() == pytest.approx([0.440, 0.318, 0.242], abs=2e-3)  # reference ** (1/4)
+    expected = (REF[:3] / 4).softmax(-1)
+    torch.testing.assert_close(outside[:3], expected, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"advantage": "no_baseline"},
+        {"algorithm": 2, "placement": "loss"},
+        {"direction": "forward", "placement": "loss"},
+    ],
+)
+def test_an_anchor_outside_a_baseline_biases_at_every_beta(options: dict) -> None:
+    """A sample's own group decides its anchor; only a comparison within the group cancels that. More samples help."""
+    options = {"start": NEAR_UNIFORM, "steps": 250 if options.get("direction") == "forward" else 100, **options}
+    by_beta = [unevenness(led_to(4, beta, **options)) for beta in (0.03, 0.1)]
+    assert min(by_beta) > 0.03
+    assert abs(by_beta[0] - by_beta[1]) < 5e-3  # it does not fall with beta
+    assert unevenness(led_to(8, 0.1, **options)) < 0.4 * by_beta[1]
+    in_baseline = {**options, "advantage": "leave_one_out", "placement": "reward"}  # control
+    assert unevenness(led_to(4, 0.03, **in_baseline)) < 1e-3
