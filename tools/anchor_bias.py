@@ -31,7 +31,7 @@ def outcomes() -> tuple[Tensor, Tensor]:
 
 @cache
 def all_groups(kinds: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Every multiset of `size` out of `kinds` outcomes: members [M, G], counts [M, A] and log of the number of orders [M]."""
+    """Every multiset of `size` out of `kinds` outcomes: members [M, G], counts [M, A], log number of orders [M]."""
     members = torch.tensor(list(itertools.combinations_with_replacement(range(kinds), size)))
     counts = torch.nn.functional.one_hot(members, kinds).sum(1).double()
     log_orders = torch.lgamma(torch.tensor(size + 1.0).double()) - torch.lgamma(counts + 1).sum(-1)
