@@ -15,7 +15,7 @@ from rich.table import Table
 
 from launch.run import Run, console, read_jsonl, write_json
 
-SMOOTHING = 8  # steps in a point of a curve
+SMOOTHING = 12  # steps in a point of a curve
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 
 
@@ -86,7 +86,7 @@ def answer_table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
         sequences = " ".join(f"{share:.2f}" for share in row["sequences"].values())
         entropy = "-" if row["entropy_nats"] is None else f"{row['entropy_nats']:.3f} ± {row['entropy_nats/se']:.3f}"
         ratios = [row.get(key) for key in ("observed_log_ratio", "predicted_log_ratio")]
-        observed, predicted = ("-" if value is None else f"{value:.2f}" for value in ratios)
+        observed, predicted = ("-" if value is None else f"{round(value, 2) + 0.0:.2f}" for value in ratios)
         shares = (f"{row[key]:.3f}" for key in ("correct", *answers))
         table.add_row(name, *shares, sequences, entropy, f"{observed} ({predicted})")
     return table
@@ -133,7 +133,7 @@ def draw_final_shares(axes: Axes, rows: Sequence[tuple[str, Mapping[str, Any]]])
     axes.set_yticks(range(len(rows)), [name for name, _ in rows])
     axes.invert_yaxis()
     axes.set(xlabel="share of completions", xlim=(0, 1), title="Answers at the end")
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=len(answers))
 
 
 def smoothed(metrics: Sequence[Mapping[str, Any]], key: str) -> tuple[list[int], list[float]]:
