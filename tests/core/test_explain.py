@@ -1,0 +1,242 @@
+"""python -m core.explain, end to end: what it prints is what the targets are, and a mistake is one line."""
+
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from core.explain import HELP, KEYS, main
+from core.mara import anchor_reference, augment_reward
+from core.targets import forward_crossover_beta, forward_kl_target, reverse_crossover_beta, reverse_kl_target
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLE = ("reward=[1,1,0]", "ref=[.3,.02,.68]", "beta=.01")
+
+
+def explain(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "core.explain", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(arguments) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out
+
+
+def rows_of(text: str, outcomes: int) -> list[list[str]]:
+    """The cells of the first table, without its heading."""
+    lines = text.splitlines()
+    first = next(i for i, line in enumerate(lines) if line.split()[:1] == ["outcome"])
+    return [line.split() for line in lines[first + 1 : first + 1 + outcomes]]
+
+
+# --- end to end --------------------------------------------------------------------------------------------
+
+
+def test_the_command_prints_the_targets() -> None:
+    start = time.perf_counter()
+    child = explain(*EXAMPLE)
+    assert child.returncode == 0 and child.stderr == ""
+    assert time.perf_counter() - start < 20  # about 2 s on an idle machine, of which torch takes nearly all
+    rows = rows_of(child.stdout, 3)
+    assert rows[0] == ["0", "1", "0.3", "anchor", "0.9375", "0.9311", "0.5000", "0.4966"]
+    assert rows[1] == ["1", "1", "0.02", "yes", "0.0625", "0.0621", "0.5000", "0.4966"]
+    assert rows[2][:4] == ["2", "0", "0.68", "no"] and rows[2][5] == "0.0068"
+    assert "reward >= 1 (the best reward on the support, since no threshold= is given)" in child.stdout
+    assert "anchor: outcome 0" in child.stdout
+    assert "2.7081 by eq. 7, 2.7081 in the target, 0.0000 after MARA" in child.stdout
+    assert "15 to 1 as in the reference" in child.stdout
+    assert child.stdout.splitlines()[-1] == (
+        "Under reverse and forward KL the optimum collapses onto outcome 0, with 93.8% of the good mass, in effect "
+        "1.26 of 2 good outcomes; after MARA 2.00."
+    )
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_teaches_with_examples_that_run(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    child = explain(flag)
+    assert child.returncode == 0 and child.stderr == "" and child.stdout == HELP
+    for key in KEYS:
+        assert key in HELP
+    examples = [line.split("core.explain ")[1] for line in HELP.splitlines() if line.startswith("    python -m")]
+    assert len(examples) == 3
+    for example in examples:
+        assert printed(capsys, *example.replace("'", "").split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "reward: must be given (see --help), found nothing"),
+        (["reward=[1]", "ref=[1]"], "beta: must be given (see --help), found nothing"),
+        (["betta=1"], "betta: must be one of reward, ref, beta, threshold, entropy_coef, found 'betta=1'"),
+        (["--beta=1"], "--beta: must be one of"),
+        (["beta"], "beta: must be given as beta=VALUE, found 'beta'"),
+        (["beta=1", "beta=2"], "beta: must be given once"),
+        (["a\nb=1"], "a\\nb: must be one of"),
+        (["reward=1"], "reward: must be a list of numbers such as [1,.5,0], found 1"),
+        (["reward=[]"], "reward: must be a list of numbers such as [1,.5,0], found []"),
+        (["reward=[1,x,0]"], "reward: must be a list of numbers such as [1,.5,0], found '[1,x,0]'"),
+        (["reward=[1,\n"], "reward: must be a list of numbers such as [1,.5,0], found '[1,\\n'"),
+        (["reward=[1,'2',0]"], "reward: must be a list of finite numbers, found '2'"),
+        (["reward=[1,True,0]"], "reward: must be a list of finite numbers, found True"),
+        (["reward=[1,[2],0]"], "reward: must be a list of finite numbers, found [2]"),
+        (["reward=[1,1e999,0]"], "reward: must be a list of finite numbers, found inf"),
+        (["reward=[1,1" + "0" * 400 + ",0]"], "reward: must be a list of finite numbers, found 1000"),
+        (
+            ["reward=__import__('os').getcwd()"],
+            'reward: must be a list of numbers such as [1,.5,0], found "__import__',
+        ),
+        (["ref=.5"], "ref: must be a list of numbers such as [1,.5,0], found 0.5"),
+        (["ref=[.5,.5]"], "ref: must have one number an outcome, 3 as in reward, found 2"),
+        (["ref=[.5,.3,.3]"], "ref: must be probabilities that sum to 1, found a sum of 1.1"),
+        (["ref=[.5,.5,2e-6]"], "ref: must be probabilities that sum to 1, found a sum of 1.000002"),
+        (["ref=[1.5,-.5,0]"], "ref: must be probabilities, none below 0, found -0.5"),
+        (["ref=[.5,None,.5]"], "ref: must be a list of finite numbers, found None"),
+        (["beta=0"], "beta: must be > 0 (at 0 there is no KL term, and forward KL and MARA need one), found 0"),
+        (["beta=-1"], "beta: must be > 0"),
+        (["beta=nan"], "beta: must be a finite number, found 'nan'"),
+        (["beta="], "beta: must be a finite number, found ''"),
+        (["beta=[1]"], "beta: must be a finite number, found [1]"),
+        (["threshold=high"], "threshold: must be a finite number, found 'high'"),
+        (["entropy_coef=-.1"], "entropy_coef: must be >= 0, found -0.1"),
+        (["entropy_coef=1e999"], "entropy_coef: must be a finite number, found inf"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_key(
+    arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = {argument.partition("=")[0] for argument in arguments}
+    if keys & set(KEYS) and keys != {"reward", "ref"}:
+        arguments = arguments + [default for default in EXAMPLE if default.partition("=")[0] not in keys]
+    assert main(arguments) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.endswith("\n") and len(err.splitlines()) == 1 and len(err) < 200
+    assert err.startswith(expected)
+
+
+def test_a_mistake_ends_the_command_with_status_1() -> None:
+    child = explain("reward=[1,2]", "ref=[.5,.5]", "beta=much")
+    assert child.returncode == 1 and child.stdout == ""
+    assert child.stderr == "beta: must be a finite number, found 'much'\n"
+
+
+# --- what is printed ---------------------------------------------------------------------------------------
+
+
+def close(cell: str, logp: torch.Tensor) -> bool:
+    if cell.startswith("e^"):
+        return abs(float(cell[2:]) - float(logp)) <= 0.5
+    return math.isclose(float(cell), float(logp.exp()), rel_tol=0.05, abs_tol=5e-5)
+
+
+@pytest.mark.parametrize("beta", [0.001, 0.1, 5.0])
+@pytest.mark.parametrize(
+    ("reward", "ref", "threshold"),
+    [
+        ([1.0, 1.0, 0.0], [0.3, 0.02, 0.68], None),
+        ([0.75, 1.0, 0.0, 0.9], [0.2, 0.1, 0.6, 0.1], 0.7),
+        ([0.0, 1.0, 1.0, 3.0], [0.34, 0.33, 0.33, 0.0], None),
+        ([2.0], [1.0], None),
+        ([0.0, 1.0], [0.5, 0.5], 5.0),
+    ],
+)
+def test_every_cell_is_the_value_of_its_target(
+    reward: list[float], ref: list[float], threshold: float | None, beta: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [] if threshold is None else [f"threshold={threshold}"]
+    text = printed(capsys, f"reward={reward}", f"ref={ref}", f"beta={beta}", *given)
+    r, logp = torch.tensor(reward, dtype=torch.float64), torch.tensor(ref, dtype=torch.float64).log()
+    if threshold is None:
+        threshold = max(x for x, p in zip(reward, ref, strict=True) if p > 0)
+        assert f"reward >= {threshold:g} (the best reward on the support" in text
+    else:
+        assert f"reward >= {threshold:g}\n" in text and "best reward" not in text
+    anchored_reward, anchored_ref = anchor_reference(r, logp, threshold=threshold)
+    columns = [
+        reverse_kl_target(logp, r, beta),
+        forward_kl_target(logp, r, beta),
+        reverse_kl_target(logp, augment_reward(r, logp, beta=beta, threshold=threshold), beta),
+        forward_kl_target(anchored_ref, anchored_reward, beta),
+    ]
+    for i, row in enumerate(rows_of(text, len(reward))):
+        if row[3:5] == ["off", "support"]:
+            row[3:5] = ["off support"]
+        assert [float(x) for x in row[:3]] == [i, reward[i], ref[i]]
+        good = reward[i] >= threshold and ref[i] > 0
+        assert row[3] in (("anchor", "yes") if good else ("no", "off support"))
+        assert all(close(cell, column[i]) for cell, column in zip(row[4:], columns, strict=True))
+    kinds = [row[3] for row in rows_of(text, len(reward))]
+    assert kinds.count("anchor") == (1 if {"anchor", "yes"} & set(kinds) else 0)
+
+
+def test_columns_are_aligned(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = printed(capsys, *EXAMPLE).splitlines()
+    start = next(i for i, line in enumerate(lines) if line.split()[:1] == ["outcome"])
+    assert len({len(line) for line in lines[start : start + 4]}) == 1
+
+
+def test_crossovers_are_those_of_the_pairs(capsys: pytest.CaptureFixture[str]) -> None:
+    reward, ref = [0.75, 1.0, 0.0], [0.0174, 0.0026, 0.98]
+    text = printed(capsys, f"reward={reward}", f"ref={ref}", "beta=.1", "threshold=.75")
+    r, logp = torch.tensor(reward, dtype=torch.float64), torch.tensor(ref, dtype=torch.float64).log()
+    for better, likelier in ((1, 0), (1, 2), (0, 2)):
+        (line,) = (x for x in text.splitlines() if f"{better} below, {likelier} above" in x)
+        reverse = reverse_crossover_beta(logp[better], logp[likelier], r[better], r[likelier])
+        forward = forward_crossover_beta(logp, r, better, likelier)
+        cells = [f"{float(x):.4g}" if x < math.inf else "none" for x in (reverse, forward)]
+        assert line.split()[-2:] == cells
+    assert "0.1315" in text and "none" in text
+    assert "crossover: none" not in text
+    nothing = printed(capsys, "reward=[1,0]", "ref=[.7,.3]", "beta=.1")
+    assert "crossover: none; no outcome is better rewarded than one that the reference finds likelier" in nothing
+
+
+def test_of_many_crossovers_those_next_to_beta_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    reward, ref = [0.0, 1.0, 2.0, 3.0, 4.0], [0.5, 0.25, 0.15, 0.07, 0.03]
+    text = printed(capsys, f"reward={reward}", f"ref={ref}", "beta=1")
+    assert sum(" below, " in line for line in text.splitlines()) == 6
+    assert "and 4 more, further from beta" in text
+
+
+def test_entropy_leaves_forward_out_and_enters_reverse(capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(capsys, *EXAMPLE, "entropy_coef=.5")
+    assert "forward KL has no closed form with entropy_coef > 0" in text and "target forward" not in text
+    r, logp = torch.tensor([1, 1, 0.0]).double(), torch.tensor([0.3, 0.02, 0.68], dtype=torch.float64).log()
+    target = reverse_kl_target(logp, r, 0.01, 0.5)
+    assert all(close(row[4], target[i]) for i, row in enumerate(rows_of(text, 3)))
+    assert "target forward" in printed(capsys, *EXAMPLE)  # control
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["reward=[1,1]", "ref=[.5,.5]", "beta=.1"], "spreads over the good outcomes, in effect 2.00 of 2"),
+        (
+            ["reward=[1,1]", "ref=[.6,.4]", "beta=.1"],
+            "leans to outcome 0, with 60.0% of the good mass, in effect 1.96",
+        ),
+        (["reward=[1,1]", "ref=[.95,.05]", "beta=.1"], "collapses onto outcome 0, with 95.0% of the good mass"),
+        (["reward=[1,1]", "ref=[.05,.95]", "beta=.1"], "collapses onto outcome 1, with 95.0%"),
+        (["reward=[1,0]", "ref=[.5,.5]", "beta=.1"], "Only outcome 0 is good, so MARA has nothing to equalise."),
+        (["reward=[1,0]", "ref=[.5,.5]", "beta=.1", "threshold=2"], "No outcome is good at this threshold"),
+        (["reward=[1,1,0]", "ref=[.01,.01,.98]", "beta=9"], "which hold 2."),
+        (["reward=[0,.9,1]", "ref=[.34,.33,.33]", "beta=.001", "threshold=.9"], "outcome 2, with over 99.9%"),
+    ],
+)
+def test_the_sentence_is_computed(arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    last = printed(capsys, *arguments).splitlines()[-1]
+    assert sentence in last and last.endswith(".")
+    assert sentence not in printed(capsys, "reward=[1,1]", "ref=[.97,.03]", "beta=.1")  # control
+
+
+def test_lists_without_brackets_and_spaces_are_understood(capsys: pytest.CaptureFixture[str]) -> None:
+    expected = printed(capsys, *EXAMPLE)
+    assert printed(capsys, "reward=1,1,0", "ref=.3,.02,.68", "beta=1e-2") == expected
+    assert printed(capsys, "beta= .01", "ref=[ .3, .02, .68 ]", "reward=[1, 1., 0]") == expected
