@@ -5,8 +5,10 @@ checked, by OmegaConf.to_object. Every message starts with the key it is about.
 """
 
 import math
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
+from itertools import product
 from typing import Any
 
 MISSING: Any = "???"  # OmegaConf's mark for a value that must be given
@@ -74,13 +76,16 @@ class ObjectiveConfig:
         check_range("objective.beta", self.beta, low=0)
         check_range("objective.entropy_coef", self.entropy_coef, low=0)
         check_range("objective.gamma", self.gamma, above=0, high=1)
-        if (self.direction is Direction.alpha) != (self.alpha is not None):
-            need = "a number other than 0 and 1" if self.alpha is None else "null unless direction=alpha"
-            raise ConfigError(f"objective.alpha: must be {need}, found {show(self.alpha)}")
-        if self.alpha is not None and (self.alpha in (0, 1) or not math.isfinite(self.alpha)):
+        if self.direction is not Direction.alpha and self.alpha is not None:
             raise ConfigError(
-                f"objective.alpha: must be finite and neither 0 (use direction=forward) nor 1 (use "
-                f"direction=reverse), found {self.alpha}"
+                f"objective.alpha: must be null with direction={self.direction.name}, found {self.alpha}"
+            )
+        if self.direction is Direction.alpha and (
+            self.alpha is None or self.alpha in (0, 1) or not math.isfinite(self.alpha)
+        ):
+            raise ConfigError(
+                f"objective.alpha: must be finite with direction=alpha, and neither 0 (use direction=forward) nor 1 "
+                f"(use direction=reverse), found {show(self.alpha)}"
             )
         if self.max_log_weight is not None:
             check_range("objective.max_log_weight", self.max_log_weight, low=0)
@@ -113,6 +118,10 @@ class ThresholdConfig:
 
     def __post_init__(self) -> None:
         if self.value is None:
+            if self.floor is not None:
+                raise ConfigError(
+                    f"transform.threshold.floor: must be null without transform.threshold.value, found {self.floor}"
+                )
             return
         if self.kind is ThresholdKind.quantile:
             check_range("transform.threshold.value", self.value, low=0, high=1, note=" with kind=quantile")
@@ -120,7 +129,7 @@ class ThresholdConfig:
             check_range("transform.threshold.value", self.value)
             if self.floor is not None:
                 raise ConfigError(
-                    f"transform.threshold.floor: must be null with kind=constant (value alone decides), "
+                    f"transform.threshold.floor: must be null with kind=constant, where value alone decides, "
                     f"found {self.floor}"
                 )
         if self.floor is not None:
@@ -133,6 +142,9 @@ class TransformConfig:
 
     name: str = MISSING
     threshold: ThresholdConfig = MISSING
+
+    def __post_init__(self) -> None:
+        check_name("transform", self)
 
     def options(self) -> dict[str, Any]:
         """Keyword arguments of the function of this name in `core.transforms`."""
@@ -157,11 +169,12 @@ class MaraConfig(TransformConfig):
     algorithm: str = MISSING
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_choice("transform.algorithm", self.algorithm, ("auto", "1", "2"))
         if self.threshold.value is None:
             raise ConfigError(
-                "transform.threshold.value: must be given with transform=mara (a reward, or with kind=quantile a number "
-                "in [0, 1]), found null"
+                "transform.threshold.value: must be a reward, or with kind=quantile a number in [0, 1], with "
+                "transform=mara, found null"
             )
 
     def options(self) -> dict[str, Any]:
@@ -171,6 +184,9 @@ class MaraConfig(TransformConfig):
 @dataclass
 class BetaScheduleConfig:
     name: str = MISSING
+
+    def __post_init__(self) -> None:
+        check_name("beta_schedule", self)
 
 
 @dataclass
@@ -188,6 +204,7 @@ class AdaptiveBetaConfig(BetaScheduleConfig):
     kl_target: float = MISSING  # nats
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_range("beta_schedule.kl_target", self.kl_target, above=0)
 
 
@@ -323,7 +340,7 @@ def check_range(
         if bound is not None
     ]
     inside = (
-        math.isfinite(value)
+        (isinstance(value, int) or math.isfinite(value))  # isfinite overflows where an int has 309 digits
         and (low is None or value >= low)
         and (above is None or value > above)
         and (high is None or value <= high)
@@ -339,9 +356,19 @@ def check_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ConfigError(f"{key}: must be one of {', '.join(allowed)}, found {value}")
 
 
+def check_name(group: str, option: TransformConfig | BetaScheduleConfig) -> None:
+    """The name comes with the option's file: another one alone would not bring that option's keys."""
+    if option.name != type(option).name:
+        raise ConfigError(
+            f"{group}.name: must be {type(option).name} here; pick another with {group}=OPTION, found {option.name}"
+        )
+
+
 def show(value: object) -> str:
     """A value as YAML would write it."""
-    return "null" if value is None else str(value)
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return "''" if value == "" else str(value)
 
 
 # --- didactic -----------------------------------------------------------------------------------------------
@@ -357,15 +384,21 @@ class Start(Enum):
     reference = "reference"
 
 
+class Family(Enum):
+    categorical = "categorical"
+    gaussian = "gaussian"
+
+
 @dataclass
 class ProblemConfig:
-    """Outcomes with a reference and a reward: `table` takes both lists, other names are in didactic.problems."""
+    """Outcomes with a reference and a reward: `table` takes both lists, the others are in `didactic.problems`."""
 
     name: str = MISSING
     ref: list[float] | None = None  # probabilities
     reward: list[float] | None = None
 
     def __post_init__(self) -> None:
+        check_choice("problem.name", self.name, ("table", "plateaus", "two_bumps", "bimodal"))
         if self.name != "table":
             if self.ref is not None or self.reward is not None:
                 raise ConfigError(
@@ -376,21 +409,144 @@ class ProblemConfig:
             raise ConfigError(
                 f"problem.reward: must be a list as long as problem.ref, found {show(self.reward)} and {show(self.ref)}"
             )
-        if min(self.ref) < 0 or abs(sum(self.ref) - 1) > 1e-6:
+        if not (min(self.ref) >= 0 and abs(sum(self.ref) - 1) <= 1e-6):
             raise ConfigError(f"problem.ref: must be probabilities that sum to 1, found {self.ref}")
         if not all(math.isfinite(value) for value in self.reward):
             raise ConfigError(f"problem.reward: must be finite, found {self.reward}")
 
 
 @dataclass
-class GridConfig:
-    """The cells of a figure: all combinations are trained side by side. A value set in `objective`, `transform` or
-    `beta_schedule` by the user narrows its axis to that value."""
+class DidacticObjectiveConfig(ObjectiveConfig):
+    """`beta` and `direction` are one value or a list of values; checked with each cell of the grid."""
 
-    direction: list[Direction] = MISSING
-    transform: list[str] = MISSING
-    beta_schedule: list[str] = MISSING
-    beta: list[float] = MISSING
+    beta: Any = MISSING
+    direction: Any = MISSING
+
+    def __post_init__(self) -> None:
+        if self.level is not Level.sequence:
+            raise ConfigError(
+                f"objective.level: must be sequence (a completion is one token), found {self.level.name}"
+            )
+        if self.gamma != 1:
+            raise ConfigError(f"objective.gamma: must be 1 (a completion is one token), found {self.gamma}")
+        if self.length_normalised:
+            raise ConfigError("objective.length_normalised: must be false (a completion is one token), found true")
+
+
+@dataclass
+class CellConfig(RunConfig):
+    """One policy of the grid: what another package would call a run."""
+
+    family: Family = MISSING
+    start: Start = MISSING
+
+
+@dataclass
+class DidacticConfig(RunConfig):
+    """Policies over a few outcomes, trained side by side.
+
+    `objective.direction`, `objective.beta`, `family` and `start` are one value or a list of values; `transform` and
+    `beta_schedule` may be `both`. All combinations are cells of the grid.
+    """
+
+    objective: DidacticObjectiveConfig = MISSING
+    problem: ProblemConfig = MISSING
+    family: Any = MISSING
+    start: Any = MISSING
+    gradient: Gradient = MISSING
+    samples: int = MISSING  # drawn a step and cell with gradient=sampled
+    log_every: int = MISSING
+
+    def __post_init__(self) -> None:
+        check_range("samples", self.samples, low=1 if self.advantage is Advantage.no_baseline else 2)
+        check_range("log_every", self.log_every, low=1)
+        self._check_gradient()
+        cells = self.cells()
+        if self.optimizer.max_grad_norm is not None and len(cells) > 1:
+            raise ConfigError(
+                f"optimizer.max_grad_norm: must be null with several cells, which would share it, found "
+                f"{self.optimizer.max_grad_norm}"
+            )
+        for cell in cells:
+            if cell.objective.direction is not Direction.forward and min(self.problem.ref or [1.0]) == 0:
+                raise ConfigError(
+                    "problem.ref: must be > 0 everywhere unless direction=forward (no softmax policy leaves an "
+                    f"outcome out, so the divergence may be infinite), found {self.problem.ref}"
+                )
+
+    def cells(self) -> list[CellConfig]:
+        """Every combination, each checked as a run of its own."""
+        shared = {f.name: getattr(self, f.name) for f in fields(RunConfig)}
+        objective = {f.name: getattr(self.objective, f.name) for f in fields(ObjectiveConfig)}
+        grid = product(
+            one_or_more("family", self.family, Family),
+            one_or_more("objective.direction", self.objective.direction, Direction),
+            self._transforms(),
+            self._beta_schedules(),
+            one_or_more("objective.beta", self.objective.beta, float),
+            one_or_more("start", self.start, Start),
+        )
+        return [
+            CellConfig(
+                **shared
+                | {
+                    "objective": ObjectiveConfig(**objective | {"beta": beta, "direction": direction}),
+                    "transform": transform,
+                    "beta_schedule": schedule,
+                    "family": family,
+                    "start": start,
+                }
+            )
+            for family, direction, transform, schedule, beta, start in grid
+        ]
+
+    def _transforms(self) -> list[TransformConfig]:
+        if isinstance(self.transform, MaraConfig) and self.transform.name == "both":
+            return [IdentityConfig(threshold=self.transform.threshold), replace(self.transform, name="mara")]
+        return [self.transform]
+
+    def _beta_schedules(self) -> list[BetaScheduleConfig]:
+        if isinstance(self.beta_schedule, AdaptiveBetaConfig) and self.beta_schedule.name == "both":
+            return [ConstantBetaConfig(), replace(self.beta_schedule, name="adaptive")]
+        return [self.beta_schedule]
+
+    def _check_gradient(self) -> None:
+        """Refuse what says how to estimate a gradient that is not estimated."""
+        if self.gradient is Gradient.sampled:
+            return
+        if self.objective.placement is not Placement.reward:
+            raise ConfigError(
+                f"objective.placement: only used with gradient=sampled, leave it at reward, found "
+                f"{self.objective.placement.name}"
+            )
+        if self.objective.max_log_weight is not None:
+            raise ConfigError(
+                f"objective.max_log_weight: only used with gradient=sampled, leave it at null, found "
+                f"{self.objective.max_log_weight}"
+            )
+        if self.advantage is not Advantage.leave_one_out:
+            raise ConfigError(
+                f"advantage: only used with gradient=sampled, leave it at leave_one_out, found {self.advantage.name}"
+            )
+
+
+def one_or_more(key: str, value: Any, kind: type[float] | type[Enum]) -> list[Any]:
+    """A value or a list of values of an axis of the grid, as a list of numbers or of members."""
+    values = value if isinstance(value, list) else [value]
+    if not values:
+        raise ConfigError(f"{key}: must be a value or a list of values, found []")
+    if issubclass(kind, Enum):
+        for name in values:
+            check_choice(key, str(name), tuple(kind.__members__))
+        values = [kind[name] for name in values]
+    else:
+        for number in values:
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                raise ConfigError(f"{key}: must be a number or a list of numbers, found {show(number)}")
+        values = [float(number) for number in values]
+    if len(set(values)) < len(values):
+        raise ConfigError(f"{key}: must not repeat a value, found {value}")
+    return values
 
 
 # --- llm ----------------------------------------------------------------------------------------------------
@@ -407,7 +563,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_choice("model.dtype", self.dtype, ("auto", "float32", "bfloat16"))
-        if self.device != "auto" and self.device.split(":")[0] not in ("cpu", "cuda"):
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise ConfigError(f"model.device: must be auto, cpu, cuda or cuda:N, found {self.device}")
 
 

@@ -9,10 +9,10 @@ Either way the process ends with status 1.
 """
 
 import os
+import re
 import signal
 import sys
 import traceback
-from argparse import Namespace
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
@@ -32,7 +32,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from conf import schema
 from conf.schema import ConfigError
-from launch.explain import explain, no_such_key, not_an_override, option_table, options
+from launch.explain import explain, no_such_key, not_an_override
+from launch.groups import option_table, options
 from launch.shadowing import refuse_shadowing
 
 if TYPE_CHECKING:
@@ -80,13 +81,14 @@ def start(
         except Exception as error:  # the other jobs of a sweep go on
             complain(error)
 
+    register(package, config_class)
+    job.__module__ = package  # Hydra names the job, and so the run folder, after it
+    main = hydra.main(version_base="1.3", config_path=f"pkg://conf.{package}", config_name="config")(job)
     try:
-        _read_command_line(package)
-        register(package, config_class)
-        main = hydra.main(version_base="1.3", config_path=f"pkg://conf.{package}", config_name="config")(job)
         try:
+            _read_command_line(package)
             main()
-        except Exception as error:  # before or between jobs: of composition, of a folder
+        except Exception as error:  # not of a job
             raise ConfigError(explain(error, package)) from error
         if report is not None and len(finished) > 1:
             report(finished, Path(os.path.commonpath(finished)))
@@ -163,9 +165,8 @@ def _check_jobs(package: str, sweeper: Sweeper, jobs: Sequence[Sequence[str]]) -
             (folder / "multirun.yaml").unlink(missing_ok=True)
             with suppress(OSError):
                 folder.rmdir()
-            raise ConfigError(
-                f"{explain(error, package)} (no job was started: {' '.join(overrides)} is job {number} of {len(jobs)})"
-            ) from error
+            which = f"job {number} of {len(jobs)}, {' '.join(overrides)}"
+            raise ConfigError(f"{explain(error, package)} (no job was started; this is {which})") from error
 
 
 def _check_keys(package: str, node: DictConfig, prefix: str = "") -> None:
@@ -185,9 +186,29 @@ def _check_keys(package: str, node: DictConfig, prefix: str = "") -> None:
             _check_keys(package, child, f"{prefix}{key}.")
 
 
-def _read_command_line(package: str) -> Namespace:
-    """Refuse what Hydra would answer with a page or not at all, and let flags and overrides come in any order."""
+def _read_command_line(package: str) -> None:
+    """Refuse what Hydra would answer with a page, or let pass; let flags and overrides come in any order."""
     parser = get_args_parser()
 
     def refuse(message: str) -> NoReturn:
-        flags = ", ".join(flag for flag in parser.format_usage().split("[") ...)
+        flags = ", ".join(re.findall(r"--[\w-]+", parser.format_usage()))
+        raise ConfigError(f"command line: {message} (flags: {flags})")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    overrides = parser.parse_intermixed_args().overrides
+    flags = sys.argv[1:]
+    for override in overrides:
+        flags.remove(override)
+    sys.argv = [f"python -m {package}", *flags, *overrides]
+
+    given: dict[str, str] = {}
+    for override in OverridesParser.create().parse_overrides(overrides):
+        key, value = override.get_key_element().lstrip("+~"), (override.input_line or "").partition("=")[2]
+        if not key:
+            raise ConfigError(not_an_override(f"={value}"))
+        if key in given:
+            raise ConfigError(f"{key}: must be given once, found {given[key]} and {value}")
+        given[key] = value
+        picks = override.is_sweep_override() or override.is_delete() or isinstance(override.value(), str | dict)
+        if options(package, key) and not picks:
+            raise ConfigError(f"{key}: must be one of {', '.join(options(package, key))}, found {value}")

@@ -20,7 +20,7 @@ class Engine(Protocol):
         """Add the loss's gradient to what this step has so far."""
 
     def step(self) -> Tensor:
-        """Update the policy, clear the gradient, advance the schedule; returns the gradient's norm before clipping."""
+        """Update the policy, clear the gradient, advance the schedule; the gradient's norm before clipping."""
 
     def gather(self) -> Any:
         """Context in which every parameter is whole on this rank."""

@@ -1,0 +1,48 @@
+"""The configuration groups of a package and their options, as the files of conf have them."""
+
+from pathlib import Path
+
+from conf import schema
+
+CONF = Path(schema.__file__).parent
+
+
+def groups(package: str) -> list[str]:
+    """The groups that a package's command line can pick from, shared ones included."""
+    folders = [path.parent for home in _homes(package) for path in home.glob("*/*.yaml")]
+    return sorted({folder.name for folder in folders})
+
+
+def options(package: str, group: str) -> list[str]:
+    """The options of a group; none where there is no such group."""
+    return sorted(path.stem for path in _files(package, group))
+
+
+def owner(group: str, option: str) -> str | None:
+    """The package that has an option, where one has."""
+    homes = [path for path in sorted(CONF.iterdir()) if (path / group / f"{option}.yaml").is_file()]
+    return homes[0].name if option and homes else None
+
+
+def option_table(package: str) -> str:
+    """All options for --help: `group=option`, and what the first line of comment in the option's file says."""
+    rows = [
+        (f"{group}={path.stem}", _description(path))
+        for group in groups(package)
+        for path in sorted(_files(package, group))
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"  {name:<{width}}  {text}".rstrip() for name, text in rows)
+
+
+def _homes(package: str) -> list[Path]:
+    return [CONF / package, CONF / "shared"]
+
+
+def _files(package: str, group: str) -> list[Path]:
+    return [path for home in _homes(package) for path in (home / group).glob("*.yaml")]
+
+
+def _description(path: Path) -> str:
+    lines = [line.removeprefix("#").strip() for line in path.read_text("utf-8").splitlines() if line.startswith("#")]
+    return next((line for line in lines if not line.startswith("@package")), "")
