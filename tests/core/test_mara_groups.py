@@ -4,6 +4,7 @@ Three good outcomes of reference .55, .15 and .05 and a bad one of .25; completi
 """
 
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from core.losses import policy_gradient
 from core.mara import augment_reward
 from core.objective import Objective
 from core.transforms import identity, mara
-from tools.anchor_bias import BETAS, SIZES, bias, fixed_point
+from tools.anchor_bias import BETAS, SIZES, bias, fixed_point, main
 
 from .enumeration import follow_gradient
 
@@ -111,6 +112,14 @@ def test_the_bias_falls_with_a_larger_group_and_a_smaller_beta(direction: str) -
     assert bool((table[:, 1:] < table[:, :-1]).all()) and bool((table[:-1] < table[1:]).all())
     small_beta = bias(2, 0.1, direction)
     assert small_beta < 1e-3 if direction == "reverse" else 1e-3 < small_beta < 5e-3
+
+
+def test_the_guide_shows_the_table_that_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    main()
+    printed = capsys.readouterr().out
+    table = printed[printed.index("Algorithm 1") :]
+    assert table in (Path(__file__).resolve().parents[2] / "docs" / "mara.md").read_text()
+    assert table.count("\n") == 2 * (2 + len(BETAS)) + 1  # control: all of it
 
 
 # --- other advantages: what a baseline is needed for -----------------------------------------------------------
