@@ -81,6 +81,10 @@ def start(
         except Exception as error:  # the other jobs of a sweep go on
             complain(error)
 
+    def interrupt(number: int, frame: object) -> NoReturn:
+        raise KeyboardInterrupt(number)  # the run's record is closed on the way out
+
+    signal.signal(signal.SIGTERM, interrupt)
     register(package, config_class)
     job.__module__ = package  # Hydra names the job, and so the run folder, after it
     main = hydra.main(version_base="1.3", config_path=f"pkg://conf.{package}", config_name="config")(job)

@@ -102,7 +102,7 @@ def no_such_key(key: str, parent: DictConfig, package: str) -> str:
         allowed += [group for group in groups(package) if group not in allowed]
         known += groups(package)
     same_name = [other for other in known if other.rpartition(".")[2] == name]
-    close = (same_name or get_close_matches(key, known))[:2]
+    close = [other for other in dict.fromkeys(same_name or get_close_matches(key, known)) if other != key][:2]
     hint = f" (did you mean {' or '.join(close)}?)" if close else ""
     if not is_dataclass(kind):
         return f"{key}: no such key{hint}; to add one write +{key}=VALUE, found {name}"

@@ -1,0 +1,170 @@
+"""Each rule of the schema beside its legal neighbour, and the schema beside `core`."""
+
+from itertools import product
+
+import pytest
+
+from conf import schema
+from conf.schema import ConfigError
+from core.objective import make_objective
+
+OBJECTIVE = {
+    "beta": 0.1,
+    "direction": schema.Direction.reverse,
+    "level": schema.Level.sequence,
+    "placement": schema.Placement.reward,
+    "entropy_coef": 0.0,
+    "alpha": None,
+    "max_log_weight": None,
+    "gamma": 1.0,
+    "length_normalised": False,
+}
+THRESHOLD = {"kind": schema.ThresholdKind.constant, "value": 1.0, "floor": None}
+OPTIMIZER = {
+    **{"lr": 0.1, "weight_decay": 0.0, "beta1": 0.9, "beta2": 0.999, "warmup_steps": 0},
+    **{"decay": schema.Decay.constant, "max_grad_norm": None},
+}
+
+
+def objective(**changes):
+    return schema.ObjectiveConfig(**{**OBJECTIVE, **changes})
+
+
+def threshold(**changes):
+    return schema.ThresholdConfig(**{**THRESHOLD, **changes})
+
+
+def mara(algorithm="auto", **changes):
+    return schema.MaraConfig(algorithm=algorithm, threshold=threshold(**changes))
+
+
+def optimizer(**changes):
+    return schema.OptimizerConfig(**{**OPTIMIZER, **changes})
+
+
+QUANTILE = schema.ThresholdKind.quantile
+FORWARD, ALPHA = schema.Direction.forward, schema.Direction.alpha
+LOSS, TOKEN = schema.Placement.loss, schema.Level.token
+RULES = [  # what is refused, the key it names, its legal neighbour
+    (lambda: objective(beta=-0.1), "objective.beta", lambda: objective(beta=0.0)),
+    (lambda: objective(beta=float("nan")), "objective.beta", lambda: objective(beta=1e-9)),
+    (lambda: objective(beta=float("inf")), "objective.beta", lambda: objective(beta=1e9)),
+    (lambda: objective(beta=0.0, direction=FORWARD), "objective.beta", lambda: objective(direction=FORWARD)),
+    (lambda: objective(entropy_coef=-1.0), "objective.entropy_coef", lambda: objective(entropy_coef=1.0)),
+    (lambda: objective(gamma=0.0), "objective.gamma", lambda: objective(gamma=0.1)),
+    (lambda: objective(gamma=1.1), "objective.gamma", lambda: objective(gamma=1.0)),
+    (lambda: objective(direction=ALPHA), "objective.alpha", lambda: objective(direction=ALPHA, alpha=0.5)),
+    (lambda: objective(alpha=0.5), "objective.alpha", lambda: objective()),
+    (lambda: objective(direction=ALPHA, alpha=1.0), "objective.alpha", lambda: objective(direction=ALPHA, alpha=2.0)),
+    (
+        lambda: objective(direction=ALPHA, alpha=0.0),
+        "objective.alpha",
+        lambda: objective(direction=ALPHA, alpha=-1.0),
+    ),
+    (
+        lambda: objective(max_log_weight=2.0),
+        "objective.max_log_weight",
+        lambda: objective(max_log_weight=2.0, direction=FORWARD),
+    ),
+    (
+        lambda: objective(direction=schema.Direction.jensen_shannon, placement=LOSS),
+        "objective.placement",
+        lambda: objective(direction=schema.Direction.jensen_shannon),
+    ),
+    (
+        lambda: objective(length_normalised=True, level=TOKEN),
+        "objective.length_normalised",
+        lambda: objective(length_normalised=True, level=TOKEN, placement=LOSS),
+    ),
+    (lambda: threshold(kind=QUANTILE, value=1.5), "transform.threshold.value", lambda: threshold(value=1.5)),
+    (lambda: threshold(floor=0.1), "transform.threshold.floor", lambda: threshold(kind=QUANTILE, floor=0.1)),
+    (lambda: threshold(value=float("inf")), "transform.threshold.value", lambda: threshold(value=-5.0)),
+    (lambda: mara(algorithm="3"), "transform.algorithm", lambda: mara(algorithm="2")),
+    (lambda: mara(value=None), "transform.threshold.value", lambda: mara(value=0.0)),
+    (lambda: optimizer(lr=0.0), "optimizer.lr", lambda: optimizer(lr=1e-9)),
+    (lambda: optimizer(beta2=1.0), "optimizer.beta2", lambda: optimizer(beta2=0.0)),
+    (lambda: optimizer(weight_decay=-1.0), "optimizer.weight_decay", lambda: optimizer(weight_decay=1.0)),
+    (lambda: optimizer(warmup_steps=-1), "optimizer.warmup_steps", lambda: optimizer(warmup_steps=0)),
+    (lambda: optimizer(max_grad_norm=0.0), "optimizer.max_grad_norm", lambda: optimizer(max_grad_norm=0.5)),
+    (
+        lambda: schema.AdaptiveBetaConfig(kl_target=0.0),
+        "beta_schedule.kl_target",
+        lambda: schema.AdaptiveBetaConfig(kl_target=1.0),
+    ),
+    (
+        lambda: schema.ModelConfig(name_or_path="x", dtype="int8", device="cpu"),
+        "model.dtype",
+        lambda: schema.ModelConfig(name_or_path="x", dtype="auto", device="cpu"),
+    ),
+    (
+        lambda: schema.ModelConfig(name_or_path="x", dtype="auto", device="tpu"),
+        "model.device",
+        lambda: schema.ModelConfig(name_or_path="x", dtype="auto", device="cuda:1"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("refused", "key", "legal"), RULES)
+def test_rule(refused, key, legal):
+    with pytest.raises(ConfigError, match=f"^{key}: must .*found|^{key}: .*found") as error:
+        refused()
+    assert "\n" not in str(error.value)
+    legal()
+
+
+def test_a_combination_is_refused_exactly_where_core_refuses_it():
+    """Every direction x level x placement x advantage x transform and algorithm x gamma x length normalisation."""
+    refused = legal = 0
+    for direction, level, placement, advantage, transform, gamma, normalised in product(
+        schema.Direction,
+        schema.Level,
+        schema.Placement,
+        schema.Advantage,
+        ("identity", "auto", "1", "2"),
+        (1.0, 0.9),
+        (False, True),
+    ):
+        alpha = 0.5 if direction is schema.Direction.alpha else None
+        by_schema = by_core = None
+        chosen = schema.IdentityConfig(threshold=threshold()) if transform == "identity" else mara(transform)
+        try:
+            config = objective(
+                direction=direction,
+                level=level,
+                placement=placement,
+                alpha=alpha,
+                gamma=gamma,
+                length_normalised=normalised,
+            )
+            schema.check_objective(config, chosen, advantage, schema.ConstantBetaConfig())
+        except ConfigError as error:
+            by_schema = error
+        try:
+            make_objective(
+                transform=chosen.name,
+                transform_options=chosen.options(),
+                advantage=advantage.name,
+                direction=direction.name,
+                level=level.name,
+                placement=placement.name,
+                alpha=alpha,
+                gamma=gamma,
+                length_normalised=normalised,
+            )
+        except ValueError as error:
+            by_core = error
+        case = (direction, level, placement, advantage, transform, gamma, normalised)
+        assert (by_schema is None) == (by_core is None), (case, by_schema, by_core)
+        refused, legal = refused + (by_core is not None), legal + (by_core is None)
+    assert refused > 100 and legal > 100  # both happen
+
+
+def test_mara_and_adaptive_beta_need_a_coefficient():
+    reverse = objective(beta=0.0)
+    leave_one_out, constant = schema.Advantage.leave_one_out, schema.ConstantBetaConfig()
+    plain = schema.IdentityConfig(threshold=threshold())
+    schema.check_objective(reverse, plain, leave_one_out, constant)
+    with pytest.raises(ConfigError, match=r"objective\.beta: must be > 0 with transform=mara"):
+        schema.check_objective(reverse, mara(), leave_one_out, constant)
+    with pytest.raises(ConfigError, match=r"objective\.beta: must be > 0 with beta_schedule=adaptive"):
+        schema.check_objective(reverse, plain, leave_one_out, schema.AdaptiveBetaConfig(kl_target=1.0))

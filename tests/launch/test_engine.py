@@ -1,0 +1,99 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from conf.schema import Decay, OptimizerConfig
+from launch.engine import lr_factor, make_engine
+
+
+def config(**changes):
+    values = {"lr": 0.05, "weight_decay": 0.1, "beta1": 0.8, "beta2": 0.95, "warmup_steps": 0}
+    return OptimizerConfig(**{**values, "decay": Decay.constant, "max_grad_norm": None, **changes})
+
+
+def module():
+    torch.manual_seed(0)
+    return nn.Linear(3, 2).double()
+
+
+def loss(model, step):
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
+    return model(x).square().sum()
+
+
+def run(engine, steps):
+    norms = []
+    for step in steps:
+        engine.backward(loss(engine.module, step) / 2)
+        engine.backward(loss(engine.module, step) / 2)  # accumulates
+        norms.append(engine.step())
+    return norms
+
+
+def test_steps_are_adamw_written_out():
+    engine = make_engine("torch", module(), config(), steps=5)
+    run(engine, range(5))
+    plain = module()
+    parameters = list(plain.parameters())
+    first, second = [torch.zeros_like(p) for p in parameters], [torch.zeros_like(p) for p in parameters]
+    for step in range(5):
+        grads = torch.autograd.grad(loss(plain, step), parameters)
+        with torch.no_grad():
+            for p, g, m, v in zip(parameters, grads, first, second, strict=True):
+                m.mul_(0.8).add_(0.2 * g)
+                v.mul_(0.95).add_(0.05 * g * g)
+                p.mul_(1 - 0.05 * 0.1)
+                p.sub_(0.05 * (m / (1 - 0.8 ** (step + 1))) / ((v / (1 - 0.95 ** (step + 1))).sqrt() + 1e-8))
+    for ours, theirs in zip(engine.module.parameters(), parameters, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=0)
+    untouched = module()
+    assert not torch.allclose(engine.module.weight, untouched.weight)
+
+
+def test_the_norm_is_reported_before_clipping():
+    free, clipped = (make_engine("torch", module(), config(max_grad_norm=n), 1) for n in (None, 1e-6))
+    before = [p.detach().clone() for p in free.module.parameters()]
+    norms = [run(engine, [0])[0] for engine in (free, clipped)]
+    assert norms[0] == norms[1] > 1
+    moved = [(p - b).abs().max() for p, b in zip(free.module.parameters(), before, strict=True)]
+    assert max(moved) > 1e-3
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_update():
+    engine = make_engine("torch", module(), config(), 1)
+    before = engine.module.weight.detach().clone()
+    engine.backward(engine.module.weight.sum() * math.nan)
+    with pytest.raises(RuntimeError, match="non-finite"):
+        engine.step()
+    assert torch.equal(engine.module.weight, before)
+
+
+def test_a_state_continues_bit_for_bit():
+    whole = make_engine("torch", module(), config(decay=Decay.cosine), 6)
+    run(whole, range(6))
+    half = make_engine("torch", module(), config(decay=Decay.cosine), 6)
+    run(half, range(3))
+    resumed = make_engine("torch", nn.Linear(3, 2).double(), config(decay=Decay.cosine), 6)
+    resumed.load(half.state_dict())
+    run(resumed, range(3, 6))
+    assert torch.equal(resumed.module.weight, whole.module.weight)
+    fresh = make_engine("torch", module(), config(decay=Decay.cosine), 6)
+    fresh.module.load_state_dict(half.state_dict()["module"])
+    run(fresh, range(3, 6))  # control: weights alone do not continue the run
+    assert not torch.equal(fresh.module.weight, whole.module.weight)
+
+
+def test_schedules():
+    factors = [lr_factor(step, 10, 4, Decay.constant) for step in range(10)]
+    assert factors == pytest.approx([0.2, 0.4, 0.6, 0.8, *[1.0] * 6])
+    assert [lr_factor(s, 4, 0, Decay.linear) for s in range(5)] == pytest.approx([1, 0.75, 0.5, 0.25, 0])
+    assert [lr_factor(s, 4, 0, Decay.cosine) for s in range(5)] == pytest.approx(
+        [(1 + math.cos(math.pi * s / 4)) / 2 for s in range(5)]
+    )
+
+
+def test_an_unknown_engine_is_refused():
+    with pytest.raises(ValueError, match=r"engine\.name"):
+        make_engine("zero9", module(), config(), 1)
