@@ -6,7 +6,7 @@ checked, by OmegaConf.to_object. Every message starts with the key it is about.
 
 import math
 import re
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from itertools import product
 from typing import Any
@@ -434,6 +434,20 @@ class DidacticObjectiveConfig(ObjectiveConfig):
 
 
 @dataclass
+class BothTransformsConfig(MaraConfig):
+    """identity and mara, side by side."""
+
+    name: str = "both"
+
+
+@dataclass
+class BothSchedulesConfig(AdaptiveBetaConfig):
+    """constant and adaptive, side by side."""
+
+    name: str = "both"
+
+
+@dataclass
 class CellConfig(RunConfig):
     """One policy of the grid: what another package would call a run."""
 
@@ -501,13 +515,17 @@ class DidacticConfig(RunConfig):
         ]
 
     def _transforms(self) -> list[TransformConfig]:
-        if isinstance(self.transform, MaraConfig) and self.transform.name == "both":
-            return [IdentityConfig(threshold=self.transform.threshold), replace(self.transform, name="mara")]
+        if isinstance(self.transform, BothTransformsConfig):
+            threshold = self.transform.threshold
+            return [
+                IdentityConfig(threshold=threshold),
+                MaraConfig(threshold=threshold, algorithm=self.transform.algorithm),
+            ]
         return [self.transform]
 
     def _beta_schedules(self) -> list[BetaScheduleConfig]:
-        if isinstance(self.beta_schedule, AdaptiveBetaConfig) and self.beta_schedule.name == "both":
-            return [ConstantBetaConfig(), replace(self.beta_schedule, name="adaptive")]
+        if isinstance(self.beta_schedule, BothSchedulesConfig):
+            return [ConstantBetaConfig(), AdaptiveBetaConfig(kl_target=self.beta_schedule.kl_target)]
         return [self.beta_schedule]
 
     def _check_gradient(self) -> None:

@@ -44,6 +44,8 @@ OPTION_SCHEMAS = {  # by the name under which an option file of conf/shared asks
     "mara_schema": schema.MaraConfig,
     "constant_beta_schema": schema.ConstantBetaConfig,
     "adaptive_beta_schema": schema.AdaptiveBetaConfig,
+    "both_transforms_schema": schema.BothTransformsConfig,
+    "both_schedules_schema": schema.BothSchedulesConfig,
 }
 
 

@@ -1,0 +1,147 @@
+"""A cell: one policy of the grid, what it optimises and where that should lead."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from conf.schema import AdaptiveBetaConfig, CellConfig, DidacticConfig
+from core import kl, stats
+from core.mara import select_anchor
+from core.objective import Objective, make_objective
+from core.schedules import adaptive_beta
+from core.targets import forward_kl_target, reverse_kl_target
+from core.transforms import Transformed
+from didactic.problems import Problem
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One policy and its objective on a problem; `axes` are its settings by name, those that the grid varies."""
+
+    config: CellConfig
+    problem: Problem
+    objective: Objective
+    axes: dict[str, str | float]
+
+    @property
+    def label(self) -> str:
+        return "/".join(f"{name}={value:g}" if isinstance(value, float) else value for name, value in self.axes.items())
+
+    def start_logp(self) -> Tensor:
+        """[A] of the policy before the first step."""
+        ref = self.problem.ref_logp
+        return ref if self.config.start.name == "reference" else torch.zeros_like(ref).log_softmax(-1)
+
+    def transformed(self, beta: float) -> Transformed:
+        """The reward and reference that take the problem's place, all outcomes being one group."""
+        return self.objective.transform(self.problem.reward, self.problem.ref_logp, beta=beta)
+
+    def target(self, beta: float) -> Tensor | None:
+        """[A] probabilities of the optimum over all distributions; None where it has no closed form."""
+        reward, ref_logp = self.transformed(beta)
+        direction, entropy_coef = self.objective.direction, self.objective.entropy_coef
+        if direction == "reverse" and beta + entropy_coef > 0:
+            return reverse_kl_target(ref_logp, reward, beta, entropy_coef).exp()
+        if direction == "forward" and entropy_coef == 0:
+            return forward_kl_target(ref_logp, reward, beta).exp()
+        return None
+
+    def good(self) -> Tensor | None:
+        """[A] bool, the outcomes whose reward reaches the threshold; None without one."""
+        if self.objective.threshold is None:
+            return None
+        reward, ref_logp = self.problem.reward, self.problem.ref_logp
+        return select_anchor(reward, ref_logp, self.objective.threshold(reward, None))[1]
+
+    def divergence(self, logp: Tensor) -> Tensor:
+        """[..., A] -> [...] of policies from the problem's own reference, nats."""
+        return exact_divergence(self.objective, logp, self.problem.ref_logp)
+
+    def metrics(self, logp: Tensor, beta: float) -> dict[str, Tensor]:
+        """What is logged of a policy, [A], without sampling; the names are those of `Objective.loss`."""
+        policy = logp.exp()
+        logged = {
+            "reward/raw": (policy * self.problem.reward).sum(),
+            "reward/augmented": (policy * self.transformed(beta).reward).sum(),
+            f"kl/{self.objective.direction}_nats": self.divergence(logp),
+            "policy/entropy_nats": stats.entropy(policy),
+        }
+        good = self.good()
+        if good is not None:
+            logged["mara/good_share"] = policy[good].sum()
+        return logged
+
+    def next_beta(self, beta: float, divergence: float) -> float:
+        schedule = self.config.beta_schedule
+        if isinstance(schedule, AdaptiveBetaConfig):
+            return adaptive_beta(beta, divergence, schedule.kl_target)
+        return beta
+
+
+def make_cells(config: DidacticConfig, problem: Problem) -> list[Cell]:
+    """The grid of a configuration."""
+    cells = [
+        Cell(cell, problem, make_objective(**cell.objective_arguments()), _axes(cell)) for cell in config.cells()
+    ]
+    varied = [name for name in cells[0].axes if len({cell.axes[name] for cell in cells}) > 1]
+    return [replace(cell, axes={name: cell.axes[name] for name in varied}) for cell in cells]
+
+
+def exact_divergence(objective: Objective, logp: Tensor, ref_logp: Tensor) -> Tensor:
+    """The objective's divergence from all outcomes on the last axis, nats, with gradient: [..., A] -> [...]."""
+    term = kl.kl_term(objective.direction, "exact")
+    if objective.direction == "alpha":
+        term = partial(term, alpha=objective.alpha)
+    return term(logp, ref_logp)
+
+
+def exact_loss(cells: Sequence[Cell], logp: Tensor, betas: Sequence[float]) -> Tensor:
+    """Minus the objective of each cell, E_pi[R'] - beta D(pi, ref') + entropy_coef H(pi): [C, A] -> [C].
+
+    R' and ref' are the transform's, with all outcomes as its group.
+    """
+    transformed = [cell.transformed(beta) for cell, beta in zip(cells, betas, strict=True)]
+    reward, ref_logp = (torch.stack(part) for part in zip(*transformed, strict=True))
+    policy = logp.exp()
+    beta = torch.tensor(betas, dtype=logp.dtype)
+    loss = -(policy * reward).sum(-1)
+    for direction in dict.fromkeys(cell.objective.direction for cell in cells):
+        rows = [i for i, cell in enumerate(cells) if cell.objective.direction == direction]
+        objective = cells[rows[0]].objective
+        divergence = exact_divergence(objective, logp[rows], ref_logp[rows])
+        loss = loss.index_add(0, torch.tensor(rows), beta[rows] * divergence)
+    entropy_coef = cells[0].objective.entropy_coef  # one value for the grid
+    return loss + entropy_coef * (policy * logp).sum(-1) if entropy_coef else loss
+
+
+def sampled_loss(cell: Cell, logp: Tensor, beta: float, uniforms: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """The language-model package's loss on one group of completions of one token: logp [A], uniforms [G]."""
+    drawn = draw(logp.detach().exp(), uniforms)
+    problem = cell.problem
+    return cell.objective.loss(
+        problem.reward[drawn].unsqueeze(0),
+        logp[drawn].reshape(1, -1, 1),
+        problem.ref_logp[drawn].reshape(1, -1, 1),
+        torch.ones(1, len(drawn), 1, dtype=torch.bool),
+        beta=beta,
+    )
+
+
+def draw(probability: Tensor, uniforms: Tensor) -> Tensor:
+    """Outcomes by inversion of the distribution function: probability [A], uniforms [G] in [0, 1) -> [G] indices."""
+    cumulative = probability.cumsum(-1)
+    return torch.searchsorted(cumulative, uniforms * cumulative[-1], right=True)
+
+
+def _axes(cell: CellConfig) -> dict[str, str | float]:
+    return {
+        "family": cell.family.name,
+        "direction": cell.objective.direction.name,
+        "transform": cell.transform.name,
+        "beta_schedule": cell.beta_schedule.name,
+        "beta": cell.objective.beta,
+        "start": cell.start.name,
+    }

@@ -1,0 +1,198 @@
+"""The pictures: trained policies over their exact targets, in the manner of the paper's figures."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from didactic.problems import Problem
+from didactic.report import Outcome, switches
+
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
+COLOURS = {"identity": BLUE, "mara": ORANGE}
+NAMES = {"identity": "vanilla", "mara": "MARA", "reverse": "reverse KL", "forward": "forward KL"}
+
+Beta = Sequence[Sequence[float]]
+
+
+def draw(problem: Problem, outcomes: Sequence[Outcome], beta_history: Beta, path: Path) -> None:
+    """The picture of a run, as PNG."""
+    pictures: dict[str, Callable[[Problem, Sequence[Outcome], Beta], Figure]] = {
+        "table": draw_table,
+        "two_bumps": draw_switch,
+        "bimodal": draw_families,
+    }
+    figure = pictures.get(problem.name, draw_curves)(problem, outcomes, beta_history)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def draw_curves(problem: Problem, outcomes: Sequence[Outcome], beta_history: Beta) -> Figure:
+    """Figure 5: a panel for each direction, beta and schedule; vanilla and MARA over their targets.
+
+    With an adaptive beta a last panel shows it over the steps.
+    """
+    panels = dict.fromkeys(_panel(o) for o in outcomes)
+    directions = list(dict.fromkeys(direction for direction, _ in panels))
+    columns = list(dict.fromkeys(column for _, column in panels))
+    adaptive = any(len(set(betas)) > 1 for betas in zip(*beta_history, strict=True))
+    width = len(columns) + adaptive
+    figure, grid = plt.subplots(
+        len(directions), width, figsize=(4.4 * width, 2.9 * len(directions) + 0.5), layout="constrained", squeeze=False
+    )
+    for row, direction in enumerate(directions):
+        for column, settings in enumerate(columns):
+            axes = grid[row][column]
+            some = [o for o in outcomes if _panel(o) == (direction, settings)]
+            _draw_reference(axes, problem, some[0])
+            for outcome in some:
+                _draw_policy(axes, problem, outcome)
+            axes.set(title=f"{NAMES.get(direction, direction)}, {settings}", xlabel="outcome", ylabel="probability")
+            axes.set_ylim(bottom=0)
+    if adaptive:
+        _draw_betas(grid[0][-1], outcomes, beta_history)
+        for axes in grid[1:, -1]:
+            axes.set_axis_off()
+    handles = dict(zip(*reversed(grid[0][0].get_legend_handles_labels()), strict=True))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False)
+    return figure
+
+
+def _panel(outcome: Outcome) -> tuple[str, str]:
+    config = outcome.cell.config
+    schedule = config.beta_schedule.name
+    beta = f"beta {config.objective.beta:g}"
+    return config.objective.direction.name, beta if schedule == "constant" else f"{schedule} {beta}"
+
+
+def _draw_reference(axes: Axes, problem: Problem, outcome: Outcome) -> None:
+    axes.fill_between(problem.position, problem.ref_logp.exp(), color=GREY, alpha=0.35, linewidth=0, label="reference")
+    good = outcome.cell.good()
+    if good is not None:
+        edges = problem.position[good]
+        for start, stop in _runs(good):
+            axes.axvspan(start - 0.5, stop + 0.5, color=GREEN, alpha=0.10, linewidth=0, label="good")
+        assert len(edges)
+
+
+def _draw_policy(axes: Axes, problem: Problem, outcome: Outcome) -> None:
+    transform, start = outcome.cell.config.transform.name, outcome.cell.config.start.name
+    name = NAMES.get(transform, transform) + ("" if start == "uniform" else ", from the reference")
+    style = {"color": COLOURS[transform], "linewidth": 2.0 if start == "uniform" else 0.9}
+    axes.plot(problem.position, outcome.policy, alpha=0.85, label=name, **style)
+    if outcome.target is not None and start == "uniform":
+        axes.plot(problem.position, outcome.target, "k:", linewidth=1.1, label="exact optimum")
+
+
+def _runs(good: torch.Tensor) -> list[tuple[int, int]]:
+    """First and last index of each stretch of True."""
+    indices = good.nonzero().flatten().tolist()
+    starts = [i for i in indices if i - 1 not in set(indices)]
+    stops = [i for i in indices if i + 1 not in set(indices)]
+    return list(zip(starts, stops, strict=True))
+
+
+def _draw_betas(axes: Axes, outcomes: Sequence[Outcome], beta_history: Beta) -> None:
+    for outcome, betas in zip(outcomes, zip(*beta_history, strict=True), strict=True):
+        config = outcome.cell.config
+        dashes = "-" if config.beta_schedule.name == "adaptive" else "--"
+        label = f"{NAMES[config.transform.name]}, {config.beta_schedule.name}"
+        axes.plot(betas, dashes, color=COLOURS[config.transform.name], label=label)
+    axes.set(title="beta in force", xlabel="step", ylabel="beta", yscale="log")
+    axes.legend(frameon=False, fontsize="small")
+
+
+def draw_table(problem: Problem, outcomes: Sequence[Outcome], beta_history: Beta) -> Figure:
+    """Figures 3 and 4: bars over a few outcomes, a panel a cell; crosses mark the exact optimum."""
+    directions = list(dict.fromkeys(o.cell.config.objective.direction.name for o in outcomes))
+    columns = max(sum(o.cell.config.objective.direction.name == d for o in outcomes) for d in directions)
+    figure, grid = plt.subplots(
+        len(directions),
+        columns,
+        figsize=(3.4 * columns, 2.8 * len(directions) + 0.4),
+        layout="constrained",
+        squeeze=False,
+        sharey=True,
+    )
+    for row, direction in enumerate(directions):
+        some = [o for o in outcomes if o.cell.config.objective.direction.name == direction]
+        for axes, outcome in zip(grid[row], some, strict=False):
+            _draw_bars(axes, problem, outcome)
+    handles, labels = grid[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def _draw_bars(axes: Axes, problem: Problem, outcome: Outcome) -> None:
+    config, policy = outcome.cell.config, outcome.policy
+    place = torch.arange(len(policy)).double()
+    axes.bar(place - 0.2, problem.ref_logp.exp(), 0.4, color=GREY, alpha=0.6, label="reference")
+    axes.bar(place + 0.2, policy, 0.4, color=COLOURS[config.transform.name], label="trained")
+    if outcome.target is not None:
+        axes.plot(place + 0.2, outcome.target, "kx", markersize=7, label="exact optimum")
+    for x, value in zip(place + 0.2, policy, strict=True):
+        axes.text(float(x), float(value) + 0.04, f"{value:.3f}".removeprefix("0"), ha="center", fontsize="small")
+    axes.set_xticks(place.tolist(), [f"R = {reward:g}" for reward in problem.reward])
+    direction = config.objective.direction.name
+    axes.set(title=f"{NAMES.get(direction, direction)}, beta {config.objective.beta:g}", ylim=(0, 1.15))
+    axes.set_ylabel("probability")
+
+
+def draw_switch(problem: Problem, outcomes: Sequence[Outcome], beta_history: Beta) -> Figure:
+    """Figure 2: policies over beta for each direction, and which of the two modes they favour."""
+    found = switches(outcomes)
+    directions = list(dict.fromkeys(o.cell.objective.direction for o in outcomes))
+    count = len(directions) + 1
+    figure, panels = plt.subplots(1, count, figsize=(4.4 * count, 3.6), layout="constrained")
+    colours = plt.get_cmap("viridis")
+    for axes, direction in zip(panels, directions, strict=False):
+        some = sorted((o for o in outcomes if o.cell.objective.direction == direction), key=lambda o: o.beta)
+        for number, outcome in enumerate(some):
+            shade = colours(number / max(len(some) - 1, 1) * 0.92)
+            axes.plot(problem.position, outcome.policy, color=shade, linewidth=1.6, label=f"{outcome.beta:g}")
+            axes.plot(problem.position, outcome.target, "k:", linewidth=0.8)
+        axes.fill_between(problem.position, problem.ref_logp.exp(), color=GREY, alpha=0.35, linewidth=0)
+        axes.set(title=f"{NAMES.get(direction, direction)} (dotted: exact)", xlabel="outcome", ylabel="probability")
+        axes.set_ylim(bottom=0)
+        axes.legend(title="beta", frameon=False, fontsize="x-small", ncols=2)
+    a, b = (mode.start for mode in problem.modes)
+    for direction, colour in zip(directions, (BLUE, ORANGE, GREEN, GREY), strict=False):
+        some = sorted((o for o in outcomes if o.cell.objective.direction == direction), key=lambda o: o.beta)
+        ratio = [float(o.logp[b] - o.logp[a]) for o in some]
+        panels[-1].plot([o.beta for o in some], ratio, "o-", color=colour, label=NAMES.get(direction, direction))
+        if direction in found:
+            predicted = found[direction]["predicted"]
+            panels[-1].axvline(predicted, color=colour, linestyle=":", label=f"predicted switch, {predicted:.3f}")
+    panels[-1].axhline(0, color="k", linewidth=0.6)
+    reward_a, reward_b = float(problem.reward[a]), float(problem.reward[b])
+    panels[-1].set(xscale="log", xlabel="beta", title="Which mode is favoured")
+    panels[-1].set_yscale("symlog", linthresh=1)
+    panels[-1].set_ylabel(f"log pi(R={reward_b:g}) / pi(R={reward_a:g})")
+    panels[-1].legend(frameon=False, fontsize="small")
+    return figure
+
+
+def draw_families(problem: Problem, outcomes: Sequence[Outcome], beta_history: Beta) -> Figure:
+    """Figure 1: each family under each direction, as densities over the target."""
+    families = list(dict.fromkeys(o.cell.config.family.name for o in outcomes))
+    figure, panels = plt.subplots(1, len(families), figsize=(4.6 * len(families), 3.4), layout="constrained", squeeze=False)
+    spacing = float(problem.position[1] - problem.position[0])
+    titles = {"gaussian": "Gaussian: mean and standard deviation", "categorical": "Flexible: a logit an outcome"}
+    for axes, family in zip(panels[0], families, strict=True):
+        target = problem.ref_logp.exp() / spacing
+        axes.fill_between(problem.position, target, color=GREY, alpha=0.35, linewidth=0, label="target")
+        for outcome in outcomes:
+            if outcome.cell.config.family.name == family:
+                direction = outcome.cell.objective.direction
+                colour, dashes = (BLUE, "-") if direction == "reverse" else (ORANGE, "--")
+                label = NAMES.get(direction, direction)
+                axes.plot(problem.position, outcome.policy / spacing, dashes, color=colour, linewidth=1.8, label=label)
+        axes.set(title=titles[family], xlabel="x", ylabel="density")
+        axes.legend(frameon=False)
+    return figure

@@ -1,0 +1,82 @@
+"""Training all cells of a grid side by side, beside their exact optima."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from conf.schema import AdaptiveBetaConfig, DidacticConfig, Gradient
+from didactic.cells import Cell, exact_loss, make_cells, sampled_loss
+from didactic.families import Policies
+from didactic.problems import Problem, make_problem
+from didactic.report import Outcome, report_run
+from launch.engine import make_engine
+from launch.run import Run
+from launch.streams import torch_generator
+
+
+def train(config: DidacticConfig, run: Run) -> None:
+    """The whole job: make the grid, train it, compare it with its targets."""
+    problem = make_problem(config.problem)
+    cells = make_cells(config, problem)
+    policies = make_policies(cells, problem)
+    engine = make_engine(config.engine.name, policies, config.optimizer, config.steps)
+    betas = [cell.config.objective.beta for cell in cells]
+    beta_history = [betas]
+
+    for step in run.steps(config.steps, show=("loss", "grad_norm")):
+        logp = policies()
+        if config.gradient is Gradient.exact:
+            losses = exact_loss(cells, logp, betas)
+        else:
+            losses = sampled_losses(config, cells, logp, betas, step)
+        engine.backward(losses.sum())
+        grad_norm = engine.step()
+        if step % config.log_every == 0 or step == config.steps - 1:
+            shared = {"loss": losses.detach().mean(), "grad_norm": grad_norm}
+            run.log({**shared, **cell_metrics(cells, logp.detach(), betas)})
+        betas = next_betas(cells, logp.detach(), betas)
+        beta_history.append(betas)
+
+    with torch.no_grad():
+        logp = policies()
+    outcomes = [Outcome(cell, row, beta) for cell, row, beta in zip(cells, logp, betas, strict=True)]
+    report_run(run, config, problem, outcomes, policies, beta_history)
+
+
+def make_policies(cells: Sequence[Cell], problem: Problem) -> Policies:
+    """The policies of all cells before the first step."""
+    start = torch.stack([cell.start_logp() for cell in cells])
+    return Policies([cell.config.family.name for cell in cells], start, problem.position)
+
+
+def sampled_losses(
+    config: DidacticConfig, cells: Sequence[Cell], logp: Tensor, betas: Sequence[float], step: int
+) -> Tensor:
+    """[C] losses, each from draws of its own stream, keyed by (seed, step, cell)."""
+    losses = []
+    for number, (cell, beta) in enumerate(zip(cells, betas, strict=True)):
+        generator = torch_generator(config.seed, "rollout", step, number)
+        uniforms = torch.rand(config.samples, generator=generator, dtype=torch.float64)
+        losses.append(sampled_loss(cell, logp[number], beta, uniforms)[0])
+    return torch.stack(losses)
+
+
+def next_betas(cells: Sequence[Cell], logp: Tensor, betas: list[float]) -> list[float]:
+    """Each cell's beta for the next step."""
+    return [
+        cell.next_beta(beta, float(cell.divergence(row)))
+        if isinstance(cell.config.beta_schedule, AdaptiveBetaConfig)
+        else beta
+        for cell, row, beta in zip(cells, logp, betas, strict=True)
+    ]
+
+
+def cell_metrics(cells: Sequence[Cell], logp: Tensor, betas: Sequence[float]) -> dict[str, Tensor | float]:
+    """Exact metrics of each policy; with several cells, behind the cell's label."""
+    logged: dict[str, Tensor | float] = {}
+    for cell, row, beta in zip(cells, logp, betas, strict=True):
+        prefix = f"{cell.label}/" if len(cells) > 1 else ""
+        logged |= {f"{prefix}{name}": value for name, value in cell.metrics(row, beta).items()}
+        logged[f"{prefix}beta"] = beta
+    return logged
