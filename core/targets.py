@@ -39,7 +39,6 @@ def reverse_kl_target(ref_logp: Tensor, reward: Tensor, beta: float, entropy_coe
         ref_logp = torch.zeros_like(ref_logp)  # 0 * -inf: without a KL term every outcome is allowed
     # Relative to the likeliest outcome, so that rewards of 1e3 at beta 1e-6 (logits of 1e9) cancel exactly.
     off_support = ref_logp == -torch.inf
-    ref_logp = ref_logp.masked_fill(off_support, 0.0)  # 0 * -inf, if beta / temperature underflows
     best = reward.masked_fill(off_support, -torch.inf).amax(-1, keepdim=True)
     logit = ref_logp * (beta / temperature) + (reward - best) / temperature
     pivot = logit.masked_fill(off_support, -torch.inf).argmax(-1, keepdim=True)

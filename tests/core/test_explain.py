@@ -36,7 +36,7 @@ def rows_of(text: str, outcomes: int) -> list[list[str]]:
     return [line.split() for line in lines[first + 1 : first + 1 + outcomes]]
 
 
-# --- end to end --------------------------------------------------------------------------------------------
+# --- end to end ------------------------------------------------------------------------------------------
 
 
 def test_the_command_prints_the_targets() -> None:
@@ -127,7 +127,7 @@ def test_a_mistake_ends_the_command_with_status_1() -> None:
     assert child.stderr == "beta: must be a finite number, found 'much'\n"
 
 
-# --- what is printed ---------------------------------------------------------------------------------------
+# --- what is printed -------------------------------------------------------------------------------------
 
 
 def close(cell: str, logp: torch.Tensor) -> bool:

@@ -177,6 +177,19 @@ def test_k3_is_forward_in_the_loss_and_neither_in_the_reward(seed: int) -> None:
 
 
 @pytest.mark.parametrize("direction", LOSS_DIRECTIONS)
+def test_each_loss_term_is_smallest_where_policy_and_reference_agree(direction: str) -> None:
+    """So that a single sample's gradient is 0 there: the least variance among terms of the same expectation."""
+    ref = random_logp(6, seed=1)
+    at = ref.clone().requires_grad_()
+    terms = term(direction, "loss")(at, ref)
+    assert terms.tolist() == [0] * 6 and gradient(terms.sum(), at).abs().max() < 1e-15
+    away = term(direction, "loss")(random_logp(6, seed=2), ref)
+    assert bool((away > 0).all())
+    noisier = torch.expm1(ref - at) - (at - ref)  # control: 1/u - log u, right on average
+    assert direction != "forward" or gradient(noisier.sum(), at).abs().max() > 1
+
+
+@pytest.mark.parametrize("direction", LOSS_DIRECTIONS)
 def test_a_reward_term_left_in_the_loss_and_a_value_in_the_reward_are_wrong(direction: str) -> None:
     logits, ref = random_logits(6, seed=1).requires_grad_(), random_logp(6, seed=11)
     exact = gradient(divergence(logits.softmax(-1), ref.exp(), direction), logits)
@@ -304,6 +317,33 @@ def test_the_cap_binds_where_it_is_exceeded_and_nowhere_else() -> None:
     assert bool(binds.any()) and not bool(binds.all())
     torch.testing.assert_close(capped[~binds], free[~binds], rtol=0, atol=0)
     assert bool((capped[binds] == -math.exp(cap)).all()) and bool((free[binds] < capped[binds]).all())
+
+
+# --- weights and detached arguments ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("direction", "placement"), PLACES)
+def test_per_token_weights_are_those_of_the_prefix(direction: str, placement: str) -> None:
+    """Not of the whole completion: the same expectation, with more variance."""
+    logp, ref, behaviour = (random_logp(4, 3, seed=seed) for seed in (1, 2, 3))
+    mask = torch.tensor([[True] * 3, [True, True, False], [True, False, False], [True] * 3])
+    weight = torch.where(mask, logp - behaviour, 0.0)
+    weighted = term(direction, placement)(logp, ref, behaviour_logp=behaviour, mask=mask)
+    plain = term(direction, placement)(logp, ref, mask=mask)
+    torch.testing.assert_close(weighted, weight.cumsum(-1).exp() * plain)
+    whole = weight.sum(-1, keepdim=True).exp() * plain  # control
+    torch.testing.assert_close(weighted[:, 2], whole[:, 2])
+    assert not torch.allclose(weighted[:, 0], whole[:, 0])
+
+
+@pytest.mark.parametrize(("direction", "placement"), PLACES)
+def test_only_the_policy_has_a_gradient_and_only_in_the_loss(direction: str, placement: str) -> None:
+    logp, ref, behaviour = (random_logits(5, seed=seed).requires_grad_() for seed in (1, 2, 3))
+    terms = term(direction, placement)(logp, ref, behaviour_logp=behaviour)
+    assert terms.requires_grad == (placement == "loss")
+    if placement == "loss":
+        gradients = torch.autograd.grad(terms.sum(), (logp, ref, behaviour), allow_unused=True)
+        assert gradients[0].abs().max() > 0 and gradients[1] is None and gradients[2] is None
 
 
 # --- masks, shapes and names -----------------------------------------------------------------------------

@@ -260,6 +260,7 @@ def test_the_floor_raises_a_low_quantile_and_no_other() -> None:
     torch.testing.assert_close(threshold, torch.tensor([[0.6], [0.85], [INF]]))
     assert select_anchor(reward, torch.zeros(3, 4), threshold)[1].sum(-1).tolist() == [0, 2, 0]
     assert float(quantile_threshold(reward, 0.5)[0]) == pytest.approx(0.25)  # control: without it
+    assert quantile_threshold(reward - 0.5, 0.5, floor=0.0)[0].tolist() == [0]  # 0 is a floor
     # A floor above a tied group says no more than that none is good; one below it says nothing.
     assert quantile_threshold(torch.full((1, 3), 0.5), 0.9, floor=0.6).tolist() == [[pytest.approx(0.6)]]
     assert quantile_threshold(torch.full((1, 3), 0.5), 0.9, floor=0.4).tolist() == [[INF]]

@@ -62,7 +62,7 @@ def unevenness(policy: Tensor) -> float:
     return float((good - good.mean()).abs().max())
 
 
-# --- leave-one-out -----------------------------------------------------------------------------------------
+# --- leave-one-out ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("placement", ["reward", "loss"])
@@ -122,7 +122,7 @@ def test_the_guide_shows_the_table_that_the_command_prints(capsys: pytest.Captur
     assert table.count("\n") == 2 * (2 + len(BETAS)) + 1  # control: all of it
 
 
-# --- other advantages: what a baseline is needed for -----------------------------------------------------------
+# --- other advantages: what a baseline is needed for -----------------------------------------------------
 
 FALLING = (0.5, 0.1, 0.02, 0.004, 0.001)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from core.advantages import ADVANTAGES
-from core.mara import augment_reward
+from core.mara import anchor_reference, augment_reward
 from core.objective import Objective, make_objective, make_threshold
 from core.transforms import Transformed, mara
 
@@ -324,6 +324,29 @@ def test_tied_anchors_give_the_same_gradient_in_any_order() -> None:
         _, moved, _ = loss_and_gradient(OBJECTIVES[name], shuffled)
         torch.testing.assert_close(moved, gradient[:, order])
         assert not torch.allclose(moved, gradient)  # control
+
+
+@pytest.mark.parametrize("placement", ["reward", "loss"])
+def test_the_kl_term_takes_the_anchored_reference(placement: str) -> None:
+    """Algorithm 2 by hand: R(z) and ref(z) for good completions, in the reward and in the KL term."""
+    inputs, beta = batch(), 0.3
+    ref = torch.where(inputs["mask"], inputs["ref_logp"], 0.0).sum(-1)
+    policy = torch.where(inputs["mask"], inputs["policy_logp"], 0.0).sum(-1)
+    reward, anchored = anchor_reference(inputs["reward"], ref, threshold=0.5)
+    objective = Objective(
+        direction="forward", placement=placement, transform=partial(mara, threshold=0.5, direction="forward")
+    )
+    _, gradient, _ = loss_and_gradient(objective, inputs)
+
+    def by_hand(ref: Tensor) -> Tensor:
+        inverse = (ref - policy).exp()  # 1/u
+        shaped = reward + beta * inverse if placement == "reward" else reward
+        advantage = (shaped - shaped.mean(-1, keepdim=True)) * 5 / 4
+        coefficient = -advantage if placement == "reward" else -advantage + beta * (1 - inverse)
+        return torch.where(inputs["mask"], coefficient.unsqueeze(-1) / 10, 0.0)
+
+    torch.testing.assert_close(gradient, by_hand(anchored))
+    assert not torch.allclose(gradient, by_hand(ref))  # control
 
 
 def test_truncated_completions_keep_their_reward_and_their_place_and_are_never_good() -> None:
