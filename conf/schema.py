@@ -407,7 +407,8 @@ class ProblemConfig:
             return
         if not self.ref or not self.reward or len(self.ref) != len(self.reward):
             raise ConfigError(
-                f"problem.reward: must be a list as long as problem.ref, found {show(self.reward)} and {show(self.ref)}"
+                f"problem.reward: must be a list as long as problem.ref, found {show(self.reward)} "
+                f"and {show(self.ref)}"
             )
         if not (min(self.ref) >= 0 and abs(sum(self.ref) - 1) <= 1e-6):
             raise ConfigError(f"problem.ref: must be probabilities that sum to 1, found {self.ref}")

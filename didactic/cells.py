@@ -28,7 +28,9 @@ class Cell:
 
     @property
     def label(self) -> str:
-        return "/".join(f"{name}={value:g}" if isinstance(value, float) else value for name, value in self.axes.items())
+        return "/".join(
+            f"{name}={value:g}" if isinstance(value, float) else value for name, value in self.axes.items()
+        )
 
     def start_logp(self) -> Tensor:
         """[A] of the policy before the first step."""

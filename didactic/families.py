@@ -54,7 +54,9 @@ class Policies(nn.Module):
 
     def __init__(self, families: list[str], start: Tensor, position: Tensor) -> None:
         super().__init__()
-        self.rows = {name: [i for i, family in enumerate(families) if family == name] for name in dict.fromkeys(families)}
+        self.rows = {
+            name: [i for i, family in enumerate(families) if family == name] for name in dict.fromkeys(families)
+        }
         self.parts = nn.ModuleDict({name: FAMILIES[name](start[rows], position) for name, rows in self.rows.items()})
         self.order = torch.tensor([row for rows in self.rows.values() for row in rows]).argsort()
 

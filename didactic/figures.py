@@ -44,7 +44,11 @@ def draw_curves(problem: Problem, outcomes: Sequence[Outcome], beta_history: Bet
     adaptive = any(len(set(betas)) > 1 for betas in zip(*beta_history, strict=True))
     width = len(columns) + adaptive
     figure, grid = plt.subplots(
-        len(directions), width, figsize=(4.4 * width, 2.9 * len(directions) + 0.5), layout="constrained", squeeze=False
+        len(directions),
+        width,
+        figsize=(4.4 * width, 2.9 * len(directions) + 0.5),
+        layout="constrained",
+        squeeze=False,
     )
     for row, direction in enumerate(directions):
         for column, settings in enumerate(columns):
@@ -60,7 +64,9 @@ def draw_curves(problem: Problem, outcomes: Sequence[Outcome], beta_history: Bet
         for axes in grid[1:, -1]:
             axes.set_axis_off()
     handles = dict(zip(*reversed(grid[0][0].get_legend_handles_labels()), strict=True))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False)
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 4), frameon=False
+    )
     return figure
 
 
@@ -72,20 +78,20 @@ def _panel(outcome: Outcome) -> tuple[str, str]:
 
 
 def _draw_reference(axes: Axes, problem: Problem, outcome: Outcome) -> None:
-    axes.fill_between(problem.position, problem.ref_logp.exp(), color=GREY, alpha=0.35, linewidth=0, label="reference")
+    axes.fill_between(
+        problem.position, problem.ref_logp.exp(), color=GREY, alpha=0.35, linewidth=0, label="reference"
+    )
     good = outcome.cell.good()
     if good is not None:
-        edges = problem.position[good]
         for start, stop in _runs(good):
             axes.axvspan(start - 0.5, stop + 0.5, color=GREEN, alpha=0.10, linewidth=0, label="good")
-        assert len(edges)
 
 
 def _draw_policy(axes: Axes, problem: Problem, outcome: Outcome) -> None:
     transform, start = outcome.cell.config.transform.name, outcome.cell.config.start.name
-    name = NAMES.get(transform, transform) + ("" if start == "uniform" else ", from the reference")
-    style = {"color": COLOURS[transform], "linewidth": 2.0 if start == "uniform" else 0.9}
-    axes.plot(problem.position, outcome.policy, alpha=0.85, label=name, **style)
+    name = NAMES.get(transform, transform) + ("" if start == "uniform" else ", from reference")
+    width = 2.0 if start == "uniform" else 0.9
+    axes.plot(problem.position, outcome.policy, color=COLOURS[transform], linewidth=width, alpha=0.85, label=name)
     if outcome.target is not None and start == "uniform":
         axes.plot(problem.position, outcome.target, "k:", linewidth=1.1, label="exact optimum")
 
@@ -159,8 +165,8 @@ def draw_switch(problem: Problem, outcomes: Sequence[Outcome], beta_history: Bet
             axes.plot(problem.position, outcome.target, "k:", linewidth=0.8)
         axes.fill_between(problem.position, problem.ref_logp.exp(), color=GREY, alpha=0.35, linewidth=0)
         axes.set(title=f"{NAMES.get(direction, direction)} (dotted: exact)", xlabel="outcome", ylabel="probability")
-        axes.set_ylim(bottom=0)
-        axes.legend(title="beta", frameon=False, fontsize="x-small", ncols=2)
+        axes.set(yscale="log", ylim=(1e-4, 2.0))
+        axes.legend(title="beta", frameon=False, fontsize="x-small", ncols=3, loc="upper left")
     a, b = (mode.start for mode in problem.modes)
     for direction, colour in zip(directions, (BLUE, ORANGE, GREEN, GREY), strict=False):
         some = sorted((o for o in outcomes if o.cell.objective.direction == direction), key=lambda o: o.beta)
@@ -172,16 +178,17 @@ def draw_switch(problem: Problem, outcomes: Sequence[Outcome], beta_history: Bet
     panels[-1].axhline(0, color="k", linewidth=0.6)
     reward_a, reward_b = float(problem.reward[a]), float(problem.reward[b])
     panels[-1].set(xscale="log", xlabel="beta", title="Which mode is favoured")
-    panels[-1].set_yscale("symlog", linthresh=1)
     panels[-1].set_ylabel(f"log pi(R={reward_b:g}) / pi(R={reward_a:g})")
-    panels[-1].legend(frameon=False, fontsize="small")
+    panels[-1].legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     return figure
 
 
 def draw_families(problem: Problem, outcomes: Sequence[Outcome], beta_history: Beta) -> Figure:
     """Figure 1: each family under each direction, as densities over the target."""
     families = list(dict.fromkeys(o.cell.config.family.name for o in outcomes))
-    figure, panels = plt.subplots(1, len(families), figsize=(4.6 * len(families), 3.4), layout="constrained", squeeze=False)
+    figure, panels = plt.subplots(
+        1, len(families), figsize=(4.6 * len(families), 3.4), layout="constrained", squeeze=False
+    )
     spacing = float(problem.position[1] - problem.position[0])
     titles = {"gaussian": "Gaussian: mean and standard deviation", "categorical": "Flexible: a logit an outcome"}
     for axes, family in zip(panels[0], families, strict=True):
@@ -192,7 +199,10 @@ def draw_families(problem: Problem, outcomes: Sequence[Outcome], beta_history: B
                 direction = outcome.cell.objective.direction
                 colour, dashes = (BLUE, "-") if direction == "reverse" else (ORANGE, "--")
                 label = NAMES.get(direction, direction)
-                axes.plot(problem.position, outcome.policy / spacing, dashes, color=colour, linewidth=1.8, label=label)
-        axes.set(title=titles[family], xlabel="x", ylabel="density")
+                axes.plot(
+                    problem.position, outcome.policy / spacing, dashes, color=colour, linewidth=1.8, label=label
+                )
+        shown = problem.position[target > 1e-6]
+        axes.set(title=titles[family], xlabel="x", ylabel="density", xlim=(float(shown[0]), float(shown[-1])))
         axes.legend(frameon=False)
     return figure

@@ -9,7 +9,7 @@ from torch import Tensor
 from conf.schema import ProblemConfig
 
 # Figure 1: (weight, mean, standard deviation) of the target's components.
-BIMODAL = ((0.6, -2.0, 0.6), (0.4, 2.0, 0.8))
+BIMODAL = ((0.7, -1.5, 0.6), (0.3, 2.0, 0.6))
 # Figure 2: outcome, log pi_ref and reward of the two modes.
 BUMPS = ((25, -4.05, 0.75), (75, -5.95, 1.0))
 BUMP_WIDTH = 4.0
@@ -71,12 +71,10 @@ def two_bumps(config: ProblemConfig) -> Problem:
 
 def bimodal(config: ProblemConfig) -> Problem:
     """Figure 1: two normal components on a fine grid, and no reward, so that the reference is itself the target."""
-    position = torch.linspace(-7, 7, 281, dtype=torch.float64)
+    position = torch.linspace(-12, 12, 481, dtype=torch.float64)
     middle = len(position) // 2
     modes = (slice(0, middle), slice(middle, len(position)))
-    return Problem(
-        config.name, position, bimodal_logp(position).log_softmax(-1), torch.zeros_like(position), modes
-    )
+    return Problem(config.name, position, bimodal_logp(position).log_softmax(-1), torch.zeros_like(position), modes)
 
 
 def bimodal_logp(position: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import OmegaConf
 from rich.table import Table
 from torch import Tensor
@@ -49,7 +48,7 @@ def report_run(
     beta_history: Sequence[Sequence[float]],
 ) -> None:
     """summary.json, the closing table and figure.png."""
-    summary = {
+    summary: dict[str, Any] = {
         "gradient": config.gradient.name,
         "problem": problem.name,
         "steps": config.steps,
@@ -63,7 +62,9 @@ def report_run(
     title = f"{problem.name}, {config.gradient.name} gradient"
     console.print(cell_table(title, [("", cell) for cell in summary["cells"]]))
     for direction, switch in summary.get("switch", {}).items():
-        seen = "not seen" if switch["seen"] is None else f"seen between {switch['seen'][0]:g} and {switch['seen'][1]:g}"
+        seen = (
+            "not seen" if switch["seen"] is None else f"seen between {switch['seen'][0]:g} and {switch['seen'][1]:g}"
+        )
         console.print(f"{direction}: the favoured mode switches at beta {switch['predicted']:.4f} (exact), {seen}")
     for name, fit in summary.get("gaussian", {}).items():
         console.print(
@@ -121,13 +122,7 @@ def switches(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
         else:
             continue
         favours_b = [bool(o.logp[b] > o.logp[a]) for o in some]
-        seen = [
-            [low.beta, high.beta]
-            for (low, high), (before, after) in zip(
-                zip(some, some[1:], strict=False), zip(favours_b, favours_b[1:], strict=False), strict=True
-            )
-            if before != after
-        ]
+        seen = [[some[i].beta, some[i + 1].beta] for i in range(len(some) - 1) if favours_b[i] != favours_b[i + 1]]
         found[direction] = {"predicted": float(predicted), "seen": seen[0] if len(seen) == 1 else None}
     return found
 
@@ -147,7 +142,7 @@ def gaussians(outcomes: Sequence[Outcome], policies: Policies) -> dict[str, dict
         direction = cell.objective.direction
         if direction not in ("reverse", "forward"):
             continue
-        mean, std = float(family.mean[place]), float(family.log_std[place].exp())
+        mean, std = family.mean[place].item(), family.log_std[place].exp().item()
         weight = cell.objective.entropy_coef / outcomes[row].beta
         minima = minimisers(direction, weight)
         nearest = min(minima, key=lambda m: math.hypot(m["mean"] - mean, m["std"] - std))
@@ -159,15 +154,17 @@ def gaussians(outcomes: Sequence[Outcome], policies: Policies) -> dict[str, dict
 
 def cell_table(title: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> Table:
     """One row a cell: its settings, and the trained policy beside its exact target."""
-    axes = [name for name in ("family", "direction", "transform", "beta_schedule", "beta", "start") if name in rows[0][1]]
+    axes = [
+        name for name in ("family", "direction", "transform", "beta_schedule", "beta", "start") if name in rows[0][1]
+    ]
     table = Table(title=title, title_justify="left")
     named = any(name for name, _ in rows)
     if named:
         table.add_column("run")
-    for name in axes:
-        table.add_column(name.replace("_", " "))
-    for name in ("reward", "KL, nats", "mode shares", "exact", "variation over good", "TV to exact"):
-        table.add_column(name, justify="right")
+    for axis in axes:
+        table.add_column(axis.replace("_", " "))
+    for column in ("reward", "KL, nats", "mode shares", "exact", "variation over good", "TV to exact"):
+        table.add_column(column, justify="right")
     for name, row in rows:
         values = [f"{row[axis]:g}" if isinstance(row[axis], float) else row[axis] for axis in axes]
         numbers = [f"{row['reward']:.3f}", f"{row['kl_nats']:.3f}"]
@@ -184,7 +181,9 @@ def report_sweep(runs: Sequence[Path]) -> None:
         overrides = " ".join(str(o) for o in OmegaConf.load(run / "overrides.yaml"))
         rows += [(overrides, cell) for cell in json.loads((run / "summary.json").read_text())["cells"]]
     common = set.intersection(*(set(cell) for _, cell in rows))
-    console.print(cell_table("sweep", [(name, {k: v for k, v in cell.items() if k in common}) for name, cell in rows]))
+    console.print(
+        cell_table("sweep", [(name, {k: v for k, v in cell.items() if k in common}) for name, cell in rows])
+    )
 
 
 def _shares(values: Sequence[float] | None) -> str:
@@ -193,8 +192,3 @@ def _shares(values: Sequence[float] | None) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
-
-
-def mode_log_ratio(policy: Tensor, modes: Sequence[slice]) -> float:
-    """log of the first mode's share over the last one's."""
-    return float(torch.log(policy[modes[0]].sum() / policy[modes[-1]].sum()))

@@ -32,7 +32,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from conf import schema
 from conf.schema import ConfigError
-from launch.explain import explain, no_such_key, not_an_override
+from launch.explain import bad_folder, explain, no_such_key, not_an_override
 from launch.groups import option_table, options
 from launch.shadowing import refuse_shadowing
 
@@ -75,7 +75,7 @@ def start(
         failures += 1
         if full_error or not isinstance(error, ConfigError):
             traceback.print_exception(error)
-        print(f"{package}: {explain(error, package)}", file=sys.stderr)
+            error = type(error)(...) 
 
     def job(config: DictConfig) -> None:
         try:
@@ -98,8 +98,8 @@ def start(
             raise ConfigError(explain(error, package)) from error
         if report is not None and len(finished) > 1:
             report(finished, Path(os.path.commonpath(finished)))
-    except KeyboardInterrupt as interrupt:
-        number = interrupt.args[0] if interrupt.args else signal.SIGINT
+    except KeyboardInterrupt as interruption:
+        number = interruption.args[0] if interruption.args else signal.SIGINT
         print(f"{package}: interrupted by {signal.Signals(number).name}", file=sys.stderr)
         sys.exit(128 + number)
     except Exception as error:
@@ -114,10 +114,12 @@ def register(package: str, config_class: type[schema.RunConfig]) -> None:
     for name, node in {"run_schema": config_class, **OPTION_SCHEMAS}.items():
         store.store(name=name, node=node)
     OmegaConf.register_new_resolver("option_table", lambda: option_table(package), replace=True)
+
     # The sweeper's own check composes every job; ours validates them, too.
-    Sweeper.validate_batch_is_legal = (  # type: ignore[method-assign]
-        lambda sweeper, jobs: _check_jobs(package, sweeper, jobs)
-    )
+    def check_batch(self: Sweeper, batch: Sequence[Sequence[str]]) -> None:
+        _check_jobs(package, self, batch)
+
+    Sweeper.validate_batch_is_legal = check_batch  # type: ignore[method-assign]
 
 
 def check(package: str, config: DictConfig) -> Any:
@@ -147,7 +149,11 @@ def _run_job(package: str, config: DictConfig, train: Callable[[Any, "Run"], Non
     threads = torch.get_num_threads()
     torch.set_num_threads(typed.threads or threads)
     try:
-        with Run(folder, package, config, list(hydra_config.overrides.task)) as run:
+        run = Run(folder, package, config, list(hydra_config.overrides.task))
+    except OSError as error:
+        raise ConfigError(bad_folder(error)) from error
+    try:
+        with run:
             train(typed, run)
     finally:
         torch.set_num_threads(threads)
@@ -181,7 +187,7 @@ def _check_keys(package: str, node: DictConfig, prefix: str = "") -> None:
     if not is_dataclass(node_type):
         return
     allowed = [f.name for f in fields(node_type)]
-    for key in node:
+    for key in map(str, node):
         if key not in allowed:
             raise ConfigError(no_such_key(f"{prefix}{key}", node, package))
     for key in allowed:
@@ -198,7 +204,7 @@ def _read_command_line(package: str) -> None:
 
     def refuse(message: str) -> NoReturn:
         flags = ", ".join(re.findall(r"--[\w-]+", parser.format_usage()))
-        raise ConfigError(f"command line: {message} (flags: {flags})")
+        raise ConfigError(f"command line: must have no flags but {flags}, found {message}")
 
     parser.error = refuse  # type: ignore[method-assign]
     overrides = parser.parse_intermixed_args().overrides

@@ -49,7 +49,7 @@ def _explain(error: BaseException, package: str) -> str:
             return str(cause)
         if isinstance(cause, OverrideParseException):
             return not_an_override(cause.override)
-        if isinstance(cause, MissingConfigException):
+        if isinstance(cause, MissingConfigException) and cause.missing_cfg_file:
             return _no_such_option(cause)
         if isinstance(cause, MarkedYAMLError):
             mark = cause.problem_mark
@@ -60,7 +60,10 @@ def _explain(error: BaseException, package: str) -> str:
         wrapped = re.match(r"In '(.+)': \w+ raised while composing", str(cause))
         file = wrapped[1] if wrapped else file
     if isinstance(error, OSError) and error.filename:
-        return bad_folder(error.filename, error.strerror)
+        return bad_folder(error)
+    several = re.match(r"(?:Ambiguous value for argument|Sweep parameters) '([^=]+)=(.*)'", str(error))
+    if several:
+        return f"{several[1]}: must be one value (add -m to sweep over several), found {several[2]}"
     if isinstance(error, HydraException | OmegaConfBaseException | ValueError):
         # Without Hydra's links and its search path
         return "\n".join(line for line in str(error).splitlines() if "://" not in line)
@@ -87,8 +90,8 @@ def _about_key(error: OmegaConfBaseException, package: str, file: str | None) ->
         return f"{key}: must be given, {_kind(node)}, found ???"
     if isinstance(error, InterpolationResolutionError):
         return f"{key}: must refer to a value that exists, found {node._value() if node else '?'} ({_first(error)})"
-    if isinstance(error, ConfigTypeError):
-        return f"{key}: {_first(error)}"
+    if isinstance(error, ConfigTypeError):  # of a deletion
+        return f"{key}: must be given, found ~{key}"
     return f"{key}: must be {_kind(node)}, found {show(error.value)}"
 
 
@@ -97,12 +100,12 @@ def no_such_key(key: str, parent: DictConfig, package: str) -> str:
     kind, (above, _, name) = OmegaConf.get_type(parent), key.rpartition(".")
     allowed = [f.name for f in fields(kind)] if is_dataclass(kind) else [str(k) for k in parent]
     root = OmegaConf.to_container(parent._get_root(), throw_on_missing=False)
-    known = [*_keys(root), *(f"{above}.{other}" for other in allowed if above)]
     if not above:
         allowed += [group for group in groups(package) if group not in allowed]
-        known += groups(package)
+    known = dict.fromkeys([*(f"{above}.{other}".lstrip(".") for other in allowed), *_keys(root)])
+    known.pop(key, None)  # which +key=value has added
     same_name = [other for other in known if other.rpartition(".")[2] == name]
-    close = [other for other in dict.fromkeys(same_name or get_close_matches(key, known)) if other != key][:2]
+    close = (same_name or get_close_matches(key, known))[:2]
     hint = f" (did you mean {' or '.join(close)}?)" if close else ""
     if not is_dataclass(kind):
         return f"{key}: no such key{hint}; to add one write +{key}=VALUE, found {name}"
@@ -115,14 +118,14 @@ def not_an_override(text: str) -> str:
     return f"{key}: must be written KEY=VALUE, with special characters of the value in quotes, found {text!r}"
 
 
-def bad_folder(folder: object, reason: str) -> str:
+def bad_folder(error: OSError) -> str:
     """For a run folder that cannot be used."""
     key = "hydra.run.dir (hydra.sweep.dir with -m)"
-    return f"{key}: must be a folder that a new run can be written to, found {folder} ({reason})"
+    return f"{key}: must be a folder that a new run can be written to, found {error.filename} ({error.strerror})"
 
 
 def _no_such_option(error: MissingConfigException) -> str:
-    group, _, option = (error.missing_cfg_file or "").rpartition("/")
+    group, _, option = str(error.missing_cfg_file).rpartition("/")
     if error.options is None:
         return f"configuration file: must be on the search path, found {error.missing_cfg_file}"
     other = owner(group, option)

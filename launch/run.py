@@ -41,6 +41,8 @@ class Run:
     def __init__(self, folder: Path, package: str, config: DictConfig, overrides: list[str]) -> None:
         self.folder = folder
         self.step = -1
+        self._shown: tuple[str, ...] = ()
+        self._latest: dict[str, float | int | None] = {}
         self._started = self._step_started = time.perf_counter()
         self._record: dict[str, Any] = {
             "state": "running",
@@ -88,7 +90,7 @@ class Run:
 
     def steps(self, total: int, show: Iterable[str] = ()) -> Iterator[int]:
         """0 .. total-1 with a progress bar that shows the logged values named in `show`."""
-        self._shown, self._latest = tuple(show), {}
+        self._shown = tuple(show)
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
