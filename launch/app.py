@@ -32,7 +32,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from conf import schema
 from conf.schema import ConfigError
-from launch.explain import bad_folder, explain, no_such_key, not_an_override
+from launch.explain import bad_folder, explain, no_such_key, not_an_override, one_line
 from launch.groups import option_table, options
 from launch.shadowing import refuse_shadowing
 
@@ -75,7 +75,8 @@ def start(
         failures += 1
         if full_error or not isinstance(error, ConfigError):
             traceback.print_exception(error)
-            error = type(error)(...) 
+        message = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
+        print(f"{package}: {one_line(message)}", file=sys.stderr)
 
     def job(config: DictConfig) -> None:
         try:
@@ -203,8 +204,9 @@ def _read_command_line(package: str) -> None:
     parser = get_args_parser()
 
     def refuse(message: str) -> NoReturn:
+        what, found, unknown = message.partition("unrecognized arguments: ")
         flags = ", ".join(re.findall(r"--[\w-]+", parser.format_usage()))
-        raise ConfigError(f"command line: must have no flags but {flags}, found {message}")
+        raise ConfigError(f"{unknown}: no such flag; allowed: {flags}; found {unknown}" if found else what)
 
     parser.error = refuse  # type: ignore[method-assign]
     overrides = parser.parse_intermixed_args().overrides
@@ -215,7 +217,7 @@ def _read_command_line(package: str) -> None:
 
     given: dict[str, str] = {}
     for override in OverridesParser.create().parse_overrides(overrides):
-        key, value = override.get_key_element().lstrip("+~"), (override.input_line or "").partition("=")[2]
+        key, value = override.get_key_element().lstrip("+~"), str(override.input_line).partition("=")[2]
         if not key:
             raise ConfigError(not_an_override(f"={value}"))
         if key in given:

@@ -39,7 +39,11 @@ KINDS = {FloatNode: "a number", IntegerNode: "a whole number", BooleanNode: "tru
 
 def explain(error: BaseException, package: str) -> str:
     """One line about an exception raised while a package's command line was read, composed or checked."""
-    return "; ".join(line.strip() for line in _explain(error, package).splitlines() if line.strip())
+    return one_line(_explain(error, package))
+
+
+def one_line(text: str) -> str:
+    return "; ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
 def _explain(error: BaseException, package: str) -> str:
