@@ -71,6 +71,7 @@ class ObjectiveConfig:
     max_log_weight: float | None = None  # cap on log(reference / policy) under forward KL, nats; null: none
     gamma: float = MISSING  # discount of the per-token return
     length_normalised: bool = MISSING
+    mask_tied: bool = MISSING  # leave out groups whose raw rewards are all equal
 
     def __post_init__(self) -> None:
         check_range("objective.beta", self.beta, low=0)
@@ -276,6 +277,7 @@ class RunConfig:
             "max_log_weight": math.inf if o.max_log_weight is None else o.max_log_weight,
             "gamma": o.gamma,
             "length_normalised": o.length_normalised,
+            "mask_tied": o.mask_tied,
         }
 
 
@@ -543,6 +545,8 @@ class DidacticConfig(RunConfig):
                 f"objective.max_log_weight: only used with gradient=sampled, leave it at null, found "
                 f"{self.objective.max_log_weight}"
             )
+        if self.objective.mask_tied:
+            raise ConfigError("objective.mask_tied: only used with gradient=sampled, leave it at false, found true")
         if self.advantage is not Advantage.leave_one_out:
             raise ConfigError(
                 f"advantage: only used with gradient=sampled, leave it at leave_one_out, found {self.advantage.name}"

@@ -44,6 +44,14 @@ def group_normalised(reward: Tensor, valid: Tensor | None = None) -> Tensor:
     return (advantage / std.masked_fill(tied, 1.0)).masked_fill(tied, 0.0)
 
 
+def tied_groups(reward: Tensor, valid: Tensor | None = None) -> Tensor:
+    """True where all valid rewards of a group are equal, also where none is valid: [..., G] -> [..., 1] bool."""
+    kept = _valid(reward, valid)
+    highest = reward.masked_fill(~kept, -torch.inf).amax(-1, keepdim=True)
+    lowest = reward.masked_fill(~kept, torch.inf).amin(-1, keepdim=True)
+    return highest <= lowest
+
+
 def _valid(reward: Tensor, valid: Tensor | None) -> Tensor:
     check_group(valid, reward=reward)
     return torch.ones_like(reward, dtype=torch.bool) if valid is None else valid

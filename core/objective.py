@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from core import kl, losses
-from core.advantages import ADVANTAGES
+from core.advantages import ADVANTAGES, tied_groups
 from core.mara import quantile_threshold, select_anchor
 from core.sequence import check_group, masked_sum
 from core.stats import effective_sample_size
@@ -27,6 +27,7 @@ class Objective:
     advantage: (reward, valid) -> advantages of a group.
     direction, level, placement: of the divergence, see `core.kl`.
     entropy_coef: reward units per nat of sequence entropy.
+    mask_tied: leave out groups whose raw rewards are all equal, which only the KL term would move.
     threshold: what counts as good, for the metrics; None where the transform has no such notion.
     """
 
@@ -40,6 +41,7 @@ class Objective:
     max_log_weight: float = math.inf
     gamma: float = 1.0
     length_normalised: bool = False
+    mask_tied: bool = False
     threshold: Threshold | None = None
 
     def loss(
@@ -68,6 +70,9 @@ class Objective:
         Returns:
             A scalar, and detached scalars by name.
         """
+        if self.mask_tied:
+            kept = ~tied_groups(reward, valid).expand_as(reward)
+            valid = kept if valid is None else valid & kept
         if valid is not None:  # what an invalid sample holds must not reach a gradient: 0 * inf is NaN
             policy_logp, ref_logp = (torch.where(valid.unsqueeze(-1), x, 0.0) for x in (policy_logp, ref_logp))
         policy_seq_logp, ref_seq_logp = masked_sum(policy_logp, mask), masked_sum(ref_logp.detach(), mask)

@@ -18,6 +18,7 @@ OBJECTIVE = {
     "max_log_weight": None,
     "gamma": 1.0,
     "length_normalised": False,
+    "mask_tied": False,
 }
 THRESHOLD = {"kind": schema.ThresholdKind.constant, "value": 1.0, "floor": None}
 OPTIMIZER = {

@@ -313,6 +313,26 @@ def test_tied_rewards_leave_the_kl_term(name: str) -> None:
         assert float(loss_and_gradient(quiet, at_reference)[1].abs().max()) == 0  # control: nothing pulls there
 
 
+def test_tied_groups_can_be_left_out_by_their_raw_rewards() -> None:
+    inputs = batch()
+    inputs["reward"] = torch.tensor([[1.0, 1.0, 1.0, 1.0], [1.0, 0.0, 1.0, 0.0]], dtype=torch.float64)
+    options: dict[str, Any] = {
+        "transform": "mara",  # which unties what the raw rewards tie
+        "transform_options": {"threshold": {"kind": "constant", "value": 1.0}},
+        "advantage": "leave_one_out",
+        "direction": "reverse",
+    }
+    keep, mask = (make_objective(**options, mask_tied=flag) for flag in (False, True))
+    inputs = {name: value[:2, :4] for name, value in inputs.items()}
+    kept, masked = (loss_and_gradient(objective, inputs)[1] for objective in (keep, mask))
+    assert kept[0].abs().max() > 1e-3  # by default the KL term moves a tied group
+    assert masked[0].abs().max() == 0
+    torch.testing.assert_close(masked[1], 2 * kept[1])  # the mean is over the group that is left
+    valid = torch.tensor([[True] * 4, [True, False, True, False]])
+    both = loss_and_gradient(mask, inputs, valid=valid)[1]
+    assert both.abs().max() == 0  # tied among those that count
+
+
 def test_tied_anchors_give_the_same_gradient_in_any_order() -> None:
     inputs = batch()
     inputs["ref_logp"] = torch.full((2, 5, LENGTH), -1.0).double()
