@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -92,6 +93,7 @@ def token_level_divergence(sequences: Sequences, policy: Tensor, ref: Tensor, di
 # --- groups ----------------------------------------------------------------------------------------------
 
 
+@cache
 def all_groups(outcomes: int, size: int) -> tuple[Tensor, Tensor]:
     """Every multiset of `size` outcomes: members [M, G] and the log number of its orders [M]."""
     members = torch.tensor(list(itertools.combinations_with_replacement(range(outcomes), size)))
