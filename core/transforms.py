@@ -60,7 +60,7 @@ def mara(
 
 
 def mara_algorithm(direction: str, algorithm: str | int = "auto", level: str = "sequence") -> int:
-    """1 or 2, resolved; raises ValueError where the combination has no uniform optimum."""
+    """1 or 2, resolved; raises ValueError for an unknown name, a direction or a level that the algorithm lacks."""
     algorithm = {"1": 1, "2": 2}.get(str(algorithm), algorithm)
     if direction not in ("reverse", "forward"):
         raise ValueError(f"MARA is defined for reverse and forward KL, got direction={direction!r}")
