@@ -32,7 +32,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from conf import schema
 from conf.schema import ConfigError
-from launch.explain import bad_folder, explain, no_such_key, not_an_override, one_line
+from launch.explain import explain, no_such_key, not_an_override, one_line
 from launch.groups import option_table, options
 from launch.shadowing import refuse_shadowing
 
@@ -150,11 +150,7 @@ def _run_job(package: str, config: DictConfig, train: Callable[[Any, "Run"], Non
     threads = torch.get_num_threads()
     torch.set_num_threads(typed.threads or threads)
     try:
-        run = Run(folder, package, config, list(hydra_config.overrides.task))
-    except OSError as error:
-        raise ConfigError(bad_folder(error)) from error
-    try:
-        with run:
+        with Run(folder, package, config, list(hydra_config.overrides.task)) as run:
             train(typed, run)
     finally:
         torch.set_num_threads(threads)

@@ -106,10 +106,8 @@ def no_such_key(key: str, parent: DictConfig, package: str) -> str:
     root = OmegaConf.to_container(parent._get_root(), throw_on_missing=False)
     if not above:
         allowed += [group for group in groups(package) if group not in allowed]
-    known = dict.fromkeys([*(f"{above}.{other}".lstrip(".") for other in allowed), *_keys(root)])
-    known.pop(key, None)  # which +key=value has added
-    same_name = [other for other in known if other.rpartition(".")[2] == name]
-    close = (same_name or get_close_matches(key, known))[:2]
+    elsewhere = [other for other in _keys(root) if other.rpartition(".")[2] == name and other != key]
+    close = elsewhere[:2] or [f"{above}.{other}".lstrip(".") for other in get_close_matches(name, allowed, 2)]
     hint = f" (did you mean {' or '.join(close)}?)" if close else ""
     if not is_dataclass(kind):
         return f"{key}: no such key{hint}; to add one write +{key}=VALUE, found {name}"

@@ -1,22 +1,18 @@
-"""The record of a run: a made-up job through `Run`, and a real one that is told to stop."""
+"""The record of a run: a made-up job through `Run`."""
 
 import json
 import math
 import os
-import signal
 import subprocess
-import sys
-import time
-from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
 
 from conf.schema import ConfigError
-from launch.run import Run, read_jsonl, write_text
+from launch.run import Run, code_version, plain, read_jsonl, write_text
 
-ROOT = Path(__file__).parents[2]
 CONFIG = OmegaConf.create({"seed": 3, "a": 1, "b": "${a}"})
 
 
@@ -24,31 +20,34 @@ def record(folder):
     return json.loads((folder / "run.json").read_text())
 
 
+def lines(folder, name):
+    return (folder / f"{name}.jsonl").read_text().splitlines()
+
+
 def test_a_finished_run(tmp_path):
     folder = tmp_path / "deep" / "run"
     with Run(folder, "llm", CONFIG, ["a=1"]) as run:
-        assert record(folder)["state"] == "running"
+        assert record(folder)["state"] == "running" and record(folder)["ended"] is None
         for step in run.steps(3, show=("x",)):
-            run.log(
-                {"x": torch.tensor(step / 2), "n": 7, "nan": math.nan, "inf": torch.tensor(math.inf), "none": None}
-            )
+            run.log({"x": torch.tensor(step / 2), "n": 7, "none": None})
             run.sample([{"text": "é"}])
+            assert len(lines(folder, "metrics")) == step + 1  # there as soon as it is logged
         run.finish({"correct": 0.5})
     assert OmegaConf.load(folder / "config.yaml") == {"seed": 3, "a": 1, "b": 1}
     assert OmegaConf.load(folder / "overrides.yaml") == ["a=1"]
-    assert read_jsonl(folder / "metrics.jsonl") == [
-        {"step": s, "x": s / 2, "n": 7, "nan": None, "inf": None, "none": None} for s in range(3)
-    ]
+    assert read_jsonl(folder / "metrics.jsonl") == [{"step": s, "x": s / 2, "n": 7, "none": None} for s in range(3)]
     assert [row["step"] for row in read_jsonl(folder / "timings.jsonl")] == [0, 1, 2]
     assert read_jsonl(folder / "samples.jsonl")[2] == {"step": 2, "text": "é"}
     assert json.loads((folder / "summary.json").read_text()) == {"correct": 0.5}
     written = record(folder)
     assert (written["state"], written["seed"], written["traceback"]) == ("finished", 3, None)
     assert written["command"] == ["python", "-m", "llm", "a=1"]
-    assert {"commit", "dirty"} <= set(written["code"])
-    assert written["versions"]["torch"] == torch.__version__.partition("+")[0] or written["versions"]["torch"]
-    assert written["started"] <= written["ended"]
-    assert not [path for path in folder.iterdir() if path.name.startswith(".")]  # no temporary file stays
+    assert {"commit", "dirty", "untracked"} == set(written["code"])  # a patch is a file of its own
+    assert {"python", "torch", "numpy"} <= set(written["versions"]) and written["hardware"]["threads"] >= 1
+    assert written["started"] <= written["ended"] and written["pid"] == os.getpid()
+    files = {"config.yaml", "overrides.yaml", "run.json", "summary.json"}
+    files |= {"metrics.jsonl", "timings.jsonl", "samples.jsonl"}
+    assert {path.name for path in folder.iterdir()} - {"code.patch"} == files  # no temporary file stays
 
 
 def test_a_failed_run_says_where(tmp_path):
@@ -56,21 +55,92 @@ def test_a_failed_run_says_where(tmp_path):
         for step in run.steps(3):
             run.log({"x": 1 / (1 - step)})
     written = record(tmp_path / "run")
-    assert written["state"] == "failed"
+    assert written["state"] == "failed" and written["ended"] is not None
     assert "ZeroDivisionError" in written["traceback"] and "test_run.py" in written["traceback"]
-    assert len(read_jsonl(tmp_path / "run" / "metrics.jsonl")) == 1  # what was computed stays
+    assert len(lines(tmp_path / "run", "metrics")) == 1  # what was computed stays
+
+
+def test_an_interrupted_run_is_not_finished(tmp_path):
+    with pytest.raises(KeyboardInterrupt), Run(tmp_path / "run", "llm", CONFIG, []):
+        raise KeyboardInterrupt
+    assert record(tmp_path / "run")["state"] == "failed"
+    assert "KeyboardInterrupt" in record(tmp_path / "run")["traceback"]
 
 
 def test_a_folder_with_a_run_or_that_cannot_be_written_is_refused(tmp_path):
     with Run(tmp_path / "run", "llm", CONFIG, []):
         pass
-    before = record(tmp_path / "run")
-    with pytest.raises(ConfigError, match="found"):
+    before = (tmp_path / "run" / "run.json").read_text()
+    with pytest.raises(ConfigError, match=r"hydra\.run\.dir.* found .*run \(it holds a run\)"):
         Run(tmp_path / "run", "llm", CONFIG, [])
-    assert record(tmp_path / "run") == before
+    assert (tmp_path / "run" / "run.json").read_text() == before
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(ConfigError, match=r"hydra\.run\.dir"):
+    with pytest.raises(ConfigError, match=r"hydra\.run\.dir.* found .*file/run \(Not a directory\)"):
         Run(tmp_path / "file" / "run", "llm", CONFIG, [])
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "note.txt").write_text("anything else is no obstacle")
+    with Run(tmp_path / "other", "llm", CONFIG, []):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (math.nan, None),
+        (-math.inf, None),
+        (0.0, 0.0),
+        (True, True),
+        (torch.tensor(math.inf), None),
+        (torch.tensor([1, 2]), [1, 2]),
+        (torch.tensor(0.5, dtype=torch.bfloat16), 0.5),
+        (np.float32(0.25), 0.25),
+        (np.array([1.0, np.nan]), [1.0, None]),
+        ({"a": (1, {"b": math.nan})}, {"a": [1, {"b": None}]}),
+        ("nan", "nan"),
+    ],
+)
+def test_what_json_lacks_becomes_null(value, expected):
+    assert plain(value) == expected and type(plain(value)) is type(expected)
+
+
+def test_what_is_not_finite_is_null_in_every_file(tmp_path):
+    with Run(tmp_path, "llm", CONFIG, []) as run:
+        for _ in run.steps(1, show=("x",)):
+            run.log({"x": math.nan})
+            run.sample([{"reward": math.inf}])
+        run.finish({"entropy_nats": torch.tensor(math.nan)})
+    assert lines(tmp_path, "metrics") == ['{"step": 0, "x": null}']
+    assert lines(tmp_path, "samples") == ['{"step": 0, "reward": null}']
+    assert json.loads((tmp_path / "summary.json").read_text()) == {"entropy_nats": None}
+
+
+def test_samples_come_back_whatever_their_text(tmp_path):
+    texts = ["a\nb", "a\r\nb", "a\u2028b", "a\x85b", "[bold]:smile:", "\U0001f600", ""]
+    with Run(tmp_path, "llm", CONFIG, []) as run:
+        run.sample({"text": text} for text in texts)
+    assert [row["text"] for row in read_jsonl(tmp_path / "samples.jsonl")] == texts
+
+
+def test_nothing_but_timings_depends_on_the_clock(tmp_path, monkeypatch):
+    for name, tick in (("slow", 10.0), ("fast", 0.1)):
+        now = iter(range(1000))
+        monkeypatch.setattr("time.perf_counter", lambda now=now, tick=tick: next(now) * tick)
+        with Run(tmp_path / name, "llm", CONFIG, []) as run:
+            for step in run.steps(3):
+                run.log({"x": step})
+                run.sample([{"text": "a"}])
+    for name in ("metrics.jsonl", "samples.jsonl", "config.yaml", "overrides.yaml"):
+        assert (tmp_path / "slow" / name).read_bytes() == (tmp_path / "fast" / name).read_bytes()
+    assert lines(tmp_path / "slow", "timings") != lines(tmp_path / "fast", "timings")  # control
+
+
+@pytest.mark.parametrize(("total", "shown"), [(1, [1]), (3, [1, 2, 3]), (7, [2, 4, 6, 7]), (100, [25, 50, 75, 100])])
+def test_a_log_has_a_line_a_quarter(tmp_path, capsys, total, shown):
+    with Run(tmp_path, "llm", CONFIG, []) as run:
+        for step in run.steps(total, show=("x", "missing")):
+            run.log({"x": step / 2, "y": 0.0})
+    expected = [f"step {n}/{total}  x {(n - 1) / 2:.3f}" for n in shown]
+    assert capsys.readouterr().out.splitlines() == expected
 
 
 def test_a_file_is_replaced_whole(tmp_path, monkeypatch):
@@ -81,23 +151,47 @@ def test_a_file_is_replaced_whole(tmp_path, monkeypatch):
     assert (tmp_path / "a").read_text() == "old"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_is_told_to_stop_leaves_a_true_record(tmp_path, number):
-    folder = tmp_path / "run"
-    command = [sys.executable, "-m", "llm", "steps=100000", "evaluation_completions=1", f"hydra.run.dir={folder}"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    try:
-        metrics, limit = folder / "metrics.jsonl", time.monotonic() + 300
-        while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < limit:
-            assert process.poll() is None
-            time.sleep(0.2)
-        assert record(folder)["state"] == "running"
-        process.send_signal(number)
-        _, error = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert error.strip().splitlines()[-1] == f"llm: interrupted by {number.name}"
-    assert process.returncode == 128 + number
-    assert record(folder)["state"] == "failed" and "KeyboardInterrupt" in record(folder)["traceback"]
-    assert read_jsonl(metrics)
+def test_the_code_is_named_with_what_no_commit_has(tmp_path, monkeypatch):
+    def git(*arguments):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *arguments], check=True, capture_output=True)
+
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    unknown = {"commit": None, "dirty": None, "untracked": None}
+    code = tmp_path / "launch" / "run.py"
+    code.parent.mkdir()
+    code.write_text("old\n")
+    assert code_version(tmp_path) == unknown  # no checkout
+    git("init")
+    git("commit", "--allow-empty", "-m", "first")
+    assert code_version(tmp_path) == unknown  # somebody else's checkout
+    git("add", ".")
+    git("commit", "-m", "second")
+    clean = code_version(tmp_path)
+    assert len(clean["commit"]) == 40 and (clean["dirty"], clean["untracked"], clean["patch"]) == (False, [], "")
+
+    code.write_text("new: é\n")
+    git("config", "color.ui", "always")
+    changed = code_version(tmp_path)
+    assert changed["dirty"] is True and changed["commit"] == clean["commit"]
+    (tmp_path / "code.patch").write_text(changed["patch"])
+    git("checkout", "launch/run.py")
+    git("apply", "code.patch")
+    assert code.read_text() == "new: é\n"
+
+    git("checkout", "launch/run.py")
+    (tmp_path / "launch" / "more.py").touch()
+    (tmp_path / "notes.txt").touch()
+    added = code_version(tmp_path)
+    assert (added["dirty"], added["untracked"], added["patch"]) == (True, ["launch/more.py"], "")
+
+
+@pytest.mark.parametrize("patch", ["", "diff --git a/x b/x\n"])
+def test_a_patch_is_written_where_the_code_was_changed(tmp_path, monkeypatch, patch):
+    code = {"commit": "0" * 40, "dirty": bool(patch), "untracked": [], "patch": patch}
+    monkeypatch.setattr("launch.run.code_version", lambda root: dict(code))
+    with Run(tmp_path, "llm", CONFIG, []):
+        pass
+    assert record(tmp_path)["code"] == {"commit": "0" * 40, "dirty": bool(patch), "untracked": []}
+    assert (tmp_path / "code.patch").exists() == bool(patch)
+    assert not patch or (tmp_path / "code.patch").read_text() == patch

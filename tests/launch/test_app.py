@@ -1,0 +1,109 @@
+"""`start` with a job that is made up here: what it runs, what it leaves, how it ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from launch.run import read_jsonl
+
+ROOT = Path(__file__).parents[2]
+JOB = """
+import time
+from conf.schema import ConfigError, LlmConfig
+from launch.app import start
+
+def train(config, run):
+    for step in run.steps(config.steps, show=("x",)):
+        run.log({"x": config.objective.beta * (step + 1)})
+        if config.objective.beta == 0.5:
+            raise RuntimeError("made up")
+        if config.objective.beta == 0.25:
+            raise ConfigError("objective.beta: must be another, found 0.25")
+        while config.seed == 7:
+            time.sleep(0.01)
+    run.finish({"threads": __import__("torch").get_num_threads()})
+
+def report(runs, folder):
+    (folder / "report.txt").write_text(" ".join(run.name for run in runs))
+
+start("llm", LlmConfig, train, report)
+"""
+
+
+def command(folder, *arguments):
+    (folder / "job.py").write_text(JOB)
+    return [sys.executable, "job.py", "steps=4", *arguments]
+
+
+def run(folder, *arguments):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        command(folder, *arguments), cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+    )
+
+
+def record(folder):
+    return json.loads((folder / "run.json").read_text())
+
+
+def test_a_run_lies_where_its_package_and_experiment_say(tmp_path):
+    done = run(tmp_path, "objective.beta=2")
+    assert (done.returncode, done.stderr) == (0, "")
+    (folder,) = (tmp_path / "runs" / "llm" / "one_two").iterdir()
+    assert done.stdout.splitlines() == [
+        *(f"step {n}/4  x {2 * n:.3f}" for n in (1, 2, 3, 4)),
+        f"run folder: {folder.relative_to(tmp_path)}",
+    ]
+    assert record(folder)["command"] == ["python", "-m", "llm", "steps=4", "objective.beta=2"]
+    assert not (folder / ".hydra").exists() and not (folder / "job.log").exists()
+
+
+def test_a_job_that_fails_leaves_the_others_of_its_sweep_to_go_on(tmp_path):
+    arguments = ["-m", "objective.beta=.25,.5,1,2", "threads=1,null", "hydra.sweep.dir=sweep"]
+    done = run(tmp_path, *arguments)
+    assert done.returncode == 1
+    folders = [tmp_path / "sweep" / str(n) for n in range(8)]
+    assert [record(folder)["state"] for folder in folders] == ["failed"] * 4 + ["finished"] * 4
+    assert "made up" in record(folders[2])["traceback"]
+    errors = [line for line in done.stderr.splitlines() if line.startswith("llm: ")]
+    mistake, bug = "llm: objective.beta: must be another, found 0.25", "llm: RuntimeError: made up"
+    assert errors == [mistake, mistake, bug, bug]
+    assert done.stderr.count("Traceback") == 2  # of the bug; the mistake needs none
+    assert (tmp_path / "sweep" / "report.txt").read_text() == "4 5 6 7"
+    assert [row["x"] for row in read_jsonl(folders[7] / "metrics.jsonl")] == [2, 4, 6, 8]
+    threads = [json.loads((folder / "summary.json").read_text())["threads"] for folder in folders[4:]]
+    assert threads[0] == threads[2] == 1 and threads[1] == threads[3] == record(folders[1])["hardware"]["threads"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_told_to_stop_leaves_a_true_record(tmp_path, number):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        command(tmp_path, "seed=7", "hydra.run.dir=run"),
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    folder, limit = tmp_path / "run", time.monotonic() + 100
+    try:
+        while not (folder / "metrics.jsonl").exists() or not (folder / "metrics.jsonl").stat().st_size:
+            assert process.poll() is None and time.monotonic() < limit
+            time.sleep(0.05)
+        assert record(folder)["state"] == "running"
+        process.send_signal(number)
+        _, error = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert error == f"llm: interrupted by {number.name}\n"
+    assert process.returncode == 128 + number
+    assert record(folder)["state"] == "failed" and "KeyboardInterrupt" in record(folder)["traceback"]
+    assert record(folder)["ended"] is not None
+    assert read_jsonl(folder / "metrics.jsonl") == [{"step": 0, "x": 0.03}]
