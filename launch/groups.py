@@ -32,7 +32,8 @@ def option_table(package: str) -> str:
         for path in sorted(_files(package, group))
     ]
     width = max(len(name) for name, _ in rows)
-    return "\n".join(f"  {name:<{width}}  {text}".rstrip() for name, text in rows)
+    lines = (f"  {name:<{width}}  {text}".rstrip() for name, text in rows)
+    return "\n".join(lines).replace("$", "$$")  # which Hydra substitutes in
 
 
 def _homes(package: str) -> list[Path]:

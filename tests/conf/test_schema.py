@@ -1,5 +1,6 @@
 """Each rule of the schema beside its legal neighbour, and the schema beside `core`."""
 
+import re
 from itertools import product
 
 import pytest
@@ -43,6 +44,18 @@ def optimizer(**changes):
     return schema.OptimizerConfig(**{**OPTIMIZER, **changes})
 
 
+def llm(**changes):
+    values = {
+        **{"seed": 0, "threads": None, "steps": 1, "prompts_per_step": 1, "group_size": 2, "max_new_tokens": 1},
+        **{"micro_batch": 1, "evaluation_completions": 1, "sample_every": 0, "truncated": schema.Truncated.keep},
+        **{"objective": objective(), "optimizer": optimizer(), "advantage": schema.Advantage.leave_one_out},
+        **{"transform": schema.IdentityConfig(threshold=threshold()), "beta_schedule": schema.ConstantBetaConfig()},
+        **{"engine": schema.EngineConfig(name="torch"), "task": schema.TaskConfig(name="one_two")},
+        "model": schema.ModelConfig(name_or_path="tiny", dtype="auto", device="auto"),
+    }
+    return schema.LlmConfig(**{**values, **changes})
+
+
 QUANTILE = schema.ThresholdKind.quantile
 FORWARD, ALPHA = schema.Direction.forward, schema.Direction.alpha
 LOSS, TOKEN = schema.Placement.loss, schema.Level.token
@@ -80,6 +93,37 @@ RULES = [  # what is refused, the key it names, its legal neighbour
     (lambda: threshold(kind=QUANTILE, value=1.5), "transform.threshold.value", lambda: threshold(value=1.5)),
     (lambda: threshold(floor=0.1), "transform.threshold.floor", lambda: threshold(kind=QUANTILE, floor=0.1)),
     (lambda: threshold(value=float("inf")), "transform.threshold.value", lambda: threshold(value=-5.0)),
+    (
+        lambda: threshold(kind=QUANTILE, value=None, floor=0.1),
+        "transform.threshold.floor",
+        lambda: threshold(kind=QUANTILE, value=None),
+    ),
+    (
+        lambda: threshold(kind=QUANTILE, value=0.9, floor=float("nan")),
+        "transform.threshold.floor",
+        lambda: threshold(kind=QUANTILE, value=0.9, floor=-1.0),
+    ),
+    (
+        lambda: schema.IdentityConfig(name="mara", threshold=threshold()),
+        "transform.name",
+        lambda: schema.IdentityConfig(name="identity", threshold=threshold()),
+    ),
+    (
+        lambda: schema.ConstantBetaConfig(name="adaptive"),
+        "beta_schedule.name",
+        lambda: schema.AdaptiveBetaConfig(name="adaptive", kl_target=1.0),
+    ),
+    (lambda: schema.EngineConfig(name="none"), "engine.name", lambda: schema.EngineConfig(name="torch")),
+    (lambda: llm(seed=-1), "seed", lambda: llm(seed=10**400)),
+    (lambda: llm(threads=0), "threads", lambda: llm(threads=1)),
+    (lambda: llm(steps=0), "steps", lambda: llm(steps=1)),
+    (lambda: llm(group_size=1), "group_size", lambda: llm(group_size=1, advantage=schema.Advantage.no_baseline)),
+    (lambda: llm(group_size=0, advantage=schema.Advantage.no_baseline), "group_size", lambda: llm()),
+    (lambda: llm(prompts_per_step=0), "prompts_per_step", lambda: llm(prompts_per_step=3)),
+    (lambda: llm(max_new_tokens=0), "max_new_tokens", lambda: llm(max_new_tokens=9)),
+    (lambda: llm(micro_batch=0), "micro_batch", lambda: llm(micro_batch=9)),
+    (lambda: llm(evaluation_completions=0), "evaluation_completions", lambda: llm(evaluation_completions=9)),
+    (lambda: llm(sample_every=-1), "sample_every", lambda: llm(sample_every=9)),
     (lambda: mara(algorithm="3"), "transform.algorithm", lambda: mara(algorithm="2")),
     (lambda: mara(value=None), "transform.threshold.value", lambda: mara(value=0.0)),
     (lambda: optimizer(lr=0.0), "optimizer.lr", lambda: optimizer(lr=1e-9)),
@@ -98,7 +142,7 @@ RULES = [  # what is refused, the key it names, its legal neighbour
         lambda: schema.ModelConfig(name_or_path="x", dtype="auto", device="cpu"),
     ),
     (
-        lambda: schema.ModelConfig(name_or_path="x", dtype="auto", device="tpu"),
+        lambda: schema.ModelConfig(name_or_path="x", dtype="auto", device="cuda:a"),
         "model.device",
         lambda: schema.ModelConfig(name_or_path="x", dtype="auto", device="cuda:1"),
     ),
@@ -107,7 +151,7 @@ RULES = [  # what is refused, the key it names, its legal neighbour
 
 @pytest.mark.parametrize(("refused", "key", "legal"), RULES)
 def test_rule(refused, key, legal):
-    with pytest.raises(ConfigError, match=f"^{key}: must .*found|^{key}: .*found") as error:
+    with pytest.raises(ConfigError, match=f"^{re.escape(key)}: .*found") as error:
         refused()
     assert "\n" not in str(error.value)
     legal()

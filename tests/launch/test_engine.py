@@ -52,6 +52,35 @@ def test_steps_are_adamw_written_out():
     assert not torch.allclose(engine.module.weight, untouched.weight)
 
 
+def test_steps_are_torchs_bit_for_bit():
+    """The loop one would write without an engine, clipping and a falling learning rate included."""
+    options = config(warmup_steps=2, decay=Decay.linear, max_grad_norm=0.3)
+    engine = make_engine("torch", module(), options, steps=6)
+    norms = run(engine, range(6))
+    plain = module()
+    adamw = torch.optim.AdamW(plain.parameters(), betas=(0.8, 0.95), weight_decay=0.1)
+    for step, factor in enumerate([1 / 3, 2 / 3, 1, 0.75, 0.5, 0.25]):
+        adamw.param_groups[0]["lr"] = 0.05 * factor
+        adamw.zero_grad()
+        (loss(plain, step) / 2).backward()
+        (loss(plain, step) / 2).backward()
+        assert torch.equal(nn.utils.clip_grad_norm_(plain.parameters(), 0.3), norms[step])
+        adamw.step()
+    assert all(torch.equal(a, b) for a, b in zip(engine.module.parameters(), plain.parameters(), strict=True))
+    unclipped = make_engine("torch", module(), config(warmup_steps=2, decay=Decay.linear), steps=6)
+    run(unclipped, range(6))
+    assert not torch.equal(unclipped.module.weight, plain.weight)  # control
+
+
+def test_what_does_not_learn_is_left_alone():
+    model = module()
+    model.bias.requires_grad_(False)
+    before = model.bias.clone()
+    engine = make_engine("torch", model, config(), 1)
+    run(engine, [0])
+    assert torch.equal(model.bias, before) and model.weight.grad is None  # and the gradient is cleared
+
+
 def test_the_norm_is_reported_before_clipping():
     free, clipped = (make_engine("torch", module(), config(max_grad_norm=n), 1) for n in (None, 1e-6))
     before = [p.detach().clone() for p in free.module.parameters()]
