@@ -24,7 +24,7 @@ def train(config: DidacticConfig, run: Run) -> None:
     betas = [cell.config.objective.beta for cell in cells]
     beta_history = [betas]
 
-    for step in run.steps(config.steps, show=("loss", "grad_norm")):
+    for step in run.steps(config.steps, show={"loss": "loss", "gradient": "grad_norm"}):
         logp = policies()
         if config.gradient is Gradient.exact:
             losses = exact_loss(cells, logp, betas)

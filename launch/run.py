@@ -27,6 +27,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from torch import Tensor
 
 from conf.schema import ConfigError
@@ -52,7 +53,7 @@ class Run:
     def __init__(self, folder: Path, package: str, config: DictConfig, overrides: list[str]) -> None:
         self.folder = folder
         self.step = -1
-        self._shown: tuple[str, ...] = ()
+        self._shown: dict[str, str] = {}
         self._latest: dict[str, Any] = {}
         self._step_started = time.perf_counter()
         self._progress: Progress | None = None
@@ -101,14 +102,18 @@ class Run:
         self._record["ended"] = _now()
         self._write_record()
 
-    def steps(self, total: int, show: Iterable[str] = ()) -> Iterator[int]:
-        """0 .. total-1; a progress bar, or a line at each quarter, shows the logged values that `show` names."""
-        self._shown = tuple(show)
+    def steps(self, total: int, show: Mapping[str, str] | Iterable[str] = ()) -> Iterator[int]:
+        """0 .. total-1; a progress bar, or a line at each quarter, shows the logged values that `show` names.
+
+        Args:
+            show: keys of metrics, or label -> key.
+        """
+        self._shown = dict(show) if isinstance(show, Mapping) else {key: key for key in show}
         columns = (
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
+            BarColumn(bar_width=12),
+            MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=7)),
+            TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)),
             TextColumn("{task.fields[values]}"),
         )
         self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
@@ -142,7 +147,7 @@ class Run:
         write_json(self.folder / "summary.json", summary)
 
     def _values(self) -> str:
-        shown = ((name, self._latest.get(name)) for name in self._shown)
+        shown = ((label, self._latest.get(key)) for label, key in self._shown.items())
         return "  ".join(f"{name} {value:.3f}" for name, value in shown if value is not None)
 
     def _append(self, stream: str, row: Mapping[str, Any]) -> None:

@@ -54,7 +54,8 @@ def train(config: LlmConfig, run: Run) -> None:
     beta = config.objective.beta
     base = evaluate_policy(models.reference, models, task, config)
 
-    shown = ("reward/raw", f"kl/{objective.direction}_nats", *(f"share/{answer}" for answer in task.answers))
+    shown = {"reward": "reward/raw", "KL": f"kl/{objective.direction}_nats"}
+    shown |= {f'"{answer}"': f"share/{answer}" for answer in task.answers}
     for step in run.steps(config.steps, show=shown):
         result = train_step(models, engine, objective, task, draw_batch(config, models, task, step), beta, config)
         run.log({"beta": beta, **result.metrics})
