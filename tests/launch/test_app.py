@@ -91,6 +91,7 @@ def test_a_run_that_is_told_to_stop_leaves_a_true_record(tmp_path, number):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell has it ignored
     )
     folder, limit = tmp_path / "run", time.monotonic() + 100
     try:
