@@ -1,0 +1,172 @@
+"""A run folder as others read it: its state, its configuration, its lines. Nothing here loads torch."""
+
+import errno
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from conf.schema import ConfigError
+
+STATES = ("running", "finished", "failed", "preempted")
+LOCK = ".lock"
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a file system without locks answers
+
+
+class Held(OSError):
+    """Another process has the folder."""
+
+
+def lock(folder: Path, patience: float = 1.0) -> int | None:
+    """Take a run folder for this process, until it closes the descriptor or ends, however it ends.
+
+    Args:
+        patience: seconds to go on trying; `state` holds the lock for an instant.
+
+    Returns:
+        An open descriptor; None where the file system has no locks.
+
+    Raises:
+        Held: by another process. OSError: the folder cannot be written to.
+    """
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                os.close(descriptor)
+                raise Held(errno.EBUSY, "another process is running it", str(folder)) from None
+            time.sleep(0.05)
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno in NO_LOCKS:
+                return None
+            raise
+
+
+def is_held(folder: Path) -> bool | None:
+    """Whether a process has the folder; None where that cannot be known."""
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """run.json.
+
+    Raises:
+        ConfigError: the folder holds none that can be read.
+    """
+    path = folder / "run.json"
+    try:
+        record = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{folder}: must be a run folder, found no run.json in it") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: must be the record of a run, found {error}") from None
+    if not isinstance(record, dict) or record.get("state") not in STATES:
+        raise ConfigError(f"{path}: must be the record of a run, found no state in it")
+    return record
+
+
+def state(folder: Path) -> str:
+    """The state in run.json; `dead` for one that says running though no process has the folder."""
+    said = str(read_record(folder)["state"])
+    return "dead" if said == "running" and is_held(folder) is False else said
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The resolved configuration of a run."""
+    return dict(read_yaml(folder / "config.yaml"))
+
+
+def read_overrides(folder: Path) -> list[str]:
+    return [str(override) for override in read_yaml(folder / "overrides.yaml")]
+
+
+def read_yaml(path: Path) -> Any:
+    """A YAML file as plain mappings and lists.
+
+    Raises:
+        ConfigError: there is none, or it is none.
+    """
+    try:
+        return OmegaConf.to_container(OmegaConf.load(path))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: must be a file, found none") from None
+    except Exception as error:
+        raise ConfigError(f"{path}: must be valid YAML, found: {str(error).partition(chr(10))[0]}") from None
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a file; a last one without its end was cut off by a crash and is left out."""
+    return list(iterate_jsonl(path))
+
+
+def iterate_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8", newline="\n") as lines:  # str.splitlines would also split at a U+2028
+        for line in lines:
+            if line.endswith("\n"):
+                yield json.loads(line)
+
+
+def last_line(path: Path) -> dict[str, Any] | None:
+    """The last whole line of a file, without reading the rest of it; None where there is none."""
+    try:
+        with path.open("rb") as stream:
+            end = stream.seek(0, os.SEEK_END)
+            tail = b""
+            while end > 0 and tail.count(b"\n") < 3:
+                start = max(end - 65536, 0)
+                stream.seek(start)
+                tail = stream.read(end - start) + tail
+                end = start
+    except FileNotFoundError:
+        return None
+    whole = [line for line in tail.split(b"\n")[:-1] if line]
+    return json.loads(whole[-1]) if whole else None
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one mapping with dotted keys; lists and empty mappings are values."""
+    if not isinstance(tree, Mapping) or (not tree and prefix):
+        return {prefix: tree}
+    found: dict[str, Any] = {}
+    for name, item in tree.items():
+        found |= flatten(item, f"{prefix}.{name}" if prefix else str(name))
+    return found
+
+
+@contextmanager
+def one_line_errors(command: str) -> Iterator[None]:
+    """A mistake of the user's ends the command with one line and status 1; a bug keeps its traceback."""
+    try:
+        yield
+    except ConfigError as error:
+        raise SystemExit(f"{command}: {error}") from None
+    except BrokenPipeError:  # of `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise SystemExit(0) from None
+    except KeyboardInterrupt:
+        raise SystemExit(f"{command}: interrupted") from None
