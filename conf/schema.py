@@ -52,6 +52,17 @@ class Truncated(Enum):
     drop = "drop"
 
 
+class Resume(Enum):
+    auto = "auto"
+    must = "must"
+    never = "never"
+
+
+class BestMode(Enum):
+    max = "max"
+    min = "min"
+
+
 class Decay(Enum):
     constant = "constant"
     linear = "linear"
@@ -242,6 +253,23 @@ class EngineConfig:
 
 
 @dataclass
+class CheckpointConfig:
+    """When to save all that the next step needs, and what to keep; always at the end, and when asked to leave."""
+
+    every_seconds: float = MISSING
+    every_steps: int | None = MISSING
+    keep: int = MISSING  # how many of the last; 0: no checkpoints at all
+    best: str | None = MISSING  # a key of metrics.jsonl: the checkpoint with the best value is kept as well
+    best_mode: BestMode = MISSING
+
+    def __post_init__(self) -> None:
+        check_range("checkpoint.every_seconds", self.every_seconds, low=0)
+        if self.every_steps is not None:
+            check_range("checkpoint.every_steps", self.every_steps, low=1)
+        check_range("checkpoint.keep", self.keep, low=0)
+
+
+@dataclass
 class RunConfig:
     """What every package's run has."""
 
@@ -254,9 +282,14 @@ class RunConfig:
     beta_schedule: BetaScheduleConfig = MISSING
     optimizer: OptimizerConfig = MISSING
     engine: EngineConfig = MISSING
+    resume: Resume = MISSING  # what to do where the run folder holds a run
+    checkpoint: CheckpointConfig = MISSING
+    writers: list[str] = MISSING  # beside metrics.jsonl
 
     def __post_init__(self) -> None:
         check_range("seed", self.seed, low=0)
+        for writer in self.writers:
+            check_choice("writers", writer, ("tensorboard", "wandb"))
         if self.threads is not None:
             check_range("threads", self.threads, low=1)
         check_range("steps", self.steps, low=1)

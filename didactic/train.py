@@ -10,6 +10,7 @@ from didactic.cells import Cell, exact_loss, make_cells, sampled_loss
 from didactic.families import Policies
 from didactic.problems import Problem, make_problem
 from didactic.report import Outcome, report_run
+from launch.checkpoint import Values
 from launch.engine import make_engine
 from launch.run import Run
 from launch.streams import torch_generator
@@ -22,26 +23,27 @@ def train(config: DidacticConfig, run: Run) -> None:
     policies = make_policies(cells, problem)
     engine = make_engine(config.engine.name, policies, config.optimizer, config.steps)
     betas = [cell.config.objective.beta for cell in cells]
-    beta_history = [betas]
+    values = Values(betas=betas, beta_history=[betas])
+    run.keep(engine=engine, values=values)
 
     for step in run.steps(config.steps, show={"loss": "loss", "gradient": "grad_norm"}):
         logp = policies()
         if config.gradient is Gradient.exact:
-            losses = exact_loss(cells, logp, betas)
+            losses = exact_loss(cells, logp, values.betas)
         else:
-            losses = sampled_losses(config, cells, logp, betas, step)
+            losses = sampled_losses(config, cells, logp, values.betas, step)
         engine.backward(losses.sum())
         grad_norm = engine.step()
         if step % config.log_every == 0 or step == config.steps - 1:
             shared = {"loss": losses.detach().mean(), "grad_norm": grad_norm}
-            run.log({**shared, **cell_metrics(cells, logp.detach(), betas)})
-        betas = next_betas(cells, logp.detach(), betas)
-        beta_history.append(betas)
+            run.log({**shared, **cell_metrics(cells, logp.detach(), values.betas)})
+        values.betas = next_betas(cells, logp.detach(), values.betas)
+        values.beta_history.append(values.betas)
 
     with torch.no_grad():
         logp = policies()
-    outcomes = [Outcome(cell, row, beta) for cell, row, beta in zip(cells, logp, betas, strict=True)]
-    report_run(run, config, problem, outcomes, policies, beta_history)
+    outcomes = [Outcome(cell, row, beta) for cell, row, beta in zip(cells, logp, values.betas, strict=True)]
+    report_run(run, config, problem, outcomes, policies, values.beta_history)
 
 
 def make_policies(cells: Sequence[Cell], problem: Problem) -> Policies:

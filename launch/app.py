@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -31,7 +31,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from conf import schema
-from conf.schema import ConfigError
+from conf.schema import ConfigError, Resume
+from launch import signals
 from launch.explain import explain, no_such_key, not_an_override, one_line
 from launch.groups import option_table, options
 from launch.shadowing import refuse_shadowing
@@ -64,7 +65,7 @@ def start(
         report: (run folders, sweep folder) -> None, called after a sweep with the finished runs.
     """
     refuse_shadowing()
-    full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    full_error = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and we word the message
     finished: list[Path] = []
     failures = 0
@@ -73,7 +74,7 @@ def start(
         """The traceback of a mistake only on request, that of a bug always."""
         nonlocal failures
         failures += 1
-        if full_error or not isinstance(error, ConfigError):
+        if full_error == "1" or not isinstance(error, ConfigError):
             traceback.print_exception(error)
         message = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
         print(f"{package}: {one_line(message)}", file=sys.stderr)
@@ -81,13 +82,12 @@ def start(
     def job(config: DictConfig) -> None:
         try:
             finished.append(_run_job(package, config, train))
-        except Exception as error:  # the other jobs of a sweep go on
-            complain(error)
+        except Exception as error:
+            if "SUBMITIT_EXECUTOR" in os.environ:
+                raise  # a job of its own: its failure is told by who submitted it
+            complain(error)  # the other jobs of a sweep go on
 
-    def interrupt(number: int, frame: object) -> NoReturn:
-        raise KeyboardInterrupt(number)  # the run's record is closed on the way out
-
-    signal.signal(signal.SIGTERM, interrupt)
+    signals.install()
     register(package, config_class)
     job.__module__ = package  # Hydra names the job, and so the run folder, after it
     main = hydra.main(version_base="1.3", config_path=f"pkg://conf.{package}", config_name="config")(job)
@@ -143,19 +143,40 @@ def _run_job(package: str, config: DictConfig, train: Callable[[Any, "Run"], Non
         raise
     import torch  # not at the top: --help and mistakes need none of this
 
-    from launch.run import Run, console
+    from launch import distributed
+    from launch.run import Run, console, is_finished
 
+    console.quiet = distributed.join().rank != 0
     if hydra_config.mode is RunMode.MULTIRUN:
         console.rule(f"[{hydra_config.job.num}] {hydra_config.job.override_dirname}")
+    folder, config, typed = _same_on_all_ranks(folder, config, typed)
     threads = torch.get_num_threads()
     torch.set_num_threads(typed.threads or threads)
     try:
+        if is_finished(folder, config) and typed.resume is not Resume.never:
+            console.print(f"finished already, nothing to do: {os.path.relpath(folder)}", soft_wrap=True)
+            return folder
         with Run(folder, package, config, list(hydra_config.overrides.task)) as run:
             train(typed, run)
     finally:
         torch.set_num_threads(threads)
     console.print(f"run folder: {os.path.relpath(folder)}", soft_wrap=True)
     return folder
+
+
+def _same_on_all_ranks(folder: Path, config: DictConfig, typed: Any) -> tuple[Path, DictConfig, Any]:
+    """Rank 0's folder and configuration: what was resolved from a clock may differ from rank to rank."""
+    from launch import distributed
+
+    ours = [str(folder.absolute()), OmegaConf.to_yaml(config, resolve=True)]
+    theirs = distributed.share(ours)
+    if theirs == ours:
+        return folder, config, typed
+    if theirs[0] != ours[0]:
+        with suppress(OSError):
+            folder.rmdir()  # Hydra made it
+    config = cast(DictConfig, OmegaConf.merge(config, OmegaConf.create(theirs[1])))
+    return Path(theirs[0]), config, OmegaConf.to_object(config)
 
 
 def _check_jobs(package: str, sweeper: Sweeper, jobs: Sequence[Sequence[str]]) -> None:

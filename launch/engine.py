@@ -28,7 +28,7 @@ class Engine(Protocol):
     def state_dict(self) -> dict[str, Any]:
         """All that the next step needs."""
 
-    def load(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a `state_dict`."""
 
 
@@ -70,7 +70,7 @@ class TorchEngine:
             "schedule": self.schedule.state_dict(),
         }
 
-    def load(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])

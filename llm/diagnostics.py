@@ -3,6 +3,7 @@
 import math
 from collections import Counter, deque
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,6 +80,17 @@ class CollapseWatch:
         self.recent: deque[Counter[str]] = deque(maxlen=WINDOW)
         self.seen: set[str] = set()
         self.warned = False
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "recent": [list(counts.items()) for counts in self.recent],
+            "seen": sorted(self.seen),
+            "warned": self.warned,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.recent.extend(Counter(dict(counts)) for counts in state["recent"])
+        self.seen, self.warned = set(state["seen"]), state["warned"]
 
     def update(self, texts: Sequence[str], good: Sequence[bool], task: Task) -> str | None:
         """Take in one step; the warning, or None."""

@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from omegaconf import OmegaConf
 from rich.table import Table
 
-from launch.run import Run, console, read_jsonl, write_json
+from launch.record import read_jsonl
+from launch.run import Run, console, write_json
 
 SMOOTHING = 12  # steps in a point of a curve
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -44,7 +45,7 @@ def report_sweep(runs: Sequence[Path], folder: Path) -> None:
     base = summaries[0]["base"]
     rows = [("base", base), *zip(names, summaries, strict=True)]
     console.print(answer_table(rows))
-    write_json(folder / "sweep.json", {name: summary for name, summary in zip(names, summaries, strict=True)})
+    write_json(folder / "summaries.json", {name: summary for name, summary in zip(names, summaries, strict=True)})
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     draw_pareto(

@@ -12,6 +12,7 @@ from conf.schema import AdaptiveBetaConfig, ConfigError, LlmConfig, Truncated
 from core.objective import Objective, make_objective
 from core.schedules import adaptive_beta
 from core.sequence import masked_sum
+from launch.checkpoint import Values, tensors_hash
 from launch.engine import Engine, make_engine
 from launch.run import Run
 from launch.streams import rollout_uniforms, torch_generator
@@ -51,21 +52,24 @@ def train(config: LlmConfig, run: Run) -> None:
     models = load_models(config.model)
     engine = make_engine(config.engine.name, models.policy, config.optimizer, config.steps)
     watch = CollapseWatch()
-    beta = config.objective.beta
+    values = Values(beta=config.objective.beta)
+    reference_hash = tensors_hash(models.reference.named_parameters())
+    run.keep({"reference": reference_hash}, engine=engine, watch=watch, values=values)
     base = evaluate_policy(models.reference, models, task, config)
 
     shown = {"reward": "reward/raw", "KL": f"kl/{objective.direction}_nats"}
     shown |= {f'"{answer}"': f"share/{answer}" for answer in task.answers}
     for step in run.steps(config.steps, show=shown):
-        result = train_step(models, engine, objective, task, draw_batch(config, models, task, step), beta, config)
-        run.log({"beta": beta, **result.metrics})
+        batch = draw_batch(config, models, task, step)
+        result = train_step(models, engine, objective, task, batch, values.beta, config)
+        run.log({"beta": values.beta, **result.metrics})
         if config.sample_every and step % config.sample_every == 0:
             run.sample(sample_rows(result))
         warning = watch.update(result.texts, (result.reward >= task.correct_reward).flatten().tolist(), task)
         if warning:
             run.warn(warning)
         if isinstance(config.beta_schedule, AdaptiveBetaConfig):
-            beta = adaptive_beta(beta, float(result.kl), config.beta_schedule.kl_target)
+            values.beta = adaptive_beta(values.beta, float(result.kl), config.beta_schedule.kl_target)
 
     with engine.gather():
         models.policy.save_pretrained(run.folder / "policy")

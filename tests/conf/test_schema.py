@@ -44,6 +44,11 @@ def optimizer(**changes):
     return schema.OptimizerConfig(**{**OPTIMIZER, **changes})
 
 
+def checkpoint(**changes):
+    values = {"every_seconds": 60.0, "every_steps": None, "keep": 2, "best": None, "best_mode": schema.BestMode.max}
+    return schema.CheckpointConfig(**{**values, **changes})
+
+
 def llm(**changes):
     values = {
         **{"seed": 0, "threads": None, "steps": 1, "prompts_per_step": 1, "group_size": 2, "max_new_tokens": 1},
@@ -51,7 +56,8 @@ def llm(**changes):
         **{"objective": objective(), "optimizer": optimizer(), "advantage": schema.Advantage.leave_one_out},
         **{"transform": schema.IdentityConfig(threshold=threshold()), "beta_schedule": schema.ConstantBetaConfig()},
         **{"engine": schema.EngineConfig(name="torch"), "task": schema.TaskConfig(name="one_two")},
-        "model": schema.ModelConfig(name_or_path="tiny", dtype="auto", device="auto"),
+        **{"model": schema.ModelConfig(name_or_path="tiny", dtype="auto", device="auto"), "writers": []},
+        **{"resume": schema.Resume.auto, "checkpoint": checkpoint()},
     }
     return schema.LlmConfig(**{**values, **changes})
 
@@ -126,6 +132,10 @@ RULES = [  # what is refused, the key it names, its legal neighbour
     (lambda: llm(sample_every=-1), "sample_every", lambda: llm(sample_every=9)),
     (lambda: mara(algorithm="3"), "transform.algorithm", lambda: mara(algorithm="2")),
     (lambda: mara(value=None), "transform.threshold.value", lambda: mara(value=0.0)),
+    (lambda: llm(writers=["tensorbord"]), "writers", lambda: llm(writers=["wandb", "tensorboard"])),
+    (lambda: checkpoint(every_seconds=-1.0), "checkpoint.every_seconds", lambda: checkpoint(every_seconds=0.0)),
+    (lambda: checkpoint(every_steps=0), "checkpoint.every_steps", lambda: checkpoint(every_steps=1)),
+    (lambda: checkpoint(keep=-1), "checkpoint.keep", lambda: checkpoint(keep=0)),
     (lambda: optimizer(lr=0.0), "optimizer.lr", lambda: optimizer(lr=1e-9)),
     (lambda: optimizer(beta2=1.0), "optimizer.beta2", lambda: optimizer(beta2=0.0)),
     (lambda: optimizer(weight_decay=-1.0), "optimizer.weight_decay", lambda: optimizer(weight_decay=1.0)),

@@ -105,7 +105,7 @@ def test_a_state_continues_bit_for_bit():
     half = make_engine("torch", module(), config(decay=Decay.cosine), 6)
     run(half, range(3))
     resumed = make_engine("torch", nn.Linear(3, 2).double(), config(decay=Decay.cosine), 6)
-    resumed.load(half.state_dict())
+    resumed.load_state_dict(half.state_dict())
     run(resumed, range(3, 6))
     assert torch.equal(resumed.module.weight, whole.module.weight)
     fresh = make_engine("torch", module(), config(decay=Decay.cosine), 6)

@@ -11,9 +11,12 @@ import torch
 from omegaconf import OmegaConf
 
 from conf.schema import ConfigError
-from launch.run import Run, code_version, plain, read_jsonl, write_text
+from launch.record import read_jsonl
+from launch.run import Run, code_version, plain, write_text
 
-CONFIG = OmegaConf.create({"seed": 3, "a": 1, "b": "${a}"})
+CHECKPOINT = {"every_seconds": 60.0, "every_steps": None, "keep": 2, "best": None, "best_mode": "max"}
+RUN = {"seed": 3, "resume": "auto", "checkpoint": CHECKPOINT, "writers": []}
+CONFIG = OmegaConf.create({**RUN, "a": 1, "b": "${a}"})
 
 
 def record(folder):
@@ -33,7 +36,7 @@ def test_a_finished_run(tmp_path):
             run.sample([{"text": "é"}])
             assert len(lines(folder, "metrics")) == step + 1  # there as soon as it is logged
         run.finish({"correct": 0.5})
-    assert OmegaConf.load(folder / "config.yaml") == {"seed": 3, "a": 1, "b": 1}
+    assert OmegaConf.load(folder / "config.yaml") == {**RUN, "a": 1, "b": 1}
     assert OmegaConf.load(folder / "overrides.yaml") == ["a=1"]
     assert read_jsonl(folder / "metrics.jsonl") == [{"step": s, "x": s / 2, "n": 7, "none": None} for s in range(3)]
     assert [row["step"] for row in read_jsonl(folder / "timings.jsonl")] == [0, 1, 2]
@@ -46,7 +49,7 @@ def test_a_finished_run(tmp_path):
     assert {"python", "torch", "numpy"} <= set(written["versions"]) and written["hardware"]["threads"] >= 1
     assert written["started"] <= written["ended"] and written["pid"] == os.getpid()
     files = {"config.yaml", "overrides.yaml", "run.json", "summary.json"}
-    files |= {"metrics.jsonl", "timings.jsonl", "samples.jsonl"}
+    files |= {"metrics.jsonl", "timings.jsonl", "samples.jsonl", "checkpoints", ".lock"}
     assert {path.name for path in folder.iterdir()} - {"code.patch"} == files  # no temporary file stays
 
 
@@ -63,17 +66,11 @@ def test_a_failed_run_says_where(tmp_path):
 def test_an_interrupted_run_is_not_finished(tmp_path):
     with pytest.raises(KeyboardInterrupt), Run(tmp_path / "run", "llm", CONFIG, []):
         raise KeyboardInterrupt
-    assert record(tmp_path / "run")["state"] == "failed"
-    assert "KeyboardInterrupt" in record(tmp_path / "run")["traceback"]
+    assert record(tmp_path / "run")["state"] == "preempted"
+    assert record(tmp_path / "run")["traceback"] is None
 
 
-def test_a_folder_with_a_run_or_that_cannot_be_written_is_refused(tmp_path):
-    with Run(tmp_path / "run", "llm", CONFIG, []):
-        pass
-    before = (tmp_path / "run" / "run.json").read_text()
-    with pytest.raises(ConfigError, match=r"hydra\.run\.dir.* found .*run \(it holds a run\)"):
-        Run(tmp_path / "run", "llm", CONFIG, [])
-    assert (tmp_path / "run" / "run.json").read_text() == before
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ConfigError, match=r"hydra\.run\.dir.* found .*file/run \(Not a directory\)"):
         Run(tmp_path / "file" / "run", "llm", CONFIG, [])

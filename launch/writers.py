@@ -1,0 +1,87 @@
+"""Other places that metrics go to beside metrics.jsonl: `writers=[tensorboard,wandb]`."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from conf.schema import ConfigError
+
+
+class Writer(Protocol):
+    def log(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """The metrics of a step; what is not a number is left out."""
+
+    def close(self) -> None:
+        """Have everything written."""
+
+
+class TensorBoardWriter:
+    """Event files in the run folder: `tensorboard --logdir FOLDER`. A resumed run hides the steps it takes again."""
+
+    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._folder = folder / "tensorboard"
+        self._make = SummaryWriter
+        self._writer: Any = None
+
+    def log(self, step: int, metrics: Mapping[str, Any]) -> None:
+        if self._writer is None:
+            self._writer = self._make(str(self._folder), purge_step=step)
+        for name, value in numbers(metrics).items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+class WandbWriter:
+    """One Weights & Biases run for a run folder, whose id is kept there so that a resumed run continues it.
+
+    Where it goes is Weights & Biases' own affair: WANDB_MODE=offline, WANDB_PROJECT, WANDB_ENTITY, ...
+    """
+
+    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+        import wandb
+
+        known = folder / "wandb" / "run_id"
+        run_id = known.read_text("utf-8").strip() if known.exists() else wandb.util.generate_id()
+        known.parent.mkdir(exist_ok=True)
+        known.write_text(run_id, "utf-8")
+        self._run = wandb.init(
+            id=run_id, resume="allow", dir=str(folder), config=dict(config), settings=wandb.Settings(silent=True)
+        )
+
+    def log(self, step: int, metrics: Mapping[str, Any]) -> None:
+        self._run.log(numbers(metrics), step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+WRITERS: dict[str, Callable[[Path, Mapping[str, Any]], Writer]] = {
+    "tensorboard": TensorBoardWriter,
+    "wandb": WandbWriter,
+}
+
+
+def make_writers(names: Sequence[str], folder: Path, config: Mapping[str, Any]) -> list[Writer]:
+    """The writers that `writers` asks for.
+
+    Raises:
+        ConfigError: one whose package is not installed.
+    """
+    writers: list[Writer] = []
+    for name in names:
+        try:
+            writers.append(WRITERS[name](folder, config))
+        except ImportError as error:
+            raise ConfigError(
+                f"writers: must be installed (pip install -e .[tracking]), found {name} and no package {error.name}"
+            ) from error
+    return writers
+
+
+def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if isinstance(value, int | float)}
