@@ -393,7 +393,8 @@ def seed_global_generators(seed: int, step: int, rank: int) -> None:
 def _open_at(path: Path, position: int) -> TextIO:
     """A file of lines, cut at a number of bytes, to be written on from there."""
     with path.open("ab") as stream:
-        stream.truncate(position)
+        if stream.tell() != position:
+            stream.truncate(position)
     return path.open("a", encoding="utf-8", newline="\n")
 
 
