@@ -406,6 +406,89 @@ def show(value: object) -> str:
     return "''" if value == "" else str(value)
 
 
+# --- launchers ----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class LocalLauncherConfig:
+    """hydra/launcher=local: each job of a sweep a process of its own on this machine, under submitit."""
+
+    _target_: str = "hydra_plugins.mara.ClusterLauncher"
+    cluster: str = "local"
+    name: str = "${hydra.job.name}"
+    nodes: int = 1
+    tasks_per_node: int = 1  # ranks of a job
+    gpus_per_node: int | None = None
+    array_parallelism: int = MISSING  # jobs that run at a time
+    timeout_min: int = MISSING
+    on_failure: str = MISSING  # continue, stop, retry:N
+    wait: bool = True  # launch.submit does not
+    dry_run: bool = False  # show what would be submitted
+
+    def __post_init__(self) -> None:
+        key = "hydra.launcher"
+        check_choice(f"{key}.cluster", self.cluster, ("local", "slurm"))
+        check_range(f"{key}.nodes", self.nodes, low=1)
+        check_range(f"{key}.tasks_per_node", self.tasks_per_node, low=1)
+        check_range(f"{key}.array_parallelism", self.array_parallelism, low=1, note=" (jobs that run at a time)")
+        check_range(f"{key}.timeout_min", self.timeout_min, low=1, note=" (minutes; 0 would never end)")
+        if self.gpus_per_node is not None:
+            check_range(f"{key}.gpus_per_node", self.gpus_per_node, low=1, note=", or null for none")
+            if self.tasks_per_node > self.gpus_per_node:
+                raise ConfigError(
+                    f"{key}.tasks_per_node: must be <= {key}.gpus_per_node, for a rank has a GPU of its own, found "
+                    f"{self.tasks_per_node} ranks and {self.gpus_per_node} GPUs"
+                )
+        if not re.fullmatch(r"continue|stop|retry:[1-9]\d*", self.on_failure):
+            raise ConfigError(
+                f"{key}.on_failure: must be continue, stop or retry:N with N >= 1, found {show(self.on_failure)}"
+            )
+
+
+@dataclass
+class SlurmLauncherConfig(LocalLauncherConfig):
+    """hydra/launcher=slurm: each job of a sweep a task of a job array, or several where it has ranks."""
+
+    cluster: str = "slurm"
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    exclude: str | None = None
+    gres: str | None = None
+    comment: str | None = None
+    cpus_per_task: int | None = None
+    mem_gb: float | None = None  # of a node
+    signal_delay_s: int = MISSING  # before the time limit a run is told to save and leave
+    setup: list[str] = field(default_factory=list)  # lines of shell before the job
+    srun_args: list[str] = field(default_factory=list)
+    additional_parameters: dict[str, Any] = field(default_factory=dict)  # of sbatch, as --key=value
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        key = "hydra.launcher"
+        if self.cpus_per_task is not None:
+            check_range(f"{key}.cpus_per_task", self.cpus_per_task, low=1)
+        if self.mem_gb is not None:
+            check_range(f"{key}.mem_gb", self.mem_gb, above=0, note=" (SLURM takes 0 for all of the node's memory)")
+        check_range(f"{key}.signal_delay_s", self.signal_delay_s, low=1)
+        if self.signal_delay_s >= 60 * self.timeout_min:
+            raise ConfigError(
+                f"{key}.signal_delay_s: must be < 60 * {key}.timeout_min, or a run is told to leave as it begins, "
+                f"found {self.signal_delay_s} s and {self.timeout_min} min"
+            )
+        own = {"array", "output", "error", "open-mode", "signal", "requeue", "no-requeue", "time", "nodes"}
+        taken = sorted(own & {name.replace("_", "-") for name in self.additional_parameters})
+        if taken:
+            raise ConfigError(
+                f"{key}.additional_parameters: must not hold what the launcher sets itself, found {', '.join(taken)}"
+            )
+
+    @property
+    def ranks(self) -> int:
+        return self.nodes * self.tasks_per_node
+
+
 # --- didactic -----------------------------------------------------------------------------------------------
 
 

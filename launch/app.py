@@ -24,6 +24,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import filter_overrides
 from hydra.errors import HydraException
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import RunMode
@@ -36,6 +37,7 @@ from launch import signals
 from launch.explain import explain, no_such_key, not_an_override, one_line
 from launch.groups import option_table, options
 from launch.shadowing import refuse_shadowing
+from launch.sweeps import Sweep, SweepJob, write_sweep
 
 if TYPE_CHECKING:
     from launch.run import Run
@@ -47,6 +49,8 @@ OPTION_SCHEMAS = {  # by the name under which an option file of conf/shared asks
     "adaptive_beta_schema": schema.AdaptiveBetaConfig,
     "both_transforms_schema": schema.BothTransformsConfig,
     "both_schedules_schema": schema.BothSchedulesConfig,
+    "local_launcher_schema": schema.LocalLauncherConfig,
+    "slurm_launcher_schema": schema.SlurmLauncherConfig,
 }
 
 
@@ -67,26 +71,15 @@ def start(
     refuse_shadowing()
     full_error = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and we word the message
-    finished: list[Path] = []
-    failures = 0
-
-    def complain(error: Exception) -> None:
-        """The traceback of a mistake only on request, that of a bug always."""
-        nonlocal failures
-        failures += 1
-        if full_error == "1" or not isinstance(error, ConfigError):
-            traceback.print_exception(error)
-        message = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
-        print(f"{package}: {one_line(message)}", file=sys.stderr)
+    outcomes = Outcomes(package, full_error == "1")
 
     def job(config: DictConfig) -> None:
         try:
-            finished.append(_run_job(package, config, train))
-        except Exception as error:
-            if "SUBMITIT_EXECUTOR" in os.environ:
-                raise  # a job of its own: its failure is told by who submitted it
-            complain(error)  # the other jobs of a sweep go on
+            outcomes.finished.append(_run_job(package, config, train))
+        except Exception as error:  # the other jobs of a sweep go on
+            outcomes.complain(error)
 
+    job.outcomes = outcomes  # type: ignore[attr-defined]  # where a launcher says what became of its jobs
     signals.install()
     register(package, config_class)
     job.__module__ = package  # Hydra names the job, and so the run folder, after it
@@ -97,16 +90,40 @@ def start(
             main()
         except Exception as error:  # not of a job
             raise ConfigError(explain(error, package)) from error
-        if report is not None and len(finished) > 1:
-            report(finished, Path(os.path.commonpath(finished)))
+        if report is not None and len(outcomes.finished) > 1:
+            report(outcomes.finished, Path(os.path.commonpath(outcomes.finished)))
     except KeyboardInterrupt as interruption:
         number = interruption.args[0] if interruption.args else signal.SIGINT
         print(f"{package}: interrupted by {signal.Signals(number).name}", file=sys.stderr)
         sys.exit(128 + number)
     except Exception as error:
-        complain(error)
-    if failures:
+        outcomes.complain(error)
+    if outcomes.failures:
         sys.exit(1)
+
+
+last_error = ""  # the traceback of this process's last failure, for who started it
+
+
+class Outcomes:
+    """What became of the jobs of a command line."""
+
+    def __init__(self, package: str, full_error: bool) -> None:
+        self.package = package
+        self.full_error = full_error
+        self.finished: list[Path] = []
+        self.failures = 0
+
+    def complain(self, error: Exception) -> None:
+        """The traceback of a mistake only on request, that of a bug always."""
+        global last_error
+        last_error = "".join(traceback.format_exception(error))
+        message = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
+        self.failed(message, last_error if self.full_error or not isinstance(error, ConfigError) else "")
+
+    def failed(self, message: str, trace: str = "") -> None:
+        self.failures += 1
+        print(f"{trace}{self.package}: {one_line(message)}", file=sys.stderr)
 
 
 def register(package: str, config_class: type[schema.RunConfig]) -> None:
@@ -180,16 +197,19 @@ def _same_on_all_ranks(folder: Path, config: DictConfig, typed: Any) -> tuple[Pa
 
 
 def _check_jobs(package: str, sweeper: Sweeper, jobs: Sequence[Sequence[str]]) -> None:
-    """Compose and check every job of a sweep; raises ConfigError with the first one's mistake."""
+    """Compose and check every job of a sweep, and record it; raises ConfigError with the first one's mistake."""
+    planned: list[SweepJob] = []
     assert sweeper.config is not None and sweeper.hydra_context is not None
     for number, overrides in enumerate(jobs):
         try:
             config = sweeper.hydra_context.config_loader.load_sweep_config(sweeper.config, list(overrides))
             with open_dict(config):
                 config.hydra.job.id, config.hydra.job.num = str(number), number
+                subdir = str(config.hydra.sweep.subdir)
                 HydraConfig.instance().set_config(config)
                 del config["hydra"]
             check(package, config)
+            planned.append(SweepJob(number, list(filter_overrides(overrides)), subdir))
         except (ConfigError, HydraException, OmegaConfBaseException) as error:
             folder = Path(sweeper.config.hydra.sweep.dir)
             (folder / "multirun.yaml").unlink(missing_ok=True)
@@ -197,6 +217,9 @@ def _check_jobs(package: str, sweeper: Sweeper, jobs: Sequence[Sequence[str]]) -
                 folder.rmdir()
             which = f"job {number} of {len(jobs)}, {' '.join(overrides)}"
             raise ConfigError(f"{explain(error, package)} (no job was started; this is {which})") from error
+    if "BasicLauncher" in sweeper.config.hydra.launcher._target_:  # others write their own
+        command = ["python", "-m", package, *sys.argv[1:]]
+        write_sweep(Path(sweeper.config.hydra.sweep.dir), Sweep(package, command, "basic", planned, cwd=os.getcwd()))
 
 
 def _check_keys(package: str, node: DictConfig, prefix: str = "") -> None:

@@ -72,6 +72,20 @@ def is_held(folder: Path) -> bool | None:
         os.close(descriptor)
 
 
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file whole: never half-written, even when the machine stops."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8", newline="") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+
+
 def read_record(folder: Path) -> dict[str, Any]:
     """run.json.
 
@@ -156,6 +170,11 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     for name, item in tree.items():
         found |= flatten(item, f"{prefix}.{name}" if prefix else str(name))
     return found
+
+
+def user_path(path: str) -> Path:
+    """A path as the user typed it: in a cluster's job relative to where the job was submitted."""
+    return Path(os.environ.get("MARA_CWD", "")) / path
 
 
 @contextmanager

@@ -36,7 +36,7 @@ from conf.schema import BestMode, CheckpointConfig, ConfigError
 from launch import checkpoint, distributed, signals
 from launch.checkpoint import Damaged, Manifest, Savable
 from launch.explain import bad_folder
-from launch.record import lock, read_config, read_record
+from launch.record import lock, read_config, read_record, write_json, write_text
 from launch.streams import stream_seed
 from launch.writers import Writer, make_writers
 
@@ -329,7 +329,7 @@ class Run:
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json."""
         if self.is_main:
-            write_json(self.folder / "summary.json", summary)
+            write_json(self.folder / "summary.json", plain(summary))
 
     def _values(self) -> str:
         shown = ((label, self._latest.get(key)) for label, key in self._shown.items())
@@ -415,20 +415,6 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    write_text(path, json.dumps(plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file whole: never half-written, even when the machine stops."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8", newline="") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
-
-
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
@@ -438,6 +424,9 @@ def code_version(root: Path) -> dict[str, Any]:
 
     `untracked` are the files of code and configuration that are in no commit; the patch does not hold them.
     """
+    snapshot = root / "code.json"  # of launch.snapshot, whose folder git does not track
+    if snapshot.exists():
+        return dict(json.loads(snapshot.read_text("utf-8")))
     try:
         _git(root, "ls-files", "--error-unmatch", "launch/run.py")  # not merely inside somebody's checkout
         commit = _git(root, "rev-parse", "HEAD").strip()

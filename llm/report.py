@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from omegaconf import OmegaConf
 from rich.table import Table
 
-from launch.record import read_jsonl
-from launch.run import Run, console, write_json
+from launch.record import read_jsonl, write_json
+from launch.run import Run, console
 
 SMOOTHING = 12  # steps in a point of a curve
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")

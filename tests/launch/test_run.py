@@ -11,8 +11,8 @@ import torch
 from omegaconf import OmegaConf
 
 from conf.schema import ConfigError
-from launch.record import read_jsonl
-from launch.run import Run, code_version, plain, write_text
+from launch.record import read_jsonl, write_text
+from launch.run import Run, code_version, plain
 
 CHECKPOINT = {"every_seconds": 60.0, "every_steps": None, "keep": 2, "best": None, "best_mode": "max"}
 RUN = {"seed": 3, "resume": "auto", "checkpoint": CHECKPOINT, "writers": []}

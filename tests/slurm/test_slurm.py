@@ -1,0 +1,245 @@
+"""Sweeps on a real SLURM of one node: what runs, fails, is requeued, cancelled, and goes on."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from launch import record
+from launch.record import read_jsonl
+from launch.sweeps import read_sweep
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
+SMALL = ["hydra.launcher.signal_delay_s=20", "hydra.launcher.timeout_min=5"]
+BANDIT = ["experiment=bandit", "gradient=sampled", "steps=30", "log_every=1", "samples=16"]
+
+
+def command(*arguments, cwd=ROOT, check=True, **environment):
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(cwd), **environment},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def submit(cluster, sweep, package, *overrides, cwd=ROOT):
+    command("-m", "launch.submit", package, *overrides, *SMALL, f"hydra.sweep.dir={sweep}", cwd=cwd)
+    return [job.id for job in read_sweep(sweep).jobs]
+
+
+def wait_for_end(cluster, ids):
+    cluster.wait_until(lambda: not {"PENDING", "RUNNING", "COMPLETING"} & {cluster.states().get(i) for i in ids})
+
+
+def lines(folder):
+    path = folder / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def same_results(one, other, names=("metrics.jsonl", "samples.jsonl", "summary.json")):
+    return all((one / name).read_bytes() == (other / name).read_bytes() for name in names)
+
+
+def test_a_sweep_over_direction_and_beta(cluster, tmp_path):
+    """Two packages side by side; the client waits, and ends with the same table and pictures as without a cluster."""
+    axes = ["objective.direction=reverse,forward", "objective.beta=.05,.1"]
+    llm = ["steps=3", "group_size=8", "evaluation_completions=16"]
+    didactic = command(
+        "-m", "didactic", "-m", "hydra/launcher=slurm", *BANDIT, *axes, *SMALL, f"hydra.sweep.dir={tmp_path}/a"
+    )
+    assert "submitted 4 jobs to SLURM" in didactic.stdout and "direction" in didactic.stdout
+    done = command("-m", "llm", "-m", "hydra/launcher=slurm", *llm, *axes, *SMALL, f"hydra.sweep.dir={tmp_path}/b")
+    assert (tmp_path / "b" / "figure.png").exists() and "Shares of all completions" in done.stdout
+    for sweep in (tmp_path / "a", tmp_path / "b"):
+        jobs = read_sweep(sweep).jobs
+        assert [record.state(sweep / job.folder) for job in jobs] == ["finished"] * 4
+        objectives = [record.read_config(sweep / job.folder)["objective"] for job in jobs]
+        settings = [(objective["direction"], objective["beta"]) for objective in objectives]
+        assert settings == [(d, b) for d in ("reverse", "forward") for b in (0.05, 0.1)]
+        assert record.read_record(sweep / "0")["code"]["commit"] is not None  # of the snapshot
+    here = command(
+        "-m", "didactic", *BANDIT, "objective.direction=forward", "objective.beta=.1", f"hydra.run.dir={tmp_path}/c"
+    )
+    assert here.returncode == 0 and same_results(tmp_path / "a" / "3", tmp_path / "c")
+
+
+def test_a_job_that_fails_hides_no_other(cluster, tmp_path):
+    sweep = tmp_path / "sweep"
+    cwd = made_up_tree(tmp_path, "if config.seed == 1: raise RuntimeError('made up')")
+    done = command(
+        "-m",
+        "didactic",
+        "-m",
+        "hydra/launcher=slurm",
+        *BANDIT,
+        "seed=0,1,2",
+        *SMALL,
+        f"hydra.sweep.dir={sweep}",
+        cwd=cwd,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "job 1 (" in done.stderr and "RuntimeError: made up" in done.stderr and "Traceback" in done.stderr
+    assert [record.state(sweep / str(n)) for n in range(3)] == ["finished", "failed", "finished"]
+    assert "sweep" in done.stdout  # the table of the others
+
+
+def test_a_requeued_job_goes_on_and_ends_as_if_undisturbed(cluster, tmp_path):
+    """`scontrol requeue` (SIGTERM), and the signal of a time limit (SIGUSR2), of which the second needs us to requeue."""
+    cwd = made_up_tree(tmp_path, "import time; time.sleep(.1)")
+    sweep = tmp_path / "sweep"
+    (one,) = submit(cluster, sweep, "didactic", *BANDIT, cwd=cwd)
+    run = sweep / "0"
+    for stop in (["scontrol", "requeue", one], ["scancel", "--signal=USR2", one]):
+        before = lines(run)
+        cluster.wait_until(lambda before=before: lines(run) >= before + 4)
+        subprocess.run(stop, check=True)
+        cluster.wait_until(lambda: record.read_record(run)["state"] == "preempted")
+    wait_for_end(cluster, [one])
+    assert record.state(run) == "finished"
+    assert [entry["state"] for entry in record.read_record(run)["earlier"]] == ["preempted", "preempted"]
+    command("-m", "didactic", *BANDIT, f"hydra.run.dir={tmp_path}/whole")
+    assert same_results(run, tmp_path / "whole")
+
+
+def test_a_cancelled_sweep_is_resumed(cluster, tmp_path):
+    cwd = made_up_tree(tmp_path, "import time; time.sleep(.1)")
+    sweep = tmp_path / "sweep"
+    ids = submit(cluster, sweep, "didactic", *BANDIT, "seed=0,1", "hydra.launcher.array_parallelism=1", cwd=cwd)
+    cluster.wait_until(lambda: lines(sweep / "0") >= 4)
+    subprocess.run(["scancel", ids[0].partition("_")[0]], check=True)
+    wait_for_end(cluster, ids)
+    assert record.state(sweep / "0") == "preempted" and not (sweep / "1" / "run.json").exists()
+    done = command("-m", "launch.resume", str(sweep), cwd=cwd)
+    again = [job.id for job in read_sweep(sweep).jobs]
+    assert not set(again) & set(ids), done.stdout
+    wait_for_end(cluster, again)
+    for seed in (0, 1):
+        command("-m", "didactic", *BANDIT, f"seed={seed}", f"hydra.run.dir={tmp_path}/whole{seed}")
+        assert same_results(sweep / str(seed), tmp_path / f"whole{seed}")
+
+
+def test_jobs_run_the_code_as_it_was_at_submission(cluster, tmp_path):
+    cwd = made_up_tree(tmp_path, "pass")
+    subprocess.run(["scontrol", "update", "PartitionName=debug", "State=DOWN"], check=True)
+    try:
+        (one,) = submit(cluster, tmp_path / "sweep", "didactic", *BANDIT, cwd=cwd)
+        (cwd / "didactic" / "train.py").write_text("raise RuntimeError('broken later')\n")
+    finally:
+        subprocess.run(["scontrol", "update", "PartitionName=debug", "State=UP"], check=True)
+    wait_for_end(cluster, [one])
+    assert record.state(tmp_path / "sweep" / "0") == "finished"
+    broken = command("-m", "didactic", *BANDIT, f"hydra.run.dir={tmp_path}/control", cwd=cwd, check=False)
+    assert "broken later" in broken.stderr
+
+
+def made_up_tree(tmp_path, in_every_step):
+    """A copy of the source whose didactic job does something more in every step."""
+    home = tmp_path / "tree"
+    for room in ("core", "conf", "launch", "didactic", "hydra_plugins"):
+        shutil.copytree(ROOT / room, home / room, ignore=shutil.ignore_patterns("__pycache__"))
+    source = (home / "didactic" / "train.py").read_text()
+    marker = "        logp = policies()\n        if"
+    assert source.count(marker) == 1
+    (home / "didactic" / "train.py").write_text(source.replace(marker, f"        {in_every_step}\n{marker}"))
+    return home
+
+
+RANKS = """
+from conf.schema import DidacticConfig
+from launch.app import start
+
+def train(config, run):
+    import torch
+    from torch import distributed as dist
+    from launch.checkpoint import Values
+    values = Values(total=0.0)
+    run.keep(values=values)
+    for step in run.steps(config.steps):
+        tensor = torch.tensor([float(run.ranks.rank + step)])
+        if config.seed == 1 and run.ranks.rank == 1 and step == 3:
+            raise RuntimeError("rank 1 is made to fail")
+        dist.all_reduce(tensor)
+        values.total += float(tensor)
+        run.log({"total": values.total})
+        import time; time.sleep(.1)
+    run.finish({"total": values.total, "world": run.ranks.world})
+
+if __name__ == "__main__":
+    start("didactic", DidacticConfig, train)
+"""
+
+
+def test_two_ranks_of_a_job(cluster, tmp_path):
+    """Under gloo: one of them writes, both leave for a requeue and come back; a failing one fails the job."""
+    cwd = made_up_tree(tmp_path, "pass")
+    (cwd / "didactic" / "__main__.py").write_text(RANKS)
+    arguments = [
+        "steps=30",
+        "seed=0,1",
+        "hydra.launcher.tasks_per_node=2",
+        *SMALL,
+        f"hydra.sweep.dir={tmp_path}/sweep",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "didactic", "-m", "hydra/launcher=slurm", *arguments],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(cwd)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    run = tmp_path / "sweep" / "0"
+    cluster.wait_until(lambda: lines(run) >= 5 or process.poll() is not None)
+    subprocess.run(["scancel", "--signal=USR2", read_sweep(tmp_path / "sweep").jobs[0].id], check=True)
+    out, error = process.communicate(timeout=200)
+    assert process.returncode == 1, out + error
+    assert "rank 1 of 2" in error and "RuntimeError: rank 1 is made to fail" in error
+    assert record.state(run) == "finished", out + error
+    assert [entry["state"] for entry in record.read_record(run)["earlier"]] == ["preempted"]
+    assert record.read_record(run)["ranks"] == 2
+    totals = [row["total"] for row in read_jsonl(run / "metrics.jsonl")]
+    assert totals == [sum(2 * s + 1 for s in range(step + 1)) for step in range(30)]
+    assert json.loads((run / "summary.json").read_text()) == {"total": totals[-1], "world": 2}
+
+
+@pytest.mark.parametrize(("on_failure", "states"), [("retry:2", ["finished"]), ("stop", ["failed", "preempted"])])
+def test_on_failure(cluster, tmp_path, on_failure, states):
+    """retry: a job that fails twice finishes the third time. stop: a job that fails ends the other."""
+    fails = f"""
+        import os, time, pathlib; time.sleep(.1); tries = pathlib.Path({str(tmp_path / "tries")!r})
+        if step == 4 and config.seed == 0 and (os.environ.get("ALWAYS") or not tries.exists() or len(tries.read_text()) < 2):
+            tries.open("a").write("x"); raise RuntimeError("made up")
+    """
+    cwd = made_up_tree(tmp_path, textwrap.dedent(fails).strip().replace("\n", "\n        "))
+    sweep = tmp_path / "sweep"
+    seeds = "seed=0" if on_failure.startswith("retry") else "seed=0,5"
+    steps = "steps=30" if on_failure.startswith("retry") else "steps=300"
+    ids = submit(
+        cluster,
+        sweep,
+        "didactic",
+        *BANDIT[:2],
+        *BANDIT[3:],
+        steps,
+        seeds,
+        f"hydra.launcher.on_failure={on_failure}",
+        cwd=cwd,
+    )
+    time.sleep(2)
+    wait_for_end(cluster, ids)
+    assert [record.state(sweep / str(number)) for number in range(len(ids))] == states
+    if on_failure.startswith("retry"):
+        assert [entry["state"] for entry in record.read_record(sweep / "0")["earlier"]] == ["failed", "failed"]
