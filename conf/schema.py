@@ -733,3 +733,6 @@ class LlmConfig(RunConfig):
         check_range("micro_batch", self.micro_batch, low=1)
         check_range("evaluation_completions", self.evaluation_completions, low=1)
         check_range("sample_every", self.sample_every, low=0)
+
+
+RUN_CONFIGS: dict[str, type[RunConfig]] = {"didactic": DidacticConfig, "llm": LlmConfig}

@@ -37,7 +37,7 @@ from launch import signals
 from launch.explain import explain, no_such_key, not_an_override, one_line
 from launch.groups import option_table, options
 from launch.shadowing import refuse_shadowing
-from launch.sweeps import Sweep, SweepJob, write_sweep
+from launch.sweeps import Sweep, SweepJob, config_flags, write_sweep
 
 if TYPE_CHECKING:
     from launch.run import Run
@@ -173,7 +173,8 @@ def _run_job(package: str, config: DictConfig, train: Callable[[Any, "Run"], Non
         if is_finished(folder, config) and typed.resume is not Resume.never:
             console.print(f"finished already, nothing to do: {os.path.relpath(folder)}", soft_wrap=True)
             return folder
-        with Run(folder, package, config, list(hydra_config.overrides.task)) as run:
+        flags = config_flags(DictConfig({"hydra": hydra_config}))
+        with Run(folder, package, config, list(hydra_config.overrides.task), flags) as run:
             train(typed, run)
     finally:
         torch.set_num_threads(threads)
@@ -219,7 +220,9 @@ def _check_jobs(package: str, sweeper: Sweeper, jobs: Sequence[Sequence[str]]) -
             raise ConfigError(f"{explain(error, package)} (no job was started; this is {which})") from error
     if "BasicLauncher" in sweeper.config.hydra.launcher._target_:  # others write their own
         command = ["python", "-m", package, *sys.argv[1:]]
-        write_sweep(Path(sweeper.config.hydra.sweep.dir), Sweep(package, command, "basic", planned, cwd=os.getcwd()))
+        flags = config_flags(sweeper.config)
+        sweep = Sweep(package, command, "basic", planned, cwd=os.getcwd(), flags=flags)
+        write_sweep(Path(sweeper.config.hydra.sweep.dir), sweep)
 
 
 def _check_keys(package: str, node: DictConfig, prefix: str = "") -> None:

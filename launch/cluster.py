@@ -5,7 +5,6 @@ process for each rank. Its run folder is fixed, so that a job that starts again 
 on from the newest checkpoint that is there then.
 """
 
-import getpass
 import hashlib
 import json
 import os
@@ -28,7 +27,7 @@ from conf.schema import ConfigError, LocalLauncherConfig, SlurmLauncherConfig
 from launch.checkpoint import checkpoint_steps
 from launch.record import read_record, state, write_json
 from launch.snapshot import take
-from launch.sweeps import Sweep, SweepJob, read_sweep, write_sweep
+from launch.sweeps import ENDED, Sweep, SweepJob, config_flags, read_sweep, slurm_queue, write_sweep
 
 if TYPE_CHECKING:
     from submitit import Job
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 
 Settings = SlurmLauncherConfig | LocalLauncherConfig
 POLL_SECONDS = 1.0
-ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
 FRUITLESS = 2  # requeues in a row without a new step, after which a job has failed
 
 
@@ -56,6 +54,7 @@ class Task:
     folder: str
     on_failure: str
     cwd: str
+    flags: tuple[str, ...] = ()
 
     def __call__(self) -> str:
         """The run's state; SystemExit(0) where the job was told to leave, for it is not done.
@@ -70,7 +69,7 @@ class Task:
         if job.num_tasks > 1:
             os.environ["MASTER_ADDR"] = job.hostnames[0]
             os.environ["MASTER_PORT"] = str(port(job.raw_job_id, os.environ.get("SLURM_RESTART_COUNT", "0")))
-        sys.argv = [f"python -m {self.package}", *self.overrides, f"hydra.run.dir={self.folder}"]
+        sys.argv = [f"python -m {self.package}", *self.flags, *self.overrides, f"hydra.run.dir={self.folder}"]
         try:
             # Its signal handlers replace submitit's, which ignore SIGTERM and count short jobs as out of time.
             runpy.run_module(self.package, run_name="__main__", alter_sys=True)
@@ -150,6 +149,7 @@ def launch(
         on_failure=settings.on_failure,
         settings=asdict(settings),
         cwd=os.getcwd(),
+        flags=config_flags(config),
     )
     if settings.dry_run:
         print(
@@ -214,7 +214,8 @@ def submit(folder: Path, sweep: Sweep, jobs: Sequence[SweepJob], settings: Setti
 
 def make_task(folder: Path, sweep: Sweep, job: SweepJob) -> Task:
     where = str(folder / job.folder)
-    return Task(sweep.package, tuple(job.overrides), str(folder), job.number, where, sweep.on_failure, sweep.cwd)
+    overrides, flags = tuple(job.overrides), tuple(sweep.flags)
+    return Task(sweep.package, overrides, str(folder), job.number, where, sweep.on_failure, sweep.cwd, flags)
 
 
 def make_executor(folder: Path, settings: SlurmLauncherConfig, preview: bool = False) -> Any:
@@ -241,8 +242,8 @@ def make_executor(folder: Path, settings: SlurmLauncherConfig, preview: bool = F
 
 def sbatch_parameters(folder: Path, settings: SlurmLauncherConfig) -> dict[str, Any]:
     """As submitit names them."""
-    names = ["partition", "account", "qos", "constraint", "exclude", "gres", "comment", "nodes", "gpus_per_node", "cpus_per_task"]
-    names += ["signal_delay_s", "array_parallelism"]
+    names = ["partition", "account", "qos", "constraint", "exclude", "gres", "comment", "nodes"]
+    names += ["gpus_per_node", "cpus_per_task", "signal_delay_s", "array_parallelism"]
     given = {name: getattr(settings, name) for name in names if getattr(settings, name) is not None}
     if settings.mem_gb is not None:
         given["mem"] = f"{round(settings.mem_gb * 1024)}MB"
@@ -272,7 +273,7 @@ def sbatch_script(folder: Path, sweep: Sweep, settings: SlurmLauncherConfig) -> 
 
 
 def wait(folder: Path, sweep: Sweep, submitted: "Sequence[Job[str]]") -> dict[int, str]:
-    """Wait for submitted jobs; why each of those that failed did, by number. sacct, which not all have, is not asked."""
+    """Wait for submitted jobs; why each of those that failed did, by number. Not by sacct: not every site has it."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from launch.run import console
@@ -306,14 +307,12 @@ def wait(folder: Path, sweep: Sweep, submitted: "Sequence[Job[str]]") -> dict[in
 
 def job_failure(run: Path, handle: "Job[str]") -> str | None:
     """Why a job that is over did not finish: a rank's traceback before the word of a rank that was killed with it."""
-    errors = []
-    for task in _tasks(handle):
-        if task.paths.result_pickle.exists():
-            outcome, result = task._get_outcome_and_result()
-            if outcome == "error":
-                errors.append(str(result))
-    if errors:
-        return errors[0]
+    told = [task for task in _tasks(handle) if task.paths.result_pickle.exists()]
+    told.sort(key=lambda task: task.paths.result_pickle.stat().st_mtime)  # the others fail because the first did
+    for task in told:
+        outcome, result = task._get_outcome_and_result()
+        if outcome == "error":
+            return str(result)
     said = state(run) if (run / "run.json").exists() else "not started"
     if said == "finished":
         return None
@@ -323,16 +322,6 @@ def job_failure(run: Path, handle: "Job[str]") -> str | None:
 
 def _tasks(handle: "Job[str]") -> "Sequence[Job[str]]":
     return [handle.task(number) for number in range(handle.num_tasks)]
-
-
-def slurm_queue() -> dict[str, str] | None:
-    """Job id -> state of this user's jobs that SLURM knows; None while it does not answer, or is not here."""
-    command = ["squeue", "-h", "-r", "-t", "all", "-u", getpass.getuser(), "-o", "%i %T"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if " " in line)
 
 
 def run_locally(folder: Path, sweep: Sweep, jobs: Sequence[SweepJob], settings: Settings) -> dict[int, str]:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -61,7 +61,9 @@ class Run:
             configuration, or `config.resume` forbids what is found.
     """
 
-    def __init__(self, folder: Path, package: str, config: DictConfig, overrides: list[str]) -> None:
+    def __init__(
+        self, folder: Path, package: str, config: DictConfig, overrides: list[str], flags: Sequence[str] = ()
+    ) -> None:
         self.folder = folder
         self.step = -1
         self.ranks = distributed.current()
@@ -82,7 +84,7 @@ class Run:
         self._record: dict[str, Any] = {
             "state": "running",
             "package": package,
-            "command": ["python", "-m", package, *overrides],
+            "command": ["python", "-m", package, *flags, *overrides],
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "started": _now(),

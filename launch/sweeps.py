@@ -1,14 +1,31 @@
 """sweep.json: what a sweep consists of, whichever launcher runs it."""
 
+import getpass
 import json
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
+
 from conf.schema import ConfigError
 from launch.record import read_record, state, write_json
+
+# What squeue says of a job that is over.
+ENDED = (
+    "ENDED",
+    "COMPLETED",
+    "FAILED",
+    "CANCELLED",
+    "TIMEOUT",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "BOOT_FAIL",
+    "DEADLINE",
+)
 
 
 @dataclass
@@ -28,7 +45,15 @@ class Sweep:
     on_failure: str = "continue"
     settings: dict[str, Any] = field(default_factory=dict)  # of the launcher
     cwd: str = ""  # the folder that relative paths of the overrides start from
+    flags: list[str] = field(default_factory=list)  # --config-dir, where one was given
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def config_flags(config: DictConfig) -> list[str]:
+    """The flags with which a command line named a folder of configurations of its own."""
+    sources = config.hydra.runtime.config_sources
+    paths = [str(Path(source.path).absolute()) for source in sources if source.provider == "command-line"]
+    return [flag for path in paths for flag in ("--config-dir", path)]
 
 
 def write_sweep(folder: Path, sweep: Sweep) -> None:
@@ -67,15 +92,25 @@ def _found(folder: Path) -> Sweep:
     return Sweep(packages[0], list(records[0]["command"]), "basic", jobs)
 
 
+def slurm_queue() -> dict[str, str] | None:
+    """Job id -> state of this user's jobs that SLURM knows; None while it does not answer, or is not here."""
+    command = ["squeue", "-h", "-r", "-t", "all", "-u", getpass.getuser(), "-o", "%i %T"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if " " in line)
+
+
 def job_states(folder: Path, jobs: Sequence[SweepJob], queue: Mapping[str, str]) -> list[str]:
     """Each job's state: its run's (`launch.record.state`); `pending` while it waits in the queue, else `missing`."""
     found = []
     for job in jobs:
-        queued = queue.get(job.id or "", "")
+        queued = queue.get(job.id or "", "ENDED")
         known = state(folder / job.folder) if (folder / job.folder / "run.json").exists() else None
         if queued == "PENDING" and known != "finished":
             found.append("pending")
-        elif queued and known is None:
+        elif queued not in ENDED and known is None:
             found.append("starting")
         else:
             found.append(known or "missing")

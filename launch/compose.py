@@ -1,0 +1,46 @@
+"""A package's configuration as its command line would compose it, without starting the package."""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from conf.schema import RUN_CONFIGS, ConfigError
+from launch.app import check, register
+from launch.explain import explain
+
+
+def compose(package: str, overrides: Sequence[str], flags: Sequence[str] = ()) -> dict[str, Any]:
+    """The resolved and checked configuration, as config.yaml has it.
+
+    Args:
+        flags: --config-dir FOLDER, where there is one.
+
+    Raises:
+        ConfigError: it cannot be composed, or cannot be run with.
+    """
+    if package not in RUN_CONFIGS:
+        raise ConfigError(f"package: must be one of {', '.join(RUN_CONFIGS)}, found {package}")
+    _register(package)
+    extra = [f"file://{path}" for flag, path in zip(flags[::2], flags[1::2], strict=True) if flag == "--config-dir"]
+    search = [f"hydra.searchpath=[pkg://conf.shared,{','.join(extra)}]"] if extra else []
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_module(f"conf.{package}", version_base="1.3", job_name=package):
+            config = hydra_compose("config", overrides=[*overrides, *search])
+            check(package, config)
+            container: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+            return container
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(explain(error, package)) from error
+
+
+@cache
+def _register(package: str) -> None:
+    register(package, RUN_CONFIGS[package])
