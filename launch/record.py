@@ -133,6 +133,23 @@ def read_yaml(path: Path) -> Any:
         raise ConfigError(f"{path}: must be valid YAML, found: {str(error).partition(chr(10))[0]}") from None
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """A file with one JSON object.
+
+    Raises:
+        ConfigError: there is none, or it is none.
+    """
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: must be a file, found none") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: must be JSON, found {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: must be a JSON object, found {type(content).__name__}")
+    return content
+
+
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a file; a last one without its end was cut off by a crash and is left out."""
     return list(iterate_jsonl(path))

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+from uuid import uuid4
 
 from conf.schema import ConfigError
 
@@ -46,7 +47,7 @@ class WandbWriter:
         import wandb
 
         known = folder / "wandb" / "run_id"
-        run_id = known.read_text("utf-8").strip() if known.exists() else wandb.util.generate_id()
+        run_id = known.read_text("utf-8").strip() if known.exists() else uuid4().hex[:12]
         known.parent.mkdir(exist_ok=True)
         known.write_text(run_id, "utf-8")
         self._run = wandb.init(

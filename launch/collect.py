@@ -1,0 +1,364 @@
+"""`python -m launch.collect SWEEP...`: all runs of sweeps in one table, with seeds folded, pictures and a report.
+
+Written into --out (by default the first sweep's folder, in `collected`):
+  table.csv, table.parquet   one row a configuration: what varies, n, and each result's mean and standard error (/se)
+  runs.csv                   one row a run, failures included
+  pareto.png, curves.png     reward against diversity with the front; metrics over the steps
+  report.html                all of it in one file that opens offline, with the command that made each row
+
+A standard error is the bootstrap's over the seeds (of the mean, over all resamples: exact, not simulated).
+The exit status is 1 where a run did not finish; the others are collected all the same.
+"""
+
+import argparse
+import math
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean, pstdev
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from conf.schema import ConfigError
+from launch.checkpoint import fixed_config
+from launch.record import flatten, one_line_errors, read_config, read_json, read_jsonl, read_record
+from launch.status import last_words
+from launch.sweeps import job_states, read_sweep, slurm_queue
+
+# Diversity and reward, the more the better, of the first package whose summary has both.
+PARETO = (("entropy_nats", "correct"), ("entropy_nats", "reward"), ("int_div1", "yield"))
+CURVES = (
+    "reward/raw",
+    "correct",
+    "answers/entropy_nats",
+    "entropy_nats",
+    "kl/reverse_nats",
+    "kl/forward_nats",
+    "loss",
+)
+MOST_PANELS = 4
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+
+
+@dataclass
+class CollectedRun:
+    """A run as the table sees it; `results` and `metrics` are empty where it has none."""
+
+    folder: Path
+    package: str
+    overrides: list[str]
+    state: str
+    error: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+    results: dict[str, float] = field(default_factory=dict)
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Row:
+    """A configuration, and its runs that finished."""
+
+    varying: dict[str, Any]
+    runs: list[CollectedRun]
+
+    @property
+    def label(self) -> str:
+        parts = (f"{key.removesuffix('.name').rpartition('.')[2]}={value}" for key, value in self.varying.items())
+        return ", ".join(parts) or "all runs"
+
+    def result(self, key: str) -> tuple[float, float]:
+        """Mean and standard error over the runs that have it."""
+        values = [run.results[key] for run in self.runs if key in run.results]
+        if len(values) == 1:  # which may know its own
+            return values[0], next(
+                (run.results[f"{key}/se"] for run in self.runs if f"{key}/se" in run.results), math.nan
+            )
+        return (fmean(values) if values else math.nan), standard_error(values)
+
+    def command(self) -> str:
+        return rerun_command(self.runs)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m launch.collect", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("sweep", type=Path, nargs="+", help="folders of sweeps, or of runs")
+    parser.add_argument("--out", type=Path, help="folder to write to (default: SWEEP/collected)")
+    parser.add_argument(
+        "--metrics", default="", help="results to show in the printed table, with commas between them"
+    )
+    parser.add_argument("--pareto", default="", help="DIVERSITY,REWARD: two results for the picture")
+    given = parser.parse_args(arguments)
+    with one_line_errors("launch.collect"):
+        return collect(
+            given.sweep, given.out or given.sweep[0] / "collected", _keys(given.metrics), _keys(given.pareto)
+        )
+    return 1
+
+
+def _keys(text: str) -> list[str]:
+    return [key for key in text.split(",") if key]
+
+
+def collect(sweeps: Sequence[Path], out: Path, shown: Sequence[str] = (), pareto: Sequence[str] = ()) -> int:
+    """Write the tables, the pictures and the report; 1 where a run did not finish, else 0."""
+    from launch.report import write_report
+
+    runs = [run for sweep in sweeps for run in read_runs(sweep)]
+    rows = fold(runs)
+    known = result_keys(runs)
+    for key in (*shown, *pareto):
+        if key not in known:
+            raise ConfigError(f"--metrics: must be results of the runs ({', '.join(known)}), found {key}")
+    if len(pareto) not in (0, 2):
+        raise ConfigError(f"--pareto: must be two results, DIVERSITY,REWARD, found {','.join(pareto)}")
+    out.mkdir(parents=True, exist_ok=True)
+    write_tables(out, runs, rows, known)
+    axes = tuple(pareto) or next((pair for pair in PARETO if set(pair) <= set(known)), ())
+    pictures = []
+    if len(axes) == 2 and rows:
+        pictures.append(draw_pareto(rows, axes[0], axes[1], out / "pareto.png"))
+    if any(run.metrics for row in rows for run in row.runs):
+        pictures.append(draw_curves(rows, out / "curves.png"))
+    picked = list(shown) or picked_results(known, axes)
+    write_report(out / "report.html", runs, rows, known, pictures)
+    print_table(rows, picked)
+    unfinished = [run for run in runs if run.state != "finished"]
+    for run in unfinished:
+        print(f"{run.state}: {run.folder}{': ' if run.error else ''}{run.error}")
+    print(f"{len(runs) - len(unfinished)} of {len(runs)} runs finished; report: {out / 'report.html'}")
+    return int(bool(unfinished))
+
+
+def read_runs(folder: Path) -> list[CollectedRun]:
+    """Every job of a sweep, in whatever state; what cannot be read of one is said in its error."""
+    sweep = read_sweep(folder)
+    queue = slurm_queue() or {} if sweep.launcher == "slurm" else {}
+    runs = []
+    for job, state in zip(sweep.jobs, job_states(folder, sweep.jobs, queue), strict=True):
+        run = CollectedRun(folder / job.folder, sweep.package, job.overrides, state)
+        runs.append(run)
+        if not (run.folder / "run.json").exists():
+            continue
+        try:
+            run.record = read_record(run.folder)
+            run.error = last_words(run.record["traceback"])
+            run.config = fixed_config(read_config(run.folder))
+            run.metrics = read_lines(run.folder / "metrics.jsonl")
+            if state == "finished":
+                run.results = numbers(read_json(run.folder / "summary.json"))
+        except ConfigError as error:
+            run.state, run.error = "damaged", str(error)
+    return runs
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    try:
+        return read_jsonl(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: must be lines of JSON, found {error}") from None
+
+
+def numbers(summary: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a summary by dotted key; a list of one mapping (didactic's only cell) is that mapping."""
+    opened: dict[str, Any] = {}
+    for key, value in summary.items():
+        single = isinstance(value, list) and len(value) == 1 and isinstance(value[0], Mapping)
+        opened |= flatten(value[0]) if single else flatten({key: value})
+    return {key: float(value) for key, value in opened.items() if type(value) in (int, float)}
+
+
+def result_keys(runs: Sequence[CollectedRun]) -> list[str]:
+    return list(dict.fromkeys(key for run in runs for key in run.results if not key.endswith("/se")))
+
+
+def fold(runs: Sequence[CollectedRun]) -> list[Row]:
+    """One row for each configuration of the finished runs, seeds aside, by what varies between them."""
+    finished = [run for run in runs if run.state == "finished"]
+    keys = varying_keys(finished)
+    rows: dict[str, Row] = {}
+    for run in finished:
+        varying = {key: run.config.get(key, "-") for key in keys}
+        if len({other.package for other in finished}) > 1:
+            varying = {"package": run.package, **varying}
+        rows.setdefault(str(varying), Row(varying, [])).runs.append(run)
+    return list(rows.values())
+
+
+def varying_keys(runs: Sequence[CollectedRun]) -> list[str]:
+    """Keys of the configuration that not all runs share; one that says what another already does is left out."""
+    keys = list(dict.fromkeys(key for run in runs for key in run.config))
+    columns = {key: tuple(str(run.config.get(key, "-")) for run in runs) for key in keys if key != "seed"}
+    columns = {key: column for key, column in columns.items() if len(set(column)) > 1}
+    found: dict[tuple[int, ...], str] = {}
+    for key, column in sorted(columns.items(), key=lambda item: "-" in item[1]):  # keys that all runs have first
+        pattern = tuple(column.index(value) for value in column)
+        found.setdefault(pattern, key)
+    return [key for key in keys if key in found.values()]
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Bootstrap standard error of the mean, over all n^n resamples: the population deviation by sqrt(n)."""
+    return pstdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+
+
+def rerun_command(runs: Sequence[CollectedRun]) -> str:
+    """One command line for runs that differ in their seed, several for others."""
+    plain = [[o for o in run.overrides if not o.startswith("seed=")] for run in runs]
+    package = runs[0].package
+    if len(runs) == 1 or any(some != plain[0] for some in plain):
+        return "; ".join(shlex.join(["python", "-m", run.package, *run.overrides]) for run in runs)
+    seeds = ",".join(str(run.config.get("seed")) for run in runs)
+    return shlex.join(["python", "-m", package, "-m", *plain[0], f"seed={seeds}"])
+
+
+def write_tables(out: Path, runs: Sequence[CollectedRun], rows: Sequence[Row], keys: Sequence[str]) -> None:
+    try:
+        import pandas as pd
+        import pyarrow  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"tables: pip install -e .[reports] brings what they need, found no {error.name}") from None
+
+    records = []
+    for row in rows:
+        record = {**row.varying, "n": len(row.runs)}
+        for key in keys:
+            record[key], record[f"{key}/se"] = row.result(key)
+        records.append({**record, "command": row.command()})
+    table = pd.DataFrame(records)
+    for column in row_columns(rows):  # of one type each, as Parquet needs
+        if table[column].map(type).nunique() > 1 or table[column].map(lambda value: isinstance(value, list)).any():
+            table[column] = table[column].map(str)
+    table.to_csv(out / "table.csv", index=False)
+    table.to_parquet(out / "table.parquet", index=False)
+    varying = varying_keys(runs)
+    pd.DataFrame(
+        {
+            "folder": str(run.folder),
+            "package": run.package,
+            "state": run.state,
+            "seed": run.config.get("seed"),
+            **{key: run.config.get(key) for key in varying},
+            **run.results,
+            "error": run.error,
+        }
+        for run in runs
+    ).to_csv(out / "runs.csv", index=False)
+
+
+def row_columns(rows: Sequence[Row]) -> list[str]:
+    return list(rows[0].varying) if rows else []
+
+
+def picked_results(keys: Sequence[str], axes: Sequence[str]) -> list[str]:
+    """A few results for a terminal's width: those of the picture, then the first others."""
+    others = [key for key in keys if key not in axes and "." not in key and key not in ("steps", "beta_final")]
+    return [*reversed(axes), *others][:5]
+
+
+def print_table(rows: Sequence[Row], keys: Sequence[str]) -> None:
+    from rich.table import Table
+
+    from launch.run import console
+
+    table = Table(title="mean ± standard error over seeds", title_justify="left")
+    for column in (*row_columns(rows), "n"):
+        table.add_column(column.removesuffix(".name").rpartition(".")[2], no_wrap=True)
+    for key in keys:
+        table.add_column(key, justify="right", no_wrap=True)
+    for row in rows:
+        cells = [with_error(*row.result(key)) for key in keys]
+        table.add_row(*map(str, row.varying.values()), str(len(row.runs)), *cells)
+    console.print(table)
+
+
+def with_error(value: float, error: float) -> str:
+    if math.isnan(value):
+        return "-"
+    return f"{value:.3f}" if math.isnan(error) else f"{value:.3f} ± {error:.3f}"
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the points that no other is as good as in both and better in one, by the first coordinate."""
+    order = sorted(range(len(points)), key=lambda i: (-points[i][0], -points[i][1]))
+    front, best = [], -math.inf
+    for i in order:
+        if points[i][1] > best:
+            front.append(i)
+            best = points[i][1]
+    return front[::-1]
+
+
+def draw_pareto(rows: Sequence[Row], x: str, y: str, path: Path) -> Path:
+    """Each configuration's mean with its errors, and the front of those that no other beats in both."""
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    rows = [row for row in rows if not any(math.isnan(row.result(key)[0]) for key in (x, y))]
+    points = [(row.result(x)[0], row.result(y)[0]) for row in rows]
+    front = [points[i] for i in pareto_front(points)]
+    if len(front) > 1:
+        axes.plot(*zip(*front, strict=True), color="0.7", linewidth=1.5, zorder=0, label="front")
+    for number, (row, point) in enumerate(zip(rows, points, strict=True)):
+        errors = [np.nan_to_num(row.result(key)[1]) for key in (x, y)]
+        style: dict[str, Any] = {
+            "color": COLOURS[number % len(COLOURS)],
+            "marker": "os^Dv"[number // len(COLOURS) % 5],
+        }
+        axes.errorbar(*point, xerr=errors[0], yerr=errors[1], linestyle="", capsize=2, label=row.label, **style)
+    axes.set(xlabel=x, ylabel=y, title="Reward against diversity (mean and standard error over seeds)")
+    axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+    return path
+
+
+def draw_curves(rows: Sequence[Row], path: Path) -> Path:
+    """Metrics over the steps: each configuration's mean over its seeds, and a standard error around it."""
+    logged = {key for row in rows for run in row.runs for line in run.metrics for key in line}
+    keys = [key for key in CURVES if key in logged][:MOST_PANELS]
+    keys = keys or sorted(logged - {"step"})[:MOST_PANELS]
+    columns = min(len(keys), 2)
+    height = math.ceil(len(keys) / columns)
+    figure, panels = plt.subplots(
+        height, columns, figsize=(5.2 * columns, 3.2 * height), layout="constrained", squeeze=False
+    )
+    for axes, key in zip(panels.flat, keys, strict=False):
+        for number, row in enumerate(rows):
+            steps, mean, error = curve(row, key)
+            colour = COLOURS[number % len(COLOURS)]
+            axes.plot(
+                steps, mean, color=colour, linestyle=("-", "--", ":")[number // len(COLOURS) % 3], label=row.label
+            )
+            axes.fill_between(steps, mean - error, mean + error, color=colour, alpha=0.2, linewidth=0)
+        axes.set(xlabel="step", title=key)
+    for axes in panels.flat[len(keys) :]:
+        axes.axis("off")
+    handles, labels = panels.flat[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=min(len(labels), 2), frameon=False, fontsize="small"
+    )
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+    return path
+
+
+def curve(row: Row, key: str) -> tuple[list[int], np.ndarray, np.ndarray]:
+    """Steps that every run of a row logged the key at, its mean there, and its standard error (0 for one run)."""
+    series = [{line["step"]: line[key] for line in run.metrics if line.get(key) is not None} for run in row.runs]
+    steps = sorted(set.intersection(*(set(some) for some in series)))
+    values = np.array([[some[step] for step in steps] for some in series], dtype=float).reshape(
+        len(series), len(steps)
+    )
+    return steps, values.mean(0), values.std(0) / math.sqrt(len(series))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
