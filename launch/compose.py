@@ -14,11 +14,14 @@ from launch.app import check, register
 from launch.explain import explain
 
 
-def compose(package: str, overrides: Sequence[str], flags: Sequence[str] = ()) -> dict[str, Any]:
-    """The resolved and checked configuration, as config.yaml has it.
+def compose(
+    package: str, overrides: Sequence[str], flags: Sequence[str] = (), checked: bool = True
+) -> dict[str, Any]:
+    """The resolved configuration, as config.yaml has it.
 
     Args:
         flags: --config-dir FOLDER, where there is one.
+        checked: whether it must be one that can be run with.
 
     Raises:
         ConfigError: it cannot be composed, or cannot be run with.
@@ -32,7 +35,8 @@ def compose(package: str, overrides: Sequence[str], flags: Sequence[str] = ()) -
     try:
         with initialize_config_module(f"conf.{package}", version_base="1.3", job_name=package):
             config = hydra_compose("config", overrides=[*overrides, *search])
-            check(package, config)
+            if checked:
+                check(package, config)
             container: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
             return container
     except ConfigError:
