@@ -1,7 +1,7 @@
 """A cell: one policy of the grid, what it optimises and where that should lead."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -19,18 +19,18 @@ from didactic.problems import Problem
 
 @dataclass(frozen=True)
 class Cell:
-    """One policy and its objective on a problem; `axes` are its settings by name, those that the grid varies."""
+    """One policy and its objective on a problem; `axes` are its settings by name, `varied` those the grid varies."""
 
     config: CellConfig
     problem: Problem
     objective: Objective
     axes: dict[str, str | float]
+    varied: tuple[str, ...]
 
     @property
     def label(self) -> str:
-        return "/".join(
-            f"{name}={value:g}" if isinstance(value, float) else value for name, value in self.axes.items()
-        )
+        values = ((name, self.axes[name]) for name in self.varied)
+        return "/".join(f"{name}={value:g}" if isinstance(value, float) else value for name, value in values)
 
     def start_logp(self) -> Tensor:
         """[A] of the policy before the first step."""
@@ -85,11 +85,13 @@ class Cell:
 
 def make_cells(config: DidacticConfig, problem: Problem) -> list[Cell]:
     """The grid of a configuration."""
-    cells = [
-        Cell(cell, problem, make_objective(**cell.objective_arguments()), _axes(cell)) for cell in config.cells()
+    cells = config.cells()
+    axes = [_axes(cell) for cell in cells]
+    varied = tuple(name for name in axes[0] if len({some[name] for some in axes}) > 1)
+    return [
+        Cell(cell, problem, make_objective(**cell.objective_arguments()), some, varied)
+        for cell, some in zip(cells, axes, strict=True)
     ]
-    varied = [name for name in cells[0].axes if len({cell.axes[name] for cell in cells}) > 1]
-    return [replace(cell, axes={name: cell.axes[name] for name in varied}) for cell in cells]
 
 
 def exact_divergence(objective: Objective, logp: Tensor, ref_logp: Tensor) -> Tensor:

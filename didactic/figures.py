@@ -162,18 +162,23 @@ def draw_switch(problem: Problem, outcomes: Sequence[Outcome], beta_history: Bet
         for number, outcome in enumerate(some):
             shade = colours(number / max(len(some) - 1, 1) * 0.92)
             axes.plot(problem.position, outcome.policy, color=shade, linewidth=1.6, label=f"{outcome.beta:g}")
-            axes.plot(problem.position, outcome.target, "k:", linewidth=0.8)
+            if outcome.target is not None:
+                axes.plot(problem.position, outcome.target, "k:", linewidth=0.8)
         axes.fill_between(problem.position, problem.ref_logp.exp(), color=GREY, alpha=0.35, linewidth=0)
         axes.set(title=f"{NAMES.get(direction, direction)} (dotted: exact)", xlabel="outcome", ylabel="probability")
         axes.set(yscale="log", ylim=(1e-4, 2.0))
         axes.legend(title="beta", frameon=False, fontsize="x-small", ncols=3, loc="upper left")
     a, b = (mode.start for mode in problem.modes)
-    for direction, colour in zip(directions, (BLUE, ORANGE, GREEN, GREY), strict=False):
-        some = sorted((o for o in outcomes if o.cell.objective.direction == direction), key=lambda o: o.beta)
+    lines = dict.fromkeys((o.cell.objective.direction, o.cell.config.transform.name) for o in outcomes)
+    for (direction, transform), colour in zip(lines, (BLUE, ORANGE, GREEN, GREY), strict=False):
+        line = (direction, transform)
+        some = [o for o in outcomes if (o.cell.objective.direction, o.cell.config.transform.name) == line]
+        some.sort(key=lambda outcome: outcome.beta)
         ratio = [float(o.logp[b] - o.logp[a]) for o in some]
-        panels[-1].plot([o.beta for o in some], ratio, "o-", color=colour, label=NAMES.get(direction, direction))
-        if direction in found:
-            predicted = found[direction]["predicted"]
+        label = NAMES.get(direction, direction) + (", MARA" if transform == "mara" else "")
+        panels[-1].plot([o.beta for o in some], ratio, "o-", color=colour, label=label)
+        predicted = found.get(direction, {}).get("predicted") if transform == "identity" else None
+        if predicted is not None:
             panels[-1].axvline(predicted, color=colour, linestyle=":", label=f"predicted switch, {predicted:.3f}")
     panels[-1].axhline(0, color="k", linewidth=0.6)
     reward_a, reward_b = float(problem.reward[a]), float(problem.reward[b])

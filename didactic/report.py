@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
 from rich.table import Table
 from torch import Tensor
 
@@ -65,7 +64,8 @@ def report_run(
         seen = (
             "not seen" if switch["seen"] is None else f"seen between {switch['seen'][0]:g} and {switch['seen'][1]:g}"
         )
-        console.print(f"{direction}: the favoured mode switches at beta {switch['predicted']:.4f} (exact), {seen}")
+        exact = "no formula" if switch["predicted"] is None else f"{switch['predicted']:.4f} (exact)"
+        console.print(f"{direction}: the favoured mode switches at beta {exact}, {seen}")
     for name, fit in summary.get("gaussian", {}).items():
         console.print(
             f"{name} Gaussian: mean {fit['mean']:.4f}, std {fit['std']:.4f}; nearest minimum by quadrature "
@@ -97,7 +97,7 @@ def summarise(outcome: Outcome) -> dict[str, Any]:
         if len(policy) <= SHOWN_OUTCOMES:
             row["exact_policy"] = target.tolist()
     good = cell.good()
-    if good is not None:
+    if good is not None and bool(good.any()):
         row["good_share"] = float(policy[good].sum())
         row["coefficient_of_variation"] = float(stats.coefficient_of_variation(policy[good]))
         row["coverage"] = float(stats.mode_coverage(policy[good]))
@@ -107,23 +107,26 @@ def summarise(outcome: Outcome) -> dict[str, Any]:
 
 
 def switches(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
-    """For each direction, the beta at which the two modes tie: exactly, and between which trained policies."""
+    """For each direction, the beta at which the two modes tie: exactly, and between which trained policies.
+
+    Of vanilla cells; MARA has no switch. None where no formula or no single change of sides is known.
+    """
     found = {}
+    outcomes = [o for o in outcomes if o.cell.config.transform.name == "identity"]
     for direction in dict.fromkeys(outcome.cell.objective.direction for outcome in outcomes):
         some = [o for o in outcomes if o.cell.objective.direction == direction]
         some.sort(key=lambda outcome: outcome.beta)
         problem = some[0].cell.problem
         a, b = (mode.start for mode in problem.modes)
         ref, reward = problem.ref_logp, problem.reward
+        predicted = None
         if direction == "reverse":
-            predicted = reverse_crossover_beta(ref[a], ref[b], reward[a], reward[b])
-        elif direction == "forward":
-            predicted = forward_crossover_beta(ref, reward, a, b)
-        else:
-            continue
+            predicted = float(reverse_crossover_beta(ref[a], ref[b], reward[a], reward[b]))
+        elif direction == "forward" and not some[0].cell.objective.entropy_coef:
+            predicted = float(forward_crossover_beta(ref, reward, a, b))
         favours_b = [bool(o.logp[b] > o.logp[a]) for o in some]
         seen = [[some[i].beta, some[i + 1].beta] for i in range(len(some) - 1) if favours_b[i] != favours_b[i + 1]]
-        found[direction] = {"predicted": float(predicted), "seen": seen[0] if len(seen) == 1 else None}
+        found[direction] = {"predicted": predicted, "seen": seen[0] if len(seen) == 1 else None}
     return found
 
 
@@ -140,23 +143,33 @@ def gaussians(outcomes: Sequence[Outcome], policies: Policies) -> dict[str, dict
     for place, row in enumerate(rows):
         cell = outcomes[row].cell
         direction = cell.objective.direction
-        if direction not in ("reverse", "forward"):
-            continue
+        if (
+            direction not in ("reverse", "forward")
+            or cell.config.transform.name != "identity"
+            or not outcomes[row].beta
+        ):
+            continue  # the quadrature knows these alone
         mean, std = family.mean[place].item(), family.log_std[place].exp().item()
         weight = cell.objective.entropy_coef / outcomes[row].beta
         minima = minimisers(direction, weight)
         nearest = min(minima, key=lambda m: math.hypot(m["mean"] - mean, m["std"] - std))
-        found[cell.label] = {"mean": mean, "std": std, "minimiser": nearest, "all_minima": minima}
+        name = cell.label or direction
+        found[name] = {"mean": mean, "std": std, "minimiser": nearest, "all_minima": minima}
         if direction == "forward" and not weight:
-            found[cell.label]["moments"] = moments()
+            found[name]["moments"] = moments()
     return found
 
 
 def cell_table(title: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> Table:
     """One row a cell: its settings, and the trained policy beside its exact target."""
+    cells = [cell for _, cell in rows]
     axes = [
-        name for name in ("family", "direction", "transform", "beta_schedule", "beta", "start") if name in rows[0][1]
+        axis
+        for axis in ("family", "direction", "transform", "beta_schedule", "beta", "start")
+        if axis in ("direction", "transform", "beta") or len({cell[axis] for cell in cells}) > 1
     ]
+    if any(cell["beta_final"] != cell["beta"] for cell in cells):
+        axes.append("beta_final")
     table = Table(title=title, title_justify="left")
     named = any(name for name, _ in rows)
     if named:
@@ -166,7 +179,7 @@ def cell_table(title: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> Table:
     for column in ("reward", "KL, nats", "mode shares", "exact", "variation over good", "TV to exact"):
         table.add_column(column, justify="right")
     for name, row in rows:
-        values = [f"{row[axis]:g}" if isinstance(row[axis], float) else row[axis] for axis in axes]
+        values = [f"{row[axis]:.3g}" if isinstance(row[axis], float) else row[axis] for axis in axes]
         numbers = [f"{row['reward']:.3f}", f"{row['kl_nats']:.3f}"]
         shares = [_shares(row.get(key)) for key in ("mode_shares", "exact_mode_shares")]
         last = [_number(row.get(key)) for key in ("coefficient_of_variation", "total_variation")]
@@ -175,15 +188,11 @@ def cell_table(title: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> Table:
 
 
 def report_sweep(runs: Sequence[Path]) -> None:
-    """One table over all runs of a sweep."""
+    """One table over all cells of all runs of a sweep, by the names of the run folders."""
     rows = []
     for run in runs:
-        overrides = " ".join(str(o) for o in OmegaConf.load(run / "overrides.yaml"))
-        rows += [(overrides, cell) for cell in json.loads((run / "summary.json").read_text())["cells"]]
-    common = set.intersection(*(set(cell) for _, cell in rows))
-    console.print(
-        cell_table("sweep", [(name, {k: v for k, v in cell.items() if k in common}) for name, cell in rows])
-    )
+        rows += [(run.name, cell) for cell in json.loads((run / "summary.json").read_text())["cells"]]
+    console.print(cell_table(f"sweep, {len(runs)} runs", rows))
 
 
 def _shares(values: Sequence[float] | None) -> str:

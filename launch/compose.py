@@ -1,7 +1,7 @@
 """A package's configuration as its command line would compose it, without starting the package."""
 
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from hydra import compose as hydra_compose
@@ -16,8 +16,8 @@ from launch.explain import explain
 
 def compose(
     package: str, overrides: Sequence[str], flags: Sequence[str] = (), checked: bool = True
-) -> dict[str, Any]:
-    """The resolved configuration, as config.yaml has it.
+) -> Mapping[str, Any]:
+    """The resolved configuration, as config.yaml has it; not to be changed, for it is remembered.
 
     Args:
         flags: --config-dir FOLDER, where there is one.
@@ -26,9 +26,14 @@ def compose(
     Raises:
         ConfigError: it cannot be composed, or cannot be run with.
     """
+    return _compose(package, tuple(overrides), tuple(flags), checked)
+
+
+@lru_cache(maxsize=4096)
+def _compose(package: str, overrides: tuple[str, ...], flags: tuple[str, ...], checked: bool) -> Mapping[str, Any]:
     if package not in RUN_CONFIGS:
         raise ConfigError(f"package: must be one of {', '.join(RUN_CONFIGS)}, found {package}")
-    _register(package)
+    register(package, RUN_CONFIGS[package])  # each time: all packages call their schema run_schema
     extra = [f"file://{path}" for flag, path in zip(flags[::2], flags[1::2], strict=True) if flag == "--config-dir"]
     search = [f"hydra.searchpath=[pkg://conf.shared,{','.join(extra)}]"] if extra else []
     GlobalHydra.instance().clear()
@@ -43,8 +48,3 @@ def compose(
         raise
     except Exception as error:
         raise ConfigError(explain(error, package)) from error
-
-
-@cache
-def _register(package: str) -> None:
-    register(package, RUN_CONFIGS[package])

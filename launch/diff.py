@@ -7,9 +7,9 @@ or a command line: PACKAGE:experiment=NAME, or 'PACKAGE:KEY=VALUE KEY=VALUE'.
     python -m launch.diff runs/llm/one_two/A runs/llm/one_two/B
     python -m launch.diff --overrides A B       the Hydra overrides that turn A into B, one a line
 
-With --overrides, what is printed and A's own overrides (where both give a key, the printed one counts) give exactly
-B's configuration, and without any one of them they do not; both are tried before they are printed. A .yaml file's own
-overrides are those that make it from its package's defaults.
+With --overrides, what is printed and A's own overrides (where both give a key, the printed one counts, and a printed
+~KEY takes A's back) give exactly B's configuration, and without any one of them not; both are tried before printing.
+A .yaml file's own overrides are those that make it from its package's defaults.
 The exit status is 0 where the configurations are equal, 1 where they differ, 2 for an error.
 """
 
@@ -77,7 +77,7 @@ def read_side(text: str) -> Side:
     package, colon, overrides = text.partition(":")
     if colon and package in RUN_CONFIGS:
         given = overrides.split()
-        return Side(text, package, compose(package, given), given)
+        return Side(text, package, dict(compose(package, given)), given)
     path = Path(text)
     if path.is_file():
         return Side(text, None, dict(read_yaml(path)), None)
@@ -139,14 +139,20 @@ def overrides_between(a: Side, b: Side) -> list[str]:
 def minimal_overrides(
     package: str, flags: Sequence[str], base: Sequence[str], target: Mapping[str, Any], hint: Sequence[str] | None
 ) -> list[str]:
-    """The shortest found of: values alone, with the groups' options by name, with the choices that `hint` makes."""
-    choices = [[]] if hint is None else [[], [o for o in hint if options(package, key_of(o))]]
-    found = [
-        some for some in (attempt(package, flags, base, target, choice) for choice in choices) if some is not None
-    ]
-    if not found:
-        raise ConfigError(f"{package}: must be a configuration that overrides can reach, found one that none give")
-    return min(found, key=len)
+    """The shorter of what is found with the choices of options that `hint` makes, and without."""
+    picked = [one for one in hint or () if options(package, key_of(one))]
+    for few in ([], picked):  # the usual case, at once
+        if len(few) <= 1 and reaches(package, flags, applied(base, few), target):
+            return few
+    tries = [attempt(package, flags, base, target, choice) for choice in ([picked, []] if picked else [[]])]
+    found = [overrides for overrides in tries if overrides is not None]
+    if found:
+        return min(found, key=len)
+    for name in options(package, "experiment"):  # A's own may set what the target's options do not have
+        overrides = attempt(package, flags, base, target, [f"experiment={name}"])
+        if overrides is not None:
+            return overrides
+    raise ConfigError(f"{package}: must be a configuration that overrides can reach, found one that none give")
 
 
 def attempt(
@@ -154,35 +160,56 @@ def attempt(
 ) -> list[str] | None:
     """`choice`, options of groups where the target's name says so, and values; then none that is not needed."""
     picks = list(choice)
-    if len(picks) <= 1 and not config_changes(compose(package, applied(base, picks), flags, checked=False), target):
-        return [] if not config_changes(compose(package, base, flags, checked=False), target) else picks
     for group in groups(package):
         name = target.get(group, {}).get("name") if isinstance(target.get(group), Mapping) else None
         if name in options(package, group) and group not in map(key_of, picks):
             picks.append(f"{group}={name}")
-    start = compose(package, applied(base, picks), flags, checked=False)  # on the way: it need not be one to run
-    values = [override(key, old, new) for key, (old, new) in config_changes(start, target).items()]
+    known = flatten(target)
+    gone = [key_of(one) for one in base if not options(package, key_of(one)) and not has(known, key_of(one))]
+    picks += [f"~{key}" for key in gone]
+    try:
+        start = compose(package, applied(base, picks), flags, checked=False)  # on the way: it need not be one to run
+    except ConfigError:
+        return None
+    values = value_overrides(config_changes(start, target), {key_of(one) for one in applied(base, picks)})
     full = [*picks, *values]
-
-    def reaches(some: Sequence[str]) -> bool:
-        try:
-            return not config_changes(compose(package, applied(base, some), flags), target)
-        except ConfigError:
-            return False
-
-    if not reaches(full):
+    if not reaches(package, flags, applied(base, full), target):
         return None
     for one in list(full):
         rest = [other for other in full if other != one]
-        if reaches(rest):
+        if reaches(package, flags, applied(base, rest), target):
             full = rest
     return full
 
 
+def has(flat: Mapping[str, Any], key: str) -> bool:
+    return key in flat or any(other.startswith(f"{key}.") for other in flat)
+
+
+def value_overrides(changes: Mapping[str, tuple[Any, Any]], given: set[str]) -> list[str]:
+    """One override for each change; a mapping that is empty on one side is changed through its keys on the other."""
+    found = []
+    for key, (old, new) in changes.items():
+        fills = old == {} and new is ABSENT  # its keys are added
+        empties = new == {} and old is ABSENT and key not in given  # its keys are taken away
+        parent_is_emptied = any(changes[k][1] == {} and k in given for k in changes if key.startswith(f"{k}."))
+        if not (fills or empties or parent_is_emptied):
+            found.append(f"{key}={{}}" if new == {} else override(key, old, new))
+    return found
+
+
+def reaches(package: str, flags: Sequence[str], overrides: Sequence[str], target: Mapping[str, Any]) -> bool:
+    try:
+        return not config_changes(compose(package, overrides, flags), target)
+    except ConfigError:
+        return False
+
+
 def applied(base: Sequence[str], more: Sequence[str]) -> list[str]:
-    """Overrides of two command lines as one; a key that both give is the second's."""
-    keys = {key_of(one) for one in more}
-    return [*(one for one in base if key_of(one) not in keys), *more]
+    """Overrides of two command lines as one: a key of both is the second's; its ~key takes the first's back."""
+    keys, first = {key_of(one) for one in more}, {key_of(one) for one in base}
+    taken_back = {one for one in more if one.startswith("~") and key_of(one) in first}
+    return [*(one for one in base if key_of(one) not in keys), *(one for one in more if one not in taken_back)]
 
 
 def key_of(text: str) -> str:
@@ -208,7 +235,13 @@ def hydra_value(value: Any) -> str:
     if isinstance(value, int):
         return str(value)
     text = str(value)
-    if re.fullmatch(r"[A-Za-z_][\w./-]*", text) and text.lower() not in ("null", "true", "false", "nan", "inf"):
+    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_./-]*", text) and text.lower() not in (
+        "null",
+        "true",
+        "false",
+        "nan",
+        "inf",
+    ):
         return text
     escaped = re.sub(r"(\\*)'", lambda match: match[1] * 2 + r"\'", text)
     escaped = re.sub(r"(\\+)$", lambda match: match[1] * 2, escaped)

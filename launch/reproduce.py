@@ -2,8 +2,8 @@
 
 First it says which code, packages and hardware are others than the record's. Then it runs the recorded configuration,
 and compares metrics.jsonl and samples.jsonl line by line, summary.json, and the weights: where packages and hardware
-are the record's, bit for bit; elsewhere each number within --tolerance (relative, with a hundredth of it absolute; text
-must be equal, and weights are not compared). Rollouts that are sampled part for good where a probability differs in its
+are the record's, bit for bit; elsewhere each number within --tolerance (relative, with a hundredth of it absolute;
+text must be equal, and weights are not compared). Sampled rollouts part for good where a probability differs in its
 last bit, so elsewhere a long run cannot be expected to pass: the first step that differs is what to look at.
 
     python -m launch.reproduce runs/llm/one_two/2026-11-21_10-00-00

@@ -36,7 +36,7 @@ def test_the_demo_collapses_without_mara_and_balances_with_it(tmp_path):
     runs = {}
     for number in range(4):
         folder = tmp_path / str(number)
-        names = {path.name for path in folder.iterdir()} - {"code.patch"}
+        names = {path.name for path in folder.iterdir()} - {"code.patch", "checkpoints", ".lock"}
         files = {"config.yaml", "overrides.yaml", "run.json", "summary.json", "figure.png", "policy"}
         assert names == files | {f"{name}.jsonl" for name in ("metrics", "timings", "samples")}
         overrides = (folder / "overrides.yaml").read_text()
