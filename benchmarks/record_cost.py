@@ -2,7 +2,7 @@
 
     python -m benchmarks.record_cost [RUNS]
 
-It wraps the methods of `Run` that write, runs the 1-2 task with its defaults (a checkpoint a minute and one at the end),
+It wraps the methods of `Run` that write, runs the 1-2 task with its defaults (a checkpoint a minute, one at the end),
 and once more with a checkpoint at every tenth step, and prints the medians.
 """
 

@@ -17,6 +17,7 @@ from didactic.gaussian import forward_kl, minimisers, moments, reverse_kl
 from didactic.problems import make_problem
 from didactic.train import make_policies, next_betas
 from launch.app import register
+from launch.groups import CONF
 
 
 def make_config(*overrides):
@@ -77,6 +78,19 @@ def test_mistakes_name_their_key(override, message):
     with pytest.raises((ConfigError, OmegaConfBaseException), match=message):
         make_config(override)
     make_config()  # its legal neighbour
+
+
+@pytest.mark.parametrize("figure", [f"figure{n}" for n in range(1, 6)])
+def test_each_cell_of_a_figure_is_an_experiment(figure):
+    """Together the files of a figure are its grid, each a single cell of it."""
+    folder = CONF / "didactic" / "experiment" / figure
+    found = []
+    for path in folder.glob("*.yaml"):
+        (cell,) = make_config(f"experiment={figure}/{path.stem}").cells()
+        found.append(cell)
+    grid_of_figure = make_config(f"experiment={figure}").cells()
+    assert len(found) == len(grid_of_figure) and all(found.count(cell) == 1 for cell in grid_of_figure)
+    assert make_config("experiment=bandit").cells()[0] not in grid_of_figure  # control
 
 
 def test_a_table_must_be_probabilities_and_rewards():
