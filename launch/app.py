@@ -212,17 +212,28 @@ def _check_jobs(package: str, sweeper: Sweeper, jobs: Sequence[Sequence[str]]) -
             check(package, config)
             planned.append(SweepJob(number, list(filter_overrides(overrides)), subdir))
         except (ConfigError, HydraException, OmegaConfBaseException) as error:
-            folder = Path(sweeper.config.hydra.sweep.dir)
-            (folder / "multirun.yaml").unlink(missing_ok=True)
-            with suppress(OSError):
-                folder.rmdir()
+            _remove_empty_sweep(sweeper)
             which = f"job {number} of {len(jobs)}, {' '.join(overrides)}"
             raise ConfigError(f"{explain(error, package)} (no job was started; this is {which})") from error
+    try:
+        OmegaConf.to_object(sweeper.config.hydra.launcher)  # checks it
+    except (ConfigError, OmegaConfBaseException):
+        _remove_empty_sweep(sweeper)
+        raise
     if "BasicLauncher" in sweeper.config.hydra.launcher._target_:  # others write their own
         command = ["python", "-m", package, *sys.argv[1:]]
         flags = config_flags(sweeper.config)
         sweep = Sweep(package, command, "basic", planned, cwd=os.getcwd(), flags=flags)
         write_sweep(Path(sweeper.config.hydra.sweep.dir), sweep)
+
+
+def _remove_empty_sweep(sweeper: Sweeper) -> None:
+    """Take back the folder that Hydra makes before it asks whether the jobs are legal."""
+    assert sweeper.config is not None
+    folder = Path(sweeper.config.hydra.sweep.dir)
+    (folder / "multirun.yaml").unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _check_keys(package: str, node: DictConfig, prefix: str = "") -> None:

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from conf.schema import Decay, OptimizerConfig
+from conf.schema import ConfigError, Decay, OptimizerConfig
+from launch import distributed
 
 
 class Engine(Protocol):
@@ -89,7 +90,17 @@ def lr_factor(step: int, steps: int, warmup_steps: int, decay: Decay) -> float:
 
 
 def make_engine(name: str, module: nn.Module, optimizer: OptimizerConfig, steps: int) -> Engine:
-    """The engine that `engine.name` asks for."""
+    """The engine that `engine.name` asks for.
+
+    Raises:
+        ConfigError: it is for one process, and there are several ranks.
+    """
+    world = distributed.current().world
+    if world > 1:
+        raise ConfigError(
+            f"engine: must be one for several ranks, found {name} and {world} ranks; use hydra.launcher.tasks_per_node=1 "
+            "and hydra.launcher.nodes=1"
+        )
     if name == "torch":
         return TorchEngine(module, optimizer, steps)
     raise ValueError(f"engine.name: must be torch, found {name}")

@@ -12,6 +12,7 @@ import argparse
 import subprocess
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 from conf.schema import ConfigError
@@ -45,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def start_in_background(command: Sequence[str]) -> int:
     """Processes of this machine need one that starts the next; it lives on without the terminal."""
-    log = Path("local_sweep.log").absolute()
+    log = Path("runs", f"local_{datetime.now():%Y-%m-%d_%H-%M-%S}.log").absolute()
+    log.parent.mkdir(exist_ok=True)
     with log.open("ab") as out:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True

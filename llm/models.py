@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging as transformers_logging
 
 from conf.schema import ConfigError, ModelConfig
+from launch.record import user_path
 
 
 class Models(NamedTuple):
@@ -33,6 +34,8 @@ def load_models(config: ModelConfig) -> Models:
         from llm.tiny import tiny_model
 
         name = str(tiny_model())
+    elif user_path(name).is_dir():
+        name = str(user_path(name))
     device = _device(config.device)
     dtype = _dtype(config.dtype, device)
     try:

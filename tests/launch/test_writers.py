@@ -1,0 +1,61 @@
+"""TensorBoard and Weights & Biases beside metrics.jsonl, read back with their own readers."""
+
+import os
+import sys
+
+import pytest
+from omegaconf import OmegaConf
+
+from conf.schema import ConfigError
+from launch import writers
+from launch.run import Run
+
+SAVING = {"every_seconds": 1e9, "every_steps": 2, "keep": 2, "best": None, "best_mode": "max"}
+
+
+def job(folder, names, until=None):
+    config = OmegaConf.create({"seed": 0, "resume": "auto", "checkpoint": SAVING, "writers": names, "lr": 0.1})
+    with Run(folder, "llm", config, []) as run:
+        run.keep()
+        for step in run.steps(6):
+            if step == until:
+                raise RuntimeError("made up")
+            run.log({"loss": step / 2, "reward/raw": 1.0, "none": None})
+
+
+def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path):
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    with pytest.raises(RuntimeError, match="made up"):
+        job(tmp_path, ["tensorboard"], until=5)  # the checkpoint is of step 4, so step 4 is taken again
+    job(tmp_path, ["tensorboard"])
+    events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) == {"loss", "reward/raw"}
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(s, s / 2) for s in range(6)]
+
+
+def test_wandb_continues_the_same_run(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    with pytest.raises(RuntimeError, match="made up"):
+        job(tmp_path / "run", ["wandb"], until=5)
+    known = (tmp_path / "run" / "wandb" / "run_id").read_text()
+    seen = []
+    log = wandb.sdk.wandb_run.Run.log
+    monkeypatch.setattr(
+        wandb.sdk.wandb_run.Run, "log", lambda self, *a, **k: seen.append((self.id, a[0], k)) or log(self, *a, **k)
+    )
+    job(tmp_path / "run", ["wandb"])
+    assert seen == [(known, {"loss": s / 2, "reward/raw": 1.0}, {"step": s}) for s in (4, 5)]
+    assert len(list((tmp_path / "run" / "wandb").glob("offline-run-*"))) == 2
+
+
+def test_a_writer_that_is_not_installed_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(
+        ConfigError, match=r"^writers: must be installed \(pip install -e \.\[tracking\]\), found wandb"
+    ):
+        writers.make_writers(["wandb"], tmp_path, {})
+    assert writers.make_writers([], tmp_path, {}) == []
+    assert os.listdir(tmp_path) == []
