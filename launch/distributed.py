@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 from torch import distributed as dist
 
 from conf.schema import ConfigError
+
+
+DEFAULTS = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}  # torchrun's variables
 
 
 class Ranks(NamedTuple):
@@ -36,9 +38,6 @@ def current() -> Ranks:
     return ranks
 
 
-DEFAULTS = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
-
-
 def _variable(name: str, default: int) -> int:
     text = os.environ.get(name, str(default))
     if not text.isdecimal():
@@ -59,12 +58,6 @@ def join() -> Ranks:
             backend = "cpu:gloo,cuda:nccl"
         dist.init_process_group(backend, rank=ranks.rank, world_size=ranks.world)
     return ranks
-
-
-def leave() -> None:
-    """Disconnect, once all ranks are here."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def barrier() -> None:
@@ -92,11 +85,3 @@ def highest(values: Sequence[int]) -> list[int]:
     tensor = torch.tensor(values)
     dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
     return [int(value) for value in tensor]
-
-
-def total(tensor: Tensor) -> Tensor:
-    """A tensor's sum over the ranks, in a new tensor."""
-    tensor = tensor.detach().clone()
-    if dist.is_initialized():
-        dist.all_reduce(tensor)
-    return tensor

@@ -98,8 +98,8 @@ def make_engine(name: str, module: nn.Module, optimizer: OptimizerConfig, steps:
     world = distributed.current().world
     if world > 1:
         raise ConfigError(
-            f"engine: must be one for several ranks, found {name} and {world} ranks; use hydra.launcher.tasks_per_node=1 "
-            "and hydra.launcher.nodes=1"
+            f"engine: must be one for several ranks, found {name} and {world} ranks (one process is "
+            "hydra.launcher.tasks_per_node=1 and .nodes=1)"
         )
     if name == "torch":
         return TorchEngine(module, optimizer, steps)
