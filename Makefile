@@ -4,7 +4,7 @@ ROOMS = core conf launch didactic llm chem
 BIN = .venv/bin
 DEMO = $(BIN)/python -m llm -m experiment=one_two objective.direction=reverse,forward transform=identity,mara
 
-.PHONY: help venv demo test check format environment constraints clean
+.PHONY: help venv demo test check format services environment constraints clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1 \2/p' Makefile | while read -r name text; do printf '%-12s %s\n' "$$name" "$$text"; done
@@ -30,6 +30,9 @@ check: venv  ## formatting, lint and types
 format: venv  ## format the code and mend what the linter can mend
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format .
+
+services:  ## install a SLURM and a browser for their tests (Debian, root); without them those tests skip
+	@sh tools/services.sh
 
 environment:  ## write environment.yml from pyproject.toml
 	@$(PYTHON) tools/environment.py

@@ -10,7 +10,6 @@ from torch import distributed as dist
 
 from conf.schema import ConfigError
 
-
 DEFAULTS = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}  # torchrun's variables
 
 
