@@ -20,7 +20,7 @@ demo: venv  ## train the 1-2 task both ways, with and without MARA, in minutes o
 	@$(DEMO)
 
 test: venv  ## run all tests, the slow ones included
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: venv  ## formatting, lint and types
 	@$(BIN)/ruff format --check . || { echo "make: formatting differs; run make format" >&2; exit 1; }
