@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from hydra_plugins.mara import ClusterLauncher
 
 Settings = SlurmLauncherConfig | LocalLauncherConfig
-POLL_SECONDS = 1.0
+POLL_SECONDS = 1.0  # between two looks at the queue at first, and at most
+MOST_SECONDS = 30.0
 FRUITLESS = 2  # requeues in a row without a new step, after which a job has failed
 
 
@@ -204,6 +205,9 @@ def submit(folder: Path, sweep: Sweep, jobs: Sequence[SweepJob], settings: Setti
     assert isinstance(settings, SlurmLauncherConfig)
     executor = make_executor(folder, settings)
     take(folder / ".code")
+    for job in jobs:
+        for mark in (folder / ".jobs").glob(f"{job.number}.*"):  # of an earlier submission
+            mark.unlink()
     with executor.batch():
         submitted = [executor.submit(make_task(folder, sweep, job)) for job in jobs]
     for job, handle in zip(jobs, submitted, strict=True):
@@ -279,6 +283,7 @@ def wait(folder: Path, sweep: Sweep, submitted: "Sequence[Job[str]]") -> dict[in
     from launch.run import console
 
     failures: dict[int, str] = {}
+    began = time.monotonic()
     left = dict(zip((job.number for job in sweep.jobs if job.id is not None), submitted, strict=True))
     columns = (TextColumn("jobs"), BarColumn(bar_width=12), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("{task.fields[failed]}"), console=console) as progress:
@@ -301,7 +306,7 @@ def wait(folder: Path, sweep: Sweep, submitted: "Sequence[Job[str]]") -> dict[in
                     failures[number] = failure
                 progress.update(bar, advance=1, failed=f"{len(failures)} failed" if failures else "")
             if left:
-                time.sleep(POLL_SECONDS)
+                time.sleep(min(POLL_SECONDS + (time.monotonic() - began) / 20, MOST_SECONDS))  # spare the controller
     return failures
 
 
