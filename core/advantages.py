@@ -44,6 +44,64 @@ def group_normalised(reward: Tensor, valid: Tensor | None = None) -> Tensor:
     return (advantage / std.masked_fill(tied, 1.0)).masked_fill(tied, 0.0)
 
 
+def max_at_k(reward: Tensor, valid: Tensor | None = None, *, k: int) -> Tensor:
+    """Best of k: over all k-subsets with a sample, the mean of their maximum less their maximum without it.
+
+    With `policy_gradient` its expected gradient is 1/k of that of E[max of k draws], whatever the group's size
+    n >= k. At k = n the best sample has r_(1) - r_(2) and the others 0.
+
+    Args:
+        k: >= 2. A group with fewer valid samples has advantage 0.
+
+    Source: the U-statistic of the maximum with a leave-one-out baseline (Walder and Karkhanis, 2025,
+    arXiv:2505.15201); k = n: Best-of-N training.
+    """
+    if k < 2:
+        raise ValueError(f"k must be >= 2, got {k}")
+    kept = _valid(reward, valid)
+    ordered, order = reward.masked_fill(~kept, -torch.inf).sort(-1, descending=True)
+    ordered = ordered.masked_fill(ordered == -torch.inf, 0.0)
+    count = kept.sum(-1, keepdim=True)  # n
+    below = count - 1 - torch.arange(reward.shape[-1], device=reward.device)  # valid samples after this one
+    # Subsets in which a sample is the second best: the k - 2 others are below it.
+    second = _choose(below, k - 2, reward)
+    subsets = _choose(count - 1, k - 1, reward)
+    after = second.flip(-1).cumsum(-1).flip(-1) - second  # over the samples below
+    weighted = second * ordered
+    rest = weighted.flip(-1).cumsum(-1).flip(-1) - weighted
+    gain = (ordered * after - rest) / subsets.clamp_min(1.0)
+    return torch.zeros_like(reward).scatter(-1, order, gain).masked_fill(~kept | (count < k), 0.0)
+
+
+def pass_at_k(reward: Tensor, valid: Tensor | None = None, *, k: int, threshold: float) -> Tensor:
+    """Pass@k training: a sample's mean, over the k-subsets with it, of whether they hold a correct one, standardised.
+
+    Args:
+        k: >= 1. A group with fewer valid samples, or in which all subsets agree, has advantage 0.
+        threshold: rewards at and above are correct.
+
+    Source: Chen et al. (2025), arXiv:2508.10751.
+    """
+    if k < 1:
+        raise ValueError(f"k must be >= 1, got {k}")
+    kept = _valid(reward, valid)
+    correct = kept & (reward >= threshold)
+    n, c = kept.sum(-1, keepdim=True), correct.sum(-1, keepdim=True)
+    rho = 1 - _choose(n - c, k, reward) / _choose(n, k, reward).clamp_min(1.0)
+    spread = (rho * (1 - rho)).sqrt()
+    without = _choose(n - c - 1, k - 1, reward) / _choose(n - 1, k - 1, reward).clamp_min(1.0)
+    advantage = torch.where(correct, 1 - rho, 1 - rho - without) / spread.masked_fill(spread == 0, 1.0)
+    return advantage.masked_fill(~kept | (spread == 0) | (n < k), 0.0)
+
+
+def _choose(n: Tensor, k: int, like: Tensor) -> Tensor:
+    """Binomial coefficients as floats; 0 where n < k or n < 0."""
+    result = torch.ones(n.shape, dtype=like.dtype, device=like.device)
+    for i in range(k):
+        result = result * (n - i).clamp_min(0) / (i + 1)
+    return result.masked_fill(n < 0, 0.0)
+
+
 def tied_groups(reward: Tensor, valid: Tensor | None = None) -> Tensor:
     """True where all valid rewards of a group are equal, also where none is valid: [..., G] -> [..., 1] bool."""
     kept = _valid(reward, valid)

@@ -57,6 +57,54 @@ def token_policy_gradient(
     return -mean_valid(masked_sum(coefficient * policy_logp, mask), valid)
 
 
+def clipped_policy_gradient(
+    policy_logp: Tensor,
+    behaviour_logp: Tensor,
+    advantage: Tensor,
+    mask: Tensor,
+    *,
+    clip_low: float,
+    clip_high: float,
+    level: str = "token",
+    valid: Tensor | None = None,
+) -> Tensor:
+    """PPO's clipped surrogate, for several updates on the same completions.
+
+    -mean over valid samples of min(u A, clip(u, 1 - clip_low, 1 + clip_high) A), u = pi / behaviour: of each token,
+    summed over the sequence, or of the sequence. At pi = behaviour its gradient is that of `policy_gradient` at both
+    levels; away from it the sequence level is unbiased where nothing is clipped, the token level ignores what earlier
+    tokens would have been.
+
+    Args:
+        policy_logp, behaviour_logp: [..., G, T] per token, nats; the first with gradient, the second of the policy
+            that the completions were sampled from.
+        advantage: [..., G].
+        mask: [..., G, T] bool, True on completion tokens including EOS.
+        clip_low, clip_high: >= 0; clip_low <= 1. clip_low = 1 with an infinite clip_high clips
+            nothing.
+        level: token or sequence.
+        valid: [..., G] bool.
+
+    Source: Schulman et al. (2017), arXiv:1707.06347; two clip ranges: Yu et al. (2025), arXiv:2503.14476.
+    """
+    if level not in ("token", "sequence"):
+        raise ValueError(f"level must be token or sequence, got {level!r}")
+    if not (0 <= clip_low <= 1 and clip_high >= 0):
+        raise ValueError(f"clip_low must lie in [0, 1] and clip_high be >= 0, got {clip_low} and {clip_high}")
+    check_group(valid, advantage=advantage)
+    kept = _kept(advantage, valid)
+    log_ratio = (policy_logp - behaviour_logp.detach()).masked_fill(~mask, 0.0)
+    if level == "sequence":
+        log_ratio = log_ratio.sum(-1)
+    else:
+        kept = kept.unsqueeze(-1)
+    if valid is not None:
+        log_ratio = log_ratio.masked_fill(~(valid if level == "sequence" else valid.unsqueeze(-1)), 0.0)
+    ratio = log_ratio.exp()
+    surrogate = torch.minimum(ratio * kept, ratio.clamp(1 - clip_low, 1 + clip_high) * kept)
+    return -mean_valid(surrogate if level == "sequence" else masked_sum(surrogate, mask), valid)
+
+
 def length_normalised_policy_gradient(
     policy_logp: Tensor, advantage: Tensor, mask: Tensor, valid: Tensor | None = None
 ) -> Tensor:
