@@ -18,7 +18,18 @@ PYPROJECT = (HOME / "pyproject.toml").read_text(encoding="utf-8")
 CONFIG = tomllib.loads(PYPROJECT)
 PROJECT = CONFIG["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-MADE = ("dev", "slurm", "reports", "tracking")  # by `make venv`
+MADE = (
+    "dev",
+    "slurm",
+    "reports",
+    "tracking",
+    "deepspeed",
+    "lora",
+    "data",
+    "evaluation",
+    "trl",
+    "chem",
+)  # by `make venv`
 INSTALLED = [*PROJECT["dependencies"], *(one for extra in MADE for one in EXTRAS[extra])]
 CONSTRAINTS = (HOME / "constraints.txt").read_text(encoding="utf-8")
 render = runpy.run_path(str(HOME / "tools" / "environment.py"))["render"]
