@@ -270,11 +270,23 @@ class CheckpointConfig:
 
 
 @dataclass
-class RunConfig:
-    """What every package's run has."""
+class JobConfig:
+    """What every command's run has, also one without training steps."""
 
     seed: int = MISSING
     threads: int | None = MISSING  # of torch on the CPU; null: torch's own choice
+    resume: Resume = MISSING  # what to do where the run folder holds a run
+
+    def __post_init__(self) -> None:
+        check_range("seed", self.seed, low=0)
+        if self.threads is not None:
+            check_range("threads", self.threads, low=1)
+
+
+@dataclass
+class RunConfig(JobConfig):
+    """What every package's training run has."""
+
     steps: int = MISSING
     objective: ObjectiveConfig = MISSING
     transform: TransformConfig = MISSING
@@ -282,16 +294,13 @@ class RunConfig:
     beta_schedule: BetaScheduleConfig = MISSING
     optimizer: OptimizerConfig = MISSING
     engine: EngineConfig = MISSING
-    resume: Resume = MISSING  # what to do where the run folder holds a run
     checkpoint: CheckpointConfig = MISSING
     writers: list[str] = MISSING  # beside metrics.jsonl
 
     def __post_init__(self) -> None:
-        check_range("seed", self.seed, low=0)
+        super().__post_init__()
         for writer in self.writers:
             check_choice("writers", writer, ("tensorboard", "wandb"))
-        if self.threads is not None:
-            check_range("threads", self.threads, low=1)
         check_range("steps", self.steps, low=1)
         check_objective(self.objective, self.transform, self.advantage, self.beta_schedule)
 
@@ -735,6 +744,7 @@ class LlmConfig(RunConfig):
         check_range("sample_every", self.sample_every, low=0)
 
 
+<<<<<<< HEAD
 # --- oracles ------------------------------------------------------------------------------------------------
 
 SHAPES: dict[str, tuple[str, ...]] = {  # transform of a component: the options it needs
@@ -835,3 +845,9 @@ class OracleConfig:
 
 
 RUN_CONFIGS: dict[str, type[RunConfig]] = {"didactic": DidacticConfig, "llm": LlmConfig}
+=======
+RUN_CONFIGS: dict[str, type[JobConfig]] = {
+    "didactic": DidacticConfig,
+    "llm": LlmConfig,
+}
+>>>>>>> main
