@@ -744,7 +744,6 @@ class LlmConfig(RunConfig):
         check_range("sample_every", self.sample_every, low=0)
 
 
-<<<<<<< HEAD
 # --- oracles ------------------------------------------------------------------------------------------------
 
 SHAPES: dict[str, tuple[str, ...]] = {  # transform of a component: the options it needs
@@ -844,10 +843,7 @@ class OracleConfig:
         check_range("oracle.max_failed_share", self.max_failed_share, low=0, high=1)
 
 
-RUN_CONFIGS: dict[str, type[RunConfig]] = {"didactic": DidacticConfig, "llm": LlmConfig}
-=======
 RUN_CONFIGS: dict[str, type[JobConfig]] = {
     "didactic": DidacticConfig,
     "llm": LlmConfig,
 }
->>>>>>> main
