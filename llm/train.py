@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from conf.schema import AdaptiveBetaConfig, ConfigError, LlmConfig, Truncated
+from conf.schema import AdaptiveBetaConfig, ConfigError, DarlingConfig, LlmConfig, Truncated
 from core.objective import Objective, make_objective
 from core.schedules import adaptive_beta
 from core.sequence import masked_sum
+from core.transforms import class_diversity
 from launch import distributed
 from launch.checkpoint import Values, tensors_hash
 from launch.distributed import gather, gather_rows, portion
@@ -110,7 +111,7 @@ def train_step(
     passes = plan_passes(batch.prompts, rollout.mask, config)
     logp = partial(logp_by_pass, passes=passes, prompts=batch.prompts, tokens=rollout.tokens, mask=rollout.mask)
     with torch.no_grad():
-        ref_logp = torch.cat(list(logp(lambda score: score(models.reference))))  # [P * G, T]
+        ref_logp = torch.cat(list(logp(lambda read: read(models.reference))))  # [P * G, T]
     # The loss's gradient with respect to the log-probabilities is all that the backward passes need.
     one_pass = len(passes) == 1
     with torch.set_grad_enabled(one_pass):
@@ -122,7 +123,16 @@ def train_step(
     mask, ref_logp, leaf = (gather_rows(t).view(P, G, -1) for t in (rollout.mask, ref_logp, policy_logp))
     leaf.requires_grad_()
     valid = complete if config.truncated is Truncated.drop else None
-    loss, metrics = objective.loss(reward, leaf, ref_logp, mask, beta=beta, valid=valid, complete=complete)
+    loss, metrics = objective.loss(
+        reward,
+        leaf,
+        ref_logp,
+        mask,
+        beta=beta,
+        valid=valid,
+        complete=complete,
+        diversity=diversity(config, task, texts, reward, valid),
+    )
     (weight,) = torch.autograd.grad(loss, leaf)
     weight = weight.view(P * G, -1)[mine, :T]
     done = 0
@@ -139,6 +149,19 @@ def train_step(
     logged = {**metrics, **answer_shares(texts, good, task), **ratio}
     kl = metrics[f"kl/{objective.direction}_nats"]
     return Step(logged, kl, reward, texts, policy_seq_logp, ref_seq_logp)
+
+
+def diversity(
+    config: LlmConfig, task: Task, texts: Sequence[str], reward: Tensor, valid: Tensor | None
+) -> Tensor | None:
+    """[P, G] of the completions within their groups, by the transform's equivalence; None where it has none."""
+    if not isinstance(config.transform, DarlingConfig):
+        return None
+    of = {"answer": task.answer, "text": lambda text: " ".join(text.lower().split())}[config.transform.equivalence]
+    classes = [of(text) for text in texts]
+    ids = {name: number for number, name in enumerate(dict.fromkeys(classes))}
+    numbers = torch.tensor([ids[name] for name in classes], device=reward.device).view(reward.shape)
+    return class_diversity(numbers, valid).to(reward.dtype)
 
 
 def draw_batch(config: LlmConfig, models: Models, task: Task, step: int) -> Batch:
