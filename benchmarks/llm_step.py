@@ -71,9 +71,7 @@ def measure(who: str, name: str, folder: str) -> dict[str, Any]:
 
 def report(name: str, rounds: list[list[dict[str, Any]]]) -> None:
     quiet = [pair for pair in rounds if max(result["others"] for result in pair) <= 0.1]
-    print(
-        f"{name}: {SETTINGS[name]}, {len(quiet)} of {len(rounds)} rounds undisturbed; {rounds[0][1]['versions']}"
-    )
+    print(f"{name}: {SETTINGS[name]}, {len(quiet)} of {len(rounds)} rounds undisturbed; {rounds[0][1]['versions']}")
     chosen = quiet or rounds
     print(f"{'':6} {'tokens/s':>10} {'s/step':>8} {'memory MB':>10} {'sampling s':>11}")
     for column, who in enumerate(("ours", "trl")):
