@@ -299,14 +299,13 @@ def on_card(name: str, policy: Any, meter: Meter, steps: int) -> dict[str, float
     width = shape["num_attention_heads"] * shape["head_dim"] * shape["num_hidden_layers"]
     inputs = P * L + P * G * setting["most"]
     pairs = P * L * L / 2 + P * G * setting["most"] * (L + setting["most"] / 2)
-    forward = 2 * weights * inputs + 4 * width * pairs
+    head = shape["vocab_size"] * shape["hidden_size"]
+    forward = 2 * (weights - head) * inputs + 2 * head * P * G * setting["most"] + 4 * width * pairs
     sampling = meter.spans["sampling"]
     training = meter.ends[-1] - meter.ends[0] - sampling
-    passes = 4 if MICRO_BATCH[name] >= P * G else 5  # reference, policy once more where not in one pass, 3 x backward
-    print(f"training: {passes} forward passes' worth counted as 4", file=sys.stderr)
     return {
         "decode_bandwidth_share": read * steps / sampling / bandwidth,
-        "training_mfu": 4 * forward * steps / training / flops,
+        "training_mfu": 4 * forward * steps / training / flops,  # reference, policy, and twice that backward
     }
 
 
