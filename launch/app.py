@@ -49,6 +49,8 @@ OPTION_SCHEMAS = {  # by the name under which an option file of conf/shared asks
     "adaptive_beta_schema": schema.AdaptiveBetaConfig,
     "both_transforms_schema": schema.BothTransformsConfig,
     "both_schedules_schema": schema.BothSchedulesConfig,
+    "recurrent_schema": schema.RecurrentConfig,
+    "transformer_schema": schema.TransformerConfig,
     "local_launcher_schema": schema.LocalLauncherConfig,
     "slurm_launcher_schema": schema.SlurmLauncherConfig,
 }
@@ -56,7 +58,7 @@ OPTION_SCHEMAS = {  # by the name under which an option file of conf/shared asks
 
 def start(
     package: str,
-    config_class: type[schema.RunConfig],
+    config_class: type[schema.JobConfig],
     train: Callable[[Any, "Run"], None],
     report: Callable[[list[Path], Path], None] | None = None,
 ) -> None:
@@ -126,7 +128,7 @@ class Outcomes:
         print(f"{trace}{self.package}: {one_line(message)}", file=sys.stderr)
 
 
-def register(package: str, config_class: type[schema.RunConfig]) -> None:
+def register(package: str, config_class: type[schema.JobConfig]) -> None:
     """Make a package's schema, and what its configuration files refer to, known to Hydra."""
     store = ConfigStore.instance()
     for name, node in {"run_schema": config_class, **OPTION_SCHEMAS}.items():

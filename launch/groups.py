@@ -9,8 +9,8 @@ CONF = Path(schema.__file__).parent
 
 def groups(package: str) -> list[str]:
     """The groups that a package's command line can pick from, shared ones included."""
-    folders = [path.parent for home in _homes(package) for path in home.glob("*/*.yaml")]
-    return sorted({folder.name for folder in folders})
+    folders = {path.parent for home in _homes(package) for path in home.glob("*/*.yaml")}
+    return sorted({folder.name for folder in folders if not (folder / "config.yaml").exists()})  # another command's
 
 
 def options(package: str, group: str) -> list[str]:
@@ -37,6 +37,9 @@ def option_table(package: str) -> str:
 
 
 def _homes(package: str) -> list[Path]:
+    """`chem` has conf/chem and the shared groups; `chem.pretrain`, a command of its own, conf/chem/pretrain."""
+    if "." in package:
+        return [CONF.joinpath(*package.split("."))]
     return [CONF / package, CONF / "shared"]
 
 
