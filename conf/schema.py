@@ -271,27 +271,36 @@ class CheckpointConfig:
 
 @dataclass
 class JobConfig:
-    """What every command with a run folder has."""
+    """What every command's run has, also one without training steps."""
 
     seed: int = MISSING
     threads: int | None = MISSING  # of torch on the CPU; null: torch's own choice
-    optimizer: OptimizerConfig = MISSING
-    engine: EngineConfig = MISSING
     resume: Resume = MISSING  # what to do where the run folder holds a run
-    checkpoint: CheckpointConfig = MISSING
-    writers: list[str] = MISSING  # beside metrics.jsonl
 
     def __post_init__(self) -> None:
         check_range("seed", self.seed, low=0)
-        for writer in self.writers:
-            check_choice("writers", writer, ("tensorboard", "wandb"))
         if self.threads is not None:
             check_range("threads", self.threads, low=1)
 
 
 @dataclass
-class RunConfig(JobConfig):
-    """What every package's run has."""
+class TrainingConfig(JobConfig):
+    """What every run that trains has."""
+
+    optimizer: OptimizerConfig = MISSING
+    engine: EngineConfig = MISSING
+    checkpoint: CheckpointConfig = MISSING
+    writers: list[str] = MISSING  # beside metrics.jsonl
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for writer in self.writers:
+            check_choice("writers", writer, ("tensorboard", "wandb"))
+
+
+@dataclass
+class RunConfig(TrainingConfig):
+    """What every package's run of KL-regularised RL has."""
 
     steps: int = MISSING
     objective: ObjectiveConfig = MISSING
@@ -744,6 +753,105 @@ class LlmConfig(RunConfig):
         check_range("sample_every", self.sample_every, low=0)
 
 
+# --- oracles ------------------------------------------------------------------------------------------------
+
+SHAPES: dict[str, tuple[str, ...]] = {  # transform of a component: the options it needs
+    "identity": (),
+    "sigmoid": ("low", "high", "k"),
+    "reverse_sigmoid": ("low", "high", "k"),
+    "double_sigmoid": ("low", "high", "k_low", "k_high", "divisor"),
+    "step": ("edge", "side"),
+    "interval": ("low", "high", "margin"),
+}
+
+
+class Aggregation(Enum):
+    product = "product"
+    geometric = "geometric"
+    arithmetic = "arithmetic"
+
+
+@dataclass
+class ShapeConfig:
+    """From a component's raw value to its score in [0, 1]: a function of `chem.oracles.shaping`."""
+
+    name: str = "identity"
+    low: float | None = None
+    high: float | None = None
+    k: float | None = None
+    k_low: float | None = None
+    k_high: float | None = None
+    divisor: float | None = None
+    edge: float | None = None
+    side: str | None = None  # below, from
+    margin: float | None = None  # 0: none
+
+    def __post_init__(self) -> None:
+        key = "oracle.components.transform"
+        check_choice(f"{key}.name", self.name, tuple(SHAPES))
+        needed = SHAPES[self.name]
+        for option in (f.name for f in fields(self) if f.name != "name"):
+            value = getattr(self, option)
+            if (value is not None) != (option in needed):
+                allowed = "given" if option in needed else "null"
+                raise ConfigError(f"{key}.{option}: must be {allowed} with name={self.name}, found {show(value)}")
+            if isinstance(value, float):
+                positive = option in ("k", "k_low", "k_high", "divisor")
+                check_range(
+                    f"{key}.{option}", value, above=0 if positive else None, low=0 if option == "margin" else None
+                )
+        if self.low is not None and self.high is not None and not self.low < self.high:
+            raise ConfigError(f"{key}.high: must be > low, found {self.high} with low={self.low}")
+        if self.side is not None:
+            check_choice(f"{key}.side", self.side, ("below", "from"))
+
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments of the function of this name."""
+        return {option: getattr(self, option) for option in SHAPES[self.name]}
+
+
+@dataclass
+class ComponentConfig:
+    """One property of the product, by name or by import path package.module:name."""
+
+    name: str = MISSING
+    parameters: dict[str, Any] = field(default_factory=dict)  # keyword arguments of the component
+    transform: ShapeConfig = field(default_factory=ShapeConfig)
+    weight: float = 1.0
+    label: str = ""  # under which values are recorded; the name where empty
+
+    def __post_init__(self) -> None:
+        self.label = self.label or self.name
+        check_range("oracle.components.weight", self.weight, above=0)
+
+
+@dataclass
+class OracleConfig:
+    """What is asked about a molecule: components, shaped to [0, 1] and aggregated."""
+
+    components: list[ComponentConfig] = MISSING
+    aggregation: Aggregation = Aggregation.product
+    seed: int = 0  # of what is random in it; not the run's, so that the runs of a sweep share results
+    workers: int | None = None  # processes; null: one a core
+    time_limit_s: float = 60.0  # of one molecule
+    max_failed_share: float = 0.5  # of the last 200 molecules (and at least 20): more failures stop the run
+
+    def __post_init__(self) -> None:
+        if not self.components:
+            raise ConfigError("oracle.components: must be a list of at least one component, found []")
+        labels = [component.label for component in self.components]
+        for label in labels:
+            if labels.count(label) > 1:
+                raise ConfigError(
+                    f"oracle.components: must have labels of their own (label: NAME), found {label} twice"
+                )
+        check_range("oracle.seed", self.seed, low=0)
+        if self.workers is not None:
+            check_range("oracle.workers", self.workers, low=1)
+        check_range("oracle.time_limit_s", self.time_limit_s, above=0)
+        check_range("oracle.max_failed_share", self.max_failed_share, low=0, high=1)
+
+
 # --- chem ---------------------------------------------------------------------------------------------------
 
 
@@ -815,7 +923,7 @@ class MoleculeFilterConfig:
 
 
 @dataclass
-class PretrainConfig(JobConfig):
+class PretrainConfig(TrainingConfig):
     """A prior from a file of SMILES."""
 
     data: str = MISSING  # a file of SMILES, plain or gzipped

@@ -17,7 +17,7 @@ from launch.engine import Engine, make_engine
 from launch.run import Run
 from launch.streams import rollout_uniforms, torch_generator
 from llm.diagnostics import CollapseWatch, answer_shares, mode_ratio
-from llm.evaluate import evaluate_policy
+from llm.evaluation import evaluate_policy
 from llm.logp import completion_logp
 from llm.models import Models, load_models
 from llm.prompts import Chat, Prompts, encode_chats
