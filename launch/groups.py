@@ -15,7 +15,7 @@ def home(command: str) -> tuple[str, str]:
 
 
 def groups(package: str) -> list[str]:
-    """The groups that a command line can pick from, shared ones included; of PACKAGE.COMMAND those in its own folder."""
+    """The groups that a command line can pick from, shared ones included; of PACKAGE.COMMAND those of its folder."""
     folders = [path.parent for folder in _homes(package) for path in folder.glob("*/*.yaml")]
     return sorted({folder.name for folder in folders})
 
