@@ -82,10 +82,10 @@ def filter_smiles(lines: list[str], settings: MoleculeFilterConfig) -> tuple[lis
             found[smiles] = split(smiles)
     having = Counter(token for tokens in found.values() for token in set(tokens))
     rare = {token for token, count in having.items() if count < settings.min_token_count}
-    smiles = [one for one, tokens in found.items() if rare.isdisjoint(tokens)]
-    counts["rare token"] = len(found) - len(smiles)
+    kept = [one for one, tokens in found.items() if rare.isdisjoint(tokens)]
+    counts["rare token"] = len(found) - len(kept)
     reasons = {reason: count for reason, count in counts.most_common() if count}
-    return smiles, {"lines": len(lines), "kept": len(smiles), **reasons}
+    return kept, {"lines": len(lines), "kept": len(kept), **reasons}
 
 
 def check_molecule(line: str, settings: MoleculeFilterConfig) -> tuple[str | None, str]:

@@ -13,7 +13,7 @@ from chem.prior_report import report_prior
 from chem.tokenizer import Tokenizer, split
 from conf.schema import PretrainConfig, Spelling
 from launch.engine import make_engine
-from launch.run import Run
+from launch.run import Run, Scalar
 from launch.streams import stream_seed
 
 VALIDATION_BATCH = 512
@@ -102,7 +102,7 @@ def train(config: PretrainConfig, run: Run) -> None:
         nll = -token_logp(network, tokens, mask).sum()
         engine.backward(nll / (len(tokens) * mean_length))  # nats per token, but long molecules weigh more
         grad_norm = engine.step()
-        metrics = {"epoch": (step + 1) / an_epoch, "nll/molecule": nll.detach() / len(tokens)}
+        metrics: dict[str, Scalar] = {"epoch": (step + 1) / an_epoch, "nll/molecule": nll.detach() / len(tokens)}
         metrics |= {"nll/token": nll.detach() / mask.sum(), "grad_norm": grad_norm}
         due = (step + 1) % every == 0 or step + 1 == steps
         if due:

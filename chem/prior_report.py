@@ -9,7 +9,6 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from rdkit import Chem, rdBase
-from rdkit.Chem import QED, Crippen, Descriptors, rdMolDescriptors
 from rdkit.Chem.Scaffolds import MurckoScaffold
 from rich.progress import track
 from rich.table import Table
@@ -17,19 +16,21 @@ from scipy.stats import wasserstein_distance
 
 from chem.corpus import Corpus
 from chem.networks import Prior, Rollout, sample
+from chem.oracles.base import Molecule
+from chem.oracles.properties import PROPERTIES
 from launch.record import read_jsonl
 from launch.run import Run, console
 from launch.streams import rollout_uniforms
 
-PROPERTIES = {
-    "molecular weight": Descriptors.MolWt,
-    "logP": Crippen.MolLogP,
-    "TPSA": rdMolDescriptors.CalcTPSA,
-    "QED": QED.qed,
-    "H-bond donors": rdMolDescriptors.CalcNumHBD,
-    "H-bond acceptors": rdMolDescriptors.CalcNumHBA,
-    "rings": rdMolDescriptors.CalcNumRings,
-    "rotatable bonds": rdMolDescriptors.CalcNumRotatableBonds,
+COMPARED = {  # name -> unit
+    "weight": "g/mol",
+    "logp": "",
+    "tpsa": "Å²",
+    "qed": "",
+    "donors": "",
+    "acceptors": "",
+    "rings": "",
+    "rotatable_bonds": "",
 }
 SAMPLE_BATCH = 500
 
@@ -69,12 +70,13 @@ def canonical(smiles: str) -> str | None:
 def describe(smiles: Sequence[str]) -> Molecules:
     """Scaffolds and properties of distinct canonical SMILES."""
     scaffolds: set[str] = set()
-    values: dict[str, list[float]] = {name: [] for name in PROPERTIES}
+    functions = {name: PROPERTIES[name]() for name in COMPARED}
+    values: dict[str, list[float]] = {name: [] for name in functions}
     for one in smiles:
         molecule = Chem.MolFromSmiles(one)
         scaffolds.add(MurckoScaffold.MurckoScaffoldSmiles(mol=molecule))
-        for name, function in PROPERTIES.items():
-            values[name].append(float(function(molecule)))
+        for name, function in functions.items():
+            values[name].append(float(function(Molecule(molecule))))  # type: ignore[arg-type]
     return Molecules(list(smiles), scaffolds, {name: np.array(column) for name, column in values.items()})
 
 
@@ -102,7 +104,7 @@ def compare(drawn: Sequence[str], training: Sequence[str], seed: int) -> tuple[d
         "scaffolds/per_training_molecule": len(reference.scaffolds) / len(chosen),
         "scaffolds/new_share": len(sampled.scaffolds - reference.scaffolds) / max(len(sampled.scaffolds), 1),
     }
-    for name in PROPERTIES if unique else ():
+    for name in COMPARED if unique else ():
         ours, theirs = sampled.properties[name], reference.properties[name]
         figures[f"property/{name}"] = {
             "mean": ours.mean(),
@@ -146,7 +148,7 @@ def property_table(summary: Mapping[str, Any]) -> Table:
     table = Table(title="Distinct samples beside as many training molecules", title_justify="left")
     for name in ("property", "samples", "training", "distance, std"):
         table.add_column(name, justify="left" if name == "property" else "right")
-    for name in PROPERTIES:
+    for name in COMPARED:
         row = summary[f"property/{name}"]
         both = (f"{row[f'{side}mean']:.3g} ± {row[f'{side}std']:.3g}" for side in ("", "training_"))
         table.add_row(name, *both, f"{row['wasserstein_in_std']:.3f}")
@@ -166,13 +168,13 @@ def draw_report(run: Run, sampled: Molecules, reference: Molecules) -> None:
     curve.plot(*zip(*held, strict=True), "o", color="#D55E00", label="held out")
     curve.set(xlabel="update", ylabel="nats a molecule", ylim=(min(smooth) * 0.95, np.quantile(smooth, 0.97)))
     curve.legend(frameon=False)
-    for axis, name in zip(rest, PROPERTIES, strict=True):
+    for axis, name in zip(rest, COMPARED, strict=True):
         both = [reference.properties[name], sampled.properties[name]]
         low, high = np.quantile(np.concatenate(both), [0.001, 0.999])
         whole = all(np.equal(np.mod(values, 1), 0).all() for values in both)
         bins = np.arange(low - 0.5, high + 1.5) if whole else np.linspace(low, high, 41)
         axis.hist(both, bins, density=True, color=["#999999", "#0072B2"], label=["training", "samples"])
-        axis.set(xlabel=name, yticks=[])
+        axis.set(xlabel=f"{name}, {COMPARED[name]}" if COMPARED[name] else name, yticks=[])
     rest[0].legend(frameon=False)
     figure.savefig(run.folder / "figure.png", dpi=130)
     plt.close(figure)
