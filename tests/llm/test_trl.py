@@ -26,6 +26,7 @@ GROUP, LENGTH, BETA = 8, 22, 0.3
 CHATS = [[{"role": "user", "content": text}] for text in ("one or two", "a longer question: 1 or 2?")]
 CPU = {"use_cpu": True, "bf16": False, "report_to": "none", "save_strategy": "no", "disable_tqdm": True}
 MARA = {"mara_beta": BETA, "mara_threshold": 0.8}
+IDENTITY = {"transform": "identity", "transform_options": {"threshold": {"kind": "constant", "value": 0.8}}}
 QUANTILE = {"mara_threshold": None, "mara_quantile": 0.6, "mara_floor": 0.1}
 
 
@@ -143,7 +144,7 @@ def test_the_gradient_of_a_step_is_that_of_core(tiny_folder, tokenizer, tmp_path
     assert "kl" not in logged  # TRL's own, in the loss
 
     # Controls: another beta, no MARA, division by the standard deviation, the other treatment of truncation.
-    controls = [expected(beta=2 * BETA), expected(transform="identity"), expected(advantage="group_normalised")]
+    controls = [expected(beta=2 * BETA), expected(**IDENTITY), expected(advantage="group_normalised")]
     for other, _ in controls:
         assert distance(record.gradients, other) > 1e-3
     truncated = "keep" if truncated == "drop" else "drop"
@@ -268,7 +269,7 @@ FORWARD = (('"reverse"', '"forward"'), ("1.5e-3", "7e-4"))
 VANILLA = (
     "trainer.train()",
     "from core.objective import make_objective\n"
-    "trainer.objective = make_objective(**args.objective_arguments() | {'transform': 'identity'})\n"
+    f"trainer.objective = make_objective(**args.objective_arguments() | {IDENTITY})\n"
     "trainer.train()",
 )
 
