@@ -1,6 +1,6 @@
 """Post-training by KL-regularised policy gradient: one on-policy update after another."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from conf.schema import AdaptiveBetaConfig, ConfigError, LlmConfig, Truncated
+from conf.schema import AdaptiveBetaConfig, LlmConfig, RewardFailure, Truncated
 from core.objective import Objective, make_objective
 from core.schedules import adaptive_beta
 from core.sequence import masked_sum
@@ -22,6 +22,7 @@ from llm.logp import completion_logp
 from llm.models import Models, load_models
 from llm.prompts import Chat, Prompts, encode_chats
 from llm.report import report_run
+from llm.rewards import Reward, make_evaluation_reward, make_reward
 from llm.rollout import sample
 from llm.tasks.base import Task, load_task
 
@@ -35,7 +36,10 @@ class Batch(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What one step reports: numbers by name, and [P, G] rewards, texts and log-probabilities of its completions."""
+    """What one step reports: numbers by name, and [P, G] rewards, texts and log-probabilities of its completions.
+
+    failure: why a completion has no reward, NaN among the rewards; None where all have one.
+    """
 
     metrics: dict[str, Tensor | float | None]
     kl: Tensor  # nats, the divergence of the objective
@@ -43,29 +47,35 @@ class Step(NamedTuple):
     texts: list[str]
     policy_seq_logp: Tensor
     ref_seq_logp: Tensor
+    failure: str | None
 
 
 def train(config: LlmConfig, run: Run) -> None:
     """The whole job: load, evaluate the base, train, evaluate again, report."""
-    task = load_task(config.task.name)
+    task = load_task(config.task.name, config)
     objective = make_objective(**config.objective_arguments())
     models = load_models(config.model)
+    reward = make_reward(config.reward, task, models.eos_ids.device, models.policy.dtype)
     engine = make_engine(config.engine.name, models.policy, config.optimizer, config.steps)
     watch = CollapseWatch()
-    values = Values(beta=config.objective.beta)
+    values = Values(beta=config.objective.beta, warned_of_failure=False)
     reference_hash = tensors_hash(models.reference.named_parameters())
-    run.keep({"reference": reference_hash}, engine=engine, watch=watch, values=values)
-    base = evaluate_policy(models.reference, models, task, config)
+    run.keep({"reference": reference_hash, **reward.identity}, engine=engine, watch=watch, values=values)
+    further = make_evaluation_reward(config.reward, task, models.eos_ids.device, models.policy.dtype)
+    base = evaluate_policy(models.reference, models, task, reward, further, config)
 
     shown = {"reward": "reward/raw", "KL": f"kl/{objective.direction}_nats"}
     shown |= {f'"{answer}"': f"share/{answer}" for answer in task.answers}
     for step in run.steps(config.steps, show=shown):
         batch = draw_batch(config, models, task, step)
-        result = train_step(models, engine, objective, task, batch, values.beta, config)
+        result = train_step(models, engine, objective, task, reward, batch, values.beta, config)
         run.log({"beta": values.beta, **result.metrics})
         if config.sample_every and step % config.sample_every == 0:
             run.sample(sample_rows(result))
-        warning = watch.update(result.texts, (result.reward >= task.correct_reward).flatten().tolist(), task)
+        if result.failure and not values.warned_of_failure:
+            values.warned_of_failure = True
+            run.warn(f"{result.failure}; such completions do not count (reward/invalid_share)")
+        warning = watch.update(result.texts, task.correct(result.reward.flatten().tolist()), batch.chats, task)
         if warning:
             run.warn(warning)
         if isinstance(config.beta_schedule, AdaptiveBetaConfig):
@@ -74,11 +84,18 @@ def train(config: LlmConfig, run: Run) -> None:
     with engine.gather():
         models.policy.save_pretrained(run.folder / "policy")
         models.tokenizer.save_pretrained(run.folder / "policy")
-    report_run(run, base, evaluate_policy(models.policy, models, task, config))
+    report_run(run, base, evaluate_policy(models.policy, models, task, reward, further, config))
 
 
 def train_step(
-    models: Models, engine: Engine, objective: Objective, task: Task, batch: Batch, beta: float, config: LlmConfig
+    models: Models,
+    engine: Engine,
+    objective: Objective,
+    task: Task,
+    reward_of: Reward,
+    batch: Batch,
+    beta: float,
+    config: LlmConfig,
 ) -> Step:
     """One on-policy update: sample, score, reference, transform, advantage, loss, update."""
     P, G = len(batch.chats), config.group_size
@@ -86,9 +103,13 @@ def train_step(
         models.policy, batch.prompts, batch.uniforms, group_size=G, eos_ids=models.eos_ids, pad_id=models.pad_id
     )
     texts = rollout.texts(models.tokenizer)
-    reward = score(task, batch.chats, texts, G).to(rollout.mask.device)  # [P, G]
+    scores = reward_of([chat for chat in batch.chats for _ in range(G)], texts)
+    reward = scores.reward.view(P, G).to(rollout.mask.device)  # NaN where it failed
+    scored = reward.isfinite()
     complete = rollout.complete.view(P, G)
     valid = complete if config.truncated is Truncated.drop else None
+    if scores.failure is not None:
+        valid, complete = scored if valid is None else scored & valid, scored & complete
 
     logp = partial(micro_batched_logp, prompts=batch.prompts, tokens=rollout.tokens, mask=rollout.mask, config=config)
     with torch.no_grad():
@@ -118,12 +139,16 @@ def train_step(
     policy_seq_logp = masked_sum(leaf.detach(), rollout.mask).view(P, G)
     ref_seq_logp = masked_sum(ref_logp, rollout.mask).view(P, G)
     metrics |= {"loss": loss.detach(), "grad_norm": grad_norm, "length": rollout.mask.sum(-1).float().mean()}
-    metrics |= {"truncated_share": (~complete).float().mean()}
-    good = (reward >= task.correct_reward).flatten().tolist()
+    metrics |= {"truncated_share": (~rollout.complete).float().mean()}
+    if len(scores.parts) > 1:
+        metrics |= {f"reward/{name}": part.nanmean() for name, part in scores.parts.items()}
+    if config.reward.on_failure is RewardFailure.drop:
+        metrics["reward/invalid_share"] = (~scored).float().mean()
+    good = task.correct(reward.flatten().tolist())
     ratio = mode_ratio(objective, beta, reward, policy_seq_logp, ref_seq_logp, complete, texts, good)
-    logged = {**metrics, **answer_shares(texts, good, task), **ratio}
+    logged = {**metrics, **answer_shares(texts, good, batch.chats, task), **ratio}
     kl = metrics[f"kl/{objective.direction}_nats"]
-    return Step(logged, kl, reward, texts, policy_seq_logp, ref_seq_logp)
+    return Step(logged, kl, reward, texts, policy_seq_logp, ref_seq_logp, scores.failure)
 
 
 def draw_batch(config: LlmConfig, models: Models, task: Task, step: int) -> Batch:
@@ -142,19 +167,6 @@ def prompt_at(seed: int, count: int, index: int) -> int:
     """Number of the index-th prompt drawn: each epoch is a permutation of its own."""
     epoch, place = divmod(index, count)
     return int(torch.randperm(count, generator=torch_generator(seed, "data", epoch))[place])
-
-
-def score(task: Task, chats: Sequence[Chat], texts: Sequence[str], group_size: int) -> Tensor:
-    """Raw rewards [P, G].
-
-    Raises:
-        ConfigError: a reward that is not a finite number, with the completion it was given for.
-    """
-    rewards = [task.reward(chats[row // group_size], text) for row, text in enumerate(texts)]
-    for reward, text in zip(rewards, texts, strict=True):
-        if not -float("inf") < reward < float("inf"):
-            raise ConfigError(f"task.name: rewards must be finite, found {reward} for the completion {text!r}")
-    return torch.tensor(rewards, dtype=torch.float32).view(len(chats), group_size)
 
 
 def micro_batched_logp(
