@@ -1,4 +1,4 @@
-"""`python -m PACKAGE`: compose, check, run, and say in one line what went wrong.
+"""`python -m PACKAGE`, `python -m PACKAGE.COMMAND`: compose, check, run, and say in one line what went wrong.
 
 Start-up imports neither torch nor the package's training code, so that --help and mistakes are answered at once.
 
@@ -35,7 +35,7 @@ from conf import schema
 from conf.schema import ConfigError, Resume
 from launch import signals
 from launch.explain import explain, no_such_key, not_an_override, one_line
-from launch.groups import option_table, options
+from launch.groups import home, option_table, options
 from launch.shadowing import refuse_shadowing
 from launch.sweeps import Sweep, SweepJob, config_flags, write_sweep
 
@@ -45,6 +45,10 @@ if TYPE_CHECKING:
 OPTION_SCHEMAS = {  # by the name under which an option file of conf/shared asks for its own
     "identity_schema": schema.IdentityConfig,
     "mara_schema": schema.MaraConfig,
+    "unlikely_schema": schema.UnlikelyConfig,
+    "differential_smoothing_schema": schema.DifferentialSmoothingConfig,
+    "ucpo_schema": schema.UcpoConfig,
+    "darling_schema": schema.DarlingConfig,
     "constant_beta_schema": schema.ConstantBetaConfig,
     "adaptive_beta_schema": schema.AdaptiveBetaConfig,
     "both_transforms_schema": schema.BothTransformsConfig,
@@ -56,14 +60,15 @@ OPTION_SCHEMAS = {  # by the name under which an option file of conf/shared asks
 
 def start(
     package: str,
-    config_class: type[schema.RunConfig],
+    config_class: type[schema.JobConfig],
     train: Callable[[Any, "Run"], None],
     report: Callable[[list[Path], Path], None] | None = None,
 ) -> None:
     """Run a package's command line; the process ends with status 1 if any job failed.
 
     Args:
-        package: its import name, and the name of its folder under conf.
+        package: what follows `python -m`: the import name of the package, which is also its folder under conf, or
+            package.command, which starts from conf/PACKAGE/COMMAND.yaml instead of config.yaml.
         config_class: its schema.
         train: (config, run) -> None, the job itself.
         report: (run folders, sweep folder) -> None, called after a sweep with the finished runs.
@@ -83,7 +88,8 @@ def start(
     signals.install()
     register(package, config_class)
     job.__module__ = package  # Hydra names the job, and so the run folder, after it
-    main = hydra.main(version_base="1.3", config_path=f"pkg://conf.{package}", config_name="config")(job)
+    folder, config_name = home(package)
+    main = hydra.main(version_base="1.3", config_path=f"pkg://conf.{folder}", config_name=config_name)(job)
     try:
         try:
             _read_command_line(package)
@@ -126,7 +132,7 @@ class Outcomes:
         print(f"{trace}{self.package}: {one_line(message)}", file=sys.stderr)
 
 
-def register(package: str, config_class: type[schema.RunConfig]) -> None:
+def register(package: str, config_class: type[schema.JobConfig]) -> None:
     """Make a package's schema, and what its configuration files refer to, known to Hydra."""
     store = ConfigStore.instance()
     for name, node in {"run_schema": config_class, **OPTION_SCHEMAS}.items():

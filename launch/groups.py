@@ -1,4 +1,4 @@
-"""The configuration groups of a package and their options, as the files of conf have them."""
+"""The configuration groups of a command and their options, as the files of conf have them."""
 
 from pathlib import Path
 
@@ -7,9 +7,16 @@ from conf import schema
 CONF = Path(schema.__file__).parent
 
 
+def home(command: str) -> tuple[str, str]:
+    """A command's folder of conf and the file there that it starts from: of `llm` llm and config, of `llm.evaluate`
+    llm and evaluate."""
+    package, _, name = command.partition(".")
+    return package, name or "config"
+
+
 def groups(package: str) -> list[str]:
-    """The groups that a package's command line can pick from, shared ones included."""
-    folders = [path.parent for home in _homes(package) for path in home.glob("*/*.yaml")]
+    """The groups that a command line can pick from, shared ones included; a package's other commands have none."""
+    folders = [path.parent for folder in _homes(package) for path in folder.glob("*/*.yaml")]
     return sorted({folder.name for folder in folders})
 
 
@@ -31,17 +38,19 @@ def option_table(package: str) -> str:
         for group in groups(package)
         for path in sorted(_files(package, group))
     ]
-    width = max(len(name) for name, _ in rows)
+    width = max((len(name) for name, _ in rows), default=0)
     lines = (f"  {name:<{width}}  {text}".rstrip() for name, text in rows)
     return "\n".join(lines).replace("$", "$$")  # which Hydra substitutes in
 
 
-def _homes(package: str) -> list[Path]:
-    return [CONF / package, CONF / "shared"]
+def _homes(command: str) -> list[Path]:
+    package, name = home(command)
+    return [CONF / package, CONF / "shared"] if name == "config" else []
 
 
 def _files(package: str, group: str) -> list[Path]:
-    return [path for home in _homes(package) for path in (home / group).glob("*.yaml")]
+    homes = [CONF / "shared"] if group.startswith("hydra/") else _homes(package)
+    return [path for folder in homes for path in (folder / group).glob("*.yaml")]
 
 
 def _description(path: Path) -> str:

@@ -42,6 +42,7 @@ from launch.writers import Writer, make_writers
 
 RECORDED_PACKAGES = ("mara-rl", "torch", "transformers", "tokenizers", "hydra-core", "omegaconf", "numpy")
 STREAMS = ("metrics", "timings", "samples")
+NO_CHECKPOINTS = {"every_seconds": 0, "every_steps": None, "keep": 0, "best": None, "best_mode": "max"}
 # Text as it is, brackets and colons included; the 80 columns of a log would cut tables.
 console = Console(markup=False, emoji=False, highlight=False, width=None if sys.stdout.isatty() else 120)
 
@@ -68,7 +69,7 @@ class Run:
         self.step = -1
         self.ranks = distributed.current()
         self._config = plain_config(config)
-        saving = self._config["checkpoint"]
+        saving = self._config.get("checkpoint", NO_CHECKPOINTS)
         self._saving = CheckpointConfig(**saving | {"best_mode": BestMode[saving["best_mode"]]})
         self._parts: dict[str, Savable] = {}
         self._identity: dict[str, str] = {}
@@ -117,7 +118,7 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = lock(self.folder)
         earlier = self._check_earlier(self._config["resume"])
-        self._writers = make_writers(self._config["writers"], self.folder, self._config)
+        self._writers = make_writers(self._config.get("writers", []), self.folder, self._config)
         if earlier is not None:
             kept = {key: earlier[key] for key in ("state", "started", "ended", "host", "pid", "versions", "code")}
             kept["state"] = "dead" if kept["state"] == "running" else kept["state"]

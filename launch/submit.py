@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from conf.schema import ConfigError
-from launch.groups import CONF, options
+from conf.schema import RUN_CONFIGS, ConfigError
+from launch.groups import options
 from launch.record import one_line_errors
 
 
@@ -26,13 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--launcher", default="slurm", help="option of hydra/launcher (default: slurm)")
     parser.add_argument("--dry-run", action="store_true", help="print what sbatch would be given; submit nothing")
-    parser.add_argument("package", help="didactic or llm")
+    parser.add_argument("package", help=", ".join(RUN_CONFIGS))
     parser.add_argument("overrides", nargs="*", help="as for python -m PACKAGE -m")
     given = parser.parse_intermixed_args(arguments)
     with one_line_errors("launch.submit"):
-        if not (CONF / given.package / "config.yaml").exists():
-            known = sorted(path.parent.name for path in CONF.glob("*/config.yaml"))
-            raise ConfigError(f"package: must be one of {', '.join(known)}, found {given.package}")
+        if given.package not in RUN_CONFIGS:
+            raise ConfigError(f"package: must be one of {', '.join(RUN_CONFIGS)}, found {given.package}")
         launchers = options(given.package, "hydra/launcher")
         if given.launcher not in launchers:
             raise ConfigError(f"--launcher: must be one of {', '.join(launchers)}, found {given.launcher}")

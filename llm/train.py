@@ -8,16 +8,17 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from conf.schema import AdaptiveBetaConfig, LlmConfig, RewardFailure, Truncated
+from conf.schema import AdaptiveBetaConfig, DarlingConfig, LlmConfig, RewardFailure, Truncated
 from core.objective import Objective, make_objective
 from core.schedules import adaptive_beta
 from core.sequence import masked_sum
+from core.transforms import class_diversity
 from launch.checkpoint import Values, tensors_hash
 from launch.engine import Engine, make_engine
 from launch.run import Run
 from launch.streams import rollout_uniforms, torch_generator
 from llm.diagnostics import CollapseWatch, answer_shares, mode_ratio
-from llm.evaluate import evaluate_policy
+from llm.evaluation import evaluate_policy
 from llm.logp import completion_logp
 from llm.models import Models, load_models
 from llm.prompts import Chat, Prompts, encode_chats
@@ -127,6 +128,7 @@ def train_step(
         beta=beta,
         valid=valid,
         complete=complete,
+        diversity=diversity(config, task, texts, reward, valid),
     )
     (weight,) = torch.autograd.grad(loss, leaf)
     parts = [policy_logp] if one_pass else logp(models.policy)
@@ -149,6 +151,19 @@ def train_step(
     logged = {**metrics, **answer_shares(texts, good, batch.chats, task), **ratio}
     kl = metrics[f"kl/{objective.direction}_nats"]
     return Step(logged, kl, reward, texts, policy_seq_logp, ref_seq_logp, scores.failure)
+
+
+def diversity(
+    config: LlmConfig, task: Task, texts: Sequence[str], reward: Tensor, valid: Tensor | None
+) -> Tensor | None:
+    """[P, G] of the completions within their groups, by the transform's equivalence; None where it has none."""
+    if not isinstance(config.transform, DarlingConfig):
+        return None
+    of = {"answer": task.answer, "text": lambda text: " ".join(text.lower().split())}[config.transform.equivalence]
+    classes = [of(text) for text in texts]
+    ids = {name: number for number, name in enumerate(dict.fromkeys(classes))}
+    numbers = torch.tensor([ids[name] for name in classes], device=reward.device).view(reward.shape)
+    return class_diversity(numbers, valid).to(reward.dtype)
 
 
 def draw_batch(config: LlmConfig, models: Models, task: Task, step: int) -> Batch:

@@ -90,6 +90,23 @@ def test_truncated_completions_keep_their_reward_or_do_not_count(models, two_let
     assert (kept - dropped).abs().max() > 1e-6
 
 
+def test_darling_multiplies_by_the_share_of_others_with_another_answer(models, two_letters, make_config):
+    """The metric that a step reports, against the same by hand from its texts."""
+    task = two_letters.task
+    for equivalence, of in (("answer", task.answer), ("text", lambda text: " ".join(text.lower().split()))):
+        config = make_config(*SMALL, "transform=darling", f"transform.equivalence={equivalence}")
+        result, _ = one_step(models, task, config)
+        total = 0.0
+        for p in range(3):
+            texts, rewards = result.texts[6 * p : 6 * p + 6], result.reward[p].tolist()
+            for text, reward in zip(texts, rewards, strict=True):
+                total += reward * sum(of(other) != of(text) for other in texts) / 5
+        assert float(result.metrics["reward/augmented"]) == pytest.approx(total / 18)
+        assert total > 0
+    plain, _ = one_step(models, task, make_config(*SMALL))
+    assert plain.metrics["reward/augmented"] == plain.metrics["reward/raw"]  # control
+
+
 def test_a_step_repeats_exactly_and_seed_zero_is_a_seed(models, two_letters, make_config):
     runs = {seed: one_step(models, two_letters.task, make_config(*SMALL, f"seed={seed}")) for seed in (0, 1)}
     again = one_step(models, two_letters.task, make_config(*SMALL, "seed=0"))
