@@ -1,6 +1,6 @@
 """Post-training by KL-regularised policy gradient: one on-policy update after another."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
