@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from conf.schema import LlmConfig
 from core.stats import bootstrap_standard_error, entropy
+from launch import distributed
 from launch.streams import rollout_uniforms, stream_seed
 from llm.diagnostics import answer_entropy, answers_by_prompt, coverage
 from llm.models import Models
@@ -95,17 +96,17 @@ def mean_rewards(rewards: Mapping[str, Tensor], prompts: int) -> dict[str, Any]:
 def _complete(
     model: PreTrainedModel, models: Models, config: LlmConfig, prefix: str, chats: Sequence[Chat], each: int
 ) -> list[str]:
-    """`each` completions of every chat, from streams of their own."""
+    """`each` completions of every chat, from streams of their own; each rank samples a part of them."""
     device = models.eos_ids.device
     seed = stream_seed(config.seed, "evaluation", *([prefix] if prefix else []))
-    width = min(each, BATCH)
+    width, mine = min(each, BATCH), distributed.portion(each)
     texts: list[list[str]] = [[] for _ in chats]
     for first in range(0, len(chats), BATCH // width):
         numbers = range(first, min(first + BATCH // width, len(chats)))
         prompts = encode_chats(models.tokenizer, [chats[i] for i in numbers], config.model.chat_template)
         prompts = Prompts(*(t.to(device) for t in prompts))
-        for start in range(0, each, width):
-            rows = list(range(start, min(start + width, each)))
+        for start in range(0, len(mine), width):
+            rows = list(mine[start : start + width])
             slots = [number for number in numbers for _ in rows]
             uniforms = rollout_uniforms(seed, 0, slots, rows * len(numbers), config.max_new_tokens)
             rollout = sample(
@@ -113,7 +114,8 @@ def _complete(
             )
             for slot, text in zip(slots, rollout.texts(models.tokenizer), strict=True):
                 texts[slot].append(text)
-    return [text for some in texts for text in some]
+    shares = distributed.gather(texts)
+    return [text for slot in range(len(chats)) for some in shares for text in some[slot]]
 
 
 def _entropy_with_error(answers: list[list[str]]) -> tuple[float | None, float | None]:

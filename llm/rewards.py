@@ -11,6 +11,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from conf.schema import ConfigError, RewardConfig, RewardFailure, RewardPartConfig
+from launch import distributed
 from launch.checkpoint import tensors_hash
 from launch.record import user_path
 from llm.prompts import Chat
@@ -33,7 +34,7 @@ class Scores(NamedTuple):
 
     reward: [N] float32, the weighted sum; NaN where a part failed.
     parts: name -> [N] float32 of each part, before its weight; NaN where it failed.
-    failure: what went wrong with the first completion that has no reward; None where all have one.
+    failure: what went wrong with a completion that has no reward, of any rank; None where all have one.
     """
 
     reward: Tensor
@@ -52,27 +53,28 @@ class Reward:
         self.on_failure = on_failure
 
     def __call__(self, prompts: Sequence[Chat], completions: Sequence[str]) -> Scores:
-        """Score each completion for the prompt beside it.
+        """Score each completion for the prompt beside it; with several ranks, all of them must call it.
 
         Raises:
             ConfigError: a part gave no finite number for a completion, and such completions stop the run; the message
                 shows that completion. Or a part gave another number of rewards than there are completions.
         """
         values: dict[str, Tensor] = {}
-        failures: list[str] = []
+        failures: list[tuple[str, Exception | None]] = []
         for name, part in self.parts.items():
             found, errors = _values(part, prompts, completions)
-            values[name] = torch.tensor(found, dtype=torch.float64).float()
-            for row in torch.nonzero(~values[name].isfinite()).flatten().tolist():
-                message = _message(part.key, prompts[row], completions[row], errors.get(row, found[row]))
-                if self.on_failure is RewardFailure.stop:
-                    raise ConfigError(f"{message}; reward.on_failure=drop leaves such completions out") from (
-                        errors.get(row)
-                    )
-                failures.append(message)
-            values[name] = values[name].masked_fill(~values[name].isfinite(), math.nan)
+            value = torch.tensor(found, dtype=torch.float64).float()
+            failed = torch.nonzero(~value.isfinite()).flatten().tolist()
+            for row in failed[:1]:
+                what = _message(part.key, prompts[row], completions[row], errors.get(row, found[row]))
+                failures.append((what, errors.get(row)))
+            values[name] = value.masked_fill(~value.isfinite(), math.nan)
+        message, error = next(iter(failures), (None, None))
+        message = next((some for some in distributed.gather(message) if some is not None), None)
+        if message is not None and self.on_failure is RewardFailure.stop:  # on all ranks
+            raise ConfigError(f"{message}; reward.on_failure=drop leaves such completions out") from error
         total = sum(part.weight * values[name].double() for name, part in self.parts.items())
-        return Scores(torch.as_tensor(total).float(), values, next(iter(failures), None))
+        return Scores(torch.as_tensor(total).float(), values, message)
 
     @property
     def identity(self) -> dict[str, str]:
