@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from core.mara import check_mara_beta
-from core.objective import make_objective
+from core.objective import Objective, make_objective
 from core.sequence import masked_sum
 
 try:
@@ -105,7 +105,7 @@ class MaraGRPOConfig(trl.GRPOConfig):
         for key, (values, reason) in ALLOWED.items():
             if (found := getattr(self, key)) not in values:
                 raise ValueError(f"{key}: must be {values[0]!r} with MARA ({reason}), found {found!r}")
-        if self.gradient_accumulation_steps % self.steps_per_generation:
+        if self.gradient_accumulation_steps % (self.steps_per_generation or 1):
             raise ValueError(
                 f"steps_per_generation: must divide gradient_accumulation_steps with MARA (later updates on the same "
                 f"completions are off-policy: the KL in their reward is that of the policy before), found "
@@ -163,6 +163,13 @@ class MaraGRPOTrainer(trl.GRPOTrainer):
             is scored another thing than what was sampled.
     """
 
+    args: Any  # MaraGRPOConfig
+    model: Any
+    num_generations: int
+    num_generations_eval: int
+    objective: Objective
+    _logs: dict[str, Any]
+
     def __init__(
         self, model: Any, reward_funcs: Any = None, args: MaraGRPOConfig | None = None, **options: Any
     ) -> None:
@@ -170,7 +177,7 @@ class MaraGRPOTrainer(trl.GRPOTrainer):
             raise ValueError(f"args: must be a MaraGRPOConfig, found {type(args).__name__}")
         args.check()
         args = copy.copy(args)
-        args.beta = args.mara_beta  # TRL makes a reference where its beta is not 0
+        args.beta = args.mara_beta or 0.0  # TRL makes a reference where its beta is not 0
         super().__init__(model, reward_funcs, args, **options)
         args.beta = self.beta = 0.0
         self.objective = make_objective(**args.objective_arguments())
