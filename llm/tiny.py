@@ -17,6 +17,7 @@ from rich.progress import track
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from launch.record import cache_folder
 from launch.run import console
 from llm.logp import completion_logp
 from llm.prompts import encode_chats, pad_completions
@@ -53,7 +54,7 @@ CHAT_TEMPLATE = (
 
 def tiny_model() -> Path:
     """Folder of the pretrained tiny model, in the form `from_pretrained` loads; built when not in the cache."""
-    folder = _cache() / f"tiny-{_recipe_hash()}"
+    folder = cache_folder() / f"tiny-{_recipe_hash()}"
     if not (folder / "model.safetensors").exists():
         temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
         temporary.mkdir(parents=True, exist_ok=True)
@@ -64,11 +65,6 @@ def tiny_model() -> Path:
         except OSError:  # another process was first
             shutil.rmtree(temporary)
     return folder
-
-
-def _cache() -> Path:
-    root = os.environ.get("MARA_CACHE")
-    return Path(root) if root else Path.home() / ".cache" / "mara"
 
 
 def _recipe_hash() -> str:
