@@ -19,7 +19,13 @@ from chem.tokenizer import END, START, Tokenizer
 from conf.schema import ConfigError, RecurrentConfig
 from launch.record import one_line_errors
 
-DEFAULTS = {"layer_size": 512, "num_layers": 3, "cell_type": "gru", "embedding_layer_size": 256, "dropout": 0.0}
+DEFAULTS: dict[str, Any] = {
+    "layer_size": 512,
+    "num_layers": 3,
+    "cell_type": "gru",
+    "embedding_layer_size": 256,
+    "dropout": 0.0,
+}
 OLD_NAMES = (  # in files older than torch 1.6, whose names cannot be listed beforehand
     "models.vocabulary.Vocabulary",
     "models.vocabulary.SMILESTokenizer",

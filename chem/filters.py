@@ -1,13 +1,14 @@
 """Diversity filters: scaffolds that have had their share of good molecules are worth less and are never good."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from rdkit import Chem, DataStructs
 from rdkit.Chem import rdFingerprintGenerator
 from rdkit.Chem.Scaffolds import MurckoScaffold
+from torch import Tensor
 
 from chem.scoring import Batch, murcko
 from conf.schema import DiversityFilterConfig
@@ -113,3 +114,14 @@ class DiversityFilter:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.buckets = {scaffold: dict.fromkeys(bucket) for scaffold, bucket in state["buckets"].items()}
+
+
+def batch_diversity(canonical: Sequence[str | None]) -> Tensor:
+    """[N] each molecule's mean distance (1 - Tanimoto, Morgan radius 2) to the batch's others; 0 for what is none."""
+    rows = [row for row, smiles in enumerate(canonical) if smiles is not None]
+    prints = [MORGAN.GetFingerprint(Chem.MolFromSmiles(canonical[row])) for row in rows]
+    diversity = torch.zeros(len(canonical))
+    for row, fingerprint in zip(rows, prints, strict=True):
+        similar = sum(DataStructs.BulkTanimotoSimilarity(fingerprint, prints)) - 1  # to itself
+        diversity[row] = 1 - similar / max(len(rows) - 1, 1)
+    return diversity

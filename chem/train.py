@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from chem.filters import DiversityFilter
+from chem.filters import DiversityFilter, batch_diversity
 from chem.networks import Prior, Rollout, load_prior, sample, save_prior, token_logp
 from chem.oracles import Oracle, OracleError
 from chem.replay import Memory, Rows, augmented, join, rows_of
@@ -157,9 +157,10 @@ def train_step(learner: Learner, config: ChemConfig, step: int, beta: float) -> 
     batch, filtered = learner.diversity(treat_duplicates(scored, config.duplicates))
     batch_rows = Rows(rollout.tokens, rollout.mask, batch.reward, batch.valid, batch.complete)
     replayed = learner.memory.draw(config.seed, step)
-    metrics, kl = update(
-        learner, join(batch_rows, rows_of(replayed, prior.tokenizer)) if replayed else batch_rows, beta
-    )
+    together = join(batch_rows, rows_of(replayed, prior.tokenizer)) if replayed else batch_rows
+    needs_diversity = "diversity" in learner.objective.transform_inputs
+    diversity = batch_diversity(scored.canonical).unsqueeze(0) if needs_diversity else None
+    metrics, kl = update(learner, together, beta, diversity)
 
     learner.memory.add(smiles, batch, filtered)
     if config.replay.purge:
@@ -172,7 +173,9 @@ def train_step(learner: Learner, config: ChemConfig, step: int, beta: float) -> 
     return Step({**metrics, **describe(scored, filtered, rollout)}, kl, scored)
 
 
-def update(learner: Learner, rows: Rows, beta: float) -> tuple[dict[str, Scalar], Tensor]:
+def update(
+    learner: Learner, rows: Rows, beta: float, diversity: Tensor | None = None
+) -> tuple[dict[str, Scalar], Tensor]:
     """Move the policy by the objective's gradient on these rows, one group; metrics, and the divergence in nats."""
     policy: Any = learner.engine.module
     with torch.no_grad():
@@ -180,7 +183,7 @@ def update(learner: Learner, rows: Rows, beta: float) -> tuple[dict[str, Scalar]
     policy_logp = token_logp(policy, rows.tokens, rows.mask)  # [N, T], carries gradient
     group = [t.unsqueeze(0) for t in (rows.reward, policy_logp, ref_logp, rows.mask)]
     valid, complete = rows.valid.unsqueeze(0), rows.complete.unsqueeze(0)
-    loss, metrics = learner.objective.loss(*group, beta=beta, valid=valid, complete=complete)
+    loss, metrics = learner.objective.loss(*group, beta=beta, valid=valid, complete=complete, diversity=diversity)
     learner.engine.backward(loss)
     norm = learner.engine.step()
     return {**metrics, "loss": loss.detach(), "grad_norm": norm}, metrics[f"kl/{learner.objective.direction}_nats"]

@@ -1231,9 +1231,10 @@ class ChemConfig(RunConfig):
         check_range("batch_size", self.batch_size, low=1 if self.advantage is Advantage.no_baseline else 2)
         if self.budget is not None:
             check_range("budget", self.budget, low=1)
-        if self.transform.name == "darling":
+        if self.transform.name == "darling" and (self.replay.sample or self.replay.augmentations):
             raise ConfigError(
-                "transform: must not be darling in chem, which has no diversity of a group, found darling"
+                "replay: must be off with transform=darling, whose diversity is of the batch alone, found "
+                f"sample={self.replay.sample} and augmentations={self.replay.augmentations}"
             )
         if self.diversity_filter.name == "none" and self.replay.purge:
             raise ConfigError("replay.purge: must be false with diversity_filter.name=none, found true")

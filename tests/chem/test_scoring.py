@@ -5,9 +5,9 @@ import threading
 
 import pytest
 import torch
-from rdkit import Chem
+from rdkit import Chem, DataStructs
 
-from chem.filters import PENALTIES, DiversityFilter
+from chem.filters import MORGAN, PENALTIES, DiversityFilter, batch_diversity
 from chem.oracles import Result, Status
 from chem.replay import Memory, augmented, join, rows_of
 from chem.scoring import Batch, Cache, Scoring, canonical_forms, murcko, treat_duplicates
@@ -196,3 +196,11 @@ def test_rows_join_and_spellings_are_of_the_same_molecules():
     both = join(rows, rows_of([("CCO", 0.4)], best.tokenizer))
     assert best.tokenizer.decode(both.tokens) == [*spelled, "CCO"] and both.mask.sum(-1)[-1] == 4
     assert murcko("CCO") == "" and murcko(PYRIDINE) == "c1ccncc1"
+
+
+def test_diversity_is_the_mean_distance_to_the_others():
+    smiles = ["CCO", None, "CCO", "c1ccccc1C"]
+    found = batch_diversity(smiles)
+    pair = [MORGAN.GetFingerprint(Chem.MolFromSmiles(smiles[row])) for row in (0, 3)]
+    far = 1 - DataStructs.TanimotoSimilarity(*pair)
+    assert found.tolist() == pytest.approx([far / 2, 0.0, far / 2, far]) and far > 0.5
