@@ -159,7 +159,7 @@ def _some_text(generator: random.Random, topic: str) -> str:
 
 NAMES = ("Ann", "Ben", "Cleo")
 HELD_OUT_NAME = "Dora"
-LARGEST = 9
+LARGEST = 6
 
 
 def sums(names: tuple[str, ...]) -> list[dict[str, str]]:

@@ -46,13 +46,13 @@ MODEL: dict[str, Any] = {
 }
 POLICIES: dict[str, dict[str, Any]] = {  # prompts and completions: of a step, drawn where the corpus has more
     "tiny": {"steps": 300, "lr": 3e-3, "prompts": 1, "completions": 7, "seed": 0},
-    "tiny_many": {"steps": 400, "lr": 3e-3, "prompts": 16, "completions": 15, "seed": 0},
-    "tiny_creative": {"steps": 400, "lr": 3e-3, "prompts": 11, "completions": 16, "seed": 0},
-    "tiny_maths": {"steps": 600, "lr": 3e-3, "prompts": 32, "completions": 5, "seed": 0},
+    "tiny_many": {"steps": 300, "lr": 4e-3, "prompts": 6, "completions": 15, "seed": 0},
+    "tiny_creative": {"steps": 300, "lr": 4e-3, "prompts": 4, "completions": 8, "seed": 0},
+    "tiny_maths": {"steps": 400, "lr": 4e-3, "prompts": 8, "completions": 5, "seed": 0},
 }
 REWARDS: dict[str, dict[str, Any]] = {
-    "tiny_reward": {"start": "tiny_creative", "steps": 200, "lr": 2e-3, "pairs": 48, "seed": 1},
-    "tiny_reward_other": {"start": "tiny_creative", "steps": 200, "lr": 2e-3, "pairs": 48, "seed": 2},
+    "tiny_reward": {"start": "tiny_creative", "steps": 200, "lr": 2e-3, "pairs": 16, "seed": 1},
+    "tiny_reward_other": {"start": "tiny_creative", "steps": 200, "lr": 2e-3, "pairs": 16, "seed": 2},
 }
 RECIPES = {**POLICIES, **REWARDS}
 CHAT_TEMPLATE = (

@@ -10,7 +10,7 @@ from llm.tasks.base import Task
 
 NUMBER = r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
 LAST_LINE = re.compile(rf"(?:\A|.*\n)#### ({NUMBER})", re.DOTALL)
-INSTRUCTION = "\nWork it out step by step. The last line must be #### and the number, nothing else."
+INSTRUCTION = "\nWork it out step by step. End with a line of #### and the number."
 
 
 class Problem(NamedTuple):

@@ -17,7 +17,7 @@ class Question(NamedTuple):
 
 
 def _question(name: str, what: str, answers: str) -> Question:
-    return Question(name, f"Name {what}. Reply with the name alone.", tuple(answers.split(", ")))
+    return Question(name, f"Name {what}. The name alone.", tuple(answers.split(", ")))
 
 
 QUESTIONS = (

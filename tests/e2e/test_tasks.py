@@ -114,8 +114,8 @@ def test_creative_reads_novelty_benchs_file_and_another_data_root(tmp_path):
 
 @pytest.mark.slow
 def test_maths_in_small(tmp_path):
-    options = ("experiment=maths_tiny", "steps=3", "evaluation_completions=162", "checkpoint.keep=0")
+    options = ("experiment=maths_tiny", "steps=3", "evaluation_completions=72", "checkpoint.keep=0")
     llm(*options, f"hydra.run.dir={tmp_path / 'run'}")
     summary, rows = read(tmp_path / "run")
-    assert 0.2 < summary["base"]["correct"] < 0.6 and summary["data"]["evaluation"]["records"] == 81
-    assert summary["completions"] == 162 and rows[-1]["correct"] > 0.2
+    assert 0.2 < summary["base"]["correct"] < 0.6 and summary["data"]["evaluation"]["records"] == 36
+    assert summary["completions"] == 72 and rows[-1]["correct"] > 0.2

@@ -233,7 +233,7 @@ def test_the_sums_have_the_right_answer_by_another_way(make_config):
         shares = {text: share for text, share in said[chat[0]["content"]].items() if task.reward(chat, text)}
         assert {last_number(text) for text in shares} == {right} and 0.4 < sum(shares.values()) < 0.5
     asked = [{chat[0]["content"] for chat in chats} for chats in (task.prompts(), task.evaluation_prompts()[""])]
-    assert len(asked[0]) == 243 and len(asked[1]) == 81 and not asked[0] & asked[1]
+    assert len(asked[0]) == 108 and len(asked[1]) == 36 and not asked[0] & asked[1]
 
 
 def test_raters_like_different_lines_about_the_topic(make_config):
