@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import (
     AutoTokenizer,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
@@ -128,7 +129,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     return fast
 
 
-def _build_policy(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+def _build_policy(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     tokenizer, recipe = byte_tokenizer(), POLICIES[name]
     config = Qwen3Config(
         **MODEL,
@@ -184,7 +185,7 @@ def _corpus_batches(
         yield Prompts(encoded.ids[chosen], encoded.mask[chosen]), tokens, mask, torch.cat(weights)
 
 
-def _build_reward(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+def _build_reward(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     recipe, rater = REWARDS[name], corpora.RATERS[name]
     start = tiny_model(recipe["start"])
     tokenizer = AutoTokenizer.from_pretrained(start)
@@ -208,9 +209,9 @@ def _build_reward(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     return model, tokenizer
 
 
-def _conversation(tokenizer: PreTrainedTokenizerFast, topic: str, text: str) -> list[int]:
+def _conversation(tokenizer: PreTrainedTokenizerBase, topic: str, text: str) -> list[int]:
     turns = [{"role": "user", "content": corpora.topic_prompt(topic)}, {"role": "assistant", "content": text}]
-    return list(tokenizer.apply_chat_template(turns, return_dict=False))  # type: ignore[arg-type]
+    return list(tokenizer.apply_chat_template(turns, return_dict=False))
 
 
 def _minimise(name: str, model: PreTrainedModel, loss: Callable[[], Tensor], recipe: dict[str, Any]) -> None:

@@ -20,10 +20,7 @@ class Creative(Task):
 
     def __init__(self, train: Records, evaluation: Records) -> None:
         self.data = {"train": train, "evaluation": evaluation}
-        self.train, self.evaluation = (
-            [[{"role": "user", "content": text}] for text in dict.fromkeys(some.items)]
-            for some in (train, evaluation)
-        )
+        self.train, self.evaluation = _ask(train), _ask(evaluation)
 
     @classmethod
     def load(cls, config: LlmConfig) -> Self:
@@ -42,6 +39,10 @@ class Creative(Task):
 
     def evaluation_prompts(self) -> dict[str, list[Chat]]:
         return {"": self.evaluation}
+
+
+def _ask(records: Records) -> list[Chat]:
+    return [[{"role": "user", "content": text}] for text in dict.fromkeys(records.items)]
 
 
 def read_prompt(record: dict[str, Any]) -> str | None:

@@ -31,7 +31,7 @@ class Maths(Task):
     def __init__(self, train: Records, evaluation: Records) -> None:
         self.data = {"train": train, "evaluation": evaluation}
         self.numbers = {problem.question: problem.answer for problem in (*evaluation.items, *train.items)}
-        self.train, self.evaluation = ([_ask(problem) for problem in some.items] for some in (train, evaluation))
+        self.train, self.evaluation = _ask(train), _ask(evaluation)
 
     @classmethod
     def load(cls, config: LlmConfig) -> Self:
@@ -73,8 +73,8 @@ def normalised(number: str) -> str:
     return plain if plain == "0" else sign + plain
 
 
-def _ask(problem: Problem) -> Chat:
-    return [{"role": "user", "content": problem.question + INSTRUCTION}]
+def _ask(records: Records) -> list[Chat]:
+    return [[{"role": "user", "content": problem.question + INSTRUCTION}] for problem in records.items]
 
 
 def _read(record: dict[str, object]) -> Problem:
