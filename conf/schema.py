@@ -54,6 +54,11 @@ class Truncated(Enum):
     drop = "drop"
 
 
+class RewardFailure(Enum):
+    stop = "stop"
+    drop = "drop"
+
+
 class Resume(Enum):
     auto = "auto"
     must = "must"
@@ -350,15 +355,9 @@ class JobConfig:
 
 
 @dataclass
-class RunConfig(JobConfig):
-    """What every package's training run has."""
+class TrainingConfig(JobConfig):
+    """What every run that trains has."""
 
-    steps: int = MISSING
-    objective: ObjectiveConfig = MISSING
-    transform: TransformConfig = MISSING
-    advantage: Advantage = MISSING
-    advantage_k: int | None = MISSING  # of max_at_k (null: all of the group) and pass_at_k
-    beta_schedule: BetaScheduleConfig = MISSING
     optimizer: OptimizerConfig = MISSING
     engine: EngineConfig = MISSING
     checkpoint: CheckpointConfig = MISSING
@@ -368,6 +367,21 @@ class RunConfig(JobConfig):
         super().__post_init__()
         for writer in self.writers:
             check_choice("writers", writer, ("tensorboard", "wandb"))
+
+
+@dataclass
+class RunConfig(TrainingConfig):
+    """What every package's run of KL-regularised RL has."""
+
+    steps: int = MISSING
+    objective: ObjectiveConfig = MISSING
+    transform: TransformConfig = MISSING
+    advantage: Advantage = MISSING
+    advantage_k: int | None = MISSING  # of max_at_k (null: all of the group) and pass_at_k
+    beta_schedule: BetaScheduleConfig = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         check_range("steps", self.steps, low=1)
         self._check_advantage()
         check_objective(self.objective, self.transform, self.advantage, self.beta_schedule)
@@ -828,7 +842,7 @@ def one_or_more(key: str, value: Any, kind: type[float] | type[Enum]) -> list[An
 class ModelConfig:
     """A causal language model and how to load it."""
 
-    name_or_path: str = MISSING  # a folder, a hub name, or tiny: built and pretrained here
+    name_or_path: str = MISSING  # a folder, a hub name, or one built and pretrained here: tiny, tiny_many, ...
     dtype: str = MISSING
     device: str = MISSING
     chat_template: dict[str, Any] = field(default_factory=dict)  # switches passed to the chat template
@@ -847,9 +861,95 @@ class TaskConfig:
 
 
 @dataclass
+class SourceConfig:
+    """A data set: a hub name, or a JSON, JSON Lines or Parquet file in `data.root`."""
+
+    path: str | None = MISSING  # null: none
+    subset: str | None = MISSING  # of a data set of a hub that has several
+    split: str = MISSING
+    count: int | None = MISSING  # records to use, chosen by `seed`; null: all
+
+    def check(self, key: str) -> None:
+        if self.path == "":
+            raise ConfigError(f"{key}.path: must be a file, a hub name or null, found ''")
+        if self.count is not None:
+            check_range(f"{key}.count", self.count, low=1)
+
+
+@dataclass
+class DataConfig:
+    """What a task reads; its own files say what a record must have."""
+
+    root: str | None = MISSING  # folder of files with a relative path; null: MARA_DATA
+    train: SourceConfig = MISSING
+    evaluation: SourceConfig = MISSING
+
+    def __post_init__(self) -> None:
+        self.train.check("data.train")
+        self.evaluation.check("data.evaluation")
+
+
+@dataclass
+class RewardPartConfig:
+    """A term of the reward: a Python function or a sequence-classification model, times its weight."""
+
+    function: str | None = None  # package.module:function of (prompts, completions), or task: the task's own
+    model: str | None = None  # a folder, a hub name, or one made here: tiny_reward, tiny_reward_other
+    weight: float = 1.0
+
+
+@dataclass
+class RewardConfig:
+    """What scores completions: the weighted sum of `parts`, or the task's own reward where there are none.
+
+    Parts are by name, each with the keys of RewardPartConfig; not typed as such, since Hydra then could not add one.
+    """
+
+    parts: dict[str, Any] = MISSING
+    evaluation: dict[str, Any] = MISSING  # computed in evaluation, never trained on
+    on_failure: RewardFailure = MISSING  # an exception, or a value that is not finite
+    batch_size: int = MISSING  # conversations in one forward pass of a reward model
+
+    def __post_init__(self) -> None:
+        check_range("reward.batch_size", self.batch_size, low=1)
+        self.parts = {name: reward_part(f"reward.parts.{name}", part) for name, part in self.parts.items()}
+        self.evaluation = {
+            name: reward_part(f"reward.evaluation.{name}", part) for name, part in self.evaluation.items()
+        }
+        both = sorted(set(self.parts) & set(self.evaluation))
+        if both:
+            raise ConfigError(f"reward.evaluation: must have other names than reward.parts, found {both[0]} in both")
+
+
+def reward_part(key: str, given: Any) -> RewardPartConfig:
+    """A checked part of the reward, from its mapping."""
+    allowed = [f.name for f in fields(RewardPartConfig)]
+    if not isinstance(given, dict):
+        raise ConfigError(f"{key}: must be a mapping of {', '.join(allowed)}, found {show(given)}")
+    for name in given:
+        if name not in allowed:
+            raise ConfigError(f"{key}.{name}: no such key; allowed: {', '.join(allowed)}; found {name}")
+    part = RewardPartConfig(**given)
+    for name, value in (("function", part.function), ("model", part.model)):
+        if value is not None and (not isinstance(value, str) or not value):
+            raise ConfigError(f"{key}.{name}: must be text or null, found {show(value)}")
+    if (part.function is None) == (part.model is None):
+        raise ConfigError(
+            f"{key}: must have either function or model, found function={show(part.function)}, "
+            f"model={show(part.model)}"
+        )
+    number = isinstance(part.weight, int | float) and not isinstance(part.weight, bool)
+    if not number or not math.isfinite(part.weight) or part.weight == 0:
+        raise ConfigError(f"{key}.weight: must be a finite number and not 0, found {show(part.weight)}")
+    return part
+
+
+@dataclass
 class LlmConfig(RunConfig):
     model: ModelConfig = MISSING
     task: TaskConfig = MISSING
+    data: DataConfig = MISSING
+    reward: RewardConfig = MISSING
     prompts_per_step: int = MISSING
     group_size: int = MISSING
     max_new_tokens: int = MISSING
@@ -970,7 +1070,221 @@ class OracleConfig:
         check_range("oracle.max_failed_share", self.max_failed_share, low=0, high=1)
 
 
+# --- chem ---------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class NetworkConfig:
+    """A network over SMILES tokens, in `chem.networks`."""
+
+    name: str = MISSING
+
+
+@dataclass
+class RecurrentConfig(NetworkConfig):
+    """REINVENT's: embedding, LSTM or GRU layers, linear output."""
+
+    layers: int = MISSING
+    hidden: int = MISSING
+    embedding: int = MISSING
+    dropout: float = MISSING  # between layers
+
+    def __post_init__(self) -> None:
+        check_choice("network.name", self.name, ("lstm", "gru"))
+        for key in ("layers", "hidden", "embedding"):
+            check_range(f"network.{key}", getattr(self, key), low=1)
+        check_range("network.dropout", self.dropout, low=0, below=1)
+
+
+@dataclass
+class TransformerConfig(NetworkConfig):
+    """Decoder-only."""
+
+    layers: int = MISSING
+    width: int = MISSING
+    heads: int = MISSING
+    positions: int = MISSING  # the longest sequence that can be read
+    dropout: float = MISSING
+
+    def __post_init__(self) -> None:
+        check_choice("network.name", self.name, ("transformer",))
+        for key in ("layers", "width", "heads", "positions"):
+            check_range(f"network.{key}", getattr(self, key), low=1)
+        check_range("network.dropout", self.dropout, low=0, below=1)
+        if self.width % self.heads:
+            raise ConfigError(f"network.heads: must divide network.width, found {self.heads} and {self.width}")
+
+
+class Spelling(Enum):
+    canonical = "canonical"
+    randomised = "randomised"
+
+
+@dataclass
+class MoleculeFilterConfig:
+    """Which molecules a prior is trained on."""
+
+    elements: list[str] = MISSING  # symbols
+    min_heavy_atoms: int = MISSING
+    max_heavy_atoms: int = MISSING
+    max_tokens: int = MISSING  # of the canonical SMILES, END included
+    min_token_count: int = MISSING  # molecules that must have a token, or those that have it are left out
+    largest_fragment: bool = MISSING  # of a salt or mixture; false: such molecules are left out
+
+    def __post_init__(self) -> None:
+        if not self.elements:
+            raise ConfigError("filter.elements: must be symbols of elements, found none")
+        check_range("filter.min_heavy_atoms", self.min_heavy_atoms, low=1)
+        check_range("filter.max_heavy_atoms", self.max_heavy_atoms, low=self.min_heavy_atoms)
+        check_range("filter.max_tokens", self.max_tokens, low=2)
+        check_range("filter.min_token_count", self.min_token_count, low=1)
+
+
+@dataclass
+class PretrainConfig(TrainingConfig):
+    """A prior from a file of SMILES."""
+
+    data: str = MISSING  # a file of SMILES, plain or gzipped
+    filter: MoleculeFilterConfig = MISSING
+    spelling: Spelling = MISSING
+    validation_share: float = MISSING
+    network: NetworkConfig = MISSING
+    epochs: int = MISSING
+    batch_size: int = MISSING
+    evaluate_every: int | None = MISSING  # updates between validations; null: once an epoch
+    patience: int | None = MISSING  # validations without a better one before training stops; null: never
+    max_tokens: int = MISSING  # longest sequence that the prior is to draw, END included
+    report_samples: int = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("validation_share", self.validation_share, above=0, below=1)
+        check_range("epochs", self.epochs, low=1)
+        check_range("batch_size", self.batch_size, low=1)
+        if self.evaluate_every is not None:
+            check_range("evaluate_every", self.evaluate_every, low=1)
+        if self.patience is not None:
+            check_range("patience", self.patience, low=1)
+        check_range("max_tokens", self.max_tokens, low=self.filter.max_tokens, note=" (filter.max_tokens)")
+        check_range("report_samples", self.report_samples, low=1)
+        if isinstance(self.network, TransformerConfig):
+            check_range("network.positions", self.network.positions, low=self.max_tokens, note=" (max_tokens)")
+
+
+class Duplicates(Enum):
+    keep = "keep"
+    drop = "drop"
+    zero = "zero"
+
+
+@dataclass
+class ReplayConfig:
+    """What is learnt from again: the best molecules so far."""
+
+    size: int = MISSING  # molecules remembered; 0: none
+    sample: int = MISSING  # of them that join each batch
+    augmentations: int = MISSING  # updates after each step with batch and memory spelled anew
+    purge: bool = MISSING  # forget molecules that the diversity filter penalises
+
+    def __post_init__(self) -> None:
+        check_range("replay.size", self.size, low=0)
+        check_range("replay.sample", self.sample, low=0, high=self.size, note=" (replay.size)")
+        check_range("replay.augmentations", self.augmentations, low=0)
+
+
+@dataclass
+class DiversityFilterConfig:
+    """Which molecules share a bucket, and what they lose by it; `chem.filters`."""
+
+    name: str = MISSING
+    penalty: str = MISSING
+    bucket_size: int = MISSING
+    min_score: float = MISSING  # raw score from which a molecule enters a bucket
+    min_similarity: float = MISSING  # of scaffolds in one bucket, with name=similarity
+
+    def __post_init__(self) -> None:
+        key = "diversity_filter"
+        check_choice(f"{key}.name", self.name, ("none", "identical_murcko", "topological", "similarity"))
+        check_choice(f"{key}.penalty", self.penalty, ("step", "sigmoid", "linear", "tanh"))
+        check_range(f"{key}.bucket_size", self.bucket_size, low=1)
+        check_range(f"{key}.min_score", self.min_score, low=0, high=1)
+        check_range(f"{key}.min_similarity", self.min_similarity, low=0, high=1)
+
+
+@dataclass
+class StopConfig:
+    """When a run ends before its steps and its budget do; shares over the last `window` steps, null: never."""
+
+    window: int = MISSING
+    min_validity: float | None = MISSING  # of the samples
+    min_uniqueness: float | None = MISSING  # distinct molecules among the valid of a batch
+    min_scaffolds: float | None = MISSING  # distinct scaffolds among the valid of a batch
+    max_repeats: float | None = MISSING  # of the valid, met in an earlier step
+
+    def __post_init__(self) -> None:
+        check_range("stop.window", self.window, low=1)
+        for key in ("min_validity", "min_uniqueness", "min_scaffolds", "max_repeats"):
+            if getattr(self, key) is not None:
+                check_range(f"stop.{key}", getattr(self, key), low=0, high=1)
+
+
+@dataclass
+class ChemConfig(RunConfig):
+    """Post-training of a prior over SMILES."""
+
+    prior: str = MISSING  # shipped, or a folder that chem.pretrain or chem.convert wrote
+    oracle: OracleConfig = MISSING
+    loss: str = MISSING
+    batch_size: int = MISSING  # one group
+    budget: int | None = MISSING  # distinct molecules that the oracle is asked about
+    duplicates: Duplicates = MISSING
+    replay: ReplayConfig = MISSING
+    diversity_filter: DiversityFilterConfig = MISSING
+    stop: StopConfig = MISSING
+    cache: str | None = MISSING  # of the oracle's results: shared, a file, or null for none
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("batch_size", self.batch_size, low=1 if self.advantage is Advantage.no_baseline else 2)
+        if self.budget is not None:
+            check_range("budget", self.budget, low=1)
+        if self.transform.name == "darling" and (self.replay.sample or self.replay.augmentations):
+            raise ConfigError(
+                "replay: must be off with transform=darling, whose diversity is of the batch alone, found "
+                f"sample={self.replay.sample} and augmentations={self.replay.augmentations}"
+            )
+        if self.diversity_filter.name == "none" and self.replay.purge:
+            raise ConfigError("replay.purge: must be false with diversity_filter.name=none, found true")
+        check_choice("loss", self.loss, ("policy_gradient", "reinvent"))
+        if self.loss == "reinvent":
+            self._check_reinvent()
+
+    def _check_reinvent(self) -> None:
+        """REINVENT's loss is the policy gradient without a baseline, sequence KL reverse and in the reward."""
+        o = self.objective
+        needed: dict[str, tuple[Any, Any]] = {
+            "objective.direction": (o.direction, Direction.reverse),
+            "objective.level": (o.level, Level.sequence),
+            "objective.placement": (o.placement, Placement.reward),
+            "objective.entropy_coef": (o.entropy_coef, 0),
+            "objective.length_normalised": (o.length_normalised, False),
+            "objective.gamma": (o.gamma, 1),
+            "objective.mask_tied": (o.mask_tied, False),
+            "advantage": (self.advantage, Advantage.no_baseline),
+        }
+        for key, (found, allowed) in needed.items():
+            if found != allowed:
+                found, allowed = (getattr(value, "name", value) for value in (found, allowed))
+                raise ConfigError(f"{key}: must be {show(allowed)} with loss=reinvent, found {show(found)}")
+        if not o.beta > 0:
+            raise ConfigError(f"objective.beta: must be > 0 with loss=reinvent (sigma is 1 / beta), found {o.beta}")
+        if self.transform.name not in ("identity", "mara"):
+            raise ConfigError(f"transform: must be identity or mara with loss=reinvent, found {self.transform.name}")
+
+
 RUN_CONFIGS: dict[str, type[JobConfig]] = {
     "didactic": DidacticConfig,
     "llm": LlmConfig,
+    "chem": ChemConfig,
+    "chem.pretrain": PretrainConfig,
 }

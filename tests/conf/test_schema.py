@@ -60,6 +60,23 @@ def checkpoint(**changes):
     return schema.CheckpointConfig(**{**values, **changes})
 
 
+def reward(**changes):
+    values = {"parts": {}, "evaluation": {}, "on_failure": schema.RewardFailure.stop, "batch_size": 8}
+    return schema.RewardConfig(**{**values, **changes})
+
+
+def part(name="p", **values):
+    return {name: values}
+
+
+def source(**changes):
+    return schema.SourceConfig(**{"path": None, "subset": None, "split": "train", "count": None, **changes})
+
+
+def data(**changes):
+    return schema.DataConfig(**{"root": None, "train": source(), "evaluation": source(), **changes})
+
+
 def llm(**changes):
     values = {
         **{"seed": 0, "threads": None, "steps": 1, "prompts_per_step": 1, "group_size": 2, "max_new_tokens": 1},
@@ -76,6 +93,7 @@ def llm(**changes):
         **{"engine": schema.EngineConfig(name="torch"), "task": schema.TaskConfig(name="one_two")},
         **{"model": schema.ModelConfig(name_or_path="tiny", dtype="auto", device="auto"), "writers": []},
         **{"resume": schema.Resume.auto, "checkpoint": checkpoint()},
+        **{"data": data(), "reward": reward()},
     }
     return schema.LlmConfig(**{**values, **changes})
 
@@ -187,6 +205,33 @@ RULES = [  # what is refused, the key it names, its legal neighbour
     (lambda: llm(micro_batch_tokens=0), "micro_batch_tokens", lambda: llm(micro_batch_tokens=9)),
     (lambda: llm(evaluation_completions=0), "evaluation_completions", lambda: llm(evaluation_completions=9)),
     (lambda: llm(sample_every=-1), "sample_every", lambda: llm(sample_every=9)),
+    (lambda: reward(batch_size=0), "reward.batch_size", lambda: reward(batch_size=1)),
+    (lambda: reward(parts=part()), "reward.parts.p", lambda: reward(parts=part(function="task"))),
+    (lambda: reward(parts=part(function="a:b", model="c")), "reward.parts.p", lambda: reward(parts=part(model="c"))),
+    (
+        lambda: reward(evaluation=part(model="c", weight=0.0)),
+        "reward.evaluation.p.weight",
+        lambda: reward(evaluation=part(model="c", weight=-1.0)),
+    ),
+    (
+        lambda: reward(parts=part(model="c"), evaluation=part(model="d")),
+        "reward.evaluation",
+        lambda: reward(parts=part(model="c"), evaluation=part("q", model="d")),
+    ),
+    (lambda: reward(parts={"p": "a:b"}), "reward.parts.p", lambda: reward(parts=part(function="a:b"))),
+    (lambda: reward(parts=part(model=3)), "reward.parts.p.model", lambda: reward(parts=part(model="3"))),
+    (
+        lambda: reward(parts=part(model="c", wight=1)),
+        "reward.parts.p.wight",
+        lambda: reward(parts=part(model="c", weight=1)),
+    ),
+    (
+        lambda: reward(parts=part(model="c", weight="x")),
+        "reward.parts.p.weight",
+        lambda: reward(parts=part(model="c", weight=0.5)),
+    ),
+    (lambda: data(train=source(path="")), "data.train.path", lambda: data(train=source(path="a.jsonl"))),
+    (lambda: data(evaluation=source(count=0)), "data.evaluation.count", lambda: data(evaluation=source(count=1))),
     (lambda: mara(algorithm="3"), "transform.algorithm", lambda: mara(algorithm="2")),
     (lambda: mara(value=None), "transform.threshold.value", lambda: mara(value=0.0)),
     (lambda: llm(writers=["tensorbord"]), "writers", lambda: llm(writers=["wandb", "tensorboard"])),
