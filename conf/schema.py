@@ -40,6 +40,8 @@ class Advantage(Enum):
     centred = "centred"
     group_normalised = "group_normalised"
     no_baseline = "no_baseline"
+    max_at_k = "max_at_k"
+    pass_at_k = "pass_at_k"
 
 
 class ThresholdKind(Enum):
@@ -49,6 +51,11 @@ class ThresholdKind(Enum):
 
 class Truncated(Enum):
     keep = "keep"
+    drop = "drop"
+
+
+class RewardFailure(Enum):
+    stop = "stop"
     drop = "drop"
 
 
@@ -183,14 +190,78 @@ class MaraConfig(TransformConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("transform.algorithm", self.algorithm, ("auto", "1", "2"))
-        if self.threshold.value is None:
-            raise ConfigError(
-                "transform.threshold.value: must be a reward, or with kind=quantile a number in [0, 1], with "
-                "transform=mara, found null"
-            )
+        check_threshold(self, "transform=mara")
 
     def options(self) -> dict[str, Any]:
         return {**super().options(), "algorithm": self.algorithm}
+
+
+@dataclass
+class GoodTransformConfig(TransformConfig):
+    """One that treats good samples, rewards of transform.threshold and above, otherwise than the rest."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_threshold(self, f"transform={self.name}")
+
+
+@dataclass
+class UnlikelyConfig(GoodTransformConfig):
+    """Good samples get reward * (1 - strength rank/G), the least likely having rank 0."""
+
+    name: str = "unlikely"
+    strength: float = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("transform.strength", self.strength, low=0, high=1)
+
+    def options(self) -> dict[str, Any]:
+        return {**super().options(), "strength": self.strength}
+
+
+@dataclass
+class DifferentialSmoothingConfig(GoodTransformConfig):
+    """-correct_coef log pi is added to the advantage of good samples, wrong_coef log pi to that of the others."""
+
+    name: str = "differential_smoothing"
+    correct_coef: float = MISSING  # reward units per nat
+    wrong_coef: float = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("transform.correct_coef", self.correct_coef, low=0)
+        check_range("transform.wrong_coef", self.wrong_coef, low=0)
+
+    def options(self) -> dict[str, Any]:
+        return {**super().options(), "correct_coef": self.correct_coef, "wrong_coef": self.wrong_coef}
+
+
+@dataclass
+class UcpoConfig(GoodTransformConfig):
+    """Good samples that are rarer than the group's other good ones get a larger advantage."""
+
+    name: str = "ucpo"
+    coef: float = MISSING  # reward units per nat
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("transform.coef", self.coef, low=0)
+
+    def options(self) -> dict[str, Any]:
+        return {**super().options(), "coef": self.coef}
+
+
+@dataclass
+class DarlingConfig(TransformConfig):
+    """The reward times a completion's diversity within its group."""
+
+    name: str = "darling"
+    equivalence: str = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("transform.equivalence", self.equivalence, ("answer", "text"))
 
 
 @dataclass
@@ -249,7 +320,7 @@ class EngineConfig:
     name: str = MISSING
 
     def __post_init__(self) -> None:
-        check_choice("engine.name", self.name, ("torch",))
+        check_choice("engine.name", self.name, ("torch", "zero1", "zero2", "zero3", "zero3_offload"))
 
 
 @dataclass
@@ -284,14 +355,9 @@ class JobConfig:
 
 
 @dataclass
-class RunConfig(JobConfig):
-    """What every package's training run has."""
+class TrainingConfig(JobConfig):
+    """What every run that trains has."""
 
-    steps: int = MISSING
-    objective: ObjectiveConfig = MISSING
-    transform: TransformConfig = MISSING
-    advantage: Advantage = MISSING
-    beta_schedule: BetaScheduleConfig = MISSING
     optimizer: OptimizerConfig = MISSING
     engine: EngineConfig = MISSING
     checkpoint: CheckpointConfig = MISSING
@@ -301,8 +367,39 @@ class RunConfig(JobConfig):
         super().__post_init__()
         for writer in self.writers:
             check_choice("writers", writer, ("tensorboard", "wandb"))
+
+
+@dataclass
+class RunConfig(TrainingConfig):
+    """What every package's run of KL-regularised RL has."""
+
+    steps: int = MISSING
+    objective: ObjectiveConfig = MISSING
+    transform: TransformConfig = MISSING
+    advantage: Advantage = MISSING
+    advantage_k: int | None = MISSING  # of max_at_k (null: all of the group) and pass_at_k
+    beta_schedule: BetaScheduleConfig = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         check_range("steps", self.steps, low=1)
+        self._check_advantage()
         check_objective(self.objective, self.transform, self.advantage, self.beta_schedule)
+
+    def _check_advantage(self) -> None:
+        if self.advantage is Advantage.pass_at_k:
+            check_threshold(self.transform, "advantage=pass_at_k")
+        if self.advantage_k is None:
+            if self.advantage is Advantage.pass_at_k:
+                raise ConfigError("advantage_k: must be >= 1 with advantage=pass_at_k, found null")
+            return
+        if self.advantage not in (Advantage.max_at_k, Advantage.pass_at_k):
+            raise ConfigError(
+                f"advantage_k: must be null with advantage={self.advantage.name} (it is for max_at_k and pass_at_k), "
+                f"found {self.advantage_k}"
+            )
+        low = 1 if self.advantage is Advantage.pass_at_k else 2
+        check_range("advantage_k", self.advantage_k, low=low, note=f" with advantage={self.advantage.name}")
 
     def objective_arguments(self) -> dict[str, Any]:
         """Keyword arguments of `core.objective.make_objective`."""
@@ -311,6 +408,7 @@ class RunConfig(JobConfig):
             "transform": self.transform.name,
             "transform_options": self.transform.options(),
             "advantage": self.advantage.name,
+            "advantage_k": self.advantage_k,
             "direction": o.direction.name,
             "level": o.level.name,
             "placement": o.placement.name,
@@ -329,8 +427,23 @@ def check_objective(
     """Refuse combinations whose optimum is another one than the paper's, each with the way out (`core.objective`)."""
     if isinstance(schedule, AdaptiveBetaConfig) and not objective.beta > 0:
         raise ConfigError(f"objective.beta: must be > 0 with beta_schedule=adaptive, found {objective.beta}")
+    if isinstance(transform, DarlingConfig) and advantage is Advantage.group_normalised:
+        raise ConfigError(
+            "advantage: must be centred or leave_one_out with transform=darling (it is defined without division by "
+            "the standard deviation), found group_normalised"
+        )
+    if advantage is Advantage.pass_at_k and isinstance(transform, MaraConfig | UnlikelyConfig | DarlingConfig):
+        raise ConfigError(
+            f"transform: must be identity with advantage=pass_at_k, which sees only which samples are good, and "
+            f"nothing of what {transform.name} does to rewards, found {transform.name}"
+        )
     if not isinstance(transform, MaraConfig):
         return
+    if advantage is Advantage.max_at_k:
+        raise ConfigError(
+            "advantage: must not be max_at_k with transform=mara, whose optimum is that of the expected reward; use "
+            "advantage=leave_one_out or transform=identity, found max_at_k"
+        )
     if not objective.beta > 0:
         raise ConfigError(
             f"objective.beta: must be > 0 with transform=mara (without a KL term there is no pull to undo; use "
@@ -347,6 +460,11 @@ def check_objective(
         raise ConfigError(
             "objective.level: must be sequence with MARA's Algorithm 2, whose anchor has no tokens of its own, "
             "found token"
+        )
+    if algorithm == "2" and objective.placement is not Placement.reward:
+        raise ConfigError(
+            "objective.placement: must be reward with MARA's Algorithm 2, where the baseline takes out which anchor "
+            f"a group happens to have, found {objective.placement.name}"
         )
     if objective.length_normalised:
         raise ConfigError(
@@ -400,11 +518,26 @@ def check_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ConfigError(f"{key}: must be one of {', '.join(allowed)}, found {value}")
 
 
+def check_group_size(key: str, size: int, config: RunConfig) -> None:
+    low = 1 if config.advantage is Advantage.no_baseline else 2
+    if config.advantage_k is not None and config.advantage_k > low:
+        check_range(key, size, low=config.advantage_k, note=" (advantage_k)")
+    check_range(key, size, low=low)
+
+
 def check_name(group: str, option: TransformConfig | BetaScheduleConfig) -> None:
     """The name comes with the option's file: another one alone would not bring that option's keys."""
     if option.name != type(option).name:
         raise ConfigError(
             f"{group}.name: must be {type(option).name} here; pick another with {group}=OPTION, found {option.name}"
+        )
+
+
+def check_threshold(transform: TransformConfig, what: str) -> None:
+    if transform.threshold.value is None:
+        raise ConfigError(
+            "transform.threshold.value: must be a reward, or with kind=quantile a number in [0, 1], with "
+            f"{what}, found null"
         )
 
 
@@ -600,7 +733,7 @@ class DidacticConfig(RunConfig):
     log_every: int = MISSING
 
     def __post_init__(self) -> None:
-        check_range("samples", self.samples, low=1 if self.advantage is Advantage.no_baseline else 2)
+        check_group_size("samples", self.samples, self)
         check_range("log_every", self.log_every, low=1)
         self._check_gradient()
         cells = self.cells()
@@ -665,6 +798,11 @@ class DidacticConfig(RunConfig):
                 f"objective.placement: only used with gradient=sampled, leave it at reward, found "
                 f"{self.objective.placement.name}"
             )
+        if not isinstance(self.transform, IdentityConfig | MaraConfig):
+            raise ConfigError(
+                f"transform: must be identity or mara with gradient=exact (the others act on samples; use "
+                f"gradient=sampled), found {self.transform.name}"
+            )
         if self.objective.max_log_weight is not None:
             raise ConfigError(
                 f"objective.max_log_weight: only used with gradient=sampled, leave it at null, found "
@@ -704,7 +842,7 @@ def one_or_more(key: str, value: Any, kind: type[float] | type[Enum]) -> list[An
 class ModelConfig:
     """A causal language model and how to load it."""
 
-    name_or_path: str = MISSING  # a folder, a hub name, or tiny: built and pretrained here
+    name_or_path: str = MISSING  # a folder, a hub name, or one built and pretrained here: tiny, tiny_many, ...
     dtype: str = MISSING
     device: str = MISSING
     chat_template: dict[str, Any] = field(default_factory=dict)  # switches passed to the chat template
@@ -723,23 +861,112 @@ class TaskConfig:
 
 
 @dataclass
+class SourceConfig:
+    """A data set: a hub name, or a JSON, JSON Lines or Parquet file in `data.root`."""
+
+    path: str | None = MISSING  # null: none
+    subset: str | None = MISSING  # of a data set of a hub that has several
+    split: str = MISSING
+    count: int | None = MISSING  # records to use, chosen by `seed`; null: all
+
+    def check(self, key: str) -> None:
+        if self.path == "":
+            raise ConfigError(f"{key}.path: must be a file, a hub name or null, found ''")
+        if self.count is not None:
+            check_range(f"{key}.count", self.count, low=1)
+
+
+@dataclass
+class DataConfig:
+    """What a task reads; its own files say what a record must have."""
+
+    root: str | None = MISSING  # folder of files with a relative path; null: MARA_DATA
+    train: SourceConfig = MISSING
+    evaluation: SourceConfig = MISSING
+
+    def __post_init__(self) -> None:
+        self.train.check("data.train")
+        self.evaluation.check("data.evaluation")
+
+
+@dataclass
+class RewardPartConfig:
+    """A term of the reward: a Python function or a sequence-classification model, times its weight."""
+
+    function: str | None = None  # package.module:function of (prompts, completions), or task: the task's own
+    model: str | None = None  # a folder, a hub name, or one made here: tiny_reward, tiny_reward_other
+    weight: float = 1.0
+
+
+@dataclass
+class RewardConfig:
+    """What scores completions: the weighted sum of `parts`, or the task's own reward where there are none.
+
+    Parts are by name, each with the keys of RewardPartConfig; not typed as such, since Hydra then could not add one.
+    """
+
+    parts: dict[str, Any] = MISSING
+    evaluation: dict[str, Any] = MISSING  # computed in evaluation, never trained on
+    on_failure: RewardFailure = MISSING  # an exception, or a value that is not finite
+    batch_size: int = MISSING  # conversations in one forward pass of a reward model
+
+    def __post_init__(self) -> None:
+        check_range("reward.batch_size", self.batch_size, low=1)
+        self.parts = {name: reward_part(f"reward.parts.{name}", part) for name, part in self.parts.items()}
+        self.evaluation = {
+            name: reward_part(f"reward.evaluation.{name}", part) for name, part in self.evaluation.items()
+        }
+        both = sorted(set(self.parts) & set(self.evaluation))
+        if both:
+            raise ConfigError(f"reward.evaluation: must have other names than reward.parts, found {both[0]} in both")
+
+
+def reward_part(key: str, given: Any) -> RewardPartConfig:
+    """A checked part of the reward, from its mapping."""
+    allowed = [f.name for f in fields(RewardPartConfig)]
+    if not isinstance(given, dict):
+        raise ConfigError(f"{key}: must be a mapping of {', '.join(allowed)}, found {show(given)}")
+    for name in given:
+        if name not in allowed:
+            raise ConfigError(f"{key}.{name}: no such key; allowed: {', '.join(allowed)}; found {name}")
+    part = RewardPartConfig(**given)
+    for name, value in (("function", part.function), ("model", part.model)):
+        if value is not None and (not isinstance(value, str) or not value):
+            raise ConfigError(f"{key}.{name}: must be text or null, found {show(value)}")
+    if (part.function is None) == (part.model is None):
+        raise ConfigError(
+            f"{key}: must have either function or model, found function={show(part.function)}, "
+            f"model={show(part.model)}"
+        )
+    number = isinstance(part.weight, int | float) and not isinstance(part.weight, bool)
+    if not number or not math.isfinite(part.weight) or part.weight == 0:
+        raise ConfigError(f"{key}.weight: must be a finite number and not 0, found {show(part.weight)}")
+    return part
+
+
+@dataclass
 class LlmConfig(RunConfig):
     model: ModelConfig = MISSING
     task: TaskConfig = MISSING
+    data: DataConfig = MISSING
+    reward: RewardConfig = MISSING
     prompts_per_step: int = MISSING
     group_size: int = MISSING
     max_new_tokens: int = MISSING
     truncated: Truncated = MISSING
-    micro_batch: int = MISSING  # sequences in one forward and backward pass
+    micro_batch: int = MISSING  # sequences in one forward and backward pass, at most
+    micro_batch_tokens: int | None = MISSING  # tokens in one, prompts and padding included; null: any number
     evaluation_completions: int = MISSING
     sample_every: int = MISSING  # steps between lines of samples.jsonl; 0: none
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("prompts_per_step", self.prompts_per_step, low=1)
-        check_range("group_size", self.group_size, low=1 if self.advantage is Advantage.no_baseline else 2)
+        check_group_size("group_size", self.group_size, self)
         check_range("max_new_tokens", self.max_new_tokens, low=1)
         check_range("micro_batch", self.micro_batch, low=1)
+        if self.micro_batch_tokens is not None:
+            check_range("micro_batch_tokens", self.micro_batch_tokens, low=1)
         check_range("evaluation_completions", self.evaluation_completions, low=1)
         check_range("sample_every", self.sample_every, low=0)
 
@@ -843,7 +1070,221 @@ class OracleConfig:
         check_range("oracle.max_failed_share", self.max_failed_share, low=0, high=1)
 
 
+# --- chem ---------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class NetworkConfig:
+    """A network over SMILES tokens, in `chem.networks`."""
+
+    name: str = MISSING
+
+
+@dataclass
+class RecurrentConfig(NetworkConfig):
+    """REINVENT's: embedding, LSTM or GRU layers, linear output."""
+
+    layers: int = MISSING
+    hidden: int = MISSING
+    embedding: int = MISSING
+    dropout: float = MISSING  # between layers
+
+    def __post_init__(self) -> None:
+        check_choice("network.name", self.name, ("lstm", "gru"))
+        for key in ("layers", "hidden", "embedding"):
+            check_range(f"network.{key}", getattr(self, key), low=1)
+        check_range("network.dropout", self.dropout, low=0, below=1)
+
+
+@dataclass
+class TransformerConfig(NetworkConfig):
+    """Decoder-only."""
+
+    layers: int = MISSING
+    width: int = MISSING
+    heads: int = MISSING
+    positions: int = MISSING  # the longest sequence that can be read
+    dropout: float = MISSING
+
+    def __post_init__(self) -> None:
+        check_choice("network.name", self.name, ("transformer",))
+        for key in ("layers", "width", "heads", "positions"):
+            check_range(f"network.{key}", getattr(self, key), low=1)
+        check_range("network.dropout", self.dropout, low=0, below=1)
+        if self.width % self.heads:
+            raise ConfigError(f"network.heads: must divide network.width, found {self.heads} and {self.width}")
+
+
+class Spelling(Enum):
+    canonical = "canonical"
+    randomised = "randomised"
+
+
+@dataclass
+class MoleculeFilterConfig:
+    """Which molecules a prior is trained on."""
+
+    elements: list[str] = MISSING  # symbols
+    min_heavy_atoms: int = MISSING
+    max_heavy_atoms: int = MISSING
+    max_tokens: int = MISSING  # of the canonical SMILES, END included
+    min_token_count: int = MISSING  # molecules that must have a token, or those that have it are left out
+    largest_fragment: bool = MISSING  # of a salt or mixture; false: such molecules are left out
+
+    def __post_init__(self) -> None:
+        if not self.elements:
+            raise ConfigError("filter.elements: must be symbols of elements, found none")
+        check_range("filter.min_heavy_atoms", self.min_heavy_atoms, low=1)
+        check_range("filter.max_heavy_atoms", self.max_heavy_atoms, low=self.min_heavy_atoms)
+        check_range("filter.max_tokens", self.max_tokens, low=2)
+        check_range("filter.min_token_count", self.min_token_count, low=1)
+
+
+@dataclass
+class PretrainConfig(TrainingConfig):
+    """A prior from a file of SMILES."""
+
+    data: str = MISSING  # a file of SMILES, plain or gzipped
+    filter: MoleculeFilterConfig = MISSING
+    spelling: Spelling = MISSING
+    validation_share: float = MISSING
+    network: NetworkConfig = MISSING
+    epochs: int = MISSING
+    batch_size: int = MISSING
+    evaluate_every: int | None = MISSING  # updates between validations; null: once an epoch
+    patience: int | None = MISSING  # validations without a better one before training stops; null: never
+    max_tokens: int = MISSING  # longest sequence that the prior is to draw, END included
+    report_samples: int = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("validation_share", self.validation_share, above=0, below=1)
+        check_range("epochs", self.epochs, low=1)
+        check_range("batch_size", self.batch_size, low=1)
+        if self.evaluate_every is not None:
+            check_range("evaluate_every", self.evaluate_every, low=1)
+        if self.patience is not None:
+            check_range("patience", self.patience, low=1)
+        check_range("max_tokens", self.max_tokens, low=self.filter.max_tokens, note=" (filter.max_tokens)")
+        check_range("report_samples", self.report_samples, low=1)
+        if isinstance(self.network, TransformerConfig):
+            check_range("network.positions", self.network.positions, low=self.max_tokens, note=" (max_tokens)")
+
+
+class Duplicates(Enum):
+    keep = "keep"
+    drop = "drop"
+    zero = "zero"
+
+
+@dataclass
+class ReplayConfig:
+    """What is learnt from again: the best molecules so far."""
+
+    size: int = MISSING  # molecules remembered; 0: none
+    sample: int = MISSING  # of them that join each batch
+    augmentations: int = MISSING  # updates after each step with batch and memory spelled anew
+    purge: bool = MISSING  # forget molecules that the diversity filter penalises
+
+    def __post_init__(self) -> None:
+        check_range("replay.size", self.size, low=0)
+        check_range("replay.sample", self.sample, low=0, high=self.size, note=" (replay.size)")
+        check_range("replay.augmentations", self.augmentations, low=0)
+
+
+@dataclass
+class DiversityFilterConfig:
+    """Which molecules share a bucket, and what they lose by it; `chem.filters`."""
+
+    name: str = MISSING
+    penalty: str = MISSING
+    bucket_size: int = MISSING
+    min_score: float = MISSING  # raw score from which a molecule enters a bucket
+    min_similarity: float = MISSING  # of scaffolds in one bucket, with name=similarity
+
+    def __post_init__(self) -> None:
+        key = "diversity_filter"
+        check_choice(f"{key}.name", self.name, ("none", "identical_murcko", "topological", "similarity"))
+        check_choice(f"{key}.penalty", self.penalty, ("step", "sigmoid", "linear", "tanh"))
+        check_range(f"{key}.bucket_size", self.bucket_size, low=1)
+        check_range(f"{key}.min_score", self.min_score, low=0, high=1)
+        check_range(f"{key}.min_similarity", self.min_similarity, low=0, high=1)
+
+
+@dataclass
+class StopConfig:
+    """When a run ends before its steps and its budget do; shares over the last `window` steps, null: never."""
+
+    window: int = MISSING
+    min_validity: float | None = MISSING  # of the samples
+    min_uniqueness: float | None = MISSING  # distinct molecules among the valid of a batch
+    min_scaffolds: float | None = MISSING  # distinct scaffolds among the valid of a batch
+    max_repeats: float | None = MISSING  # of the valid, met in an earlier step
+
+    def __post_init__(self) -> None:
+        check_range("stop.window", self.window, low=1)
+        for key in ("min_validity", "min_uniqueness", "min_scaffolds", "max_repeats"):
+            if getattr(self, key) is not None:
+                check_range(f"stop.{key}", getattr(self, key), low=0, high=1)
+
+
+@dataclass
+class ChemConfig(RunConfig):
+    """Post-training of a prior over SMILES."""
+
+    prior: str = MISSING  # shipped, or a folder that chem.pretrain or chem.convert wrote
+    oracle: OracleConfig = MISSING
+    loss: str = MISSING
+    batch_size: int = MISSING  # one group
+    budget: int | None = MISSING  # distinct molecules that the oracle is asked about
+    duplicates: Duplicates = MISSING
+    replay: ReplayConfig = MISSING
+    diversity_filter: DiversityFilterConfig = MISSING
+    stop: StopConfig = MISSING
+    cache: str | None = MISSING  # of the oracle's results: shared, a file, or null for none
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("batch_size", self.batch_size, low=1 if self.advantage is Advantage.no_baseline else 2)
+        if self.budget is not None:
+            check_range("budget", self.budget, low=1)
+        if self.transform.name == "darling" and (self.replay.sample or self.replay.augmentations):
+            raise ConfigError(
+                "replay: must be off with transform=darling, whose diversity is of the batch alone, found "
+                f"sample={self.replay.sample} and augmentations={self.replay.augmentations}"
+            )
+        if self.diversity_filter.name == "none" and self.replay.purge:
+            raise ConfigError("replay.purge: must be false with diversity_filter.name=none, found true")
+        check_choice("loss", self.loss, ("policy_gradient", "reinvent"))
+        if self.loss == "reinvent":
+            self._check_reinvent()
+
+    def _check_reinvent(self) -> None:
+        """REINVENT's loss is the policy gradient without a baseline, sequence KL reverse and in the reward."""
+        o = self.objective
+        needed: dict[str, tuple[Any, Any]] = {
+            "objective.direction": (o.direction, Direction.reverse),
+            "objective.level": (o.level, Level.sequence),
+            "objective.placement": (o.placement, Placement.reward),
+            "objective.entropy_coef": (o.entropy_coef, 0),
+            "objective.length_normalised": (o.length_normalised, False),
+            "objective.gamma": (o.gamma, 1),
+            "objective.mask_tied": (o.mask_tied, False),
+            "advantage": (self.advantage, Advantage.no_baseline),
+        }
+        for key, (found, allowed) in needed.items():
+            if found != allowed:
+                found, allowed = (getattr(value, "name", value) for value in (found, allowed))
+                raise ConfigError(f"{key}: must be {show(allowed)} with loss=reinvent, found {show(found)}")
+        if not o.beta > 0:
+            raise ConfigError(f"objective.beta: must be > 0 with loss=reinvent (sigma is 1 / beta), found {o.beta}")
+        if self.transform.name not in ("identity", "mara"):
+            raise ConfigError(f"transform: must be identity or mara with loss=reinvent, found {self.transform.name}")
+
+
 RUN_CONFIGS: dict[str, type[JobConfig]] = {
     "didactic": DidacticConfig,
     "llm": LlmConfig,
+    "chem": ChemConfig,
+    "chem.pretrain": PretrainConfig,
 }

@@ -45,10 +45,16 @@ if TYPE_CHECKING:
 OPTION_SCHEMAS = {  # by the name under which an option file of conf/shared asks for its own
     "identity_schema": schema.IdentityConfig,
     "mara_schema": schema.MaraConfig,
+    "unlikely_schema": schema.UnlikelyConfig,
+    "differential_smoothing_schema": schema.DifferentialSmoothingConfig,
+    "ucpo_schema": schema.UcpoConfig,
+    "darling_schema": schema.DarlingConfig,
     "constant_beta_schema": schema.ConstantBetaConfig,
     "adaptive_beta_schema": schema.AdaptiveBetaConfig,
     "both_transforms_schema": schema.BothTransformsConfig,
     "both_schedules_schema": schema.BothSchedulesConfig,
+    "recurrent_schema": schema.RecurrentConfig,
+    "transformer_schema": schema.TransformerConfig,
     "local_launcher_schema": schema.LocalLauncherConfig,
     "slurm_launcher_schema": schema.SlurmLauncherConfig,
 }
