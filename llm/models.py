@@ -36,7 +36,7 @@ def load_models(config: ModelConfig) -> Models:
         name = str(tiny_model())
     elif user_path(name).is_dir():
         name = str(user_path(name))
-    device = _device(config.device)
+    device = find_device(config.device)
     dtype = _dtype(config.dtype, device)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", trust_remote_code=False)
@@ -76,11 +76,12 @@ def _check_head(model: PreTrainedModel, name: str) -> None:
         )
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str, key: str = "model.device") -> torch.device:
+    """The device called `name`; auto: a GPU where there is one. Raises ConfigError where there is none."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"model.device: must be auto or cpu on a machine without a GPU, found {name}")
+        raise ConfigError(f"{key}: must be auto or cpu on a machine without a GPU, found {name}")
     return torch.device(name)
 
 
