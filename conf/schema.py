@@ -40,6 +40,8 @@ class Advantage(Enum):
     centred = "centred"
     group_normalised = "group_normalised"
     no_baseline = "no_baseline"
+    max_at_k = "max_at_k"
+    pass_at_k = "pass_at_k"
 
 
 class ThresholdKind(Enum):
@@ -183,14 +185,78 @@ class MaraConfig(TransformConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("transform.algorithm", self.algorithm, ("auto", "1", "2"))
-        if self.threshold.value is None:
-            raise ConfigError(
-                "transform.threshold.value: must be a reward, or with kind=quantile a number in [0, 1], with "
-                "transform=mara, found null"
-            )
+        check_threshold(self, "transform=mara")
 
     def options(self) -> dict[str, Any]:
         return {**super().options(), "algorithm": self.algorithm}
+
+
+@dataclass
+class GoodTransformConfig(TransformConfig):
+    """One that treats good samples, rewards of transform.threshold and above, otherwise than the rest."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_threshold(self, f"transform={self.name}")
+
+
+@dataclass
+class UnlikelyConfig(GoodTransformConfig):
+    """Good samples get reward * (1 - strength rank/G), the least likely having rank 0."""
+
+    name: str = "unlikely"
+    strength: float = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("transform.strength", self.strength, low=0, high=1)
+
+    def options(self) -> dict[str, Any]:
+        return {**super().options(), "strength": self.strength}
+
+
+@dataclass
+class DifferentialSmoothingConfig(GoodTransformConfig):
+    """-correct_coef log pi is added to the advantage of good samples, wrong_coef log pi to that of the others."""
+
+    name: str = "differential_smoothing"
+    correct_coef: float = MISSING  # reward units per nat
+    wrong_coef: float = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("transform.correct_coef", self.correct_coef, low=0)
+        check_range("transform.wrong_coef", self.wrong_coef, low=0)
+
+    def options(self) -> dict[str, Any]:
+        return {**super().options(), "correct_coef": self.correct_coef, "wrong_coef": self.wrong_coef}
+
+
+@dataclass
+class UcpoConfig(GoodTransformConfig):
+    """Good samples that are rarer than the group's other good ones get a larger advantage."""
+
+    name: str = "ucpo"
+    coef: float = MISSING  # reward units per nat
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("transform.coef", self.coef, low=0)
+
+    def options(self) -> dict[str, Any]:
+        return {**super().options(), "coef": self.coef}
+
+
+@dataclass
+class DarlingConfig(TransformConfig):
+    """The reward times a completion's diversity within its group."""
+
+    name: str = "darling"
+    equivalence: str = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("transform.equivalence", self.equivalence, ("answer", "text"))
 
 
 @dataclass
@@ -249,7 +315,7 @@ class EngineConfig:
     name: str = MISSING
 
     def __post_init__(self) -> None:
-        check_choice("engine.name", self.name, ("torch",))
+        check_choice("engine.name", self.name, ("torch", "zero1", "zero2", "zero3", "zero3_offload"))
 
 
 @dataclass
@@ -291,6 +357,7 @@ class RunConfig(JobConfig):
     objective: ObjectiveConfig = MISSING
     transform: TransformConfig = MISSING
     advantage: Advantage = MISSING
+    advantage_k: int | None = MISSING  # of max_at_k (null: all of the group) and pass_at_k
     beta_schedule: BetaScheduleConfig = MISSING
     optimizer: OptimizerConfig = MISSING
     engine: EngineConfig = MISSING
@@ -302,7 +369,23 @@ class RunConfig(JobConfig):
         for writer in self.writers:
             check_choice("writers", writer, ("tensorboard", "wandb"))
         check_range("steps", self.steps, low=1)
+        self._check_advantage()
         check_objective(self.objective, self.transform, self.advantage, self.beta_schedule)
+
+    def _check_advantage(self) -> None:
+        if self.advantage is Advantage.pass_at_k:
+            check_threshold(self.transform, "advantage=pass_at_k")
+        if self.advantage_k is None:
+            if self.advantage is Advantage.pass_at_k:
+                raise ConfigError("advantage_k: must be >= 1 with advantage=pass_at_k, found null")
+            return
+        if self.advantage not in (Advantage.max_at_k, Advantage.pass_at_k):
+            raise ConfigError(
+                f"advantage_k: must be null with advantage={self.advantage.name} (it is for max_at_k and pass_at_k), "
+                f"found {self.advantage_k}"
+            )
+        low = 1 if self.advantage is Advantage.pass_at_k else 2
+        check_range("advantage_k", self.advantage_k, low=low, note=f" with advantage={self.advantage.name}")
 
     def objective_arguments(self) -> dict[str, Any]:
         """Keyword arguments of `core.objective.make_objective`."""
@@ -311,6 +394,7 @@ class RunConfig(JobConfig):
             "transform": self.transform.name,
             "transform_options": self.transform.options(),
             "advantage": self.advantage.name,
+            "advantage_k": self.advantage_k,
             "direction": o.direction.name,
             "level": o.level.name,
             "placement": o.placement.name,
@@ -329,8 +413,23 @@ def check_objective(
     """Refuse combinations whose optimum is another one than the paper's, each with the way out (`core.objective`)."""
     if isinstance(schedule, AdaptiveBetaConfig) and not objective.beta > 0:
         raise ConfigError(f"objective.beta: must be > 0 with beta_schedule=adaptive, found {objective.beta}")
+    if isinstance(transform, DarlingConfig) and advantage is Advantage.group_normalised:
+        raise ConfigError(
+            "advantage: must be centred or leave_one_out with transform=darling (it is defined without division by "
+            "the standard deviation), found group_normalised"
+        )
+    if advantage is Advantage.pass_at_k and isinstance(transform, MaraConfig | UnlikelyConfig | DarlingConfig):
+        raise ConfigError(
+            f"transform: must be identity with advantage=pass_at_k, which sees only which samples are good, and "
+            f"nothing of what {transform.name} does to rewards, found {transform.name}"
+        )
     if not isinstance(transform, MaraConfig):
         return
+    if advantage is Advantage.max_at_k:
+        raise ConfigError(
+            "advantage: must not be max_at_k with transform=mara, whose optimum is that of the expected reward; use "
+            "advantage=leave_one_out or transform=identity, found max_at_k"
+        )
     if not objective.beta > 0:
         raise ConfigError(
             f"objective.beta: must be > 0 with transform=mara (without a KL term there is no pull to undo; use "
@@ -347,6 +446,11 @@ def check_objective(
         raise ConfigError(
             "objective.level: must be sequence with MARA's Algorithm 2, whose anchor has no tokens of its own, "
             "found token"
+        )
+    if algorithm == "2" and objective.placement is not Placement.reward:
+        raise ConfigError(
+            "objective.placement: must be reward with MARA's Algorithm 2, where the baseline takes out which anchor "
+            f"a group happens to have, found {objective.placement.name}"
         )
     if objective.length_normalised:
         raise ConfigError(
@@ -409,11 +513,26 @@ def check_device(key: str, value: str) -> None:
         raise ConfigError(f"{key}: must be auto, cpu, cuda or cuda:N, found {value}")
 
 
+def check_group_size(key: str, size: int, config: RunConfig) -> None:
+    low = 1 if config.advantage is Advantage.no_baseline else 2
+    if config.advantage_k is not None and config.advantage_k > low:
+        check_range(key, size, low=config.advantage_k, note=" (advantage_k)")
+    check_range(key, size, low=low)
+
+
 def check_name(group: str, option: TransformConfig | BetaScheduleConfig) -> None:
     """The name comes with the option's file: another one alone would not bring that option's keys."""
     if option.name != type(option).name:
         raise ConfigError(
             f"{group}.name: must be {type(option).name} here; pick another with {group}=OPTION, found {option.name}"
+        )
+
+
+def check_threshold(transform: TransformConfig, what: str) -> None:
+    if transform.threshold.value is None:
+        raise ConfigError(
+            "transform.threshold.value: must be a reward, or with kind=quantile a number in [0, 1], with "
+            f"{what}, found null"
         )
 
 
@@ -609,7 +728,7 @@ class DidacticConfig(RunConfig):
     log_every: int = MISSING
 
     def __post_init__(self) -> None:
-        check_range("samples", self.samples, low=1 if self.advantage is Advantage.no_baseline else 2)
+        check_group_size("samples", self.samples, self)
         check_range("log_every", self.log_every, low=1)
         self._check_gradient()
         cells = self.cells()
@@ -673,6 +792,11 @@ class DidacticConfig(RunConfig):
             raise ConfigError(
                 f"objective.placement: only used with gradient=sampled, leave it at reward, found "
                 f"{self.objective.placement.name}"
+            )
+        if not isinstance(self.transform, IdentityConfig | MaraConfig):
+            raise ConfigError(
+                f"transform: must be identity or mara with gradient=exact (the others act on samples; use "
+                f"gradient=sampled), found {self.transform.name}"
             )
         if self.objective.max_log_weight is not None:
             raise ConfigError(
@@ -738,16 +862,19 @@ class LlmConfig(RunConfig):
     group_size: int = MISSING
     max_new_tokens: int = MISSING
     truncated: Truncated = MISSING
-    micro_batch: int = MISSING  # sequences in one forward and backward pass
+    micro_batch: int = MISSING  # sequences in one forward and backward pass, at most
+    micro_batch_tokens: int | None = MISSING  # tokens in one, prompts and padding included; null: any number
     evaluation_completions: int = MISSING
     sample_every: int = MISSING  # steps between lines of samples.jsonl; 0: none
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("prompts_per_step", self.prompts_per_step, low=1)
-        check_range("group_size", self.group_size, low=1 if self.advantage is Advantage.no_baseline else 2)
+        check_group_size("group_size", self.group_size, self)
         check_range("max_new_tokens", self.max_new_tokens, low=1)
         check_range("micro_batch", self.micro_batch, low=1)
+        if self.micro_batch_tokens is not None:
+            check_range("micro_batch_tokens", self.micro_batch_tokens, low=1)
         check_range("evaluation_completions", self.evaluation_completions, low=1)
         check_range("sample_every", self.sample_every, low=0)
 
@@ -840,6 +967,106 @@ class EvaluateConfig(JobConfig):
 
 
 EQUIVALENCES = ("exact", "embedding", "classifier")
+
+
+# --- oracles ------------------------------------------------------------------------------------------------
+
+SHAPES: dict[str, tuple[str, ...]] = {  # transform of a component: the options it needs
+    "identity": (),
+    "sigmoid": ("low", "high", "k"),
+    "reverse_sigmoid": ("low", "high", "k"),
+    "double_sigmoid": ("low", "high", "k_low", "k_high", "divisor"),
+    "step": ("edge", "side"),
+    "interval": ("low", "high", "margin"),
+}
+
+
+class Aggregation(Enum):
+    product = "product"
+    geometric = "geometric"
+    arithmetic = "arithmetic"
+
+
+@dataclass
+class ShapeConfig:
+    """From a component's raw value to its score in [0, 1]: a function of `chem.oracles.shaping`."""
+
+    name: str = "identity"
+    low: float | None = None
+    high: float | None = None
+    k: float | None = None
+    k_low: float | None = None
+    k_high: float | None = None
+    divisor: float | None = None
+    edge: float | None = None
+    side: str | None = None  # below, from
+    margin: float | None = None  # 0: none
+
+    def __post_init__(self) -> None:
+        key = "oracle.components.transform"
+        check_choice(f"{key}.name", self.name, tuple(SHAPES))
+        needed = SHAPES[self.name]
+        for option in (f.name for f in fields(self) if f.name != "name"):
+            value = getattr(self, option)
+            if (value is not None) != (option in needed):
+                allowed = "given" if option in needed else "null"
+                raise ConfigError(f"{key}.{option}: must be {allowed} with name={self.name}, found {show(value)}")
+            if isinstance(value, float):
+                positive = option in ("k", "k_low", "k_high", "divisor")
+                check_range(
+                    f"{key}.{option}", value, above=0 if positive else None, low=0 if option == "margin" else None
+                )
+        if self.low is not None and self.high is not None and not self.low < self.high:
+            raise ConfigError(f"{key}.high: must be > low, found {self.high} with low={self.low}")
+        if self.side is not None:
+            check_choice(f"{key}.side", self.side, ("below", "from"))
+
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments of the function of this name."""
+        return {option: getattr(self, option) for option in SHAPES[self.name]}
+
+
+@dataclass
+class ComponentConfig:
+    """One property of the product, by name or by import path package.module:name."""
+
+    name: str = MISSING
+    parameters: dict[str, Any] = field(default_factory=dict)  # keyword arguments of the component
+    transform: ShapeConfig = field(default_factory=ShapeConfig)
+    weight: float = 1.0
+    label: str = ""  # under which values are recorded; the name where empty
+
+    def __post_init__(self) -> None:
+        self.label = self.label or self.name
+        check_range("oracle.components.weight", self.weight, above=0)
+
+
+@dataclass
+class OracleConfig:
+    """What is asked about a molecule: components, shaped to [0, 1] and aggregated."""
+
+    components: list[ComponentConfig] = MISSING
+    aggregation: Aggregation = Aggregation.product
+    seed: int = 0  # of what is random in it; not the run's, so that the runs of a sweep share results
+    workers: int | None = None  # processes; null: one a core
+    time_limit_s: float = 60.0  # of one molecule
+    max_failed_share: float = 0.5  # of the last 200 molecules (and at least 20): more failures stop the run
+
+    def __post_init__(self) -> None:
+        if not self.components:
+            raise ConfigError("oracle.components: must be a list of at least one component, found []")
+        labels = [component.label for component in self.components]
+        for label in labels:
+            if labels.count(label) > 1:
+                raise ConfigError(
+                    f"oracle.components: must have labels of their own (label: NAME), found {label} twice"
+                )
+        check_range("oracle.seed", self.seed, low=0)
+        if self.workers is not None:
+            check_range("oracle.workers", self.workers, low=1)
+        check_range("oracle.time_limit_s", self.time_limit_s, above=0)
+        check_range("oracle.max_failed_share", self.max_failed_share, low=0, high=1)
+
 
 RUN_CONFIGS: dict[str, type[JobConfig]] = {
     "didactic": DidacticConfig,

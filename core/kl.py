@@ -95,7 +95,7 @@ def alpha_reward(
     D_alpha = (E_ref[u^alpha] - 1) / (alpha (alpha - 1)): it tends to the reverse KL as alpha -> 1 and to the
     forward KL as alpha -> 0, which have functions of their own. Other arguments as in `reverse_kl_reward`.
     """
-    _check_alpha(alpha)
+    check_alpha(alpha)
     log_u, log_weight = _log_ratio_and_weight(policy_logp.detach(), ref_logp, behaviour_logp, mask)
     return _masked(log_weight.exp() * torch.expm1((alpha - 1) * log_u) / (alpha - 1), mask)
 
@@ -145,7 +145,7 @@ def alpha_loss(
 
     g(u) = (u^(alpha-1) - 1) / (alpha-1)^2 - log u / (alpha-1).
     """
-    _check_alpha(alpha)
+    check_alpha(alpha)
     log_u, log_weight = _log_ratio_and_weight(policy_logp, ref_logp, behaviour_logp, mask)
     power = torch.expm1((alpha - 1) * log_u) / (alpha - 1)
     return _masked(log_weight.exp() * (power - log_u) / (alpha - 1), mask)
@@ -173,7 +173,7 @@ def exact_jensen_shannon(policy_logp: Tensor, ref_logp: Tensor) -> Tensor:
 
 def exact_alpha(policy_logp: Tensor, ref_logp: Tensor, *, alpha: float) -> Tensor:
     """(sum_y pi^alpha ref^(1-alpha) - 1) / (alpha (alpha - 1)), with gradient: [..., A] -> [...]."""
-    _check_alpha(alpha)
+    check_alpha(alpha)
     log_power = alpha * policy_logp + (1 - alpha) * ref_logp
     log_power = log_power.masked_fill(_off_both(policy_logp, ref_logp), -torch.inf)  # not inf - inf
     return torch.expm1(log_power.logsumexp(-1)) / (alpha * (alpha - 1))
@@ -202,7 +202,7 @@ def jensen_shannon_value(policy_logp: Tensor, ref_logp: Tensor) -> Tensor:
 
 def alpha_value(policy_logp: Tensor, ref_logp: Tensor, *, alpha: float) -> Tensor:
     """(u^(alpha-1) - alpha - (1-alpha)/u) / (alpha (alpha-1)), >= 0, no gradient: mean is D_alpha."""
-    _check_alpha(alpha)
+    check_alpha(alpha)
     log_u = policy_logp.detach() - ref_logp.detach()
     return (((alpha - 1) * log_u).exp() - alpha - (1 - alpha) * (-log_u).exp()) / (alpha * (alpha - 1))
 
@@ -292,7 +292,7 @@ def _off_both(policy_logp: Tensor, ref_logp: Tensor) -> Tensor:
     return (policy_logp == -torch.inf) & (ref_logp == -torch.inf)
 
 
-def _check_alpha(alpha: float) -> None:
+def check_alpha(alpha: float) -> None:
     if alpha in (0, 1) or not math.isfinite(alpha):
         legal = "forward_kl_*" if alpha == 0 else "reverse_kl_*" if alpha == 1 else "a finite alpha"
         raise ValueError(f"alpha must be finite and neither 0 nor 1, got {alpha}: use {legal}")

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from core import kl, losses
-from core.advantages import ADVANTAGES, tied_groups
+from core.advantages import ADVANTAGES, BONUSES, leave_one_out, tied_groups
 from core.mara import quantile_threshold, select_anchor
 from core.sequence import check_group, masked_sum
 from core.stats import effective_sample_size
-from core.transforms import Threshold, Transformed, identity, mara, mara_algorithm
+from core.transforms import INPUTS, TRANSFORMS, Threshold, Transformed, identity, mara_algorithm
 
-TRANSFORMS: dict[str, Callable[..., Transformed]] = {"identity": identity, "mara": mara}
+ADVANTAGE_OF = {"max_at_k": "reward", "pass_at_k": "good"}  # the others are of the shaped reward
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,12 @@ class Objective:
     """E_pi[R'] - beta D(pi, ref') + entropy_coef H(pi) and how its gradient is estimated from samples.
 
     transform: (reward, ref_seq_logp, *, beta, valid) -> the R' and ref' of a group.
+    transform_inputs: what else it takes, of `core.transforms.INPUTS`.
     advantage: (reward, valid) -> advantages of a group.
+    advantage_of: what it is given. "shaped": R' with the entropy and, at placement=reward, the KL term in it.
+        "reward": R' alone; "good": 1 where a sample is good and 0 elsewhere. With the last two, entropy and KL
+        have a leave-one-out baseline of their own, for advantages that are not linear.
+    bonus: (policy_seq_logp, good, valid) -> what is added to the advantages; None for nothing.
     direction, level, placement: of the divergence, see `core.kl`.
     entropy_coef: reward units per nat of sequence entropy.
     mask_tied: leave out groups whose raw rewards are all equal, which only the KL term would move.
@@ -33,7 +38,10 @@ class Objective:
 
     direction: str
     transform: Callable[..., Transformed] = identity
-    advantage: Callable[..., Tensor] = ADVANTAGES["leave_one_out"]
+    transform_inputs: tuple[str, ...] = ()
+    advantage: Callable[..., Tensor] = leave_one_out
+    advantage_of: str = "shaped"
+    bonus: Callable[..., Tensor] | None = None
     level: str = "sequence"
     placement: str = "reward"
     entropy_coef: float = 0.0
@@ -43,6 +51,19 @@ class Objective:
     length_normalised: bool = False
     mask_tied: bool = False
     threshold: Threshold | None = None
+
+    def __post_init__(self) -> None:
+        if (self.direction == "alpha") != (self.alpha is not None):
+            raise ValueError(f"alpha must be given with direction=alpha and only there, got {self.alpha}")
+        if self.alpha is not None:
+            kl.check_alpha(self.alpha)
+        if self.threshold is None and (self.advantage_of == "good" or self.bonus is not None):
+            raise ValueError("an advantage or bonus of good samples needs a threshold")
+
+    @property
+    def has_target(self) -> bool:
+        """Whether the optimum is that of E_pi[R'] - beta D + entropy_coef H, R' of reward and reference alone."""
+        return self.advantage_of == "shaped" and self.bonus is None and not self.transform_inputs
 
     def loss(
         self,
@@ -54,6 +75,7 @@ class Objective:
         beta: float,
         valid: Tensor | None = None,
         complete: Tensor | None = None,
+        diversity: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss whose expected gradient is that of minus the objective, and what to log.
 
@@ -66,9 +88,14 @@ class Objective:
             valid: [..., G] bool, False for samples that do not count at all.
             complete: [..., G] bool, False for truncated completions: they keep their raw reward and their
                 place in the baseline and are never good.
+            diversity: [..., G], where the transform takes it.
 
         Returns:
             A scalar, and detached scalars by name.
+
+        Raises:
+            ValueError: shapes differ, NaN where valid, a divergence that is infinite at a valid sample, or no
+                `diversity` where the transform takes it.
         """
         if self.mask_tied:
             kept = ~tied_groups(reward, valid).expand_as(reward)
@@ -78,11 +105,20 @@ class Objective:
         policy_seq_logp, ref_seq_logp = masked_sum(policy_logp, mask), masked_sum(ref_logp.detach(), mask)
         check_group(valid, reward=reward, policy_logp=policy_seq_logp, ref_logp=ref_seq_logp)
         may_be_good = valid if complete is None else complete if valid is None else valid & complete
-        transformed = self.transform(reward, ref_seq_logp, beta=beta, valid=may_be_good)
-        shaped = transformed.reward
-        if self.entropy_coef:
-            shaped = shaped + self.entropy_coef * kl.entropy_reward(policy_seq_logp)
+        good = self._good(reward, ref_seq_logp, may_be_good)
+        known = {
+            "policy_mean_logp": policy_seq_logp.detach() / mask.sum(-1).clamp_min(1),
+            "counted": valid,
+            "diversity": diversity,
+        }
+        if "diversity" in self.transform_inputs and diversity is None:
+            raise ValueError("the transform needs the diversity of each sample, got None")
+        inputs = {name: known[name] for name in self.transform_inputs}
+        transformed = self.transform(reward, ref_seq_logp, beta=beta, valid=may_be_good, **inputs)
 
+        regulariser = torch.zeros_like(reward)  # what the entropy and the KL term add to the reward
+        if self.entropy_coef:
+            regulariser = regulariser + self.entropy_coef * kl.entropy_reward(policy_seq_logp)
         token_reward = penalty = None
         if self.level == "token":
             term = self._term()(policy_logp, ref_logp, mask=mask)
@@ -93,15 +129,18 @@ class Objective:
         else:
             term = self._term()(policy_seq_logp, transformed.ref_seq_logp)
             if self.placement == "reward":
-                shaped = shaped - beta * term
+                regulariser = regulariser - beta * term
             else:
                 penalty = term
+        self._check_finite(term, ref_seq_logp, valid)
 
-        advantage = self.advantage(shaped, valid)
+        advantage = self._advantage(transformed.reward, regulariser, good, valid)
+        if self.bonus is not None:
+            advantage = advantage + self.bonus(policy_seq_logp.detach(), good, valid)
         loss = self._policy_gradient(policy_logp, advantage, mask, token_reward, valid)
         if penalty is not None:
             loss = loss + beta * losses.mean_valid(penalty, valid)
-        logged = self._metrics(reward, transformed, policy_seq_logp, ref_seq_logp, valid, may_be_good)
+        logged = self._metrics(reward, transformed, policy_seq_logp, ref_seq_logp, valid, may_be_good, good)
         logged["advantage/std"] = losses.mean_valid(advantage.square(), valid).sqrt()
         return loss, logged
 
@@ -112,6 +151,29 @@ class Objective:
         if self.direction == "forward" and self.placement == "reward":
             return partial(term, max_log_weight=self.max_log_weight)
         return term
+
+    def _good(self, reward: Tensor, ref_seq_logp: Tensor, may_be_good: Tensor | None) -> Tensor | None:
+        if self.threshold is None:
+            return None
+        return select_anchor(reward, ref_seq_logp, self.threshold(reward, may_be_good), may_be_good)[1]
+
+    def _advantage(self, reward: Tensor, regulariser: Tensor, good: Tensor | None, valid: Tensor | None) -> Tensor:
+        if self.advantage_of == "shaped":
+            return self.advantage(reward + regulariser, valid)
+        of = reward if good is None or self.advantage_of == "reward" else good.to(reward.dtype)
+        return self.advantage(of, valid) + leave_one_out(regulariser, valid)
+
+    def _check_finite(self, term: Tensor, ref_seq_logp: Tensor, valid: Tensor | None) -> None:
+        """An infinite divergence has no gradient to follow: 0 * inf is NaN in the loss."""
+        infinite = ~(term.isfinite() if term.dim() == ref_seq_logp.dim() else term.isfinite().all(-1))
+        infinite = infinite if valid is None else infinite & valid
+        if bool(infinite.any()):
+            where = infinite.nonzero()[0].tolist()
+            raise ValueError(
+                f"the {self.direction} divergence is not finite at {where}, where ref_logp sums to "
+                f"{float(ref_seq_logp[tuple(where)])}: mark samples off the reference's support as not valid, or "
+                "use direction=forward"
+            )
 
     def _policy_gradient(
         self,
@@ -136,6 +198,7 @@ class Objective:
         ref_seq_logp: Tensor,
         valid: Tensor | None,
         may_be_good: Tensor | None,
+        good: Tensor | None,
     ) -> dict[str, Tensor]:
         mean = partial(losses.mean_valid, valid=valid)
         value = kl.VALUES[self.direction]
@@ -146,11 +209,9 @@ class Objective:
             f"kl/{self.direction}_nats": mean(value(policy_seq_logp, ref_seq_logp)),
             "policy/entropy_nats": mean(-policy_seq_logp.detach()),
         }
-        if self.threshold is not None:
-            threshold = self.threshold(reward, may_be_good)
-            _, good = select_anchor(reward, ref_seq_logp, threshold, may_be_good)
+        if self.threshold is not None and good is not None:
             logged["mara/good_share"] = mean(good.to(reward.dtype))
-            tied = torch.as_tensor(threshold).isinf()
+            tied = torch.as_tensor(self.threshold(reward, may_be_good)).isinf()
             logged["mara/unchanged_groups"] = (~good.any(-1)).sum()
             logged["mara/tied_groups"] = tied.sum()
         if self.direction == "forward":
@@ -173,39 +234,73 @@ def make_threshold(kind: str, value: float, floor: float | None = None) -> Thres
 
 
 def make_objective(
-    *, transform: str, transform_options: Mapping[str, Any], advantage: str, **options: Any
+    *,
+    transform: str,
+    transform_options: Mapping[str, Any],
+    advantage: str,
+    advantage_k: int | None = None,
+    **options: Any,
 ) -> Objective:
     """An `Objective` by the names of its parts, refused where the combination breaks the mathematics.
 
     Args:
-        transform: identity or mara.
-        transform_options: `threshold` (kind, value, floor) or None, and the transform's own; mara has `algorithm`.
+        transform: a name of `core.transforms.TRANSFORMS` or `core.advantages.BONUSES`.
+        transform_options: `threshold` (kind, value, floor) or None, and the transform's own keywords.
         advantage: a name of `core.advantages.ADVANTAGES`.
+        advantage_k: k of max_at_k (None: as many as the group has) and pass_at_k.
         options: the remaining fields of `Objective`.
 
     Raises:
         ValueError: an unknown name, or a combination refused by `check_combination`.
     """
-    if transform not in TRANSFORMS:
-        raise ValueError(f"transform must be one of {sorted(TRANSFORMS)}, got {transform!r}")
+    if transform not in (*TRANSFORMS, *BONUSES):
+        raise ValueError(f"transform must be one of {sorted([*TRANSFORMS, *BONUSES])}, got {transform!r}")
     if advantage not in ADVANTAGES:
         raise ValueError(f"advantage must be one of {sorted(ADVANTAGES)}, got {advantage!r}")
-    function: Callable[..., Transformed] = TRANSFORMS[transform]
-    threshold = transform_options.get("threshold")
+    own = dict(transform_options)
+    threshold = own.pop("threshold", None)
     good = None if threshold is None else make_threshold(**threshold)
+    if good is None and (transform in ("mara", "unlikely", *BONUSES) or advantage == "pass_at_k"):
+        raise ValueError(f"{transform if advantage != 'pass_at_k' else advantage} needs a threshold")
+    algorithm = None
     if transform == "mara":
-        if good is None:
-            raise ValueError("transform mara needs a threshold")
         direction, level = options["direction"], options.get("level", "sequence")
-        algorithm = mara_algorithm(direction, transform_options.get("algorithm", "auto"), level)
-        function = partial(mara, threshold=good, direction=direction, algorithm=algorithm, level=level)
-    objective = Objective(transform=function, advantage=ADVANTAGES[advantage], threshold=good, **options)
-    check_combination(objective, transform=transform, advantage=advantage)
+        algorithm = mara_algorithm(direction, own.get("algorithm", "auto"), level)
+        own = {"direction": direction, "algorithm": algorithm, "level": level}
+    if transform in ("mara", "unlikely"):
+        own["threshold"] = good
+    if transform in BONUSES:
+        options["bonus"] = partial(BONUSES[transform], **own)
+    objective = Objective(
+        transform=identity if transform in BONUSES else partial(TRANSFORMS[transform], **own),
+        transform_inputs=INPUTS.get(transform, ()),
+        advantage=_advantage_function(advantage, advantage_k),
+        advantage_of=ADVANTAGE_OF.get(advantage, "shaped"),
+        threshold=good,
+        **options,
+    )
+    check_combination(objective, transform=transform, advantage=advantage, algorithm=algorithm)
     return objective
 
 
-def check_combination(objective: Objective, *, transform: str, advantage: str) -> None:
-    """Raise ValueError, with the way out, where the parts together have another optimum than the one claimed."""
+def _advantage_function(name: str, k: int | None) -> Callable[..., Tensor]:
+    function = ADVANTAGES[name]
+    if name not in ADVANTAGE_OF:
+        if k is not None:
+            raise ValueError(f"advantage_k is for {' and '.join(ADVANTAGE_OF)}, got {k} with {name}")
+        return function
+    if name == "pass_at_k":
+        if k is None:
+            raise ValueError("pass_at_k needs advantage_k, got None")
+        return partial(function, k=k, threshold=1.0)  # of 1 where good and 0 elsewhere
+    return partial(function, k=k)
+
+
+def check_combination(objective: Objective, *, transform: str, advantage: str, algorithm: int | None = None) -> None:
+    """Raise ValueError, with the way out, where the parts together have another optimum than the one claimed.
+
+    algorithm: of transform mara, resolved.
+    """
     kl.kl_term(objective.direction, objective.placement)
     if objective.placement == "exact":
         raise ValueError("placement=exact needs all outcomes: use reward or loss for samples")
@@ -213,8 +308,22 @@ def check_combination(objective: Objective, *, transform: str, advantage: str) -
         raise ValueError(f"level must be sequence or token, got {objective.level!r}")
     if objective.length_normalised and objective.level == "token" and objective.placement == "reward":
         raise ValueError("a length-normalised loss has no per-token reward: use placement=loss or level=sequence")
+    if transform == "darling" and advantage == "group_normalised":
+        raise ValueError(
+            "darling is defined without division by the standard deviation: use advantage=centred or leave_one_out"
+        )
+    if advantage == "pass_at_k" and transform in ("mara", "unlikely", "darling"):
+        raise ValueError(
+            f"pass_at_k sees only which samples are good, and nothing of what {transform} does to rewards: "
+            "use transform=identity"
+        )
     if transform != "mara":
         return
+    if advantage == "max_at_k":
+        raise ValueError(
+            "MARA's optimum is that of the expected reward, not of the best of k: use leave_one_out with MARA, or "
+            "transform=identity"
+        )
     if objective.length_normalised:
         raise ValueError(
             "a length-normalised loss makes the effective beta depend on length, which MARA cannot undo: "
@@ -230,4 +339,9 @@ def check_combination(objective: Objective, *, transform: str, advantage: str) -
         raise ValueError(
             "with MARA, group_normalised advantages need the KL inside the reward before normalising, or the policy "
             "collapses onto the rarest good sample: use placement=reward and level=sequence, or leave_one_out"
+        )
+    if algorithm == 2 and objective.placement != "reward":
+        raise ValueError(
+            "MARA's Algorithm 2 needs the KL inside the reward, where the baseline takes out which anchor a group "
+            f"happens to have: use placement=reward{', or algorithm 1' if objective.direction == 'reverse' else ''}"
         )

@@ -13,7 +13,7 @@ from core.mara import select_anchor
 from core.objective import Objective, make_objective
 from core.schedules import adaptive_beta
 from core.targets import forward_kl_target, reverse_kl_target
-from core.transforms import Transformed
+from core.transforms import Transformed, class_diversity
 from didactic.problems import Problem
 
 
@@ -43,6 +43,8 @@ class Cell:
 
     def target(self, beta: float) -> Tensor | None:
         """[A] probabilities of the optimum over all distributions; None where it has no closed form."""
+        if not self.objective.has_target:
+            return None
         reward, ref_logp = self.transformed(beta)
         direction, entropy_coef = self.objective.direction, self.objective.entropy_coef
         if direction == "reverse" and beta + entropy_coef > 0:
@@ -65,9 +67,10 @@ class Cell:
     def metrics(self, logp: Tensor, beta: float) -> dict[str, Tensor]:
         """What is logged of a policy, [A], without sampling; the names are those of `Objective.loss`."""
         policy = logp.exp()
-        logged = {
-            "reward/raw": (policy * self.problem.reward).sum(),
-            "reward/augmented": (policy * self.transformed(beta).reward).sum(),
+        logged = {"reward/raw": (policy * self.problem.reward).sum()}
+        if self.objective.has_target:
+            logged["reward/augmented"] = (policy * self.transformed(beta).reward).sum()
+        logged |= {
             f"kl/{self.objective.direction}_nats": self.divergence(logp),
             "policy/entropy_nats": stats.entropy(policy),
         }
@@ -125,12 +128,14 @@ def sampled_loss(cell: Cell, logp: Tensor, beta: float, uniforms: Tensor) -> tup
     """The language-model package's loss on one group of completions of one token: logp [A], uniforms [G]."""
     drawn = draw(logp.detach().exp(), uniforms)
     problem = cell.problem
+    diversity = class_diversity(drawn).to(logp.dtype).unsqueeze(0)
     return cell.objective.loss(
         problem.reward[drawn].unsqueeze(0),
         logp[drawn].reshape(1, -1, 1),
         problem.ref_logp[drawn].reshape(1, -1, 1),
         torch.ones(1, len(drawn), 1, dtype=torch.bool),
         beta=beta,
+        diversity=diversity,
     )
 
 

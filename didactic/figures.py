@@ -91,7 +91,9 @@ def _draw_policy(axes: Axes, problem: Problem, outcome: Outcome) -> None:
     transform, start = outcome.cell.config.transform.name, outcome.cell.config.start.name
     name = NAMES.get(transform, transform) + ("" if start == "uniform" else ", from reference")
     width = 2.0 if start == "uniform" else 0.9
-    axes.plot(problem.position, outcome.policy, color=COLOURS[transform], linewidth=width, alpha=0.85, label=name)
+    axes.plot(
+        problem.position, outcome.policy, color=COLOURS.get(transform, GREEN), linewidth=width, alpha=0.85, label=name
+    )
     if outcome.target is not None and start == "uniform":
         axes.plot(problem.position, outcome.target, "k:", linewidth=1.1, label="exact optimum")
 
@@ -108,8 +110,8 @@ def _draw_betas(axes: Axes, outcomes: Sequence[Outcome], beta_history: Beta) -> 
     for outcome, betas in zip(outcomes, zip(*beta_history, strict=True), strict=True):
         config = outcome.cell.config
         dashes = "-" if config.beta_schedule.name == "adaptive" else "--"
-        label = f"{NAMES[config.transform.name]}, {config.beta_schedule.name}"
-        axes.plot(betas, dashes, color=COLOURS[config.transform.name], label=label)
+        label = f"{NAMES.get(config.transform.name, config.transform.name)}, {config.beta_schedule.name}"
+        axes.plot(betas, dashes, color=COLOURS.get(config.transform.name, GREEN), label=label)
     axes.set(title="beta in force", xlabel="step", ylabel="beta", yscale="log")
     axes.legend(frameon=False, fontsize="small")
 
@@ -139,7 +141,7 @@ def _draw_bars(axes: Axes, problem: Problem, outcome: Outcome) -> None:
     config, policy = outcome.cell.config, outcome.policy
     place = torch.arange(len(policy)).double()
     axes.bar(place - 0.2, problem.ref_logp.exp(), 0.4, color=GREY, alpha=0.6, label="reference")
-    axes.bar(place + 0.2, policy, 0.4, color=COLOURS[config.transform.name], label="trained")
+    axes.bar(place + 0.2, policy, 0.4, color=COLOURS.get(config.transform.name, GREEN), label="trained")
     if outcome.target is not None:
         axes.plot(place + 0.2, outcome.target, "kx", markersize=7, label="exact optimum")
     for x, value in zip(place + 0.2, policy, strict=True):

@@ -112,7 +112,7 @@ def switches(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
     Of vanilla cells; MARA has no switch. None where no formula or no single change of sides is known.
     """
     found = {}
-    outcomes = [o for o in outcomes if o.cell.config.transform.name == "identity"]
+    outcomes = [o for o in outcomes if o.cell.config.transform.name == "identity" and o.cell.objective.has_target]
     for direction in dict.fromkeys(outcome.cell.objective.direction for outcome in outcomes):
         some = [o for o in outcomes if o.cell.objective.direction == direction]
         some.sort(key=lambda outcome: outcome.beta)
@@ -146,6 +146,7 @@ def gaussians(outcomes: Sequence[Outcome], policies: Policies) -> dict[str, dict
         if (
             direction not in ("reverse", "forward")
             or cell.config.transform.name != "identity"
+            or not cell.objective.has_target
             or not outcomes[row].beta
         ):
             continue  # the quadrature knows these alone

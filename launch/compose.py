@@ -12,7 +12,6 @@ from omegaconf import OmegaConf
 from conf.schema import RUN_CONFIGS, ConfigError
 from launch.app import check, register
 from launch.explain import explain
-from launch.groups import home
 
 
 def compose(
@@ -39,9 +38,8 @@ def _compose(package: str, overrides: tuple[str, ...], flags: tuple[str, ...], c
     search = [f"hydra.searchpath=[pkg://conf.shared,{','.join(extra)}]"] if extra else []
     GlobalHydra.instance().clear()
     try:
-        folder, config_name = home(package)
-        with initialize_config_module(f"conf.{folder}", version_base="1.3", job_name=package):
-            config = hydra_compose(config_name, overrides=[*overrides, *search])
+        with initialize_config_module(f"conf.{package}", version_base="1.3", job_name=package):
+            config = hydra_compose("config", overrides=[*overrides, *search])
             if checked:
                 check(package, config)
             container: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)

@@ -10,8 +10,8 @@ from conf.schema import EQUIVALENCES, ConfigError, EvaluateConfig
 from launch.record import write_text
 from launch.run import Run, plain
 from llm.equivalence import Embedder, make_equivalence
-from llm.generations import Generations, prompt_of, read_generations
-from llm.metrics import Column, Judged, difference, measures, opens_class, overall, score_of_reward
+from llm.generations import Generations, check_scores, prompt_of, read_generations
+from llm.metrics import Column, Judged, difference, measures, overall, score_of_reward
 from llm.models import find_device
 from llm.report import report_evaluation
 
@@ -54,6 +54,7 @@ def judge(config: EvaluateConfig, given: Sequence[Generations]) -> tuple[list[Ju
         "embedder": config.embedder,
         "patience": config.patience,
     }
+    refuse_unclassed(config, given)
     embed = None if config.embedder is None else Embedder(config.embedder, device)
     embeddings = [None if embed is None else embed(one.texts) for one in given]
     partitions, choices["equivalence"] = partitions_of(config, given, embed, device)
@@ -69,18 +70,22 @@ def partitions_of(
     config: EvaluateConfig, given: Sequence[Generations], embed: Embedder | None, device: torch.device
 ) -> tuple[list[list[int]], str]:
     """Equivalence classes of each prompt's completions, and how they were found."""
-    missing = next((one for one in given if one.partition is None), None)
-    if missing is None:
+    if all(one.partition is not None for one in given):
         return [list(one.partition or ()) for one in given], "partition of the file"
-    if config.equivalence is None:
-        raise ConfigError(
-            f"equivalence: must be one of {', '.join(EQUIVALENCES)} where a prompt has no partition, found null "
-            f"({missing.place or missing.id})"
-        )
     partition, words = make_equivalence(config, embed, device)
     found = [partition(one.texts) if one.partition is None else list(one.partition) for one in given]
     some = any(one.partition is not None for one in given)
     return found, f"partition of the file where it has one, else {words}" if some else words
+
+
+def refuse_unclassed(config: EvaluateConfig, given: Sequence[Generations]) -> None:
+    """Raise ConfigError where a prompt has no partition, and no equivalence is named that would make one."""
+    missing = next((one for one in given if one.partition is None), None)
+    if missing is not None and config.equivalence is None:
+        raise ConfigError(
+            f"equivalence: must be one of {', '.join(EQUIVALENCES)} where a prompt has no partition, found null "
+            f"({missing.place})"
+        )
 
 
 def scores_of(
@@ -94,10 +99,7 @@ def scores_of(
     sources: dict[str, None] = {}
     for one, classes, rewards in zip(given, partitions, rewards_out, strict=True):
         if one.scores is not None:
-            for score, opens in zip(one.scores, opens_class(classes), strict=True):
-                if opens and not 1 <= score <= 10:
-                    expected = "must be from 1 to 10 where a generation opens a class"
-                    raise ConfigError(f"{one.place}, generation_scores: {expected}, found {score}")
+            check_scores(one, classes)
             sources["generation_scores of the file"] = None
             found.append(one.scores)
         elif rewards is not None and config.score_thresholds is not None:

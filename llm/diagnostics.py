@@ -42,7 +42,8 @@ def mode_ratio(
     """log pi(a)/pi(b) of the two most frequent good completions: as observed, and at the optimum (eq. 7).
 
     Taken in the first prompt that has two; both null where none has. Tensors: [P, G]. Under forward KL the optimum's
-    ratio is the reference's where rewards are equal, and otherwise depends on all outcomes: null.
+    ratio is the reference's where rewards are equal, and otherwise depends on all outcomes: null. So it is where the
+    method has no target of this form.
     """
     G = reward.shape[1]
     for prompt in range(len(reward)):
@@ -51,12 +52,12 @@ def mode_ratio(
         if len(common) < 2:
             continue
         a, b = (next(row for row in rows if texts[prompt * G + row] == text) for text, _ in common)
-        group = objective.transform(reward[prompt], ref_seq_logp[prompt], beta=beta, valid=complete[prompt])
+        predicted = None
+        if objective.has_target:
+            group = objective.transform(reward[prompt], ref_seq_logp[prompt], beta=beta, valid=complete[prompt])
+            predicted = _predicted(objective, beta, group.reward, group.ref_seq_logp, a, b)
         observed = float(policy_seq_logp[prompt, a] - policy_seq_logp[prompt, b])
-        return {
-            "collapse/observed_log_ratio": observed,
-            "collapse/predicted_log_ratio": _predicted(objective, beta, group.reward, group.ref_seq_logp, a, b),
-        }
+        return {"collapse/observed_log_ratio": observed, "collapse/predicted_log_ratio": predicted}
     return {"collapse/observed_log_ratio": None, "collapse/predicted_log_ratio": None}
 
 

@@ -8,11 +8,12 @@ Source: https://github.com/novelty-bench/novelty-bench (Zhang et al., 2025, arXi
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from conf.schema import ConfigError, show
 from launch.record import user_path
+from llm.metrics import opens_class
 from llm.prompts import Chat
 
 
@@ -70,7 +71,17 @@ def read_generations(key: str, file: str) -> list[Generations]:
                 raise line.error("partition", "a list of whole numbers >= 0", number)
         scores = line.one_each("generation_scores", int | float, "finite numbers", len(texts))
         found.append(Generations(*line.question(), texts, partition, scores, line.place))
+        if partition is not None:
+            check_scores(found[-1], partition)
     return found
+
+
+def check_scores(one: Generations, partition: Sequence[int]) -> None:
+    """Raise ConfigError unless the score of each generation that opens a class, where there are any, is 1 to 10."""
+    for score, opens in zip(one.scores or (), opens_class(partition), strict=one.scores is not None):
+        if opens and not 1 <= score <= 10:
+            expected = "must be from 1 to 10 where a generation opens a class"
+            raise ConfigError(f"{one.place}, generation_scores: {expected}, found {score}")
 
 
 def chat_of(prompt: str | Chat) -> Chat:

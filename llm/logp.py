@@ -5,6 +5,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from core.sequence import selected_logp
+from llm.attention import Packing, read, shares_prefix
 from llm.prompts import Prompts
 
 
@@ -13,8 +14,8 @@ def completion_logp(
 ) -> Tensor:
     """Log-probability of every completion token, with gradient.
 
-    The prompt's keys and values are computed once and shared by the completions of its group; gradients flow
-    back through them, so that the result is that of reading each prompt and completion as one sequence.
+    A prompt is read once for the completions of its group; gradients flow back through it, so that the result is
+    that of reading each prompt and completion as one sequence.
 
     Args:
         prompts: P prompts.
@@ -25,20 +26,39 @@ def completion_logp(
     Returns:
         [P * G, T] float32, nats, 0 where masked.
     """
-    group = len(tokens) // len(prompts.ids)
-    body, head = model.get_decoder(), model.get_output_embeddings()
-    cache = DynamicCache(config=model.config)
-    first, cache = read_prompts(body, prompts, cache, group)
-    hidden = body(
-        input_ids=tokens[:, :-1],
-        attention_mask=torch.cat([prompts.mask.repeat_interleave(group, 0), mask[:, :-1]], -1),
-        position_ids=positions(prompts, group, tokens.shape[1] - 1),
-        past_key_values=cache,
-        use_cache=True,
-    ).last_hidden_state
-    hidden = torch.cat([first.unsqueeze(1), hidden], 1)  # [P * G, T, D], each one position before its token
-    logp = selected_logp(hidden[mask], head.weight, tokens[mask], chunk)
+    hidden = completion_hidden(model, prompts, tokens, mask)
+    logp = selected_logp(hidden, model.get_output_embeddings().weight, tokens[mask], chunk)
     return torch.zeros(mask.shape, dtype=logp.dtype, device=logp.device).masked_scatter(mask, logp)
+
+
+def completion_hidden(model: PreTrainedModel, prompts: Prompts, tokens: Tensor, mask: Tensor) -> Tensor:
+    """Last hidden state one position before each completion token, row after row: [mask.sum(), D], with gradient."""
+    body = model.get_decoder()
+    hidden = packed_hidden if shares_prefix(body) else padded_hidden
+    return hidden(body, prompts, tokens, mask)
+
+
+def packed_hidden(body: PreTrainedModel, prompts: Prompts, tokens: Tensor, mask: Tensor) -> Tensor:
+    """`completion_hidden` where prompts and completions are one sequence without padding."""
+    packing = Packing(prompts, tokens[:, :-1], mask[:, 1:].sum(-1))
+    return read(body, packing).index_select(0, packing.before(mask))
+
+
+def padded_hidden(body: PreTrainedModel, prompts: Prompts, tokens: Tensor, mask: Tensor) -> Tensor:
+    """`completion_hidden` where a prompt's keys and values are repeated for each completion."""
+    group = len(tokens) // len(prompts.ids)
+    first, cache = read_prompts(body, prompts, DynamicCache(config=body.config), group)
+    hidden = first.unsqueeze(1)
+    if tokens.shape[1] > 1:
+        later = body(
+            input_ids=tokens[:, :-1],
+            attention_mask=torch.cat([prompts.mask.repeat_interleave(group, 0), mask[:, :-1]], -1),
+            position_ids=positions(prompts, group, tokens.shape[1] - 1),
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        hidden = torch.cat([hidden, later], 1)  # [P * G, T, D]
+    return hidden[mask]
 
 
 def read_prompts(

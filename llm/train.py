@@ -1,18 +1,21 @@
 """Post-training by KL-regularised policy gradient: one on-policy update after another."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from torch.nn.functional import pad
 
-from conf.schema import AdaptiveBetaConfig, ConfigError, LlmConfig, Truncated
+from conf.schema import AdaptiveBetaConfig, ConfigError, DarlingConfig, LlmConfig, Truncated
 from core.objective import Objective, make_objective
 from core.schedules import adaptive_beta
 from core.sequence import masked_sum
+from core.transforms import class_diversity
+from launch import distributed
 from launch.checkpoint import Values, tensors_hash
+from launch.distributed import gather, gather_rows, portion
 from launch.engine import Engine, make_engine
 from launch.run import Run
 from launch.streams import rollout_uniforms, torch_generator
@@ -27,15 +30,19 @@ from llm.tasks.base import Task, load_task
 
 
 class Batch(NamedTuple):
-    """What one step samples from: P chats, their tokens and [P * G, T] uniforms."""
+    """What one step samples from on this rank: P chats, their tokens and [P * G, T] uniforms.
 
+    slots: the chats' places among those of all ranks.
+    """
+
+    slots: range
     chats: list[Chat]
     prompts: Prompts
     uniforms: Tensor
 
 
 class Step(NamedTuple):
-    """What one step reports: numbers by name, and [P, G] rewards, texts and log-probabilities of its completions."""
+    """What one step reports, of all ranks' completions: numbers by name; [P, G] rewards, texts, log-probabilities."""
 
     metrics: dict[str, Tensor | float | None]
     kl: Tensor  # nats, the divergence of the objective
@@ -47,10 +54,15 @@ class Step(NamedTuple):
 
 def train(config: LlmConfig, run: Run) -> None:
     """The whole job: load, evaluate the base, train, evaluate again, report."""
+    if config.prompts_per_step < run.ranks.world:
+        raise ConfigError(
+            f"prompts_per_step: must be >= the number of ranks, for a group lives whole on one of them, found "
+            f"{config.prompts_per_step} and {run.ranks.world} ranks"
+        )
     task = load_task(config.task.name)
     objective = make_objective(**config.objective_arguments())
     models = load_models(config.model)
-    engine = make_engine(config.engine.name, models.policy, config.optimizer, config.steps)
+    engine = make_engine(config.engine.name, models.policy, config.optimizer, config.steps, shared=True)
     watch = CollapseWatch()
     values = Values(beta=config.objective.beta)
     reference_hash = tensors_hash(models.reference.named_parameters())
@@ -71,53 +83,66 @@ def train(config: LlmConfig, run: Run) -> None:
         if isinstance(config.beta_schedule, AdaptiveBetaConfig):
             values.beta = adaptive_beta(values.beta, float(result.kl), config.beta_schedule.kl_target)
 
-    with engine.gather():
-        models.policy.save_pretrained(run.folder / "policy")
-        models.tokenizer.save_pretrained(run.folder / "policy")
-    report_run(run, base, evaluate_policy(models.policy, models, task, config))
+    with engine.gather() as policy:
+        if run.is_main:
+            policy.save_pretrained(run.folder / "policy")
+            models.tokenizer.save_pretrained(run.folder / "policy")
+        trained = evaluate_policy(policy, models, task, config)
+    if run.is_main:
+        report_run(run, base, trained)
 
 
 def train_step(
     models: Models, engine: Engine, objective: Objective, task: Task, batch: Batch, beta: float, config: LlmConfig
 ) -> Step:
-    """One on-policy update: sample, score, reference, transform, advantage, loss, update."""
-    P, G = len(batch.chats), config.group_size
-    rollout = sample(
-        models.policy, batch.prompts, batch.uniforms, group_size=G, eos_ids=models.eos_ids, pad_id=models.pad_id
-    )
+    """One on-policy update: sample, score, reference, transform, advantage, loss, update.
+
+    Each rank samples, scores and reads its own prompts' completions. What the loss is made of is small and goes to
+    every rank, so that the loss, and with it the step, is that of all completions whatever the number of ranks.
+    """
+    G = config.group_size
+    with engine.gather() as policy:
+        rollout = sample(
+            policy, batch.prompts, batch.uniforms, group_size=G, eos_ids=models.eos_ids, pad_id=models.pad_id
+        )
     texts = rollout.texts(models.tokenizer)
     reward = score(task, batch.chats, texts, G).to(rollout.mask.device)  # [P, G]
-    complete = rollout.complete.view(P, G)
-    valid = complete if config.truncated is Truncated.drop else None
 
-    logp = partial(micro_batched_logp, prompts=batch.prompts, tokens=rollout.tokens, mask=rollout.mask, config=config)
+    passes = plan_passes(batch.prompts, rollout.mask, config)
+    logp = partial(logp_by_pass, passes=passes, prompts=batch.prompts, tokens=rollout.tokens, mask=rollout.mask)
     with torch.no_grad():
-        ref_logp = torch.cat(list(logp(models.reference)))  # [P * G, T]
+        ref_logp = torch.cat(list(logp(lambda read: read(models.reference))))  # [P * G, T]
     # The loss's gradient with respect to the log-probabilities is all that the backward passes need.
-    one_pass = len(rollout.mask) <= config.micro_batch
+    one_pass = len(passes) == 1
     with torch.set_grad_enabled(one_pass):
-        policy_logp = torch.cat(list(logp(models.policy)))  # [P * G, T]
-    leaf = policy_logp.detach().requires_grad_()
+        policy_logp = torch.cat(list(logp(engine.apply)))  # [P * G, T]
+
+    mine, T = slice(batch.slots.start * G, batch.slots.stop * G), rollout.mask.shape[1]
+    P, texts = config.prompts_per_step, [text for some in gather(texts) for text in some]
+    reward, complete = gather_rows(reward), gather_rows(rollout.complete).view(P, G)
+    mask, ref_logp, leaf = (gather_rows(t).view(P, G, -1) for t in (rollout.mask, ref_logp, policy_logp))
+    leaf.requires_grad_()
+    valid = complete if config.truncated is Truncated.drop else None
     loss, metrics = objective.loss(
         reward,
-        leaf.view(P, G, -1),
-        ref_logp.view(P, G, -1),
-        rollout.mask.view(P, G, -1),
+        leaf,
+        ref_logp,
+        mask,
         beta=beta,
         valid=valid,
         complete=complete,
+        diversity=diversity(config, task, texts, reward, valid),
     )
     (weight,) = torch.autograd.grad(loss, leaf)
-    parts = [policy_logp] if one_pass else logp(models.policy)
+    weight = weight.view(P * G, -1)[mine, :T]
     done = 0
-    for part in parts:
+    for part in [policy_logp] if one_pass else logp(engine.apply):
         engine.backward((part * weight[done : done + len(part)]).sum())
         done += len(part)
     grad_norm = engine.step()
 
-    policy_seq_logp = masked_sum(leaf.detach(), rollout.mask).view(P, G)
-    ref_seq_logp = masked_sum(ref_logp, rollout.mask).view(P, G)
-    metrics |= {"loss": loss.detach(), "grad_norm": grad_norm, "length": rollout.mask.sum(-1).float().mean()}
+    policy_seq_logp, ref_seq_logp = masked_sum(leaf.detach(), mask), masked_sum(ref_logp, mask)
+    metrics |= {"loss": loss.detach(), "grad_norm": grad_norm, "length": mask.sum(-1).float().mean()}
     metrics |= {"truncated_share": (~complete).float().mean()}
     good = (reward >= task.correct_reward).flatten().tolist()
     ratio = mode_ratio(objective, beta, reward, policy_seq_logp, ref_seq_logp, complete, texts, good)
@@ -126,16 +151,30 @@ def train_step(
     return Step(logged, kl, reward, texts, policy_seq_logp, ref_seq_logp)
 
 
+def diversity(
+    config: LlmConfig, task: Task, texts: Sequence[str], reward: Tensor, valid: Tensor | None
+) -> Tensor | None:
+    """[P, G] of the completions within their groups, by the transform's equivalence; None where it has none."""
+    if not isinstance(config.transform, DarlingConfig):
+        return None
+    of = {"answer": task.answer, "text": lambda text: " ".join(text.lower().split())}[config.transform.equivalence]
+    classes = [of(text) for text in texts]
+    ids = {name: number for number, name in enumerate(dict.fromkeys(classes))}
+    numbers = torch.tensor([ids[name] for name in classes], device=reward.device).view(reward.shape)
+    return class_diversity(numbers, valid).to(reward.dtype)
+
+
 def draw_batch(config: LlmConfig, models: Models, task: Task, step: int) -> Batch:
-    """The prompts of a step, in an order shuffled anew each epoch, and the randomness of their completions."""
+    """This rank's prompts of a step, in an order shuffled anew each epoch, and their completions' randomness."""
     chats = task.prompts()
     P, G = config.prompts_per_step, config.group_size
-    chosen = [prompt_at(config.seed, len(chats), step * P + i) for i in range(P)]
-    prompts = encode_chats(models.tokenizer, [chats[i] for i in chosen], config.model.chat_template)
-    slots = [slot for slot in range(P) for _ in range(G)]
-    uniforms = rollout_uniforms(config.seed, step, slots, list(range(G)) * P, config.max_new_tokens)
+    slots = portion(P)
+    chosen = [chats[prompt_at(config.seed, len(chats), step * P + slot)] for slot in slots]
+    prompts = encode_chats(models.tokenizer, chosen, config.model.chat_template)
+    rows = [slot for slot in slots for _ in range(G)]
+    uniforms = rollout_uniforms(config.seed, step, rows, list(range(G)) * len(slots), config.max_new_tokens)
     device = models.eos_ids.device
-    return Batch([chats[i] for i in chosen], Prompts(*(t.to(device) for t in prompts)), uniforms)
+    return Batch(slots, chosen, Prompts(*(t.to(device) for t in prompts)), uniforms)
 
 
 def prompt_at(seed: int, count: int, index: int) -> int:
@@ -157,20 +196,73 @@ def score(task: Task, chats: Sequence[Chat], texts: Sequence[str], group_size: i
     return torch.tensor(rewards, dtype=torch.float32).view(len(chats), group_size)
 
 
-def micro_batched_logp(
-    model: PreTrainedModel, *, prompts: Prompts, tokens: Tensor, mask: Tensor, config: LlmConfig
+class Pass(NamedTuple):
+    """Rows that go through a model together: whole groups, or consecutive completions of one.
+
+    prompts, rows: which of this rank's. counted: False for a pass made only because another rank has one more.
+    """
+
+    prompts: slice
+    rows: slice
+    counted: bool = True
+
+
+def plan_passes(prompts: Prompts, mask: Tensor, config: LlmConfig) -> list[Pass]:
+    """Passes of at most `micro_batch` completions and `micro_batch_tokens` tokens, or of one completion.
+
+    All ranks get the same number of passes, for a pass may be one that all of them must take part in.
+    """
+    P, G = len(prompts.ids), config.group_size
+    prompt_lengths, lengths = prompts.mask.sum(-1).tolist(), mask.sum(-1).tolist()
+    most = float("inf") if config.micro_batch_tokens is None else config.micro_batch_tokens
+
+    def fits(first: int, last: int, row: int, upto: int) -> bool:
+        tokens = (last - first) * max(prompt_lengths[first:last]) + (upto - row) * max(lengths[row:upto])
+        return upto - row <= config.micro_batch and tokens <= most
+
+    passes, first = [], 0
+    while first < P:
+        last = first
+        while last < P and fits(first, last + 1, first * G, (last + 1) * G):
+            last += 1
+        if last > first:  # whole groups
+            passes.append(Pass(slice(first, last), slice(first * G, last * G)))
+            first = last
+            continue
+        row, end = first * G, (first + 1) * G
+        while row < end:  # parts of one
+            upto = row + 1
+            while upto < end and fits(first, first + 1, row, upto + 1):
+                upto += 1
+            passes.append(Pass(slice(first, first + 1), slice(row, upto)))
+            row = upto
+        first += 1
+    (count,) = distributed.highest([len(passes)])
+    return passes + [Pass(slice(0, 1), slice(0, 1), counted=False)] * (count - len(passes))
+
+
+def logp_by_pass(
+    apply: Callable[[Callable[[Any], Tensor]], Tensor],
+    *,
+    passes: Sequence[Pass],
+    prompts: Prompts,
+    tokens: Tensor,
+    mask: Tensor,
 ) -> Iterator[Tensor]:
-    """`completion_logp` of consecutive rows, at most `micro_batch` at a time: whole groups, or parts of one."""
-    G = config.group_size
-    groups = max(config.micro_batch // G, 1)
-    rows = min(config.micro_batch, G)
-    for first in range(0, len(prompts.ids), groups):
-        some = Prompts(*(t[first : first + groups] for t in prompts))
-        start, stop = first * G, min(first + groups, len(prompts.ids)) * G
-        width = stop - start if rows == G else rows
-        for row in range(start, stop, width):
-            upto = min(row + width, stop)
-            yield completion_logp(model, some, tokens[row:upto], mask[row:upto])
+    """`completion_logp` of each pass's rows, [rows, T] each, padding left out; [0, T] where a pass does not count.
+
+    Args:
+        apply: calls a function with the model, as `Engine.apply` does.
+    """
+    for some in passes:
+        longest, T = int(prompts.mask[some.prompts].sum(-1).max()), int(mask[some.rows].sum(-1).max())
+        read = partial(
+            completion_logp,
+            prompts=Prompts(*(t[some.prompts, -longest:] for t in prompts)),
+            tokens=tokens[some.rows, :T],
+            mask=mask[some.rows, :T],
+        )
+        yield pad(apply(read), (0, mask.shape[1] - T))[slice(None) if some.counted else slice(0)]
 
 
 def sample_rows(result: Step) -> Iterator[Mapping[str, object]]:

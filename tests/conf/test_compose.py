@@ -49,6 +49,8 @@ def test_an_experiment_composes(package, name):
 def test_an_option_composes(package, group, option):
     extra = ["beta_schedule.kl_target=1"] if group == "beta_schedule" and option != "constant" else []
     extra += ["transform.threshold.value=1"] if group == "transform" else []
+    sampled = option in ("unlikely", "differential_smoothing", "ucpo", "darling")
+    extra += ["gradient=sampled"] if package == "didactic" and sampled else []
     check(package, composed(package, f"{group}={option}", *extra))
 
 

@@ -40,6 +40,17 @@ def mara(algorithm="auto", **changes):
     return schema.MaraConfig(algorithm=algorithm, threshold=threshold(**changes))
 
 
+def method(name, value=1.0, **options):
+    shipped = {
+        "unlikely": (schema.UnlikelyConfig, {"strength": 0.5}),
+        "differential_smoothing": (schema.DifferentialSmoothingConfig, {"correct_coef": 0.1, "wrong_coef": 0.0}),
+        "ucpo": (schema.UcpoConfig, {"coef": 0.1}),
+        "darling": (schema.DarlingConfig, {"equivalence": "answer"}),
+    }
+    config, defaults = shipped[name]
+    return config(threshold=threshold(value=value), **{**defaults, **options})
+
+
 def optimizer(**changes):
     return schema.OptimizerConfig(**{**OPTIMIZER, **changes})
 
@@ -52,8 +63,15 @@ def checkpoint(**changes):
 def llm(**changes):
     values = {
         **{"seed": 0, "threads": None, "steps": 1, "prompts_per_step": 1, "group_size": 2, "max_new_tokens": 1},
-        **{"micro_batch": 1, "evaluation_completions": 1, "sample_every": 0, "truncated": schema.Truncated.keep},
+        **{
+            "micro_batch": 1,
+            "micro_batch_tokens": None,
+            "evaluation_completions": 1,
+            "sample_every": 0,
+            "truncated": schema.Truncated.keep,
+        },
         **{"objective": objective(), "optimizer": optimizer(), "advantage": schema.Advantage.leave_one_out},
+        **{"advantage_k": None},
         **{"transform": schema.IdentityConfig(threshold=threshold()), "beta_schedule": schema.ConstantBetaConfig()},
         **{"engine": schema.EngineConfig(name="torch"), "task": schema.TaskConfig(name="one_two")},
         **{"model": schema.ModelConfig(name_or_path="tiny", dtype="auto", device="auto"), "writers": []},
@@ -124,10 +142,49 @@ RULES = [  # what is refused, the key it names, its legal neighbour
     (lambda: llm(threads=0), "threads", lambda: llm(threads=1)),
     (lambda: llm(steps=0), "steps", lambda: llm(steps=1)),
     (lambda: llm(group_size=1), "group_size", lambda: llm(group_size=1, advantage=schema.Advantage.no_baseline)),
+    (
+        lambda: llm(group_size=3, advantage=schema.Advantage.max_at_k, advantage_k=4),
+        "group_size",
+        lambda: llm(group_size=4, advantage=schema.Advantage.max_at_k, advantage_k=4),
+    ),
+    (lambda: llm(advantage_k=2), "advantage_k", lambda: llm(advantage=schema.Advantage.max_at_k, advantage_k=2)),
+    (
+        lambda: llm(advantage=schema.Advantage.max_at_k, advantage_k=1),
+        "advantage_k",
+        lambda: llm(advantage=schema.Advantage.max_at_k),
+    ),
+    (
+        lambda: llm(advantage=schema.Advantage.pass_at_k),
+        "advantage_k",
+        lambda: llm(advantage=schema.Advantage.pass_at_k, advantage_k=1),
+    ),
+    (
+        lambda: llm(
+            **{"advantage": schema.Advantage.pass_at_k, "advantage_k": 1},
+            transform=schema.IdentityConfig(threshold=threshold(value=None)),
+        ),
+        "transform.threshold.value",
+        lambda: llm(transform=schema.IdentityConfig(threshold=threshold(value=None))),
+    ),
+    (lambda: method("unlikely", strength=1.5), "transform.strength", lambda: method("unlikely", strength=1.0)),
+    (lambda: method("unlikely", value=None), "transform.threshold.value", lambda: method("darling", value=None)),
+    (lambda: method("ucpo", coef=-0.1), "transform.coef", lambda: method("ucpo", coef=0.0)),
+    (lambda: method("darling", equivalence="x"), "transform.equivalence", lambda: method("darling")),
+    (
+        lambda: method("differential_smoothing", correct_coef=-1.0),
+        "transform.correct_coef",
+        lambda: method("differential_smoothing", correct_coef=1.0),
+    ),
+    (
+        lambda: method("differential_smoothing", wrong_coef=-1.0),
+        "transform.wrong_coef",
+        lambda: method("differential_smoothing", wrong_coef=1.0),
+    ),
     (lambda: llm(group_size=0, advantage=schema.Advantage.no_baseline), "group_size", lambda: llm()),
     (lambda: llm(prompts_per_step=0), "prompts_per_step", lambda: llm(prompts_per_step=3)),
     (lambda: llm(max_new_tokens=0), "max_new_tokens", lambda: llm(max_new_tokens=9)),
     (lambda: llm(micro_batch=0), "micro_batch", lambda: llm(micro_batch=9)),
+    (lambda: llm(micro_batch_tokens=0), "micro_batch_tokens", lambda: llm(micro_batch_tokens=9)),
     (lambda: llm(evaluation_completions=0), "evaluation_completions", lambda: llm(evaluation_completions=9)),
     (lambda: llm(sample_every=-1), "sample_every", lambda: llm(sample_every=9)),
     (lambda: mara(algorithm="3"), "transform.algorithm", lambda: mara(algorithm="2")),
@@ -175,13 +232,16 @@ def test_a_combination_is_refused_exactly_where_core_refuses_it():
         schema.Level,
         schema.Placement,
         schema.Advantage,
-        ("identity", "auto", "1", "2"),
+        ("identity", "auto", "1", "2", "unlikely", "differential_smoothing", "ucpo", "darling"),
         (1.0, 0.9),
         (False, True),
     ):
         alpha = 0.5 if direction is schema.Direction.alpha else None
         by_schema = by_core = None
-        chosen = schema.IdentityConfig(threshold=threshold()) if transform == "identity" else mara(transform)
+        if transform == "identity":
+            chosen = schema.IdentityConfig(threshold=threshold())
+        else:
+            chosen = mara(transform) if transform in ("auto", "1", "2") else method(transform)
         try:
             config = objective(
                 direction=direction,
@@ -199,6 +259,7 @@ def test_a_combination_is_refused_exactly_where_core_refuses_it():
                 transform=chosen.name,
                 transform_options=chosen.options(),
                 advantage=advantage.name,
+                advantage_k=2 if advantage is schema.Advantage.pass_at_k else None,
                 direction=direction.name,
                 level=level.name,
                 placement=placement.name,

@@ -180,6 +180,29 @@ def test_algorithm_1_under_forward_kl_piles_onto_the_rarest():
     assert variation[2] < 1e-9 and variation[1] > 1
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("transform=darling",),
+        ("transform=ucpo",),
+        ("transform=unlikely",),
+        ("advantage=max_at_k",),
+        ("advantage=pass_at_k", "advantage_k=4"),
+    ],
+)
+def test_what_is_no_expected_reward_trains_on_samples_and_has_no_target(options):
+    sampled = ("experiment=bandit", "gradient=sampled", "samples=8")
+    _, (cell,) = grid(*sampled, *options)
+    assert cell.target(0.1) is None and "reward/augmented" not in cell.metrics(cell.start_logp(), 0.1)
+    logp = cell.start_logp().clone().requires_grad_()
+    loss, _ = sampled_loss(cell, logp, 0.1, torch.rand(8, generator=torch.Generator().manual_seed(0)).double())
+    assert float(torch.autograd.grad(loss, logp)[0].abs().max()) > 0
+    _, (vanilla,) = grid(*sampled)  # control
+    assert vanilla.target(0.1) is not None
+    with pytest.raises((ConfigError, OmegaConfBaseException), match="gradient=sampled"):
+        grid("experiment=bandit", *options)
+
+
 def test_adaptive_beta_uses_each_cells_divergence():
     _, cells = grid("experiment=ablation", "objective.beta=.1")
     logp = torch.stack([cell.problem.ref_logp for cell in cells])  # divergence 0: below any budget

@@ -37,7 +37,7 @@ MISTAKES = [  # a command line, what the answer must hold
     ("model.chat_template.foo=1", ["model.chat_template.foo: no such key", "+model.chat_template.foo=VALUE"]),
     ("~seed", ["seed: must be given", "found ~seed"]),
     ("~transform.threshold", ["transform.threshold: must be given", "found ~transform.threshold"]),
-    ("~transform", ["transform: must be one of identity, mara", "found nothing"]),
+    ("~transform", ["identity, mara, ucpo, unlikely", "found nothing"]),
     ("hydra.foo=1", ["hydra.foo: no such key", "allowed:", "job_logging", "found foo"]),
     # types
     ("objective.beta=x", ["objective.beta: must be a number", "found x"]),
@@ -59,9 +59,9 @@ MISTAKES = [  # a command line, what the answer must hold
     ("beta_schedule=adaptive", ["beta_schedule.kl_target: must be given, a number", "found ???"]),
     ("transform.name=mara", ["transform.name: must be identity", "transform=OPTION", "found mara"]),
     # options of groups
-    ("transform=foo", ["transform: must be one of identity, mara", "found foo"]),
-    ("transform=[mara,identity]", ["transform: must be one of identity, mara", "found [mara,identity]"]),
-    ("transform=mara_schema", ["transform: must be one of identity, mara", "found mara_schema"]),
+    ("transform=foo", ["identity, mara, ucpo, unlikely", "found foo"]),
+    ("transform=[mara,identity]", ["identity, mara, ucpo, unlikely", "found [mara,identity]"]),
+    ("transform=mara_schema", ["identity, mara, ucpo, unlikely", "found mara_schema"]),
     ("hydra/launcher=no_such", ["hydra/launcher: must be one of basic", "found no_such"]),
     ("experiment=", ["experiment: must be one of", "one_two", "found ''"]),
     ("experiment=null", ["experiment: must be one of", "one_two", "found null"]),
@@ -102,14 +102,14 @@ MISTAKES = [  # a command line, what the answer must hold
     ),
     ("--config-dir CONF experiment=misspelt", ["objective.bta: no such key", "(in experiment/misspelt.yaml)"]),
     ("--config-dir CONF experiment=no_package", ["first line", "# @package _global_", "experiment/no_package.yaml"]),
-    ("--config-dir CONF experiment=option", ["transform: must be one of identity, mara", "found foo"]),
+    ("--config-dir CONF experiment=option", ["identity, mara, ucpo, unlikely", "found foo"]),
     ("--config-dir CONF experiment=group", ["experiment/group", "transfrm"]),
     ("--config-dir CONF experiment=interpolation", ["steps: must refer", "found ${objective.bta}"]),
     ("--config-dir CONF experiment=no_such", ["experiment: must be one of", "good", "one_two", "found no_such"]),
     ("experiment=good --config-dir CONF steps=0", ["steps: must be >= 1", "found 0"]),  # in any order
     # sweeps
     ("-m objective.beta=.1,-1", ["objective.beta: must be finite and >= 0", "found -1", "job 1 of 2"]),
-    ("seed=1 -m transform=identity,foo", ["transform: must be one of identity, mara", "found foo", "job 1 of 2"]),
+    ("seed=1 -m transform=identity,foo", ["identity, mara, ucpo, unlikely", "found foo", "job 1 of 2"]),
     (
         "-m transform=mara objective.direction=reverse,forward objective.level=sequence,token",
         ["objective.level: must be sequence", "found token", "job 3 of 4"],

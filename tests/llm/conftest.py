@@ -29,6 +29,12 @@ def make_model(kind, vocab_size):
         sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4}
     if kind in ("qwen3", "gemma2"):
         sizes |= {"num_key_value_heads": 2, "head_dim": 8}
+    if kind in ("qwen2", "mistral", "olmo2", "qwen3_moe"):
+        sizes |= {"num_key_value_heads": 2}
+    if kind == "llama-bias":
+        kind, sizes = "llama", sizes | {"attention_bias": True, "num_key_value_heads": 1}
+    if kind == "qwen3_moe":
+        sizes |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8}
     config = AutoConfig.for_model(
         kind, vocab_size=vocab_size, bos_token_id=0, eos_token_id=1, pad_token_id=2, **sizes
     )

@@ -1,3 +1,4 @@
+import contextlib
 import copy
 import math
 
@@ -52,6 +53,12 @@ def test_the_step_follows_the_gradient_of_the_objective(models, two_letters, mak
     class Recorder:
         module = models.policy
 
+        def apply(self, function):
+            return function(models.policy)
+
+        def gather(self):
+            return contextlib.nullcontext(models.policy)
+
         def backward(self, loss):
             loss.backward()
 
@@ -84,6 +91,23 @@ def test_truncated_completions_keep_their_reward_or_do_not_count(models, two_let
     assert keep.metrics["truncated_share"] > 0
     assert keep.texts == drop.texts
     assert (kept - dropped).abs().max() > 1e-6
+
+
+def test_darling_multiplies_by_the_share_of_others_with_another_answer(models, two_letters, make_config):
+    """The metric that a step reports, against the same by hand from its texts."""
+    task = two_letters.task
+    for equivalence, of in (("answer", task.answer), ("text", lambda text: " ".join(text.lower().split()))):
+        config = make_config(*SMALL, "transform=darling", f"transform.equivalence={equivalence}")
+        result, _ = one_step(models, task, config)
+        total = 0.0
+        for p in range(3):
+            texts, rewards = result.texts[6 * p : 6 * p + 6], result.reward[p].tolist()
+            for text, reward in zip(texts, rewards, strict=True):
+                total += reward * sum(of(other) != of(text) for other in texts) / 5
+        assert float(result.metrics["reward/augmented"]) == pytest.approx(total / 18)
+        assert total > 0
+    plain, _ = one_step(models, task, make_config(*SMALL))
+    assert plain.metrics["reward/augmented"] == plain.metrics["reward/raw"]  # control
 
 
 def test_a_step_repeats_exactly_and_seed_zero_is_a_seed(models, two_letters, make_config):

@@ -1,0 +1,1 @@
+"""Post-training of chemical language models: priors, oracles, molecule metrics."""

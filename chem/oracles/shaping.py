@@ -1,0 +1,91 @@
+"""From a raw value to a score in [0, 1], and from the scores of components to one."""
+
+import math
+from collections.abc import Callable, Sequence
+
+Shape = Callable[[float], float]
+
+
+def logistic10(exponent: float) -> float:
+    """1 / (1 + 10^-exponent); below -300, where the power would overflow, its value at -300."""
+    return 1 / (1 + 10.0 ** min(-exponent, 300.0))
+
+
+def identity() -> Shape:
+    """The value as it is; it must be in [0, 1]."""
+    return lambda value: value
+
+
+def sigmoid(low: float, high: float, k: float) -> Shape:
+    """1 / (1 + 10^(-10 k (x - (low + high)/2) / (high - low))): rises, 1/2 half way between low and high.
+
+    Source: REINVENT's sigmoid transformation (Blaschke et al., 2020, doi:10.1021/acs.jcim.0c00915).
+    """
+    middle, width = (low + high) / 2, high - low
+    return lambda value: logistic10(10 * k * (value - middle) / width)
+
+
+def reverse_sigmoid(low: float, high: float, k: float) -> Shape:
+    """1 / (1 + 10^(10 k (x - (low + high)/2) / (high - low))): falls, as for docking, where less is better."""
+    return sigmoid(low, high, -k)
+
+
+def double_sigmoid(low: float, high: float, k_low: float, k_high: float, divisor: float) -> Shape:
+    """A rise at low minus a rise at high: near 1 between them, 0 outside.
+
+    The rises have the slopes k_low and k_high in units of `divisor`. Below 0 by less than rounding is 0.
+    """
+    return lambda value: max(
+        logistic10(k_low * (value - low) / divisor) - logistic10(k_high * (value - high) / divisor), 0.0
+    )
+
+
+def step(edge: float, side: str) -> Shape:
+    """1 on one side of the edge, else 0. side: `below` (x < edge) or `from` (x >= edge)."""
+    if side == "below":
+        return lambda value: float(value < edge)
+    return lambda value: float(value >= edge)
+
+
+def interval(low: float, high: float, margin: float) -> Shape:
+    """1 for low <= x <= high, falling linearly to 0 over `margin` on both sides."""
+
+    def score(value: float) -> float:
+        outside = max(low - value, value - high, 0.0)
+        if outside == 0:
+            return 1.0
+        return max(1 - outside / margin, 0.0) if margin else 0.0
+
+    return score
+
+
+SHAPES: dict[str, Callable[..., Shape]] = {
+    "identity": identity,
+    "sigmoid": sigmoid,
+    "reverse_sigmoid": reverse_sigmoid,
+    "double_sigmoid": double_sigmoid,
+    "step": step,
+    "interval": interval,
+}
+
+
+def product(scores: Sequence[float], weights: Sequence[float]) -> float:
+    """prod s_i^w_i."""
+    return math.prod(score**weight for score, weight in zip(scores, weights, strict=True))
+
+
+def geometric(scores: Sequence[float], weights: Sequence[float]) -> float:
+    """(prod s_i^w_i)^(1 / sum w_i)."""
+    return product(scores, weights) ** (1 / sum(weights))
+
+
+def arithmetic(scores: Sequence[float], weights: Sequence[float]) -> float:
+    """sum w_i s_i / sum w_i."""
+    return sum(score * weight for score, weight in zip(scores, weights, strict=True)) / sum(weights)
+
+
+AGGREGATIONS: dict[str, Callable[[Sequence[float], Sequence[float]], float]] = {
+    "product": product,
+    "geometric": geometric,
+    "arithmetic": arithmetic,
+}

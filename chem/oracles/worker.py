@@ -1,0 +1,67 @@
+"""A process that scores molecules, one after the other: `python -m chem.oracles.worker CHANNEL LIFELINE`.
+
+The pool starts it as the leader of a process group of its own, so that what a molecule starts can be ended with it.
+A child of a few kilobytes waits on the lifeline, a pipe whose other end the pool alone holds: when the pool is gone,
+kill -9 included, it ends the group.
+"""
+
+import os
+import signal
+import sys
+import time
+from multiprocessing.connection import Connection
+
+
+def guard(channel: int, lifeline: int) -> None:
+    """Leave a child behind that ends the whole group when the lifeline breaks."""
+    if os.fork():
+        os.close(lifeline)
+        return
+    os.close(channel)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    os.read(lifeline, 1)
+    os.killpg(0, signal.SIGKILL)
+
+
+def main() -> None:
+    channel, lifeline = int(sys.argv[1]), int(sys.argv[2])
+    guard(channel, lifeline)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal; the pool decides when to end
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # libraries that print
+    connection = Connection(channel)
+    config, path = connection.recv()
+    sys.path[:] = path
+
+    from rdkit import rdBase
+
+    from chem.oracles.compose import Scorer, describe
+    from conf.schema import ConfigError
+
+    rdBase.DisableLog("rdApp.*")
+    try:
+        scorer = Scorer(config)
+        connection.send(("ready", scorer.identity()))
+    except ConfigError as error:
+        connection.send(("refused", str(error)))
+        return
+    except Exception as error:
+        connection.send(("refused", f"oracle: cannot start: {describe(error)}"))
+        return
+    while True:
+        try:
+            kind, tasks = connection.recv()
+        except (EOFError, OSError):
+            return
+        if kind == "preflight":
+            try:
+                connection.send(("preflight", scorer.preflight()))
+            except ConfigError as error:
+                connection.send(("refused", str(error)))
+            continue
+        for number, smiles in tasks:
+            connection.send(("result", number, scorer(smiles), time.monotonic()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Properties of molecules whose values are known, and components refused where they are misused."""
+
+import pytest
+from rdkit import Chem
+
+from chem.oracles.base import Molecule
+from chem.oracles.compose import Scorer, make_component
+from conf.schema import Aggregation, ComponentConfig, ConfigError, OracleConfig, ShapeConfig
+
+ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
+RHODANINE = "O=C1NC(=S)SC1=Cc1ccccc1"  # a PAINS alert
+
+
+def value_of(name, molecule, /, **parameters):
+    answer = make_component(ComponentConfig(name, parameters))(Molecule(Chem.MolFromSmiles(molecule)))
+    assert isinstance(answer, float)
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("qed", 0.550),  # Bickerton et al. report .56 for aspirin
+        ("sa_score", 1.58),
+        ("weight", 9 * 12.011 + 8 * 1.008 + 4 * 15.999),
+        ("logp", 1.310),
+        ("tpsa", 63.60),  # 26.30 + 37.30, Ertl's contributions of an ester and an acid
+        ("donors", 1),
+        ("acceptors", 3),
+        ("rings", 1),
+        ("rotatable_bonds", 2),
+        ("similarity", 1),
+        ("substructure", 1),
+    ],
+)
+def test_aspirin(name, expected):
+    parameters = {"similarity": {"smiles": ["CCO", ASPIRIN]}, "substructure": {"smarts": "C(=O)[OH]"}}.get(name, {})
+    assert value_of(name, ASPIRIN, **parameters) == pytest.approx(expected, abs=6e-3)
+
+
+def test_alerts_count_catalogues_and_patterns():
+    assert value_of("alerts", ASPIRIN, catalogs=["PAINS"]) == 0
+    assert value_of("alerts", RHODANINE, catalogs=["PAINS"]) == 1
+    assert value_of("alerts", RHODANINE, catalogs=["PAINS"], smarts=["C=S", "Cl", "c1ccccc1"]) == 3
+    assert value_of("alerts", ASPIRIN, catalogs=["BRENK"]) >= 1  # the phenol ester
+
+
+def test_similarity_is_tanimoto():
+    """By hand: with radius 0 the fingerprint of ethane is {CH3}, of propane {CH3, CH2}."""
+    assert value_of("similarity", "CC", smiles=["CCC"], radius=0) == pytest.approx(1 / 2)
+    assert value_of("similarity", "CCO", smiles=["CCC", "CCO"]) == 1
+    assert value_of("substructure", "CCO", smarts="N") == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "message"),
+    [
+        ("qedd", {}, r"name must be one of qed, .*docking.*package.module:name.*found qedd"),
+        ("qed", {"bits": 3}, r"qed: parameters: this component has none, found bits"),
+        ("alerts", {"catalogs": ["PAIN"]}, r"alerts.catalogs: must be among PAINS_A.*found PAIN"),
+        ("similarity", {"smiles": ["C1C"]}, r"similarity.smiles: must be SMILES"),
+        ("substructure", {"smarts": "[C"}, r"substructure.smarts: must be SMARTS, found \[C"),
+        ("substructure", {"pattern": "C"}, r"substructure cannot be made: TypeError"),
+        ("no_such_module:Thing", {}, r"cannot be made: ModuleNotFoundError"),
+        ("chem.oracles:Thing", {}, r"cannot be made: AttributeError"),
+    ],
+)
+def test_a_component_that_cannot_be_made_is_refused(name, parameters, message):
+    with pytest.raises(ConfigError, match=message):
+        make_component(ComponentConfig(name, parameters))
+
+
+def test_a_property_beyond_one_needs_a_transform():
+    with pytest.raises(ConfigError, match=r"weight is not within .* must have a transform"):
+        Scorer(OracleConfig([ComponentConfig("weight")]))
+    shape = ShapeConfig("interval", low=100.0, high=200.0, margin=0.0)
+    assert Scorer(OracleConfig([ComponentConfig("weight", transform=shape)]))(ASPIRIN).score == 1
+
+
+def test_a_product_is_composed_and_stops_at_zero():
+    donors = ComponentConfig("donors", transform=ShapeConfig("step", edge=1.0, side="below"))
+    scorer = Scorer(OracleConfig([donors, ComponentConfig("qed")]))
+    aspirin, benzene = scorer(ASPIRIN), scorer("c1ccccc1")
+    assert (aspirin.score, aspirin.values) == (0, {"donors": 1})  # QED cannot change it and is not asked
+    assert benzene.score == benzene.values["qed"] == value_of("qed", "c1ccccc1")
+
+    config = OracleConfig([donors, ComponentConfig("qed", weight=3.0)], Aggregation.arithmetic)
+    assert Scorer(config)(ASPIRIN).score == pytest.approx(0.75 * value_of("qed", ASPIRIN))
+
+
+def test_identity_tells_two_oracles_apart():
+    def identity(**changes):
+        return Scorer(OracleConfig([ComponentConfig("similarity", {"smiles": [ASPIRIN], **changes})])).identity()
+
+    assert identity() == identity()
+    assert identity() != identity(radius=3)

@@ -1,0 +1,415 @@
+"""Each method of the comparison over every group of outcomes, as a training step applies it."""
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from core.advantages import differential_smoothing, ucpo
+from core.objective import Objective, make_objective
+from core.transforms import class_diversity, darling, unlikely
+
+from .enumeration import (
+    all_groups,
+    expected_group_gradient,
+    follow_gradient,
+    one_token_gradient,
+    random_logits,
+    random_logp,
+)
+
+GOOD = {"threshold": {"kind": "constant", "value": 0.5}}
+REWARD = torch.tensor([1.0, 1.0, 1.0, 0.0], dtype=torch.float64)
+BETA, NAN = 0.4, math.nan
+
+
+def made(transform: str = "identity", options: dict | None = None, **more: Any) -> Objective:
+    defaults = {"advantage": "leave_one_out", "direction": "reverse"}
+    return make_objective(transform=transform, transform_options={**GOOD, **(options or {})}, **{**defaults, **more})
+
+
+def group_loss(objective: Objective, reward: Tensor, ref: Tensor, beta: float) -> Callable[[Tensor, Tensor], Tensor]:
+    """For `one_token_gradient`: completions of one token."""
+
+    def loss(members: Tensor, policy_logp: Tensor) -> Tensor:
+        return objective.loss(
+            reward[members],
+            policy_logp.unsqueeze(-1),
+            ref[members].unsqueeze(-1),
+            torch.ones(*members.shape, 1, dtype=torch.bool),
+            beta=beta,
+            diversity=class_diversity(members),
+        )[0]
+
+    return loss
+
+
+def gradient_of(value: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
+    """Of minus a function of the probabilities."""
+    parameters = logits.clone().requires_grad_()
+    return torch.autograd.grad(-value(parameters.log_softmax(-1)), parameters)[0]
+
+
+def expected_by_tuples(coefficient: Callable[[list[int]], list[float]], logits: Tensor, size: int) -> Tensor:
+    """Gradient of -sum over all ordered groups of chance * mean of coefficient * log pi, in plain loops."""
+    logp = logits.log_softmax(-1)
+    total = torch.zeros_like(logits)
+    for group in itertools.product(range(len(logits)), repeat=size):
+        chance = float(logp[list(group)].sum().exp())
+        for y, c in zip(group, coefficient(list(group)), strict=True):
+            score = torch.eye(len(logits), dtype=logits.dtype)[y] - logits.softmax(-1)
+            total = total - chance * c * score / size
+    return total
+
+
+def close(a: Tensor, b: Tensor) -> bool:
+    return torch.allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+# --- best of k and pass@k beside the KL term and the entropy -----------------------------------------------
+
+
+@pytest.mark.parametrize("placement", ["reward", "loss"])
+@pytest.mark.parametrize(("k", "size"), [(None, 3), (2, 3), (3, 3)])
+def test_best_of_k_has_its_own_gradient_and_that_of_the_kl_and_the_entropy(
+    placement: str, k: int | None, size: int
+) -> None:
+    """Of E[max of k]/k - beta KL + eta H, wherever the KL term stands."""
+    logits, ref, reward = random_logits(4, seed=1), random_logp(4, seed=2), random_logits(4, seed=3)
+    draws = torch.tensor(list(itertools.product(range(4), repeat=k or size)))
+
+    def value(beta: float, entropy_coef: float) -> Callable[[Tensor], Tensor]:
+        def of(logp: Tensor) -> Tensor:
+            best = (logp[draws].sum(-1).exp() * reward[draws].amax(-1)).sum() / (k or size)
+            return best - beta * (logp.exp() * (logp - ref)).sum() - entropy_coef * (logp.exp() * logp).sum()
+
+        return of
+
+    objective = made(advantage="max_at_k", advantage_k=k, placement=placement, entropy_coef=0.2)
+    sampled = one_token_gradient(group_loss(objective, reward, ref, BETA), logits, size)
+    torch.testing.assert_close(sampled, gradient_of(value(BETA, 0.2), logits), rtol=1e-9, atol=1e-12)
+    for wrong in (value(2 * BETA, 0.2), value(BETA, 0.0)):  # controls
+        assert not close(sampled, gradient_of(wrong, logits))
+    # Control: the best of what already holds the KL term is another objective.
+    inside = Objective(direction="reverse", advantage=objective.advantage, entropy_coef=0.2)
+    assert not close(one_token_gradient(group_loss(inside, reward, ref, BETA), logits, size), sampled)
+
+
+def pass_at_k_by_subsets(good: list[bool], k: int) -> list[float]:
+    subsets = list(itertools.combinations(range(len(good)), k))
+    passed = {subset: float(any(good[i] for i in subset)) for subset in subsets}
+    mean = sum(passed.values()) / len(subsets)
+    std = math.sqrt(mean * (1 - mean))
+    having = [[passed[s] for s in subsets if i in s] for i in range(len(good))]
+    return [(sum(some) / len(some) - mean) / std if std else 0.0 for some in having]
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_pass_at_k_sees_good_samples_whatever_their_reward(k: int) -> None:
+    logits, ref = random_logits(4, seed=1), random_logp(4, seed=2)
+    reward = torch.tensor([0.5, 9.0, 0.4, -3.0], dtype=torch.float64)
+    objective = made(advantage="pass_at_k", advantage_k=k)
+    alone = one_token_gradient(group_loss(objective, reward, ref, 0.0), logits, 4)
+    expected = expected_by_tuples(lambda y: pass_at_k_by_subsets([i < 2 for i in y], k), logits, 4)
+    torch.testing.assert_close(alone, expected, rtol=1e-9, atol=1e-12)
+    both = one_token_gradient(group_loss(objective, reward, ref, BETA), logits, 4)
+    kl = gradient_of(lambda logp: -BETA * (logp.exp() * (logp - ref)).sum(), logits)
+    torch.testing.assert_close(both - alone, kl, rtol=1e-9, atol=1e-12)
+    other = expected_by_tuples(lambda y: pass_at_k_by_subsets([i < 3 for i in y], k), logits, 4)
+    assert not close(alone, other)  # control: another threshold
+
+
+def test_a_truncated_completion_is_never_good_for_pass_at_k_and_the_bonuses() -> None:
+    reward, logp = torch.ones(1, 4), torch.log(torch.tensor([[0.4, 0.3, 0.2, 0.1]]))
+    complete = torch.tensor([[True, True, False, False]])
+    mask = torch.ones(1, 4, 1, dtype=torch.bool)
+    for options in (
+        {"advantage": "pass_at_k", "advantage_k": 1},
+        {"transform": "ucpo", "options": {"coef": 1.0}},
+        {"transform": "differential_smoothing", "options": {"correct_coef": 1.0, "wrong_coef": 0.0}},
+    ):
+        leaf = logp.unsqueeze(-1).clone().requires_grad_()
+        objective = made(**options)
+        truncated = objective.loss(reward, leaf, leaf.detach(), mask, beta=0.0, complete=complete)[0]
+        gradient = torch.autograd.grad(truncated, leaf)[0]
+        assert bool((gradient[0, :2] != 0).any())
+        good, not_good = (-gradient[0, [0]].mean(), -gradient[0, [2]].mean())
+        if options.get("advantage"):
+            assert good > 0 > not_good
+        else:
+            assert float(not_good) == 0
+        whole = torch.autograd.grad(objective.loss(reward, leaf, leaf.detach(), mask, beta=0.0)[0], leaf)[0]
+        assert not torch.allclose(whole, gradient)  # control
+
+
+# --- what is added to advantages -----------------------------------------------------------------------------
+
+
+def test_differential_smoothing_is_an_entropy_among_good_outcomes() -> None:
+    logits, ref = random_logits(4, seed=1), random_logp(4, seed=2)
+    coefficients = {"correct_coef": 0.3, "wrong_coef": 0.1}
+
+    def value(correct: float, wrong: float) -> Callable[[Tensor], Tensor]:
+        def of(logp: Tensor) -> Tensor:
+            each = logp.exp() * (logp - 1)
+            kl = (logp.exp() * (logp - ref)).sum()
+            return (logp.exp() * REWARD).sum() - BETA * kl - correct * each[:3].sum() + wrong * each[3]
+
+        return of
+
+    objective = made("differential_smoothing", coefficients)
+    sampled = one_token_gradient(group_loss(objective, REWARD, ref, BETA), logits, 3)
+    torch.testing.assert_close(sampled, gradient_of(value(0.3, 0.1), logits), rtol=1e-9, atol=1e-12)
+    for wrong in (value(0.3, 0.0), value(0.1, 0.3), value(0.0, 0.0)):  # controls
+        assert not close(sampled, gradient_of(wrong, logits))
+
+
+def ucpo_by_hand(group: list[int], logp: Tensor, coef: float) -> list[float]:
+    good = [y for y in group if REWARD[y] > 0]
+    total = sum(math.exp(logp[y]) for y in good)
+    q = {y: math.exp(logp[y]) / total for y in good}
+    entropy = -sum(q[y] * math.log(q[y]) for y in good)
+    return [coef * (-math.log(q[y]) - entropy) if y in q else 0.0 for y in group]
+
+
+def test_ucpo_over_every_group() -> None:
+    logits, ref = random_logits(4, seed=1), random_logp(4, seed=2)
+    objective, vanilla = made("ucpo", {"coef": 0.3}), made()
+    sampled, plain = (one_token_gradient(group_loss(o, REWARD, ref, BETA), logits, 3) for o in (objective, vanilla))
+    logp = logits.log_softmax(-1)
+    expected = expected_by_tuples(lambda group: ucpo_by_hand(group, logp, 0.3), logits, 3)
+    torch.testing.assert_close(sampled - plain, expected, rtol=1e-9, atol=1e-12)
+    assert float(expected.abs().max()) > 1e-3  # control: it does something
+    even = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=torch.float64)  # equally likely good outcomes
+    bonus, none = (one_token_gradient(group_loss(o, REWARD, ref, 0.0), even, 3) for o in (objective, vanilla))
+    torch.testing.assert_close(bonus, none, atol=1e-14, rtol=0)
+
+
+def test_bonuses_of_what_does_not_count_are_zero() -> None:
+    logp = torch.tensor([[-1.0, NAN, -3.0, -2.0], [-1.0, -1.0, NAN, NAN]])
+    valid, good = ~logp.isnan(), torch.tensor([[True, True, True, False], [False, False, False, False]])
+    for bonus in (
+        ucpo(logp, good, valid, coef=2.0),
+        differential_smoothing(logp, good, valid, correct_coef=2.0, wrong_coef=1.0),
+    ):
+        assert bool((bonus[~valid] == 0).all()) and bool(bonus.isfinite().all()) and bool((bonus[0, 0] != 0).all())
+        with pytest.raises(ValueError, match="NaN"):
+            ucpo(logp, good, None, coef=2.0)
+    only = ucpo(logp, good & valid, valid, coef=2.0)
+    q = torch.tensor([-1.0, -3.0]).softmax(-1)
+    entropy = -(q * q.log()).sum()
+    torch.testing.assert_close(only[0, [0, 2]], 2 * (-q.log() - entropy))
+    assert bool((only[1] == 0).all()) and float(only[0, 3]) == 0
+
+
+# --- what is done to rewards -----------------------------------------------------------------------------------
+
+
+def unlikely_by_hand(group: list[int], mean_logp: list[float], strength: float) -> list[float]:
+    """Ranks of tied samples are averaged by writing out every order of theirs."""
+    rewards = [float(REWARD[y]) for y in group]
+    orders = [
+        order
+        for order in itertools.permutations(range(len(group)))
+        if all(mean_logp[group[a]] <= mean_logp[group[b]] for a, b in itertools.pairwise(order))
+    ]
+    ranks = [sum(order.index(i) for order in orders) / len(orders) for i in range(len(group))]
+    return [r * (1 - strength * rank / len(group)) for r, rank in zip(rewards, ranks, strict=True)]
+
+
+def test_unlikely_over_every_group() -> None:
+    logits, ref = random_logits(4, seed=1), random_logp(4, seed=2)
+    objective = made("unlikely", {"strength": 0.5}, advantage="no_baseline")
+    sampled = one_token_gradient(group_loss(objective, REWARD, ref, 0.0), logits, 3)
+    mean_logp = logits.log_softmax(-1).tolist()
+    expected = expected_by_tuples(lambda group: unlikely_by_hand(group, mean_logp, 0.5), logits, 3)
+    torch.testing.assert_close(sampled, expected, rtol=1e-9, atol=1e-12)
+    other = expected_by_tuples(lambda group: unlikely_by_hand(group, [-x for x in mean_logp], 0.5), logits, 3)
+    assert not close(sampled, other)  # control: the likeliest first
+
+
+def test_unlikely_ranks_by_the_mean_over_tokens_and_counts_what_is_not_good() -> None:
+    reward, ref = torch.tensor([[1.0, 2.0, -1.0, 1.0]]), torch.full((1, 4), -1.0)
+    means = torch.tensor([[-1.0, -2.0, -3.0, -0.5]])  # ranks 2, 1, 0, 3
+    call = {"beta": 0.1, "threshold": 0.5, "strength": 0.8}
+    changed = unlikely(reward, ref, policy_mean_logp=means, **call).reward
+    torch.testing.assert_close(changed, torch.tensor([[1 - 0.4, 2 * (1 - 0.2), -1.0, 1 - 0.6]]))
+    counted = torch.tensor([[True, True, False, True]])
+    changed = unlikely(reward, ref, policy_mean_logp=means, counted=counted, valid=counted, **call).reward
+    torch.testing.assert_close(changed[counted], torch.tensor([1 - 0.8 / 3, 2.0, 1 - 1.6 / 3]))
+    with pytest.raises(ValueError, match=r"strength must lie in \[0, 1\], got 2"):
+        unlikely(reward, ref, policy_mean_logp=means, **{**call, "strength": 2})
+    # In a step: two tokens of -1 each are as likely, by their mean, as one; by their sum they are not.
+    policy = torch.tensor([[[-1.0, -1.0], [-1.5, 0.0]]], requires_grad=True)
+    mask = torch.tensor([[[True, True], [True, False]]])
+    objective = made("unlikely", {"strength": 1.0}, advantage="no_baseline")
+    loss, logged = objective.loss(torch.ones(1, 2), policy, policy.detach(), mask, beta=0.0)
+    assert float(logged["reward/augmented"]) == pytest.approx((0.5 + 1) / 2)  # the second, of mean -1.5, has rank 0
+    assert torch.autograd.grad(loss, policy)[0].tolist() == [[[-0.25, -0.25], [-0.5, 0.0]]]
+
+
+def test_darling_over_every_group() -> None:
+    """Without a baseline: E[R(y) * chance that another draw is another outcome]."""
+    logits, ref = random_logits(4, seed=1), random_logp(4, seed=2)
+    objective = made("darling", advantage="no_baseline")
+    sampled = one_token_gradient(group_loss(objective, REWARD, ref, 0.0), logits, 3)
+    p = logits.softmax(-1)
+    detached = gradient_of(lambda logp: (logp.exp() * REWARD * (1 - p)).sum(), logits)
+    torch.testing.assert_close(sampled, detached, rtol=1e-9, atol=1e-12)
+    plain = gradient_of(lambda logp: (logp.exp() * REWARD).sum(), logits)
+    assert not close(sampled, plain)  # control
+
+
+def test_class_diversity_is_the_share_of_others_that_differ() -> None:
+    classes = torch.tensor([[1, 1, 2, 3], [5, 5, 5, 5]])
+    expected = torch.tensor([[2 / 3, 2 / 3, 1, 1], [0, 0, 0, 0]])
+    torch.testing.assert_close(class_diversity(classes), expected)
+    valid = torch.tensor([[True, False, True, True], [True, False, False, False]])
+    torch.testing.assert_close(class_diversity(classes, valid), torch.tensor([[1.0, 0, 1, 1], [0, 0, 0, 0]]))
+    reward = torch.tensor([[2.0, NAN, 3.0, -1.0]])
+    diversity = torch.tensor([[0.5, NAN, 1.0, 0.0]])
+    changed = darling(reward, reward, beta=0.1, diversity=diversity, counted=valid[:1]).reward
+    torch.testing.assert_close(changed[valid[:1]], torch.tensor([1.0, 3.0, -0.0]))
+    with pytest.raises(ValueError, match=r"diversity must lie in \[0, 1\], got 1.5"):
+        darling(torch.ones(2), torch.ones(2), beta=0.1, diversity=torch.tensor([0.5, 1.5]))
+    with pytest.raises(ValueError, match="needs the diversity of each sample"):
+        logp = torch.zeros(1, 2, 1)
+        made("darling").loss(torch.ones(1, 2), logp, logp, torch.ones(1, 2, 1, dtype=torch.bool), beta=0.1)
+
+
+# --- what an invalid sample holds reaches none of them -------------------------------------------------------
+
+METHODS = {
+    "max_at_k": {"advantage": "max_at_k"},
+    "pass_at_k": {"advantage": "pass_at_k", "advantage_k": 2},
+    "unlikely": {"transform": "unlikely", "options": {"strength": 0.3}},
+    "differential_smoothing": {
+        "transform": "differential_smoothing",
+        "options": {"correct_coef": 0.3, "wrong_coef": 0.1},
+    },
+    "ucpo": {"transform": "ucpo", "options": {"coef": 0.3}},
+    "darling": {"transform": "darling"},
+}
+
+
+@pytest.mark.parametrize("garbage", [2.0, NAN, math.inf, -math.inf])
+@pytest.mark.parametrize("name", METHODS)
+def test_an_invalid_sample_is_as_if_it_were_not_there(name: str, garbage: float) -> None:
+    objective = made(**METHODS[name])
+    reward = torch.tensor([[1.0, 0.0, 9.0, 0.6, 0.2], [0.0, 1.0, 9.0, 0.1, 1.0]], dtype=torch.float64)
+    policy, ref = -random_logits(2, 5, 3, seed=1).abs(), -random_logits(2, 5, 3, seed=2).abs()
+    mask = torch.ones(2, 5, 3, dtype=torch.bool)
+    valid = torch.tensor([True, True, False, True, True]).expand(2, 5)
+    diversity = class_diversity(torch.tensor([[1, 1, 2, 3, 4], [1, 2, 3, 1, 2]]), valid).double()
+
+    def run(rows: Tensor, **more: Tensor) -> tuple[Tensor, Tensor, dict]:
+        leaf = policy[:, rows].clone().requires_grad_()
+        held = {key: value[:, rows] for key, value in more.items()}
+        loss, logged = objective.loss(
+            reward[:, rows], leaf, ref[:, rows], mask[:, rows], beta=0.3, diversity=diversity[:, rows], **held
+        )
+        return loss.detach(), torch.autograd.grad(loss, leaf)[0], logged
+
+    loss, gradient, logged = run(valid[0])
+    reward, policy, ref = reward.clone(), policy.clone(), ref.clone()
+    for tensor in (reward, policy, ref, diversity):
+        tensor[:, 2] = garbage
+    held_loss, held_gradient, held_log = run(torch.ones(5, dtype=torch.bool), valid=valid)
+    torch.testing.assert_close(held_loss, loss, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(held_gradient[:, valid[0]], gradient, rtol=1e-12, atol=1e-13)
+    assert bool((held_gradient[:, 2] == 0).all())
+    for key, value in logged.items():
+        torch.testing.assert_close(held_log[key], value, rtol=1e-12, atol=1e-13, msg=key)
+
+
+# --- Algorithm 2 and where the KL stands -----------------------------------------------------------------------
+
+
+def test_algorithm_two_needs_the_baseline_to_take_out_a_groups_anchor() -> None:
+    """With the KL in the loss, samples that are often their own anchor are held to a likelier reference."""
+    ref = torch.tensor([0.55, 0.15, 0.05, 0.25], dtype=torch.float64).log()
+
+    def shares(direction: str, algorithm: int, placement: str) -> Tensor:
+        objective = made("mara", {"algorithm": 1 if direction == "reverse" else 2}, direction=direction)
+        transform = objective.transform
+        transform.keywords["algorithm"] = algorithm  # type: ignore[attr-defined]
+        objective = Objective(direction=direction, transform=transform, placement=placement)
+        loss = group_loss(objective, REWARD, ref, 0.03)
+        good = follow_gradient(loss, ref, size=2, rate=10.0, steps=700)[:3]
+        return good / good.sum()
+
+    for direction, algorithm in (("reverse", 1), ("reverse", 2), ("forward", 2)):
+        assert float((shares(direction, algorithm, "reward") - 1 / 3).abs().max()) < 2e-3
+        skewed = float((shares(direction, algorithm, "loss") - 1 / 3).abs().max())
+        assert skewed < 1e-6 if algorithm == 1 else skewed > 0.1
+    made("mara", {"algorithm": 1}, placement="loss")
+    for direction in ("reverse", "forward"):
+        with pytest.raises(ValueError, match=r"Algorithm 2 needs the KL inside the reward.*use placement=reward"):
+            made("mara", {"algorithm": 2}, direction=direction, placement="loss")
+
+
+@pytest.mark.parametrize("direction", ["reverse", "forward", "jensen_shannon", "alpha"])
+def test_a_divergence_that_is_infinite_is_an_error_and_not_nan(direction: str) -> None:
+    alpha = 2.0 if direction == "alpha" else None
+    objective = Objective(direction=direction, alpha=alpha)
+    policy, ref = torch.full((1, 3, 1), -1.0), torch.tensor([[[-1.0], [-math.inf], [-2.0]]])
+    arguments = torch.tensor([[1.0, 0.0, 0.5]]), policy.requires_grad_(), ref, torch.ones(1, 3, 1, dtype=torch.bool)
+    if direction in ("reverse", "alpha"):
+        with pytest.raises(ValueError, match=rf"{direction} divergence is not finite at \[0, 1\].*not valid"):
+            objective.loss(*arguments, beta=0.1)
+    else:
+        loss, _ = objective.loss(*arguments, beta=0.1)
+        assert bool(torch.autograd.grad(loss, policy)[0].isfinite().all())
+    valid = torch.tensor([[True, False, True]])
+    assert bool(objective.loss(*arguments, beta=0.1, valid=valid)[0].isfinite())  # control
+
+
+def test_alpha_belongs_to_its_direction() -> None:
+    for options in ({"direction": "alpha"}, {"direction": "reverse", "alpha": 0.5}):
+        with pytest.raises(ValueError, match="alpha must be given with direction=alpha and only there"):
+            Objective(**options)
+    with pytest.raises(ValueError, match="alpha must be finite and neither 0 nor 1"):
+        Objective(direction="alpha", alpha=1.0)
+    Objective(direction="alpha", alpha=0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"advantage": "pass_at_k"}, "pass_at_k needs advantage_k, got None"),
+        ({"advantage_k": 3}, "advantage_k is for max_at_k and pass_at_k, got 3 with leave_one_out"),
+        ({"advantage": "pass_at_k", "advantage_k": 2, "transform_options": {}}, "pass_at_k needs a threshold"),
+        ({"transform": "ucpo", "transform_options": {"coef": 0.1}}, "ucpo needs a threshold"),
+        ({"transform": "unlikely", "transform_options": {"strength": 0.1}}, "unlikely needs a threshold"),
+        ({"transform": "darling", "advantage": "group_normalised"}, "without division.*centred or leave_one_out"),
+        ({"transform": "darling", "advantage": "pass_at_k", "advantage_k": 2}, "which samples are good"),
+        ({"transform": "mara", "advantage": "max_at_k"}, "not of the best of k: use leave_one_out"),
+    ],
+)
+def test_refused_with_the_way_out(options: dict, message: str) -> None:
+    defaults = {"transform": "identity", "transform_options": GOOD, "advantage": "leave_one_out"}
+    with pytest.raises(ValueError, match=message):
+        make_objective(**{**defaults, "direction": "reverse", **options})
+
+
+def test_only_objectives_of_reward_and_reference_have_a_target() -> None:
+    assert made().has_target and made("mara").has_target and made(advantage="group_normalised").has_target
+    assert not any(made(**options).has_target for options in METHODS.values())
+
+
+def test_the_two_ways_of_enumerating_agree() -> None:
+    """`expected_by_tuples` and `all_groups` on the same coefficients; another size differs."""
+    logits = random_logits(4, seed=5)
+    members, log_orders = all_groups(4, 3)
+    parameters = logits.clone().requires_grad_()
+    logp = parameters.log_softmax(-1)
+    chance = log_orders + logp[members].sum(-1)
+    merged = expected_group_gradient(
+        lambda leaf: -(members.double() * leaf).mean(), logp[members], chance, parameters
+    )
+    torch.testing.assert_close(merged, expected_by_tuples(lambda y: [float(i) for i in y], logits, 3))
+    assert not close(merged, expected_by_tuples(lambda y: [float(i > 0) for i in y], logits, 3))

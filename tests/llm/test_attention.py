@@ -1,0 +1,175 @@
+"""The packed pass against each sequence read alone: values, gradients, and controls that break one piece of it."""
+
+import pytest
+import torch
+
+from llm import attention, logp
+from llm.attention import Packing, Rows, block, block_backward, shares_prefix
+from llm.prompts import Prompts, pad_completions
+
+VOCAB = 60
+READ = ("qwen3", "llama", "llama-bias", "qwen2", "gpt2", "gpt_neox", "olmo2", "qwen3_moe")
+NOT_READ = {
+    "mistral": "attention with sliding_window",
+    "gemma2": "layers of sliding_attention",
+    "bloom": "its attention cannot be replaced",
+    "mamba": "its attention cannot be replaced",
+}
+LENGTHS = {"ragged": [3, 1, 7, 2, 7, 5, 4, 6, 1], "one-token": [1] * 9, "even": [4] * 9, "G=1": [5, 1, 3]}
+
+
+def make_prompts(*lengths):
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(VOCAB, (len(lengths), max(lengths)), generator=generator)
+    return Prompts(ids, torch.arange(max(lengths)) >= max(lengths) - torch.tensor(lengths).unsqueeze(-1))
+
+
+def make_completions(lengths):
+    generator = torch.Generator().manual_seed(2)
+    return pad_completions([torch.randint(VOCAB, (n,), generator=generator).tolist() for n in lengths], 0)
+
+
+def alone(model, prompts, tokens, mask):
+    """Each prompt and completion read as one unpadded sequence, all logits at once."""
+    group = len(tokens) // len(prompts.ids)
+    rows = []
+    for row in range(len(tokens)):
+        prompt = prompts.ids[row // group][prompts.mask[row // group]]
+        completion = tokens[row][mask[row]]
+        logits = model(input_ids=torch.cat([prompt, completion]).unsqueeze(0), use_cache=False).logits[0]
+        value = logits.log_softmax(-1)[len(prompt) - 1 : -1].gather(-1, completion.unsqueeze(-1)).squeeze(-1)
+        rows.append(torch.nn.functional.pad(value, (0, tokens.shape[1] - len(completion))))
+    return torch.stack(rows)
+
+
+def difference(model, prompts, tokens, mask):
+    """Largest difference of log-probabilities, and of gradients over the largest gradient, from reading alone."""
+    weight = torch.randn(mask.shape, generator=torch.Generator().manual_seed(3)) * mask
+    values, grads = [], []
+    for logp_of in (logp.completion_logp, alone):
+        value = logp_of(model, prompts, tokens, mask).float()
+        values.append(value.detach())
+        grad = torch.autograd.grad((value * weight).sum(), list(model.parameters()), allow_unused=True)
+        grads.append([g.float() for g in grad if g is not None])
+    scale = max(g.abs().max() for g in grads[1])
+    off = max((a - b).abs().max() for a, b in zip(*grads, strict=True))
+    return float((values[0] - values[1]).abs().max()), float(off / scale)
+
+
+@pytest.mark.parametrize("device_has_fused", [True, False])
+@pytest.mark.parametrize("kind", READ)
+def test_a_packed_pass_equals_reading_each_sequence_alone(build_model, kind, device_has_fused, monkeypatch):
+    model = build_model(kind, VOCAB)
+    assert shares_prefix(model.get_decoder())
+    if not device_has_fused:
+        monkeypatch.setattr(attention, "FUSED", set())
+        monkeypatch.setattr(attention, "SCORES", 300)  # in several pieces
+    value, grad = difference(model, make_prompts(3, 9, 1), *make_completions(LENGTHS["ragged"]))
+    assert value < 1e-5 and grad < 1e-5
+    assert model.config._attn_implementation == "sdpa"  # as it was
+
+
+@pytest.mark.parametrize("prompts", [(3, 9, 1), (4, 4, 4)], ids=str)
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_every_shape_of_batch(build_model, prompts, lengths):
+    value, grad = difference(build_model("qwen3", VOCAB), make_prompts(*prompts), *make_completions(LENGTHS[lengths]))
+    assert value < 1e-5 and grad < 1e-5
+
+
+def test_bfloat16_is_as_exact_as_the_plain_path(build_model):
+    """Both paths round; the packed one is no further from float32 than the plain one."""
+    model = build_model("qwen3", VOCAB)
+    batch = make_prompts(3, 9, 1), *make_completions(LENGTHS["ragged"])
+    exact = alone(model, *batch)
+    model.to(torch.bfloat16)
+    with torch.no_grad():
+        packed, plain = (float((f(model, *batch) - exact).abs().mean()) for f in (logp.completion_logp, alone))
+    assert shares_prefix(model.get_decoder())
+    assert 0 < packed < 2 * plain
+
+
+def shifted(self, prompts, tokens, lengths):
+    Packing_init(self, prompts, tokens, lengths)
+    self.positions[:, self.prompts.stop :] += 1
+
+
+def unmerged(a, a_lse, b, b_lse):
+    return (a + b) / 2, torch.logaddexp(a_lse, b_lse)
+
+
+def wrong_lse(a, a_lse, b, b_lse):
+    return Merge(a, a_lse, b, b_lse)[0], b_lse
+
+
+Packing_init, Merge = Packing.__init__, attention.merge
+
+
+@pytest.mark.parametrize(
+    "where, what, values_differ",
+    [
+        ((Packing, "__init__"), shifted, True),
+        ((attention, "merge"), unmerged, True),
+        ((attention, "merge"), wrong_lse, False),
+    ],
+    ids=["wrong positions", "merge without weights", "one block's logsumexp"],
+)
+def test_control_a_broken_piece_is_noticed(build_model, monkeypatch, where, what, values_differ):
+    model = build_model("qwen3", VOCAB)
+    batch = make_prompts(3, 9, 1), *make_completions(LENGTHS["ragged"])
+    assert shares_prefix(model.get_decoder())
+    monkeypatch.setattr(*where, what)
+    value, grad = difference(model, *batch)
+    assert (value > 1e-3) == values_differ and grad > 1e-3
+    # And the trial that decides for a model refuses it where the values are wrong.
+    attention._REASONS.clear()
+    assert shares_prefix(model.get_decoder()) != values_differ
+    attention._REASONS.clear()
+
+
+@pytest.mark.parametrize("kind", NOT_READ)
+def test_other_models_are_read_the_plain_way_and_it_is_said_once(build_model, kind, capsys, monkeypatch):
+    model = build_model(kind, VOCAB)
+    attention._say.cache_clear()
+    monkeypatch.setattr(attention.console, "quiet", False)
+    assert not shares_prefix(model.get_decoder()) and not shares_prefix(model.get_decoder())
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count(NOT_READ[kind]) == 1
+    if kind in ("mistral", "bloom"):
+        value, grad = difference(model, make_prompts(3, 9, 1), *make_completions(LENGTHS["ragged"]))
+        assert value < 1e-5 and grad < 1e-5
+
+
+def test_with_gradient_checkpointing_the_plain_way_is_taken(build_model):
+    body = build_model("qwen3", VOCAB).get_decoder().train()
+    assert shares_prefix(body)
+    body.activation_checkpointing_enable()
+    assert not shares_prefix(body)
+    with torch.no_grad():
+        assert shares_prefix(body)
+
+
+def test_blocks_in_the_open_equal_the_fused_ones(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    query, grad, out = (torch.randn(3, 4, 6, 8, generator=generator, dtype=torch.float64) for _ in range(3))
+    key, value = (torch.randn(3, 2, 6, 8, generator=generator, dtype=torch.float64) for _ in range(2))
+    hidden = torch.zeros(3, 1, 1, 6, dtype=torch.bool)
+    hidden[1, ..., 4:] = True
+    for causal, mask in ((False, hidden), (True, None)):
+        results = []
+        for fused in ({"cpu"}, set()):
+            monkeypatch.setattr(attention, "FUSED", fused)
+            made, lse = block(query, key, value, causal, mask, 0.3)
+            results.append((made, lse, *block_backward(grad, query, key, value, out, lse + 1, causal, mask, 0.3)))
+        for one, other in zip(*results, strict=True):
+            torch.testing.assert_close(one, other)
+    assert not torch.allclose(
+        block(query, key, value, False, None, 0.3)[0], block(query, key, value, False, hidden, 0.3)[0]
+    )
+
+
+def test_rows_pad_and_pack():
+    packed = torch.arange(10.0).view(10, 1, 1)
+    rows = Rows(torch.tensor([3, 0, 2]), 4)
+    padded = rows.pad_zero(packed)[:, 0, :, 0]
+    assert padded.tolist() == [[4, 5, 6], [0, 0, 0], [7, 8, 0]]
+    assert rows.pack(rows.pad(packed)).flatten().tolist() == [4, 5, 6, 7, 8]
