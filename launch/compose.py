@@ -2,16 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from conf.schema import RUN_CONFIGS, ConfigError
 from launch.app import check, register
 from launch.explain import explain
+from launch.record import read_config, read_record
 
 
 def compose(
@@ -31,6 +33,35 @@ def compose(
 
 @lru_cache(maxsize=4096)
 def _compose(package: str, overrides: tuple[str, ...], flags: tuple[str, ...], checked: bool) -> Mapping[str, Any]:
+    config = _composed(package, overrides, flags)
+    if checked:
+        check(package, config)
+    try:
+        container: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+        return container
+    except Exception as error:
+        raise ConfigError(explain(error, package)) from error
+
+
+def typed(package: str, overrides: Sequence[str], flags: Sequence[str] = ()) -> Any:
+    """The typed configuration, checked. Raises ConfigError as `compose` does."""
+    return check(package, _composed(package, overrides, flags))
+
+
+def recorded(folder: Path) -> Any:
+    """The typed configuration that a run folder records; what the record's command does not say is from its file.
+
+    Raises:
+        ConfigError: it is no run folder, or holds a configuration that this code cannot run with.
+    """
+    record = read_record(folder)
+    package, command = str(record["package"]), [str(word) for word in record["command"][3:]]
+    flags = command[:2] if command[:1] == ["--config-dir"] else []
+    config = OmegaConf.merge(_composed(package, command[len(flags) :], flags), read_config(folder))
+    return check(package, cast(DictConfig, config))
+
+
+def _composed(package: str, overrides: Sequence[str], flags: Sequence[str]) -> DictConfig:
     if package not in RUN_CONFIGS:
         raise ConfigError(f"package: must be one of {', '.join(RUN_CONFIGS)}, found {package}")
     register(package, RUN_CONFIGS[package])  # each time: all packages call their schema run_schema
@@ -39,12 +70,6 @@ def _compose(package: str, overrides: tuple[str, ...], flags: tuple[str, ...], c
     GlobalHydra.instance().clear()
     try:
         with initialize_config_module(f"conf.{package}", version_base="1.3", job_name=package):
-            config = hydra_compose("config", overrides=[*overrides, *search])
-            if checked:
-                check(package, config)
-            container: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
-            return container
-    except ConfigError:
-        raise
+            return hydra_compose("config", overrides=[*overrides, *search])
     except Exception as error:
         raise ConfigError(explain(error, package)) from error

@@ -37,7 +37,7 @@ def load_models(config: ModelConfig) -> Models:
     elif user_path(name).is_dir():
         name = str(user_path(name))
     device = find_device(config.device)
-    dtype = _dtype(config.dtype, device)
+    dtype = find_dtype(config.dtype, device)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", trust_remote_code=False)
         policy, reference = (
@@ -85,7 +85,8 @@ def find_device(name: str, key: str = "model.device") -> torch.device:
     return torch.device(name)
 
 
-def _dtype(name: str, device: torch.device) -> torch.dtype:
+def find_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The type called `name`; auto: bfloat16 where a GPU has it, else float32."""
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
     return getattr(torch, name)

@@ -2,8 +2,10 @@
 
 import json
 import logging
+import math
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -179,3 +181,121 @@ def test_help_teaches_and_loads_no_torch(tmp_path):
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "hydra" in imported and not {"torch", "transformers", "matplotlib"} & imported
     assert "generations=scores.jsonl" in done.stdout and not list(tmp_path.iterdir())
+
+
+# --- sampling ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tiny_run(evaluate, tmp_path, monkeypatch):
+    """A run folder as python -m llm leaves it, with the tiny model as its policy: nothing is trained."""
+    from launch.compose import compose
+    from llm.tiny import tiny_model
+
+    monkeypatch.setenv("MARA_CACHE", os.environ.get("MARA_CACHE") or str(tmp_path / "cache"))
+    folder = tmp_path / "run"
+    shutil.copytree(tiny_model(), folder / "policy")
+    command = ["python", "-m", "llm", "transform=mara", "max_new_tokens=24"]
+    (folder / "run.json").write_text(json.dumps({"state": "finished", "package": "llm", "command": command}))
+    (folder / "config.yaml").write_text(json.dumps(compose("llm", command[3:])))
+    return folder
+
+
+def test_a_run_is_measured_on_its_own_task_and_goes_on_after_a_kill(evaluate, tiny_run, tmp_path):
+    command = ("run=run", "equivalence=exact", "embedder=null", "completions=64", "batch=24", "pass_at=[1,8]")
+    status, out, error = evaluate(*command)
+    assert status == 0, error
+    folder = tiny_run / "evaluation"  # by default
+    summary = json.loads((folder / "summary.json").read_text())
+    (row,), (line,) = read(folder / "prompts.jsonl"), read(folder / "generations.jsonl")
+    assert line["generations"] == row["generations"] and len(row["generations"]) == 64
+    # A second way: count the completions.
+    good = [text for text in row["generations"] if text in ("<answer>1</answer>", "<answer>2</answer>")]
+    assert 40 < len(good) < 64 and summary["pass@1/mean"] == summary["reward_in/mean"] == len(good) / 64
+    share = good.count("<answer>1</answer>") / len(good)
+    entropy = -sum(p * math.log(p) for p in (share, 1 - share) if p)
+    assert summary["answer_entropy_nats/mean"] == pytest.approx(entropy) and summary["pass@1/se"] is None
+    assert summary["distinct/mean"] == len({" ".join(text.casefold().split()) for text in row["generations"]})
+    choices = summary["choices"]
+    assert choices["correct"] == "reward_in >= 1" and choices["answers"] == choices["reward_in"] == "of task one_two"
+    assert "64 completions a prompt, temperature 1, at most 24 tokens" in out
+
+    # Killed while it wrote: the same command goes on, and ends at the same figures.
+    whole = (folder / "generations.jsonl").read_bytes()
+    (folder / "generations.jsonl").write_bytes(whole[: len(whole) // 2])
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**record, "state": "running"}))
+    (folder / "summary.json").unlink()
+    assert evaluate(*command)[0] == 0
+    assert (folder / "generations.jsonl").read_bytes() == whole
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    # What is there is not sampled again, and not believed of another model.
+    assert "finished already" in evaluate(*command)[1]
+    (folder / "run.json").write_text(json.dumps({**record, "state": "failed"}))
+    (folder / "generations.jsonl").write_bytes(whole.replace(line["weights"].encode(), b"0" * 16))
+    status, _, error = evaluate(*command)
+    assert status == 1 and "hydra.run.dir: must be a new folder" in error and "weights" in error
+    # Where launch.collect finds it.
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (tiny_run / "summary.json").write_text(json.dumps({"correct": 0.5}))
+    (tiny_run / "run.json").write_text(
+        json.dumps({"state": "finished", "package": "llm", "command": [], "traceback": None})
+    )
+    from launch.collect import read_runs
+
+    (found,) = read_runs(tiny_run)
+    assert found.results["distinct/mean"] == summary["distinct/mean"] and found.results["correct"] == 0.5
+    assert "distinct/prompts" not in found.results and "choices.vocabulary" not in found.results
+
+
+def test_a_model_on_prompts_of_a_file(evaluate, tiny_run, tmp_path):
+    write(tmp_path / "prompts.jsonl", FIRST, drop=("partition", "generation_scores"))
+    (tmp_path / "mine.py").write_text(
+        "def lengths(prompts, completions):\n    return [float(len(text)) for text in completions]\n"
+    )
+    common = ("model=run/policy", "prompts=prompts.jsonl", "max_new_tokens=8", "equivalence=exact", "embedder=null")
+    common += ("completions=6", "reward_out=mine:lengths", "score_thresholds=[1,2,3,4,5,6,7,8,9]")
+    for batch in (2, 4, 64):  # parts of a prompt, one prompt, both
+        status, _, error = evaluate(*common, f"batch={batch}", f"hydra.run.dir=out{batch}")
+        assert status == 0, error
+    rows = read(tmp_path / "out64" / "prompts.jsonl")
+    assert [row["id"] for row in rows] == ["p1", "p2"]
+    for row in rows:
+        assert row["rewards_out"] == [float(len(text)) for text in row["generations"]]
+        assert row["reward_out"] == pytest.approx(sum(row["rewards_out"]) / 6)
+        assert row["generation_scores"] == [min(int(n), 10) if n > 0 else 1 for n in row["rewards_out"]]
+    texts = {
+        batch: [row["generations"] for row in read(tmp_path / f"out{batch}" / "prompts.jsonl")] for batch in (2, 4)
+    }
+    assert texts[2] == texts[4] == [row["generations"] for row in rows]  # `batch` changes nothing
+    assert evaluate(*common, "seed=1", "hydra.run.dir=other")[0] == 0
+    assert [row["generations"] for row in read(tmp_path / "other" / "prompts.jsonl")] != texts[2]  # control
+    # The file of generations, judged as answers to an experiment's prompts.
+    status, _, error = evaluate(
+        *("generations=out64/generations.jsonl", "experiment=one_two", "equivalence=exact", "embedder=null"),
+        *("correct_reward=0", "hydra.run.dir=file"),
+    )
+    assert status == 0, error
+    summary = json.loads((tmp_path / "file" / "summary.json").read_text())
+    assert summary["pass@1/mean"] == 1 and summary["reward_in/mean"] < 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ("run=no equivalence=exact", ["no: must be a run folder, found no run.json"]),
+        ("run=run equivalence=exact experiment=one_two", ["experiment: must be null with run"]),
+        ("model=no/such prompts=p.jsonl max_new_tokens=3", ["model: must be a folder or hub name", "found no/such"]),
+        ("model=run/policy prompts=no.jsonl max_new_tokens=3", ["prompts: must be a file of JSON Lines"]),
+        ("run=run reward_out=mine:none", ["reward_out: must be task or package.module:function", "found mine:none"]),
+        ("run=run reward_out=no/such", ["reward_out: must be a folder or hub name", "found no/such"]),
+        ("model=run/policy experiment=none max_new_tokens=3", ["experiment: must be one of", "found none"]),
+    ],
+)
+def test_a_mistake_about_what_is_sampled(evaluate, tiny_run, tmp_path, arguments, parts):
+    write(tmp_path / "p.jsonl", FIRST)
+    common = ("equivalence=exact",) if "equivalence" not in arguments else ()
+    status, _, error = evaluate(*arguments.split(), *common, "embedder=null", "completions=1", "hydra.run.dir=out")
+    assert status == 1, error
+    line = error.splitlines()[-1]
+    assert line.startswith("llm.evaluate: ") and [part for part in parts if part not in line] == [], line
