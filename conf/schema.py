@@ -851,7 +851,7 @@ def one_or_more(key: str, value: Any, kind: type[float] | type[Enum]) -> list[An
 class ModelConfig:
     """A causal language model and how to load it."""
 
-    name_or_path: str = MISSING  # a folder, a hub name, or tiny: built and pretrained here
+    name_or_path: str = MISSING  # a folder, a hub name, or one built and pretrained here: tiny, tiny_many, ...
     dtype: str = MISSING
     device: str = MISSING
     chat_template: dict[str, Any] = field(default_factory=dict)  # switches passed to the chat template
@@ -872,14 +872,14 @@ class TaskConfig:
 class SourceConfig:
     """A data set: a hub name, or a JSON, JSON Lines or Parquet file in `data.root`."""
 
-    path: str = MISSING
-    subset: str | None = None  # of a data set of a hub that has several
-    split: str = "train"
-    count: int | None = None  # records to use, chosen by `seed`; null: all
+    path: str | None = MISSING  # null: none
+    subset: str | None = MISSING  # of a data set of a hub that has several
+    split: str = MISSING
+    count: int | None = MISSING  # records to use, chosen by `seed`; null: all
 
     def check(self, key: str) -> None:
-        if not self.path:
-            raise ConfigError(f"{key}.path: must be a file or a hub name, found ''")
+        if self.path == "":
+            raise ConfigError(f"{key}.path: must be a file, a hub name or null, found ''")
         if self.count is not None:
             check_range(f"{key}.count", self.count, low=1)
 
@@ -889,13 +889,12 @@ class DataConfig:
     """What a task reads; its own files say what a record must have."""
 
     root: str | None = MISSING  # folder of files with a relative path; null: MARA_DATA
-    train: SourceConfig | None = None
-    evaluation: SourceConfig | None = None
+    train: SourceConfig = MISSING
+    evaluation: SourceConfig = MISSING
 
     def __post_init__(self) -> None:
-        for name, source in (("train", self.train), ("evaluation", self.evaluation)):
-            if source is not None:
-                source.check(f"data.{name}")
+        self.train.check("data.train")
+        self.evaluation.check("data.evaluation")
 
 
 @dataclass
@@ -906,33 +905,51 @@ class RewardPartConfig:
     model: str | None = None  # a folder, a hub name, or one made here: tiny_reward, tiny_reward_other
     weight: float = 1.0
 
-    def check(self, key: str) -> None:
-        if (self.function is None) == (self.model is None):
-            raise ConfigError(
-                f"{key}: must have either function or model, found function={show(self.function)}, "
-                f"model={show(self.model)}"
-            )
-        if not (math.isfinite(self.weight) and self.weight != 0):
-            raise ConfigError(f"{key}.weight: must be finite and not 0, found {self.weight}")
-
 
 @dataclass
 class RewardConfig:
-    """What scores completions: the weighted sum of `parts`, or the task's own reward where there are none."""
+    """What scores completions: the weighted sum of `parts`, or the task's own reward where there are none.
 
-    parts: dict[str, RewardPartConfig] = field(default_factory=dict)
-    evaluation: dict[str, RewardPartConfig] = field(default_factory=dict)  # computed in evaluation, never trained on
+    Parts are by name, each with the keys of RewardPartConfig; not typed as such, since Hydra then could not add one.
+    """
+
+    parts: dict[str, Any] = MISSING
+    evaluation: dict[str, Any] = MISSING  # computed in evaluation, never trained on
     on_failure: RewardFailure = MISSING  # an exception, or a value that is not finite
     batch_size: int = MISSING  # conversations in one forward pass of a reward model
 
     def __post_init__(self) -> None:
         check_range("reward.batch_size", self.batch_size, low=1)
-        for group, parts in (("parts", self.parts), ("evaluation", self.evaluation)):
-            for name, part in parts.items():
-                part.check(f"reward.{group}.{name}")
+        self.parts = {name: reward_part(f"reward.parts.{name}", part) for name, part in self.parts.items()}
+        self.evaluation = {
+            name: reward_part(f"reward.evaluation.{name}", part) for name, part in self.evaluation.items()
+        }
         both = sorted(set(self.parts) & set(self.evaluation))
         if both:
             raise ConfigError(f"reward.evaluation: must have other names than reward.parts, found {both[0]} in both")
+
+
+def reward_part(key: str, given: Any) -> RewardPartConfig:
+    """A checked part of the reward, from its mapping."""
+    allowed = [f.name for f in fields(RewardPartConfig)]
+    if not isinstance(given, dict):
+        raise ConfigError(f"{key}: must be a mapping of {', '.join(allowed)}, found {show(given)}")
+    for name in given:
+        if name not in allowed:
+            raise ConfigError(f"{key}.{name}: no such key; allowed: {', '.join(allowed)}; found {name}")
+    part = RewardPartConfig(**given)
+    for name, value in (("function", part.function), ("model", part.model)):
+        if value is not None and (not isinstance(value, str) or not value):
+            raise ConfigError(f"{key}.{name}: must be text or null, found {show(value)}")
+    if (part.function is None) == (part.model is None):
+        raise ConfigError(
+            f"{key}: must have either function or model, found function={show(part.function)}, "
+            f"model={show(part.model)}"
+        )
+    number = isinstance(part.weight, int | float) and not isinstance(part.weight, bool)
+    if not number or not math.isfinite(part.weight) or part.weight == 0:
+        raise ConfigError(f"{key}.weight: must be a finite number and not 0, found {show(part.weight)}")
+    return part
 
 
 @dataclass

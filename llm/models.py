@@ -23,17 +23,15 @@ class Models(NamedTuple):
 
 
 def load_models(config: ModelConfig) -> Models:
-    """Everything through `from_pretrained`; `tiny` is built first, or found in the cache.
+    """Everything through `from_pretrained`; `tiny` and the like are built first, or found in the cache.
 
     Raises:
         ConfigError: the model cannot be found or loaded.
     """
     transformers_logging.disable_progress_bar()
     name = config.name_or_path
-    if name == "tiny":
-        from llm.tiny import tiny_model
-
-        name = str(tiny_model())
+    if name.startswith("tiny"):
+        name = _made_here(name)
     elif user_path(name).is_dir():
         name = str(user_path(name))
     device = find_device(config.device)
@@ -60,6 +58,13 @@ def load_models(config: ModelConfig) -> Models:
         torch.nn.Module.to(model, device).eval()
     _check_head(reference, name)
     return Models(policy, reference, tokenizer, eos_ids, pad)
+
+
+def _made_here(name: str) -> str:
+    """Folder of a model of `llm.tiny`, or the name itself where it is none."""
+    from llm.tiny import POLICIES, tiny_model
+
+    return str(tiny_model(name)) if name in POLICIES else name
 
 
 @torch.no_grad()
