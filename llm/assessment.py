@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -292,7 +292,7 @@ def reward_in(config: EvaluateConfig, setting: Setting, device: torch.device) ->
     task = setting.task
     if task is None or not (setting.config.reward.parts or task.has_reward()):
         return None, None
-    own = replace(setting.config.reward, on_failure=RewardFailure.stop, batch_size=config.reward_batch)
+    own = scoring(asdict(setting.config.reward), config)
     return make_reward(own, task, device, find_dtype(config.dtype, device)), words_of(own.parts) or (
         f"of task {setting.config.task.name}"
     )
@@ -304,18 +304,23 @@ def reward_out(config: EvaluateConfig, setting: Setting, device: torch.device) -
         return named_reward("reward_out", config.reward_out, config, setting, device), config.reward_out
     if setting.task is None or not setting.config.reward.evaluation:
         return None, None
-    own = replace(setting.config.reward, on_failure=RewardFailure.stop, batch_size=config.reward_batch)
+    own = scoring(asdict(setting.config.reward), config)
     reward = make_evaluation_reward(own, setting.task, device, find_dtype(config.dtype, device))
     return reward, words_of(own.evaluation)
 
 
 def named_reward(key: str, name: str, config: EvaluateConfig, setting: Setting, device: torch.device) -> Reward:
     """A reward model, or a function where the name has a colon."""
-    part = RewardPartConfig(function=name) if ":" in name else RewardPartConfig(model=name)
-    parts = RewardConfig({"named": part}, {}, RewardFailure.stop, config.reward_batch)
+    part = {"function": name} if ":" in name else {"model": name}
+    parts = scoring({"parts": {"named": part}, "evaluation": {}}, config)
     task: Any = setting.task  # not asked, since there are parts
     with renamed(key, "reward.parts.named.model", "reward.parts.named.function"):
         return make_reward(parts, task, device, find_dtype(config.dtype, device))
+
+
+def scoring(parts: Mapping[str, Any], config: EvaluateConfig) -> RewardConfig:
+    """Rewards with this command's batches; one that fails stops it."""
+    return RewardConfig(**{**parts, "on_failure": RewardFailure.stop, "batch_size": config.reward_batch})
 
 
 def words_of(parts: Mapping[str, RewardPartConfig]) -> str:

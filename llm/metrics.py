@@ -129,8 +129,8 @@ def measures(judged: Judged, *, vocabulary: int, patience: float, pass_at: Seque
     found["utility"] = math.nan if scores is None else utility(partition, scores, patience=patience)
     for k in pass_at:
         found[f"pass@{k}"] = math.nan if correct is None else pass_at_k(len(correct), sum(correct), k)
-    right = [answer for answer, ok in zip(answers or (), correct or (), strict=True) if ok]
-    found["answer_entropy_nats"] = answer_entropy(right)
+    known = () if correct is None or answers is None else zip(answers, correct, strict=True)
+    found["answer_entropy_nats"] = answer_entropy([answer for answer, ok in known if ok])
     return found
 
 

@@ -238,6 +238,7 @@ def test_a_run_is_measured_on_its_own_task_and_goes_on_after_a_kill(evaluate, ti
     # Where launch.collect finds it.
     (folder / "summary.json").write_text(json.dumps(summary))
     (tiny_run / "summary.json").write_text(json.dumps({"correct": 0.5}))
+    (tiny_run / "metrics.jsonl").touch()
     (tiny_run / "run.json").write_text(
         json.dumps({"state": "finished", "package": "llm", "command": [], "traceback": None})
     )

@@ -137,7 +137,7 @@ def test_all_measures_of_a_prompt():
     expected |= {"utility": (8 + 4 * 0.25) / 1.75, "pass@1": 2 / 3, "pass@2": 1.0, "answer_entropy_nats": math.log(2)}
     assert {key: found[key] for key in expected} == pytest.approx(expected)
     assert math.isnan(found["pass@4"]) and found["ead"] == pytest.approx(2 / (100 * (1 - 0.99**3)) / 5)
-    nothing = measures(Judged(["x"], [0]), vocabulary=100, patience=0.5, pass_at=[1])
+    nothing = measures(Judged(["x"], [0], answers=[0]), vocabulary=100, patience=0.5, pass_at=[1])
     assert nothing.keys() == measures(judged, vocabulary=100, patience=0.5, pass_at=[1]).keys()
     assert {key for key, value in nothing.items() if not math.isnan(value)} == {"ead", "distinct"}
 
