@@ -8,12 +8,14 @@ from typing import Any, cast
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from conf.schema import RUN_CONFIGS, ConfigError
 from launch.app import check, register
 from launch.explain import explain
 from launch.record import read_config, read_record
+
+LAUNCHER_KEYS = ("nodes", "tasks_per_node", "gpus_per_node", "mem_gb")  # those that say what a rank has
 
 
 def compose(
@@ -43,11 +45,6 @@ def _compose(package: str, overrides: tuple[str, ...], flags: tuple[str, ...], c
         raise ConfigError(explain(error, package)) from error
 
 
-def typed(package: str, overrides: Sequence[str], flags: Sequence[str] = ()) -> Any:
-    """The typed configuration, checked. Raises ConfigError as `compose` does."""
-    return check(package, _composed(package, overrides, flags))
-
-
 def recorded(folder: Path) -> Any:
     """The typed configuration that a run folder records; what the record's command does not say is from its file.
 
@@ -71,5 +68,26 @@ def _composed(package: str, overrides: Sequence[str], flags: Sequence[str]) -> D
     try:
         with initialize_config_module(f"conf.{package}", version_base="1.3", job_name=package):
             return hydra_compose("config", overrides=[*overrides, *search])
+    except Exception as error:
+        raise ConfigError(explain(error, package)) from error
+
+
+def compose_typed(package: str, overrides: Sequence[str]) -> tuple[Any, Mapping[str, Any]]:
+    """The typed configuration of a run, and its launcher's keys.
+
+    Raises:
+        ConfigError: it cannot be composed, or cannot be run with.
+    """
+    register(package, RUN_CONFIGS[package])
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_module(f"conf.{package}", version_base="1.3", job_name=package):
+            config = hydra_compose("config", overrides=list(overrides), return_hydra_config=True)
+        launcher = {key: config.hydra.launcher.get(key) for key in LAUNCHER_KEYS}
+        with open_dict(config):
+            del config["hydra"]
+        return check(package, config), {key: value for key, value in launcher.items() if value is not None}
+    except ConfigError:
+        raise
     except Exception as error:
         raise ConfigError(explain(error, package)) from error

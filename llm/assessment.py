@@ -22,7 +22,7 @@ from conf.schema import (
     RewardPartConfig,
 )
 from launch.checkpoint import tensors_hash
-from launch.compose import recorded, typed
+from launch.compose import compose_typed, recorded
 from launch.record import user_path, write_text
 from launch.run import Run, console, plain
 from launch.streams import stream_seed
@@ -99,7 +99,7 @@ def find_setting(config: EvaluateConfig) -> Setting:
         if not isinstance(found, LlmConfig):
             raise ConfigError(f"run: must be a run folder of python -m llm, found {config.run}")
     else:
-        found = typed("llm", [] if config.experiment is None else [f"experiment={config.experiment}"])
+        found, _ = compose_typed("llm", [] if config.experiment is None else [f"experiment={config.experiment}"])
         if config.experiment is None:
             return Setting(found, None)
     return Setting(found, load_task(found.task.name, found))
