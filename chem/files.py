@@ -1,8 +1,10 @@
-"""Where files are found and kept."""
+"""Where files are found and kept, and what is named in a configuration is found."""
 
 import hashlib
 import os
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from conf.schema import ConfigError
 
@@ -22,3 +24,9 @@ def find_file(key: str, name: str) -> Path:
 
 def file_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def load_object(path: str) -> Any:
+    """What `package.module:name` names. Raises ImportError or AttributeError where there is none."""
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)

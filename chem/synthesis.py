@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from syntheseus.search.mol_inventory import BaseMolInventory
 from syntheseus.search.node_evaluation.base import NoCacheNodeEvaluator
 from syntheseus.search.node_evaluation.common import ConstantNodeEvaluator
 
-from chem.files import file_hash, find_file
+from chem.files import file_hash, find_file, load_object
 from chem.oracles.base import Molecule, TimedOut, Value
 from chem.stock import default_stock, read_stock
 from chem.templates import Retrosynthesis, Template, datamol_templates, datamol_version
@@ -181,10 +180,9 @@ def chosen(reactions: Sequence[str] | None) -> list[Template]:
 
 
 def load_model(path: str, parameters: dict[str, Any]) -> BackwardReactionModel:
-    module, colon, name = path.partition(":")
-    if not colon:
+    if ":" not in path:
         raise ConfigError(f"model: must be package.module:name, found {path}")
-    model = getattr(import_module(module), name)(**parameters)
+    model = load_object(path)(**parameters)
     if not isinstance(model, BackwardReactionModel):
         raise ConfigError(f"model: must be a syntheseus BackwardReactionModel, found {type(model).__name__}")
     model.reset(use_cache=True)
