@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from chem.tokenizer import END_ID, START_ID, Tokenizer
 from conf.schema import ConfigError, NetworkConfig, RecurrentConfig, TransformerConfig
+from core.sequence import inverse_cdf
 
 State = tuple[Tensor, ...]  # of a network after some tokens; each tensor's second axis is the row
 
@@ -193,14 +194,6 @@ def sample(network: Network, uniforms: Tensor) -> Rollout:
     mask = ended - (tokens == END_ID).long() == 0
     width = max(int(mask.any(0).sum()), 1)
     return Rollout(tokens[:, :width], mask[:, :width], complete)
-
-
-def inverse_cdf(logits: Tensor, uniform: Tensor) -> Tensor:
-    """Index of the outcome whose stretch of the cumulative distribution holds `uniform`: [N, V], [N] -> [N]."""
-    cumulative = logits.double().softmax(-1).cumsum(-1)
-    # Scaled to the last entry: rounding leaves the sum a little off 1, and no draw may fall beyond it.
-    target = uniform.double().unsqueeze(-1) * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp_max(logits.shape[-1] - 1)
 
 
 class Prior(NamedTuple):
