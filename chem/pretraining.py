@@ -86,8 +86,8 @@ class Data:
 
 def train(config: PretrainConfig, run: Run) -> None:
     """The whole job: read, filter, train, keep the best, save it, report."""
-    corpus = read_corpus(config.data, config.filter, run.folder)
     start = starting_point(config)
+    corpus = read_corpus(config.data, config.filter, run.folder)
     if start is not None:
         corpus = with_known_tokens(corpus, start.tokenizer)
     run.say("molecules: " + ", ".join(f"{reason} {count:,}" for reason, count in corpus.counts.items()))
