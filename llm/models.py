@@ -34,8 +34,8 @@ def load_models(config: ModelConfig) -> Models:
         name = _made_here(name)
     elif user_path(name).is_dir():
         name = str(user_path(name))
-    device = _device(config.device)
-    dtype = _dtype(config.dtype, device)
+    device = find_device(config.device)
+    dtype = find_dtype(config.dtype, device)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", trust_remote_code=False)
         policy, reference = (
@@ -81,15 +81,17 @@ def _check_head(model: PreTrainedModel, name: str) -> None:
         )
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str, key: str = "model.device") -> torch.device:
+    """The device called `name`; auto: a GPU where there is one. Raises ConfigError where there is none."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"model.device: must be auto or cpu on a machine without a GPU, found {name}")
+        raise ConfigError(f"{key}: must be auto or cpu on a machine without a GPU, found {name}")
     return torch.device(name)
 
 
-def _dtype(name: str, device: torch.device) -> torch.dtype:
+def find_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The type called `name`; auto: bfloat16 where a GPU has it, else float32."""
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
     return getattr(torch, name)
