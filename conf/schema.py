@@ -1265,6 +1265,7 @@ class PretrainConfig(TrainingConfig):
     """A prior from a file of SMILES."""
 
     data: str = MISSING  # a file of SMILES, plain or gzipped
+    init: str | None = MISSING  # shipped, or a prior's folder to go on from; null: fresh weights
     filter: MoleculeFilterConfig = MISSING
     spelling: Spelling = MISSING
     validation_share: float = MISSING
