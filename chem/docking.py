@@ -99,7 +99,7 @@ def bound_ligand(path: Path, smiles: str) -> Chem.Mol:
         raise ConfigError(which)
     if template.GetNumAtoms() != bound.GetNumAtoms():  # else a part of the ligand would match
         raise ConfigError(
-            f"ligand_smiles: must be the molecule of {path.name}, of {bound.GetNumAtoms()} heavy atoms, found {smiles}"
+            f"ligand_smiles: must be the molecule of {path.name}, {bound.GetNumAtoms()} heavy atoms, found {smiles}"
         )
     try:
         return AllChem.AssignBondOrdersFromTemplate(template, bound)
