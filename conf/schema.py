@@ -1169,6 +1169,27 @@ class OracleConfig:
 
 
 @dataclass
+class StockConfig(JobConfig):
+    """The default inventory of building blocks, and what can be made from it."""
+
+    max_atoms: int = MISSING  # heavy atoms of a piece that is kept
+    max_depth: int = MISSING  # reactions, one behind the other, to break a molecule down by
+    inventory: str = MISSING  # make, default, or a file
+    molecules: str | None = MISSING  # a file of SMILES; null: drawn from the shipped prior
+    count: int = MISSING
+    depth: int = MISSING  # of a route
+    workers: int | None = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("max_atoms", "count", "depth"):
+            check_range(key, getattr(self, key), low=1)
+        check_range("max_depth", self.max_depth, low=0)
+        if self.workers is not None:
+            check_range("workers", self.workers, low=1)
+
+
+@dataclass
 class ChemEvaluateConfig(JobConfig):
     """A CSV of molecules and scores in the order they were generated."""
 
@@ -1410,4 +1431,5 @@ RUN_CONFIGS: dict[str, type[JobConfig]] = {
     "chem": ChemConfig,
     "chem.pretrain": PretrainConfig,
     "chem.evaluate": ChemEvaluateConfig,
+    "chem.stock": StockConfig,
 }
