@@ -364,7 +364,7 @@ class EngineConfig:
     name: str = MISSING
 
     def __post_init__(self) -> None:
-        check_choice("engine.name", self.name, ("torch",))
+        check_choice("engine.name", self.name, ("torch", "zero1", "zero2", "zero3", "zero3_offload"))
 
 
 @dataclass
@@ -962,7 +962,8 @@ class LlmConfig(RunConfig):
     group_size: int = MISSING
     max_new_tokens: int = MISSING
     truncated: Truncated = MISSING
-    micro_batch: int = MISSING  # sequences in one forward and backward pass
+    micro_batch: int = MISSING  # sequences in one forward and backward pass, at most
+    micro_batch_tokens: int | None = MISSING  # tokens in one, prompts and padding included; null: any number
     evaluation_completions: int = MISSING
     sample_every: int = MISSING  # steps between lines of samples.jsonl; 0: none
 
@@ -973,6 +974,8 @@ class LlmConfig(RunConfig):
         self._check_updates()
         check_range("max_new_tokens", self.max_new_tokens, low=1)
         check_range("micro_batch", self.micro_batch, low=1)
+        if self.micro_batch_tokens is not None:
+            check_range("micro_batch_tokens", self.micro_batch_tokens, low=1)
         check_range("evaluation_completions", self.evaluation_completions, low=1)
         check_range("sample_every", self.sample_every, low=0)
 

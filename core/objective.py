@@ -117,7 +117,7 @@ class Objective:
         policy_seq_logp, ref_seq_logp = masked_sum(policy_logp, mask), masked_sum(ref_logp.detach(), mask)
         check_group(valid, reward=reward, policy_logp=policy_seq_logp, ref_logp=ref_seq_logp)
         may_be_good = valid if complete is None else complete if valid is None else valid & complete
-        good = self._good(reward, ref_seq_logp, may_be_good)
+        good = self.good(reward, ref_seq_logp, may_be_good)
         old_seq_logp = policy_seq_logp.detach() if behaviour_logp is None else masked_sum(behaviour_logp, mask)
         known = {
             "policy_mean_logp": old_seq_logp / mask.sum(-1).clamp_min(1),
@@ -162,6 +162,8 @@ class Objective:
         if penalty is not None:
             loss = loss + beta * losses.mean_valid(penalty, valid)
         logged = self._metrics(reward, transformed, policy_seq_logp, ref_seq_logp, valid, may_be_good, good)
+        if behaviour_logp is not None:
+            logged |= self._off_policy_metrics(policy_logp, behaviour_logp, mask, valid)
         logged["advantage/std"] = losses.mean_valid(advantage.square(), valid).sqrt()
         return loss, logged
 
@@ -197,7 +199,8 @@ class Objective:
             return partial(term, max_log_weight=self.max_log_weight)
         return term
 
-    def _good(self, reward: Tensor, ref_seq_logp: Tensor, may_be_good: Tensor | None) -> Tensor | None:
+    def good(self, reward: Tensor, ref_seq_logp: Tensor, may_be_good: Tensor | None = None) -> Tensor | None:
+        """[..., G] bool, the samples that reach the threshold; None without one. Arguments as in `select_anchor`."""
         if self.threshold is None:
             return None
         return select_anchor(reward, ref_seq_logp, self.threshold(reward, may_be_good), may_be_good)[1]
@@ -263,6 +266,23 @@ class Objective:
                 policy_logp, nothing, mask, token_reward=token_reward, valid=valid
             )
         return loss
+
+    @torch.no_grad()
+    def _off_policy_metrics(
+        self, policy_logp: Tensor, behaviour_logp: Tensor, mask: Tensor, valid: Tensor | None
+    ) -> dict[str, Tensor]:
+        """How far the policy is from the one that sampled, and how often its ratio is outside the clipping range."""
+        log_ratio = (policy_logp - behaviour_logp).masked_fill(~mask, 0.0)
+        counted = mask if valid is None else mask & valid.unsqueeze(-1)
+        if self.ratio == "sequence":
+            log_ratio, counted = log_ratio.sum(-1), counted.any(-1)
+        ratio = log_ratio.exp()
+        outside = ((ratio < 1 - self.clip_low) | (ratio > 1 + self.clip_high)).to(ratio.dtype)
+        away = masked_sum(behaviour_logp - policy_logp, mask)
+        return {
+            "update/clipped_share": losses.mean_valid(outside, counted),
+            "update/kl_from_sampling_nats": losses.mean_valid(away, valid),
+        }
 
     @torch.no_grad()
     def _metrics(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch import distributed as dist
 
 from conf.schema import ConfigError
@@ -75,6 +76,42 @@ def share(value: Any) -> Any:
         text = torch.empty(int(length), dtype=torch.uint8)
     dist.broadcast(text, src=0)
     return json.loads(bytes(text.tolist()))
+
+
+def gather(value: Any) -> list[Any]:
+    """Every rank's value, which JSON must be able to hold, in the order of ranks, on every rank."""
+    if not dist.is_initialized():
+        return [value]
+    text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+    lengths = [torch.empty(1, dtype=torch.long) for _ in range(dist.get_world_size())]
+    dist.all_gather(lengths, torch.tensor([len(text)]))
+    padded = torch.zeros(int(max(lengths)), dtype=torch.uint8)
+    padded[: len(text)] = text
+    texts = [torch.empty_like(padded) for _ in lengths]
+    dist.all_gather(texts, padded)
+    return [json.loads(bytes(some[: int(n)].tolist())) for some, n in zip(texts, lengths, strict=True)]
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """All ranks' rows in the order of ranks, on every rank: [N of this rank, ...] -> [N of all, ...], no gradient.
+
+    The other axes may differ from rank to rank; they are filled with 0 up to the longest.
+    """
+    if not dist.is_initialized():
+        return rows.detach()
+    sizes = gather(list(rows.shape))
+    padded = torch.zeros([max(axis) for axis in zip(*sizes, strict=True)], dtype=rows.dtype, device=rows.device)
+    padded[tuple(slice(n) for n in rows.shape)] = rows.detach()
+    sent = padded.byte() if rows.dtype == torch.bool else padded
+    parts = [torch.empty_like(sent) for _ in sizes]
+    dist.all_gather(parts, sent)
+    return torch.cat([part[: size[0]] for part, size in zip(parts, sizes, strict=True)]).to(rows.dtype)
+
+
+def portion(count: int) -> range:
+    """This rank's part of `count` things: consecutive ones, as even as can be; the ranks' parts in order are all."""
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    return range(rank * count // world, (rank + 1) * count // world)
 
 
 def highest(values: Sequence[int]) -> list[int]:

@@ -1,15 +1,21 @@
-"""What stands between a loss and the next policy: plain torch here, the same five methods under DeepSpeed."""
+"""What stands between a loss and the next policy: plain torch here, the same methods under DeepSpeed.
+
+With several ranks a loss is a sum over all ranks' samples, and each rank gives `backward` its own samples' part.
+"""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 
 from conf.schema import ConfigError, Decay, OptimizerConfig
 from launch import distributed
+
+ZERO = {"zero1": (1, False), "zero2": (2, False), "zero3": (3, False), "zero3_offload": (3, True)}  # stage, offload
 
 
 class Engine(Protocol):
@@ -18,13 +24,22 @@ class Engine(Protocol):
     module: nn.Module
 
     def backward(self, loss: Tensor) -> None:
-        """Add the loss's gradient to what this step has so far."""
+        """Add the gradient of this rank's part of the loss to what the step has so far."""
 
     def step(self) -> Tensor:
-        """Update the policy, clear the gradient, advance the schedule; the gradient's norm before clipping."""
+        """Sum the gradient over the ranks, update the policy, clear the gradient, advance the schedule.
 
-    def gather(self) -> Any:
-        """Context in which every parameter is whole on this rank."""
+        Returns the gradient's norm before clipping; all ranks must call it, after as many calls of `backward`.
+        """
+
+    def apply(self, function: Callable[[nn.Module], Tensor]) -> Tensor:
+        """function(policy), of which `backward` may be given a loss. All ranks must call it as often."""
+
+    def gather(self) -> AbstractContextManager[Any]:
+        """The policy with every parameter whole on this rank, to sample from or to save; not to be changed.
+
+        All ranks must enter it; inside, each may do as it likes.
+        """
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next step needs."""
@@ -34,7 +49,7 @@ class Engine(Protocol):
 
 
 class TorchEngine:
-    """One process, AdamW."""
+    """AdamW; each rank has the whole policy and optimiser, and gradients are summed over the ranks."""
 
     def __init__(self, module: nn.Module, optimizer: OptimizerConfig, steps: int) -> None:
         self.module = module
@@ -54,15 +69,22 @@ class TorchEngine:
         loss.backward()
 
     def step(self) -> Tensor:
+        if dist.is_initialized():
+            for parameter in self.parameters:
+                if parameter.grad is None:  # but perhaps not on another rank
+                    parameter.grad = torch.zeros_like(parameter)
+                dist.all_reduce(parameter.grad)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm, error_if_nonfinite=True)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
         return norm
 
-    @contextmanager
-    def gather(self) -> Iterator[None]:
-        yield
+    def apply(self, function: Callable[[nn.Module], Tensor]) -> Tensor:
+        return function(self.module)
+
+    def gather(self) -> AbstractContextManager[Any]:
+        return nullcontext(self.module)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -89,18 +111,28 @@ def lr_factor(step: int, steps: int, warmup_steps: int, decay: Decay) -> float:
     return 1.0
 
 
-def make_engine(name: str, module: nn.Module, optimizer: OptimizerConfig, steps: int) -> Engine:
+def make_engine(
+    name: str, module: nn.Module, optimizer: OptimizerConfig, steps: int, *, shared: bool = False
+) -> Engine:
     """The engine that `engine.name` asks for.
 
+    Args:
+        shared: the caller gives each rank its own part of a step's samples, and so may have several.
+
     Raises:
-        ConfigError: it is for one process, and there are several ranks.
+        ConfigError: there are several ranks, and nothing for them to share.
     """
     world = distributed.current().world
-    if world > 1:
+    if world > 1 and not shared:
         raise ConfigError(
-            f"engine: must be one for several ranks, found {name} and {world} ranks (one process is "
-            "hydra.launcher.tasks_per_node=1 and .nodes=1)"
+            f"hydra.launcher.tasks_per_node: must be 1 (and .nodes=1) for this package, whose steps are one "
+            f"process's, found {world} ranks"
         )
     if name == "torch":
         return TorchEngine(module, optimizer, steps)
-    raise ValueError(f"engine.name: must be torch, found {name}")
+    if name in ZERO:
+        from launch.zero import ZeroEngine  # imports DeepSpeed
+
+        stage, offload = ZERO[name]
+        return ZeroEngine(module, optimizer, steps, stage=stage, offload=offload)
+    raise ValueError(f"engine.name: must be one of torch, {', '.join(ZERO)}, found {name}")

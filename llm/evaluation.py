@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from conf.schema import LlmConfig
 from core.stats import bootstrap_standard_error, entropy
+from launch import distributed
 from launch.streams import rollout_uniforms, stream_seed
 from llm.models import Models
 from llm.prompts import Prompts, encode_chats
@@ -55,18 +56,19 @@ def evaluate_policy(model: PreTrainedModel, models: Models, task: Task, config: 
 def _complete(
     model: PreTrainedModel, models: Models, config: LlmConfig, chat: Any, number: int, count: int
 ) -> list[str]:
-    """`count` completions of one prompt, from a stream of their own."""
+    """`count` completions of one prompt, from a stream of their own; each rank samples a part of them."""
     device = models.eos_ids.device
     prompts = encode_chats(models.tokenizer, [chat], config.model.chat_template)
     prompts = Prompts(*(t.to(device) for t in prompts))
     seed = stream_seed(config.seed, "evaluation")
     texts: list[str] = []
-    for first in range(0, count, BATCH):
-        rows = list(range(first, min(first + BATCH, count)))
+    mine = distributed.portion(count)
+    for first in range(0, len(mine), BATCH):
+        rows = list(mine[first : first + BATCH])
         uniforms = rollout_uniforms(seed, 0, [number] * len(rows), rows, config.max_new_tokens)
         rollout = sample(model, prompts, uniforms, group_size=len(rows), eos_ids=models.eos_ids, pad_id=models.pad_id)
         texts += rollout.texts(models.tokenizer)
-    return texts
+    return [text for some in distributed.gather(texts) for text in some]
 
 
 def _entropy_with_error(answers: list[list[str]]) -> tuple[float | None, float | None]:

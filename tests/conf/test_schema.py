@@ -76,7 +76,13 @@ def automatic(**changes):
 def llm(**changes):
     values = {
         **{"seed": 0, "threads": None, "steps": 1, "prompts_per_step": 1, "group_size": 2, "max_new_tokens": 1},
-        **{"micro_batch": 1, "evaluation_completions": 1, "sample_every": 0, "truncated": schema.Truncated.keep},
+        **{
+            "micro_batch": 1,
+            "micro_batch_tokens": None,
+            "evaluation_completions": 1,
+            "sample_every": 0,
+            "truncated": schema.Truncated.keep,
+        },
         **{"objective": llm_objective(), "optimizer": optimizer(), "advantage": schema.Advantage.leave_one_out},
         **{"advantage_k": None, "update": update(), "reference_completions": None},
         **{"transform": schema.IdentityConfig(threshold=threshold()), "beta_schedule": schema.ConstantBetaConfig()},
@@ -247,6 +253,7 @@ RULES = [  # what is refused, the key it names, its legal neighbour
     (lambda: llm(prompts_per_step=0), "prompts_per_step", lambda: llm(prompts_per_step=3)),
     (lambda: llm(max_new_tokens=0), "max_new_tokens", lambda: llm(max_new_tokens=9)),
     (lambda: llm(micro_batch=0), "micro_batch", lambda: llm(micro_batch=9)),
+    (lambda: llm(micro_batch_tokens=0), "micro_batch_tokens", lambda: llm(micro_batch_tokens=9)),
     (lambda: llm(evaluation_completions=0), "evaluation_completions", lambda: llm(evaluation_completions=9)),
     (lambda: llm(sample_every=-1), "sample_every", lambda: llm(sample_every=9)),
     (lambda: mara(algorithm="3"), "transform.algorithm", lambda: mara(algorithm="2")),

@@ -133,12 +133,12 @@ def test_a_job_that_gets_nowhere_is_not_requeued_for_ever(tmp_path, monkeypatch)
     assert len(calls) == 6
 
 
-def test_an_engine_for_one_process_refuses_ranks(monkeypatch):
+def test_ranks_with_nothing_to_share_are_refused(monkeypatch):
     from launch.engine import make_engine
 
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("SUBMITIT_EXECUTOR", raising=False)
-    with pytest.raises(ConfigError, match=r"^engine: must be one for several ranks, found torch and 2 ranks"):
+    with pytest.raises(ConfigError, match=r"^hydra\.launcher\.tasks_per_node: must be 1 .* found 2 ranks"):
         make_engine("torch", None, None, 1)
 
 
