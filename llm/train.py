@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from conf.schema import ConfigError, DarlingConfig, LlmConfig, Placement, Truncated
+from conf.schema import ConfigError, DarlingConfig, LlmConfig, Placement, RewardFailure, Truncated
 from core.objective import Objective, make_objective
 from core.schedules import Observed, linear, make_schedule, place_in_run
 from core.sequence import masked_sum
@@ -26,6 +26,7 @@ from llm.logp import completion_logp
 from llm.models import Models, load_models
 from llm.prompts import Chat, Prompts, encode_chats
 from llm.report import report_run
+from llm.rewards import Reward, make_evaluation_reward, make_reward
 from llm.rollout import sample
 from llm.tasks.base import Task, load_task
 
@@ -61,15 +62,20 @@ class Completions(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What one step reports, of all ranks' completions: numbers by name; [P, G] rewards, texts, log-probabilities."""
+    """What one step reports, of all ranks' completions: numbers by name; [P, G] rewards, texts, log-probabilities.
+
+    failure: why a completion has no reward, NaN among the rewards; None where all have one.
+    """
 
     metrics: dict[str, Tensor | float | None]
     kl: Tensor  # nats, the divergence of the objective
+    chats: list[Chat]
     reward: Tensor
     texts: list[str]
     policy_seq_logp: Tensor
     ref_seq_logp: Tensor
     good: Tensor | None  # [P, G] bool, the first of equal completions only; None without a threshold
+    failure: str | None
 
 
 def train(config: LlmConfig, run: Run) -> None:
@@ -79,28 +85,33 @@ def train(config: LlmConfig, run: Run) -> None:
             f"prompts_per_step: must be >= the number of ranks, for a group lives whole on one of them, found "
             f"{config.prompts_per_step} and {run.ranks.world} ranks"
         )
-    task = load_task(config.task.name)
+    task = load_task(config.task.name, config)
     objective = make_objective(**config.objective_arguments())
     models = load_models(config.model)
+    reward = make_reward(config.reward, task, models.eos_ids.device, models.policy.dtype)
     updates = config.steps * config.update.count
     engine = make_engine(config.engine.name, models.policy, config.optimizer, updates, shared=True)
     next_beta = make_schedule(config.beta_schedule.name, config.objective.beta, config.beta_schedule.options())
     watch = CollapseWatch()
-    values = Values(beta=config.objective.beta)
+    values = Values(beta=config.objective.beta, warned_of_failure=False)
     reference_hash = tensors_hash(models.reference.named_parameters())
-    run.keep({"reference": reference_hash}, engine=engine, watch=watch, values=values)
-    base = evaluate_policy(models.reference, models, task, config)
+    run.keep({"reference": reference_hash, **reward.identity}, engine=engine, watch=watch, values=values)
+    further = make_evaluation_reward(config.reward, task, models.eos_ids.device, models.policy.dtype)
+    base = evaluate_policy(models.reference, models, task, reward, further, config)
 
     shown = {"reward": "reward/raw", "KL": f"kl/{objective.direction}_nats"}
     shown |= {f'"{answer}"': f"share/{answer}" for answer in task.answers}
     for step in run.steps(config.steps, show=shown):
         batch = draw_batch(config, models, task, step)
         in_force = with_entropy(objective, config, step)
-        result = train_step(models, engine, in_force, task, batch, values.beta, config)
+        result = train_step(models, engine, in_force, task, reward, batch, values.beta, config)
         run.log({"beta": values.beta, "entropy_coef": in_force.entropy_coef, **result.metrics})
         if config.sample_every and step % config.sample_every == 0:
             run.sample(sample_rows(result))
-        warning = watch.update(result.texts, (result.reward >= task.correct_reward).flatten().tolist(), task)
+        if result.failure and not values.warned_of_failure:
+            values.warned_of_failure = True
+            run.warn(f"{result.failure}; such completions do not count (reward/invalid_share)")
+        warning = watch.update(result.texts, task.correct(result.reward.flatten().tolist()), result.chats, task)
         if warning:
             run.warn(warning)
         done = place_in_run(step + 1, config.steps)
@@ -111,13 +122,20 @@ def train(config: LlmConfig, run: Run) -> None:
         if run.is_main:
             policy.save_pretrained(run.folder / "policy")
             models.tokenizer.save_pretrained(run.folder / "policy")
-        trained = evaluate_policy(policy, models, task, config)
+        trained = evaluate_policy(policy, models, task, reward, further, config)
     if run.is_main:
         report_run(run, base, trained)
 
 
 def train_step(
-    models: Models, engine: Engine, objective: Objective, task: Task, batch: Batch, beta: float, config: LlmConfig
+    models: Models,
+    engine: Engine,
+    objective: Objective,
+    task: Task,
+    reward_of: Reward,
+    batch: Batch,
+    beta: float,
+    config: LlmConfig,
 ) -> Step:
     """One batch and its updates, usually one: sample, score, reference, transform, advantage, loss, update.
 
@@ -131,14 +149,19 @@ def train_step(
         )
     own = Completions(batch.prompts, rollout.tokens, rollout.mask)
     texts = rollout.texts(models.tokenizer)
-    reward = score(task, batch.chats, texts, G).to(rollout.mask.device)  # [P, G]
+    scores = reward_of([chat for chat in batch.chats for _ in range(G)], texts)
+    reward = scores.reward.view(-1, G).to(rollout.mask.device)  # [P, G], NaN where it failed
     with torch.no_grad():
         ref_logp = torch.cat(list(read(own, config)(lambda of: of(models.reference))))  # [P * G, T]
 
     texts = [text for some in gather(texts) for text in some]
+    chats = [chat for some in gather(list(batch.chats)) for chat in some]
     reward, complete = gather_rows(reward), gather_rows(rollout.complete).view(P, G)
     mask, ref_logp = (gather_rows(t).view(P, G, -1) for t in (rollout.mask, ref_logp))
-    valid = complete if config.truncated is Truncated.drop else None
+    truncated_share = (~complete).float().mean()
+    valid, scored = complete if config.truncated is Truncated.drop else None, reward.isfinite()
+    if not bool(scored.all()):  # on any rank
+        valid, complete = scored if valid is None else scored & valid, scored & complete
     optional = {"valid": valid, "complete": complete, "diversity": diversity(config, task, texts, reward, valid)}
     given = {name: value for name, value in optional.items() if value is not None}
 
@@ -176,15 +199,19 @@ def train_step(
 
     policy_seq_logp = masked_sum(policy_logp.view(P, G, -1), mask)
     ref_seq_logp = masked_sum(ref_logp, mask)
-    metrics |= {"length": mask.sum(-1).float().mean(), "truncated_share": (~complete).float().mean()}
-    correct = (reward >= task.correct_reward).flatten().tolist()
+    metrics |= {"length": mask.sum(-1).float().mean(), "truncated_share": truncated_share}
+    if len(scores.parts) > 1:
+        metrics |= {f"reward/{name}": gather_rows(part).nanmean() for name, part in scores.parts.items()}
+    if config.reward.on_failure is RewardFailure.drop:
+        metrics["reward/invalid_share"] = (~scored).float().mean()
+    correct = task.correct(reward.flatten().tolist())
     ratio = mode_ratio(objective, beta, reward, policy_seq_logp, ref_seq_logp, complete, texts, correct)
-    logged = {**metrics, **answer_shares(texts, correct, task), **ratio}
+    logged = {**metrics, **answer_shares(texts, correct, chats, task), **ratio}
     kl = metrics[f"kl/{objective.direction}_nats"]
     good = objective.good(reward, ref_seq_logp, complete)
     if good is not None:
         good = good & first_of_equals(texts, P).to(good.device)
-    return Step(logged, kl, reward, texts, policy_seq_logp, ref_seq_logp, good)
+    return Step(logged, kl, chats, reward, texts, policy_seq_logp, ref_seq_logp, good, scores.failure)
 
 
 def with_entropy(objective: Objective, config: LlmConfig, step: int) -> Objective:
@@ -323,19 +350,6 @@ def prompt_at(seed: int, count: int, index: int) -> int:
     """Number of the index-th prompt drawn: each epoch is a permutation of its own."""
     epoch, place = divmod(index, count)
     return int(torch.randperm(count, generator=torch_generator(seed, "data", epoch))[place])
-
-
-def score(task: Task, chats: Sequence[Chat], texts: Sequence[str], group_size: int) -> Tensor:
-    """Raw rewards [P, G].
-
-    Raises:
-        ConfigError: a reward that is not a finite number, with the completion it was given for.
-    """
-    rewards = [task.reward(chats[row // group_size], text) for row, text in enumerate(texts)]
-    for reward, text in zip(rewards, texts, strict=True):
-        if not -float("inf") < reward < float("inf"):
-            raise ConfigError(f"task.name: rewards must be finite, found {reward} for the completion {text!r}")
-    return torch.tensor(rewards, dtype=torch.float32).view(len(chats), group_size)
 
 
 class Pass(NamedTuple):

@@ -90,6 +90,7 @@ def steps_on_recorded_rollouts(engine_name="torch"):
     models = Models(policy, reference, tokenizer, torch.tensor([tokenizer.eos_token_id]), tokenizer.pad_token_id)
     engine = make_engine(engine_name, policy, config.optimizer, config.steps, shared=True)
     objective = make_objective(**config.objective_arguments())
+    reward = train.make_reward(config.reward, task, torch.device("cpu"), torch.float32)
     rows = []
     for step in range(STEPS):
         batch = train.draw_batch(config, models, task, step)
@@ -97,7 +98,7 @@ def steps_on_recorded_rollouts(engine_name="torch"):
         tokens, mask, complete = (t[mine] for t in recorded_rollout(step))
         longest = int(mask.sum(-1).max())
         train.sample = lambda *_, r=Rollout(tokens[:, :longest], mask[:, :longest], complete), **__: r
-        rows.append(train.train_step(models, engine, objective, task, batch, 0.1, config).metrics)
+        rows.append(train.train_step(models, engine, objective, task, reward, batch, 0.1, config).metrics)
     with engine.gather() as whole:
         weights = torch.cat([p.detach().flatten().float() for p in whole.parameters()])
     return {"rows": [{k: None if v is None else float(v) for k, v in row.items()} for row in rows]} | {
