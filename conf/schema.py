@@ -1033,6 +1033,19 @@ class RewardConfig:
 
 
 @dataclass
+class EnsembleConfig(JobConfig):
+    """llm.ensemble: a policy's weights averaged with its reference's."""
+
+    policy: str = MISSING
+    reference: str = MISSING
+    weight: float = MISSING  # of the policy
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("weight", self.weight, low=0, high=1)
+
+
+@dataclass
 class LlmConfig(RunConfig):
     model: ModelConfig = MISSING
     task: TaskConfig = MISSING
@@ -1289,5 +1302,6 @@ class PretrainConfig(TrainingConfig):
 RUN_CONFIGS: dict[str, type[JobConfig]] = {
     "didactic": DidacticConfig,
     "llm": LlmConfig,
+    "llm.ensemble": EnsembleConfig,
     "chem.pretrain": PretrainConfig,
 }

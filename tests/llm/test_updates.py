@@ -1,6 +1,7 @@
 """Several updates of a batch, completions of the reference, and what changes over a run."""
 
 import copy
+import itertools
 import json
 import shutil
 
@@ -11,6 +12,7 @@ from omegaconf import OmegaConf
 from conf.schema import Truncated
 from core.objective import make_objective
 from launch.engine import make_engine
+from launch.groups import options as files_of
 from launch.run import Run
 from llm import train as training
 from llm.logp import completion_logp
@@ -188,6 +190,21 @@ def test_completions_of_the_reference_have_a_stream_of_their_own(models, two_let
     fewer = draw_batch(make_config(*options, "reference_completions=2"), models, two_letters.task, 0)
     assert torch.equal(fewer.reference_uniforms, own[0].view(3, 4, 4)[:, :2].reshape(6, 4))
     assert draw_batch(make_config(*SMALL), models, two_letters.task, 0).reference_uniforms is None
+
+
+def test_every_method_takes_a_step_of_its_own(models, two_letters, make_config):
+    own = (*SMALL, "transform.threshold.value=.5", "group_size=12")
+    with torch.no_grad():
+        for parameter in models.policy.parameters():  # away from the reference, so that the KL term pulls
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    gradients = {}
+    for method in (*files_of("llm", "method"), None):
+        _, updated, (gradients[method],) = one_step(
+            models, two_letters.task, make_config(*own, *([f"method={method}"] if method else []))
+        )
+        assert bool(updated.isfinite().all())
+    for one, other in itertools.combinations(gradients, 2):
+        assert torch.equal(gradients[one], gradients[other]) == ((one, other) == ("rloo", None))  # the default
 
 
 def test_equal_completions_count_once():
