@@ -97,25 +97,43 @@ def _complete(
     model: PreTrainedModel, models: Models, config: LlmConfig, prefix: str, chats: Sequence[Chat], each: int
 ) -> list[str]:
     """`each` completions of every chat, from streams of their own; each rank samples a part of them."""
-    device = models.eos_ids.device
     seed = stream_seed(config.seed, "evaluation", *([prefix] if prefix else []))
     width, mine = min(each, BATCH), distributed.portion(each)
     texts: list[list[str]] = [[] for _ in chats]
     for first in range(0, len(chats), BATCH // width):
-        numbers = range(first, min(first + BATCH // width, len(chats)))
-        prompts = encode_chats(models.tokenizer, [chats[i] for i in numbers], config.model.chat_template)
-        prompts = Prompts(*(t.to(device) for t in prompts))
+        some = {i: chats[i] for i in range(first, min(first + BATCH // width, len(chats)))}
         for start in range(0, len(mine), width):
-            rows = list(mine[start : start + width])
-            slots = [number for number in numbers for _ in rows]
-            uniforms = rollout_uniforms(seed, 0, slots, rows * len(numbers), config.max_new_tokens)
-            rollout = sample(
-                model, prompts, uniforms, group_size=len(rows), eos_ids=models.eos_ids, pad_id=models.pad_id
-            )
-            for slot, text in zip(slots, rollout.texts(models.tokenizer), strict=True):
-                texts[slot].append(text)
+            rows = mine[start : start + width]
+            found = complete(model, models, some, rows, seed, config.max_new_tokens, config.model.chat_template)
+            for number, each_text in found.items():
+                texts[number] += each_text
     shares = distributed.gather(texts)
     return [text for slot in range(len(chats)) for some in shares for text in some[slot]]
+
+
+def complete(
+    model: PreTrainedModel,
+    models: Models,
+    chats: Mapping[int, Chat],
+    rows: Sequence[int],
+    seed: int,
+    max_new_tokens: int,
+    switches: Mapping[str, Any],
+) -> dict[int, list[str]]:
+    """The `rows`-th completions of numbered chats, in one batch; one depends on (seed, number, row) alone.
+
+    Args:
+        switches: of the chat template.
+    """
+    prompts = encode_chats(models.tokenizer, list(chats.values()), switches)
+    prompts = Prompts(*(t.to(models.eos_ids.device) for t in prompts))
+    numbers = [number for number in chats for _ in rows]
+    uniforms = rollout_uniforms(seed, 0, numbers, list(rows) * len(chats), max_new_tokens)
+    rollout = sample(model, prompts, uniforms, group_size=len(rows), eos_ids=models.eos_ids, pad_id=models.pad_id)
+    texts: dict[int, list[str]] = {number: [] for number in chats}
+    for number, text in zip(numbers, rollout.texts(models.tokenizer), strict=True):
+        texts[number].append(text)
+    return texts
 
 
 def _entropy_with_error(answers: list[list[str]]) -> tuple[float | None, float | None]:

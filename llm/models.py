@@ -23,21 +23,19 @@ class Models(NamedTuple):
 
 
 def load_models(config: ModelConfig) -> Models:
-    """Everything through `from_pretrained`; `tiny` is built first, or found in the cache.
+    """Everything through `from_pretrained`; `tiny` and the like are built first, or found in the cache.
 
     Raises:
         ConfigError: the model cannot be found or loaded.
     """
     transformers_logging.disable_progress_bar()
     name = config.name_or_path
-    if name == "tiny":
-        from llm.tiny import tiny_model
-
-        name = str(tiny_model())
+    if name.startswith("tiny"):
+        name = _made_here(name)
     elif user_path(name).is_dir():
         name = str(user_path(name))
-    device = _device(config.device)
-    dtype = _dtype(config.dtype, device)
+    device = find_device(config.device)
+    dtype = find_dtype(config.dtype, device)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", trust_remote_code=False)
         policy, reference = (
@@ -62,6 +60,13 @@ def load_models(config: ModelConfig) -> Models:
     return Models(policy, reference, tokenizer, eos_ids, pad)
 
 
+def _made_here(name: str) -> str:
+    """Folder of a model of `llm.tiny`, or the name itself where it is none."""
+    from llm.tiny import POLICIES, tiny_model
+
+    return str(tiny_model(name)) if name in POLICIES else name
+
+
 @torch.no_grad()
 def _check_head(model: PreTrainedModel, name: str) -> None:
     """Refuse a model that does more to its logits than multiply by the output embedding (capping, scaling)."""
@@ -76,15 +81,17 @@ def _check_head(model: PreTrainedModel, name: str) -> None:
         )
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str, key: str = "model.device") -> torch.device:
+    """The device called `name`; auto: a GPU where there is one. Raises ConfigError where there is none."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"model.device: must be auto or cpu on a machine without a GPU, found {name}")
+        raise ConfigError(f"{key}: must be auto or cpu on a machine without a GPU, found {name}")
     return torch.device(name)
 
 
-def _dtype(name: str, device: torch.device) -> torch.dtype:
+def find_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The type called `name`; auto: bfloat16 where a GPU has it, else float32."""
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
     return getattr(torch, name)

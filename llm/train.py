@@ -95,7 +95,8 @@ def train(config: LlmConfig, run: Run) -> None:
     watch = CollapseWatch()
     values = Values(beta=config.objective.beta, warned_of_failure=False)
     reference_hash = tensors_hash(models.reference.named_parameters())
-    run.keep({"reference": reference_hash, **reward.identity}, engine=engine, watch=watch, values=values)
+    data = {f"data/{name}": records.sha256 for name, records in task.data.items()}
+    run.keep({"reference": reference_hash, **reward.identity, **data}, engine=engine, watch=watch, values=values)
     further = make_evaluation_reward(config.reward, task, models.eos_ids.device, models.policy.dtype)
     base = evaluate_policy(models.reference, models, task, reward, further, config)
 
@@ -124,7 +125,7 @@ def train(config: LlmConfig, run: Run) -> None:
             models.tokenizer.save_pretrained(run.folder / "policy")
         trained = evaluate_policy(policy, models, task, reward, further, config)
     if run.is_main:
-        report_run(run, base, trained)
+        report_run(run, base, trained, {name: records.facts() for name, records in task.data.items()})
 
 
 def train_step(
