@@ -63,11 +63,11 @@ def adaptive_beta(beta: float, kl: float, kl_target: float) -> float:
 def tie_betas(reward: Tensor, ref_seq_logp: Tensor, good: Tensor) -> Tensor:
     """The beta at which each pair of a group's good samples ties, |dR| / |d log ref|: [..., G] -> [pairs].
 
-    Pairs that the reference finds equally likely tie at no beta or at all, and are left out.
+    Pairs that the reference finds equally likely, to 1e-4 nats, tie at no beta or at all, and are left out.
     """
     apart_reward = (reward.unsqueeze(-1) - reward.unsqueeze(-2)).abs()
     apart_logp = (ref_seq_logp.unsqueeze(-1) - ref_seq_logp.unsqueeze(-2)).abs()
-    both = good.unsqueeze(-1) & good.unsqueeze(-2) & (apart_logp > 0) & apart_logp.isfinite()
+    both = good.unsqueeze(-1) & good.unsqueeze(-2) & (apart_logp > 1e-4) & apart_logp.isfinite()
     pairs = both & torch.ones(both.shape[-2:], dtype=torch.bool, device=both.device).triu(1)
     return apart_reward[pairs] / apart_logp[pairs]
 

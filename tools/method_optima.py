@@ -18,7 +18,7 @@ from launch.app import register
 from launch.groups import options
 from tools.anchor_bias import all_groups, outcomes
 
-GROUP, BETA, STEPS = 4, 0.03, 2000
+GROUP, BETA, STEPS = 4, 0.03, 1000
 RATE, LARGEST = 0.3 / BETA, 0.05  # of a step in log-probabilities
 
 
@@ -54,7 +54,9 @@ def gradient(objective: Objective, logits: Tensor) -> Tensor:
     if objective.placement == "reference":
         for y, share in enumerate(ref_logp.exp()):
             one = logp[y].reshape(1, 1)
-            total = total + share * objective.reference_loss(one, ref_logp[y].reshape(1, 1), mask[0, 0], beta=BETA)[0]
+            total = (
+                total + share * objective.reference_loss(one, ref_logp[y].reshape(1, 1), mask[0, :1], beta=BETA)[0]
+            )
     return torch.autograd.grad(total, parameters)[0]
 
 
