@@ -1313,6 +1313,24 @@ class OracleConfig:
         check_range("oracle.max_failed_share", self.max_failed_share, low=0, high=1)
 
 
+@dataclass
+class ChemEvaluateConfig(JobConfig):
+    """A CSV of molecules and scores in the order they were generated."""
+
+    file: str = MISSING
+    smiles_column: str = MISSING
+    score_column: str = MISSING
+    screens: list[float] = MISSING
+    known: str | None = MISSING  # the prior's training set
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.screens or len(set(self.screens)) < len(self.screens):
+            raise ConfigError(f"screens: must be different scores, at least one, found {self.screens}")
+        for screen in self.screens:
+            check_range("screens", screen)
+
+
 # --- chem ---------------------------------------------------------------------------------------------------
 
 
@@ -1388,6 +1406,7 @@ class PretrainConfig(TrainingConfig):
     """A prior from a file of SMILES."""
 
     data: str = MISSING  # a file of SMILES, plain or gzipped
+    init: str | None = MISSING  # shipped, or a prior's folder to go on from; null: fresh weights
     filter: MoleculeFilterConfig = MISSING
     spelling: Spelling = MISSING
     validation_share: float = MISSING
@@ -1532,4 +1551,5 @@ RUN_CONFIGS: dict[str, type[JobConfig]] = {
     "llm.evaluate": EvaluateConfig,
     "chem": ChemConfig,
     "chem.pretrain": PretrainConfig,
+    "chem.evaluate": ChemEvaluateConfig,
 }
