@@ -1168,6 +1168,28 @@ class OracleConfig:
         check_range("oracle.max_failed_share", self.max_failed_share, low=0, high=1)
 
 
+@dataclass
+class ChemEvaluateConfig(JobConfig):
+    """A CSV of molecules and scores in the order they were generated."""
+
+    file: str = MISSING
+    smiles_column: str = MISSING
+    score_column: str = MISSING
+    screens: list[float] = MISSING
+    circle_distance: float = MISSING  # Tanimoto, of #Circles
+    shown: int = MISSING  # best molecules in the picture
+    known: str | None = MISSING  # the prior's training set
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.screens or len(set(self.screens)) < len(self.screens):
+            raise ConfigError(f"screens: must be different scores, at least one, found {self.screens}")
+        for screen in self.screens:
+            check_range("screens", screen)
+        check_range("circle_distance", self.circle_distance, low=0, below=1)
+        check_range("shown", self.shown, low=1)
+
+
 # --- chem ---------------------------------------------------------------------------------------------------
 
 
@@ -1243,6 +1265,7 @@ class PretrainConfig(TrainingConfig):
     """A prior from a file of SMILES."""
 
     data: str = MISSING  # a file of SMILES, plain or gzipped
+    init: str | None = MISSING  # shipped, or a prior's folder to go on from; null: fresh weights
     filter: MoleculeFilterConfig = MISSING
     spelling: Spelling = MISSING
     validation_share: float = MISSING
@@ -1386,4 +1409,5 @@ RUN_CONFIGS: dict[str, type[JobConfig]] = {
     "llm.evaluate": EvaluateConfig,
     "chem": ChemConfig,
     "chem.pretrain": PretrainConfig,
+    "chem.evaluate": ChemEvaluateConfig,
 }

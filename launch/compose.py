@@ -66,7 +66,7 @@ def _composed(package: str, overrides: Sequence[str], flags: Sequence[str]) -> D
     search = [f"hydra.searchpath=[pkg://conf.shared,{','.join(extra)}]"] if extra else []
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_module(f"conf.{package}", version_base="1.3", job_name=package):
+        with initialize_config_module(f"conf.{package}", version_base="1.3", job_name=package.rpartition(".")[2]):
             return hydra_compose("config", overrides=[*overrides, *search])
     except Exception as error:
         raise ConfigError(explain(error, package)) from error
@@ -81,7 +81,7 @@ def compose_typed(package: str, overrides: Sequence[str]) -> tuple[Any, Mapping[
     register(package, RUN_CONFIGS[package])
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_module(f"conf.{package}", version_base="1.3", job_name=package):
+        with initialize_config_module(f"conf.{package}", version_base="1.3", job_name=package.rpartition(".")[2]):
             config = hydra_compose("config", overrides=list(overrides), return_hydra_config=True)
         launcher = {key: config.hydra.launcher.get(key) for key in LAUNCHER_KEYS}
         with open_dict(config):

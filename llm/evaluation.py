@@ -13,7 +13,8 @@ from conf.schema import LlmConfig
 from core.stats import bootstrap_standard_error, entropy
 from launch import distributed
 from launch.streams import rollout_uniforms, stream_seed
-from llm.diagnostics import answer_entropy, answers_by_prompt, coverage
+from llm.diagnostics import answers_by_prompt, coverage
+from llm.metrics import answer_entropy
 from llm.models import Models
 from llm.prompts import Chat, Prompts, encode_chats
 from llm.rewards import Reward
@@ -76,7 +77,7 @@ def count_answers(texts: list[str], good: list[bool], chats: Sequence[Chat], tas
     for chat, share, some in zip(chats, found, answers, strict=True):
         if name := task.prompt_name(chat):
             results[f"coverage/{name}"] = share
-            results[f"entropy_nats/{name}"] = answer_entropy(Counter(some)) if some else None
+            results[f"entropy_nats/{name}"] = answer_entropy(some) if some else None
     results["sequences"] = {text: count / len(texts) for text, count in correct.most_common(5)}
     return {**results, "completions": len(texts)}
 

@@ -231,7 +231,7 @@ def report_evaluation(run: Run, columns: Sequence[Column], summary: Mapping[str,
     """The table, the choices that its figures rest on, and figure.png."""
     console.print(evaluation_table(columns, summary.get("difference")))
     for name, choice in summary["choices"].items():
-        run.say(f"{name}: {choice}")
+        run.say(f"{name}: {'none' if choice is None else choice}")
     draw_evaluation(columns, run.folder / "figure.png")
 
 
@@ -243,7 +243,9 @@ def measured(columns: Sequence[Column]) -> list[str]:
 
 def evaluation_table(columns: Sequence[Column], difference: Mapping[str, float | None] | None) -> Table:
     """One row a measure: mean over prompts ± bootstrap standard error, and the number of prompts that have it."""
-    table = Table(title=f"Mean ± standard error over {len(columns[0].prompts)} prompts", title_justify="left")
+    count = len(columns[0].prompts)
+    title = f"Mean ± standard error over {count} prompts" if count > 1 else "One prompt"
+    table = Table(title=title, title_justify="left")
     table.add_column("measure", no_wrap=True)
     for column in columns:
         table.add_column(column.name, justify="right", overflow="fold")
@@ -284,5 +286,6 @@ def draw_evaluation(columns: Sequence[Column], path: Path) -> None:
     if len(columns) > 1:
         handles = [Line2D([], [], marker="o", linestyle="", color=colour) for colour in COLOURS[: len(columns)]]
         figure.legend(handles, [column.name for column in columns], loc="outside lower center", frameon=False)
+    figure.suptitle("Each prompt (small), mean and standard error over prompts", fontsize="medium")
     figure.savefig(path, dpi=130)
     plt.close(figure)

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from launch.reproduce import reproduce
+
 ROOT = Path(__file__).parents[2]
 FIRST = [
     {
@@ -45,6 +47,7 @@ def evaluate(monkeypatch, capfd, tmp_path):
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # of a process that this one starts
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
 
@@ -91,6 +94,9 @@ def test_a_file_with_partition_and_scores(evaluate, tmp_path):
         assert words in out
     assert (tmp_path / "out" / "figure.png").stat().st_size > 5000
     assert json.loads((tmp_path / "out" / "run.json").read_text())["command"][:3] == ["python", "-m", "llm.evaluate"]
+    # Its record makes it again.
+    assert reproduce(tmp_path / "out", tmp_path / "new", [], 1e-4) == 0
+    assert read(tmp_path / "new" / "prompts.jsonl") == rows
     # What it wrote is itself a file of generations, with the same figures.
     status, _, error = evaluate("generations=out/prompts.jsonl", "embedder=null", "hydra.run.dir=again")
     assert status == 0, error
