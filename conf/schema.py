@@ -1321,6 +1321,8 @@ class ChemEvaluateConfig(JobConfig):
     smiles_column: str = MISSING
     score_column: str = MISSING
     screens: list[float] = MISSING
+    circle_distance: float = MISSING  # Tanimoto, of #Circles
+    shown: int = MISSING  # best molecules in the picture
     known: str | None = MISSING  # the prior's training set
 
     def __post_init__(self) -> None:
@@ -1329,6 +1331,8 @@ class ChemEvaluateConfig(JobConfig):
             raise ConfigError(f"screens: must be different scores, at least one, found {self.screens}")
         for screen in self.screens:
             check_range("screens", screen)
+        check_range("circle_distance", self.circle_distance, low=0, below=1)
+        check_range("shown", self.shown, low=1)
 
 
 # --- chem ---------------------------------------------------------------------------------------------------
