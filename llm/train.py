@@ -14,7 +14,7 @@ from core.schedules import adaptive_beta
 from core.sequence import masked_sum
 from core.transforms import class_diversity
 from launch import distributed
-from launch.checkpoint import Values, tensors_hash
+from launch.checkpoint import Values
 from launch.distributed import gather, gather_rows, portion
 from launch.engine import Engine, make_engine
 from launch.run import Run
@@ -22,7 +22,7 @@ from launch.streams import rollout_uniforms, torch_generator
 from llm.diagnostics import CollapseWatch, answer_shares, mode_ratio
 from llm.evaluation import evaluate_policy
 from llm.logp import completion_logp
-from llm.models import Models, load_models
+from llm.models import Models, load_models, save_policy
 from llm.prompts import Chat, Prompts, encode_chats
 from llm.report import report_run
 from llm.rollout import sample
@@ -61,13 +61,14 @@ def train(config: LlmConfig, run: Run) -> None:
         )
     task = load_task(config.task.name)
     objective = make_objective(**config.objective_arguments())
-    models = load_models(config.model)
+    models = load_models(config.model, config.seed)
+    reference_hash = models.reference_hash()
     engine = make_engine(config.engine.name, models.policy, config.optimizer, config.steps, shared=True)
     watch = CollapseWatch()
     values = Values(beta=config.objective.beta)
-    reference_hash = tensors_hash(models.reference.named_parameters())
     run.keep({"reference": reference_hash}, engine=engine, watch=watch, values=values)
-    base = evaluate_policy(models.reference, models, task, config)
+    with engine.gather() as policy, models.as_reference(policy) as reference:
+        base = evaluate_policy(reference, models, task, config)
 
     shown = {"reward": "reward/raw", "KL": f"kl/{objective.direction}_nats"}
     shown |= {f'"{answer}"': f"share/{answer}" for answer in task.answers}
@@ -85,8 +86,7 @@ def train(config: LlmConfig, run: Run) -> None:
 
     with engine.gather() as policy:
         if run.is_main:
-            policy.save_pretrained(run.folder / "policy")
-            models.tokenizer.save_pretrained(run.folder / "policy")
+            save_policy(policy, models.tokenizer, config.model, run.folder)
         trained = evaluate_policy(policy, models, task, config)
     if run.is_main:
         report_run(run, base, trained)
@@ -110,8 +110,9 @@ def train_step(
 
     passes = plan_passes(batch.prompts, rollout.mask, config)
     logp = partial(logp_by_pass, passes=passes, prompts=batch.prompts, tokens=rollout.tokens, mask=rollout.mask)
-    with torch.no_grad():
-        ref_logp = torch.cat(list(logp(lambda read: read(models.reference))))  # [P * G, T]
+    with torch.no_grad(), models.as_reference(models.policy) as reference:
+        alone = models.reference is not None  # and not the policy, which the engine may have to gather
+        ref_logp = torch.cat(list(logp((lambda read: read(reference)) if alone else engine.apply)))  # [P * G, T]
     # The loss's gradient with respect to the log-probabilities is all that the backward passes need.
     one_pass = len(passes) == 1
     with torch.set_grad_enabled(one_pass):

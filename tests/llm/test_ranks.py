@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from unittest.mock import patch
 
@@ -12,12 +14,14 @@ import pytest
 import torch
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
+from safetensors.torch import load_file
 from torch import distributed as dist
 
 from conf import schema
 from core.objective import make_objective
-from launch import distributed
+from launch import distributed, signals
 from launch.app import register
+from launch.checkpoint import Manifest, read_state, save_checkpoint
 from launch.engine import make_engine
 from launch.record import read_jsonl
 from launch.run import Run
@@ -30,6 +34,8 @@ from llm.tiny import byte_tokenizer
 
 ENGINES = ("torch", "zero1", "zero2", "zero3", "zero3_offload")
 ROOT = Path(__file__).parents[2]
+sys.modules["two_ranks"] = sys.modules[__name__]  # where both processes find the task below
+SAMPLE = train.sample
 STEPS, P, G, T = 10, 5, 4, 9
 RECORDED = [
     f"steps={STEPS}",
@@ -40,7 +46,8 @@ RECORDED = [
     *("micro_batch=8", "optimizer.max_grad_norm=.5", "optimizer.decay=linear", "optimizer.weight_decay=.1"),
 ]
 TRAINED = ["steps=3", "prompts_per_step=3", "group_size=4", "max_new_tokens=6", "evaluation_completions=7"]
-TRAINED += ["sample_every=1", f"task.name={__name__}:Lengths", "threads=1", "objective.beta=.1"]
+LORA = ["model.lora={rank: 2, alpha: 4}", "optimizer.lr=.01"]
+TRAINED += ["sample_every=1", "task.name=two_ranks:Lengths", "threads=1", "objective.beta=.1"]
 
 
 class Lengths(Task):
@@ -57,6 +64,9 @@ def make_config(*overrides):
     register("llm", schema.LlmConfig)
     with initialize_config_module("conf.llm", version_base="1.3"):
         return compose("config", overrides=list(overrides))
+
+
+CONFIG = make_config(*RECORDED)
 
 
 def random_policy(seed):
@@ -82,48 +92,81 @@ def recorded_rollout(step):
     return Rollout(tokens, torch.arange(T) < length.unsqueeze(-1), complete)
 
 
-def steps_on_recorded_rollouts(engine_name="torch"):
-    """Metrics of each step, and the weights at the end."""
-    config = OmegaConf.to_object(make_config(*RECORDED))
-    tokenizer, task = byte_tokenizer(), Lengths()
-    policy, reference = random_policy(0), random_policy(1).requires_grad_(False)
-    models = Models(policy, reference, tokenizer, torch.tensor([tokenizer.eos_token_id]), tokenizer.pad_token_id)
-    engine = make_engine(engine_name, policy, config.optimizer, config.steps, shared=True)
-    objective = make_objective(**config.objective_arguments())
-    rows = []
-    for step in range(STEPS):
-        batch = train.draw_batch(config, models, task, step)
+class Recorded:
+    """Training on the recorded rollouts with an engine of this rank."""
+
+    def __init__(self, engine, dtype=torch.float32, seed=0):
+        self.config = OmegaConf.to_object(CONFIG)
+        policy, reference = random_policy(seed).to(dtype), random_policy(1).to(dtype).requires_grad_(False)
+        tokenizer = byte_tokenizer()
+        eos = torch.tensor([tokenizer.eos_token_id])
+        self.models = Models(policy, reference, tokenizer, eos, tokenizer.pad_token_id)
+        self.engine = make_engine(engine, policy, self.config.optimizer, STEPS, shared=True)
+        self.objective = make_objective(**self.config.objective_arguments())
+
+    def step(self, step):
+        """What the step logs."""
+        batch = train.draw_batch(self.config, self.models, Lengths(), step)
         mine = slice(batch.slots.start * G, batch.slots.stop * G)
         tokens, mask, complete = (t[mine] for t in recorded_rollout(step))
         longest = int(mask.sum(-1).max())
-        train.sample = lambda *_, r=Rollout(tokens[:, :longest], mask[:, :longest], complete), **__: r
-        rows.append(train.train_step(models, engine, objective, task, batch, 0.1, config).metrics)
-    with engine.gather() as whole:
-        weights = torch.cat([p.detach().flatten().float() for p in whole.parameters()])
-    return {"rows": [{k: None if v is None else float(v) for k, v in row.items()} for row in rows]} | {
-        "weights": weights.tolist()
-    }
+        rollout = Rollout(tokens[:, :longest], mask[:, :longest], complete)
+        with patch.object(train, "sample", lambda *_, **__: rollout):
+            done = train.train_step(self.models, self.engine, self.objective, Lengths(), batch, 0.1, self.config)
+        return {key: None if value is None else float(value) for key, value in done.metrics.items()}
+
+    def weights(self):
+        with self.engine.gather() as policy:
+            return flat(policy)
 
 
-def whole_run(folder, model, *overrides):
+def flat(model):
+    return torch.cat([p.detach().flatten().float() for p in model.parameters()])
+
+
+def whole_run(folder, model, *overrides, stop_after=None):
     config = make_config(*TRAINED, f"model.name_or_path={model}", *overrides)
-    with Run(folder, "llm", config, []) as run:
+    with patch.object(signals, "pending", lambda: stop_after), Run(folder, "llm", config, []) as run:
         train.train(OmegaConf.to_object(config), run)
 
 
 def each_rank(folder):
     """The body of a rank."""
-    distributed.join()
-    results = {engine: steps_on_recorded_rollouts(engine) for engine in ENGINES}
+    main = distributed.join().rank == 0
+    results = {}
+    for name in ENGINES:
+        one = Recorded(name)
+        rows = [one.step(step) for step in range(5)]
+        state = one.engine.state_dict()
+        if main:
+            save_checkpoint(folder / name, Manifest(5, {}, {}, {}, None), {"engine": state}, keep=1)
+        rows += [one.step(step) for step in range(5, STEPS)]
+        results[name] = {"rows": rows, "weights": one.weights().tolist()}
+        with one.engine.gather() as policy:
+            if main:
+                policy.save_pretrained(folder / name / "policy")
+        distributed.barrier()
+        again = Recorded(name, seed=2)
+        again.engine.load_state_dict(read_state(folder / name, 5)["engine"])
+        results[name]["again"] = [again.step(step) for step in range(5, STEPS)]
+        results[name]["same"] = bool(torch.equal(again.weights(), one.weights()))
+        half = Recorded(name, torch.bfloat16)
+        results[name]["half"] = [half.step(step) for step in range(3)]
+        results[name]["half_weights"] = half.weights().tolist()
     with patch.object(dist, "all_reduce"):
-        results["control"] = steps_on_recorded_rollouts("torch")
-    train.sample = SAMPLE
-    whole_run(folder / "run", folder / "model")
-    if distributed.current().rank == 0:
+        one = Recorded("torch")
+        rows = [one.step(step) for step in range(STEPS)]
+        results["control"] = {"rows": rows, "weights": one.weights().tolist()}
+    if main:
         (folder / "results.json").write_text(json.dumps(results))
 
-
-SAMPLE = train.sample
+    whole_run(folder / "torch_run", folder / "model")
+    cut = 1 if main else 6  # one rank draws a single token, the other six, in another number of passes
+    with patch.object(train, "sample", lambda m, p, uniforms, **k: SAMPLE(m, p, uniforms[:, :cut], **k)):
+        whole_run(folder / "unequal", folder / "model", "engine=zero3", "micro_batch_tokens=60")
+    whole_run(folder / "lora", folder / "model", *LORA, "engine=zero3")
+    with suppress(KeyboardInterrupt):
+        whole_run(folder / "interrupted", folder / "model", "engine=zero2", stop_after=signal.SIGTERM)
 
 
 @pytest.fixture(scope="module")
@@ -156,13 +199,15 @@ def two_ranks(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def one_rank(two_ranks):
-    train.sample = SAMPLE
-    try:
-        whole_run(two_ranks / "one", two_ranks / "model")
-        return steps_on_recorded_rollouts()
-    finally:
-        train.sample = SAMPLE
+def results(two_ranks):
+    return json.loads((two_ranks / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def one_rank():
+    """The recorded steps on one rank, and the weights after them."""
+    one = Recorded("torch")
+    return [one.step(step) for step in range(STEPS)], one.weights()
 
 
 def assert_close(ours, theirs, tolerance):
@@ -171,33 +216,86 @@ def assert_close(ours, theirs, tolerance):
         assert row.keys() == other.keys()
         for key in row:
             number = isinstance(other[key], float)
-            assert row[key] == (pytest.approx(other[key], abs=tolerance, rel=tolerance) if number else other[key]), (
-                key
-            )
+            expected = pytest.approx(other[key], abs=tolerance, rel=tolerance) if number else other[key]
+            assert row[key] == expected, key
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_two_ranks_equal_one_on_the_same_rollouts(two_ranks, one_rank, engine):
+def test_two_ranks_equal_one_on_the_same_rollouts(results, one_rank, engine):
     """Ranks have 2 and 3 of the prompts, other numbers of valid samples, of tokens and of passes."""
-    results = json.loads((two_ranks / "results.json").read_text())
-    assert_close(results[engine]["rows"], one_rank["rows"], 1e-5)
-    ours, theirs, control = (
-        torch.tensor(result["weights"]) for result in (results[engine], one_rank, results["control"])
+    rows, weights = one_rank
+    assert_close(results[engine]["rows"], rows, 1e-5)
+    torch.testing.assert_close(torch.tensor(results[engine]["weights"]), weights, atol=1e-5, rtol=0)
+    control = torch.tensor(results["control"]["weights"])  # where ranks do not sum their gradients
+    assert (control - weights).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_checkpoint_continues_bit_for_bit(results, engine):
+    assert results[engine]["again"] == results[engine]["rows"][5:]
+    assert results[engine]["same"]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_exported_policy_is_an_ordinary_one(two_ranks, results, engine):
+    from transformers import AutoModelForCausalLM
+
+    exported = flat(AutoModelForCausalLM.from_pretrained(two_ranks / engine / "policy"))
+    assert torch.equal(exported, torch.tensor(results[engine]["weights"]))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_bfloat16_takes_the_steps_of_float32(results, one_rank, engine):
+    """Within what 8 bits allow: the first losses, and the direction of the updates."""
+    assert_close(
+        [{"loss": row["loss"]} for row in results[engine]["half"]],
+        [{"loss": row["loss"]} for row in one_rank[0][:3]],
+        0.05,
     )
-    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
-    assert (control - theirs).abs().max() > 1e-3  # where ranks do not sum their gradients
+    whole = Recorded("torch")
+    for step in range(3):
+        whole.step(step)
+    start = flat(random_policy(0))
+    update, expected = torch.tensor(results[engine]["half_weights"]) - start, whole.weights() - start
+    assert torch.cosine_similarity(update, expected, 0) > 0.5
 
 
-def test_a_run_of_two_ranks_is_the_run_of_one(two_ranks, one_rank):
-    """From sampling to evaluation and the exported policy."""
-    one, two = two_ranks / "one", two_ranks / "run"
-    assert_close(read_jsonl(two / "metrics.jsonl"), read_jsonl(one / "metrics.jsonl"), 1e-5)
-    assert_close(read_jsonl(two / "samples.jsonl"), read_jsonl(one / "samples.jsonl"), 1e-5)
-    assert len(read_jsonl(two / "samples.jsonl")) == 3 * 3 * 4
-    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (one, two)]
-    assert summaries[0]["completions"] == summaries[1]["completions"] == 7
-    assert summaries[0]["sequences"] == summaries[1]["sequences"]
-    assert json.loads((two / "run.json").read_text())["ranks"] == 2
+def test_a_run_of_two_ranks_is_the_run_of_one(two_ranks):
+    """From sampling to evaluation and the exported policy; with an adapter under ZeRO 3, too."""
+    for name, overrides in {"torch_run": [], "lora": LORA}.items():
+        one, two = two_ranks / f"one_{name}", two_ranks / name
+        whole_run(one, two_ranks / "model", *overrides)
+        assert_close(read_jsonl(two / "metrics.jsonl"), read_jsonl(one / "metrics.jsonl"), 1e-5)
+        assert_close(read_jsonl(two / "samples.jsonl"), read_jsonl(one / "samples.jsonl"), 1e-5)
+        assert len(read_jsonl(two / "samples.jsonl")) == 3 * 3 * 4
+        summaries = [json.loads((folder / "summary.json").read_text()) for folder in (one, two)]
+        assert summaries[0]["completions"] == summaries[1]["completions"] == 7
+        assert summaries[0]["sequences"] == summaries[1]["sequences"]
+        assert json.loads((two / "run.json").read_text())["ranks"] == 2
+        weights = [load_file(folder / "policy" / "model.safetensors") for folder in (one, two)]
+        for key, value in weights[0].items():
+            torch.testing.assert_close(weights[1][key], value, atol=1e-5, rtol=0)
+
+
+def test_ranks_with_unequal_completions_wait_for_each_other(two_ranks):
+    """Six tokens against one, in two passes against one, under ZeRO 3: the ranks are through in time."""
+    assert json.loads((two_ranks / "unequal" / "run.json").read_text())["state"] == "finished"
+    lengths = [row["length"] for row in read_jsonl(two_ranks / "unequal" / "metrics.jsonl")]
+    assert len(lengths) == 3 and all(2 < length < 5 for length in lengths)
+
+
+def test_a_run_of_two_ranks_goes_on_with_one(two_ranks):
+    """Stopped after its first step under ZeRO 2; the lines are those of a run that was never stopped."""
+    interrupted = two_ranks / "interrupted"
+    assert len(read_jsonl(interrupted / "metrics.jsonl")) == 1
+    try:
+        whole_run(interrupted, two_ranks / "model", "engine=zero2")
+    finally:
+        dist.destroy_process_group()
+    assert json.loads((interrupted / "run.json").read_text())["ranks"] == 1
+    assert_close(
+        read_jsonl(interrupted / "metrics.jsonl"), read_jsonl(two_ranks / "torch_run" / "metrics.jsonl"), 1e-5
+    )
 
 
 if __name__ == "__main__":
