@@ -138,6 +138,7 @@ def each_rank(folder):
         one = Recorded(name)
         rows = [one.step(step) for step in range(5)]
         state = one.engine.state_dict()
+        (folder / name).mkdir(exist_ok=True)
         if main:
             save_checkpoint(folder / name, Manifest(5, {}, {}, {}, None), {"engine": state}, keep=1)
         rows += [one.step(step) for step in range(5, STEPS)]
