@@ -180,8 +180,7 @@ def import_deepspeed() -> Any:
     Raises:
         ConfigError: it is not installed.
     """
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or it says at length that it found none
+    quieten()
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)  # which it calls
     try:
         import deepspeed
@@ -192,6 +191,12 @@ def import_deepspeed() -> Any:
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # it would be compiled, for minutes; gloo will do
     return deepspeed
+
+
+def quieten() -> None:
+    """Have DeepSpeed say nothing as it is imported, by us or by transformers, which does so to save a model."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or it warns that it found no other
 
 
 def _empty_copy(module: nn.Module) -> nn.Module:

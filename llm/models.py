@@ -17,6 +17,7 @@ from conf.schema import ConfigError, LoraConfig, ModelConfig
 from launch.checkpoint import tensors_hash
 from launch.record import user_path
 from launch.streams import stream_seed
+from launch.zero import quieten
 from llm.attention import chosen, shares_prefix
 
 
@@ -110,6 +111,7 @@ def save_policy(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, con
         save_adapter(policy, config, run / "adapter")
         base = _load(_find(config.name_or_path), config, torch.device("cpu"))
         policy = PeftModel.from_pretrained(base, run / "adapter").merge_and_unload()
+    quieten()
     policy.save_pretrained(run / "policy")
     tokenizer.save_pretrained(run / "policy")
 

@@ -1,10 +1,12 @@
 import math
+import sys
+from unittest.mock import patch
 
 import pytest
 import torch
 from torch import nn
 
-from conf.schema import Decay, OptimizerConfig
+from conf.schema import ConfigError, Decay, OptimizerConfig
 from launch.engine import lr_factor, make_engine
 
 
@@ -155,6 +157,14 @@ def test_schedules():
     assert [lr_factor(s, 4, 0, Decay.cosine) for s in range(5)] == pytest.approx(
         [(1 + math.cos(math.pi * s / 4)) / 2 for s in range(5)]
     )
+
+
+def test_an_engine_without_its_package_is_refused():
+    with (
+        patch.dict(sys.modules, {"deepspeed": None}),
+        pytest.raises(ConfigError, match=r"^engine: must be none with"),
+    ):
+        make_engine("zero2", module().float(), config(), 1)
 
 
 def test_an_unknown_engine_is_refused():
