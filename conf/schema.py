@@ -828,12 +828,13 @@ def one_or_more(key: str, value: Any, kind: type[float] | type[Enum]) -> list[An
 class LoraConfig:
     """A low-rank adapter, W + (alpha / rank) B A; without dropout, for what is sampled is what is scored."""
 
-    rank: int = 16
+    rank: int | None = None  # null: no adapter, all weights train
     alpha: int = 32
     target_modules: list[str] = field(default_factory=lambda: ["all-linear"])  # ends of the layers' names
 
     def __post_init__(self) -> None:
-        check_range("model.lora.rank", self.rank, low=1)
+        if self.rank is not None:
+            check_range("model.lora.rank", self.rank, low=1)
         check_range("model.lora.alpha", self.alpha, above=0)
         if not self.target_modules:
             raise ConfigError("model.lora.target_modules: must name a layer, or be [all-linear], found []")
@@ -850,14 +851,14 @@ class ModelConfig:
     attention: str = "auto"  # transformers' implementation where prompts are not read packed
     gradient_checkpointing: bool = False  # compute activations again in the backward pass instead of keeping them
     reference_on_cpu: bool = False  # between the passes that need it
-    lora: LoraConfig | None = None  # train a low-rank adapter; null: all weights
+    lora: LoraConfig = field(default_factory=LoraConfig)
 
     def __post_init__(self) -> None:
         check_choice("model.attention", self.attention, ("auto", "eager", "sdpa", "flash_attention_2"))
-        if self.lora is not None and self.reference_on_cpu:
+        if self.lora.rank is not None and self.reference_on_cpu:
             raise ConfigError(
-                "model.reference_on_cpu: must be false with model.lora, whose reference is the policy without its "
-                "adapter, found true"
+                "model.reference_on_cpu: must be false with model.lora.rank: its reference is the policy with "
+                "the adapter off, found true"
             )
         check_choice("model.dtype", self.dtype, ("auto", "float32", "bfloat16"))
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
@@ -62,7 +64,7 @@ def load_models(config: ModelConfig, seed: int = 0) -> Models:
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", trust_remote_code=False)
         policy = _load(name, config, device)
-        reference = None if config.lora else _load(name, config, device).requires_grad_(False)
+        reference = None if config.lora.rank else _load(name, config, device).requires_grad_(False)
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
@@ -80,7 +82,7 @@ def load_models(config: ModelConfig, seed: int = 0) -> Models:
     _check_head(policy, name)
     if config.gradient_checkpointing:
         keep_no_activations(policy)
-    if config.lora:
+    if config.lora.rank:
         add_adapter(policy, config.lora, seed)
     return Models(policy, reference, tokenizer, eos_ids, pad)
 
@@ -105,7 +107,7 @@ def _load(name: str, config: ModelConfig, device: torch.device) -> PreTrainedMod
 
 def save_policy(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: ModelConfig, run: Path) -> None:
     """policy/ in the run folder, which `from_pretrained` loads; with LoRA it is merged, and adapter/ is beside it."""
-    if config.lora:
+    if config.lora.rank:
         from peft import PeftModel
 
         save_adapter(policy, config, run / "adapter")
@@ -124,7 +126,7 @@ def add_adapter(policy: PreTrainedModel, config: LoraConfig, seed: int) -> None:
     try:
         import peft
     except ImportError:
-        raise ConfigError("model.lora: must be null without peft (pip install -e .[lora] brings it)") from None
+        raise ConfigError("model.lora.rank: must be null without peft (pip install -e .[lora] brings it)") from None
     with torch.random.fork_rng():
         torch.manual_seed(stream_seed(seed, "adapter"))
         try:
@@ -143,7 +145,7 @@ def _peft_config(config: LoraConfig) -> Any:
     targets: Any = config.target_modules
     targets = targets[0] if targets == ["all-linear"] else targets
     return peft.LoraConfig(
-        r=config.rank, lora_alpha=config.alpha, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM"
+        r=config.rank or 0, lora_alpha=config.alpha, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM"
     )
 
 
@@ -163,7 +165,6 @@ def adapter_off(policy: PreTrainedModel) -> Iterator[None]:
 
 def save_adapter(policy: PreTrainedModel, config: ModelConfig, folder: Path) -> None:
     """As peft saves one: `PeftModel.from_pretrained(base, folder)` loads it."""
-    assert config.lora is not None
     adapter = _peft_config(config.lora)
     adapter.base_model_name_or_path, adapter.inference_mode = config.name_or_path, True
     adapter.save_pretrained(folder)
@@ -204,8 +205,9 @@ def keep_no_activations(policy: PreTrainedModel) -> None:
             "model.gradient_checkpointing: must be false for a model whose prompts are not read packed, "
             f"found true and {type(policy).__name__}"
         )
-    again = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), chosen(body))}
-    policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs=again)
+    again = partial(checkpoint, use_reentrant=False, context_fn=lambda: (nullcontext(), chosen(body)))
+    for layer in layers:
+        layer.gradient_checkpointing, layer._gradient_checkpointing_func = True, again
 
     def in_passes_with_gradient(*_: Any) -> None:
         for layer in layers:  # its parts stay in evaluation mode

@@ -14,7 +14,7 @@ from llm.prompts import encode_chats, pad_completions
 from llm.train import draw_batch, train_step
 
 SMALL = ("group_size=6", "prompts_per_step=3", "max_new_tokens=6", "steps=3", "threads=null", "optimizer.lr=.01")
-LORA = "model.lora={rank: 2, alpha: 4}"
+LORA = ("model.lora.rank=2", "model.lora.alpha=4")
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def one_step(config, task):
 
 def test_an_adapters_reference_is_the_base(folder, texts, two_letters, make_config):
     """One copy of the weights: the policy moves, and with its adapter off it is what it was, before and after."""
-    config = make_config(*SMALL, LORA, f"model.name_or_path={folder}")
+    config = make_config(*SMALL, *LORA, f"model.name_or_path={folder}")
     base = logp(AutoModelForCausalLM.from_pretrained(folder), texts)
     models, result = one_step(config, two_letters.task)
     assert models.reference is None
@@ -66,7 +66,7 @@ def test_an_adapters_reference_is_the_base(folder, texts, two_letters, make_conf
 def test_an_adapter_is_exported_merged_and_alone(folder, texts, two_letters, make_config, tmp_path):
     from peft import PeftModel
 
-    config = make_config(*SMALL, LORA, f"model.name_or_path={folder}")
+    config = make_config(*SMALL, *LORA, f"model.name_or_path={folder}")
     models, _ = one_step(config, two_letters.task)
     trained = logp(models.policy, texts)
     save_policy(models.policy, models.tokenizer, config.model, tmp_path)
@@ -80,7 +80,7 @@ def test_an_adapter_is_exported_merged_and_alone(folder, texts, two_letters, mak
 
 
 def test_an_adapter_depends_on_the_seed_and_names_layers(folder, make_config):
-    config = make_config(LORA, f"model.name_or_path={folder}")
+    config = make_config(*LORA, f"model.name_or_path={folder}")
 
     def first_weights(seed):
         policy = load_models(config.model, seed).policy
@@ -88,7 +88,7 @@ def test_an_adapter_depends_on_the_seed_and_names_layers(folder, make_config):
 
     assert torch.equal(first_weights(0), first_weights(0)) and not torch.equal(first_weights(0), first_weights(1))
     for targets, message in (("nothing", "must name layers"), ("lm_head", "must leave out the output embedding")):
-        bad = make_config(f"model.lora={{rank: 2, target_modules: [{targets}]}}", f"model.name_or_path={folder}")
+        bad = make_config(*LORA, f"model.lora.target_modules=[{targets}]", f"model.name_or_path={folder}")
         with pytest.raises(ConfigError, match=rf"^model\.lora\.target_modules: {message}"):
             load_models(bad.model)
 

@@ -46,7 +46,7 @@ RECORDED = [
     *("micro_batch=8", "optimizer.max_grad_norm=.5", "optimizer.decay=linear", "optimizer.weight_decay=.1"),
 ]
 TRAINED = ["steps=3", "prompts_per_step=3", "group_size=4", "max_new_tokens=6", "evaluation_completions=7"]
-LORA = ["model.lora={rank: 2, alpha: 4}", "optimizer.lr=.01"]
+LORA = ["model.lora.rank=2", "model.lora.alpha=4", "optimizer.lr=.01"]
 TRAINED += ["sample_every=1", "task.name=two_ranks:Lengths", "threads=1", "objective.beta=.1"]
 
 
