@@ -199,7 +199,7 @@ def keep_no_activations(policy: PreTrainedModel) -> None:
         ConfigError: the model's prompts cannot be read packed; their cache does not go with checkpointing.
     """
     body = policy.get_decoder()
-    layers = [layer for layer in body.modules() if isinstance(layer, GradientCheckpointingLayer)]
+    layers: list[Any] = [layer for layer in body.modules() if isinstance(layer, GradientCheckpointingLayer)]
     if not layers or not shares_prefix(body):
         raise ConfigError(
             "model.gradient_checkpointing: must be false for a model whose prompts are not read packed, "
