@@ -135,6 +135,13 @@ def each_rank(folder):
     main = distributed.join().rank == 0
     results = {}
     assert "deepspeed" not in sys.modules  # until an engine asks for it
+    rank = distributed.current().rank
+    results["gathered"] = [
+        distributed.gather({"of": "é" * rank}),
+        distributed.gather_rows(torch.full((rank + 1, 2 - rank), rank + 1.0)).tolist(),
+        distributed.gather_rows(torch.ones(2 - rank, dtype=torch.bool)).tolist(),
+        distributed.gather(list(distributed.portion(5))),
+    ]
     for name in ENGINES:
         one = Recorded(name)
         rows = [one.step(step) for step in range(5)]
@@ -220,6 +227,16 @@ def assert_close(ours, theirs, tolerance):
             number = isinstance(other[key], float)
             expected = pytest.approx(other[key], abs=tolerance, rel=tolerance) if number else other[key]
             assert row[key] == expected, key
+
+
+def test_what_ranks_gather(results):
+    """Values of different lengths; rows of different shapes, filled with 0; consecutive portions."""
+    assert results["gathered"] == [
+        [{"of": ""}, {"of": "é"}],
+        [[1.0, 1.0], [2.0, 0.0], [2.0, 0.0]],
+        [True] * 3,
+        [[0, 1], [2, 3, 4]],
+    ]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
