@@ -54,6 +54,11 @@ class Truncated(Enum):
     drop = "drop"
 
 
+class RewardFailure(Enum):
+    stop = "stop"
+    drop = "drop"
+
+
 class Resume(Enum):
     auto = "auto"
     must = "must"
@@ -873,9 +878,78 @@ class TaskConfig:
 
 
 @dataclass
+class SourceConfig:
+    """A data set: a hub name, or a JSON, JSON Lines or Parquet file in `data.root`."""
+
+    path: str = MISSING
+    subset: str | None = None  # of a data set of a hub that has several
+    split: str = "train"
+    count: int | None = None  # records to use, chosen by `seed`; null: all
+
+    def check(self, key: str) -> None:
+        if not self.path:
+            raise ConfigError(f"{key}.path: must be a file or a hub name, found ''")
+        if self.count is not None:
+            check_range(f"{key}.count", self.count, low=1)
+
+
+@dataclass
+class DataConfig:
+    """What a task reads; its own files say what a record must have."""
+
+    root: str | None = MISSING  # folder of files with a relative path; null: MARA_DATA
+    train: SourceConfig | None = None
+    evaluation: SourceConfig | None = None
+
+    def __post_init__(self) -> None:
+        for name, source in (("train", self.train), ("evaluation", self.evaluation)):
+            if source is not None:
+                source.check(f"data.{name}")
+
+
+@dataclass
+class RewardPartConfig:
+    """A term of the reward: a Python function or a sequence-classification model, times its weight."""
+
+    function: str | None = None  # package.module:function of (prompts, completions), or task: the task's own
+    model: str | None = None  # a folder, a hub name, or one made here: tiny_reward, tiny_reward_other
+    weight: float = 1.0
+
+    def check(self, key: str) -> None:
+        if (self.function is None) == (self.model is None):
+            raise ConfigError(
+                f"{key}: must have either function or model, found function={show(self.function)}, "
+                f"model={show(self.model)}"
+            )
+        if not (math.isfinite(self.weight) and self.weight != 0):
+            raise ConfigError(f"{key}.weight: must be finite and not 0, found {self.weight}")
+
+
+@dataclass
+class RewardConfig:
+    """What scores completions: the weighted sum of `parts`, or the task's own reward where there are none."""
+
+    parts: dict[str, RewardPartConfig] = field(default_factory=dict)
+    evaluation: dict[str, RewardPartConfig] = field(default_factory=dict)  # computed in evaluation, never trained on
+    on_failure: RewardFailure = MISSING  # an exception, or a value that is not finite
+    batch_size: int = MISSING  # conversations in one forward pass of a reward model
+
+    def __post_init__(self) -> None:
+        check_range("reward.batch_size", self.batch_size, low=1)
+        for group, parts in (("parts", self.parts), ("evaluation", self.evaluation)):
+            for name, part in parts.items():
+                part.check(f"reward.{group}.{name}")
+        both = sorted(set(self.parts) & set(self.evaluation))
+        if both:
+            raise ConfigError(f"reward.evaluation: must have other names than reward.parts, found {both[0]} in both")
+
+
+@dataclass
 class LlmConfig(RunConfig):
     model: ModelConfig = MISSING
     task: TaskConfig = MISSING
+    data: DataConfig = MISSING
+    reward: RewardConfig = MISSING
     prompts_per_step: int = MISSING
     group_size: int = MISSING
     max_new_tokens: int = MISSING

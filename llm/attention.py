@@ -65,7 +65,9 @@ AttentionInterface.register(NAME, attend)
 @contextmanager
 def chosen(body: nn.Module) -> Iterator[None]:
     """Within it, every layer of `body` attends through `attend`."""
-    configs: list[Any] = list({id(m.config): m.config for m in body.modules() if hasattr(m, "config")}.values())
+    if body not in _CONFIGS:
+        _CONFIGS[body] = list({id(m.config): m.config for m in body.modules() if hasattr(m, "config")}.values())
+    configs = _CONFIGS[body]
     before = [config._attn_implementation for config in configs]
     try:
         for config in configs:
@@ -88,6 +90,7 @@ def shares_prefix(body: PreTrainedModel) -> bool:
     return reason is None
 
 
+_CONFIGS: WeakKeyDictionary[nn.Module, list[Any]] = WeakKeyDictionary()
 _REASONS: WeakKeyDictionary[nn.Module, str | None] = WeakKeyDictionary()
 
 
@@ -110,7 +113,7 @@ def _reason(body: PreTrainedModel) -> str | None:
     tokens, lengths = ids[4:].view(4, 2), torch.tensor([1, 2, 0, 2], device=device)
     packing = Packing(prompts, tokens, lengths)
     try:
-        packed = read(body, packing)
+        packed = packing.read(body)
     except Unsupported as error:
         return str(error)
     start, off = packing.prompts.stop, 0.0
@@ -125,10 +128,15 @@ def _reason(body: PreTrainedModel) -> str | None:
     return None
 
 
-def read(body: nn.Module, packing: "Packing") -> Tensor:
-    """Last hidden states [N, D] of packed prompts and completions."""
+def read(body: nn.Module, ids: Tensor, positions: Tensor, attention: Attention) -> Tensor:
+    """Last hidden states [N, D] of packed tokens and their positions, [N] each."""
     with chosen(body):
-        output = body(input_ids=packing.ids, position_ids=packing.positions, use_cache=False, shared_prefix=packing)
+        output = body(
+            input_ids=ids.unsqueeze(0),
+            position_ids=positions.unsqueeze(0),
+            use_cache=False,
+            shared_prefix=attention,
+        )
     return output.last_hidden_state[0]
 
 
@@ -183,13 +191,17 @@ class Packing:
         read = torch.arange(tokens.shape[1], device=tokens.device) < lengths.unsqueeze(-1)
         position = torch.arange(tokens.shape[1], device=tokens.device) + sizes.repeat_interleave(group).unsqueeze(-1)
         prompt_position = prompts.mask.cumsum(-1) - 1
-        self.ids = torch.cat([prompts.ids[prompts.mask], tokens[read]]).unsqueeze(0)  # [1, N]
-        self.positions = torch.cat([prompt_position[prompts.mask], position[read]]).unsqueeze(0)
+        self.ids = torch.cat([prompts.ids[prompts.mask], tokens[read]])  # [N]
+        self.positions = torch.cat([prompt_position[prompts.mask], position[read]])
         # Prompts of unequal length: what a completion must not see of the padded block.
-        self.hidden = None if self.prompts.even else ~self.prompts.mask[:, None, None, :]
+        self.invisible = None if self.prompts.even else ~self.prompts.mask[:, None, None, :]
 
     def __call__(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         return PackedAttention.apply(query, key, value, self, scaling)
+
+    def read(self, body: nn.Module) -> Tensor:
+        """Last hidden states [N, D]."""
+        return read(body, self.ids, self.positions, self)
 
     def before(self, mask: Tensor) -> Tensor:
         """For each completion token (True in mask [P * G, T]) the packed place of the token before it: [n]."""
@@ -214,7 +226,7 @@ class PackedAttention(torch.autograd.Function):
         out, lse = block(prompts.pad(query), prompt_key, prompt_value, True, None, scaling)
         out, lse = prompts.pack(out), prompts.pack(lse)
         if rows.count:
-            shared, shared_lse = block(groups.pad(query), prompt_key, prompt_value, False, packing.hidden, scaling)
+            shared, shared_lse = block(groups.pad(query), prompt_key, prompt_value, False, packing.invisible, scaling)
             own, own_lse = block(rows.pad(query), rows.pad(key), rows.pad(value), True, None, scaling)
             merged = merge(groups.pack(shared), groups.pack(shared_lse), rows.pack(own), rows.pack(own_lse))
             out, lse = torch.cat([out, merged[0]]), torch.cat([lse, merged[1]])
@@ -228,7 +240,7 @@ class PackedAttention(torch.autograd.Function):
         packing, scaling = ctx.packing, ctx.scaling
         prompts, rows, groups = packing.prompts, packing.rows, packing.groups
 
-        def parts(queries: Rows, keys: Rows, causal: bool, hidden: Tensor | None) -> list[Tensor]:
+        def parts(queries: Rows, keys: Rows, causal: bool, invisible: Tensor | None) -> list[Tensor]:
             d_query, d_key, d_value = block_backward(
                 queries.pad_zero(grads[0]),
                 queries.pad(query),
@@ -237,7 +249,7 @@ class PackedAttention(torch.autograd.Function):
                 queries.pad(out),
                 queries.pad(lse),
                 causal=causal,
-                hidden=hidden,
+                invisible=invisible,
                 scaling=scaling,
             )
             return [queries.pack(d_query), keys.pack(d_key), keys.pack(d_value)]
@@ -245,7 +257,7 @@ class PackedAttention(torch.autograd.Function):
         d_prompts = parts(prompts, prompts, True, None)
         if not rows.count:
             return (*d_prompts, None, None)
-        d_query, d_key, d_value = parts(groups, prompts, False, packing.hidden)
+        d_query, d_key, d_value = parts(groups, prompts, False, packing.invisible)
         d_rows = parts(rows, rows, True, None)
         d_prompts[1] += d_key
         d_prompts[2] += d_value
@@ -260,25 +272,25 @@ def merge(a: Tensor, a_lse: Tensor, b: Tensor, b_lse: Tensor) -> tuple[Tensor, T
 
 
 def block(
-    query: Tensor, key: Tensor, value: Tensor, causal: bool, hidden: Tensor | None, scaling: float
+    query: Tensor, key: Tensor, value: Tensor, causal: bool, invisible: Tensor | None, scaling: float
 ) -> tuple[Tensor, Tensor]:
     """softmax(query key) value and the logsumexp of its scores: [B, H, M, D], [B, K, L, D] -> same, [B, H, M] float.
 
-    hidden: [B, 1, 1, L] bool, True on keys that nothing attends to.
+    invisible: [B, 1, 1, L] bool, True on keys that nothing attends to.
     """
     key, value = (repeat(states, query) for states in (key, value))
     if query.device.type in FUSED:
-        mask = None if hidden is None else additive(hidden, query)
+        mask = None if invisible is None else additive(invisible, query)
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, 0.0, causal, attn_mask=mask, scale=scaling
         )
 
-    def piece(query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None) -> tuple[Tensor, ...]:
-        score = scores(query, key, causal, hidden, scaling)
+    def piece(query: Tensor, key: Tensor, value: Tensor, invisible: Tensor | None) -> tuple[Tensor, ...]:
+        score = scores(query, key, causal, invisible, scaling)
         lse = score.logsumexp(-1)
         return score.sub_(lse.unsqueeze(-1)).exp_().to(value.dtype) @ value, lse
 
-    out, lse = in_pieces(piece, query, key, value, hidden)
+    out, lse = in_pieces(piece, query, key, value, invisible)
     return out, lse
 
 
@@ -290,29 +302,35 @@ def block_backward(
     out: Tensor,
     lse: Tensor,
     causal: bool,
-    hidden: Tensor | None,
+    invisible: Tensor | None,
     scaling: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """This block's gradients with respect to query, key and value; out and lse are those over all blocks."""
     heads = key.shape[1]
     key, value = (repeat(states, query) for states in (key, value))
     if query.device.type in FUSED:
-        mask = None if hidden is None else additive(hidden, query)
+        mask = None if invisible is None else additive(invisible, query)
         d_query, d_key, d_value = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
             grad, query, key, value, out, lse, 0.0, causal, attn_mask=mask, scale=scaling
         )
     else:
 
         def piece(
-            grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, hidden: Tensor | None
+            grad: Tensor,
+            query: Tensor,
+            key: Tensor,
+            value: Tensor,
+            out: Tensor,
+            lse: Tensor,
+            invisible: Tensor | None,
         ) -> tuple[Tensor, ...]:
-            weight = scores(query, key, causal, hidden, scaling).sub_(lse.unsqueeze(-1)).exp_()
+            weight = scores(query, key, causal, invisible, scaling).sub_(lse.unsqueeze(-1)).exp_()
             delta = (grad.to(lse.dtype) * out).sum(-1, keepdim=True)
             d_score = ((grad @ value.transpose(-1, -2)).sub(delta).mul_(weight) * scaling).to(query.dtype)
             d_value = weight.to(grad.dtype).transpose(-1, -2) @ grad
             return d_score @ key, d_score.transpose(-1, -2) @ query, d_value
 
-        d_query, d_key, d_value = in_pieces(piece, grad, query, key, value, out, lse, hidden)
+        d_query, d_key, d_value = in_pieces(piece, grad, query, key, value, out, lse, invisible)
     if heads < d_key.shape[1]:  # several query heads read one key head
         d_key, d_value = (states.unflatten(1, (heads, -1)).sum(2) for states in (d_key, d_value))
     return d_query, d_key, d_value
@@ -329,20 +347,20 @@ def in_pieces(piece: Callable[..., tuple[Tensor, ...]], *tensors: Tensor | None)
     return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 
-def scores(query: Tensor, key: Tensor, causal: bool, hidden: Tensor | None, scaling: float) -> Tensor:
+def scores(query: Tensor, key: Tensor, causal: bool, invisible: Tensor | None, scaling: float) -> Tensor:
     """query key * scaling, float32 at least: [B, H, M, L], -inf where nothing is attended to."""
     score = query @ key.transpose(-1, -2) * scaling
     score = score if score.dtype == torch.float64 else score.float()
-    if hidden is not None:
-        score = score.masked_fill(hidden, -torch.inf)
+    if invisible is not None:
+        score = score.masked_fill(invisible, -torch.inf)
     if causal:
         later = torch.ones(score.shape[-2:], dtype=torch.bool, device=score.device).triu(1)
         score = score.masked_fill(later, -torch.inf)
     return score
 
 
-def additive(hidden: Tensor, like: Tensor) -> Tensor:
-    return torch.zeros(hidden.shape, dtype=like.dtype, device=like.device).masked_fill(hidden, -torch.inf)
+def additive(invisible: Tensor, like: Tensor) -> Tensor:
+    return torch.zeros(invisible.shape, dtype=like.dtype, device=like.device).masked_fill(invisible, -torch.inf)
 
 
 def repeat(states: Tensor, query: Tensor) -> Tensor:

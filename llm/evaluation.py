@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,63 +13,109 @@ from conf.schema import LlmConfig
 from core.stats import bootstrap_standard_error, entropy
 from launch import distributed
 from launch.streams import rollout_uniforms, stream_seed
+from llm.diagnostics import answer_entropy, answers_by_prompt, coverage
 from llm.models import Models
-from llm.prompts import Prompts, encode_chats
+from llm.prompts import Chat, Prompts, encode_chats
+from llm.rewards import Reward
 from llm.rollout import sample
 from llm.tasks.base import Task
 
 BATCH = 256  # completions sampled at a time
 
 
-def evaluate_policy(model: PreTrainedModel, models: Models, task: Task, config: LlmConfig) -> dict[str, Any]:
+def evaluate_policy(
+    model: PreTrainedModel, models: Models, task: Task, reward: Reward, further: Reward, config: LlmConfig
+) -> dict[str, Any]:
     """Sample `evaluation_completions` completions, spread over the task's prompts, and count.
 
+    Every set of `task.evaluation_prompts()` gets as many completions a prompt as the first one.
+
+    Args:
+        reward: what training optimises. further: rewards that are computed here only.
+
     Returns:
-        correct: share of all completions. share/ANSWER: of all completions, for the answers the task lists.
-        entropy_nats: of the correct answers, mean over prompts; entropy_nats/se its bootstrap standard error,
+        `count_answers` and `mean_rewards` of each set, under its prefix.
+    """
+    sets = task.evaluation_prompts()
+    each = max(config.evaluation_completions // len(next(iter(sets.values()))), 1)
+    results: dict[str, Any] = {}
+    for prefix, chats in sets.items():
+        texts = _complete(model, models, config, prefix, chats, each)
+        asked = [chat for chat in chats for _ in range(each)]
+        scores, others = reward(asked, texts), further(asked, texts)
+        found = count_answers(texts, task.correct(scores.reward.tolist()), chats, task)
+        found |= mean_rewards({"reward": scores.reward, **others.parts}, len(chats))
+        results |= {f"{prefix}{key}": value for key, value in found.items()}
+    return results
+
+
+def count_answers(texts: list[str], good: list[bool], chats: Sequence[Chat], task: Task) -> dict[str, Any]:
+    """What G consecutive completions for each of P chats answer.
+
+    Returns:
+        correct, where the task knows right and wrong, and share/ANSWER for the answers it lists: of all completions.
+        entropy_nats: of a prompt's correct answers, mean over prompts; entropy_nats/se its bootstrap standard error,
         over prompts, or over the completions of a single one. effective_answers: its exponential.
+        coverage: share of a prompt's right answers that were given, mean over the prompts where they are known;
+        coverage/se. Both also for each prompt with a name: coverage/NAME, entropy_nats/NAME.
         sequences: the most frequent correct token sequences, as text, with their share of all completions.
     """
-    chats = task.prompts()
-    each = max(config.evaluation_completions // len(chats), 1)
-    texts = [_complete(model, models, config, chat, number, each) for number, chat in enumerate(chats)]
-    good = [
-        [text for text in some if task.reward(chat, text) >= task.correct_reward]
-        for chat, some in zip(chats, texts, strict=True)
-    ]
-    total = each * len(chats)
-    answers = [[task.answer(text) for text in some] for some in good]
+    answers = answers_by_prompt(texts, good, chats, task)
     counts = Counter(answer for some in answers for answer in some)
     value, error = _entropy_with_error(answers)
-    return {
-        "correct": counts.total() / total,
-        **{f"share/{answer}": counts[answer] / total for answer in task.answers},
-        "entropy_nats": value,
-        "entropy_nats/se": error,
-        "effective_answers": None if value is None else math.exp(value),
-        "sequences": {
-            text: count / total for text, count in Counter(text for some in good for text in some).most_common(5)
-        },
-        "completions": total,
-    }
+    correct = Counter(text for text, ok in zip(texts, good, strict=True) if ok)
+    found = [coverage(some, task.right_answers(chat)) for some, chat in zip(answers, chats, strict=True)]
+    known = torch.tensor([share for share in found if share is not None], dtype=torch.float64)
+    results: dict[str, Any] = {} if task.correct_reward is None else {"correct": counts.total() / len(texts)}
+    results |= {f"share/{answer}": counts[answer] / len(texts) for answer in task.answers}
+    results |= {"entropy_nats": value, "entropy_nats/se": error}
+    results["effective_answers"] = None if value is None else math.exp(value)
+    if len(known):
+        results["coverage"] = float(known.mean())
+        results["coverage/se"] = bootstrap_standard_error(known) if len(known) > 1 else None
+    for chat, share, some in zip(chats, found, answers, strict=True):
+        if name := task.prompt_name(chat):
+            results[f"coverage/{name}"] = share
+            results[f"entropy_nats/{name}"] = answer_entropy(Counter(some)) if some else None
+    results["sequences"] = {text: count / len(texts) for text, count in correct.most_common(5)}
+    return {**results, "completions": len(texts)}
+
+
+def mean_rewards(rewards: Mapping[str, Tensor], prompts: int) -> dict[str, Any]:
+    """NAME/mean and NAME/se, over prompts, or over the completions of a single one; NaN is left out."""
+    found: dict[str, Any] = {}
+    for name, values in rewards.items():
+        each = values.double().view(prompts, -1)
+        each = each.nanmean(-1) if prompts > 1 else each.flatten()
+        each = each[each.isfinite()]
+        found[f"{name}/mean"] = float(each.mean()) if len(each) else None
+        found[f"{name}/se"] = bootstrap_standard_error(each) if len(each) > 1 else None
+    return found
 
 
 def _complete(
-    model: PreTrainedModel, models: Models, config: LlmConfig, chat: Any, number: int, count: int
+    model: PreTrainedModel, models: Models, config: LlmConfig, prefix: str, chats: Sequence[Chat], each: int
 ) -> list[str]:
-    """`count` completions of one prompt, from a stream of their own; each rank samples a part of them."""
+    """`each` completions of every chat, from streams of their own; each rank samples a part of them."""
     device = models.eos_ids.device
-    prompts = encode_chats(models.tokenizer, [chat], config.model.chat_template)
-    prompts = Prompts(*(t.to(device) for t in prompts))
-    seed = stream_seed(config.seed, "evaluation")
-    texts: list[str] = []
-    mine = distributed.portion(count)
-    for first in range(0, len(mine), BATCH):
-        rows = list(mine[first : first + BATCH])
-        uniforms = rollout_uniforms(seed, 0, [number] * len(rows), rows, config.max_new_tokens)
-        rollout = sample(model, prompts, uniforms, group_size=len(rows), eos_ids=models.eos_ids, pad_id=models.pad_id)
-        texts += rollout.texts(models.tokenizer)
-    return [text for some in distributed.gather(texts) for text in some]
+    seed = stream_seed(config.seed, "evaluation", *([prefix] if prefix else []))
+    width, mine = min(each, BATCH), distributed.portion(each)
+    texts: list[list[str]] = [[] for _ in chats]
+    for first in range(0, len(chats), BATCH // width):
+        numbers = range(first, min(first + BATCH // width, len(chats)))
+        prompts = encode_chats(models.tokenizer, [chats[i] for i in numbers], config.model.chat_template)
+        prompts = Prompts(*(t.to(device) for t in prompts))
+        for start in range(0, len(mine), width):
+            rows = list(mine[start : start + width])
+            slots = [number for number in numbers for _ in rows]
+            uniforms = rollout_uniforms(seed, 0, slots, rows * len(numbers), config.max_new_tokens)
+            rollout = sample(
+                model, prompts, uniforms, group_size=len(rows), eos_ids=models.eos_ids, pad_id=models.pad_id
+            )
+            for slot, text in zip(slots, rollout.texts(models.tokenizer), strict=True):
+                texts[slot].append(text)
+    shares = distributed.gather(texts)
+    return [text for slot in range(len(chats)) for some in shares for text in some[slot]]
 
 
 def _entropy_with_error(answers: list[list[str]]) -> tuple[float | None, float | None]:

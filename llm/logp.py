@@ -5,7 +5,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from core.sequence import selected_logp
-from llm.attention import Packing, read, shares_prefix
+from llm.attention import Packing, shares_prefix
 from llm.prompts import Prompts
 
 
@@ -41,13 +41,13 @@ def completion_hidden(model: PreTrainedModel, prompts: Prompts, tokens: Tensor, 
 def packed_hidden(body: PreTrainedModel, prompts: Prompts, tokens: Tensor, mask: Tensor) -> Tensor:
     """`completion_hidden` where prompts and completions are one sequence without padding."""
     packing = Packing(prompts, tokens[:, :-1], mask[:, 1:].sum(-1))
-    return read(body, packing).index_select(0, packing.before(mask))
+    return packing.read(body).index_select(0, packing.before(mask))
 
 
 def padded_hidden(body: PreTrainedModel, prompts: Prompts, tokens: Tensor, mask: Tensor) -> Tensor:
     """`completion_hidden` where a prompt's keys and values are repeated for each completion."""
     group = len(tokens) // len(prompts.ids)
-    first, cache = read_prompts(body, prompts, DynamicCache(config=body.config), group)
+    first, cache = read_prompts(body, prompts, group)
     hidden = first.unsqueeze(1)
     if tokens.shape[1] > 1:
         later = body(
@@ -61,10 +61,9 @@ def padded_hidden(body: PreTrainedModel, prompts: Prompts, tokens: Tensor, mask:
     return hidden[mask]
 
 
-def read_prompts(
-    body: torch.nn.Module, prompts: Prompts, cache: DynamicCache, group: int
-) -> tuple[Tensor, DynamicCache]:
+def read_prompts(body: PreTrainedModel, prompts: Prompts, group: int) -> tuple[Tensor, DynamicCache]:
     """Last hidden state [P * G, D] and cache after the prompts, each repeated for its group."""
+    cache = DynamicCache(config=body.config)
     output = body(
         input_ids=prompts.ids,
         attention_mask=prompts.mask,

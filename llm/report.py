@@ -1,7 +1,8 @@
 """Tables and pictures of a run and of a sweep."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def report_run(run: Run, base: Mapping[str, Any], trained: Mapping[str, Any]) ->
     run.finish({**trained, **ratios, "base": base})
     console.print(answer_table([("base", base), ("run", {**trained, **ratios})]))
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    draw_shares(left, metrics, base)
+    draw_training(left, metrics, base)
     draw_pareto(right, [("run", metrics)], base)
     figure.savefig(run.folder / "figure.png", dpi=130)
     plt.close(figure)
@@ -51,7 +52,7 @@ def report_sweep(runs: Sequence[Path], folder: Path) -> None:
     draw_pareto(
         left, [(name, read_jsonl(run / "metrics.jsonl")) for name, run in zip(names, runs, strict=True)], base
     )
-    draw_final_shares(right, rows)
+    draw_final(right, rows)
     figure.savefig(folder / "figure.png", dpi=130)
     plt.close(figure)
     console.print(f"picture: {folder / 'figure.png'}", soft_wrap=True)
@@ -73,68 +74,126 @@ def _short(override: str) -> str:
 
 
 def answer_table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
-    """One row a model: shares of all completions (correct, each answer, each correct token sequence), entropy of the
-    correct answers, and log pi(a)/pi(b) of the two most frequent correct completions, observed and by eq. 7."""
-    answers = [key for key in rows[0][1] if key.startswith("share/")]
-    table = Table(title="Shares of all completions", title_justify="left")
+    """One row a model, a column for whatever its task counts, from fresh completions.
+
+    Shares of all completions (correct, each listed answer, each correct token sequence); mean rewards; coverage of
+    the known right answers; entropy of the correct answers; log pi(a)/pi(b) of the two most frequent correct
+    completions, observed and by eq. 7; then the same of further sets of prompts.
+    """
+    base = rows[0][1]
+    answers = [key for key in base if key.startswith("share/")]
+    columns: dict[str, Callable[[Mapping[str, Any]], str]] = {}
+    if "correct" in base:
+        columns["correct"] = partial(_number, key="correct")
+    columns |= {f'"{key.removeprefix("share/")}"': partial(_number, key=key) for key in answers}
+    if answers:
+        columns["by sequence"] = lambda row: " ".join(f"{share:.2f}" for share in row["sequences"].values())
+    rewards = [key for key in base if key.endswith("/mean") and key.count("/") == 1]
+    if "correct" not in base or len(rewards) > 1:
+        columns |= {key.removesuffix("/mean"): partial(_number, key=key) for key in rewards}
+    if "coverage" in base and not answers:
+        columns["coverage"] = partial(_number, key="coverage")
+    columns["entropy, nats"] = partial(_number, key="entropy_nats")
+    columns["log-ratio (eq. 7)"] = _log_ratios
+    for prefix in (key.removesuffix("completions") for key in base if key.endswith("/completions")):
+        shown = [f"{prefix}{key}" for key in ("correct", "reward/mean", "coverage", "entropy_nats")]
+        shown.remove(f"{prefix}reward/mean" if f"{prefix}correct" in base else f"{prefix}correct")
+        columns |= {key.removesuffix("/mean"): partial(_number, key=key) for key in shown if key in base}
+
+    title = "Shares of all completions" if answers else "From fresh completions, ± standard error over prompts"
+    table = Table(title=title, title_justify="left")
     table.add_column("model")
-    for name in ("correct", *(f'"{key.removeprefix("share/")}"' for key in answers)):
-        table.add_column(name, justify="right")
-    table.add_column("by sequence")
-    table.add_column("entropy, nats", justify="right")
-    table.add_column("log-ratio (eq. 7)", justify="right")
+    for name in columns:
+        table.add_column(name, justify="left" if name == "by sequence" else "right")
     for name, row in rows:
-        sequences = " ".join(f"{share:.2f}" for share in row["sequences"].values())
-        entropy = "-" if row["entropy_nats"] is None else f"{row['entropy_nats']:.3f} ± {row['entropy_nats/se']:.3f}"
-        ratios = [row.get(key) for key in ("observed_log_ratio", "predicted_log_ratio")]
-        observed, predicted = ("-" if value is None else f"{round(value, 2) + 0.0:.2f}" for value in ratios)
-        shares = (f"{row[key]:.3f}" for key in ("correct", *answers))
-        table.add_row(name, *shares, sequences, entropy, f"{observed} ({predicted})")
+        table.add_row(name, *(cell(row) for cell in columns.values()))
     return table
 
 
-def draw_shares(axes: Axes, metrics: Sequence[Mapping[str, Any]], base: Mapping[str, Any]) -> None:
-    """Shares of all completions over the steps; dotted: the base's."""
-    keys = [key for key in base if key.startswith("share/")]
-    for colour, key in zip(COLOURS, ("correct", *keys), strict=False):
+def _number(row: Mapping[str, Any], key: str) -> str:
+    """A value with its standard error, where it has them."""
+    value, error = row.get(key), row.get(f"{key.removesuffix('/mean')}/se")
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if error is None else f"{value:.3f} ± {error:.3f}"
+
+
+def _log_ratios(row: Mapping[str, Any]) -> str:
+    ratios = [row.get(key) for key in ("observed_log_ratio", "predicted_log_ratio")]
+    observed, predicted = ("-" if value is None else f"{round(value, 2) + 0.0:.2f}" for value in ratios)
+    return f"{observed} ({predicted})"
+
+
+def draw_training(axes: Axes, metrics: Sequence[Mapping[str, Any]], base: Mapping[str, Any]) -> None:
+    """What the task counts, over the steps; dotted: the base's, where it is counted in the same way.
+
+    Shares of the listed answers; or, of a group: correct share, coverage and the share of the commonest answer; or,
+    where there is no right and wrong, the reward and the commonest answer's share.
+    """
+    counted = {"correct": "correct"} | {key: key.replace("share/", "answer ") for key in base if "share/" in key}
+    if len(counted) == 1:
+        counted |= {"coverage": "coverage, of a group", "answers/top_share": "commonest answer, of a group"}
+    for colour, (key, label) in zip(COLOURS, counted.items(), strict=False):
         steps, values = smoothed(metrics, key)
-        axes.plot([0, *steps], [base[key], *values], color=colour, label=key.replace("share/", "answer "))
-        axes.axhline(base[key], color=colour, linestyle=":", linewidth=1)
-    axes.set(xlabel="step", ylabel="share of completions", ylim=(-0.02, 1.02), title="Answers (dotted: base)")
+        if not steps:
+            continue
+        comparable = key == "correct" or key.startswith("share/")
+        if comparable:
+            steps, values = [0, *steps], [base[key], *values]
+        axes.plot(steps, values, color=colour, label=label)
+        if comparable:
+            axes.axhline(base[key], color=colour, linestyle=":", linewidth=1)
+    axes.set(xlabel="step", ylabel="share", ylim=(-0.02, 1.02), title="Answers (dotted: base)")
+    if "correct" not in base:
+        right = axes.twinx()
+        steps, values = smoothed(metrics, "reward/raw")
+        right.plot([0, *steps], [base["reward/mean"], *values], color=COLOURS[6], label="reward")
+        right.set(ylabel="reward")
+        axes.set(title="Reward (right) and answers")
+        right.legend(frameon=False, loc="lower right")
     axes.legend(frameon=False)
 
 
 def draw_pareto(axes: Axes, runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], base: Mapping[str, Any]) -> None:
-    """Correct share against entropy of the correct answers over training, from the base (cross) to the end (dot)."""
+    """Correct share, or reward where there is no right and wrong, against entropy of the correct answers in a group,
+    over training, up to the end (dot); from the base's (cross) where that is counted over as many completions."""
+    key, start = ("correct", "correct") if "correct" in base else ("reward/raw", "reward/mean")
+    comparable = base["entropy_nats"] is not None and any(name.startswith("share/") for name in base)
     for colour, (name, metrics) in zip(COLOURS, runs, strict=False):
-        _, reward = smoothed(metrics, "correct")
-        _, entropy = smoothed(metrics, "answers/entropy_nats")
-        if base["entropy_nats"] is not None:
-            reward, entropy = [base["correct"], *reward], [base["entropy_nats"], *entropy]
+        rows = [row for row in metrics if row.get(key) is not None and row.get("answers/entropy_nats") is not None]
+        (_, reward), (_, entropy) = smoothed(rows, key), smoothed(rows, "answers/entropy_nats")
+        if comparable:
+            reward, entropy = [base[start], *reward], [base["entropy_nats"], *entropy]
         axes.plot(entropy, reward, color=colour, linewidth=1.2, alpha=0.8, label=name)
         axes.plot(entropy[-1:], reward[-1:], "o", color=colour)
-    if base["entropy_nats"] is not None:
-        axes.plot([base["entropy_nats"]], [base["correct"]], "kx", label="base")
+    if comparable:
+        axes.plot([base["entropy_nats"]], [base[start]], "kx", label="base")
     axes.set(
-        xlabel="entropy of the correct answers (nats)",
-        ylabel="share of correct completions",
+        xlabel="entropy of the correct answers (nats)" if "correct" in base else "entropy of the answers (nats)",
+        ylabel="share of correct completions" if "correct" in base else "reward",
         title="Reward against diversity",
     )
     axes.legend(frameon=False, fontsize="small")
 
 
-def draw_final_shares(axes: Axes, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
-    """Stacked shares of the answers of each model."""
-    answers = [key for key in rows[0][1] if key.startswith("share/")]
+def draw_final(axes: Axes, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    """At the end, of each model: shares of the listed answers, stacked; or coverage; or entropy of the answers."""
+    base = rows[0][1]
+    keys = [key for key in base if key.startswith("share/")]
+    keys = keys or ["coverage" if "coverage" in base else "entropy_nats"]
     left = [0.0] * len(rows)
-    for colour, key in zip(COLOURS, answers, strict=False):
-        values = [row[key] for _, row in rows]
+    for colour, key in zip(COLOURS, keys, strict=False):
+        values = [row[key] or 0.0 for _, row in rows]
         axes.barh(range(len(rows)), values, left=left, color=colour, label=key.replace("share/", "answer "))
         left = [a + b for a, b in zip(left, values, strict=True)]
     axes.set_yticks(range(len(rows)), [name for name, _ in rows])
     axes.invert_yaxis()
-    axes.set(xlabel="share of completions", xlim=(0, 1), title="Answers at the end")
-    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=len(answers))
+    if keys == ["entropy_nats"]:
+        axes.set(xlabel="entropy of the answers (nats)", title="Diversity at the end")
+    else:
+        axes.set(xlabel="share of completions" if len(keys) > 1 else "share of the right answers", xlim=(0, 1))
+        axes.set(title="Answers at the end")
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=len(keys))
 
 
 def smoothed(metrics: Sequence[Mapping[str, Any]], key: str) -> tuple[list[int], list[float]]:

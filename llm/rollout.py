@@ -4,11 +4,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from core.sequence import completion_mask
-from llm.logp import positions, read_prompts
+from llm.decode import PackedDecoder, make_decoder
 from llm.prompts import Prompts
+
+SHRINK = 0.8  # ended rows leave when no more than this share of the rows is running
 
 
 class Rollout(NamedTuple):
@@ -33,37 +35,36 @@ def sample(
 ) -> Rollout:
     """Draw `group_size` completions for each of P prompts.
 
-    Each prompt is read once for its group. A token is the inverse of the cumulative distribution at its
-    uniform, in float64, so that a completion depends on its own row of uniforms alone.
+    Each prompt is read once for its group, and rows that have ended are read no further. A token is the inverse
+    of the cumulative distribution at its uniform, in float64, so that a completion depends on its own row of
+    uniforms alone.
 
     Args:
         uniforms: [P * G, T] in [0, 1), one for each token that may be drawn; T is the longest completion.
         eos_ids: [K] ids that end a completion.
         pad_id: fills rows after their end.
     """
-    body, head = model.get_decoder(), model.get_output_embeddings()
-    hidden, cache = read_prompts(body, prompts, DynamicCache(config=model.config), group_size)
+    head = model.get_output_embeddings()
     length = uniforms.shape[1]
-    position = positions(prompts, group_size, length)
-    attended = prompts.mask.repeat_interleave(group_size, 0)
-    running = torch.ones(len(uniforms), dtype=torch.bool, device=hidden.device)
-    drawn: list[Tensor] = []
+    decoder = make_decoder(model.get_decoder(), prompts, group_size, length)
+    uniforms, eos_ids = uniforms.to(decoder.hidden.device), eos_ids.to(decoder.hidden.device)
+    drawn = torch.full(uniforms.shape, pad_id, device=uniforms.device)
+    rows = torch.arange(len(uniforms), device=uniforms.device)  # those that the decoder still has
+    running = torch.ones_like(rows, dtype=torch.bool)
     for t in range(length):
-        token = inverse_cdf(head(hidden), uniforms[:, t].to(hidden.device)).masked_fill(~running, pad_id)
-        drawn.append(token)
-        attended = torch.cat([attended, running.unsqueeze(-1)], -1)
-        running = running & ~torch.isin(token, eos_ids)
-        if t + 1 == length or not bool(running.any()):
+        token = inverse_cdf(head(decoder.hidden), uniforms[rows, t]).masked_fill(~running, pad_id)
+        drawn[rows, t] = token
+        read, running = running, running & ~torch.isin(token, eos_ids)
+        left = int(running.sum())
+        if t + 1 == length or not left:
             break
-        hidden = body(
-            input_ids=token.unsqueeze(-1),
-            attention_mask=attended,
-            position_ids=position[:, t : t + 1],
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]
-    tokens = torch.stack(drawn, -1)
-    return Rollout(tokens, completion_mask(tokens, eos_ids), ~running)
+        if isinstance(decoder, PackedDecoder) and left <= SHRINK * len(rows):
+            stay = running.nonzero().squeeze(-1)
+            decoder.keep(stay)
+            rows, token, read, running = rows[stay], token[stay], read[stay], running[stay]
+        decoder.step(token, read)
+    tokens = drawn[:, : t + 1]
+    return Rollout(tokens, completion_mask(tokens, eos_ids), torch.isin(tokens, eos_ids).any(-1))
 
 
 def inverse_cdf(logits: Tensor, uniform: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from conf.schema import AdaptiveBetaConfig, ConfigError, DarlingConfig, LlmConfig, Truncated
+from conf.schema import AdaptiveBetaConfig, ConfigError, DarlingConfig, LlmConfig, RewardFailure, Truncated
 from core.objective import Objective, make_objective
 from core.schedules import adaptive_beta
 from core.sequence import masked_sum
@@ -25,6 +25,7 @@ from llm.logp import completion_logp
 from llm.models import Models, load_models, save_policy
 from llm.prompts import Chat, Prompts, encode_chats
 from llm.report import report_run
+from llm.rewards import Reward, make_evaluation_reward, make_reward
 from llm.rollout import sample
 from llm.tasks.base import Task, load_task
 
@@ -42,14 +43,19 @@ class Batch(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What one step reports, of all ranks' completions: numbers by name; [P, G] rewards, texts, log-probabilities."""
+    """What one step reports, of all ranks' completions: numbers by name; [P, G] rewards, texts, log-probabilities.
+
+    failure: why a completion has no reward, NaN among the rewards; None where all have one.
+    """
 
     metrics: dict[str, Tensor | float | None]
     kl: Tensor  # nats, the divergence of the objective
+    chats: list[Chat]
     reward: Tensor
     texts: list[str]
     policy_seq_logp: Tensor
     ref_seq_logp: Tensor
+    failure: str | None
 
 
 def train(config: LlmConfig, run: Run) -> None:
@@ -59,26 +65,31 @@ def train(config: LlmConfig, run: Run) -> None:
             f"prompts_per_step: must be >= the number of ranks, for a group lives whole on one of them, found "
             f"{config.prompts_per_step} and {run.ranks.world} ranks"
         )
-    task = load_task(config.task.name)
+    task = load_task(config.task.name, config)
     objective = make_objective(**config.objective_arguments())
     models = load_models(config.model, config.seed)
     reference_hash = models.reference_hash()
+    reward = make_reward(config.reward, task, models.eos_ids.device, models.policy.dtype)
     engine = make_engine(config.engine.name, models.policy, config.optimizer, config.steps, shared=True)
     watch = CollapseWatch()
-    values = Values(beta=config.objective.beta)
-    run.keep({"reference": reference_hash}, engine=engine, watch=watch, values=values)
+    values = Values(beta=config.objective.beta, warned_of_failure=False)
+    run.keep({"reference": reference_hash, **reward.identity}, engine=engine, watch=watch, values=values)
+    further = make_evaluation_reward(config.reward, task, models.eos_ids.device, models.policy.dtype)
     with engine.gather() as policy, models.as_reference(policy) as reference:
-        base = evaluate_policy(reference, models, task, config)
+        base = evaluate_policy(reference, models, task, reward, further, config)
 
     shown = {"reward": "reward/raw", "KL": f"kl/{objective.direction}_nats"}
     shown |= {f'"{answer}"': f"share/{answer}" for answer in task.answers}
     for step in run.steps(config.steps, show=shown):
         batch = draw_batch(config, models, task, step)
-        result = train_step(models, engine, objective, task, batch, values.beta, config)
+        result = train_step(models, engine, objective, task, reward, batch, values.beta, config)
         run.log({"beta": values.beta, **result.metrics})
         if config.sample_every and step % config.sample_every == 0:
             run.sample(sample_rows(result))
-        warning = watch.update(result.texts, (result.reward >= task.correct_reward).flatten().tolist(), task)
+        if result.failure and not values.warned_of_failure:
+            values.warned_of_failure = True
+            run.warn(f"{result.failure}; such completions do not count (reward/invalid_share)")
+        warning = watch.update(result.texts, task.correct(result.reward.flatten().tolist()), result.chats, task)
         if warning:
             run.warn(warning)
         if isinstance(config.beta_schedule, AdaptiveBetaConfig):
@@ -87,13 +98,20 @@ def train(config: LlmConfig, run: Run) -> None:
     with engine.gather() as policy:
         if run.is_main:
             save_policy(policy, models.tokenizer, config.model, run.folder)
-        trained = evaluate_policy(policy, models, task, config)
+        trained = evaluate_policy(policy, models, task, reward, further, config)
     if run.is_main:
         report_run(run, base, trained)
 
 
 def train_step(
-    models: Models, engine: Engine, objective: Objective, task: Task, batch: Batch, beta: float, config: LlmConfig
+    models: Models,
+    engine: Engine,
+    objective: Objective,
+    task: Task,
+    reward_of: Reward,
+    batch: Batch,
+    beta: float,
+    config: LlmConfig,
 ) -> Step:
     """One on-policy update: sample, score, reference, transform, advantage, loss, update.
 
@@ -106,7 +124,8 @@ def train_step(
             policy, batch.prompts, batch.uniforms, group_size=G, eos_ids=models.eos_ids, pad_id=models.pad_id
         )
     texts = rollout.texts(models.tokenizer)
-    reward = score(task, batch.chats, texts, G).to(rollout.mask.device)  # [P, G]
+    scores = reward_of([chat for chat in batch.chats for _ in range(G)], texts)
+    reward = scores.reward.view(-1, G).to(rollout.mask.device)  # [P, G], NaN where it failed
 
     passes = plan_passes(batch.prompts, rollout.mask, config)
     logp = partial(logp_by_pass, passes=passes, prompts=batch.prompts, tokens=rollout.tokens, mask=rollout.mask)
@@ -120,10 +139,14 @@ def train_step(
 
     mine, T = slice(batch.slots.start * G, batch.slots.stop * G), rollout.mask.shape[1]
     P, texts = config.prompts_per_step, [text for some in gather(texts) for text in some]
+    chats = [chat for some in gather(list(batch.chats)) for chat in some]
     reward, complete = gather_rows(reward), gather_rows(rollout.complete).view(P, G)
     mask, ref_logp, leaf = (gather_rows(t).view(P, G, -1) for t in (rollout.mask, ref_logp, policy_logp))
     leaf.requires_grad_()
-    valid = complete if config.truncated is Truncated.drop else None
+    truncated_share = (~complete).float().mean()
+    valid, scored = complete if config.truncated is Truncated.drop else None, reward.isfinite()
+    if scores.failure is not None:
+        valid, complete = scored if valid is None else scored & valid, scored & complete
     loss, metrics = objective.loss(
         reward,
         leaf,
@@ -144,12 +167,16 @@ def train_step(
 
     policy_seq_logp, ref_seq_logp = masked_sum(leaf.detach(), mask), masked_sum(ref_logp, mask)
     metrics |= {"loss": loss.detach(), "grad_norm": grad_norm, "length": mask.sum(-1).float().mean()}
-    metrics |= {"truncated_share": (~complete).float().mean()}
-    good = (reward >= task.correct_reward).flatten().tolist()
+    metrics |= {"truncated_share": truncated_share}
+    if len(scores.parts) > 1:
+        metrics |= {f"reward/{name}": gather_rows(part).nanmean() for name, part in scores.parts.items()}
+    if config.reward.on_failure is RewardFailure.drop:
+        metrics["reward/invalid_share"] = (~scored).float().mean()
+    good = task.correct(reward.flatten().tolist())
     ratio = mode_ratio(objective, beta, reward, policy_seq_logp, ref_seq_logp, complete, texts, good)
-    logged = {**metrics, **answer_shares(texts, good, task), **ratio}
+    logged = {**metrics, **answer_shares(texts, good, chats, task), **ratio}
     kl = metrics[f"kl/{objective.direction}_nats"]
-    return Step(logged, kl, reward, texts, policy_seq_logp, ref_seq_logp)
+    return Step(logged, kl, chats, reward, texts, policy_seq_logp, ref_seq_logp, scores.failure)
 
 
 def diversity(
@@ -182,19 +209,6 @@ def prompt_at(seed: int, count: int, index: int) -> int:
     """Number of the index-th prompt drawn: each epoch is a permutation of its own."""
     epoch, place = divmod(index, count)
     return int(torch.randperm(count, generator=torch_generator(seed, "data", epoch))[place])
-
-
-def score(task: Task, chats: Sequence[Chat], texts: Sequence[str], group_size: int) -> Tensor:
-    """Raw rewards [P, G].
-
-    Raises:
-        ConfigError: a reward that is not a finite number, with the completion it was given for.
-    """
-    rewards = [task.reward(chats[row // group_size], text) for row, text in enumerate(texts)]
-    for reward, text in zip(rewards, texts, strict=True):
-        if not -float("inf") < reward < float("inf"):
-            raise ConfigError(f"task.name: rewards must be finite, found {reward} for the completion {text!r}")
-    return torch.tensor(rewards, dtype=torch.float32).view(len(chats), group_size)
 
 
 class Pass(NamedTuple):

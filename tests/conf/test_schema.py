@@ -60,6 +60,18 @@ def checkpoint(**changes):
     return schema.CheckpointConfig(**{**values, **changes})
 
 
+def reward(**changes):
+    return schema.RewardConfig(**{"on_failure": schema.RewardFailure.stop, "batch_size": 8, **changes})
+
+
+def part(**values):
+    return {"p": schema.RewardPartConfig(**values)}
+
+
+def source(**changes):
+    return schema.SourceConfig(**{"path": "a.jsonl", **changes})
+
+
 def llm(**changes):
     values = {
         **{"seed": 0, "threads": None, "steps": 1, "prompts_per_step": 1, "group_size": 2, "max_new_tokens": 1},
@@ -76,6 +88,7 @@ def llm(**changes):
         **{"engine": schema.EngineConfig(name="torch"), "task": schema.TaskConfig(name="one_two")},
         **{"model": schema.ModelConfig(name_or_path="tiny", dtype="auto", device="auto"), "writers": []},
         **{"resume": schema.Resume.auto, "checkpoint": checkpoint()},
+        **{"data": schema.DataConfig(root=None), "reward": reward()},
     }
     return schema.LlmConfig(**{**values, **changes})
 
@@ -187,6 +200,29 @@ RULES = [  # what is refused, the key it names, its legal neighbour
     (lambda: llm(micro_batch_tokens=0), "micro_batch_tokens", lambda: llm(micro_batch_tokens=9)),
     (lambda: llm(evaluation_completions=0), "evaluation_completions", lambda: llm(evaluation_completions=9)),
     (lambda: llm(sample_every=-1), "sample_every", lambda: llm(sample_every=9)),
+    (lambda: reward(batch_size=0), "reward.batch_size", lambda: reward(batch_size=1)),
+    (lambda: reward(parts=part()), "reward.parts.p", lambda: reward(parts=part(function="task"))),
+    (lambda: reward(parts=part(function="a:b", model="c")), "reward.parts.p", lambda: reward(parts=part(model="c"))),
+    (
+        lambda: reward(evaluation=part(model="c", weight=0.0)),
+        "reward.evaluation.p.weight",
+        lambda: reward(evaluation=part(model="c", weight=-1.0)),
+    ),
+    (
+        lambda: reward(parts=part(model="c"), evaluation=part(model="d")),
+        "reward.evaluation",
+        lambda: reward(parts=part(model="c"), evaluation={"q": schema.RewardPartConfig(model="d")}),
+    ),
+    (
+        lambda: schema.DataConfig(root=None, train=source(path="")),
+        "data.train.path",
+        lambda: schema.DataConfig(root=None, train=source()),
+    ),
+    (
+        lambda: schema.DataConfig(root=None, evaluation=source(count=0)),
+        "data.evaluation.count",
+        lambda: schema.DataConfig(root=None, evaluation=source(count=1)),
+    ),
     (lambda: mara(algorithm="3"), "transform.algorithm", lambda: mara(algorithm="2")),
     (lambda: mara(value=None), "transform.threshold.value", lambda: mara(value=0.0)),
     (lambda: llm(writers=["tensorbord"]), "writers", lambda: llm(writers=["wandb", "tensorboard"])),

@@ -90,7 +90,7 @@ def test_bfloat16_is_as_exact_as_the_plain_path(build_model):
 
 def shifted(self, prompts, tokens, lengths):
     Packing_init(self, prompts, tokens, lengths)
-    self.positions[:, self.prompts.stop :] += 1
+    self.positions[self.prompts.stop :] += 1
 
 
 def unmerged(a, a_lse, b, b_lse):

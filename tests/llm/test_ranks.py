@@ -103,6 +103,7 @@ class Recorded:
         self.models = Models(policy, reference, tokenizer, eos, tokenizer.pad_token_id)
         self.engine = make_engine(engine, policy, self.config.optimizer, STEPS, shared=True)
         self.objective = make_objective(**self.config.objective_arguments())
+        self.reward = train.make_reward(self.config.reward, Lengths(), torch.device("cpu"), torch.float32)
 
     def step(self, step):
         """What the step logs."""
@@ -112,7 +113,8 @@ class Recorded:
         longest = int(mask.sum(-1).max())
         rollout = Rollout(tokens[:, :longest], mask[:, :longest], complete)
         with patch.object(train, "sample", lambda *_, **__: rollout):
-            done = train.train_step(self.models, self.engine, self.objective, Lengths(), batch, 0.1, self.config)
+            parts = (self.models, self.engine, self.objective, Lengths(), self.reward)
+            done = train.train_step(*parts, batch, 0.1, self.config)
         return {key: None if value is None else float(value) for key, value in done.metrics.items()}
 
     def weights(self):

@@ -1,5 +1,6 @@
 import contextlib
 import copy
+import json
 import math
 from dataclasses import replace
 from itertools import product
@@ -17,11 +18,12 @@ from llm.diagnostics import CollapseWatch, answer_shares, mode_ratio
 from llm.logp import completion_logp
 from llm.models import load_models
 from llm.prompts import Prompts, encode_chats
+from llm.rewards import make_reward
 from llm.rollout import sample
 from llm.tasks.base import Task, load_task
 from llm.tasks.one_two import OneTwo
 from llm.tiny import byte_tokenizer
-from llm.train import draw_batch, logp_by_pass, plan_passes, prompt_at, score, train_step
+from llm.train import draw_batch, logp_by_pass, plan_passes, prompt_at, train_step
 
 SMALL = ("group_size=6", "prompts_per_step=3", "max_new_tokens=6", "steps=3", "threads=null")
 
@@ -32,7 +34,8 @@ def one_step(models, task, config):
     engine = make_engine("torch", models.policy, config.optimizer, config.steps)
     objective = make_objective(**config.objective_arguments())
     batch = draw_batch(config, models, task, step=0)
-    result = train_step(models, engine, objective, task, batch, config.objective.beta, config)
+    reward = make_reward(config.reward, task, torch.device("cpu"), torch.float32)
+    result = train_step(models, engine, objective, task, reward, batch, config.objective.beta, config)
     return result, torch.cat([p.detach().flatten() for p in models.policy.parameters()])
 
 
@@ -110,7 +113,8 @@ def test_the_step_follows_the_gradient_of_the_objective(models, two_letters, mak
 
     objective = make_objective(**config.objective_arguments())
     batch = draw_batch(config, models, two_letters.task, step=0)
-    result = train_step(models, Recorder(), objective, two_letters.task, batch, 0.1, config)
+    reward = make_reward(config.reward, two_letters.task, torch.device("cpu"), torch.float32)
+    result = train_step(models, Recorder(), objective, two_letters.task, reward, batch, 0.1, config)
 
     ends = {"eos_ids": models.eos_ids, "pad_id": models.pad_id}
     rollout = sample(models.policy, batch.prompts, batch.uniforms, group_size=6, **ends)
@@ -166,16 +170,6 @@ def test_each_epoch_is_a_permutation_of_its_own():
     assert epochs[0] != [prompt_at(1, 7, i) for i in range(7)]
 
 
-def test_a_reward_that_is_not_finite_is_refused_with_its_completion():
-    class Bad(OneTwo):
-        def reward(self, prompt, completion):
-            return math.nan if completion == "b" else 1.0
-
-    assert score(Bad(), [[]], ["a", "a"], 2).tolist() == [[1.0, 1.0]]
-    with pytest.raises(ConfigError, match=r"finite, found nan for the completion 'b'"):
-        score(Bad(), [[]], ["a", "b"], 2)
-
-
 def test_mode_ratio_is_equation_seven_and_zero_under_mara():
     reward = torch.tensor([[1.0, 1.0, 0.0, 1.0]])
     ref, policy = torch.tensor([[-0.4, -2.3, -3.0, -0.4]]), torch.tensor([[-0.2, -2.0, -5.0, -0.2]])
@@ -197,35 +191,74 @@ def test_mode_ratio_is_equation_seven_and_zero_under_mara():
     assert set(alone.values()) == {None}
 
 
+CHATS = [[{"role": "user", "content": text}] for text in ("first", "second")]
+
+
 def test_answer_shares_count_all_completions():
     task = OneTwo()
     texts = ["<answer>1</answer>"] * 6 + ["<answer>2</answer>"] * 2 + ["1", "<answer>3</answer>"]
     good = [task.reward([], text) >= 1 for text in texts]
-    shares = answer_shares(texts, good, task)
+    shares = answer_shares(texts, good, CHATS[:1], task)
     assert (shares["correct"], shares["share/1"], shares["share/2"]) == (0.8, 0.6, 0.2)
     entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
     assert shares["answers/entropy_nats"] == pytest.approx(entropy)
-    assert answer_shares(["1"], [False], task)["answers/entropy_nats"] is None
+    assert (shares["coverage"], shares["answers/distinct"], shares["answers/top_share"]) == (1.0, 2, 0.75)
+    nothing = answer_shares(["1"], [False], CHATS[:1], task)
+    assert nothing["answers/entropy_nats"] is None and nothing["coverage"] == 0.0
+
+
+def test_answers_are_counted_prompt_by_prompt():
+    """Two prompts, each with one answer of its own: no diversity, though two answers were given in all."""
+
+    class Named(OneTwo):
+        def prompt_name(self, prompt):
+            return prompt[-1]["content"]
+
+    texts = ["<answer>1</answer>"] * 3 + ["x"] + ["<answer>2</answer>"] * 4
+    shares = answer_shares(texts, [text != "x" for text in texts], CHATS, Named())
+    assert (shares["answers/entropy_nats"], shares["answers/top_share"], shares["coverage"]) == (0.0, 1.0, 0.5)
+    assert (shares["correct"], shares["share/2"], shares["coverage/first"]) == (7 / 8, 0.5, 0.5)
+    mixed = answer_shares([texts[0], texts[-1]] * 4, [True] * 8, CHATS, Named())  # control: both from both
+    assert (mixed["answers/distinct"], mixed["coverage"]) == (2, 1.0)
+
+    class Free(OneTwo):
+        correct_reward = None
+
+    free = answer_shares(texts, Free().correct([0.0, -1.0, math.nan, *[0.5] * 5]), CHATS, Free())
+    assert "correct" not in free and free["answers/distinct"] == 1.5  # 1 and x; 2
 
 
 def test_collapse_is_said_once_and_only_then():
-    def warnings(counts):
+    def warnings(*counts):
         watch, task = CollapseWatch(), OneTwo()
-        texts = ["<answer>1</answer>"] * counts[0] + ["<answer>2</answer>"] * counts[1]
-        return [watch.update(texts, [True] * len(texts), task) for _ in range(40)]
+        texts = [f"<answer>{i + 1}</answer>" for some in counts for i, n in enumerate(some) for _ in range(n)]
+        return [watch.update(texts, [True] * len(texts), CHATS[: len(counts)], task) for _ in range(40)]
 
     collapsed = [w for w in warnings((19, 1)) if w]
     assert len(collapsed) == 1 and "95%" in collapsed[0] and "'1'" in collapsed[0]
     assert not any(warnings((12, 8)))  # both kept
     assert not any(warnings((20, 0)))  # only one answer was ever seen: nothing to lose
+    assert len([w for w in warnings((19, 1), (0, 20)) if w]) == 1  # each prompt has one left, though not the same
+    assert not any(warnings((10, 10), (0, 20)))
 
 
-def test_tasks_are_found_by_name_or_import_path():
-    assert isinstance(load_task("one_two"), OneTwo)
-    assert isinstance(load_task("llm.tasks.one_two:OneTwo"), OneTwo)
+def test_the_watch_goes_on_from_a_checkpoint():
+    watch, again = CollapseWatch(), CollapseWatch()
+    texts = ["<answer>1</answer>"] * 19 + ["<answer>2</answer>"]
+    for _ in range(19):
+        watch.update(texts, [True] * 20, CHATS[:1], OneTwo())
+    again.load_state_dict(json.loads(json.dumps(watch.state_dict())))
+    assert again.update(texts, [True] * 20, CHATS[:1], OneTwo())
+    assert not CollapseWatch().update(texts, [True] * 20, CHATS[:1], OneTwo())
+
+
+def test_tasks_are_found_by_name_or_import_path(make_config):
+    config = make_config()
+    assert isinstance(load_task("one_two", config), OneTwo)
+    assert isinstance(load_task("llm.tasks.one_two:OneTwo", config), OneTwo)
     for name in ("no_such", "llm.tasks.one_two:Nothing", "json:JSONDecoder"):
         with pytest.raises(ConfigError, match=r"task\.name: must be"):
-            load_task(name)
+            load_task(name, config)
 
 
 @pytest.mark.parametrize(
@@ -261,10 +294,10 @@ def test_models_that_transform_their_logits_are_refused(build_model, tokenizer, 
         load_models(make_config(f"model.name_or_path={tmp_path}/nothing").model)
 
 
-def test_abstract_task_needs_prompts_and_reward():
+def test_abstract_task_needs_prompts():
     class Half(Task):
-        def prompts(self):
-            return []
+        def reward(self, prompt, completion):
+            return 0.0
 
     with pytest.raises(TypeError):
         Half()

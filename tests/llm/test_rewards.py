@@ -1,0 +1,280 @@
+"""Rewards from functions and models, weighted; and what becomes of a completion that has none."""
+
+import copy
+import math
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from conf.schema import ConfigError, RewardConfig, RewardFailure, RewardPartConfig
+from core.objective import make_objective
+from launch.engine import make_engine
+from llm.prompts import encode_chats
+from llm.rewards import ModelReward, Part, Reward, make_reward
+from llm.tasks.base import Task
+from llm.tasks.one_two import OneTwo
+from llm.tiny import byte_tokenizer
+from llm.train import draw_batch, train_step
+
+CPU = torch.device("cpu")
+CHATS = [[{"role": "user", "content": text}] for text in ("hi", "a longer question", "x")]
+TEXTS = ["yes", "a much longer answer than the others", ""]
+STOP, DROP = RewardFailure.stop, RewardFailure.drop
+
+
+def length(prompts, completions):
+    """A reward as a user writes it: named by its import path in the tests below."""
+    return [float(len(text)) for text in completions]
+
+
+def reward_config(on_failure=STOP, batch_size=8, **parts):
+    return RewardConfig(
+        parts={name: RewardPartConfig(**part) for name, part in parts.items()},
+        on_failure=on_failure,
+        batch_size=batch_size,
+    )
+
+
+def one(function, on_failure=STOP, key="reward.parts.f"):
+    return Reward({"f": Part(key, function, 1.0)}, on_failure)
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    """A random reward model whose template ends in the padding token, as nothing forbids."""
+    torch.manual_seed(0)
+    tokenizer = byte_tokenizer()
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = AutoConfig.for_model(
+        "qwen3", vocab_size=len(tokenizer), intermediate_size=64, head_dim=8, num_labels=1, **sizes
+    )
+    model = AutoModelForSequenceClassification.from_config(config).float()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(8.0)
+    folder = tmp_path_factory.mktemp("classifier")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_the_default_is_the_tasks_own_reward():
+    reward = make_reward(reward_config(), OneTwo(), CPU, torch.float32)
+    scores = reward(CHATS[:2], ["<answer>2</answer>", "2"])
+    assert scores.reward.tolist() == [1.0, 0.0] and scores.failure is None and reward.identity == {}
+
+
+def test_parts_are_weighted_and_scored_in_batches():
+    config = reward_config(
+        own={"function": "task", "weight": 2.0}, long={"function": f"{__name__}:length", "weight": -0.5}
+    )
+    calls = []
+
+    class Batched(OneTwo):
+        def rewards(self, prompts, completions):
+            calls.append(len(completions))
+            return [1.0, 0.0, 0.5]
+
+    scores = make_reward(config, Batched(), CPU, torch.float32)(CHATS, TEXTS)
+    assert scores.reward.tolist() == [2.0 - 1.5, -0.5 * len(TEXTS[1]), 1.0]
+    assert scores.parts["own"].tolist() == [1.0, 0.0, 0.5] and scores.parts["long"].tolist()[0] == 3.0
+    assert calls == [3]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e39, None, ValueError("no parse")])
+def test_a_failure_stops_with_its_completion_or_makes_it_invalid(bad):
+    def reward(prompt, completion):
+        if completion == "b" and isinstance(bad, Exception):
+            raise bad
+        return bad if completion == "b" else 1.0
+
+    class Bad(OneTwo):
+        pass
+
+    Bad.reward = lambda self, prompt, completion: reward(prompt, completion)
+    chats, texts = [CHATS[0]] * 3, ["a", "b", "c"]
+    with pytest.raises(ConfigError, match=r"finite, found .* for the completion 'b' of the prompt 'hi'") as error:
+        one(Bad().rewards)(chats, texts)
+    assert "\n" not in str(error.value) and (error.value.__cause__ is bad or not isinstance(bad, Exception))
+    scores = one(Bad().rewards, DROP)(chats, texts)
+    assert scores.reward.isnan().tolist() == [False, True, False] and "'b'" in scores.failure
+    for on_failure in (STOP, DROP):  # control
+        assert one(Bad().rewards, on_failure)(chats, ["a", "c", "d"]).reward.tolist() == [1.0] * 3
+
+
+def test_what_is_not_about_a_completion_is_not_blamed_on_one():
+    def together(prompts, completions):
+        if len(completions) > 1:
+            raise RuntimeError("no batches")
+        return [1.0]
+
+    def memory(prompts, completions):
+        raise torch.OutOfMemoryError("full")
+
+    with pytest.raises(RuntimeError, match="no batches"):
+        one(together, DROP)(CHATS, TEXTS)
+    with pytest.raises(torch.OutOfMemoryError):
+        one(memory, DROP)(CHATS, TEXTS)
+    with pytest.raises(ConfigError, match=r"reward\.parts\.f: must give one reward a completion, found 2 for 3"):
+        one(lambda prompts, completions: [1.0, 2.0], DROP)(CHATS, TEXTS)
+
+
+def test_a_long_sample_is_shown_in_part():
+    with pytest.raises(ConfigError) as error:
+        one(lambda prompts, completions: [math.nan])([CHATS[0]], ["y" * 10_000])
+    assert "yyy...'" in str(error.value) and len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"function": "no_colon"}, r"reward\.parts\.p\.function: must be task or package\.module:function"),
+        ({"function": "math:no_such"}, r"reward\.parts\.p\.function: .*no_such"),
+        ({"function": "math:pi"}, r"reward\.parts\.p\.function: must be a function"),
+        ({"model": "no/such/model"}, r"reward\.parts\.p\.model: must be a folder or hub name"),
+        ({"function": "task"}, r"reward\.parts\.p: must be a task with a reward of its own"),
+        (None, r"task\.name: must be a task with a reward of its own, or be scored by reward\.parts, found Mute"),
+    ],
+)
+def test_what_cannot_be_loaded_is_refused_at_once(part, message, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    class Mute(Task):
+        def prompts(self):
+            return CHATS
+
+    with pytest.raises(ConfigError, match=message):
+        make_reward(reward_config(**({"p": part} if part else {})), Mute(), CPU, torch.float32)
+
+
+def test_a_reward_model_reads_the_conversation_in_its_template(classifier):
+    """Equal to the model applied to each templated conversation alone, whatever shares its batch."""
+    model = AutoModelForSequenceClassification.from_pretrained(classifier)
+    tokenizer = byte_tokenizer()
+    with torch.no_grad():
+        expected = []
+        for chat, text in zip(CHATS, TEXTS, strict=True):
+            written = f"<|im_start|>user\n{chat[0]['content']}<|im_end|>\n<|im_start|>assistant\n{text}<|im_end|>\n"
+            ids = tokenizer(written, add_special_tokens=False, return_tensors="pt")["input_ids"]
+            expected.append(float(model(input_ids=ids).logits[0, 0]))
+    for size in (1, 2, 8):
+        reward = ModelReward("reward.parts.m", str(classifier), CPU, torch.float32, size)
+        assert reward(CHATS, TEXTS) == pytest.approx(expected, abs=1e-5)
+    assert max(expected) - min(expected) > 1e-2  # control: the conversations differ
+    assert abs(reward([CHATS[1], *CHATS[1:]], TEXTS)[0] - expected[0]) > 1e-3  # the prompt is read as well
+    assert not any(p.requires_grad for p in reward.model.parameters()) and not reward.model.training
+
+
+def test_a_reward_model_knows_its_dtype_and_its_weights(classifier, tmp_path):
+    config = reward_config(m={"model": str(classifier)})
+    reward = make_reward(config, OneTwo(), CPU, torch.bfloat16)
+    (part,) = reward.parts.values()
+    assert part.function.model.dtype == torch.bfloat16
+    assert set(reward.identity) == {"reward/m"}
+    other = AutoModelForSequenceClassification.from_pretrained(classifier)
+    with torch.no_grad():
+        other.score.weight.add_(1.0)
+    other.save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    changed = make_reward(reward_config(m={"model": str(tmp_path)}), OneTwo(), CPU, torch.bfloat16)
+    assert changed.identity != reward.identity == make_reward(config, OneTwo(), CPU, torch.bfloat16).identity
+
+
+def test_a_model_that_was_not_trained_to_score_is_refused(classifier, random_model, tokenizer, tmp_path):
+    random_model.save_pretrained(tmp_path / "causal")
+    tokenizer.save_pretrained(tmp_path / "causal")
+    assert isinstance(AutoModelForCausalLM.from_pretrained(tmp_path / "causal"), type(random_model))
+    config = AutoConfig.from_pretrained(classifier, num_labels=2)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "two")
+    tokenizer.save_pretrained(tmp_path / "two")
+    for name, found in (("causal", r"no weights for score\.weight"), ("two", "2 outputs")):
+        with pytest.raises(ConfigError, match=rf"reward\.m\.model: must be a trained model with one output.*{found}"):
+            ModelReward("reward.m", str(tmp_path / name), CPU, torch.float32, 8)
+    ModelReward("reward.m", str(classifier), CPU, torch.float32, 8)
+
+
+class Odd(Task):
+    """Completions of odd length are right; some have no reward."""
+
+    broken = ()
+
+    def prompts(self):
+        return CHATS
+
+    def reward(self, prompt, completion):
+        if completion in self.broken:
+            raise ValueError("unreadable")
+        return float(len(completion) % 2)
+
+
+@pytest.mark.parametrize("direction", ["reverse", "forward"])
+@pytest.mark.parametrize("transform", ["identity", "mara"])
+def test_an_invalid_completion_leaves_the_update_of_the_others(models, make_config, direction, transform):
+    """One group of 6 with a broken completion updates as the loss over the other 5 does; stopping updates nothing."""
+    config = make_config(
+        *("group_size=6", "prompts_per_step=1", "max_new_tokens=6", "steps=3", "threads=null", "optimizer.lr=1"),
+        *(f"objective.direction={direction}", f"transform={transform}", "objective.beta=.1"),
+        *("transform.threshold.value=1", "reward.on_failure=drop", "optimizer.max_grad_norm=null"),
+    )
+    objective = make_objective(**config.objective_arguments())
+    batch = draw_batch(config, models, Odd(), step=0)
+
+    def step(task, on_failure):
+        policy = copy.deepcopy(models.policy)
+        moved = models._replace(policy=policy)
+        engine = make_engine("torch", policy, config.optimizer, config.steps)
+        gradients = []
+        engine.step = lambda: gradients.extend(p.grad.clone() for p in policy.parameters()) or torch.tensor(0.0)
+        config.reward.on_failure = on_failure
+        reward = make_reward(config.reward, task, CPU, torch.float32)
+        return train_step(moved, engine, objective, task, reward, batch, 0.1, config), gradients, policy
+
+    whole, _, _ = step(Odd(), DROP)
+    task = Odd()
+    task.broken = (whole.texts[2],)
+    broken = [text in task.broken for text in whole.texts]
+    assert 0 < sum(broken) < 5
+    result, gradients, policy = step(task, DROP)
+    assert result.reward.isnan().flatten().tolist() == broken and "ValueError (unreadable)" in result.failure
+    assert result.metrics["reward/invalid_share"] == sum(broken) / 6 and whole.failure is None
+    assert whole.metrics["reward/invalid_share"] == 0
+
+    from core.sequence import masked_sum
+    from llm.logp import completion_logp
+    from llm.rollout import sample
+
+    rollout = sample(
+        policy, batch.prompts, batch.uniforms, group_size=6, eos_ids=models.eos_ids, pad_id=models.pad_id
+    )
+    kept = torch.tensor([not some for some in broken])
+    tokens, mask = rollout.tokens[kept], rollout.mask[kept]
+    logp = completion_logp(policy, batch.prompts, tokens, mask)
+    with torch.no_grad():
+        ref_logp = completion_logp(models.reference, batch.prompts, tokens, mask)
+    loss, metrics = objective.loss(
+        result.reward[:, kept],
+        logp.unsqueeze(0),
+        ref_logp.unsqueeze(0),
+        mask.unsqueeze(0),
+        beta=0.1,
+        complete=rollout.complete[kept].unsqueeze(0),
+    )
+    expected = torch.autograd.grad(loss, list(policy.parameters()))
+    for ours, plain in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-4)
+    assert float(metrics["reward/raw"]) == pytest.approx(float(result.metrics["reward/raw"]))
+    assert masked_sum(logp, mask).shape == (int(kept.sum()),)
+
+    before = [p.clone() for p in models.policy.parameters()]
+    with pytest.raises(ConfigError, match=r"task\.name: rewards must be finite, found ValueError \(unreadable\)"):
+        step(task, STOP)
+    assert all(torch.equal(a, b) for a, b in zip(before, models.policy.parameters(), strict=True))
+
+
+def test_a_conversation_reaches_the_model_as_the_policy_saw_it(classifier):
+    """The prompt's tokens are the same in the reward model's conversation as in the policy's prompt."""
+    reward = ModelReward("reward.m", str(classifier), CPU, torch.float32, 8)
+    prompt = encode_chats(byte_tokenizer(), [CHATS[0]]).ids[0].tolist()
+    assert reward._ids(CHATS[0], "yes")[: len(prompt)] == prompt
