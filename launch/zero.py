@@ -9,7 +9,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -47,10 +47,7 @@ class ZeroEngine:
     ) -> None:
         deepspeed = import_deepspeed()
         self.module, self.stage, self.done = module, stage, 0
-        self.lr, self.factor = (
-            optimizer.lr,
-            lambda step: lr_factor(step, steps, optimizer.warmup_steps, optimizer.decay),
-        )
+        self.lr = lambda step: optimizer.lr * lr_factor(step, steps, optimizer.warmup_steps, optimizer.decay)
         self.names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
         parameters = dict(module.named_parameters())
         device = next(module.parameters()).device
@@ -63,7 +60,6 @@ class ZeroEngine:
             lr=optimizer.lr,
             betas=(optimizer.beta1, optimizer.beta2),
             weight_decay=optimizer.weight_decay,
-            fused=device.type == "cuda" and not offload,
         )
         place = {"device": "cpu", "pin_memory": device.type == "cuda"} if offload else {"device": "none"}
         self.engine, *_ = deepspeed.initialize(
@@ -95,7 +91,7 @@ class ZeroEngine:
 
     def step(self) -> Tensor:
         for group in self.engine.optimizer.param_groups:
-            group["lr"] = self.lr * self.factor(self.done)
+            group["lr"] = self.lr(self.done)
         self.engine.step()
         self.done += 1
         norm = torch.as_tensor(self.engine.get_global_grad_norm())
@@ -108,7 +104,7 @@ class ZeroEngine:
         if self.stage < 3:
             yield self.module
             return
-        with self._gathered():
+        with import_deepspeed().zero.GatheredParameters(list(self.module.parameters())):
             for empty, parameter in zip(self._whole.parameters(), self.module.parameters(), strict=True):
                 empty.data = parameter.data
             try:
@@ -116,11 +112,6 @@ class ZeroEngine:
             finally:
                 for empty in self._whole.parameters():
                     empty.data = empty.data.new_empty(0)
-
-    def _gathered(self, modifier_rank: int | None = None) -> Any:
-        if self.stage < 3:
-            return nullcontext()
-        return import_deepspeed().zero.GatheredParameters(list(self.module.parameters()), modifier_rank=modifier_rank)
 
     def state_dict(self) -> dict[str, Any]:
         """Master weights and moments by name, whole on rank 0 and empty on the others, and the steps done."""
