@@ -1,4 +1,4 @@
-"""Two ranks equal one. `python tests/llm/test_ranks.py FOLDER` is what each rank runs, once for all tests."""
+"""Two ranks equal one. `python tests/llm/test_ranks.py JOB FOLDER` is what each rank runs, once for several tests."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -95,8 +96,8 @@ def recorded_rollout(step):
 class Recorded:
     """Training on the recorded rollouts with an engine of this rank."""
 
-    def __init__(self, engine, dtype=torch.float32, seed=0):
-        self.config = OmegaConf.to_object(CONFIG)
+    def __init__(self, engine, dtype=torch.float32, seed=0, **changes):
+        self.config = replace(OmegaConf.to_object(CONFIG), **changes)
         policy, reference = random_policy(seed).to(dtype), random_policy(1).to(dtype).requires_grad_(False)
         tokenizer = byte_tokenizer()
         eos = torch.tensor([tokenizer.eos_token_id])
@@ -105,15 +106,15 @@ class Recorded:
         self.objective = make_objective(**self.config.objective_arguments())
         self.reward = train.make_reward(self.config.reward, Lengths(), torch.device("cpu"), torch.float32)
 
-    def step(self, step):
+    def step(self, step, recorded=True):
         """What the step logs."""
         batch = train.draw_batch(self.config, self.models, Lengths(), step)
+        parts = (self.models, self.engine, self.objective, Lengths(), self.reward)
         mine = slice(batch.slots.start * G, batch.slots.stop * G)
         tokens, mask, complete = (t[mine] for t in recorded_rollout(step))
         longest = int(mask.sum(-1).max())
         rollout = Rollout(tokens[:, :longest], mask[:, :longest], complete)
-        with patch.object(train, "sample", lambda *_, **__: rollout):
-            parts = (self.models, self.engine, self.objective, Lengths(), self.reward)
+        with patch.object(train, "sample", (lambda *_, **__: rollout) if recorded else train.sample):
             done = train.train_step(*parts, batch, 0.1, self.config)
         return {key: None if value is None else float(value) for key, value in done.metrics.items()}
 
@@ -132,24 +133,15 @@ def whole_run(folder, model, *overrides, stop_after=None):
         train.train(OmegaConf.to_object(config), run)
 
 
-def each_rank(folder):
-    """The body of a rank."""
-    main = distributed.join().rank == 0
-    results = {}
-    assert "deepspeed" not in sys.modules  # until an engine asks for it
-    rank = distributed.current().rank
-    results["gathered"] = [
-        distributed.gather({"of": "é" * rank}),
-        distributed.gather_rows(torch.full((rank + 1, 2 - rank), rank + 1.0)).tolist(),
-        distributed.gather_rows(torch.ones(2 - rank, dtype=torch.bool)).tolist(),
-        distributed.gather(list(distributed.portion(5))),
-    ]
+def equal_steps(folder, main):
+    """Recorded steps with each engine, a checkpoint in their middle, and steps of completions of unequal length."""
+    results = {"gathered": gathered(distributed.current().rank)}
     for name in ENGINES:
         one = Recorded(name)
         rows = [one.step(step) for step in range(5)]
         state = one.engine.state_dict()
-        (folder / name).mkdir(exist_ok=True)
         if main:
+            (folder / name).mkdir()
             save_checkpoint(folder / name, Manifest(5, {}, {}, {}, None), {"engine": state}, keep=1)
         rows += [one.step(step) for step in range(5, STEPS)]
         results[name] = {"rows": rows, "weights": one.weights().tolist()}
@@ -161,38 +153,56 @@ def each_rank(folder):
         again.engine.load_state_dict(read_state(folder / name, 5)["engine"])
         results[name]["again"] = [again.step(step) for step in range(5, STEPS)]
         results[name]["same"] = bool(torch.equal(again.weights(), one.weights()))
-        half = Recorded(name, torch.bfloat16)
-        results[name]["half"] = [half.step(step) for step in range(3)]
-        results[name]["half_weights"] = half.weights().tolist()
     with patch.object(dist, "all_reduce"):
         one = Recorded("torch")
         rows = [one.step(step) for step in range(STEPS)]
         results["control"] = {"rows": rows, "weights": one.weights().tolist()}
+    for name in ("torch", "zero3"):
+        cut = 1 if main else T  # one rank draws a single token
+        with patch.object(train, "sample", lambda m, p, u, c=cut, **k: SAMPLE(m, p, u[:, :c], **k)):
+            one = Recorded(name, micro_batch_tokens=60)  # and makes another number of passes
+            results[f"unequal_{name}"] = [one.step(step, recorded=False) for step in range(2)]
     if main:
         (folder / "results.json").write_text(json.dumps(results))
 
-    whole_run(folder / "torch_run", folder / "model")
-    cut = 1 if main else 6  # one rank draws a single token, the other six, in another number of passes
-    with patch.object(train, "sample", lambda m, p, uniforms, **k: SAMPLE(m, p, uniforms[:, :cut], **k)):
-        whole_run(folder / "unequal", folder / "model", "engine=zero3", "micro_batch_tokens=60")
+
+def gathered(rank):
+    assert "deepspeed" not in sys.modules  # until an engine asks for it
+    return [
+        distributed.gather({"of": "é" * rank}),
+        distributed.gather_rows(torch.full((rank + 1, 2 - rank), rank + 1.0)).tolist(),
+        distributed.gather_rows(torch.ones(2 - rank, dtype=torch.bool)).tolist(),
+        distributed.gather(list(distributed.portion(5))),
+    ]
+
+
+def whole_runs(folder, main):
+    """Runs from loading to the exported policy, and steps in 16 bits."""
+    if main:
+        random_policy(0).save_pretrained(folder / "model")
+        byte_tokenizer().save_pretrained(folder / "model")
+    distributed.barrier()
+    whole_run(folder / "torch", folder / "model")
     whole_run(folder / "lora", folder / "model", *LORA, "engine=zero3")
     with suppress(KeyboardInterrupt):
         whole_run(folder / "interrupted", folder / "model", "engine=zero2", stop_after=signal.SIGTERM)
+    results = {}
+    for name in ENGINES:
+        half = Recorded(name, torch.bfloat16)
+        results[name] = {"rows": [half.step(step) for step in range(3)], "weights": half.weights().tolist()}
+    if main:
+        (folder / "results.json").write_text(json.dumps(results))
 
 
-@pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory):
-    """What two ranks came to: results.json and run/."""
-    folder = tmp_path_factory.mktemp("ranks")
-    random_policy(0).save_pretrained(folder / "model")
-    byte_tokenizer().save_pretrained(folder / "model")
+def start(job, folder):
+    """Run a job on two ranks."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(
-            [sys.executable, __file__, str(folder)],
+            [sys.executable, __file__, job, str(folder)],
             env={**os.environ, **shared, "PYTHONPATH": str(ROOT), "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -201,12 +211,24 @@ def two_ranks(tmp_path_factory):
         for rank in range(2)
     ]
     try:
-        outputs = [process.communicate(timeout=240)[0] for process in processes]
+        outputs = [
+            process.communicate(timeout=400)[0] for process in processes
+        ]  # or they wait for each other forever
     finally:
         for process in processes:
             process.kill()
     assert all(process.returncode == 0 for process in processes), "\n".join(outputs)
     return folder
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    return start("equal_steps", tmp_path_factory.mktemp("ranks"))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return start("whole_runs", tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")
@@ -265,59 +287,58 @@ def test_an_exported_policy_is_an_ordinary_one(two_ranks, results, engine):
     assert torch.equal(exported, torch.tensor(results[engine]["weights"]))
 
 
+def test_ranks_with_unequal_completions_wait_for_each_other(results):
+    """One token against nine, in another number of passes: the ranks are through in time, and with the same steps."""
+    assert 1 < results["unequal_torch"][0]["length"] < T
+    assert_close(results["unequal_zero3"], results["unequal_torch"], 1e-5)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
-def test_bfloat16_takes_the_steps_of_float32(results, one_rank, engine):
+def test_bfloat16_takes_the_steps_of_float32(runs, one_rank, engine):
     """Within what 8 bits allow: the first losses, and the direction of the updates."""
-    assert_close(
-        [{"loss": row["loss"]} for row in results[engine]["half"]],
-        [{"loss": row["loss"]} for row in one_rank[0][:3]],
-        0.05,
-    )
+    half = json.loads((runs / "results.json").read_text())[engine]
+    for row, other in zip(half["rows"], one_rank[0], strict=False):
+        assert row["loss"] == pytest.approx(other["loss"], rel=0.05)
     whole = Recorded("torch")
     for step in range(3):
         whole.step(step)
     start = flat(random_policy(0))
-    update, expected = torch.tensor(results[engine]["half_weights"]) - start, whole.weights() - start
+    update, expected = torch.tensor(half["weights"]) - start.bfloat16(), whole.weights() - start
     assert torch.cosine_similarity(update, expected, 0) > 0.5
 
 
-def test_a_run_of_two_ranks_is_the_run_of_one(two_ranks):
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["torch", "lora"])
+def test_a_run_of_two_ranks_is_the_run_of_one(runs, name):
     """From sampling to evaluation and the exported policy; with an adapter under ZeRO 3, too."""
-    for name, overrides in {"torch_run": [], "lora": LORA}.items():
-        one, two = two_ranks / f"one_{name}", two_ranks / name
-        whole_run(one, two_ranks / "model", *overrides)
-        assert_close(read_jsonl(two / "metrics.jsonl"), read_jsonl(one / "metrics.jsonl"), 1e-5)
-        assert_close(read_jsonl(two / "samples.jsonl"), read_jsonl(one / "samples.jsonl"), 1e-5)
-        assert len(read_jsonl(two / "samples.jsonl")) == 3 * 3 * 4
-        summaries = [json.loads((folder / "summary.json").read_text()) for folder in (one, two)]
-        assert summaries[0]["completions"] == summaries[1]["completions"] == 7
-        assert summaries[0]["sequences"] == summaries[1]["sequences"]
-        assert json.loads((two / "run.json").read_text())["ranks"] == 2
-        weights = [load_file(folder / "policy" / "model.safetensors") for folder in (one, two)]
-        for key, value in weights[0].items():
-            torch.testing.assert_close(weights[1][key], value, atol=1e-5, rtol=0)
+    one, two = runs / f"one_{name}", runs / name
+    whole_run(one, runs / "model", *(LORA if name == "lora" else []))
+    assert_close(read_jsonl(two / "metrics.jsonl"), read_jsonl(one / "metrics.jsonl"), 1e-5)
+    assert_close(read_jsonl(two / "samples.jsonl"), read_jsonl(one / "samples.jsonl"), 1e-5)
+    assert len(read_jsonl(two / "samples.jsonl")) == 3 * 3 * 4
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (one, two)]
+    assert summaries[0]["completions"] == summaries[1]["completions"] == 7
+    assert summaries[0]["sequences"] == summaries[1]["sequences"]
+    assert json.loads((two / "run.json").read_text())["ranks"] == 2
+    weights = [load_file(folder / "policy" / "model.safetensors") for folder in (one, two)]
+    for key, value in weights[0].items():
+        torch.testing.assert_close(weights[1][key], value, atol=1e-5, rtol=0)
 
 
-def test_ranks_with_unequal_completions_wait_for_each_other(two_ranks):
-    """Six tokens against one, in two passes against one, under ZeRO 3: the ranks are through in time."""
-    assert json.loads((two_ranks / "unequal" / "run.json").read_text())["state"] == "finished"
-    lengths = [row["length"] for row in read_jsonl(two_ranks / "unequal" / "metrics.jsonl")]
-    assert len(lengths) == 3 and all(2 < length < 5 for length in lengths)
-
-
-def test_a_run_of_two_ranks_goes_on_with_one(two_ranks):
+@pytest.mark.slow
+def test_a_run_of_two_ranks_goes_on_with_one(runs):
     """Stopped after its first step under ZeRO 2; the lines are those of a run that was never stopped."""
-    interrupted = two_ranks / "interrupted"
+    interrupted = runs / "interrupted"
     assert len(read_jsonl(interrupted / "metrics.jsonl")) == 1
     try:
-        whole_run(interrupted, two_ranks / "model", "engine=zero2")
+        whole_run(interrupted, runs / "model", "engine=zero2")
     finally:
         dist.destroy_process_group()
     assert json.loads((interrupted / "run.json").read_text())["ranks"] == 1
-    assert_close(
-        read_jsonl(interrupted / "metrics.jsonl"), read_jsonl(two_ranks / "torch_run" / "metrics.jsonl"), 1e-5
-    )
+    assert_close(read_jsonl(interrupted / "metrics.jsonl"), read_jsonl(runs / "torch" / "metrics.jsonl"), 1e-5)
 
 
 if __name__ == "__main__":
-    each_rank(Path(sys.argv[1]))
+    is_main = distributed.join().rank == 0
+    {"equal_steps": equal_steps, "whole_runs": whole_runs}[sys.argv[1]](Path(sys.argv[2]), is_main)
