@@ -53,7 +53,8 @@ def rises():
     """Bytes by which the process's peak rose."""
     done = subprocess.run(
         [sys.executable, "-c", MEASURE],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        # The threshold: what is freed goes back to the system at once, so that a peak is one of what is held.
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"},
         capture_output=True,
         text=True,
         timeout=200,
@@ -64,5 +65,5 @@ def rises():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux")
 def test_all_logits_never_exist_at_once(rises):
-    assert rises["score"] < WHOLE / 4 and rises["sample"] < WHOLE / 4
+    assert rises["score"] < WHOLE / 8 and rises["sample"] < WHOLE / 4
     assert rises["control"] > WHOLE  # in a single chunk they do
