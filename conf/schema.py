@@ -355,15 +355,9 @@ class JobConfig:
 
 
 @dataclass
-class RunConfig(JobConfig):
-    """What every package's training run has."""
+class TrainingConfig(JobConfig):
+    """What every run that trains has."""
 
-    steps: int = MISSING
-    objective: ObjectiveConfig = MISSING
-    transform: TransformConfig = MISSING
-    advantage: Advantage = MISSING
-    advantage_k: int | None = MISSING  # of max_at_k (null: all of the group) and pass_at_k
-    beta_schedule: BetaScheduleConfig = MISSING
     optimizer: OptimizerConfig = MISSING
     engine: EngineConfig = MISSING
     checkpoint: CheckpointConfig = MISSING
@@ -373,6 +367,21 @@ class RunConfig(JobConfig):
         super().__post_init__()
         for writer in self.writers:
             check_choice("writers", writer, ("tensorboard", "wandb"))
+
+
+@dataclass
+class RunConfig(TrainingConfig):
+    """What every package's run of KL-regularised RL has."""
+
+    steps: int = MISSING
+    objective: ObjectiveConfig = MISSING
+    transform: TransformConfig = MISSING
+    advantage: Advantage = MISSING
+    advantage_k: int | None = MISSING  # of max_at_k (null: all of the group) and pass_at_k
+    beta_schedule: BetaScheduleConfig = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         check_range("steps", self.steps, low=1)
         self._check_advantage()
         check_objective(self.objective, self.transform, self.advantage, self.beta_schedule)
@@ -1070,7 +1079,109 @@ class OracleConfig:
         check_range("oracle.max_failed_share", self.max_failed_share, low=0, high=1)
 
 
+# --- chem ---------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class NetworkConfig:
+    """A network over SMILES tokens, in `chem.networks`."""
+
+    name: str = MISSING
+
+
+@dataclass
+class RecurrentConfig(NetworkConfig):
+    """REINVENT's: embedding, LSTM or GRU layers, linear output."""
+
+    layers: int = MISSING
+    hidden: int = MISSING
+    embedding: int = MISSING
+    dropout: float = MISSING  # between layers
+
+    def __post_init__(self) -> None:
+        check_choice("network.name", self.name, ("lstm", "gru"))
+        for key in ("layers", "hidden", "embedding"):
+            check_range(f"network.{key}", getattr(self, key), low=1)
+        check_range("network.dropout", self.dropout, low=0, below=1)
+
+
+@dataclass
+class TransformerConfig(NetworkConfig):
+    """Decoder-only."""
+
+    layers: int = MISSING
+    width: int = MISSING
+    heads: int = MISSING
+    positions: int = MISSING  # the longest sequence that can be read
+    dropout: float = MISSING
+
+    def __post_init__(self) -> None:
+        check_choice("network.name", self.name, ("transformer",))
+        for key in ("layers", "width", "heads", "positions"):
+            check_range(f"network.{key}", getattr(self, key), low=1)
+        check_range("network.dropout", self.dropout, low=0, below=1)
+        if self.width % self.heads:
+            raise ConfigError(f"network.heads: must divide network.width, found {self.heads} and {self.width}")
+
+
+class Spelling(Enum):
+    canonical = "canonical"
+    randomised = "randomised"
+
+
+@dataclass
+class MoleculeFilterConfig:
+    """Which molecules a prior is trained on."""
+
+    elements: list[str] = MISSING  # symbols
+    min_heavy_atoms: int = MISSING
+    max_heavy_atoms: int = MISSING
+    max_tokens: int = MISSING  # of the canonical SMILES, END included
+    min_token_count: int = MISSING  # molecules that must have a token, or those that have it are left out
+    largest_fragment: bool = MISSING  # of a salt or mixture; false: such molecules are left out
+
+    def __post_init__(self) -> None:
+        if not self.elements:
+            raise ConfigError("filter.elements: must be symbols of elements, found none")
+        check_range("filter.min_heavy_atoms", self.min_heavy_atoms, low=1)
+        check_range("filter.max_heavy_atoms", self.max_heavy_atoms, low=self.min_heavy_atoms)
+        check_range("filter.max_tokens", self.max_tokens, low=2)
+        check_range("filter.min_token_count", self.min_token_count, low=1)
+
+
+@dataclass
+class PretrainConfig(TrainingConfig):
+    """A prior from a file of SMILES."""
+
+    data: str = MISSING  # a file of SMILES, plain or gzipped
+    filter: MoleculeFilterConfig = MISSING
+    spelling: Spelling = MISSING
+    validation_share: float = MISSING
+    network: NetworkConfig = MISSING
+    epochs: int = MISSING
+    batch_size: int = MISSING
+    evaluate_every: int | None = MISSING  # updates between validations; null: once an epoch
+    patience: int | None = MISSING  # validations without a better one before training stops; null: never
+    max_tokens: int = MISSING  # longest sequence that the prior is to draw, END included
+    report_samples: int = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("validation_share", self.validation_share, above=0, below=1)
+        check_range("epochs", self.epochs, low=1)
+        check_range("batch_size", self.batch_size, low=1)
+        if self.evaluate_every is not None:
+            check_range("evaluate_every", self.evaluate_every, low=1)
+        if self.patience is not None:
+            check_range("patience", self.patience, low=1)
+        check_range("max_tokens", self.max_tokens, low=self.filter.max_tokens, note=" (filter.max_tokens)")
+        check_range("report_samples", self.report_samples, low=1)
+        if isinstance(self.network, TransformerConfig):
+            check_range("network.positions", self.network.positions, low=self.max_tokens, note=" (max_tokens)")
+
+
 RUN_CONFIGS: dict[str, type[JobConfig]] = {
     "didactic": DidacticConfig,
     "llm": LlmConfig,
+    "chem.pretrain": PretrainConfig,
 }

@@ -53,6 +53,8 @@ OPTION_SCHEMAS = {  # by the name under which an option file of conf/shared asks
     "adaptive_beta_schema": schema.AdaptiveBetaConfig,
     "both_transforms_schema": schema.BothTransformsConfig,
     "both_schedules_schema": schema.BothSchedulesConfig,
+    "recurrent_schema": schema.RecurrentConfig,
+    "transformer_schema": schema.TransformerConfig,
     "local_launcher_schema": schema.LocalLauncherConfig,
     "slurm_launcher_schema": schema.SlurmLauncherConfig,
 }

@@ -15,7 +15,7 @@ def home(command: str) -> tuple[str, str]:
 
 
 def groups(package: str) -> list[str]:
-    """The groups that a command line can pick from, shared ones included; a package's other commands have none."""
+    """The groups that a command line can pick from, shared ones included; of PACKAGE.COMMAND those of its folder."""
     folders = [path.parent for folder in _homes(package) for path in folder.glob("*/*.yaml")]
     return sorted({folder.name for folder in folders})
 
@@ -45,7 +45,7 @@ def option_table(package: str) -> str:
 
 def _homes(command: str) -> list[Path]:
     package, name = home(command)
-    return [CONF / package, CONF / "shared"] if name == "config" else []
+    return [CONF / package, CONF / "shared"] if name == "config" else [CONF / package / name]
 
 
 def _files(package: str, group: str) -> list[Path]:

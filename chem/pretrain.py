@@ -1,0 +1,19 @@
+"""`python -m chem.pretrain data=FILE`: train a prior on SMILES."""
+
+from typing import TYPE_CHECKING
+
+from conf.schema import PretrainConfig
+from launch.app import start
+
+if TYPE_CHECKING:
+    from launch.run import Run
+
+
+def train(config: PretrainConfig, run: "Run") -> None:
+    from chem.pretraining import train as train_prior  # loads torch and RDKit
+
+    train_prior(config, run)
+
+
+if __name__ == "__main__":
+    start("chem.pretrain", PretrainConfig, train)

@@ -1,0 +1,1 @@
+"""MARA inside trainers of other libraries."""

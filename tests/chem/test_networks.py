@@ -1,0 +1,103 @@
+"""Networks over SMILES: probabilities, sampling, files; by enumerating sequences of a small vocabulary."""
+
+from itertools import product
+
+import pytest
+import torch
+
+from chem.networks import Prior, load_prior, make_network, sample, save_prior, token_logp
+from chem.tokenizer import END_ID, START_ID, Tokenizer
+from conf.schema import ConfigError, RecurrentConfig, TransformerConfig
+
+VOCABULARY = 4  # END, START and two others
+KINDS = {
+    "lstm": RecurrentConfig("lstm", layers=2, hidden=6, embedding=5, dropout=0.0),
+    "gru": RecurrentConfig("gru", layers=1, hidden=6, embedding=5, dropout=0.0),
+    "transformer": TransformerConfig("transformer", layers=2, width=8, heads=2, positions=8, dropout=0.0),
+}
+
+
+@pytest.fixture(params=KINDS)
+def network(request):
+    torch.manual_seed(1)
+    network = make_network(VOCABULARY, KINDS[request.param]).double().eval()
+    with torch.no_grad():
+        network.head.weight.mul_(3)  # far from uniform
+    return network
+
+
+def sequences(longest):
+    """Every sequence up to `longest` tokens: those that end, and those cut there."""
+    others = [i for i in range(VOCABULARY) if i != END_ID]
+    whole = [(*body, END_ID) for n in range(longest) for body in product(others, repeat=n)]
+    return whole + list(product(others, repeat=longest))
+
+
+def test_the_probabilities_of_all_sequences_sum_to_one(network):
+    rows = sequences(4)
+    tokens = torch.tensor([[*row, *[END_ID] * (4 - len(row))] for row in rows])
+    mask = torch.tensor([[t < len(row) for t in range(4)] for row in rows])
+    logp = token_logp(network, tokens, mask)
+    assert bool((logp <= 0).all()) and bool((logp[~mask] == 0).all())
+    total = logp.sum(-1).exp().sum()
+    torch.testing.assert_close(total, torch.ones_like(total))
+    # Control: with padding counted, as some implementations do, they do not.
+    padded = token_logp(network, tokens, torch.ones_like(mask)).sum(-1).exp().sum()
+    assert abs(padded.item() - 1) > 1e-3
+
+
+def test_a_drawn_token_is_the_inverse_cdf_of_its_uniform(network):
+    uniforms = torch.rand(200, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rollout = sample(network, uniforms)
+    start = torch.full_like(rollout.tokens[:, :1], START_ID)
+    logits = network.head(network.hidden(torch.cat([start, rollout.tokens[:, :-1]], 1)))  # all at once
+    upper = logits.softmax(-1).cumsum(-1).gather(-1, rollout.tokens.unsqueeze(-1)).squeeze(-1)
+    lower = upper - logits.softmax(-1).gather(-1, rollout.tokens.unsqueeze(-1)).squeeze(-1)
+    width = rollout.tokens.shape[1]
+
+    def inside(u):
+        return ((lower <= u + 1e-9) & (u <= upper + 1e-9))[rollout.mask].double().mean()
+
+    assert inside(uniforms[:, :width]) == 1
+    assert inside(1 - uniforms[:, :width]) < 0.7  # control
+    assert rollout.complete.tolist() == [END_ID in row for row in rollout.tokens[:, :5].tolist()]
+    assert rollout.complete.any() and not rollout.complete.all()
+
+
+def test_a_sequence_depends_on_its_own_uniforms_alone(network):
+    uniforms = torch.rand(30, 6, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    together = sample(network, uniforms)
+    for row in range(30):
+        alone = sample(network, uniforms[row : row + 1])
+        count = int(alone.mask.sum())
+        assert alone.tokens[0, :count].tolist() == together.tokens[row, :count].tolist()
+        assert int(together.mask[row].sum()) == count and bool(alone.complete[0]) == bool(together.complete[row])
+
+
+def test_sampled_frequencies_are_the_probabilities(network):
+    rows = sequences(2)
+    uniforms = torch.rand(20000, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    rollout = sample(network, uniforms)
+    tokens = torch.tensor([[*row, *[END_ID] * (2 - len(row))] for row in rows])
+    mask = torch.tensor([[t < len(row) for t in range(2)] for row in rows])
+    expected = token_logp(network, tokens, mask).sum(-1).exp()
+    seen = torch.tensor([float((rollout.tokens == row).all(-1).double().mean()) for row in tokens])
+    assert float((seen - expected).abs().max()) < 0.015
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prior_is_saved_and_loaded(tmp_path, kind):
+    tokenizer = Tokenizer.of(["C", "O"])
+    network = make_network(len(tokenizer), KINDS[kind]).eval()
+    save_prior(tmp_path, Prior(network, tokenizer, KINDS[kind], 8))
+    again = load_prior(tmp_path)
+    tokens, mask = tokenizer.encode_batch(["CO", "CCO", "O"])
+    assert torch.equal(token_logp(network, tokens, mask), token_logp(again.network, tokens, mask))
+    assert again.config == KINDS[kind] and again.max_tokens == 8 and again.tokenizer.tokens == tokenizer.tokens
+
+    (tmp_path / "vocabulary.json").write_text('["$", "^", "C"]')
+    with pytest.raises(ConfigError, match="must be a prior that was saved whole"):
+        load_prior(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"found no model\.safetensors"):
+        load_prior(tmp_path)

@@ -1,0 +1,50 @@
+"""SMILES tokens and vocabularies."""
+
+import pytest
+import torch
+
+from chem.tokenizer import Tokenizer, UnknownToken, split
+from conf.schema import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("smiles", "tokens"),
+    [
+        ("ClCBr", ["Cl", "C", "Br"]),
+        ("C[C@@H](N)C(=O)[O-]", ["C", "[C@@H]", "(", "N", ")", "C", "(", "=", "O", ")", "[O-]"]),
+        ("C%12CC%12", ["C", "%12", "C", "C", "%12"]),
+        ("B1rC", ["B", "1", "r", "C"]),
+        ("[Cl", ["[", "Cl"]),
+        ("", []),
+    ],
+)
+def test_a_smiles_is_split_into_tokens(smiles, tokens):
+    assert split(smiles) == tokens and "".join(tokens) == smiles
+
+
+def test_encoding_and_decoding_are_inverse(tmp_path):
+    smiles = ["CCO", "c1ccccc1Br", "C", "C[N+](C)(C)C"]
+    tokenizer = Tokenizer.of(token for one in smiles for token in split(one))
+    tokens, mask = tokenizer.encode_batch(smiles)
+    assert tokenizer.decode(tokens) == smiles
+    assert mask.sum(-1).tolist() == [len(split(one)) + 1 for one in smiles]
+    assert bool((tokens[~mask] == 0).all()) and bool((tokens[mask] == 0).sum() == len(smiles))
+    tokenizer.save(tmp_path / "vocabulary.json")
+    assert Tokenizer.load(tmp_path / "vocabulary.json").tokens == tokenizer.tokens
+    assert tokenizer.decode(torch.tensor([[2, 0, 3]])) == [tokenizer.tokens[2]]  # up to the first END
+
+
+def test_what_the_vocabulary_lacks_is_refused():
+    tokenizer = Tokenizer.of(["C", "O"])
+    for smiles in ("CN", "C$", "^C"):  # END and START are no part of a SMILES
+        with pytest.raises(UnknownToken, match="has no token"):
+            tokenizer.encode(smiles)
+    assert tokenizer.encode("CO") == [2, 3, 0]
+
+
+@pytest.mark.parametrize("content", ["{", "[1, 2]", '["C"]', '["$", "^", "C", "C"]', "{}"])
+def test_a_file_that_is_no_vocabulary_is_refused(tmp_path, content):
+    path = tmp_path / "vocabulary.json"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=r"vocabulary\.json: must be a JSON list of tokens"):
+        Tokenizer.load(path)
