@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from conf.schema import ConfigError, OptimizerConfig
+from launch import distributed
 from launch.engine import lr_factor
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam, as torch names them
@@ -54,6 +55,9 @@ class ZeroEngine:
         if not dist.is_initialized():  # one process alone
             backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        if device.type == "cuda":
+            os.environ["LOCAL_RANK"] = str(torch.cuda.current_device())  # DeepSpeed's word for the device to use
+        os.environ.setdefault("LOCAL_RANK", str(distributed.current().local_rank))
         self._whole = _empty_copy(module) if stage == 3 else module
         adamw = torch.optim.AdamW(
             [parameters[name] for name in self.names],
@@ -174,7 +178,8 @@ def import_deepspeed() -> Any:
     quieten()
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)  # which it calls
     try:
-        import deepspeed
+        with _no_stderr():  # its import links trial programs, and the linker says what is missing here
+            import deepspeed
     except ImportError as error:
         raise ConfigError(
             f"engine: must be none without DeepSpeed (pip install -e .[deepspeed] brings it; {error}), found zero"
@@ -182,6 +187,19 @@ def import_deepspeed() -> Any:
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # it would be compiled, for minutes; gloo will do
     return deepspeed
+
+
+@contextmanager
+def _no_stderr() -> Iterator[None]:
+    """What this process and its children write to their standard error goes nowhere."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def quieten() -> None:
