@@ -182,6 +182,8 @@ def launch(
                 outcomes.failed(f"job {job.number} ({' '.join(job.overrides)}): {failure}")
         # Hydra would raise at a failed one, before the report on the others.
         returned.append(JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED))
+    if outcomes is None and failures:
+        raise JobFailed("\n".join(failures.values()))
     return returned
 
 
