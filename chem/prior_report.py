@@ -9,15 +9,15 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from rdkit import Chem, rdBase
-from rdkit.Chem.Scaffolds import MurckoScaffold
 from rich.progress import track
 from rich.table import Table
 from scipy.stats import wasserstein_distance
 
 from chem.corpus import Corpus
-from chem.networks import Prior, Rollout, sample
+from chem.networks import Prior, sample
 from chem.oracles.base import Molecule
 from chem.oracles.properties import PROPERTIES
+from chem.scoring import canonical_forms, murcko
 from launch.record import read_jsonl
 from launch.run import Run, console
 from launch.streams import rollout_uniforms
@@ -51,20 +51,8 @@ def draw(prior: Prior, count: int, seed: int) -> list[str]:
     for first in track(firsts, "sampling", console=console, transient=True, disable=quiet):
         rows = list(range(first, min(first + SAMPLE_BATCH, count)))
         uniforms = rollout_uniforms(seed, 0, [0] * len(rows), rows, prior.max_tokens)
-        found += written(prior, sample(prior.network, uniforms))
+        found += prior.written(sample(prior.network, uniforms))
     return found
-
-
-def written(prior: Prior, rollout: Rollout) -> list[str]:
-    """The SMILES of a rollout; one that was cut at the longest length is no SMILES and comes as ""."""
-    smiles = prior.tokenizer.decode(rollout.tokens)
-    return [one if whole else "" for one, whole in zip(smiles, rollout.complete.tolist(), strict=True)]
-
-
-def canonical(smiles: str) -> str | None:
-    """Canonical SMILES, None for what is no molecule; the empty string is none."""
-    molecule = Chem.MolFromSmiles(smiles) if smiles else None
-    return None if molecule is None or not molecule.GetNumAtoms() else Chem.MolToSmiles(molecule)
 
 
 def describe(smiles: Sequence[str]) -> Molecules:
@@ -74,7 +62,7 @@ def describe(smiles: Sequence[str]) -> Molecules:
     values: dict[str, list[float]] = {name: [] for name in functions}
     for one in smiles:
         molecule = Chem.MolFromSmiles(one)
-        scaffolds.add(MurckoScaffold.MurckoScaffoldSmiles(mol=molecule))
+        scaffolds.add(murcko(one))
         for name, function in functions.items():
             values[name].append(float(function(Molecule(molecule))))  # type: ignore[arg-type]
     return Molecules(list(smiles), scaffolds, {name: np.array(column) for name, column in values.items()})
@@ -89,7 +77,7 @@ def compare(drawn: Sequence[str], training: Sequence[str], seed: int) -> tuple[d
     sides, and the Wasserstein-1 distance in standard deviations of the training set's.
     """
     with rdBase.BlockLogs():
-        valid = [smiles for smiles in map(canonical, drawn) if smiles is not None]
+        valid = [smiles for smiles in canonical_forms(drawn) if smiles is not None]
         unique = list(dict.fromkeys(valid))
         chosen = np.random.default_rng(seed).permutation(len(training))[: max(len(unique), 1)]
         sampled, reference = describe(unique), describe([training[row] for row in chosen])

@@ -858,7 +858,7 @@ class LoraConfig:
 class ModelConfig:
     """A causal language model and how to load it."""
 
-    name_or_path: str = MISSING  # a folder, a hub name, or tiny: built and pretrained here
+    name_or_path: str = MISSING  # a folder, a hub name, or one built and pretrained here: tiny, tiny_many, ...
     dtype: str = MISSING
     device: str = MISSING
     chat_template: dict[str, Any] = field(default_factory=dict)  # switches passed to the chat template
@@ -890,14 +890,14 @@ class TaskConfig:
 class SourceConfig:
     """A data set: a hub name, or a JSON, JSON Lines or Parquet file in `data.root`."""
 
-    path: str = MISSING
-    subset: str | None = None  # of a data set of a hub that has several
-    split: str = "train"
-    count: int | None = None  # records to use, chosen by `seed`; null: all
+    path: str | None = MISSING  # null: none
+    subset: str | None = MISSING  # of a data set of a hub that has several
+    split: str = MISSING
+    count: int | None = MISSING  # records to use, chosen by `seed`; null: all
 
     def check(self, key: str) -> None:
-        if not self.path:
-            raise ConfigError(f"{key}.path: must be a file or a hub name, found ''")
+        if self.path == "":
+            raise ConfigError(f"{key}.path: must be a file, a hub name or null, found ''")
         if self.count is not None:
             check_range(f"{key}.count", self.count, low=1)
 
@@ -907,13 +907,12 @@ class DataConfig:
     """What a task reads; its own files say what a record must have."""
 
     root: str | None = MISSING  # folder of files with a relative path; null: MARA_DATA
-    train: SourceConfig | None = None
-    evaluation: SourceConfig | None = None
+    train: SourceConfig = MISSING
+    evaluation: SourceConfig = MISSING
 
     def __post_init__(self) -> None:
-        for name, source in (("train", self.train), ("evaluation", self.evaluation)):
-            if source is not None:
-                source.check(f"data.{name}")
+        self.train.check("data.train")
+        self.evaluation.check("data.evaluation")
 
 
 @dataclass
@@ -924,33 +923,51 @@ class RewardPartConfig:
     model: str | None = None  # a folder, a hub name, or one made here: tiny_reward, tiny_reward_other
     weight: float = 1.0
 
-    def check(self, key: str) -> None:
-        if (self.function is None) == (self.model is None):
-            raise ConfigError(
-                f"{key}: must have either function or model, found function={show(self.function)}, "
-                f"model={show(self.model)}"
-            )
-        if not (math.isfinite(self.weight) and self.weight != 0):
-            raise ConfigError(f"{key}.weight: must be finite and not 0, found {self.weight}")
-
 
 @dataclass
 class RewardConfig:
-    """What scores completions: the weighted sum of `parts`, or the task's own reward where there are none."""
+    """What scores completions: the weighted sum of `parts`, or the task's own reward where there are none.
 
-    parts: dict[str, RewardPartConfig] = field(default_factory=dict)
-    evaluation: dict[str, RewardPartConfig] = field(default_factory=dict)  # computed in evaluation, never trained on
+    Parts are by name, each with the keys of RewardPartConfig; not typed as such, since Hydra then could not add one.
+    """
+
+    parts: dict[str, Any] = MISSING
+    evaluation: dict[str, Any] = MISSING  # computed in evaluation, never trained on
     on_failure: RewardFailure = MISSING  # an exception, or a value that is not finite
     batch_size: int = MISSING  # conversations in one forward pass of a reward model
 
     def __post_init__(self) -> None:
         check_range("reward.batch_size", self.batch_size, low=1)
-        for group, parts in (("parts", self.parts), ("evaluation", self.evaluation)):
-            for name, part in parts.items():
-                part.check(f"reward.{group}.{name}")
+        self.parts = {name: reward_part(f"reward.parts.{name}", part) for name, part in self.parts.items()}
+        self.evaluation = {
+            name: reward_part(f"reward.evaluation.{name}", part) for name, part in self.evaluation.items()
+        }
         both = sorted(set(self.parts) & set(self.evaluation))
         if both:
             raise ConfigError(f"reward.evaluation: must have other names than reward.parts, found {both[0]} in both")
+
+
+def reward_part(key: str, given: Any) -> RewardPartConfig:
+    """A checked part of the reward, from its mapping."""
+    allowed = [f.name for f in fields(RewardPartConfig)]
+    if not isinstance(given, dict):
+        raise ConfigError(f"{key}: must be a mapping of {', '.join(allowed)}, found {show(given)}")
+    for name in given:
+        if name not in allowed:
+            raise ConfigError(f"{key}.{name}: no such key; allowed: {', '.join(allowed)}; found {name}")
+    part = RewardPartConfig(**given)
+    for name, value in (("function", part.function), ("model", part.model)):
+        if value is not None and (not isinstance(value, str) or not value):
+            raise ConfigError(f"{key}.{name}: must be text or null, found {show(value)}")
+    if (part.function is None) == (part.model is None):
+        raise ConfigError(
+            f"{key}: must have either function or model, found function={show(part.function)}, "
+            f"model={show(part.model)}"
+        )
+    number = isinstance(part.weight, int | float) and not isinstance(part.weight, bool)
+    if not number or not math.isfinite(part.weight) or part.weight == 0:
+        raise ConfigError(f"{key}.weight: must be a finite number and not 0, found {show(part.weight)}")
+    return part
 
 
 @dataclass
@@ -1180,8 +1197,120 @@ class PretrainConfig(TrainingConfig):
             check_range("network.positions", self.network.positions, low=self.max_tokens, note=" (max_tokens)")
 
 
+class Duplicates(Enum):
+    keep = "keep"
+    drop = "drop"
+    zero = "zero"
+
+
+@dataclass
+class ReplayConfig:
+    """What is learnt from again: the best molecules so far."""
+
+    size: int = MISSING  # molecules remembered; 0: none
+    sample: int = MISSING  # of them that join each batch
+    augmentations: int = MISSING  # updates after each step with batch and memory spelled anew
+    purge: bool = MISSING  # forget molecules that the diversity filter penalises
+
+    def __post_init__(self) -> None:
+        check_range("replay.size", self.size, low=0)
+        check_range("replay.sample", self.sample, low=0, high=self.size, note=" (replay.size)")
+        check_range("replay.augmentations", self.augmentations, low=0)
+
+
+@dataclass
+class DiversityFilterConfig:
+    """Which molecules share a bucket, and what they lose by it; `chem.filters`."""
+
+    name: str = MISSING
+    penalty: str = MISSING
+    bucket_size: int = MISSING
+    min_score: float = MISSING  # raw score from which a molecule enters a bucket
+    min_similarity: float = MISSING  # of scaffolds in one bucket, with name=similarity
+
+    def __post_init__(self) -> None:
+        key = "diversity_filter"
+        check_choice(f"{key}.name", self.name, ("none", "identical_murcko", "topological", "similarity"))
+        check_choice(f"{key}.penalty", self.penalty, ("step", "sigmoid", "linear", "tanh"))
+        check_range(f"{key}.bucket_size", self.bucket_size, low=1)
+        check_range(f"{key}.min_score", self.min_score, low=0, high=1)
+        check_range(f"{key}.min_similarity", self.min_similarity, low=0, high=1)
+
+
+@dataclass
+class StopConfig:
+    """When a run ends before its steps and its budget do; shares over the last `window` steps, null: never."""
+
+    window: int = MISSING
+    min_validity: float | None = MISSING  # of the samples
+    min_uniqueness: float | None = MISSING  # distinct molecules among the valid of a batch
+    min_scaffolds: float | None = MISSING  # distinct scaffolds among the valid of a batch
+    max_repeats: float | None = MISSING  # of the valid, met in an earlier step
+
+    def __post_init__(self) -> None:
+        check_range("stop.window", self.window, low=1)
+        for key in ("min_validity", "min_uniqueness", "min_scaffolds", "max_repeats"):
+            if getattr(self, key) is not None:
+                check_range(f"stop.{key}", getattr(self, key), low=0, high=1)
+
+
+@dataclass
+class ChemConfig(RunConfig):
+    """Post-training of a prior over SMILES."""
+
+    prior: str = MISSING  # shipped, or a folder that chem.pretrain or chem.convert wrote
+    oracle: OracleConfig = MISSING
+    loss: str = MISSING
+    batch_size: int = MISSING  # one group
+    budget: int | None = MISSING  # distinct molecules that the oracle is asked about
+    duplicates: Duplicates = MISSING
+    replay: ReplayConfig = MISSING
+    diversity_filter: DiversityFilterConfig = MISSING
+    stop: StopConfig = MISSING
+    cache: str | None = MISSING  # of the oracle's results: shared, a file, or null for none
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("batch_size", self.batch_size, low=1 if self.advantage is Advantage.no_baseline else 2)
+        if self.budget is not None:
+            check_range("budget", self.budget, low=1)
+        if self.transform.name == "darling" and (self.replay.sample or self.replay.augmentations):
+            raise ConfigError(
+                "replay: must be off with transform=darling, whose diversity is of the batch alone, found "
+                f"sample={self.replay.sample} and augmentations={self.replay.augmentations}"
+            )
+        if self.diversity_filter.name == "none" and self.replay.purge:
+            raise ConfigError("replay.purge: must be false with diversity_filter.name=none, found true")
+        check_choice("loss", self.loss, ("policy_gradient", "reinvent"))
+        if self.loss == "reinvent":
+            self._check_reinvent()
+
+    def _check_reinvent(self) -> None:
+        """REINVENT's loss is the policy gradient without a baseline, sequence KL reverse and in the reward."""
+        o = self.objective
+        needed: dict[str, tuple[Any, Any]] = {
+            "objective.direction": (o.direction, Direction.reverse),
+            "objective.level": (o.level, Level.sequence),
+            "objective.placement": (o.placement, Placement.reward),
+            "objective.entropy_coef": (o.entropy_coef, 0),
+            "objective.length_normalised": (o.length_normalised, False),
+            "objective.gamma": (o.gamma, 1),
+            "objective.mask_tied": (o.mask_tied, False),
+            "advantage": (self.advantage, Advantage.no_baseline),
+        }
+        for key, (found, allowed) in needed.items():
+            if found != allowed:
+                found, allowed = (getattr(value, "name", value) for value in (found, allowed))
+                raise ConfigError(f"{key}: must be {show(allowed)} with loss=reinvent, found {show(found)}")
+        if not o.beta > 0:
+            raise ConfigError(f"objective.beta: must be > 0 with loss=reinvent (sigma is 1 / beta), found {o.beta}")
+        if self.transform.name not in ("identity", "mara"):
+            raise ConfigError(f"transform: must be identity or mara with loss=reinvent, found {self.transform.name}")
+
+
 RUN_CONFIGS: dict[str, type[JobConfig]] = {
     "didactic": DidacticConfig,
     "llm": LlmConfig,
+    "chem": ChemConfig,
     "chem.pretrain": PretrainConfig,
 }

@@ -7,12 +7,14 @@ from typing import Any
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 
 from conf.schema import RUN_CONFIGS, ConfigError
 from launch.app import check, register
 from launch.explain import explain
 from launch.groups import home
+
+LAUNCHER_KEYS = ("nodes", "tasks_per_node", "gpus_per_node", "mem_gb")  # those that say what a rank has
 
 
 def compose(
@@ -46,6 +48,28 @@ def _compose(package: str, overrides: tuple[str, ...], flags: tuple[str, ...], c
                 check(package, config)
             container: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
             return container
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(explain(error, package)) from error
+
+
+def compose_typed(package: str, overrides: Sequence[str]) -> tuple[Any, Mapping[str, Any]]:
+    """The typed configuration of a run, and its launcher's keys.
+
+    Raises:
+        ConfigError: it cannot be composed, or cannot be run with.
+    """
+    register(package, RUN_CONFIGS[package])
+    GlobalHydra.instance().clear()
+    try:
+        folder, config_name = home(package)
+        with initialize_config_module(f"conf.{folder}", version_base="1.3", job_name=package):
+            config = hydra_compose(config_name, overrides=list(overrides), return_hydra_config=True)
+        launcher = {key: config.hydra.launcher.get(key) for key in LAUNCHER_KEYS}
+        with open_dict(config):
+            del config["hydra"]
+        return check(package, config), {key: value for key, value in launcher.items() if value is not None}
     except ConfigError:
         raise
     except Exception as error:

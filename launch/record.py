@@ -194,6 +194,12 @@ def user_path(path: str) -> Path:
     return Path(os.environ.get("MARA_CWD", "")) / path
 
 
+def cache_folder() -> Path:
+    """What runs share and can be made again: MARA_CACHE, or .cache/mara in the home folder."""
+    root = os.environ.get("MARA_CACHE")
+    return Path(root) if root else Path.home() / ".cache" / "mara"
+
+
 @contextmanager
 def one_line_errors(command: str) -> Iterator[None]:
     """A mistake of the user's ends the command with one line and status 1; a bug keeps its traceback."""

@@ -50,7 +50,7 @@ class Models(NamedTuple):
 
 
 def load_models(config: ModelConfig, seed: int = 0) -> Models:
-    """Everything through `from_pretrained`; `tiny` is built first, or found in the cache.
+    """Everything through `from_pretrained`; `tiny` and the like are built first, or found in the cache.
 
     Args:
         seed: of an adapter's first weights.
@@ -89,10 +89,8 @@ def load_models(config: ModelConfig, seed: int = 0) -> Models:
 
 def _find(name: str) -> str:
     """What `from_pretrained` takes for model.name_or_path."""
-    if name == "tiny":
-        from llm.tiny import tiny_model
-
-        return str(tiny_model())
+    if name.startswith("tiny"):
+        return _made_here(name)
     return str(user_path(name)) if user_path(name).is_dir() else name
 
 
@@ -214,6 +212,13 @@ def keep_no_activations(policy: PreTrainedModel) -> None:
             layer.training = torch.is_grad_enabled()
 
     body.register_forward_pre_hook(in_passes_with_gradient)
+
+
+def _made_here(name: str) -> str:
+    """Folder of a model of `llm.tiny`, or the name itself where it is none."""
+    from llm.tiny import POLICIES, tiny_model
+
+    return str(tiny_model(name)) if name in POLICIES else name
 
 
 @torch.no_grad()

@@ -21,11 +21,16 @@ SMOOTHING = 12  # steps in a point of a curve
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 
 
-def report_run(run: Run, base: Mapping[str, Any], trained: Mapping[str, Any]) -> None:
-    """summary.json, the closing table and figure.png of one run."""
+def report_run(
+    run: Run, base: Mapping[str, Any], trained: Mapping[str, Any], data: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """summary.json, the closing table and figure.png of one run.
+
+    data: of each data set its origin, hash and number of records.
+    """
     metrics = read_jsonl(run.folder / "metrics.jsonl")
     ratios = {key: _last(metrics, f"collapse/{key}") for key in ("observed_log_ratio", "predicted_log_ratio")}
-    run.finish({**trained, **ratios, "base": base})
+    run.finish({**trained, **ratios, "base": base, **({"data": data} if data else {})})
     console.print(answer_table([("base", base), ("run", {**trained, **ratios})]))
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     draw_training(left, metrics, base)
@@ -130,13 +135,15 @@ def draw_training(axes: Axes, metrics: Sequence[Mapping[str, Any]], base: Mappin
     Shares of the listed answers; or, of a group: correct share, coverage and the share of the commonest answer; or,
     where there is no right and wrong, the reward and the commonest answer's share.
     """
-    counted = {"correct": "correct"} | {key: key.replace("share/", "answer ") for key in base if "share/" in key}
+    counted = {"correct": "correct"} | {
+        key: key.replace("share/", "answer ") for key in base if key.startswith("share/")
+    }
     if len(counted) == 1:
         counted |= {"coverage": "coverage, of a group", "answers/top_share": "commonest answer, of a group"}
+    logged = {key for row in metrics for key in row}
+    counted = {key: label for key, label in counted.items() if key in logged}
     for colour, (key, label) in zip(COLOURS, counted.items(), strict=False):
         steps, values = smoothed(metrics, key)
-        if not steps:
-            continue
         comparable = key == "correct" or key.startswith("share/")
         if comparable:
             steps, values = [0, *steps], [base[key], *values]

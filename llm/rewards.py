@@ -188,6 +188,11 @@ class ModelReward:
 
 
 def _model_folder(name: str) -> str:
+    if name.startswith("tiny"):
+        from llm.tiny import REWARDS, tiny_model
+
+        if name in REWARDS:
+            return str(tiny_model(name))
     folder = user_path(name)
     return str(folder) if folder.is_dir() else name
 

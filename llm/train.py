@@ -73,7 +73,8 @@ def train(config: LlmConfig, run: Run) -> None:
     engine = make_engine(config.engine.name, models.policy, config.optimizer, config.steps, shared=True)
     watch = CollapseWatch()
     values = Values(beta=config.objective.beta, warned_of_failure=False)
-    run.keep({"reference": reference_hash, **reward.identity}, engine=engine, watch=watch, values=values)
+    data = {f"data/{name}": records.sha256 for name, records in task.data.items()}
+    run.keep({"reference": reference_hash, **reward.identity, **data}, engine=engine, watch=watch, values=values)
     further = make_evaluation_reward(config.reward, task, models.eos_ids.device, models.policy.dtype)
     with engine.gather() as policy, models.as_reference(policy) as reference:
         base = evaluate_policy(reference, models, task, reward, further, config)
@@ -100,7 +101,7 @@ def train(config: LlmConfig, run: Run) -> None:
             save_policy(policy, models.tokenizer, config.model, run.folder)
         trained = evaluate_policy(policy, models, task, reward, further, config)
     if run.is_main:
-        report_run(run, base, trained)
+        report_run(run, base, trained, {name: records.facts() for name, records in task.data.items()})
 
 
 def train_step(

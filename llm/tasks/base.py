@@ -2,10 +2,12 @@
 
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Self
 
 from conf.schema import ConfigError, LlmConfig
+from llm.data import Records
 from llm.prompts import Chat
 
 
@@ -15,10 +17,12 @@ class Task(ABC):
     correct_reward: a completion with at least this raw reward is correct in tables and pictures; None: there is no
         right and wrong, and every completion counts as an answer.
     answers: the answers whose shares are shown; () where they are not known beforehand.
+    data: the data sets that were read, by name; a run's record says which.
     """
 
     correct_reward: float | None = 1.0
     answers: tuple[str, ...] = ()
+    data: Mapping[str, Records] = MappingProxyType({})
 
     @classmethod
     def load(cls, config: LlmConfig) -> Self:

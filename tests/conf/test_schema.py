@@ -61,15 +61,20 @@ def checkpoint(**changes):
 
 
 def reward(**changes):
-    return schema.RewardConfig(**{"on_failure": schema.RewardFailure.stop, "batch_size": 8, **changes})
+    values = {"parts": {}, "evaluation": {}, "on_failure": schema.RewardFailure.stop, "batch_size": 8}
+    return schema.RewardConfig(**{**values, **changes})
 
 
-def part(**values):
-    return {"p": schema.RewardPartConfig(**values)}
+def part(name="p", **values):
+    return {name: values}
 
 
 def source(**changes):
-    return schema.SourceConfig(**{"path": "a.jsonl", **changes})
+    return schema.SourceConfig(**{"path": None, "subset": None, "split": "train", "count": None, **changes})
+
+
+def data(**changes):
+    return schema.DataConfig(**{"root": None, "train": source(), "evaluation": source(), **changes})
 
 
 def llm(**changes):
@@ -88,7 +93,7 @@ def llm(**changes):
         **{"engine": schema.EngineConfig(name="torch"), "task": schema.TaskConfig(name="one_two")},
         **{"model": schema.ModelConfig(name_or_path="tiny", dtype="auto", device="auto"), "writers": []},
         **{"resume": schema.Resume.auto, "checkpoint": checkpoint()},
-        **{"data": schema.DataConfig(root=None), "reward": reward()},
+        **{"data": data(), "reward": reward()},
     }
     return schema.LlmConfig(**{**values, **changes})
 
@@ -211,18 +216,22 @@ RULES = [  # what is refused, the key it names, its legal neighbour
     (
         lambda: reward(parts=part(model="c"), evaluation=part(model="d")),
         "reward.evaluation",
-        lambda: reward(parts=part(model="c"), evaluation={"q": schema.RewardPartConfig(model="d")}),
+        lambda: reward(parts=part(model="c"), evaluation=part("q", model="d")),
+    ),
+    (lambda: reward(parts={"p": "a:b"}), "reward.parts.p", lambda: reward(parts=part(function="a:b"))),
+    (lambda: reward(parts=part(model=3)), "reward.parts.p.model", lambda: reward(parts=part(model="3"))),
+    (
+        lambda: reward(parts=part(model="c", wight=1)),
+        "reward.parts.p.wight",
+        lambda: reward(parts=part(model="c", weight=1)),
     ),
     (
-        lambda: schema.DataConfig(root=None, train=source(path="")),
-        "data.train.path",
-        lambda: schema.DataConfig(root=None, train=source()),
+        lambda: reward(parts=part(model="c", weight="x")),
+        "reward.parts.p.weight",
+        lambda: reward(parts=part(model="c", weight=0.5)),
     ),
-    (
-        lambda: schema.DataConfig(root=None, evaluation=source(count=0)),
-        "data.evaluation.count",
-        lambda: schema.DataConfig(root=None, evaluation=source(count=1)),
-    ),
+    (lambda: data(train=source(path="")), "data.train.path", lambda: data(train=source(path="a.jsonl"))),
+    (lambda: data(evaluation=source(count=0)), "data.evaluation.count", lambda: data(evaluation=source(count=1))),
     (lambda: mara(algorithm="3"), "transform.algorithm", lambda: mara(algorithm="2")),
     (lambda: mara(value=None), "transform.threshold.value", lambda: mara(value=0.0)),
     (lambda: llm(writers=["tensorbord"]), "writers", lambda: llm(writers=["wandb", "tensorboard"])),

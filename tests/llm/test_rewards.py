@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from conf.schema import ConfigError, RewardConfig, RewardFailure, RewardPartConfig
+from conf.schema import ConfigError, RewardConfig, RewardFailure
 from core.objective import make_objective
 from launch.engine import make_engine
 from llm.prompts import encode_chats
@@ -30,7 +30,8 @@ def length(prompts, completions):
 
 def reward_config(on_failure=STOP, batch_size=8, **parts):
     return RewardConfig(
-        parts={name: RewardPartConfig(**part) for name, part in parts.items()},
+        parts=parts,
+        evaluation={},
         on_failure=on_failure,
         batch_size=batch_size,
     )

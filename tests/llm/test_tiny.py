@@ -1,26 +1,30 @@
+import random
 import time
 
+import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from llm import corpora
 from llm.logp import completion_logp
 from llm.prompts import encode_chats, pad_completions
-from llm.tasks.one_two import OneTwo
-from llm.tiny import RECIPE, tiny_model
+from llm.rewards import ModelReward
+from llm.tasks.one_two import PROMPT, OneTwo
+from llm.tiny import RECIPES, REWARDS, recipe_hash, tiny_data, tiny_model
 
 
-def answer_probability(folder, texts):
+def answer_probability(folder, texts, chats=None):
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     ids = [[*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id] for text in texts]
     tokens, mask = pad_completions(ids, tokenizer.pad_token_id)
     with torch.no_grad():
-        logp = completion_logp(model, encode_chats(tokenizer, OneTwo().prompts()), tokens, mask)
+        logp = completion_logp(model, encode_chats(tokenizer, chats or OneTwo().prompts()), tokens, mask)
     return dict(zip(texts, logp.sum(-1).exp().tolist(), strict=True))
 
 
 def test_the_tiny_model_is_biased_as_the_task_needs(tiny_folder):
     """Exact probabilities, by scoring; the answers it was taught are nearly all that it says."""
-    share = answer_probability(tiny_folder, list(RECIPE["answers"]))
+    share = answer_probability(tiny_folder, list(corpora.one_two()[PROMPT]))
     assert 0.65 <= share["<answer>1</answer>"] <= 0.75
     assert 0.08 <= share["<answer>2</answer>"] <= 0.12
     assert sum(share.values()) > 0.98
@@ -39,7 +43,47 @@ def test_it_is_cached_by_content(tiny_folder, monkeypatch):
     start = time.perf_counter()
     assert tiny_model() == tiny_folder
     assert time.perf_counter() - start < 1
-    monkeypatch.setitem(RECIPE, "seed", 1)
-    from llm.tiny import _recipe_hash
+    hashes = {name: recipe_hash(name) for name in RECIPES}
+    assert len(set(hashes.values())) == len(RECIPES)
+    monkeypatch.setitem(RECIPES["tiny_creative"], "seed", 7)
+    changed = {name for name in RECIPES if recipe_hash(name) != hashes[name]}
+    assert changed == {"tiny_creative", "tiny_reward", "tiny_reward_other"}  # a reward model starts from its policy
 
-    assert _recipe_hash() not in tiny_folder.name
+
+def test_a_data_set_is_written_once_and_by_content(monkeypatch, tmp_path):
+    monkeypatch.setenv("MARA_CACHE", str(tmp_path))
+    file = tiny_data("data.train", "tiny_maths_train")
+    assert file == tiny_data("data.train", "tiny_maths_train") and len(file.read_text().splitlines()) == 108
+    assert file.parent != tiny_data("data.train", "tiny_maths_evaluation").parent
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tiny_many", "tiny_maths"])
+def test_a_policy_says_what_its_corpus_says(name, tiny_folder):
+    """Exact probabilities, by scoring: close to the corpus's for some prompts, and little else is said."""
+    corpus = corpora.CORPORA[name]()
+    folder = tiny_model(name)
+    for prompt in list(corpus)[:: len(corpus) // 4]:
+        share = answer_probability(folder, list(corpus[prompt]), [[{"role": "user", "content": prompt}]])
+        assert sum(share.values()) > 0.9
+        if name == "tiny_many":
+            assert all(abs(share[text] - p) < 0.5 * p + 0.01 for text, p in corpus[prompt].items())
+
+
+@pytest.mark.slow
+def test_a_reward_model_has_learnt_its_raters_taste_and_not_the_others(tiny_folder):
+    """Correlation with the points of the rater it learnt from, on fresh texts; and with the other's."""
+    generator = random.Random(9)
+    compared = [(topic, text) for topic, *pair in corpora.comparisons(generator, 150) for text in pair]
+    chats = [[{"role": "user", "content": corpora.topic_prompt(topic)}] for topic, _ in compared]
+    points = {name: [rater.quality(*some) for some in compared] for name, rater in corpora.RATERS.items()}
+    for name in REWARDS:
+        reward = ModelReward("reward.parts.m", name, torch.device("cpu"), torch.float32, 64)
+        found = reward(chats, [text for _, text in compared])
+        (other,) = set(REWARDS) - {name}
+        own, others = (correlation(found, points[some]) for some in (name, other))
+        assert own > 0.9 and others < own - 0.05
+
+
+def correlation(a, b):
+    return float(torch.corrcoef(torch.tensor([a, b], dtype=torch.float64))[0, 1])

@@ -1,0 +1,26 @@
+"""`python -m chem experiment=NAME`: post-train a prior over SMILES."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from conf.schema import ChemConfig
+from launch.app import start
+
+if TYPE_CHECKING:
+    from launch.run import Run
+
+
+def train(config: ChemConfig, run: "Run") -> None:
+    from chem.train import train as train_policy  # loads torch and RDKit
+
+    train_policy(config, run)
+
+
+def report(runs: list[Path], folder: Path) -> None:
+    from chem.report import report_sweep
+
+    report_sweep(runs, folder)
+
+
+if __name__ == "__main__":
+    start("chem", ChemConfig, train, report)

@@ -1,0 +1,149 @@
+"""Memory foretold: against the model's own sizes, the passes that training makes, and peaks measured in real runs."""
+
+import json
+import math
+import re
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, Qwen3Config
+
+from llm.plan import Setting, estimate, halves, largest_pass, main, model_shape, needed, pass_peak, way_out
+from llm.prompts import Prompts
+from llm.train import plan_passes
+
+SIZES = {"hidden_size": 128, "intermediate_size": 384, "num_attention_heads": 4, "num_key_value_heads": 2}
+
+
+def setting(layers=4, vocabulary=1024, **changes):
+    config = Qwen3Config(**SIZES, head_dim=32, num_hidden_layers=layers, vocab_size=vocabulary)
+    values = {
+        **{"engine": "torch", "ranks": 1, "cuda": False, "width": 4, "prompts": 8, "group": 4, "prompt_tokens": 100},
+        **{"new_tokens": 50, "micro_batch": 8, "tokens_a_pass": None, "evaluated": 4},
+    }
+    return Setting(model=config.to_json_string(use_diff=False), **values | changes)
+
+
+def test_parameters_are_those_of_the_model_that_is_loaded(tiny_folder):
+    config = json.dumps(json.loads((tiny_folder / "config.json").read_text()))
+    model = AutoModelForCausalLM.from_pretrained(tiny_folder)
+    shape = model_shape(replace(setting(), model=config))
+    assert shape.parameters == sum(p.numel() for p in model.parameters())
+    assert shape.largest == max(p.numel() for p in model.parameters())
+    assert shape.cache == 2 * 2 * 2 * 16 * 4  # key and value, layers, heads, their width, bytes
+    assert shape.parameters != shape.largest  # control
+
+
+@pytest.mark.parametrize("tokens", [300, 1000])
+def test_a_layer_keeps_what_is_written_in_the_guide(tokens):
+    """6 D + 4 I + 4 (H + K) d numbers a token: the peaks of models of 5 and of 4 layers differ by one layer's."""
+    D, inner, heads, d = 128, 384, 4 + 2, 32
+    more, fewer = (pass_peak(setting(layers), tokens, tokens, True) for layers in (5, 4))
+    weights = more.gradients - fewer.gradients
+    assert weights == 4 * (3 * D * inner + 2 * D * heads * d + 2 * D + 2 * d)
+    kept = (more.bytes - fewer.bytes - weights) / (4 * tokens)
+    assert kept == pytest.approx(6 * D + 4 * inner + 4 * heads * d, rel=0.01)
+    assert kept != pytest.approx(6 * D + 3 * inner + 4 * heads * d, rel=0.01)  # control: one MLP tensor fewer
+    without = [pass_peak(setting(layers), tokens, 0, False).bytes for layers in (5, 4)]
+    assert without[0] == without[1]  # nothing is kept without a gradient
+
+
+def test_the_largest_pass_is_that_of_training():
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(low, high):
+        return int(torch.randint(low, high, (), generator=generator))
+
+    for _ in range(300):
+        P, G, L, T = draw(1, 5), draw(2, 7), draw(1, 40), draw(2, 30)
+        cap = None if draw(0, 3) == 0 else draw(20, 800)
+        case = setting(prompts=P, group=G, prompt_tokens=L, new_tokens=T, micro_batch=draw(1, 20), tokens_a_pass=cap)
+        prompts = Prompts(torch.zeros(P, L, dtype=torch.long), torch.ones(P, L, dtype=torch.bool))
+        config = SimpleNamespace(group_size=G, micro_batch=case.micro_batch, micro_batch_tokens=cap)
+        passes = plan_passes(prompts, torch.ones(P * G, T, dtype=torch.bool), config)
+        counts = [(p.prompts.stop - p.prompts.start, p.rows.stop - p.rows.start) for p in passes]
+        largest = max((g * L + rows * (T - 1), rows * T) for g, rows in counts)
+        assert largest_pass(case) == (*largest, len(passes) > 1), (case, counts)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 8])
+def test_each_stage_shares_out_one_thing_more(ranks):
+    """The table of the ZeRO paper (Rajbhandari et al. 2020, arXiv:1910.02054), in bfloat16 on GPUs."""
+    common = {"ranks": ranks, "cuda": True, "width": 2}
+    W = model_shape(setting(**common)).parameters
+
+    def static(engine):
+        phase = estimate(setting(engine=engine, **common))["reference"]
+        return phase["policy"] + phase["master weights"] + phase["Adam's moments"]
+
+    assert static("torch") == 2 * W + 4 * W  # moments as wide as the parameters, no master weights
+    assert static("zero1") == static("zero2") == pytest.approx(2 * W + 12 * W / ranks, rel=1e-3)
+    assert static("zero3") == pytest.approx((2 * W + 12 * W) / ranks, rel=1e-3)
+    assert static("zero3_offload") == 0
+    zero1, zero2 = (estimate(setting(engine=engine, **common))["update"] for engine in ("zero1", "zero2"))
+    assert zero1["gradients"] - zero2["gradients"] == 2 * W
+
+
+def test_the_prompt_is_kept_once_and_the_rows_cache_doubles():
+    def cache(**changes):
+        case = setting(group=4, prompts=2, **changes)
+        return estimate(case)["sampling"]["keys and values"] / model_shape(case).cache
+
+    assert cache(prompt_tokens=100, new_tokens=50) == 2 * 100 + 8 * 50
+    assert cache(prompt_tokens=100, new_tokens=300) == 2 * 100 + 8 * (300 + 256)
+
+
+def test_the_way_out_fits_and_is_the_smallest_change():
+    case = setting(micro_batch=32)
+    room = needed(replace(case, micro_batch=8))
+    assert way_out(case, room) == "micro_batch=8 (now 32)"
+    assert needed(replace(case, micro_batch=16)) > room  # control
+    weights = setting(micro_batch=1, new_tokens=2, vocabulary=400_000)
+    words = way_out(weights, 0.7 * needed(weights))
+    engine, ranks = re.fullmatch(r"engine=(\w+) \(now torch\) and ranks=(\d+) \(now 1\)", words).groups()
+    assert needed(replace(weights, engine=engine, ranks=int(ranks))) <= 0.7 * needed(weights)
+    assert way_out(weights, 1000) is None
+    assert list(halves(12)) == [12, 6, 3, 1]
+
+
+def test_the_command_says_what_to_change_and_that_is_enough(tiny_folder, capsys):
+    long = ("experiment=one_two", "max_new_tokens=1000", "group_size=64")
+    assert main([*long, "memory=64"]) == 0
+    out = capsys.readouterr().out
+    assert "115,264 parameters" in out and "64,000 sampled tokens" in out
+    fits = float(re.search(r"needs ([\d.]+) of", out).group(1))
+    given = f"memory={0.75 * fits:.3f}"
+    assert main([*long, given]) == 1
+    error = capsys.readouterr().err
+    advice = re.fullmatch(r"llm\.plan: it does not fit: use (micro_batch=\d+) \(now 64\)\n", error).group(1)
+    assert main([*long, given, advice]) == 0
+    assert main([*long, given, advice, "ranks=2"]) == 1  # a group lives whole on one rank
+    assert "prompts_per_step: must be >= the number of ranks" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("memory=much", "memory: must be a number, found 'much'"),
+        ("ranks=0", "ranks: must be > 0, found 0"),
+        ("micro_batches=4", "micro_batches"),
+        ("model.name_or_path=/no/such", "model.name_or_path: must be a folder or hub name"),
+        ("model.device=cuda", "memory: must be given"),
+    ],
+)
+def test_mistakes_are_one_line(tiny_folder, capsys, argument, message):
+    assert main(["experiment=one_two", argument]) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and error.startswith("llm.plan: ")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["one pass", "several passes", "logits", "weights"])
+def test_peaks_are_within_a_quarter_of_those_measured(case):
+    from tools.peak_memory import compare
+
+    foretold, measured, worst = compare(case)
+    print(f"{case}: {worst}, foretold {foretold / 2**20:.0f}, measured {measured / 2**20:.0f} MiB")
+    assert math.isclose(foretold, measured, rel_tol=0.25)

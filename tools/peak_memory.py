@@ -1,0 +1,133 @@
+"""The peaks that `python -m llm.plan` foretells beside those of `python -m llm`: python -m tools.peak_memory.
+
+Each run is a process of its own: two steps on the CPU with a random Qwen3 and completions of full length. Measured is
+the most memory that it held (VmHWM), less what it held after its imports.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from llm.plan import Given, estimate, make_setting
+
+MODELS: dict[str, dict[str, int]] = {
+    "0.1M": {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 2, "vocab_size": 512},
+    "27M": {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "vocab_size": 4096},
+    "42M, 64k vocabulary": {
+        "hidden_size": 512,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 3,
+        "vocab_size": 65536,
+    },
+    "58M": {"hidden_size": 768, "intermediate_size": 2304, "num_hidden_layers": 7, "vocab_size": 8192},
+}
+CASES: dict[str, tuple[str, tuple[str, ...]]] = {  # model and overrides
+    "nothing to speak of": ("0.1M", ("group_size=2", "micro_batch=1", "max_new_tokens=4")),
+    "one pass": ("27M", ("group_size=16", "micro_batch=16", "max_new_tokens=64")),
+    "several passes": ("27M", ("group_size=16", "micro_batch=4", "max_new_tokens=64")),
+    "logits": ("42M, 64k vocabulary", ("group_size=16", "micro_batch=16", "max_new_tokens=48")),
+    "weights": ("58M", ("group_size=4", "micro_batch=1", "max_new_tokens=16")),
+}
+COMMON = (
+    "task.name=long:Long",
+    "model.dtype=float32",
+    "model.device=cpu",
+    "steps=2",
+    "evaluation_completions=4",
+    "checkpoint.keep=0",
+    "threads=1",
+    "resume=never",
+)
+TASK = """
+from llm.tasks.base import Task
+
+class Long(Task):
+    def prompts(self):
+        return [[{"role": "user", "content": "a question of some length, " * 4}]]
+
+    def reward(self, prompt, completion):
+        return float(len(completion) % 2)
+"""
+CHILD = """
+import json, sys
+import llm.train, llm.rewards
+from conf.schema import LlmConfig
+from launch.app import start
+from llm.__main__ import train
+
+def status(name):
+    line = next(line for line in open("/proc/self/status") if line.startswith(name + ":"))
+    return 1024 * int(line.split()[1])
+
+before = status("VmRSS")
+start("llm", LlmConfig, train)
+print(json.dumps({"peak": status("VmHWM") - before}))
+"""
+
+
+def build(folder: Path, sizes: dict[str, int]) -> Path:
+    """A random Qwen3 with the byte tokenizer, saved."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    from llm.tiny import byte_tokenizer
+
+    tokenizer = byte_tokenizer()
+    ends: dict[str, Any] = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    heads = {"num_attention_heads": sizes["hidden_size"] // 64, "head_dim": 64}
+    heads["num_key_value_heads"] = min(heads["num_attention_heads"], 4)
+    torch.manual_seed(0)
+    model = Qwen3ForCausalLM(Qwen3Config(**sizes, **heads, **ends, tie_word_embeddings=True)).float()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def measure(folder: Path, overrides: Sequence[str]) -> int:
+    """Bytes at the peak of `python -m llm OVERRIDES`, above its imports."""
+    command = [sys.executable, "-c", CHILD, *overrides, f"hydra.run.dir={folder / 'run'}"]
+    path = os.pathsep.join([str(folder), str(Path(__file__).parents[1])])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+    if done.returncode:
+        raise RuntimeError(done.stdout + done.stderr)
+    return int(json.loads(done.stdout.splitlines()[-1])["peak"])
+
+
+def foretell(folder: Path, overrides: Sequence[str]) -> tuple[int, str]:
+    """Bytes at the worst phase, and which it is."""
+    from launch.compose import compose_typed
+
+    sys.path.insert(0, str(folder))
+    try:
+        config, launcher = compose_typed("llm", overrides)
+        setting, _ = make_setting(config, launcher, Given(list(overrides)))
+    finally:
+        sys.path.remove(str(folder))
+    sums = {name: sum(phase.values()) for name, phase in estimate(setting).items()}
+    worst = max(sums, key=lambda name: sums[name])
+    return sums[worst], worst
+
+
+def compare(case: str) -> tuple[int, int, str]:
+    """Bytes foretold and measured, and the phase that is foretold to be worst."""
+    model, options = CASES[case]
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "long.py").write_text(TASK)
+        overrides = [f"model.name_or_path={build(folder / 'model', MODELS[model])}", *COMMON, *options]
+        foretold, worst = foretell(folder, overrides)
+        return foretold, measure(folder, overrides), worst
+
+
+if __name__ == "__main__":
+    print("| run | model | worst phase | foretold, MiB | measured, MiB | ratio |\n|---|---|---|---|---|---|")
+    for case in sys.argv[1:] or CASES:
+        foretold, measured, worst = compare(case)
+        sizes = f"{foretold / 2**20:.0f} | {measured / 2**20:.0f} | {foretold / measured:.2f}"
+        print(f"| {case} | {CASES[case][0]} | {worst} | {sizes} |", flush=True)
