@@ -29,7 +29,6 @@ class Rollout(NamedTuple):
         return tokenizer.batch_decode(rows)
 
 
-@torch.no_grad()
 def sample(
     model: PreTrainedModel, prompts: Prompts, uniforms: Tensor, *, group_size: int, eos_ids: Tensor, pad_id: int
 ) -> Rollout:
@@ -44,6 +43,14 @@ def sample(
         eos_ids: [K] ids that end a completion.
         pad_id: fills rows after their end.
     """
+    with torch.inference_mode():
+        drawn = _sample(model, prompts, uniforms, group_size, eos_ids, pad_id)
+    return Rollout(*(tensor.clone() for tensor in drawn))  # ordinary tensors again, which a gradient may refer to
+
+
+def _sample(
+    model: PreTrainedModel, prompts: Prompts, uniforms: Tensor, group_size: int, eos_ids: Tensor, pad_id: int
+) -> Rollout:
     head = model.get_output_embeddings()
     length = uniforms.shape[1]
     decoder = make_decoder(model.get_decoder(), prompts, group_size, length)
