@@ -168,10 +168,10 @@ class Slow(OneTwo):
         return super().reward(prompt, completion)
 
 class Fails(OneTwo):
-    def reward(self, prompt, completion):
+    def prompts(self):
         if distributed.current().rank == 1:
             raise RuntimeError("rank 1 is made to fail")
-        return super().reward(prompt, completion)
+        return super().prompts()
 """
 
 
