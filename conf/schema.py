@@ -8,7 +8,7 @@ import math
 import re
 from dataclasses import dataclass, field, fields
 from enum import Enum
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 MISSING: Any = "???"  # OmegaConf's mark for a value that must be given
@@ -518,6 +518,15 @@ def check_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ConfigError(f"{key}: must be one of {', '.join(allowed)}, found {value}")
 
 
+def check_dtype(key: str, value: str) -> None:
+    check_choice(key, value, ("auto", "float32", "bfloat16"))
+
+
+def check_device(key: str, value: str) -> None:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+        raise ConfigError(f"{key}: must be auto, cpu, cuda or cuda:N, found {value}")
+
+
 def check_group_size(key: str, size: int, config: RunConfig) -> None:
     low = 1 if config.advantage is Advantage.no_baseline else 2
     if config.advantage_k is not None and config.advantage_k > low:
@@ -874,9 +883,8 @@ class ModelConfig:
                 "model.reference_on_cpu: must be false with model.lora.rank: its reference is the policy with "
                 "the adapter off, found true"
             )
-        check_choice("model.dtype", self.dtype, ("auto", "float32", "bfloat16"))
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
-            raise ConfigError(f"model.device: must be auto, cpu, cuda or cuda:N, found {self.device}")
+        check_dtype("model.dtype", self.dtype)
+        check_device("model.device", self.device)
 
 
 @dataclass
@@ -997,6 +1005,96 @@ class LlmConfig(RunConfig):
         check_range("sample_every", self.sample_every, low=0)
 
 
+@dataclass
+class EvaluateConfig(JobConfig):
+    """What is evaluated, one of run, model and generations, and by which measures (docs/metrics.md)."""
+
+    run: str | None = None  # a run folder of python -m llm
+    model: str | None = None  # a folder or hub name
+    generations: str | None = None  # JSON Lines with id, prompt, generations; maybe partition, generation_scores
+    compare: str | None = None  # a second file of generations, for a second column
+    prompts: str | None = None  # JSON Lines with id and prompt
+    experiment: str | None = None  # of python -m llm: whose prompts, reward and answers; null: the run's
+    dtype: str = MISSING
+    device: str = MISSING
+    chat_template: dict[str, Any] = field(default_factory=dict)  # switches; with run: on top of the run's
+    completions: int = MISSING  # of each prompt
+    max_new_tokens: int | None = MISSING  # null: the run's
+    batch: int = MISSING  # completions sampled at a time: memory, not the result
+    vocabulary: int = MISSING  # V of EAD
+    embedder: str | None = MISSING  # a folder or hub name; null: no semantic diversity
+    equivalence: str | None = MISSING  # null: the file's partition
+    embedding_threshold: float = MISSING  # cosine similarity from which two completions are equivalent
+    classifier: str | None = MISSING  # a folder or hub name
+    classifier_tokenizer: str | None = MISSING  # null: the classifier's own
+    classifier_threshold: float = MISSING  # probability above which two completions are equivalent
+    patience: float = MISSING  # of utility
+    score_thresholds: list[float] | None = MISSING  # of reward_out: a score is 1, and 1 more for each one passed
+    reward_in: str | None = MISSING  # a reward model's folder or hub name, or package.module:function
+    reward_out: str | None = MISSING
+    reward_batch: int = MISSING  # conversations in one forward pass of a reward model
+    correct_reward: float | None = MISSING  # reward_in from which a completion is correct; null: the task's
+    pass_at: list[int] = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_source()
+        check_dtype("dtype", self.dtype)
+        check_device("device", self.device)
+        check_range("completions", self.completions, low=1)
+        if self.max_new_tokens is not None:
+            check_range("max_new_tokens", self.max_new_tokens, low=1)
+        check_range("batch", self.batch, low=1)
+        check_range("reward_batch", self.reward_batch, low=1)
+        check_range("vocabulary", self.vocabulary, low=2)
+        if self.equivalence is not None:
+            check_choice("equivalence", self.equivalence, EQUIVALENCES)
+        if self.equivalence == "embedding" and self.embedder is None:
+            raise ConfigError("embedder: must be a folder or hub name with equivalence=embedding, found null")
+        if self.equivalence == "classifier" and self.classifier is None:
+            raise ConfigError("classifier: must be a folder or hub name with equivalence=classifier, found null")
+        check_range("embedding_threshold", self.embedding_threshold, low=-1, high=1)
+        check_range("classifier_threshold", self.classifier_threshold, low=0, below=1)
+        check_range("patience", self.patience, above=0, high=1)
+        if self.score_thresholds is not None:
+            ordered = all(a < b for a, b in pairwise(self.score_thresholds))
+            if len(self.score_thresholds) != 9 or not ordered or not all(map(math.isfinite, self.score_thresholds)):
+                raise ConfigError(
+                    "score_thresholds: must be nine rising numbers, for scores from 1 to 10, found "
+                    f"{self.score_thresholds}"
+                )
+        if self.correct_reward is not None:
+            check_range("correct_reward", self.correct_reward)
+        for k in self.pass_at:
+            check_range("pass_at", k, low=1)
+        if len(set(self.pass_at)) < len(self.pass_at):
+            raise ConfigError(f"pass_at: must not repeat a number, found {self.pass_at}")
+
+    def _check_source(self) -> None:
+        given = [key for key in ("run", "model", "generations") if getattr(self, key) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "none of them"
+            raise ConfigError(f"generations: must be given, or run, or model, one of the three, found {found}")
+        if self.generations is not None:
+            for key in ("prompts", "max_new_tokens"):
+                if getattr(self, key) is not None:
+                    raise ConfigError(f"{key}: must be null with generations, found {getattr(self, key)}")
+            return
+        if self.equivalence is None:
+            raise ConfigError(
+                f"equivalence: must be one of {', '.join(EQUIVALENCES)} for what is sampled here, found null"
+            )
+        if self.run is not None and self.experiment is not None:
+            raise ConfigError(f"experiment: must be null with run, whose own it is, found {self.experiment}")
+        if self.model is not None and self.max_new_tokens is None:
+            raise ConfigError("max_new_tokens: must be >= 1 with model, found null")
+        if self.model is not None and self.prompts is None and self.experiment is None:
+            raise ConfigError("prompts: must be a file with model, or experiment must be given, found null")
+
+
+EQUIVALENCES = ("exact", "embedding", "classifier")
+
+
 # --- oracles ------------------------------------------------------------------------------------------------
 
 SHAPES: dict[str, tuple[str, ...]] = {  # transform of a component: the options it needs
@@ -1094,6 +1192,24 @@ class OracleConfig:
             check_range("oracle.workers", self.workers, low=1)
         check_range("oracle.time_limit_s", self.time_limit_s, above=0)
         check_range("oracle.max_failed_share", self.max_failed_share, low=0, high=1)
+
+
+@dataclass
+class ChemEvaluateConfig(JobConfig):
+    """A CSV of molecules and scores in the order they were generated."""
+
+    file: str = MISSING
+    smiles_column: str = MISSING
+    score_column: str = MISSING
+    screens: list[float] = MISSING
+    known: str | None = MISSING  # the prior's training set
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.screens or len(set(self.screens)) < len(self.screens):
+            raise ConfigError(f"screens: must be different scores, at least one, found {self.screens}")
+        for screen in self.screens:
+            check_range("screens", screen)
 
 
 # --- chem ---------------------------------------------------------------------------------------------------
@@ -1311,6 +1427,8 @@ class ChemConfig(RunConfig):
 RUN_CONFIGS: dict[str, type[JobConfig]] = {
     "didactic": DidacticConfig,
     "llm": LlmConfig,
+    "llm.evaluate": EvaluateConfig,
     "chem": ChemConfig,
     "chem.pretrain": PretrainConfig,
+    "chem.evaluate": ChemEvaluateConfig,
 }

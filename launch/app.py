@@ -35,7 +35,7 @@ from conf import schema
 from conf.schema import ConfigError, Resume
 from launch import signals
 from launch.explain import explain, no_such_key, not_an_override, one_line
-from launch.groups import home, option_table, options
+from launch.groups import option_table, options
 from launch.shadowing import refuse_shadowing
 from launch.sweeps import Sweep, SweepJob, config_flags, write_sweep
 
@@ -69,8 +69,8 @@ def start(
     """Run a package's command line; the process ends with status 1 if any job failed.
 
     Args:
-        package: what follows `python -m`: the import name of the package, which is also its folder under conf, or
-            package.command, which starts from conf/PACKAGE/COMMAND.yaml instead of config.yaml.
+        package: what follows `python -m`: the package's import name, and that of its folder under conf; or
+            PACKAGE.COMMAND, with its configuration in conf/PACKAGE/COMMAND.
         config_class: its schema.
         train: (config, run) -> None, the job itself.
         report: (run folders, sweep folder) -> None, called after a sweep with the finished runs.
@@ -90,8 +90,7 @@ def start(
     signals.install()
     register(package, config_class)
     job.__module__ = package  # Hydra names the job, and so the run folder, after it
-    folder, config_name = home(package)
-    main = hydra.main(version_base="1.3", config_path=f"pkg://conf.{folder}", config_name=config_name)(job)
+    main = hydra.main(version_base="1.3", config_path=f"pkg://conf.{package}", config_name="config")(job)
     try:
         try:
             _read_command_line(package)

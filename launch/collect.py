@@ -6,12 +6,14 @@ Written into --out (by default the first sweep's folder, in `collected`):
   pareto.png, curves.png     reward against diversity with the front; metrics over the steps
   report.html                all of it in one file that opens offline, with the command that made each row
 
+What python -m llm.evaluate run=RUN measured of a run is among its results (--metrics distinct/mean,...).
 A standard error is the bootstrap's over the seeds (of the mean, over all resamples: exact, not simulated).
 The exit status is 1 where a run did not finish; the others are collected all the same.
 """
 
 import argparse
 import math
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -33,7 +35,13 @@ from launch.status import last_words
 from launch.sweeps import job_states, read_sweep, slurm_queue
 
 # Diversity and reward, the more the better, of the first package whose summary has both.
-PARETO = (("entropy_nats", "correct"), ("entropy_nats", "reward"), ("int_div1", "yield"))
+PARETO = (
+    ("distinct/mean", "reward_out/mean"),
+    ("distinct/mean", "reward_in/mean"),
+    ("entropy_nats", "correct"),
+    ("entropy_nats", "reward"),
+    ("int_div1", "yield"),
+)
 CURVES = (
     "reward/raw",
     "correct",
@@ -78,9 +86,8 @@ class Row:
         """Mean and standard error over the runs that have it."""
         values = [run.results[key] for run in self.runs if key in run.results]
         if len(values) == 1:  # which may know its own
-            return values[0], next(
-                (run.results[f"{key}/se"] for run in self.runs if f"{key}/se" in run.results), math.nan
-            )
+            own = f"{key.removesuffix('/mean')}/se"
+            return values[0], next((run.results[own] for run in self.runs if own in run.results), math.nan)
         return (fmean(values) if values else math.nan), standard_error(values)
 
     def command(self) -> str:
@@ -156,6 +163,8 @@ def read_runs(folder: Path) -> list[CollectedRun]:
             run.metrics = read_lines(run.folder / "metrics.jsonl")
             if state == "finished":
                 run.results = numbers(read_json(run.folder / "summary.json"))
+                evaluation = run.folder / "evaluation" / "summary.json"  # of python -m llm.evaluate run=FOLDER
+                run.results |= measured(read_json(evaluation)) if evaluation.exists() else {}
         except ConfigError as error:
             run.state, run.error = "damaged", str(error)
     return runs
@@ -166,6 +175,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         return read_jsonl(path)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: must be lines of JSON, found {error}") from None
+
+
+def measured(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Means and their errors of an evaluation, without those of what it was compared with."""
+    return {key: value for key, value in numbers(summary).items() if re.fullmatch(r"[^/.]+/(mean|se)", key)}
 
 
 def numbers(summary: Mapping[str, Any]) -> dict[str, float]:

@@ -2,17 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from conf.schema import RUN_CONFIGS, ConfigError
 from launch.app import check, register
 from launch.explain import explain
-from launch.groups import home
+from launch.record import read_config, read_record
 
 LAUNCHER_KEYS = ("nodes", "tasks_per_node", "gpus_per_node", "mem_gb")  # those that say what a rank has
 
@@ -34,6 +35,30 @@ def compose(
 
 @lru_cache(maxsize=4096)
 def _compose(package: str, overrides: tuple[str, ...], flags: tuple[str, ...], checked: bool) -> Mapping[str, Any]:
+    config = _composed(package, overrides, flags)
+    if checked:
+        check(package, config)
+    try:
+        container: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+        return container
+    except Exception as error:
+        raise ConfigError(explain(error, package)) from error
+
+
+def recorded(folder: Path) -> Any:
+    """The typed configuration that a run folder records; what the record's command does not say is from its file.
+
+    Raises:
+        ConfigError: it is no run folder, or holds a configuration that this code cannot run with.
+    """
+    record = read_record(folder)
+    package, command = str(record["package"]), [str(word) for word in record["command"][3:]]
+    flags = command[:2] if command[:1] == ["--config-dir"] else []
+    config = OmegaConf.merge(_composed(package, command[len(flags) :], flags), read_config(folder))
+    return check(package, cast(DictConfig, config))
+
+
+def _composed(package: str, overrides: Sequence[str], flags: Sequence[str]) -> DictConfig:
     if package not in RUN_CONFIGS:
         raise ConfigError(f"package: must be one of {', '.join(RUN_CONFIGS)}, found {package}")
     register(package, RUN_CONFIGS[package])  # each time: all packages call their schema run_schema
@@ -41,15 +66,8 @@ def _compose(package: str, overrides: tuple[str, ...], flags: tuple[str, ...], c
     search = [f"hydra.searchpath=[pkg://conf.shared,{','.join(extra)}]"] if extra else []
     GlobalHydra.instance().clear()
     try:
-        folder, config_name = home(package)
-        with initialize_config_module(f"conf.{folder}", version_base="1.3", job_name=package):
-            config = hydra_compose(config_name, overrides=[*overrides, *search])
-            if checked:
-                check(package, config)
-            container: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
-            return container
-    except ConfigError:
-        raise
+        with initialize_config_module(f"conf.{package}", version_base="1.3", job_name=package.rpartition(".")[2]):
+            return hydra_compose("config", overrides=[*overrides, *search])
     except Exception as error:
         raise ConfigError(explain(error, package)) from error
 
@@ -63,9 +81,8 @@ def compose_typed(package: str, overrides: Sequence[str]) -> tuple[Any, Mapping[
     register(package, RUN_CONFIGS[package])
     GlobalHydra.instance().clear()
     try:
-        folder, config_name = home(package)
-        with initialize_config_module(f"conf.{folder}", version_base="1.3", job_name=package):
-            config = hydra_compose(config_name, overrides=list(overrides), return_hydra_config=True)
+        with initialize_config_module(f"conf.{package}", version_base="1.3", job_name=package.rpartition(".")[2]):
+            config = hydra_compose("config", overrides=list(overrides), return_hydra_config=True)
         launcher = {key: config.hydra.launcher.get(key) for key in LAUNCHER_KEYS}
         with open_dict(config):
             del config["hydra"]

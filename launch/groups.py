@@ -7,17 +7,10 @@ from conf import schema
 CONF = Path(schema.__file__).parent
 
 
-def home(command: str) -> tuple[str, str]:
-    """A command's folder of conf and the file there that it starts from: of `llm` llm and config, of `llm.evaluate`
-    llm and evaluate."""
-    package, _, name = command.partition(".")
-    return package, name or "config"
-
-
 def groups(package: str) -> list[str]:
-    """The groups that a command line can pick from, shared ones included; of PACKAGE.COMMAND those of its folder."""
-    folders = [path.parent for folder in _homes(package) for path in folder.glob("*/*.yaml")]
-    return sorted({folder.name for folder in folders})
+    """The groups that a command line can pick from; a package's training has the shared ones, too."""
+    folders = [path.parent for home in _homes(package) for path in home.glob("*/*.yaml")]
+    return sorted({folder.name for folder in folders if not (folder / "config.yaml").exists()})  # a command's own
 
 
 def options(package: str, group: str) -> list[str]:
@@ -44,13 +37,13 @@ def option_table(package: str) -> str:
 
 
 def _homes(command: str) -> list[Path]:
-    package, name = home(command)
-    return [CONF / package, CONF / "shared"] if name == "config" else [CONF / package / name]
+    folder = CONF.joinpath(*command.split("."))
+    return [folder] if "." in command else [folder, CONF / "shared"]
 
 
 def _files(package: str, group: str) -> list[Path]:
     homes = [CONF / "shared"] if group.startswith("hydra/") else _homes(package)
-    return [path for folder in homes for path in (folder / group).glob("*.yaml")]
+    return [path for home in homes for path in (home / group).glob("*.yaml")]
 
 
 def _description(path: Path) -> str:

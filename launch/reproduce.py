@@ -112,7 +112,7 @@ def report(run: Path, out: Path, tolerance: float) -> int:
     if found is not None:
         print(f"not reproduced; the first difference: {found}")
         return 1
-    metrics, samples = (len(read_jsonl(run / name)) for name in STREAMS)
+    metrics, samples = (len(lines_of(run / name)) for name in STREAMS)
     print(f"reproduced: {metrics} lines of metrics, {samples} of samples")
     return 0
 
@@ -147,7 +147,7 @@ def differences(run: Path, out: Path, tolerance: float) -> Iterator[str]:
 
 def line_differences(old: Path, new: Path, tolerance: float, complete: bool) -> Iterator[tuple[int, str]]:
     """(step, what) for each value of each line; lines that an unfinished run lacks are none of its faults."""
-    for number, (one, other) in enumerate(zip_longest(read_jsonl(old), read_jsonl(new)), start=1):
+    for number, (one, other) in enumerate(zip_longest(lines_of(old), lines_of(new)), start=1):
         if one is None and not complete:
             return
         if one is None or other is None:
@@ -159,6 +159,11 @@ def line_differences(old: Path, new: Path, tolerance: float, complete: bool) -> 
             continue
         for key, a, b in value_differences(one, other, tolerance):
             yield one["step"], f"step {one['step']}, {key} ({old.name} line {number}): {a} in the record, {b} now"
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    """A command without training steps has no such file."""
+    return read_jsonl(path) if path.exists() else []
 
 
 def value_differences(old: Any, new: Any, tolerance: float) -> Iterator[tuple[str, Any, Any]]:

@@ -278,12 +278,12 @@ def block(
 
     invisible: [B, 1, 1, L] bool, True on keys that nothing attends to.
     """
-    key, value = (repeat(states, query) for states in (key, value))
     if query.device.type in FUSED:
         mask = None if invisible is None else additive(invisible, query)
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, 0.0, causal, attn_mask=mask, scale=scaling
         )
+    key, value = (repeat(states, query) for states in (key, value))
 
     def piece(query: Tensor, key: Tensor, value: Tensor, invisible: Tensor | None) -> tuple[Tensor, ...]:
         score = scores(query, key, causal, invisible, scaling)
@@ -306,33 +306,26 @@ def block_backward(
     scaling: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """This block's gradients with respect to query, key and value; out and lse are those over all blocks."""
-    heads = key.shape[1]
-    key, value = (repeat(states, query) for states in (key, value))
     if query.device.type in FUSED:
         mask = None if invisible is None else additive(invisible, query)
-        d_query, d_key, d_value = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
             grad, query, key, value, out, lse, 0.0, causal, attn_mask=mask, scale=scaling
         )
-    else:
+    heads = key.shape[1]
+    key, value = (repeat(states, query) for states in (key, value))
 
-        def piece(
-            grad: Tensor,
-            query: Tensor,
-            key: Tensor,
-            value: Tensor,
-            out: Tensor,
-            lse: Tensor,
-            invisible: Tensor | None,
-        ) -> tuple[Tensor, ...]:
-            weight = scores(query, key, causal, invisible, scaling).sub_(lse.unsqueeze(-1)).exp_()
-            delta = (grad.to(lse.dtype) * out).sum(-1, keepdim=True)
-            d_score = ((grad @ value.transpose(-1, -2)).sub(delta).mul_(weight) * scaling).to(query.dtype)
-            d_value = weight.to(grad.dtype).transpose(-1, -2) @ grad
-            return d_score @ key, d_score.transpose(-1, -2) @ query, d_value
+    def piece(
+        grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, invisible: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        weight = scores(query, key, causal, invisible, scaling).sub_(lse.unsqueeze(-1)).exp_()
+        delta = (grad.to(lse.dtype) * out).sum(-1, keepdim=True)
+        d_score = ((grad @ value.transpose(-1, -2)).sub(delta).mul_(weight) * scaling).to(query.dtype)
+        d_value = weight.to(grad.dtype).transpose(-1, -2) @ grad
+        return d_score @ key, d_score.transpose(-1, -2) @ query, d_value
 
-        d_query, d_key, d_value = in_pieces(piece, grad, query, key, value, out, lse, invisible)
-    if heads < d_key.shape[1]:  # several query heads read one key head
-        d_key, d_value = (states.unflatten(1, (heads, -1)).sum(2) for states in (d_key, d_value))
+    d_query, d_key, d_value = in_pieces(piece, grad, query, key, value, out, lse, invisible)
+    # Several query heads may read one key head.
+    d_key, d_value = (states.unflatten(1, (heads, -1)).sum(2) for states in (d_key, d_value))
     return d_query, d_key, d_value
 
 

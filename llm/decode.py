@@ -25,7 +25,7 @@ def make_decoder(body: PreTrainedModel, prompts: Prompts, group: int, length: in
 
 
 class Layer(NamedTuple):
-    """Keys and values of one layer, K heads: of P prompts [P, K, L, D], and of A rows for each [P, K, A, T, D]."""
+    """Keys and values of one layer with K heads: of prompts [P * K, L, D], of their A rows [P * K * A, T, D]."""
 
     prompt_key: Tensor
     prompt_value: Tensor
@@ -51,8 +51,8 @@ class PackedDecoder:
         self.position = prompts.mask.sum(-1)[self.group]
 
         def keep_keys(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-            own = key.new_empty(P, key.shape[1], group, self.room, key.shape[2])
-            shared_key, shared_value = (packing.prompts.pad(states).contiguous() for states in (key, value))
+            own = key.new_empty(P * key.shape[1] * group, self.room, key.shape[2])
+            shared_key, shared_value = (packing.prompts.pad(states).flatten(0, 1) for states in (key, value))
             self.layers[module] = Layer(shared_key, shared_value, own, torch.empty_like(own))
             return packing(module, query, key, value, scaling)
 
@@ -70,22 +70,23 @@ class PackedDecoder:
     def __call__(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """Attention of one token of each row, [R, H, D] and [R, K, D], to its prompt and its row."""
         layer, A, now = self.layers[module], self.A, self.read + 1
-        P, K, L, D = layer.prompt_key.shape
+        K, D, PK, L = *key.shape[1:], *layer.prompt_key.shape[:2]
+        P, per_key = PK // K, query.shape[1] // K
         query = query * scaling
         if not self.even:
             query, key, value = (states.index_select(0, self.occupant) for states in (query, key, value))
         for cache, states in ((layer.key, key), (layer.value, value)):
-            cache[:, :, :, self.read] = states.view(P, A, K, D).transpose(1, 2)
-        query = query.view(P, A, K, -1, D).transpose(1, 2).reshape(P * K, -1, D)  # [P * K, A * H / K, D]
-        shared = query @ layer.prompt_key.flatten(0, 1).transpose(1, 2)
+            cache.select(1, self.read).view(P, K, A, D).copy_(states.reshape(P, A, K, D).transpose(1, 2))
+        query = query.reshape(P, A, K, per_key, D).transpose(1, 2).reshape(PK, A * per_key, D)
+        shared = torch.bmm(query, layer.prompt_key.transpose(1, 2))
         if self.invisible is not None:
-            shared = shared.view(P, K, -1, L).masked_fill(self.invisible, -torch.inf).flatten(0, 1)
-        queries = query.view(P * K * A, -1, D)
-        own = queries @ layer.key.flatten(0, 2)[:, :now].transpose(1, 2)
-        weight = torch.cat([shared, own.view(P * K, -1, now)], -1).softmax(-1, dtype=_wide(query)).to(query.dtype)
-        out = (weight[..., :L] @ layer.prompt_value.flatten(0, 1)).view_as(queries)
-        out = out.baddbmm(weight.view(*queries.shape[:2], -1)[..., L:], layer.value.flatten(0, 2)[:, :now])
-        out = out.view(P, K, A, -1, D).transpose(1, 2).reshape(P * A, -1, D)
+            shared = shared.view(P, K, -1, L).masked_fill(self.invisible, -torch.inf).view(PK, -1, L)
+        queries = query.view(PK * A, per_key, D)
+        own = torch.bmm(queries, layer.key.narrow(1, 0, now).transpose(1, 2)).view(PK, -1, now)
+        weight = torch.cat([shared, own], -1).softmax(-1, dtype=_wide(query)).to(query.dtype)
+        out = torch.bmm(weight.narrow(2, 0, L), layer.prompt_value).view_as(queries)
+        out = out.baddbmm(weight.view(PK * A, per_key, -1).narrow(2, L, now), layer.value.narrow(1, 0, now))
+        out = out.view(P, K, A, per_key, D).transpose(1, 2).reshape(P * A, K * per_key, D)
         return out if self.even else out.index_select(0, self.slots)
 
     def keep(self, rows: Tensor) -> None:
@@ -109,15 +110,17 @@ class PackedDecoder:
 
     def _kept(self, layer: Layer, prompts: Tensor, source: Tensor) -> Layer:
         """The same layer with these prompts, and in slot [P', A'] what was in slot `source` of the old P * A."""
+        P, A, (T, D) = len(self.occupant) // self.A, self.A, layer.key.shape[1:]
         own = []
         for cache in (layer.key, layer.value):
-            chosen = cache.transpose(1, 2)[source // self.A, source % self.A, :, : self.read]  # [P', A', K, t, D]
-            kept = cache.new_empty(len(prompts), cache.shape[1], source.shape[1], *cache.shape[3:])
+            chosen = cache.view(P, -1, A, T, D).transpose(1, 2)[source // A, source % A, :, : self.read]
+            kept = cache.new_empty(len(prompts), chosen.shape[2], source.shape[1], T, D)  # chosen: [P', A', K, t, D]
             kept[:, :, :, : self.read] = chosen.transpose(1, 2)
-            own.append(kept)
-        if len(prompts) == len(layer.prompt_key):
-            return Layer(layer.prompt_key, layer.prompt_value, *own)
-        return Layer(layer.prompt_key[prompts], layer.prompt_value[prompts], *own)
+            own.append(kept.flatten(0, 2))
+        shared = layer.prompt_key, layer.prompt_value
+        if len(prompts) < P:
+            shared = tuple(states.unflatten(0, (P, -1))[prompts].flatten(0, 1) for states in shared)
+        return Layer(*shared, *own)
 
 
 def _wide(states: Tensor) -> torch.dtype:

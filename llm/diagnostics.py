@@ -2,15 +2,14 @@
 
 import math
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from core.objective import Objective
-from core.stats import entropy
 from core.targets import reverse_log_ratio
+from llm.metrics import answer_entropy
 from llm.prompts import Chat
 from llm.tasks.base import Task
 
@@ -37,7 +36,7 @@ def answer_shares(
         shares["correct"] = pooled.total() / len(texts)
     shares |= {f"share/{answer}": pooled[answer] / len(texts) for answer in task.answers}
     some = [count for count in counts if count]
-    shares["answers/entropy_nats"] = _mean([answer_entropy(count) for count in some])
+    shares["answers/entropy_nats"] = _mean([answer_entropy(list(count.elements())) for count in some])
     shares["answers/top_share"] = _mean([max(count.values()) / count.total() for count in some])
     shares["answers/distinct"] = _mean([len(count) for count in some])
     found = [coverage(count, task.right_answers(chat)) for count, chat in zip(counts, chats, strict=True)]
@@ -64,11 +63,6 @@ def answers_by_prompt(
 def coverage(answers: Iterable[str], right: Sequence[str]) -> float | None:
     """Share of the right answers that were given; None where they are not known."""
     return len(set(answers) & set(right)) / len(right) if right else None
-
-
-def answer_entropy(counts: Mapping[str, int]) -> float:
-    """Nats, of the empirical distribution."""
-    return float(entropy(torch.tensor(list(counts.values()), dtype=torch.float64)))
 
 
 def _mean(values: Sequence[float]) -> float | None:
@@ -157,7 +151,7 @@ class CollapseWatch:
         if share <= COLLAPSED_SHARE:
             return None
         self.warned = True
-        modes = sum(count.total() * math.exp(answer_entropy(count)) for count in counts) / total
+        modes = sum(count.total() * math.exp(answer_entropy(list(count.elements()))) for count in counts) / total
         what = (
             repr(counts[0].most_common(1)[0][0]) if len(counts) == 1 else "what their prompt is most often answered"
         )

@@ -13,7 +13,8 @@ from conf.schema import LlmConfig
 from core.stats import bootstrap_standard_error, entropy
 from launch import distributed
 from launch.streams import rollout_uniforms, stream_seed
-from llm.diagnostics import answer_entropy, answers_by_prompt, coverage
+from llm.diagnostics import answers_by_prompt, coverage
+from llm.metrics import answer_entropy
 from llm.models import Models
 from llm.prompts import Chat, Prompts, encode_chats
 from llm.rewards import Reward
@@ -76,7 +77,7 @@ def count_answers(texts: list[str], good: list[bool], chats: Sequence[Chat], tas
     for chat, share, some in zip(chats, found, answers, strict=True):
         if name := task.prompt_name(chat):
             results[f"coverage/{name}"] = share
-            results[f"entropy_nats/{name}"] = answer_entropy(Counter(some)) if some else None
+            results[f"entropy_nats/{name}"] = answer_entropy(some) if some else None
     results["sequences"] = {text: count / len(texts) for text, count in correct.most_common(5)}
     return {**results, "completions": len(texts)}
 
@@ -97,25 +98,43 @@ def _complete(
     model: PreTrainedModel, models: Models, config: LlmConfig, prefix: str, chats: Sequence[Chat], each: int
 ) -> list[str]:
     """`each` completions of every chat, from streams of their own; each rank samples a part of them."""
-    device = models.eos_ids.device
     seed = stream_seed(config.seed, "evaluation", *([prefix] if prefix else []))
     width, mine = min(each, BATCH), distributed.portion(each)
     texts: list[list[str]] = [[] for _ in chats]
     for first in range(0, len(chats), BATCH // width):
-        numbers = range(first, min(first + BATCH // width, len(chats)))
-        prompts = encode_chats(models.tokenizer, [chats[i] for i in numbers], config.model.chat_template)
-        prompts = Prompts(*(t.to(device) for t in prompts))
+        some = {i: chats[i] for i in range(first, min(first + BATCH // width, len(chats)))}
         for start in range(0, len(mine), width):
-            rows = list(mine[start : start + width])
-            slots = [number for number in numbers for _ in rows]
-            uniforms = rollout_uniforms(seed, 0, slots, rows * len(numbers), config.max_new_tokens)
-            rollout = sample(
-                model, prompts, uniforms, group_size=len(rows), eos_ids=models.eos_ids, pad_id=models.pad_id
-            )
-            for slot, text in zip(slots, rollout.texts(models.tokenizer), strict=True):
-                texts[slot].append(text)
+            rows = mine[start : start + width]
+            found = complete(model, models, some, rows, seed, config.max_new_tokens, config.model.chat_template)
+            for number, each_text in found.items():
+                texts[number] += each_text
     shares = distributed.gather(texts)
     return [text for slot in range(len(chats)) for some in shares for text in some[slot]]
+
+
+def complete(
+    model: PreTrainedModel,
+    models: Models,
+    chats: Mapping[int, Chat],
+    rows: Sequence[int],
+    seed: int,
+    max_new_tokens: int,
+    switches: Mapping[str, Any],
+) -> dict[int, list[str]]:
+    """The `rows`-th completions of numbered chats, in one batch; one depends on (seed, number, row) alone.
+
+    Args:
+        switches: of the chat template.
+    """
+    prompts = encode_chats(models.tokenizer, list(chats.values()), switches)
+    prompts = Prompts(*(t.to(models.eos_ids.device) for t in prompts))
+    numbers = [number for number in chats for _ in rows]
+    uniforms = rollout_uniforms(seed, 0, numbers, list(rows) * len(chats), max_new_tokens)
+    rollout = sample(model, prompts, uniforms, group_size=len(rows), eos_ids=models.eos_ids, pad_id=models.pad_id)
+    texts: dict[int, list[str]] = {number: [] for number in chats}
+    for number, text in zip(numbers, rollout.texts(models.tokenizer), strict=True):
+        texts[number].append(text)
+    return texts
 
 
 def _entropy_with_error(answers: list[list[str]]) -> tuple[float | None, float | None]:

@@ -60,7 +60,7 @@ def load_models(config: ModelConfig, seed: int = 0) -> Models:
     """
     transformers_logging.disable_progress_bar()
     name = _find(config.name_or_path)
-    device = _device(config.device)
+    device = find_device(config.device)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", trust_remote_code=False)
         policy = _load(name, config, device)
@@ -96,7 +96,7 @@ def _find(name: str) -> str:
 
 def _load(name: str, config: ModelConfig, device: torch.device) -> PreTrainedModel:
     attention = {} if config.attention == "auto" else {"attn_implementation": config.attention}
-    dtype = _dtype(config.dtype, device)
+    dtype = find_dtype(config.dtype, device)
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         name, dtype=dtype, trust_remote_code=False, use_safetensors=True, **attention
     )
@@ -235,15 +235,17 @@ def _check_head(model: PreTrainedModel, name: str) -> None:
         )
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str, key: str = "model.device") -> torch.device:
+    """The device called `name`; auto: a GPU where there is one. Raises ConfigError where there is none."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"model.device: must be auto or cpu on a machine without a GPU, found {name}")
+        raise ConfigError(f"{key}: must be auto or cpu on a machine without a GPU, found {name}")
     return torch.device(name)
 
 
-def _dtype(name: str, device: torch.device) -> torch.dtype:
+def find_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The type called `name`; auto: bfloat16 where a GPU has it, else float32."""
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
     return getattr(torch, name)

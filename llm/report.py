@@ -1,6 +1,7 @@
 """Tables and pictures of a run and of a sweep."""
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,11 +12,13 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from omegaconf import OmegaConf
 from rich.table import Table
 
 from launch.record import read_jsonl, write_json
 from launch.run import Run, console
+from llm.metrics import Column
 
 SMOOTHING = 12  # steps in a point of a curve
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -209,3 +212,80 @@ def smoothed(metrics: Sequence[Mapping[str, Any]], key: str) -> tuple[list[int],
     last = range(SMOOTHING - 1, len(rows))
     means = [sum(row[key] for row in rows[i - SMOOTHING + 1 : i + 1]) / SMOOTHING for i in last]
     return [rows[i]["step"] for i in last], means
+
+
+# --- an evaluation -------------------------------------------------------------------------------------------
+
+LABELS = {
+    "reward_in": "reward, in distribution",
+    "reward_out": "reward, out of distribution",
+    "ead": "EAD",
+    "semantic_diversity": "semantic diversity",
+    "distinct": "distinct",
+    "utility": "utility",
+    "answer_entropy_nats": "answer entropy, nats",
+}
+
+
+def report_evaluation(run: Run, columns: Sequence[Column], summary: Mapping[str, Any]) -> None:
+    """The table, the choices that its figures rest on, and figure.png."""
+    console.print(evaluation_table(columns, summary.get("difference")))
+    for name, choice in summary["choices"].items():
+        run.say(f"{name}: {'none' if choice is None else choice}")
+    draw_evaluation(columns, run.folder / "figure.png")
+
+
+def measured(columns: Sequence[Column]) -> list[str]:
+    """The measures that some column has."""
+    names = [key.removesuffix("/mean") for key in columns[0].overall if key.endswith("/mean")]
+    return [name for name in names if any(column.overall[f"{name}/mean"] is not None for column in columns)]
+
+
+def evaluation_table(columns: Sequence[Column], difference: Mapping[str, float | None] | None) -> Table:
+    """One row a measure: mean over prompts ± bootstrap standard error, and the number of prompts that have it."""
+    count = len(columns[0].prompts)
+    title = f"Mean ± standard error over {count} prompts" if count > 1 else "One prompt"
+    table = Table(title=title, title_justify="left")
+    table.add_column("measure", no_wrap=True)
+    for column in columns:
+        table.add_column(column.name, justify="right", overflow="fold")
+    if difference is not None:
+        table.add_column("difference", justify="right", no_wrap=True)
+    for name in measured(columns):
+        cells = [with_error(column.overall, name, len(column.prompts)) for column in columns]
+        cells += [] if difference is None else [with_error(difference, name, len(columns[0].prompts))]
+        table.add_row(LABELS.get(name, name), *cells)
+    return table
+
+
+def with_error(overall: Mapping[str, float | None], name: str, prompts: int) -> str:
+    value, error, count = (overall[f"{name}/{part}"] for part in ("mean", "se", "prompts"))
+    text = "-" if value is None else f"{value:.3f}" if error is None else f"{value:.3f} ± {error:.3f}"
+    return text if value is None or count == prompts else f"{text} (of {count:g})"
+
+
+def draw_evaluation(columns: Sequence[Column], path: Path) -> None:
+    """A panel a measure: every prompt a dot, the mean over prompts with its standard error beside them."""
+    names = measured(columns)
+    width = min(len(names), 5)
+    height = -(-len(names) // width)
+    figure, panels = plt.subplots(
+        height, width, figsize=(2.4 * width, 2.9 * height), layout="constrained", squeeze=False
+    )
+    for axes, name in zip(panels.flat, names, strict=False):
+        for place, (colour, column) in enumerate(zip(COLOURS, columns, strict=False)):
+            values = [row[name] for row in column.prompts.values() if not math.isnan(row[name])]
+            spread = [place - 0.3 + 0.4 * (i + 0.5) / len(values) for i in range(len(values))]
+            axes.plot(spread, values, ".", color=colour, alpha=0.4, markersize=4)
+            mean, error = column.overall[f"{name}/mean"], column.overall[f"{name}/se"]
+            if mean is not None:
+                axes.errorbar(place + 0.3, mean, yerr=error or 0, fmt="o", color=colour, capsize=4)
+        axes.set(title=LABELS.get(name, name), xticks=[], xlim=(-0.5, len(columns) - 0.5))
+    for axes in panels.flat[len(names) :]:
+        axes.axis("off")
+    if len(columns) > 1:
+        handles = [Line2D([], [], marker="o", linestyle="", color=colour) for colour in COLOURS[: len(columns)]]
+        figure.legend(handles, [column.name for column in columns], loc="outside lower center", frameon=False)
+    figure.suptitle("Each prompt (small), mean and standard error over prompts", fontsize="medium")
+    figure.savefig(path, dpi=130)
+    plt.close(figure)

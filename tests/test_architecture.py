@@ -25,7 +25,7 @@ STANDARD_LIBRARY = sys.stdlib_module_names
 
 # (module, argument as written) of each import_module whose argument is computed, and why it is safe.
 COMPUTED_IMPORTS: set[tuple[str, str]] = {
-    ("chem.oracles.compose", "module"),  # of a component: named by the configuration, loaded in a worker process
+    ("chem.files", "module"),  # of a component: named by the configuration, loaded in a worker process
 }
 
 IMPORTERS = {"import_module", "__import__"}

@@ -29,6 +29,8 @@ MADE = (
     "evaluation",
     "trl",
     "chem",
+    "docking",
+    "synthesis",
 )  # by `make venv`
 INSTALLED = [*PROJECT["dependencies"], *(one for extra in MADE for one in EXTRAS[extra])]
 CONSTRAINTS = (HOME / "constraints.txt").read_text(encoding="utf-8")

@@ -6,6 +6,7 @@ the most memory that it held (VmHWM), less what it held after its imports.
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,7 +17,6 @@ from typing import Any
 from llm.plan import Given, estimate, make_setting
 
 MODELS: dict[str, dict[str, int]] = {
-    "0.1M": {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 2, "vocab_size": 512},
     "27M": {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "vocab_size": 4096},
     "42M, 64k vocabulary": {
         "hidden_size": 512,
@@ -27,11 +27,12 @@ MODELS: dict[str, dict[str, int]] = {
     "58M": {"hidden_size": 768, "intermediate_size": 2304, "num_hidden_layers": 7, "vocab_size": 8192},
 }
 CASES: dict[str, tuple[str, tuple[str, ...]]] = {  # model and overrides
-    "nothing to speak of": ("0.1M", ("group_size=2", "micro_batch=1", "max_new_tokens=4")),
     "one pass": ("27M", ("group_size=16", "micro_batch=16", "max_new_tokens=64")),
     "several passes": ("27M", ("group_size=16", "micro_batch=4", "max_new_tokens=64")),
     "logits": ("42M, 64k vocabulary", ("group_size=16", "micro_batch=16", "max_new_tokens=48")),
     "weights": ("58M", ("group_size=4", "micro_batch=1", "max_new_tokens=16")),
+    "zero2": ("58M", ("engine=zero2", "prompts_per_step=2", "group_size=4", "micro_batch=1", "max_new_tokens=16")),
+    "zero3": ("58M", ("engine=zero3", "prompts_per_step=2", "group_size=4", "micro_batch=1", "max_new_tokens=16")),
 }
 COMMON = (
     "task.name=long:Long",
@@ -56,6 +57,9 @@ class Long(Task):
 CHILD = """
 import json, sys
 import llm.train, llm.rewards
+if any("zero" in argument for argument in sys.argv):
+    from launch.zero import import_deepspeed
+    import_deepspeed()
 from conf.schema import LlmConfig
 from launch.app import start
 from llm.__main__ import train
@@ -66,7 +70,7 @@ def status(name):
 
 before = status("VmRSS")
 start("llm", LlmConfig, train)
-print(json.dumps({"peak": status("VmHWM") - before}))
+print(json.dumps({"peak": status("VmHWM") - before}), file=sys.stderr)
 """
 
 
@@ -88,25 +92,40 @@ def build(folder: Path, sizes: dict[str, int]) -> Path:
     return folder
 
 
-def measure(folder: Path, overrides: Sequence[str]) -> int:
-    """Bytes at the peak of `python -m llm OVERRIDES`, above its imports."""
+def measure(folder: Path, overrides: Sequence[str], ranks: int) -> int:
+    """Bytes at the peak of `python -m llm OVERRIDES`, above its imports, on the rank that needs most."""
     command = [sys.executable, "-c", CHILD, *overrides, f"hydra.run.dir={folder / 'run'}"]
     path = os.pathsep.join([str(folder), str(Path(__file__).parents[1])])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
-    if done.returncode:
-        raise RuntimeError(done.stdout + done.stderr)
-    return int(json.loads(done.stdout.splitlines()[-1])["peak"])
+    shared = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(ranks)} if ranks > 1 else {}
+    children = [
+        subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**shared, **meeting, **({"RANK": str(rank), "LOCAL_RANK": str(rank)} if meeting else {})},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(ranks)
+    ]
+    errors = [child.communicate(timeout=600)[1] for child in children]
+    if any(child.returncode for child in children):
+        raise RuntimeError("".join(errors))
+    return max(int(json.loads(error.splitlines()[-1])["peak"]) for error in errors)
 
 
-def foretell(folder: Path, overrides: Sequence[str]) -> tuple[int, str]:
+def foretell(folder: Path, overrides: Sequence[str], ranks: int) -> tuple[int, str]:
     """Bytes at the worst phase, and which it is."""
     from launch.compose import compose_typed
 
     sys.path.insert(0, str(folder))
     try:
         config, launcher = compose_typed("llm", overrides)
-        setting, _ = make_setting(config, launcher, Given(list(overrides)))
+        setting, _ = make_setting(config, launcher, Given(list(overrides), ranks=ranks))
     finally:
         sys.path.remove(str(folder))
     sums = {name: sum(phase.values()) for name, phase in estimate(setting).items()}
@@ -121,8 +140,9 @@ def compare(case: str) -> tuple[int, int, str]:
         folder = Path(name)
         (folder / "long.py").write_text(TASK)
         overrides = [f"model.name_or_path={build(folder / 'model', MODELS[model])}", *COMMON, *options]
-        foretold, worst = foretell(folder, overrides)
-        return foretold, measure(folder, overrides), worst
+        ranks = 2 if "zero" in case else 1
+        foretold, worst = foretell(folder, overrides, ranks)
+        return foretold, measure(folder, overrides, ranks), worst
 
 
 if __name__ == "__main__":

@@ -6,12 +6,12 @@ import math
 import sys
 import time
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import rdkit
 
+from chem.files import load_object
 from chem.oracles import shaping
 from chem.oracles.base import Component, Molecule, Result, Status, TimedOut, Value, parse
 from conf.schema import ComponentConfig, ConfigError, OracleConfig
@@ -135,8 +135,7 @@ def make_component(config: ComponentConfig) -> Component:
         )
     try:
         if factory is None:
-            module, _, name = path.partition(":")
-            factory = getattr(import_module(module), name)
+            factory = load_object(path)
         return factory(**config.parameters)
     except ConfigError as error:
         raise ConfigError(f"oracle.components: {config.label}: {error}") from error

@@ -3,9 +3,11 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter, deque
@@ -14,14 +16,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe, wait
+from pathlib import Path
 from typing import Any
 
 from chem.oracles.base import Result, Status
+from chem.oracles.processes import kill_session
 from conf.schema import ConfigError, OracleConfig
 
 START_LIMIT_S = 600.0  # for a worker to import and prepare, and for the preflight
 WINDOW = 200  # results over which the share of failures is taken
 ENOUGH = 20  # results before it is
+FIXED = {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}  # one core a worker, and no chance
 CHUNK = 64  # molecules sent to a worker at a time, at most
 
 
@@ -34,17 +39,15 @@ class Worker:
     process: subprocess.Popen[bytes]
     connection: Connection
     lifeline: int
+    folder: Path  # for temporary files
     tasks: deque[tuple[int, str]] = field(default_factory=deque)  # sent and not answered, in order
     since: float = 0.0  # when it began with the first of them
 
-    def kill(self) -> None:
-        """End the process with all that it started; not after waiting for it, when its number may be another's."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-
     def end(self) -> None:
-        self.kill()
+        """End the process with all that it started, and remove its temporary files."""
+        kill_session(self.process.pid)
         self.process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
         self.connection.close()
         os.close(self.lifeline)
 
@@ -106,7 +109,7 @@ class Oracle:
         with self._lock:
             self._closed = True
             for worker in list(self._workers):
-                worker.kill()
+                kill_session(worker.process.pid)
         self._thread.shutdown(wait=True, cancel_futures=True)
         self._end_workers()
 
@@ -118,17 +121,18 @@ class Oracle:
                 raise OracleError("oracle: closed")
             ours, theirs = Pipe()
             read, write = os.pipe()
+            folder = Path(tempfile.mkdtemp(prefix="mara-oracle-"))
             path = [entry or os.getcwd() for entry in sys.path]
             process = subprocess.Popen(
                 [sys.executable, "-m", "chem.oracles.worker", str(theirs.fileno()), str(read)],
                 pass_fds=(theirs.fileno(), read),
                 stdin=subprocess.DEVNULL,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"},
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(path), "TMPDIR": str(folder)} | FIXED,
                 start_new_session=True,
             )
             theirs.close()
             os.close(read)
-            worker = Worker(process, ours, write)
+            worker = Worker(process, ours, write, folder)
             self._workers.append(worker)
         ours.send((self.config, path))
         return worker

@@ -1,19 +1,23 @@
 """A process that scores molecules, one after the other: `python -m chem.oracles.worker CHANNEL LIFELINE`.
 
-The pool starts it as the leader of a process group of its own, so that what a molecule starts can be ended with it.
-A child of a few kilobytes waits on the lifeline, a pipe whose other end the pool alone holds: when the pool is gone,
-kill -9 included, it ends the group.
+The pool starts it as the leader of a session of its own, so that what a molecule starts can be ended with it. A small
+child waits on the lifeline, a pipe whose other end the pool alone holds: when the pool is gone, kill -9 included, it
+ends the session and removes its temporary files.
 """
 
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import time
 from multiprocessing.connection import Connection
 
+from chem.oracles.processes import kill_session
+
 
 def guard(channel: int, lifeline: int) -> None:
-    """Leave a child behind that ends the whole group when the lifeline breaks."""
+    """Leave a child behind that ends the whole session when the lifeline breaks."""
     if os.fork():
         os.close(lifeline)
         return
@@ -21,7 +25,9 @@ def guard(channel: int, lifeline: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     os.read(lifeline, 1)
-    os.killpg(0, signal.SIGKILL)
+    kill_session(os.getsid(0), spare=os.getpid())
+    shutil.rmtree(tempfile.gettempdir(), ignore_errors=True)
+    os._exit(0)
 
 
 def main() -> None:

@@ -12,7 +12,9 @@ from omegaconf import OmegaConf
 from conf import schema
 from conf.schema import ConfigError
 from launch.app import check, register
+from launch.compose import compose as launch_compose
 from launch.groups import groups, option_table, options, owner
+from launch.record import flatten
 
 CONF = Path(schema.__file__).parent
 PACKAGES = {path.parent.name: path.parent.name.capitalize() + "Config" for path in sorted(CONF.glob("*/config.yaml"))}
@@ -105,3 +107,19 @@ def test_the_table_of_options_survives_a_template(monkeypatch, tmp_path):
     (tmp_path / "llm" / "price" / "low.yaml").write_text("a: 1\n")
     monkeypatch.setattr("launch.groups.CONF", tmp_path)
     assert option_table("llm") == "  price=high  At $$CONFIG and more.\n  price=low"
+
+
+@pytest.mark.parametrize("command", [name for name in schema.RUN_CONFIGS if "." in name])
+def test_a_further_command_composes_and_its_help_names_true_keys(command):
+    register(command, schema.RUN_CONFIGS[command])
+    with initialize_config_module(f"conf.{command}", version_base="1.3"):
+        config = compose("config", return_hydra_config=True)
+    text = config.hydra.help.template
+    assert launch_compose(command, [], checked=False)["seed"] == 0  # as launch.resume and launch.reproduce do
+    assert text.startswith(f"python -m {command} ") and config.hydra.job.name == command
+    keys = re.findall(r"^ {2,8}(\w[\w.]*(?:, \w[\w.]*)*) {2,}\S", text, re.MULTILINE)
+    named = {name for names in keys for name in names.split(", ")}
+    assert len(named) >= 10
+    known = flatten(OmegaConf.to_container(config))  # also what must be given
+    assert [name for name in named if not any(f"{key}.".startswith(f"{name}.") for key in known)] == []
+    assert not set(groups(command.partition(".")[0])) & {command.partition(".")[2]}  # no group of the package's

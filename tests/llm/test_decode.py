@@ -11,7 +11,7 @@ from llm.rollout import sample
 
 VOCAB = 40
 EOS = torch.arange(30, 37)  # so many that rows, and groups, end at different times
-KINDS = ("qwen3", "llama", "llama-bias", "gpt2", "qwen3_moe")
+KINDS = ("qwen3", "llama", "llama-bias", "gpt2", "gpt_neox", "qwen3_moe")
 
 
 def make_prompts(*lengths):

@@ -1,0 +1,19 @@
+"""`python -m chem.evaluate file=CSV`: metrics of molecules and scores in the order they were generated."""
+
+from typing import TYPE_CHECKING
+
+from conf.schema import ChemEvaluateConfig
+from launch.app import start
+
+if TYPE_CHECKING:
+    from launch.run import Run
+
+
+def evaluate(config: ChemEvaluateConfig, run: "Run") -> None:
+    from chem.evaluation import evaluate_file  # loads RDKit
+
+    evaluate_file(config, run)
+
+
+if __name__ == "__main__":
+    start("chem.evaluate", ChemEvaluateConfig, evaluate)

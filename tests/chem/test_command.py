@@ -1,0 +1,98 @@
+"""A program as an oracle: what it is given, what is read, what becomes of it when it hangs, and what it leaves."""
+
+import stat
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from rdkit import Chem
+
+from chem.command import Command
+from chem.oracles import Oracle, Status, TimedOut
+from chem.oracles.base import Molecule
+from conf.schema import ComponentConfig, ConfigError, OracleConfig
+
+PROGRAM = """#!/bin/sh
+case "$1" in
+    *N*) sleep 1000 & echo $! >> "$3"; wait ;;
+    *O*) echo "no oxygen" >&2; exit 3 ;;
+    *S*) echo "nothing to read" ;;
+    *) pwd >> "$3"; touch rubbish; echo "score: -4.5"; echo "score: -7.25" ;;
+esac
+"""
+
+
+@pytest.fixture
+def program(tmp_path):
+    path = tmp_path / "program"
+    path.write_text(PROGRAM)
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return [str(path), "{smiles}", "{smi}", str(tmp_path / "log")]
+
+
+def molecule(smiles):
+    return Molecule(Chem.MolFromSmiles(smiles))
+
+
+def test_a_number_is_picked_and_nothing_is_left(program, tmp_path):
+    pattern = r"score: (\S+)"
+    for pick, expected in {"first": -4.5, "last": -7.25, "min": -7.25, "max": -4.5}.items():
+        assert Command(program, pattern, pick=pick)(molecule("CCC")).value == expected
+    folders = (tmp_path / "log").read_text().split()
+    assert len(folders) == 4 and not any(Path(folder).exists() for folder in folders)
+
+    written = Command(["sh", "-c", "echo pose 3.5 > {output}; cat {sdf} >> {output}"], r"pose (\S+)", source="output")
+    assert written(molecule("CCC")).value == 3.5
+    sdf = Command(["cat", "{sdf}"], r"^\s*(\d+)\s*\d+.*V2000")
+    assert Command(["grep", "V2000", "{sdf}"], r"^\s*(\d+)")(molecule("CCC")).value == 11  # with hydrogens
+    with pytest.raises(ValueError, match="nothing in the stdout matches"):
+        sdf(molecule("CCC"))  # control: ^ is the beginning of the text, which the line of counts is not
+
+
+def test_failures_and_hangs(program, tmp_path):
+    command = Command(program, r"score: (\S+)", time_limit_s=0.5)
+    with pytest.raises(RuntimeError, match="status 3: no oxygen"):
+        command(molecule("CCO"))
+    with pytest.raises(ValueError, match="nothing in the stdout matches"):
+        command(molecule("CCS"))
+    begun = time.monotonic()
+    with pytest.raises(TimedOut, match=r"within 0\.5 s"):
+        command(molecule("CCN"))
+    assert time.monotonic() - begun < 5
+    child = int((tmp_path / "log").read_text())
+    time.sleep(0.2)
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+
+
+def test_the_oracles_limit_ends_the_program_and_its_files_too(program, tmp_path):
+    log = tmp_path / "log"
+    part = ComponentConfig("command", {"command": program, "pattern": r"score: (\S+)", "time_limit_s": 100.0})
+    part.transform.name, part.transform.edge, part.transform.side = "step", 0.0, "below"
+    with Oracle(OracleConfig([part], workers=1, time_limit_s=1.0)) as oracle:
+        folder = oracle._workers[0].folder
+        results = oracle(["CCC", "CCN", "CCCC"])
+        assert [result.status for result in results] == [Status.ok, Status.timed_out, Status.ok]
+        assert not folder.exists() and oracle._workers[0].folder.exists()
+        last = oracle._workers[0].folder
+    first, child, second = log.read_text().split()
+    assert Path(first).parent == folder and Path(second).parent == last and not last.exists()
+    time.sleep(0.2)
+    assert not psutil.pid_exists(int(child)) or psutil.Process(int(child)).status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"command": "echo 1"}, "command: must be a list"),
+        ({"command": ["no-such-program"]}, "must be a program that can be run, found no-such-program"),
+        ({"command": ["echo", "{ligand}"]}, r"command: may hold \{folder\}.*found \['ligand'\]"),
+        ({"pattern": "score"}, "pattern: must have one group"),
+        ({"pattern": "(score"}, "cannot be read"),
+        ({"pick": "best"}, "pick: must be one of first, last, min, max, found best"),
+        ({"source": "output"}, r"must hold \{output\} with source=output"),
+    ],
+)
+def test_a_mistake_is_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        Command(**{"command": ["echo"], "pattern": r"(\S+)", **options})

@@ -1,0 +1,88 @@
+"""Files of prompts and generations: what is read, and how a mistake in one is told."""
+
+import json
+
+import pytest
+
+from conf.schema import ConfigError
+from llm.generations import prompt_of, read_generations, read_questions
+
+GOOD = {"id": "a", "prompt": "Name a colour.", "generations": ["red", "blue", "red"]}
+MISTAKES = [  # changes of the second line, what the message must hold after file and line
+    ({"id": None}, "id: must be a text or a number, found null"),
+    ({"id": True}, "id: must be a text or a number, found true"),
+    ({"id": "a"}, "id: must be another one than in line 1, found a"),
+    ({"id": ...}, "id: must be a text or a number, found nothing"),
+    ({"prompt": ...}, "prompt: must be a text or a list of chat turns, found nothing"),
+    ({"prompt": 3}, "prompt: must be a text or a list of chat turns, each with role and content, found 3"),
+    ({"prompt": []}, "prompt: must be a text or a list of chat turns, each with role and content, found []"),
+    ({"prompt": [{"role": "user"}]}, "prompt: must be a text or a list of chat turns"),
+    ({"generations": ...}, "generations: must be a list of texts, found nothing"),
+    ({"generations": []}, "generations: must be a list of at least one text, found []"),
+    ({"generations": "red"}, "generations: must be a list of texts, found red"),
+    ({"generations": ["red", 3, "x"]}, "generations: must be a list of texts, found 3"),
+    ({"generations": ["red", "x"]}, "generations: must be 3 texts, as many as in line 1, found 2 texts"),
+    ({"partition": [0, 1]}, "partition: must be 3 whole numbers, one for each of the generations, found 2"),
+    ({"partition": [0, 1, 0.5]}, "partition: must be a list of whole numbers, found 0.5"),
+    ({"partition": [0, True, 0]}, "partition: must be a list of whole numbers, found true"),
+    ({"partition": None}, "partition: must be a list of whole numbers, found null"),
+    ({"partition": [0, -1, 1]}, "partition: must be a list of whole numbers >= 0, found -1"),
+    ({"generation_scores": [1, 2]}, "generation_scores: must be 3 finite numbers, one for each of the generations"),
+    ({"generation_scores": [1, 2, float("nan")]}, "generation_scores: must be a list of finite numbers, found NaN"),
+    ({"generation_scores": [1, "2", 3]}, "generation_scores: must be a list of finite numbers, found 2"),
+]
+
+
+def file_of(folder, *lines):
+    path = folder / "some.jsonl"
+    path.write_text("".join(line if isinstance(line, str) else json.dumps(line) + "\n" for line in lines))
+    return str(path)
+
+
+def test_what_noveltybench_writes_is_read(tmp_path):
+    more = {
+        "id": 7,
+        "prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Go\u2028on"}],
+    }
+    more |= {"generations": ["a", "", "a"], "partition": [0, 1, 0], "generation_scores": [3, 10.0, 0], "model": "m"}
+    first, second = read_generations("generations", file_of(tmp_path, GOOD, more))
+    assert first[:5] == ("a", [{"role": "user", "content": "Name a colour."}], ["red", "blue", "red"], None, None)
+    assert second[:1] + second[2:5] == ("7", ["a", "", "a"], [0, 1, 0], [3, 10.0, 0])
+    assert prompt_of(first.chat) == GOOD["prompt"] and prompt_of(second.chat) == more["prompt"]
+    assert [one.id for one in read_questions("prompts", file_of(tmp_path, GOOD, more))] == ["a", "7"]
+
+
+@pytest.mark.parametrize(("change", "message"), MISTAKES)
+def test_a_mistake_names_file_line_and_key(tmp_path, change, message):
+    second = {key: value for key, value in {**GOOD, "id": "b", **change}.items() if value is not ...}
+    path = file_of(tmp_path, GOOD, second)
+    with pytest.raises(ConfigError) as caught:
+        read_generations("generations", path)
+    text = str(caught.value)
+    assert text.startswith(f"generations: {path}, line 2, {message}") and "\n" not in text
+    read_generations("generations", file_of(tmp_path, GOOD, {**GOOD, "id": "b"}))  # control
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [("{'id': 1}\n", "must be one JSON object"), ("[1]\n", "must be one JSON object, found [1]"), ("\n", "found ''")],
+)
+def test_a_line_that_is_no_object(tmp_path, line, message):
+    path = file_of(tmp_path, GOOD, *({**GOOD, "id": str(i)} for i in range(5)), line, {**GOOD, "id": "z"})
+    with pytest.raises(ConfigError) as caught:
+        read_generations("compare", path)
+    assert str(caught.value).startswith(f"compare: {path}, line 7: ") and message in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    for name, content, message in (
+        ("no", None, "No such file"),
+        ("latin", b'{"id": "\xe9"}', "UTF-8"),
+        ("0", b"", ""),
+    ):
+        path = tmp_path / name
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(ConfigError, match=message) as caught:
+            read_questions("prompts", str(path))
+        assert str(path) in str(caught.value) and "\n" not in str(caught.value)
