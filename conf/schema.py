@@ -1202,6 +1202,8 @@ class ChemEvaluateConfig(JobConfig):
     smiles_column: str = MISSING
     score_column: str = MISSING
     screens: list[float] = MISSING
+    circle_distance: float = MISSING  # Tanimoto, of #Circles
+    shown: int = MISSING  # best molecules in the picture
     known: str | None = MISSING  # the prior's training set
 
     def __post_init__(self) -> None:
@@ -1210,6 +1212,8 @@ class ChemEvaluateConfig(JobConfig):
             raise ConfigError(f"screens: must be different scores, at least one, found {self.screens}")
         for screen in self.screens:
             check_range("screens", screen)
+        check_range("circle_distance", self.circle_distance, low=0, below=1)
+        check_range("shown", self.shown, low=1)
 
 
 # --- chem ---------------------------------------------------------------------------------------------------
@@ -1287,6 +1291,7 @@ class PretrainConfig(TrainingConfig):
     """A prior from a file of SMILES."""
 
     data: str = MISSING  # a file of SMILES, plain or gzipped
+    init: str | None = MISSING  # shipped, or a prior's folder to go on from; null: fresh weights
     filter: MoleculeFilterConfig = MISSING
     spelling: Spelling = MISSING
     validation_share: float = MISSING

@@ -78,7 +78,7 @@ def test_a_file_that_cannot_be_read(tmp_path):
     for name, content, message in (
         ("no", None, "No such file"),
         ("latin", b'{"id": "\xe9"}', "UTF-8"),
-        ("0", b"", ""),
+        ("empty", b"", "one JSON object"),
     ):
         path = tmp_path / name
         if content is not None:
