@@ -13,9 +13,9 @@ import matplotlib.pyplot as plt
 from rich.table import Table
 
 from chem.files import file_hash, find_file
+from chem.inventory import read_stock
 from chem.metrics import COUNTS, Found, collect, metrics, yield_curve
 from chem.report import draw_molecules
-from chem.stock import read_stock
 from conf.schema import ChemEvaluateConfig, ConfigError
 from launch.run import Run, console
 
