@@ -918,6 +918,22 @@ def one_or_more(key: str, value: Any, kind: type[float] | type[Enum]) -> list[An
 
 
 @dataclass
+class LoraConfig:
+    """A low-rank adapter, W + (alpha / rank) B A; without dropout, for what is sampled is what is scored."""
+
+    rank: int | None = None  # null: no adapter, all weights train
+    alpha: int = 32
+    target_modules: list[str] = field(default_factory=lambda: ["all-linear"])  # ends of the layers' names
+
+    def __post_init__(self) -> None:
+        if self.rank is not None:
+            check_range("model.lora.rank", self.rank, low=1)
+        check_range("model.lora.alpha", self.alpha, above=0)
+        if not self.target_modules:
+            raise ConfigError("model.lora.target_modules: must name a layer, or be [all-linear], found []")
+
+
+@dataclass
 class ModelConfig:
     """A causal language model and how to load it."""
 
@@ -925,8 +941,18 @@ class ModelConfig:
     dtype: str = MISSING
     device: str = MISSING
     chat_template: dict[str, Any] = field(default_factory=dict)  # switches passed to the chat template
+    attention: str = "auto"  # transformers' implementation where prompts are not read packed
+    gradient_checkpointing: bool = False  # compute activations again in the backward pass instead of keeping them
+    reference_on_cpu: bool = False  # between the passes that need it
+    lora: LoraConfig = field(default_factory=LoraConfig)
 
     def __post_init__(self) -> None:
+        check_choice("model.attention", self.attention, ("auto", "eager", "sdpa", "flash_attention_2"))
+        if self.lora.rank is not None and self.reference_on_cpu:
+            raise ConfigError(
+                "model.reference_on_cpu: must be false with model.lora.rank: its reference is the policy with "
+                "the adapter off, found true"
+            )
         check_dtype("model.dtype", self.dtype)
         check_device("model.device", self.device)
 

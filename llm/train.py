@@ -15,7 +15,7 @@ from core.schedules import Observed, linear, make_schedule, place_in_run
 from core.sequence import masked_sum
 from core.transforms import class_diversity
 from launch import distributed
-from launch.checkpoint import Values, tensors_hash
+from launch.checkpoint import Values
 from launch.distributed import gather, gather_rows, portion
 from launch.engine import Engine, make_engine
 from launch.run import Run
@@ -23,7 +23,7 @@ from launch.streams import rollout_uniforms, stream_seed, torch_generator
 from llm.diagnostics import CollapseWatch, answer_shares, mode_ratio
 from llm.evaluation import evaluate_policy
 from llm.logp import completion_logp
-from llm.models import Models, load_models
+from llm.models import Models, load_models, save_policy
 from llm.prompts import Chat, Prompts, encode_chats
 from llm.report import report_run
 from llm.rewards import Reward, make_evaluation_reward, make_reward
@@ -87,18 +87,19 @@ def train(config: LlmConfig, run: Run) -> None:
         )
     task = load_task(config.task.name, config)
     objective = make_objective(**config.objective_arguments())
-    models = load_models(config.model)
+    models = load_models(config.model, config.seed)
+    reference_hash = models.reference_hash()
     reward = make_reward(config.reward, task, models.eos_ids.device, models.policy.dtype)
     updates = config.steps * config.update.count
     engine = make_engine(config.engine.name, models.policy, config.optimizer, updates, shared=True)
     next_beta = make_schedule(config.beta_schedule.name, config.objective.beta, config.beta_schedule.options())
     watch = CollapseWatch()
     values = Values(beta=config.objective.beta, warned_of_failure=False)
-    reference_hash = tensors_hash(models.reference.named_parameters())
     data = {f"data/{name}": records.sha256 for name, records in task.data.items()}
     run.keep({"reference": reference_hash, **reward.identity, **data}, engine=engine, watch=watch, values=values)
     further = make_evaluation_reward(config.reward, task, models.eos_ids.device, models.policy.dtype)
-    base = evaluate_policy(models.reference, models, task, reward, further, config)
+    with engine.gather() as policy, models.as_reference(policy) as reference:
+        base = evaluate_policy(reference, models, task, reward, further, config)
 
     shown = {"reward": "reward/raw", "KL": f"kl/{objective.direction}_nats"}
     shown |= {f'"{answer}"': f"share/{answer}" for answer in task.answers}
@@ -121,8 +122,7 @@ def train(config: LlmConfig, run: Run) -> None:
 
     with engine.gather() as policy:
         if run.is_main:
-            policy.save_pretrained(run.folder / "policy")
-            models.tokenizer.save_pretrained(run.folder / "policy")
+            save_policy(policy, models.tokenizer, config.model, run.folder)
         trained = evaluate_policy(policy, models, task, reward, further, config)
     if run.is_main:
         report_run(run, base, trained, {name: records.facts() for name, records in task.data.items()})
@@ -152,8 +152,8 @@ def train_step(
     texts = rollout.texts(models.tokenizer)
     scores = reward_of([chat for chat in batch.chats for _ in range(G)], texts)
     reward = scores.reward.view(-1, G).to(rollout.mask.device)  # [P, G], NaN where it failed
-    with torch.no_grad():
-        ref_logp = torch.cat(list(read(own, config)(lambda of: of(models.reference))))  # [P * G, T]
+    with torch.no_grad(), engine.gather() as policy, models.as_reference(policy) as frozen:
+        ref_logp = torch.cat(list(read(own, config)(lambda of: of(frozen))))
 
     texts = [text for some in gather(texts) for text in some]
     chats = [chat for some in gather(list(batch.chats)) for chat in some]
@@ -180,7 +180,7 @@ def train_step(
         with torch.no_grad():
             policy_logp = gather_rows(torch.cat(list(read(own, config)(engine.apply))))
         behaviour = policy_logp.view(P, G, -1)
-    reference = reference_completions(models, batch, config)
+    reference = reference_completions(models, engine, batch, config)
     done = []
     for groups in batch.updates:
         chosen = [slot - batch.slots.start for slot in groups if slot in batch.slots]
@@ -231,22 +231,24 @@ def first_of_equals(texts: Sequence[str], prompts: int) -> Tensor:
     return torch.tensor([[group.index(text) == i for i, text in enumerate(group)] for group in groups])
 
 
-def reference_completions(models: Models, batch: Batch, config: LlmConfig) -> tuple[Completions, Tensor] | None:
+def reference_completions(
+    models: Models, engine: Engine, batch: Batch, config: LlmConfig
+) -> tuple[Completions, Tensor] | None:
     """This rank's completions of the reference, and their log-probabilities under it, [P * N, T]; None for none."""
     if batch.reference_uniforms is None:
         return None
     count = len(batch.reference_uniforms) // len(batch.chats)
-    rollout = sample(
-        models.reference,
-        batch.prompts,
-        batch.reference_uniforms,
-        group_size=count,
-        eos_ids=models.eos_ids,
-        pad_id=models.pad_id,
-    )
-    drawn = Completions(batch.prompts, rollout.tokens, rollout.mask)
-    with torch.no_grad():
-        return drawn, torch.cat(list(read(drawn, config)(lambda of: of(models.reference))))
+    with torch.no_grad(), engine.gather() as policy, models.as_reference(policy) as frozen:
+        rollout = sample(
+            frozen,
+            batch.prompts,
+            batch.reference_uniforms,
+            group_size=count,
+            eos_ids=models.eos_ids,
+            pad_id=models.pad_id,
+        )
+        drawn = Completions(batch.prompts, rollout.tokens, rollout.mask)
+        return drawn, torch.cat(list(read(drawn, config)(lambda of: of(frozen))))
 
 
 def differentiate_reference(
