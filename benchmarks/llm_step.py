@@ -26,8 +26,8 @@ from collections.abc import Callable
 from typing import Any
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "short": {"P": 8, "G": 16, "prompt": 26, "least": 32, "most": 32, "steps": {"ours": 8, "trl": 8}},
-    "long": {"P": 8, "G": 16, "prompt": 256, "least": 8, "most": 64, "steps": {"ours": 8, "trl": 2}},
+    "short": {"P": 8, "G": 16, "prompt": 26, "least": 32, "most": 32, "steps": {"ours": 6, "trl": 6}},
+    "long": {"P": 8, "G": 16, "prompt": 256, "least": 8, "most": 64, "steps": {"ours": 5, "trl": 2}},
     "gpu": {"P": 16, "G": 16, "prompt": 512, "least": 256, "most": 256, "steps": {"ours": 4, "trl": 2}},
 }
 SMALL = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4}
@@ -228,6 +228,7 @@ def ours(name: str, folder: str, steps: int) -> dict[str, Any]:
     from launch.engine import make_engine
     from llm import rollout, train
     from llm.models import load_models
+    from llm.rewards import make_reward
     from llm.tasks.base import Task
 
     class Fixed(Task):
@@ -260,6 +261,7 @@ def ours(name: str, folder: str, steps: int) -> dict[str, Any]:
     objective = make_objective(**config.objective_arguments())
     engine = make_engine("torch", models.policy, config.optimizer, steps + WARMUP)
     task, eos = Fixed(), int(models.eos_ids[0])
+    scored = make_reward(config.reward, task, models.eos_ids.device, models.policy.dtype)
     draw = rollout.inverse_cdf
 
     def held_back(logits: Any, uniform: Any) -> Any:
@@ -275,7 +277,7 @@ def ours(name: str, folder: str, steps: int) -> dict[str, Any]:
             meter.start()
         batch = train.draw_batch(config, models, task, step)
         batch = batch._replace(uniforms=batch.uniforms.scatter(1, ends.to(batch.uniforms.device), -1.0))
-        result = train.train_step(models, engine, objective, task, batch, config.objective.beta, config)
+        result = train.train_step(models, engine, objective, task, scored, batch, config.objective.beta, config)
         meter.step()
     tokens = float(result.metrics["length"]) * setting["P"] * setting["G"]  # type: ignore[arg-type]
     found = meter.result(name)

@@ -97,6 +97,10 @@ def bound_ligand(path: Path, smiles: str) -> Chem.Mol:
     if template is None or bound is None:
         which = f"ligand_smiles: must be SMILES, found {smiles}" if template is None else "ligand: must be a PDB file"
         raise ConfigError(which)
+    if template.GetNumAtoms() != bound.GetNumAtoms():  # else a part of the ligand would match
+        raise ConfigError(
+            f"ligand_smiles: must be the molecule of {path.name}, {bound.GetNumAtoms()} heavy atoms, found {smiles}"
+        )
     try:
         return AllChem.AssignBondOrdersFromTemplate(template, bound)
     except ValueError as error:

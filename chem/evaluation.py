@@ -13,9 +13,9 @@ import matplotlib.pyplot as plt
 from rich.table import Table
 
 from chem.files import file_hash, find_file
+from chem.inventory import read_stock
 from chem.metrics import COUNTS, Found, collect, metrics, yield_curve
-from chem.report import SHOWN, draw_molecules
-from chem.stock import read_stock
+from chem.report import draw_molecules
 from conf.schema import ChemEvaluateConfig, ConfigError
 from launch.run import Run, console
 
@@ -25,7 +25,7 @@ def evaluate_file(config: ChemEvaluateConfig, run: Run) -> None:
     path = find_file("file", config.file)
     found = collect(*read_molecules(path, config.smiles_column, config.score_column))
     known = None if config.known is None else read_stock(find_file("known", config.known))
-    row = metrics(found, config.screens, known)
+    row = metrics(found, config.screens, known, config.circle_distance)
     run.finish({**row, "file": path.name, "sha256": file_hash(path)})
     console.print(overall_table(row))
     console.print(screen_table(row, config.screens))
@@ -33,7 +33,7 @@ def evaluate_file(config: ChemEvaluateConfig, run: Run) -> None:
     scored = [n for n, score in enumerate(found.score) if not math.isnan(score)]
     order = sorted(scored, key=lambda n: -found.score[n])
     if order:
-        best = [{"smiles": found.smiles[n], "score": float(found.score[n])} for n in order[:SHOWN]]
+        best = [{"smiles": found.smiles[n], "score": float(found.score[n])} for n in order[: config.shown]]
         draw_molecules(run.folder / "molecules.png", best)
     run.say(f"pictures: {run.folder / 'figure.png'}" + (f", {run.folder / 'molecules.png'}" if order else ""))
 

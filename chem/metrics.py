@@ -47,7 +47,12 @@ def collect(smiles: Sequence[str], score: Sequence[float | None]) -> Found:
     return Found(list(scores), np.array(list(scores.values()), dtype=float), len(smiles), valid)
 
 
-def metrics(found: Found, screens: Sequence[float], known: Collection[str] | None = None) -> dict[str, Any]:
+def metrics(
+    found: Found,
+    screens: Sequence[float],
+    known: Collection[str] | None = None,
+    circle_distance: float = CIRCLE_DISTANCE,
+) -> dict[str, Any]:
     """All metrics of one run.
 
     screens: scores from which a molecule is good. known: canonical SMILES of the prior's training set, or None.
@@ -73,7 +78,7 @@ def metrics(found: Found, screens: Sequence[float], known: Collection[str] | Non
             f"{screen:g}/yield": len(chosen),
             **{f"{screen:g}/OB{n}": oracle_burden(good, n) for n in COUNTS},
             f"{screen:g}/int_div1": int_div1(prints),
-            f"{screen:g}/circles": len(circles(prints)) if prints else None,
+            f"{screen:g}/circles": len(circles(prints, circle_distance)) if prints else None,
             f"{screen:g}/scaffolds": scaffolds(chosen),
         }
     return row
@@ -113,15 +118,15 @@ def int_div1(prints: Sequence[DataStructs.ExplicitBitVect]) -> float | None:
     return 1 - (2 * above + len(prints)) / len(prints) ** 2
 
 
-def circles(prints: Sequence[DataStructs.ExplicitBitVect]) -> list[int]:
-    """Rows of a subset whose pairwise Tanimoto distances are over .75: greedily, in order of generation.
+def circles(prints: Sequence[DataStructs.ExplicitBitVect], distance: float = CIRCLE_DISTANCE) -> list[int]:
+    """Rows of a subset whose pairwise Tanimoto distances are over `distance`: greedily, in order of generation.
 
     A lower bound of the largest such subset. Source: Xie et al. (2023), arXiv:2112.12542, their sequential bound.
     """
     kept: list[int] = []
     chosen: list[DataStructs.ExplicitBitVect] = []
     for row, one in enumerate(prints):
-        if not chosen or 1 - max(DataStructs.BulkTanimotoSimilarity(one, chosen)) > CIRCLE_DISTANCE:
+        if not chosen or 1 - max(DataStructs.BulkTanimotoSimilarity(one, chosen)) > distance:
             kept.append(row)
             chosen.append(one)
     return kept

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -11,15 +11,26 @@ from torch.nn import functional
 
 from chem.tokenizer import END_ID, START_ID, Tokenizer
 from conf.schema import ConfigError, NetworkConfig, RecurrentConfig, TransformerConfig
+from core.sequence import inverse_cdf
 
-State = tuple[Tensor, ...]  # of a network after some tokens; each tensor's second axis is the row
+BUCKET = 32  # rows, at least, whose log-probabilities are computed together
+
+
+class Reader(Protocol):
+    """A network that reads N sequences one token at a time, without gradient."""
+
+    def step(self, token: Tensor) -> Tensor:
+        """Read [N] ids: hidden [N, D]."""
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows alone."""
 
 
 class Network(nn.Module):
     """p(SMILES) = product of p(token | tokens before it); START opens and END closes a sequence.
 
     hidden: [N, T] ids, the first of them START -> [N, T, D], each position's before its next token.
-    begin, advance: the same one token at a time. head: hidden -> logits over the vocabulary.
+    reader: the same one token at a time. head: hidden -> logits over the vocabulary.
     """
 
     head: nn.Linear
@@ -28,12 +39,8 @@ class Network(nn.Module):
     def hidden(self, inputs: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def begin(self, rows: int) -> State:
-        """The state before any token."""
-        raise NotImplementedError
-
-    def advance(self, token: Tensor, state: State) -> tuple[Tensor, State]:
-        """Read one token a row, [N] ids: hidden [N, D] and the state after it."""
+    def reader(self, rows: int) -> Reader:
+        """Before any token."""
         raise NotImplementedError
 
 
@@ -56,15 +63,68 @@ class Recurrent(Network):
     def hidden(self, inputs: Tensor) -> Tensor:
         return self.cells(self.embedding(inputs))[0]
 
-    def begin(self, rows: int) -> State:
-        zeros = self.head.weight.new_zeros(self.cells.num_layers, rows, self.cells.hidden_size)
-        return (zeros, zeros) if isinstance(self.cells, nn.LSTM) else (zeros,)
+    def reader(self, rows: int) -> Reader:
+        return (LstmReader if isinstance(self.cells, nn.LSTM) else GruReader)(self, rows)
 
-    def advance(self, token: Tensor, state: State) -> tuple[Tensor, State]:
-        hidden, after = self.cells(
-            self.embedding(token.unsqueeze(1)), state if isinstance(self.cells, nn.LSTM) else state[0]
-        )
-        return hidden[:, 0], after if isinstance(after, tuple) else (after,)
+
+class RecurrentReader:
+    """The layers by hand. What the first one makes of its input is one row a token, and is looked up."""
+
+    def __init__(self, network: Recurrent, rows: int) -> None:
+        cells = network.cells
+        self.layers = [
+            [getattr(cells, f"{name}_l{layer}").detach() for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+            for layer in range(cells.num_layers)
+        ]
+        weight, _, bias, _ = self.layers[0]
+        self.table = torch.addmm(bias, network.embedding.weight.detach(), weight.T)  # [V, gates]
+        self.hidden = [self.table.new_zeros(rows, cells.hidden_size) for _ in self.layers]
+
+    def keep(self, rows: Tensor) -> None:
+        self.hidden = [hidden[rows] for hidden in self.hidden]
+
+
+class LstmReader(RecurrentReader):
+    """Both matrices of a layer after the first in one product."""
+
+    def __init__(self, network: Recurrent, rows: int) -> None:
+        super().__init__(network, rows)
+        self.cell = [torch.zeros_like(hidden) for hidden in self.hidden]
+        self.table = self.table + self.layers[0][3]
+        self.recurrent = self.layers[0][1].T.contiguous()
+        self.both = [
+            (torch.cat([w_in, w_rec], 1).T.contiguous(), b_in + b_rec) for w_in, w_rec, b_in, b_rec in self.layers[1:]
+        ]
+
+    def step(self, token: Tensor) -> Tensor:
+        gates = torch.addmm(self.table[token], self.hidden[0], self.recurrent)
+        self._update(0, gates)
+        for layer, (weight, bias) in enumerate(self.both, 1):
+            seen = torch.cat([self.hidden[layer - 1], self.hidden[layer]], 1)
+            self._update(layer, torch.addmm(bias, seen, weight))
+        return self.hidden[-1]
+
+    def _update(self, layer: int, gates: Tensor) -> None:
+        enter, forget, new, out = gates.chunk(4, 1)
+        cell = forget.sigmoid() * self.cell[layer] + enter.sigmoid() * new.tanh()
+        self.cell[layer], self.hidden[layer] = cell, out.sigmoid() * cell.tanh()
+
+    def keep(self, rows: Tensor) -> None:
+        super().keep(rows)
+        self.cell = [cell[rows] for cell in self.cell]
+
+
+class GruReader(RecurrentReader):
+    def step(self, token: Tensor) -> Tensor:
+        given = self.table[token]
+        for layer, (w_in, w_rec, b_in, b_rec) in enumerate(self.layers):
+            if layer:
+                given = torch.addmm(b_in, self.hidden[layer - 1], w_in.T)
+            own = torch.addmm(b_rec, self.hidden[layer], w_rec.T)
+            (reset, update, new), (own_reset, own_update, own_new) = given.chunk(3, 1), own.chunk(3, 1)
+            fresh = (new + (reset + own_reset).sigmoid() * own_new).tanh()
+            self.hidden[layer] = fresh + (update + own_update).sigmoid() * (self.hidden[layer] - fresh)
+        return self.hidden[-1]
 
 
 class Transformer(Network):
@@ -87,17 +147,26 @@ class Transformer(Network):
             x, _ = block(x, None)
         return self.norm(x)
 
-    def begin(self, rows: int) -> State:
-        blank = self.head.weight.new_zeros(2, rows, 0, self.head.in_features)
-        return tuple(blank for _ in self.blocks)
+    def reader(self, rows: int) -> Reader:
+        return TransformerReader(self, rows)
 
-    def advance(self, token: Tensor, state: State) -> tuple[Tensor, State]:
-        x = (self.embedding(token) + self.position.weight[state[0].shape[2]]).unsqueeze(1)
-        after = []
-        for block, past in zip(self.blocks, state, strict=True):
-            x, seen = block(x, past)
-            after.append(seen)
-        return self.norm(x)[:, 0], tuple(after)
+
+class TransformerReader:
+    """With the keys and values of what was read."""
+
+    def __init__(self, network: Transformer, rows: int) -> None:
+        self.network = network
+        self.seen = [network.head.weight.new_zeros(2, rows, 0, network.head.in_features) for _ in network.blocks]
+
+    def step(self, token: Tensor) -> Tensor:
+        place = self.seen[0].shape[2]
+        x = (self.network.embedding(token) + self.network.position.weight[place]).unsqueeze(1)
+        for number, block in enumerate(self.network.blocks):
+            x, self.seen[number] = block(x, self.seen[number])
+        return self.network.norm(x)[:, 0]
+
+    def keep(self, rows: Tensor) -> None:
+        self.seen = [seen[:, rows] for seen in self.seen]
 
 
 class Block(nn.Module):
@@ -137,6 +206,8 @@ def make_network(vocabulary: int, config: NetworkConfig) -> Network:
 def token_logp(network: Network, tokens: Tensor, mask: Tensor) -> Tensor:
     """Log-probability of every token of complete or cut sequences, with gradient.
 
+    Rows of similar length are computed together, so that short ones need not be as long as the longest.
+
     Args:
         tokens: [N, T] ids, END at each sequence's end, START left out.
         mask: [N, T] bool, True on the sequence's tokens including END.
@@ -144,11 +215,25 @@ def token_logp(network: Network, tokens: Tensor, mask: Tensor) -> Tensor:
     Returns:
         [N, T] nats, 0 where masked.
     """
+    buckets = max(len(tokens) // BUCKET, 1)
+    parts = mask.sum(1).argsort(stable=True).tensor_split(buckets)
+    found = torch.cat([_padded(_token_logp(network, tokens[rows], mask[rows]), tokens.shape[1]) for rows in parts])
+    return found[torch.cat(parts).argsort()]
+
+
+def _token_logp(network: Network, tokens: Tensor, mask: Tensor) -> Tensor:
+    """Up to the longest of these rows."""
+    width = max(int(mask.sum(1).max()), 1)
+    tokens, mask = tokens[:, :width], mask[:, :width]
     start = torch.full_like(tokens[:, :1], START_ID)
     hidden = network.hidden(torch.cat([start, tokens[:, :-1]], 1))
     logits = network.head(hidden[mask])
     logp = -functional.cross_entropy(logits, tokens[mask], reduction="none")
     return torch.zeros(mask.shape, dtype=logp.dtype, device=logp.device).masked_scatter(mask, logp)
+
+
+def _padded(logp: Tensor, width: int) -> Tensor:
+    return functional.pad(logp, (0, width - logp.shape[1]))
 
 
 class Rollout(NamedTuple):
@@ -175,10 +260,9 @@ def sample(network: Network, uniforms: Tensor) -> Rollout:
     tokens = torch.full((count, longest), END_ID, device=device)
     running = torch.arange(count, device=device)  # rows without an END so far
     token = torch.full((count,), START_ID, device=device)
-    state = network.begin(count)
+    reader = network.reader(count)
     for t in range(longest):
-        hidden, state = network.advance(token, state)
-        token = inverse_cdf(network.head(hidden), uniforms[running, t])
+        token = inverse_cdf(network.head(reader.step(token)), uniforms[running, t])
         tokens[running, t] = token
         going = (token != END_ID).nonzero().squeeze(-1)
         if not len(going):
@@ -186,21 +270,13 @@ def sample(network: Network, uniforms: Tensor) -> Rollout:
             break
         if len(going) < len(running):
             running, token = running[going], token[going]
-            state = tuple(part.index_select(1, going) for part in state)
+            reader.keep(going)
     complete = torch.ones(count, dtype=torch.bool, device=device)
     complete[running] = False
     ended = (tokens == END_ID).long().cumsum(-1)
     mask = ended - (tokens == END_ID).long() == 0
     width = max(int(mask.any(0).sum()), 1)
     return Rollout(tokens[:, :width], mask[:, :width], complete)
-
-
-def inverse_cdf(logits: Tensor, uniform: Tensor) -> Tensor:
-    """Index of the outcome whose stretch of the cumulative distribution holds `uniform`: [N, V], [N] -> [N]."""
-    cumulative = logits.double().softmax(-1).cumsum(-1)
-    # Scaled to the last entry: rounding leaves the sum a little off 1, and no draw may fall beyond it.
-    target = uniform.double().unsqueeze(-1) * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp_max(logits.shape[-1] - 1)
 
 
 class Prior(NamedTuple):
@@ -217,6 +293,7 @@ class Prior(NamedTuple):
         return [one if whole else "" for one, whole in zip(smiles, rollout.complete.tolist(), strict=True)]
 
 
+SHIPPED = Path(__file__).parent / "prior"
 FILES = ("config.json", "vocabulary.json", "model.safetensors")
 KINDS: dict[str, type[NetworkConfig]] = {
     "lstm": RecurrentConfig,

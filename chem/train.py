@@ -2,32 +2,30 @@
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import fields
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from chem.filters import DiversityFilter, batch_diversity
-from chem.networks import Prior, Rollout, load_prior, sample, save_prior, token_logp
+from chem.networks import SHIPPED, Prior, Rollout, load_prior, sample, save_prior, token_logp
 from chem.oracles import Oracle, OracleError
-from chem.replay import Memory, Rows, augmented, join, rows_of
+from chem.replay import Memory, Rows, augmented, rows_of, stack
 from chem.report import report_run
 from chem.scoring import Batch, Cache, Scoring, murcko, treat_duplicates
-from conf.schema import AdaptiveBetaConfig, ChemConfig, ConfigError, Duplicates, StopConfig
+from conf.schema import ChemConfig, ConfigError, Duplicates, StopConfig
 from core import losses
 from core.objective import Objective, make_objective
-from core.schedules import adaptive_beta
+from core.schedules import Observed, make_schedule, place_in_run
 from core.sequence import masked_sum
 from launch.checkpoint import Values, tensors_hash
 from launch.engine import Engine, make_engine
 from launch.record import cache_folder, user_path
 from launch.run import Run, Scalar
 from launch.streams import rollout_uniforms
-
-SHIPPED = Path(__file__).parent / "prior"
 
 
 class Reinvent(Objective):
@@ -48,11 +46,14 @@ class Reinvent(Objective):
         valid: Tensor | None = None,
         complete: Tensor | None = None,
         diversity: Tensor | None = None,
+        behaviour_logp: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See `core.objective.Objective.loss`."""
+        if behaviour_logp is not None:
+            raise ValueError("REINVENT's loss has no weights for completions of another policy")
         policy_seq_logp, ref_seq_logp = masked_sum(policy_logp, mask), masked_sum(ref_logp.detach(), mask)
         may_be_good = valid if complete is None else complete if valid is None else valid & complete
-        good = self._good(reward, ref_seq_logp, may_be_good)
+        good = self.good(reward, ref_seq_logp, may_be_good)
         transformed = self.transform(reward, ref_seq_logp, beta=beta, valid=may_be_good)
         loss = losses.reinvent(
             policy_seq_logp, transformed.ref_seq_logp, transformed.reward, sigma=1 / beta, valid=valid
@@ -64,7 +65,7 @@ class Step(NamedTuple):
     """What one step reports: numbers by name; the batch as molecules, as drawn, and which rows were filtered."""
 
     metrics: dict[str, Scalar]
-    kl: Tensor  # nats, the divergence of the objective
+    seen: Observed  # what the next beta is of
     batch: Batch
 
 
@@ -77,6 +78,7 @@ class Learner(NamedTuple):
     scoring: Callable[[Sequence[str]], Batch]
     diversity: DiversityFilter
     memory: Memory
+    thread: ThreadPoolExecutor  # in which the scoring waits for the oracle
 
 
 def train(config: ChemConfig, run: Run) -> None:
@@ -85,12 +87,12 @@ def train(config: ChemConfig, run: Run) -> None:
     policy = deepcopy(prior.network)
     updates = config.steps * (1 + config.replay.augmentations)
     engine = make_engine(config.engine.name, policy, config.optimizer, updates)
-    with open_oracle(config) as oracle:
+    with open_oracle(config) as oracle, ThreadPoolExecutor(1) as thread:
         for note in oracle.notes:
             run.say(note)
         scoring = Scoring(oracle, open_cache(config.cache, oracle.key), config.budget)
         memory, diversity = Memory(config.replay, prior.tokenizer), DiversityFilter(config.diversity_filter)
-        learner = Learner(prior, engine, make_chem_objective(config), scoring, diversity, memory)
+        learner = Learner(prior, engine, make_chem_objective(config), scoring, diversity, memory, thread)
         watch, best = Watch(config.stop), BestPolicy(engine)
         values = Values(beta=config.objective.beta)
         identity = {"prior": tensors_hash(prior.network.named_parameters()), "oracle": oracle.key}
@@ -122,6 +124,7 @@ def learn(
     values: Values,
 ) -> str:
     """The loop; why it ended."""
+    next_beta = make_schedule(config.beta_schedule.name, config.objective.beta, config.beta_schedule.options())
     kl_key = f"kl/{learner.objective.direction}_nats"
     shown = {"reward": "reward/raw", "valid": "valid", "unique": "unique", "KL": kl_key, "calls": "oracle/calls"}
     for step in run.steps(config.steps, show=shown):
@@ -140,8 +143,7 @@ def learn(
         if scoring.spent:
             run.say(f"stopped after step {step + 1}: the budget of {config.budget:,} molecules is spent")
             return "budget"
-        if isinstance(config.beta_schedule, AdaptiveBetaConfig):
-            values.beta = adaptive_beta(values.beta, float(result.kl), config.beta_schedule.kl_target)
+        values.beta = next_beta(values.beta, result.seen._replace(done=place_in_run(step + 1, config.steps)))
     return "steps"
 
 
@@ -153,14 +155,17 @@ def train_step(learner: Learner, config: ChemConfig, step: int, beta: float) -> 
     rollout = sample(policy, uniforms)  # type: ignore[arg-type]
     smiles = prior.written(rollout)
 
-    scored = learner.scoring(smiles)
+    answer = learner.thread.submit(learner.scoring, smiles)  # the oracle's processes work meanwhile
+    replayed = rows_of(learner.memory.draw(config.seed, step), prior.tokenizer)
+    tokens, mask = stack(rollout.tokens, replayed.tokens), stack(rollout.mask, replayed.mask)
+    logp = likelihoods(learner, tokens, mask)
+
+    scored = answer.result()
     batch, filtered = learner.diversity(treat_duplicates(scored, config.duplicates))
-    batch_rows = Rows(rollout.tokens, rollout.mask, batch.reward, batch.valid, batch.complete)
-    replayed = learner.memory.draw(config.seed, step)
-    together = join(batch_rows, rows_of(replayed, prior.tokenizer)) if replayed else batch_rows
+    outcome = (torch.cat(pair) for pair in zip(batch[1:4], replayed[2:], strict=True))  # reward, valid, complete
     needs_diversity = "diversity" in learner.objective.transform_inputs
     diversity = batch_diversity(scored.canonical).unsqueeze(0) if needs_diversity else None
-    metrics, kl = update(learner, together, beta, diversity)
+    metrics, seen = update(learner, Rows(tokens, mask, *outcome), logp, beta, diversity)
 
     learner.memory.add(smiles, batch, filtered)
     if config.replay.purge:
@@ -169,24 +174,32 @@ def train_step(learner: Learner, config: ChemConfig, step: int, beta: float) -> 
         again = augmented(
             smiles, batch, learner.memory, longest=prior.max_tokens, seed=config.seed, step=step, number=number
         )
-        update(learner, again, beta)
-    return Step({**metrics, **describe(scored, filtered, rollout)}, kl, scored)
+        update(learner, again, likelihoods(learner, again.tokens, again.mask), beta)
+    return Step({**metrics, **describe(scored, filtered, rollout)}, seen, scored)
+
+
+def likelihoods(learner: Learner, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities [N, T] under the policy, with gradient, and under the prior."""
+    policy: Any = learner.engine.module
+    with torch.no_grad():
+        ref_logp = token_logp(learner.prior.network, tokens, mask)
+    return token_logp(policy, tokens, mask), ref_logp
 
 
 def update(
-    learner: Learner, rows: Rows, beta: float, diversity: Tensor | None = None
-) -> tuple[dict[str, Scalar], Tensor]:
-    """Move the policy by the objective's gradient on these rows, one group; metrics, and the divergence in nats."""
-    policy: Any = learner.engine.module
-    with torch.no_grad():
-        ref_logp = token_logp(learner.prior.network, rows.tokens, rows.mask)  # [N, T]
-    policy_logp = token_logp(policy, rows.tokens, rows.mask)  # [N, T], carries gradient
-    group = [t.unsqueeze(0) for t in (rows.reward, policy_logp, ref_logp, rows.mask)]
+    learner: Learner, rows: Rows, logp: tuple[Tensor, Tensor], beta: float, diversity: Tensor | None = None
+) -> tuple[dict[str, Scalar], Observed]:
+    """Move the policy by the objective's gradient on these rows, one group; metrics, and what beta may follow."""
+    group = [t.unsqueeze(0) for t in (rows.reward, *logp, rows.mask)]
     valid, complete = rows.valid.unsqueeze(0), rows.complete.unsqueeze(0)
     loss, metrics = learner.objective.loss(*group, beta=beta, valid=valid, complete=complete, diversity=diversity)
     learner.engine.backward(loss)
     norm = learner.engine.step()
-    return {**metrics, "loss": loss.detach(), "grad_norm": norm}, metrics[f"kl/{learner.objective.direction}_nats"]
+    reward, ref_seq_logp = group[0], masked_sum(logp[1], rows.mask).unsqueeze(0)
+    good = learner.objective.good(reward, ref_seq_logp, valid & complete)
+    kl = float(metrics[f"kl/{learner.objective.direction}_nats"])
+    seen = Observed(0.0, kl, reward, ref_seq_logp, good)
+    return {**metrics, "loss": loss.detach(), "grad_norm": norm}, seen
 
 
 def make_chem_objective(config: ChemConfig) -> Objective:

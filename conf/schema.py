@@ -33,6 +33,7 @@ class Level(Enum):
 class Placement(Enum):
     reward = "reward"
     loss = "loss"
+    reference = "reference"  # of completions sampled from the reference
 
 
 class Advantage(Enum):
@@ -271,6 +272,10 @@ class BetaScheduleConfig:
     def __post_init__(self) -> None:
         check_name("beta_schedule", self)
 
+    def options(self) -> dict[str, Any]:
+        """The options of `core.schedules.make_schedule`."""
+        return {}
+
 
 @dataclass
 class ConstantBetaConfig(BetaScheduleConfig):
@@ -289,6 +294,50 @@ class AdaptiveBetaConfig(BetaScheduleConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("beta_schedule.kl_target", self.kl_target, above=0)
+
+    def options(self) -> dict[str, Any]:
+        return {"kl_target": self.kl_target}
+
+
+@dataclass
+class LinearBetaConfig(BetaScheduleConfig):
+    """beta goes from objective.beta at the first step to `final` at the last, in a line."""
+
+    name: str = "linear"
+    final: float = MISSING  # reward units per nat
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("beta_schedule.final", self.final, low=0)
+
+    def options(self) -> dict[str, Any]:
+        return {"final": self.final}
+
+
+@dataclass
+class CosineBetaConfig(LinearBetaConfig):
+    """As linear, along half a cosine."""
+
+    name: str = "cosine"
+
+
+@dataclass
+class AutomaticBetaConfig(BetaScheduleConfig):
+    """beta starts at objective.beta and is then a quantile of what makes pairs of good samples tie."""
+
+    name: str = "automatic"
+    quantile: float = MISSING
+    low: float = MISSING  # reward units per nat
+    high: float = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("beta_schedule.quantile", self.quantile, low=0, high=1)
+        check_range("beta_schedule.low", self.low, above=0)
+        check_range("beta_schedule.high", self.high, low=self.low, note=" (beta_schedule.low)")
+
+    def options(self) -> dict[str, Any]:
+        return {"quantile": self.quantile, "low": self.low, "high": self.high}
 
 
 @dataclass
@@ -384,6 +433,11 @@ class RunConfig(TrainingConfig):
         super().__post_init__()
         check_range("steps", self.steps, low=1)
         self._check_advantage()
+        if self.objective.placement is Placement.reference and not isinstance(self, LlmConfig):
+            raise ConfigError(
+                "objective.placement: must be reward or loss where no completions are sampled from the reference, "
+                "found reference"
+            )
         check_objective(self.objective, self.transform, self.advantage, self.beta_schedule)
 
     def _check_advantage(self) -> None:
@@ -427,6 +481,17 @@ def check_objective(
     """Refuse combinations whose optimum is another one than the paper's, each with the way out (`core.objective`)."""
     if isinstance(schedule, AdaptiveBetaConfig) and not objective.beta > 0:
         raise ConfigError(f"objective.beta: must be > 0 with beta_schedule=adaptive, found {objective.beta}")
+    if isinstance(schedule, AutomaticBetaConfig):
+        check_threshold(transform, "beta_schedule=automatic")
+    needs_beta = objective.direction is Direction.forward or isinstance(transform, MaraConfig)
+    if isinstance(schedule, LinearBetaConfig) and needs_beta and not schedule.final > 0:
+        why = "transform=mara" if isinstance(transform, MaraConfig) else "direction=forward"
+        raise ConfigError(f"beta_schedule.final: must be > 0 with {why}, found {schedule.final}")
+    if objective.placement is Placement.reference and objective.level is not Level.sequence:
+        raise ConfigError(
+            "objective.level: must be sequence with placement=reference, which is of whole completions of the "
+            f"reference, found {objective.level.name}"
+        )
     if isinstance(transform, DarlingConfig) and advantage is Advantage.group_normalised:
         raise ConfigError(
             "advantage: must be centred or leave_one_out with transform=darling (it is defined without division by "
@@ -439,6 +504,11 @@ def check_objective(
         )
     if not isinstance(transform, MaraConfig):
         return
+    if objective.placement is Placement.reference:
+        raise ConfigError(
+            "objective.placement: must be reward with transform=mara (the reference's completions are not drawn from "
+            "the anchored one), found reference"
+        )
     if advantage is Advantage.max_at_k:
         raise ConfigError(
             "advantage: must not be max_at_k with transform=mara, whose optimum is that of the expected reward; use "
@@ -848,6 +918,22 @@ def one_or_more(key: str, value: Any, kind: type[float] | type[Enum]) -> list[An
 
 
 @dataclass
+class LoraConfig:
+    """A low-rank adapter, W + (alpha / rank) B A; without dropout, for what is sampled is what is scored."""
+
+    rank: int | None = None  # null: no adapter, all weights train
+    alpha: int = 32
+    target_modules: list[str] = field(default_factory=lambda: ["all-linear"])  # ends of the layers' names
+
+    def __post_init__(self) -> None:
+        if self.rank is not None:
+            check_range("model.lora.rank", self.rank, low=1)
+        check_range("model.lora.alpha", self.alpha, above=0)
+        if not self.target_modules:
+            raise ConfigError("model.lora.target_modules: must name a layer, or be [all-linear], found []")
+
+
+@dataclass
 class ModelConfig:
     """A causal language model and how to load it."""
 
@@ -855,10 +941,55 @@ class ModelConfig:
     dtype: str = MISSING
     device: str = MISSING
     chat_template: dict[str, Any] = field(default_factory=dict)  # switches passed to the chat template
+    attention: str = "auto"  # transformers' implementation where prompts are not read packed
+    gradient_checkpointing: bool = False  # compute activations again in the backward pass instead of keeping them
+    reference_on_cpu: bool = False  # between the passes that need it
+    lora: LoraConfig = field(default_factory=LoraConfig)
 
     def __post_init__(self) -> None:
+        check_choice("model.attention", self.attention, ("auto", "eager", "sdpa", "flash_attention_2"))
+        if self.lora.rank is not None and self.reference_on_cpu:
+            raise ConfigError(
+                "model.reference_on_cpu: must be false with model.lora.rank: its reference is the policy with "
+                "the adapter off, found true"
+            )
         check_dtype("model.dtype", self.dtype)
         check_device("model.device", self.device)
+
+
+@dataclass
+class LlmObjectiveConfig(ObjectiveConfig):
+    entropy_final: float | None = None  # the entropy coefficient goes there in a line; null: it is constant
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.entropy_final is not None:
+            check_range("objective.entropy_final", self.entropy_final, low=0)
+
+
+@dataclass
+class UpdateConfig:
+    """How often a batch of completions is used, and how far a policy may go from the one that sampled it."""
+
+    epochs: int = MISSING
+    minibatches: int = MISSING  # of whole groups, in an epoch
+    clip_low: float | None = MISSING  # null: no clipping
+    clip_high: float | None = MISSING
+    ratio: str = MISSING  # what is clipped: that of each token, or of the sequence
+
+    def __post_init__(self) -> None:
+        check_range("update.epochs", self.epochs, low=1)
+        check_range("update.minibatches", self.minibatches, low=1)
+        if self.clip_low is not None:
+            check_range("update.clip_low", self.clip_low, low=0, high=1)
+        if self.clip_high is not None:
+            check_range("update.clip_high", self.clip_high, low=0)
+        check_choice("update.ratio", self.ratio, ("token", "sequence"))
+
+    @property
+    def count(self) -> int:
+        """Updates of a step."""
+        return self.epochs * self.minibatches
 
 
 @dataclass
@@ -953,9 +1084,25 @@ def reward_part(key: str, given: Any) -> RewardPartConfig:
 
 
 @dataclass
+class EnsembleConfig(JobConfig):
+    """llm.ensemble: a policy's weights averaged with its reference's."""
+
+    policy: str = MISSING
+    reference: str = MISSING
+    weight: float = MISSING  # of the policy
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("weight", self.weight, low=0, high=1)
+
+
+@dataclass
 class LlmConfig(RunConfig):
     model: ModelConfig = MISSING
     task: TaskConfig = MISSING
+    objective: LlmObjectiveConfig = MISSING
+    update: UpdateConfig = MISSING
+    reference_completions: int | None = MISSING  # of a prompt, with placement=reference; null: group_size
     data: DataConfig = MISSING
     reward: RewardConfig = MISSING
     prompts_per_step: int = MISSING
@@ -971,12 +1118,36 @@ class LlmConfig(RunConfig):
         super().__post_init__()
         check_range("prompts_per_step", self.prompts_per_step, low=1)
         check_group_size("group_size", self.group_size, self)
+        self._check_updates()
         check_range("max_new_tokens", self.max_new_tokens, low=1)
         check_range("micro_batch", self.micro_batch, low=1)
         if self.micro_batch_tokens is not None:
             check_range("micro_batch_tokens", self.micro_batch_tokens, low=1)
         check_range("evaluation_completions", self.evaluation_completions, low=1)
         check_range("sample_every", self.sample_every, low=0)
+
+    def objective_arguments(self) -> dict[str, Any]:
+        clip = {"clip_low": self.update.clip_low, "clip_high": self.update.clip_high}
+        given = {name: value for name, value in clip.items() if value is not None}
+        return {**super().objective_arguments(), **given, "ratio": self.update.ratio}
+
+    def _check_updates(self) -> None:
+        if self.update.minibatches > self.prompts_per_step:
+            raise ConfigError(
+                f"update.minibatches: must be <= prompts_per_step, for a group stays whole, found "
+                f"{self.update.minibatches} and {self.prompts_per_step}"
+            )
+        if self.update.count > 1 and self.objective.gamma != 1:
+            raise ConfigError(
+                f"objective.gamma: must be 1 with several updates of a batch, found {self.objective.gamma}"
+            )
+        if self.reference_completions is not None:
+            check_range("reference_completions", self.reference_completions, low=1)
+            if self.objective.placement is not Placement.reference:
+                raise ConfigError(
+                    f"reference_completions: only used with objective.placement=reference; set it to null, found "
+                    f"{self.reference_completions}"
+                )
 
 
 @dataclass
@@ -1169,6 +1340,27 @@ class OracleConfig:
 
 
 @dataclass
+class StockConfig(JobConfig):
+    """The default inventory of building blocks, and what can be made from it."""
+
+    max_atoms: int = MISSING  # heavy atoms of a piece that is kept
+    max_depth: int = MISSING  # reactions, one behind the other, to break a molecule down by
+    inventory: str = MISSING  # make, default, or a file
+    molecules: str | None = MISSING  # a file of SMILES; null: drawn from the shipped prior
+    count: int = MISSING
+    depth: int = MISSING  # of a route
+    workers: int | None = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("max_atoms", "count", "depth"):
+            check_range(key, getattr(self, key), low=1)
+        check_range("max_depth", self.max_depth, low=0)
+        if self.workers is not None:
+            check_range("workers", self.workers, low=1)
+
+
+@dataclass
 class ChemEvaluateConfig(JobConfig):
     """A CSV of molecules and scores in the order they were generated."""
 
@@ -1176,6 +1368,8 @@ class ChemEvaluateConfig(JobConfig):
     smiles_column: str = MISSING
     score_column: str = MISSING
     screens: list[float] = MISSING
+    circle_distance: float = MISSING  # Tanimoto, of #Circles
+    shown: int = MISSING  # best molecules in the picture
     known: str | None = MISSING  # the prior's training set
 
     def __post_init__(self) -> None:
@@ -1184,6 +1378,8 @@ class ChemEvaluateConfig(JobConfig):
             raise ConfigError(f"screens: must be different scores, at least one, found {self.screens}")
         for screen in self.screens:
             check_range("screens", screen)
+        check_range("circle_distance", self.circle_distance, low=0, below=1)
+        check_range("shown", self.shown, low=1)
 
 
 # --- chem ---------------------------------------------------------------------------------------------------
@@ -1261,6 +1457,7 @@ class PretrainConfig(TrainingConfig):
     """A prior from a file of SMILES."""
 
     data: str = MISSING  # a file of SMILES, plain or gzipped
+    init: str | None = MISSING  # shipped, or a prior's folder to go on from; null: fresh weights
     filter: MoleculeFilterConfig = MISSING
     spelling: Spelling = MISSING
     validation_share: float = MISSING
@@ -1401,8 +1598,10 @@ class ChemConfig(RunConfig):
 RUN_CONFIGS: dict[str, type[JobConfig]] = {
     "didactic": DidacticConfig,
     "llm": LlmConfig,
+    "llm.ensemble": EnsembleConfig,
     "llm.evaluate": EvaluateConfig,
     "chem": ChemConfig,
     "chem.pretrain": PretrainConfig,
     "chem.evaluate": ChemEvaluateConfig,
+    "chem.stock": StockConfig,
 }

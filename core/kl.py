@@ -1,12 +1,15 @@
 """Divergences between policy and reference: one function per divergence and place in the objective.
 
-With u = pi / ref and D_f = E_ref[f(u)], grad D_f = E_pi[f'(u) grad log pi]. Hence three places:
+With u = pi / ref and D_f = E_ref[f(u)], grad D_f = E_pi[f'(u) grad log pi]. Hence four places:
 
 - `*_reward`: detached f'(u), to be subtracted (times beta) from the reward of a policy gradient;
 - `*_loss`: differentiable g(u) with u g'(u) = f'(u), to be added (times beta) to the loss;
 - `exact_*`: the divergence itself, from all outcomes on the last axis.
 
 `*_value` estimates the divergence for logging; it is another function than either of the first two.
+
+- `*_from_reference`: differentiable f(u), to be added (times beta) to the loss on completions sampled from the
+  reference, where nothing needs a weight. Of whole sequences only.
 
 Level. Without `mask` the arguments are log-probabilities of whole sequences and the divergence is the one
 between sequence distributions. With `mask` they are per token, [..., T], time last: the objective is then
@@ -179,6 +182,36 @@ def exact_alpha(policy_logp: Tensor, ref_logp: Tensor, *, alpha: float) -> Tenso
     return torch.expm1(log_power.logsumexp(-1)) / (alpha * (alpha - 1))
 
 
+# --- in the loss, on completions of the reference: f(u), whose mean is the divergence -----------------------
+
+
+def reverse_kl_from_reference(policy_logp: Tensor, ref_logp: Tensor) -> Tensor:
+    """u log u, nats, with gradient: its mean over completions of the reference is KL(pi || ref).
+
+    Args:
+        policy_logp, ref_logp: [...] of whole sequences drawn from the reference, nats.
+    """
+    log_u = policy_logp - ref_logp.detach()
+    return log_u.exp() * log_u
+
+
+def forward_kl_from_reference(policy_logp: Tensor, ref_logp: Tensor) -> Tensor:
+    """-log u, nats, its gradient -grad log pi: no weight explodes. Arguments as in `reverse_kl_from_reference`."""
+    return ref_logp.detach() - policy_logp
+
+
+def jensen_shannon_from_reference(policy_logp: Tensor, ref_logp: Tensor) -> Tensor:
+    """[u log(2u/(1+u)) + log(2/(1+u))]/2, nats, with gradient. Arguments as in `reverse_kl_from_reference`."""
+    log_u, log_2 = policy_logp - ref_logp.detach(), math.log(2)
+    return (log_u.exp() * (log_2 - softplus(-log_u)) + log_2 - softplus(log_u)) / 2
+
+
+def alpha_from_reference(policy_logp: Tensor, ref_logp: Tensor, *, alpha: float) -> Tensor:
+    """(u^alpha - 1) / (alpha (alpha - 1)), with gradient. Arguments as in `reverse_kl_from_reference`."""
+    check_alpha(alpha)
+    return torch.expm1(alpha * (policy_logp - ref_logp.detach())) / (alpha * (alpha - 1))
+
+
 # --- values, for logging ----------------------------------------------------------------------------------
 
 
@@ -226,13 +259,19 @@ EXACT_TERMS: dict[str, Callable[..., Tensor]] = {
     "jensen_shannon": exact_jensen_shannon,
     "alpha": exact_alpha,
 }
+REFERENCE_TERMS: dict[str, Callable[..., Tensor]] = {
+    "reverse": reverse_kl_from_reference,
+    "forward": forward_kl_from_reference,
+    "jensen_shannon": jensen_shannon_from_reference,
+    "alpha": alpha_from_reference,
+}
 VALUES: dict[str, Callable[..., Tensor]] = {
     "reverse": reverse_kl_value,
     "forward": forward_kl_value,
     "jensen_shannon": jensen_shannon_value,
     "alpha": alpha_value,
 }
-TERMS = {"reward": REWARD_TERMS, "loss": LOSS_TERMS, "exact": EXACT_TERMS}
+TERMS = {"reward": REWARD_TERMS, "loss": LOSS_TERMS, "reference": REFERENCE_TERMS, "exact": EXACT_TERMS}
 
 
 def kl_term(direction: str, placement: str) -> Callable[..., Tensor]:
@@ -240,7 +279,7 @@ def kl_term(direction: str, placement: str) -> Callable[..., Tensor]:
 
     Args:
         direction: reverse, forward, jensen_shannon or alpha.
-        placement: reward, loss or exact.
+        placement: reward, loss, reference or exact.
 
     Raises:
         ValueError: an unknown name, or a pair without an unbiased gradient; names the legal function.

@@ -34,6 +34,8 @@ class Objective:
     entropy_coef: reward units per nat of sequence entropy.
     mask_tied: leave out groups whose raw rewards are all equal, which only the KL term would move.
     threshold: what counts as good, for the metrics; None where the transform has no such notion.
+    clip_low, clip_high, ratio: of updates on completions of an earlier policy, see
+        `core.losses.clipped_policy_gradient`; ratio is its `level`.
     """
 
     direction: str
@@ -51,6 +53,9 @@ class Objective:
     length_normalised: bool = False
     mask_tied: bool = False
     threshold: Threshold | None = None
+    clip_low: float = 1.0
+    clip_high: float = math.inf
+    ratio: str = "token"
 
     def __post_init__(self) -> None:
         if (self.direction == "alpha") != (self.alpha is not None):
@@ -76,6 +81,7 @@ class Objective:
         valid: Tensor | None = None,
         complete: Tensor | None = None,
         diversity: Tensor | None = None,
+        behaviour_logp: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss whose expected gradient is that of minus the objective, and what to log.
 
@@ -89,25 +95,32 @@ class Objective:
             complete: [..., G] bool, False for truncated completions: they keep their raw reward and their
                 place in the baseline and are never good.
             diversity: [..., G], where the transform takes it.
+            behaviour_logp: [..., G, T] under the policy that the completions were sampled from; None where that
+                is the policy. KL and entropy are the present policy's, with the weights that this takes. At
+                ratio=sequence without clipping the expected gradient is exact for advantages that are linear up
+                to a baseline; clipping, ratio=token and the other advantages are approximations.
 
         Returns:
             A scalar, and detached scalars by name.
 
         Raises:
             ValueError: shapes differ, NaN where valid, a divergence that is infinite at a valid sample, or no
-                `diversity` where the transform takes it.
+                `diversity` where the transform takes it; or a discount off-policy.
         """
         if self.mask_tied:
             kept = ~tied_groups(reward, valid).expand_as(reward)
             valid = kept if valid is None else valid & kept
         if valid is not None:  # what an invalid sample holds must not reach a gradient: 0 * inf is NaN
             policy_logp, ref_logp = (torch.where(valid.unsqueeze(-1), x, 0.0) for x in (policy_logp, ref_logp))
+            if behaviour_logp is not None:
+                behaviour_logp = torch.where(valid.unsqueeze(-1), behaviour_logp, 0.0)
         policy_seq_logp, ref_seq_logp = masked_sum(policy_logp, mask), masked_sum(ref_logp.detach(), mask)
         check_group(valid, reward=reward, policy_logp=policy_seq_logp, ref_logp=ref_seq_logp)
         may_be_good = valid if complete is None else complete if valid is None else valid & complete
-        good = self._good(reward, ref_seq_logp, may_be_good)
+        good = self.good(reward, ref_seq_logp, may_be_good)
+        old_seq_logp = policy_seq_logp.detach() if behaviour_logp is None else masked_sum(behaviour_logp, mask)
         known = {
-            "policy_mean_logp": policy_seq_logp.detach() / mask.sum(-1).clamp_min(1),
+            "policy_mean_logp": old_seq_logp / mask.sum(-1).clamp_min(1),
             "counted": valid,
             "diversity": diversity,
         }
@@ -120,14 +133,19 @@ class Objective:
         if self.entropy_coef:
             regulariser = regulariser + self.entropy_coef * kl.entropy_reward(policy_seq_logp)
         token_reward = penalty = None
-        if self.level == "token":
-            term = self._term()(policy_logp, ref_logp, mask=mask)
+        if self.placement == "reference":
+            term = torch.zeros_like(reward)  # it stands in `reference_loss`
+        elif self.level == "token":
+            term = self._term()(policy_logp, ref_logp, behaviour_logp=behaviour_logp, mask=mask)
             if self.placement == "reward":
                 token_reward = -beta * term
             else:
                 penalty = term.sum(-1)
         else:
-            term = self._term()(policy_seq_logp, transformed.ref_seq_logp)
+            weighed = None  # in the reward the surrogate's ratio is its weight
+            if self.placement == "loss" and behaviour_logp is not None:
+                weighed = old_seq_logp
+            term = self._term()(policy_seq_logp, transformed.ref_seq_logp, behaviour_logp=weighed)
             if self.placement == "reward":
                 regulariser = regulariser - beta * term
             else:
@@ -136,13 +154,42 @@ class Objective:
 
         advantage = self._advantage(transformed.reward, regulariser, good, valid)
         if self.bonus is not None:
-            advantage = advantage + self.bonus(policy_seq_logp.detach(), good, valid)
-        loss = self._policy_gradient(policy_logp, advantage, mask, token_reward, valid)
+            advantage = advantage + self.bonus(old_seq_logp, good, valid)
+        if behaviour_logp is None:
+            loss = self._policy_gradient(policy_logp, advantage, mask, token_reward, valid)
+        else:
+            loss = self._surrogate(policy_logp, behaviour_logp, advantage, mask, token_reward, valid)
         if penalty is not None:
             loss = loss + beta * losses.mean_valid(penalty, valid)
         logged = self._metrics(reward, transformed, policy_seq_logp, ref_seq_logp, valid, may_be_good, good)
+        if behaviour_logp is not None:
+            logged |= self._off_policy_metrics(policy_logp, behaviour_logp, mask, valid)
         logged["advantage/std"] = losses.mean_valid(advantage.square(), valid).sqrt()
         return loss, logged
+
+    def reference_loss(
+        self, policy_logp: Tensor, ref_logp: Tensor, mask: Tensor, *, beta: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """beta D at placement=reference, from completions sampled from the reference; to be added to `loss`.
+
+        Args:
+            policy_logp: [..., T] per token, nats, with gradient, of completions of the reference.
+            ref_logp, mask: [..., T] as in `loss`.
+            beta: as in `loss`.
+
+        Returns:
+            A scalar, and the divergence in nats by name.
+
+        Raises:
+            ValueError: another placement, or a divergence that is not finite.
+        """
+        if self.placement != "reference":
+            raise ValueError(f"placement must be reference, got {self.placement!r}")
+        policy_seq_logp, ref_seq_logp = masked_sum(policy_logp, mask), masked_sum(ref_logp.detach(), mask)
+        term = self._term()(policy_seq_logp, ref_seq_logp)
+        self._check_finite(term, ref_seq_logp, None)
+        divergence = term.mean()
+        return beta * divergence, {f"kl/{self.direction}_from_reference_nats": divergence.detach()}
 
     def _term(self) -> Callable[..., Tensor]:
         term = kl.kl_term(self.direction, self.placement)
@@ -152,7 +199,8 @@ class Objective:
             return partial(term, max_log_weight=self.max_log_weight)
         return term
 
-    def _good(self, reward: Tensor, ref_seq_logp: Tensor, may_be_good: Tensor | None) -> Tensor | None:
+    def good(self, reward: Tensor, ref_seq_logp: Tensor, may_be_good: Tensor | None = None) -> Tensor | None:
+        """[..., G] bool, the samples that reach the threshold; None without one. Arguments as in `select_anchor`."""
         if self.threshold is None:
             return None
         return select_anchor(reward, ref_seq_logp, self.threshold(reward, may_be_good), may_be_good)[1]
@@ -188,6 +236,53 @@ class Objective:
         return losses.token_policy_gradient(
             policy_logp, advantage, mask, gamma=self.gamma, token_reward=token_reward, valid=valid
         )
+
+    def _surrogate(
+        self,
+        policy_logp: Tensor,
+        behaviour_logp: Tensor,
+        advantage: Tensor,
+        mask: Tensor,
+        token_reward: Tensor | None,
+        valid: Tensor | None,
+    ) -> Tensor:
+        if self.gamma != 1:
+            raise ValueError(f"a discount needs completions of the present policy: use gamma=1, got {self.gamma}")
+        if self.length_normalised:
+            advantage = advantage / mask.sum(-1).clamp_min(1)
+        loss = losses.clipped_policy_gradient(
+            policy_logp,
+            behaviour_logp,
+            advantage,
+            mask,
+            clip_low=self.clip_low,
+            clip_high=self.clip_high,
+            level=self.ratio,
+            valid=valid,
+        )
+        if token_reward is not None:  # its weights are in it
+            nothing = torch.zeros_like(advantage)
+            loss = loss + losses.token_policy_gradient(
+                policy_logp, nothing, mask, token_reward=token_reward, valid=valid
+            )
+        return loss
+
+    @torch.no_grad()
+    def _off_policy_metrics(
+        self, policy_logp: Tensor, behaviour_logp: Tensor, mask: Tensor, valid: Tensor | None
+    ) -> dict[str, Tensor]:
+        """How far the policy is from the one that sampled, and how often its ratio is outside the clipping range."""
+        log_ratio = (policy_logp - behaviour_logp).masked_fill(~mask, 0.0)
+        counted = mask if valid is None else mask & valid.unsqueeze(-1)
+        if self.ratio == "sequence":
+            log_ratio, counted = log_ratio.sum(-1), counted.any(-1)
+        ratio = log_ratio.exp()
+        outside = ((ratio < 1 - self.clip_low) | (ratio > 1 + self.clip_high)).to(ratio.dtype)
+        away = masked_sum(behaviour_logp - policy_logp, mask)
+        return {
+            "update/clipped_share": losses.mean_valid(outside, counted),
+            "update/kl_from_sampling_nats": losses.mean_valid(away, valid),
+        }
 
     @torch.no_grad()
     def _metrics(
@@ -304,6 +399,8 @@ def check_combination(objective: Objective, *, transform: str, advantage: str, a
     kl.kl_term(objective.direction, objective.placement)
     if objective.placement == "exact":
         raise ValueError("placement=exact needs all outcomes: use reward or loss for samples")
+    if objective.placement == "reference" and objective.level != "sequence":
+        raise ValueError("placement=reference is of whole completions of the reference: use level=sequence")
     if objective.level not in ("sequence", "token"):
         raise ValueError(f"level must be sequence or token, got {objective.level!r}")
     if objective.length_normalised and objective.level == "token" and objective.placement == "reward":
@@ -319,6 +416,11 @@ def check_combination(objective: Objective, *, transform: str, advantage: str, a
         )
     if transform != "mara":
         return
+    if objective.placement == "reference":
+        raise ValueError(
+            "MARA needs the KL on the policy's completions, for the reference's are not drawn from the anchored one: "
+            "use placement=reward"
+        )
     if advantage == "max_at_k":
         raise ValueError(
             "MARA's optimum is that of the expected reward, not of the best of k: use leave_one_out with MARA, or "

@@ -25,6 +25,17 @@ def completion_mask(tokens: Tensor, eos_ids: Tensor) -> Tensor:
     return ended.cumsum(-1) - ended == 0
 
 
+def inverse_cdf(logits: Tensor, uniform: Tensor) -> Tensor:
+    """Draw from softmax(logits) by uniforms in [0, 1): [N, V], [N] -> [N] indices.
+
+    The index is that of the outcome whose stretch of the cumulative distribution, in float64, holds `uniform`.
+    """
+    cumulative = logits.double().softmax(-1).cumsum(-1)
+    # Scaled to the last entry: rounding leaves the sum a little off 1, and no draw may fall beyond it.
+    target = uniform.double().unsqueeze(-1) * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp_max(logits.shape[-1] - 1)
+
+
 def selected_logp(hidden: Tensor, weight: Tensor, tokens: Tensor, chunk: int = 1024) -> Tensor:
     """log softmax(hidden @ weight.T)[tokens] without ever holding all logits.
 

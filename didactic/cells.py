@@ -7,11 +7,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from conf.schema import AdaptiveBetaConfig, CellConfig, DidacticConfig
+from conf.schema import CellConfig, DidacticConfig
 from core import kl, stats
 from core.mara import select_anchor
 from core.objective import Objective, make_objective
-from core.schedules import adaptive_beta
+from core.schedules import Observed, make_schedule, place_in_run
 from core.targets import forward_kl_target, reverse_kl_target
 from core.transforms import Transformed, class_diversity
 from didactic.problems import Problem
@@ -79,11 +79,13 @@ class Cell:
             logged["mara/good_share"] = policy[good].sum()
         return logged
 
-    def next_beta(self, beta: float, divergence: float) -> float:
-        schedule = self.config.beta_schedule
-        if isinstance(schedule, AdaptiveBetaConfig):
-            return adaptive_beta(beta, divergence, schedule.kl_target)
-        return beta
+    def next_beta(self, beta: float, divergence: float, step: int) -> float:
+        """For the step after `step`; `divergence` of the policy at that one, nats."""
+        chosen = self.config.beta_schedule
+        schedule = make_schedule(chosen.name, self.config.objective.beta, chosen.options())
+        done = place_in_run(step + 1, self.config.steps)
+        seen = Observed(done, divergence, self.problem.reward, self.problem.ref_logp, self.good())
+        return schedule(beta, seen)
 
 
 def make_cells(config: DidacticConfig, problem: Problem) -> list[Cell]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from conf.schema import AdaptiveBetaConfig, DidacticConfig, Gradient
+from conf.schema import DidacticConfig, Gradient
 from didactic.cells import Cell, exact_loss, make_cells, sampled_loss
 from didactic.families import Policies
 from didactic.problems import Problem, make_problem
@@ -37,7 +37,7 @@ def train(config: DidacticConfig, run: Run) -> None:
         if step % config.log_every == 0 or step == config.steps - 1:
             shared = {"loss": losses.detach().mean(), "grad_norm": grad_norm}
             run.log({**shared, **cell_metrics(cells, logp.detach(), values.betas)})
-        values.betas = next_betas(cells, logp.detach(), values.betas)
+        values.betas = next_betas(cells, logp.detach(), values.betas, step)
         values.beta_history.append(values.betas)
 
     with torch.no_grad():
@@ -64,12 +64,12 @@ def sampled_losses(
     return torch.stack(losses)
 
 
-def next_betas(cells: Sequence[Cell], logp: Tensor, betas: list[float]) -> list[float]:
-    """Each cell's beta for the next step."""
+def next_betas(cells: Sequence[Cell], logp: Tensor, betas: list[float], step: int) -> list[float]:
+    """Each cell's beta for the step after `step`."""
     return [
-        cell.next_beta(beta, float(cell.divergence(row)))
-        if isinstance(cell.config.beta_schedule, AdaptiveBetaConfig)
-        else beta
+        beta
+        if cell.config.beta_schedule.name == "constant"
+        else cell.next_beta(beta, float(cell.divergence(row)), step)
         for cell, row, beta in zip(cells, logp, betas, strict=True)
     ]
 

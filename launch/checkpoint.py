@@ -160,7 +160,10 @@ def encode(value: Any, tensors: dict[str, Tensor], seen: dict[Any, str]) -> Any:
         )
         if key not in seen:
             seen[key] = str(len(tensors))
-            tensors[seen[key]] = value.detach().clone(memory_format=torch.contiguous_format)
+            whole = value.is_contiguous() and value.untyped_storage().nbytes() == value.nbytes
+            tensors[seen[key]] = (
+                value.detach() if whole else value.detach().clone(memory_format=torch.contiguous_format)
+            )
         return {"tensor": seen[key]}
     if isinstance(value, Mapping):
         return {"mapping": [[name, encode(item, tensors, seen)] for name, item in value.items()]}

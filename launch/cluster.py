@@ -180,9 +180,10 @@ def launch(
                 outcomes.finished.append(folder / job.folder)
             else:
                 outcomes.failed(f"job {job.number} ({' '.join(job.overrides)}): {failure}")
-        returned.append(
-            JobReturn(overrides=job.overrides, status=JobStatus.FAILED if failure else JobStatus.COMPLETED)
-        )
+        # Hydra would raise at a failed one, before the report on the others.
+        returned.append(JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED))
+    if outcomes is None and failures:
+        raise JobFailed("\n".join(failures.values()))
     return returned
 
 

@@ -9,7 +9,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from conf.schema import ConfigError, OptimizerConfig
+from launch import distributed
 from launch.engine import lr_factor
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam, as torch names them
@@ -47,23 +48,22 @@ class ZeroEngine:
     ) -> None:
         deepspeed = import_deepspeed()
         self.module, self.stage, self.done = module, stage, 0
-        self.lr, self.factor = (
-            optimizer.lr,
-            lambda step: lr_factor(step, steps, optimizer.warmup_steps, optimizer.decay),
-        )
+        self.lr = lambda step: optimizer.lr * lr_factor(step, steps, optimizer.warmup_steps, optimizer.decay)
         self.names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
         parameters = dict(module.named_parameters())
         device = next(module.parameters()).device
         if not dist.is_initialized():  # one process alone
             backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        if device.type == "cuda":
+            os.environ["LOCAL_RANK"] = str(torch.cuda.current_device())  # DeepSpeed's word for the device to use
+        os.environ.setdefault("LOCAL_RANK", str(distributed.current().local_rank))
         self._whole = _empty_copy(module) if stage == 3 else module
         adamw = torch.optim.AdamW(
             [parameters[name] for name in self.names],
             lr=optimizer.lr,
             betas=(optimizer.beta1, optimizer.beta2),
             weight_decay=optimizer.weight_decay,
-            fused=device.type == "cuda" and not offload,
         )
         place = {"device": "cpu", "pin_memory": device.type == "cuda"} if offload else {"device": "none"}
         self.engine, *_ = deepspeed.initialize(
@@ -95,7 +95,7 @@ class ZeroEngine:
 
     def step(self) -> Tensor:
         for group in self.engine.optimizer.param_groups:
-            group["lr"] = self.lr * self.factor(self.done)
+            group["lr"] = self.lr(self.done)
         self.engine.step()
         self.done += 1
         norm = torch.as_tensor(self.engine.get_global_grad_norm())
@@ -108,7 +108,7 @@ class ZeroEngine:
         if self.stage < 3:
             yield self.module
             return
-        with self._gathered():
+        with import_deepspeed().zero.GatheredParameters(list(self.module.parameters())):
             for empty, parameter in zip(self._whole.parameters(), self.module.parameters(), strict=True):
                 empty.data = parameter.data
             try:
@@ -116,11 +116,6 @@ class ZeroEngine:
             finally:
                 for empty in self._whole.parameters():
                     empty.data = empty.data.new_empty(0)
-
-    def _gathered(self, modifier_rank: int | None = None) -> Any:
-        if self.stage < 3:
-            return nullcontext()
-        return import_deepspeed().zero.GatheredParameters(list(self.module.parameters()), modifier_rank=modifier_rank)
 
     def state_dict(self) -> dict[str, Any]:
         """Master weights and moments by name, whole on rank 0 and empty on the others, and the steps done."""
@@ -180,11 +175,11 @@ def import_deepspeed() -> Any:
     Raises:
         ConfigError: it is not installed.
     """
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or it says at length that it found none
+    quieten()
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)  # which it calls
     try:
-        import deepspeed
+        with _no_stderr():  # its import links trial programs, and the linker says what is missing here
+            import deepspeed
     except ImportError as error:
         raise ConfigError(
             f"engine: must be none without DeepSpeed (pip install -e .[deepspeed] brings it; {error}), found zero"
@@ -192,6 +187,25 @@ def import_deepspeed() -> Any:
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # it would be compiled, for minutes; gloo will do
     return deepspeed
+
+
+@contextmanager
+def _no_stderr() -> Iterator[None]:
+    """What this process and its children write to their standard error goes nowhere."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def quieten() -> None:
+    """Have DeepSpeed say nothing as it is imported, by us or by transformers, which does so to save a model."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or it warns that it found no other
 
 
 def _empty_copy(module: nn.Module) -> nn.Module:

@@ -1,48 +1,71 @@
 """Loading a policy, its frozen reference and its tokenizer."""
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
-from conf.schema import ConfigError, ModelConfig
+from conf.schema import ConfigError, LoraConfig, ModelConfig
+from launch.checkpoint import tensors_hash
 from launch.record import user_path
+from launch.streams import stream_seed
+from launch.zero import quieten
+from llm.attention import chosen, shares_prefix
 
 
 class Models(NamedTuple):
     """policy trains, reference is frozen; both start from the same weights, without dropout, so that what is
-    sampled is what is scored."""
+    sampled is what is scored. With LoRA the reference is the policy with its adapter off, and the field is None."""
 
     policy: PreTrainedModel
-    reference: PreTrainedModel
+    reference: PreTrainedModel | None
     tokenizer: PreTrainedTokenizerBase
-    eos_ids: Tensor  # [K] ids that end a completion
+    eos_ids: Tensor  # [K] ids that end a completion, on the policy's device
     pad_id: int
 
+    @contextmanager
+    def as_reference(self, policy: PreTrainedModel) -> Iterator[PreTrainedModel]:
+        """The reference on the policy's device: a model of its own, or `policy` with its adapter off."""
+        if self.reference is None:
+            with adapter_off(policy):
+                yield policy
+        else:
+            with on_device(self.reference, self.eos_ids.device):
+                yield self.reference
 
-def load_models(config: ModelConfig) -> Models:
+    def reference_hash(self) -> str:
+        """Of the weights that do not train."""
+        model = self.policy if self.reference is None else self.reference
+        return tensors_hash((name, p) for name, p in model.named_parameters() if not p.requires_grad)
+
+
+def load_models(config: ModelConfig, seed: int = 0) -> Models:
     """Everything through `from_pretrained`; `tiny` and the like are built first, or found in the cache.
 
+    Args:
+        seed: of an adapter's first weights.
+
     Raises:
-        ConfigError: the model cannot be found or loaded.
+        ConfigError: the model cannot be found or loaded, or does not do what the configuration asks for.
     """
     transformers_logging.disable_progress_bar()
-    name = config.name_or_path
-    if name.startswith("tiny"):
-        name = _made_here(name)
-    elif user_path(name).is_dir():
-        name = str(user_path(name))
+    name = _find(config.name_or_path)
     device = find_device(config.device)
-    dtype = find_dtype(config.dtype, device)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", trust_remote_code=False)
-        policy, reference = (
-            AutoModelForCausalLM.from_pretrained(name, dtype=dtype, trust_remote_code=False, use_safetensors=True)
-            for _ in range(2)
-        )
-    except (OSError, ValueError) as error:
+        policy = _load(name, config, device)
+        reference = None if config.lora.rank else _load(name, config, device).requires_grad_(False)
+    except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
             f"model.name_or_path: must be a folder or hub name of a causal language model, found {name} ({reason})"
@@ -53,11 +76,142 @@ def load_models(config: ModelConfig) -> Models:
     eos = tokenizer.eos_token_id if eos is None else eos
     eos_ids = torch.tensor([eos] if isinstance(eos, int) else eos, device=device)
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    reference.requires_grad_(False)
-    for model in (policy, reference):
-        torch.nn.Module.to(model, device).eval()
-    _check_head(reference, name)
+    torch.nn.Module.to(policy, device)
+    if reference is not None and not config.reference_on_cpu:
+        torch.nn.Module.to(reference, device)
+    _check_head(policy, name)
+    if config.gradient_checkpointing:
+        keep_no_activations(policy)
+    if config.lora.rank:
+        add_adapter(policy, config.lora, seed)
     return Models(policy, reference, tokenizer, eos_ids, pad)
+
+
+def _find(name: str) -> str:
+    """What `from_pretrained` takes for model.name_or_path."""
+    if name.startswith("tiny"):
+        return _made_here(name)
+    return str(user_path(name)) if user_path(name).is_dir() else name
+
+
+def _load(name: str, config: ModelConfig, device: torch.device) -> PreTrainedModel:
+    attention = {} if config.attention == "auto" else {"attn_implementation": config.attention}
+    dtype = find_dtype(config.dtype, device)
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        name, dtype=dtype, trust_remote_code=False, use_safetensors=True, **attention
+    )
+    return model.eval()
+
+
+def save_policy(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: ModelConfig, run: Path) -> None:
+    """policy/ in the run folder, which `from_pretrained` loads; with LoRA it is merged, and adapter/ is beside it."""
+    if config.lora.rank:
+        from peft import PeftModel
+
+        save_adapter(policy, config, run / "adapter")
+        base = _load(_find(config.name_or_path), config, torch.device("cpu"))
+        policy = PeftModel.from_pretrained(base, run / "adapter").merge_and_unload()
+    quieten()
+    policy.save_pretrained(run / "policy")
+    tokenizer.save_pretrained(run / "policy")
+
+
+# --- low-rank adapters ---------------------------------------------------------------------------------------
+
+
+def add_adapter(policy: PreTrainedModel, config: LoraConfig, seed: int) -> None:
+    """Put an adapter into the model's layers, in place, and freeze the rest. At first it changes nothing."""
+    try:
+        import peft
+    except ImportError:
+        raise ConfigError("model.lora.rank: must be null without peft (pip install -e .[lora] brings it)") from None
+    with torch.random.fork_rng():
+        torch.manual_seed(stream_seed(seed, "adapter"))
+        try:
+            peft.get_peft_model(policy, _peft_config(config))
+        except ValueError as error:
+            raise ConfigError(f"model.lora.target_modules: must name layers of the model, found {error}") from None
+    if isinstance(policy.get_output_embeddings(), peft.tuners.tuners_utils.BaseTunerLayer):
+        raise ConfigError(
+            f"model.lora.target_modules: must leave out the output embedding, found {config.target_modules}"
+        )
+
+
+def _peft_config(config: LoraConfig) -> Any:
+    import peft
+
+    targets: Any = config.target_modules
+    targets = targets[0] if targets == ["all-linear"] else targets
+    return peft.LoraConfig(
+        r=config.rank or 0, lora_alpha=config.alpha, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM"
+    )
+
+
+@contextmanager
+def adapter_off(policy: PreTrainedModel) -> Iterator[None]:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [layer for layer in policy.modules() if isinstance(layer, BaseTunerLayer)]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+
+
+def save_adapter(policy: PreTrainedModel, config: ModelConfig, folder: Path) -> None:
+    """As peft saves one: `PeftModel.from_pretrained(base, folder)` loads it."""
+    adapter = _peft_config(config.lora)
+    adapter.base_model_name_or_path, adapter.inference_mode = config.name_or_path, True
+    adapter.save_pretrained(folder)
+    weights = {
+        f"base_model.model.{name.replace('.default', '')}": value.detach().cpu().contiguous()
+        for name, value in policy.named_parameters()
+        if ".lora_" in name
+    }
+    save_file(weights, folder / "adapter_model.safetensors", {"format": "pt"})
+
+
+# --- memory --------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def on_device(model: torch.nn.Module, device: torch.device) -> Iterator[None]:
+    """Within it `model` has a copy of its weights on `device`; a model that is there already is left alone."""
+    home = {tensor: tensor.data for tensor in chain(model.parameters(), model.buffers()) if tensor.device != device}
+    for tensor in home:
+        tensor.data = tensor.data.to(device)
+    try:
+        yield
+    finally:
+        for tensor, data in home.items():
+            tensor.data = data
+
+
+def keep_no_activations(policy: PreTrainedModel) -> None:
+    """Gradient checkpointing, in passes with gradient only: a layer's activations are computed again in the backward.
+
+    Raises:
+        ConfigError: the model's prompts cannot be read packed; their cache does not go with checkpointing.
+    """
+    body = policy.get_decoder()
+    layers: list[Any] = [layer for layer in body.modules() if isinstance(layer, GradientCheckpointingLayer)]
+    if not layers or not shares_prefix(body):
+        raise ConfigError(
+            "model.gradient_checkpointing: must be false for a model whose prompts are not read packed, "
+            f"found true and {type(policy).__name__}"
+        )
+    again = partial(checkpoint, use_reentrant=False, context_fn=lambda: (nullcontext(), chosen(body)))
+    for layer in layers:
+        layer.gradient_checkpointing, layer._gradient_checkpointing_func = True, again
+
+    def in_passes_with_gradient(*_: Any) -> None:
+        for layer in layers:  # its parts stay in evaluation mode
+            layer.training = torch.is_grad_enabled()
+
+    body.register_forward_pre_hook(in_passes_with_gradient)
 
 
 def _made_here(name: str) -> str:

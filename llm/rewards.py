@@ -192,7 +192,12 @@ def _model_folder(name: str) -> str:
         from llm.tiny import REWARDS, tiny_model
 
         if name in REWARDS:
-            return str(tiny_model(name))
+            verbosity = transformers_logging.get_verbosity()
+            transformers_logging.set_verbosity_error()  # the new head that it reports is trained at once
+            try:
+                return str(tiny_model(name))
+            finally:
+                transformers_logging.set_verbosity(verbosity)
     folder = user_path(name)
     return str(folder) if folder.is_dir() else name
 

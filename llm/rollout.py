@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from core.sequence import completion_mask
+from core.sequence import completion_mask, inverse_cdf
 from llm.decode import PackedDecoder, make_decoder
 from llm.prompts import Prompts
 
@@ -72,11 +72,3 @@ def _sample(
         decoder.step(token, read)
     tokens = drawn[:, : t + 1]
     return Rollout(tokens, completion_mask(tokens, eos_ids), torch.isin(tokens, eos_ids).any(-1))
-
-
-def inverse_cdf(logits: Tensor, uniform: Tensor) -> Tensor:
-    """Index of the outcome whose stretch of the cumulative distribution holds `uniform`: [N, V], [N] -> [N]."""
-    cumulative = logits.double().softmax(-1).cumsum(-1)
-    # Scaled to the last entry: rounding leaves the sum a little off 1, and no draw may fall beyond it.
-    target = uniform.double().unsqueeze(-1) * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp_max(logits.shape[-1] - 1)

@@ -1,6 +1,7 @@
-"""Post-training by KL-regularised policy gradient: one on-policy update after another."""
+"""Post-training by KL-regularised policy gradient: one batch of completions after another."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -8,21 +9,21 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from conf.schema import AdaptiveBetaConfig, ConfigError, DarlingConfig, LlmConfig, RewardFailure, Truncated
+from conf.schema import ConfigError, DarlingConfig, LlmConfig, Placement, RewardFailure, Truncated
 from core.objective import Objective, make_objective
-from core.schedules import adaptive_beta
+from core.schedules import Observed, linear, make_schedule, place_in_run
 from core.sequence import masked_sum
 from core.transforms import class_diversity
 from launch import distributed
-from launch.checkpoint import Values, tensors_hash
+from launch.checkpoint import Values
 from launch.distributed import gather, gather_rows, portion
 from launch.engine import Engine, make_engine
 from launch.run import Run
-from launch.streams import rollout_uniforms, torch_generator
+from launch.streams import rollout_uniforms, stream_seed, torch_generator
 from llm.diagnostics import CollapseWatch, answer_shares, mode_ratio
 from llm.evaluation import evaluate_policy
 from llm.logp import completion_logp
-from llm.models import Models, load_models
+from llm.models import Models, load_models, save_policy
 from llm.prompts import Chat, Prompts, encode_chats
 from llm.report import report_run
 from llm.rewards import Reward, make_evaluation_reward, make_reward
@@ -34,12 +35,30 @@ class Batch(NamedTuple):
     """What one step samples from on this rank: P chats, their tokens and [P * G, T] uniforms.
 
     slots: the chats' places among those of all ranks.
+    updates: the slots of all ranks that each update of the step is of, ascending.
+    reference_uniforms: [P * N, T] of completions of the reference; None where none are needed.
     """
 
     slots: range
     chats: list[Chat]
     prompts: Prompts
     uniforms: Tensor
+    updates: list[list[int]]
+    reference_uniforms: Tensor | None
+
+
+class Completions(NamedTuple):
+    """This rank's completions, as many consecutive rows for each prompt: tokens and mask [P * G, T]."""
+
+    prompts: Prompts
+    tokens: Tensor
+    mask: Tensor
+
+    def of(self, chosen: Sequence[int]) -> "Completions":
+        """Those of some of the prompts."""
+        G, places = len(self.tokens) // len(self.prompts.ids), list(chosen)
+        rows = [place * G + i for place in places for i in range(G)]
+        return Completions(Prompts(*(t[places] for t in self.prompts)), self.tokens[rows], self.mask[rows])
 
 
 class Step(NamedTuple):
@@ -55,6 +74,7 @@ class Step(NamedTuple):
     texts: list[str]
     policy_seq_logp: Tensor
     ref_seq_logp: Tensor
+    good: Tensor | None  # [P, G] bool, the first of equal completions only; None without a threshold
     failure: str | None
 
 
@@ -67,23 +87,27 @@ def train(config: LlmConfig, run: Run) -> None:
         )
     task = load_task(config.task.name, config)
     objective = make_objective(**config.objective_arguments())
-    models = load_models(config.model)
+    models = load_models(config.model, config.seed)
+    reference_hash = models.reference_hash()
     reward = make_reward(config.reward, task, models.eos_ids.device, models.policy.dtype)
-    engine = make_engine(config.engine.name, models.policy, config.optimizer, config.steps, shared=True)
+    updates = config.steps * config.update.count
+    engine = make_engine(config.engine.name, models.policy, config.optimizer, updates, shared=True)
+    next_beta = make_schedule(config.beta_schedule.name, config.objective.beta, config.beta_schedule.options())
     watch = CollapseWatch()
     values = Values(beta=config.objective.beta, warned_of_failure=False)
-    reference_hash = tensors_hash(models.reference.named_parameters())
     data = {f"data/{name}": records.sha256 for name, records in task.data.items()}
     run.keep({"reference": reference_hash, **reward.identity, **data}, engine=engine, watch=watch, values=values)
     further = make_evaluation_reward(config.reward, task, models.eos_ids.device, models.policy.dtype)
-    base = evaluate_policy(models.reference, models, task, reward, further, config)
+    with engine.gather() as policy, models.as_reference(policy) as reference:
+        base = evaluate_policy(reference, models, task, reward, further, config)
 
     shown = {"reward": "reward/raw", "KL": f"kl/{objective.direction}_nats"}
     shown |= {f'"{answer}"': f"share/{answer}" for answer in task.answers}
     for step in run.steps(config.steps, show=shown):
         batch = draw_batch(config, models, task, step)
-        result = train_step(models, engine, objective, task, reward, batch, values.beta, config)
-        run.log({"beta": values.beta, **result.metrics})
+        in_force = with_entropy(objective, config, step)
+        result = train_step(models, engine, in_force, task, reward, batch, values.beta, config)
+        run.log({"beta": values.beta, "entropy_coef": in_force.entropy_coef, **result.metrics})
         if config.sample_every and step % config.sample_every == 0:
             run.sample(sample_rows(result))
         if result.failure and not values.warned_of_failure:
@@ -92,13 +116,13 @@ def train(config: LlmConfig, run: Run) -> None:
         warning = watch.update(result.texts, task.correct(result.reward.flatten().tolist()), result.chats, task)
         if warning:
             run.warn(warning)
-        if isinstance(config.beta_schedule, AdaptiveBetaConfig):
-            values.beta = adaptive_beta(values.beta, float(result.kl), config.beta_schedule.kl_target)
+        done = place_in_run(step + 1, config.steps)
+        seen = Observed(done, float(result.kl), result.reward, result.ref_seq_logp, result.good)
+        values.beta = next_beta(values.beta, seen)
 
     with engine.gather() as policy:
         if run.is_main:
-            policy.save_pretrained(run.folder / "policy")
-            models.tokenizer.save_pretrained(run.folder / "policy")
+            save_policy(policy, models.tokenizer, config.model, run.folder)
         trained = evaluate_policy(policy, models, task, reward, further, config)
     if run.is_main:
         report_run(run, base, trained, {name: records.facts() for name, records in task.data.items()})
@@ -114,69 +138,171 @@ def train_step(
     beta: float,
     config: LlmConfig,
 ) -> Step:
-    """One on-policy update: sample, score, reference, transform, advantage, loss, update.
+    """One batch and its updates, usually one: sample, score, reference, transform, advantage, loss, update.
 
     Each rank samples, scores and reads its own prompts' completions. What the loss is made of is small and goes to
     every rank, so that the loss, and with it the step, is that of all completions whatever the number of ranks.
     """
-    G = config.group_size
+    P, G = config.prompts_per_step, config.group_size
     with engine.gather() as policy:
         rollout = sample(
             policy, batch.prompts, batch.uniforms, group_size=G, eos_ids=models.eos_ids, pad_id=models.pad_id
         )
+    own = Completions(batch.prompts, rollout.tokens, rollout.mask)
     texts = rollout.texts(models.tokenizer)
     scores = reward_of([chat for chat in batch.chats for _ in range(G)], texts)
     reward = scores.reward.view(-1, G).to(rollout.mask.device)  # [P, G], NaN where it failed
+    with torch.no_grad(), engine.gather() as policy, models.as_reference(policy) as frozen:
+        ref_logp = torch.cat(list(read(own, config)(lambda of: of(frozen))))
 
-    passes = plan_passes(batch.prompts, rollout.mask, config)
-    logp = partial(logp_by_pass, passes=passes, prompts=batch.prompts, tokens=rollout.tokens, mask=rollout.mask)
-    with torch.no_grad():
-        ref_logp = torch.cat(list(logp(lambda read: read(models.reference))))  # [P * G, T]
-    # The loss's gradient with respect to the log-probabilities is all that the backward passes need.
-    one_pass = len(passes) == 1
-    with torch.set_grad_enabled(one_pass):
-        policy_logp = torch.cat(list(logp(engine.apply)))  # [P * G, T]
-
-    mine, T = slice(batch.slots.start * G, batch.slots.stop * G), rollout.mask.shape[1]
-    P, texts = config.prompts_per_step, [text for some in gather(texts) for text in some]
+    texts = [text for some in gather(texts) for text in some]
     chats = [chat for some in gather(list(batch.chats)) for chat in some]
     reward, complete = gather_rows(reward), gather_rows(rollout.complete).view(P, G)
-    mask, ref_logp, leaf = (gather_rows(t).view(P, G, -1) for t in (rollout.mask, ref_logp, policy_logp))
-    leaf.requires_grad_()
+    mask, ref_logp = (gather_rows(t).view(P, G, -1) for t in (rollout.mask, ref_logp))
     truncated_share = (~complete).float().mean()
     valid, scored = complete if config.truncated is Truncated.drop else None, reward.isfinite()
-    if scores.failure is not None:
+    if not bool(scored.all()):  # on any rank
         valid, complete = scored if valid is None else scored & valid, scored & complete
-    loss, metrics = objective.loss(
-        reward,
-        leaf,
-        ref_logp,
-        mask,
-        beta=beta,
-        valid=valid,
-        complete=complete,
-        diversity=diversity(config, task, texts, reward, valid),
-    )
-    (weight,) = torch.autograd.grad(loss, leaf)
-    weight = weight.view(P * G, -1)[mine, :T]
-    done = 0
-    for part in [policy_logp] if one_pass else logp(engine.apply):
-        engine.backward((part * weight[done : done + len(part)]).sum())
-        done += len(part)
-    grad_norm = engine.step()
+    optional = {"valid": valid, "complete": complete, "diversity": diversity(config, task, texts, reward, valid)}
+    given = {name: value for name, value in optional.items() if value is not None}
 
-    policy_seq_logp, ref_seq_logp = masked_sum(leaf.detach(), mask), masked_sum(ref_logp, mask)
-    metrics |= {"loss": loss.detach(), "grad_norm": grad_norm, "length": mask.sum(-1).float().mean()}
-    metrics |= {"truncated_share": truncated_share}
+    def loss_of(logp: Tensor, groups: Sequence[int], behaviour: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Of some groups' log-probabilities, [len(groups) * G, T], under the policy."""
+        some = {name: value[groups] for name, value in given.items()}
+        if behaviour is not None:
+            some["behaviour_logp"] = behaviour[groups]
+        logp = logp.view(len(groups), G, -1)
+        return objective.loss(reward[groups], logp, ref_logp[groups], mask[groups], beta=beta, **some)
+
+    everything = list(range(P))
+    behaviour = None
+    if len(batch.updates) > 1:  # the policy moves away from the one that sampled
+        with torch.no_grad():
+            policy_logp = gather_rows(torch.cat(list(read(own, config)(engine.apply))))
+        behaviour = policy_logp.view(P, G, -1)
+    reference = reference_completions(models, engine, batch, config)
+    done = []
+    for groups in batch.updates:
+        chosen = [slot - batch.slots.start for slot in groups if slot in batch.slots]
+        before = sum(slot < batch.slots.start for slot in groups)  # groups of earlier ranks
+        own_loss = partial(loss_of, groups=groups, behaviour=behaviour)
+        seen, moved = differentiate(engine, read(own, config, chosen), before * G, own_loss)
+        if reference is not None:
+            seen |= differentiate_reference(engine, objective, reference, chosen, before, beta, config)
+        seen["grad_norm"] = engine.step()
+        done.append(seen)
+    if behaviour is None:
+        policy_logp, metrics = moved, done[0]
+    else:
+        _, whole = loss_of(policy_logp, everything, None)
+        average = {name: torch.stack([seen[name].float() for seen in done]).mean() for name in done[0]}
+        metrics = {**average, **whole}
+
+    policy_seq_logp = masked_sum(policy_logp.view(P, G, -1), mask)
+    ref_seq_logp = masked_sum(ref_logp, mask)
+    metrics |= {"length": mask.sum(-1).float().mean(), "truncated_share": truncated_share}
     if len(scores.parts) > 1:
         metrics |= {f"reward/{name}": gather_rows(part).nanmean() for name, part in scores.parts.items()}
     if config.reward.on_failure is RewardFailure.drop:
         metrics["reward/invalid_share"] = (~scored).float().mean()
-    good = task.correct(reward.flatten().tolist())
-    ratio = mode_ratio(objective, beta, reward, policy_seq_logp, ref_seq_logp, complete, texts, good)
-    logged = {**metrics, **answer_shares(texts, good, chats, task), **ratio}
+    correct = task.correct(reward.flatten().tolist())
+    ratio = mode_ratio(objective, beta, reward, policy_seq_logp, ref_seq_logp, complete, texts, correct)
+    logged = {**metrics, **answer_shares(texts, correct, chats, task), **ratio}
     kl = metrics[f"kl/{objective.direction}_nats"]
-    return Step(logged, kl, chats, reward, texts, policy_seq_logp, ref_seq_logp, scores.failure)
+    good = objective.good(reward, ref_seq_logp, complete)
+    if good is not None:
+        good = good & first_of_equals(texts, P).to(good.device)
+    return Step(logged, kl, chats, reward, texts, policy_seq_logp, ref_seq_logp, good, scores.failure)
+
+
+def with_entropy(objective: Objective, config: LlmConfig, step: int) -> Objective:
+    """The objective with the entropy coefficient that is in force at a step."""
+    final = config.objective.entropy_final
+    if final is None:
+        return objective
+    coefficient = linear(config.objective.entropy_coef, final, place_in_run(step, config.steps))
+    return replace(objective, entropy_coef=coefficient)
+
+
+def first_of_equals(texts: Sequence[str], prompts: int) -> Tensor:
+    """[P, G] bool, False where an earlier completion of the same prompt has the same text."""
+    G = len(texts) // prompts
+    groups = [texts[p * G : (p + 1) * G] for p in range(prompts)]
+    return torch.tensor([[group.index(text) == i for i, text in enumerate(group)] for group in groups])
+
+
+def reference_completions(
+    models: Models, engine: Engine, batch: Batch, config: LlmConfig
+) -> tuple[Completions, Tensor] | None:
+    """This rank's completions of the reference, and their log-probabilities under it, [P * N, T]; None for none."""
+    if batch.reference_uniforms is None:
+        return None
+    count = len(batch.reference_uniforms) // len(batch.chats)
+    with torch.no_grad(), engine.gather() as policy, models.as_reference(policy) as frozen:
+        rollout = sample(
+            frozen,
+            batch.prompts,
+            batch.reference_uniforms,
+            group_size=count,
+            eos_ids=models.eos_ids,
+            pad_id=models.pad_id,
+        )
+        drawn = Completions(batch.prompts, rollout.tokens, rollout.mask)
+        return drawn, torch.cat(list(read(drawn, config)(lambda of: of(frozen))))
+
+
+def differentiate_reference(
+    engine: Engine,
+    objective: Objective,
+    reference: tuple[Completions, Tensor],
+    chosen: Sequence[int],
+    before: int,
+    beta: float,
+    config: LlmConfig,
+) -> dict[str, Tensor]:
+    """The divergence on completions of the reference, of the chosen prompts of this rank; metrics by name."""
+    drawn, ref_logp = reference
+    count = len(drawn.tokens) // len(drawn.prompts.ids)
+    rows = [place * count + i for place in chosen for i in range(count)]
+    all_ref_logp, all_mask = gather_rows(ref_logp[rows]), gather_rows(drawn.mask[rows])
+
+    def loss_of(logp: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return objective.reference_loss(logp, all_ref_logp, all_mask, beta=beta)
+
+    seen, _ = differentiate(engine, read(drawn, config, chosen), before * count, loss_of)
+    return {name: value for name, value in seen.items() if name != "loss"}
+
+
+def differentiate(
+    engine: Engine,
+    reader: "Reader",
+    before: int,
+    loss_of: Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]],
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Give the engine the gradient of a loss of all ranks' log-probabilities.
+
+    The loss's gradient with respect to the log-probabilities is all that the backward passes need.
+
+    Args:
+        reader: of this rank's rows.
+        before: rows of earlier ranks.
+        loss_of: from log-probabilities [rows of all ranks, T] to a scalar and metrics.
+
+    Returns:
+        The metrics and the loss by name, and the log-probabilities.
+    """
+    one_pass = len(reader.passes) == 1
+    with torch.set_grad_enabled(one_pass):
+        logp = torch.cat(list(reader(engine.apply)))  # [rows, T]
+    leaf = gather_rows(logp).requires_grad_()
+    loss, metrics = loss_of(leaf)
+    (weight,) = torch.autograd.grad(loss, leaf)
+    weight = weight[before : before + len(logp), : logp.shape[1]]
+    done = 0
+    for part in [logp] if one_pass else reader(engine.apply):
+        engine.backward((part * weight[done : done + len(part)]).sum())
+        done += len(part)
+    return {**metrics, "loss": loss.detach()}, leaf.detach()
 
 
 def diversity(
@@ -199,10 +325,28 @@ def draw_batch(config: LlmConfig, models: Models, task: Task, step: int) -> Batc
     slots = portion(P)
     chosen = [chats[prompt_at(config.seed, len(chats), step * P + slot)] for slot in slots]
     prompts = encode_chats(models.tokenizer, chosen, config.model.chat_template)
-    rows = [slot for slot in slots for _ in range(G)]
-    uniforms = rollout_uniforms(config.seed, step, rows, list(range(G)) * len(slots), config.max_new_tokens)
-    device = models.eos_ids.device
-    return Batch(slots, chosen, Prompts(*(t.to(device) for t in prompts)), uniforms)
+    prompts = Prompts(*(t.to(models.eos_ids.device) for t in prompts))
+
+    def draws(seed: int, count: int) -> Tensor:
+        rows = [slot for slot in slots for _ in range(count)]
+        return rollout_uniforms(seed, step, rows, list(range(count)) * len(slots), config.max_new_tokens)
+
+    reference = None
+    if config.objective.placement is Placement.reference:
+        reference = draws(stream_seed(config.seed, "reference"), config.reference_completions or G)
+    return Batch(slots, chosen, prompts, draws(config.seed, G), minibatches(config, step), reference)
+
+
+def minibatches(config: LlmConfig, step: int) -> list[list[int]]:
+    """The groups of each update of a step, whole and ascending; an epoch of several is shuffled anew."""
+    P, parts = config.prompts_per_step, config.update.minibatches
+    if parts == 1:
+        return [list(range(P))] * config.update.epochs
+    found = []
+    for epoch in range(config.update.epochs):
+        order = torch.randperm(P, generator=torch_generator(config.seed, "updates", step, epoch)).tolist()
+        found += [sorted(order[i * P // parts : (i + 1) * P // parts]) for i in range(parts)]
+    return found
 
 
 def prompt_at(seed: int, count: int, index: int) -> int:
@@ -222,12 +366,33 @@ class Pass(NamedTuple):
     counted: bool = True
 
 
-def plan_passes(prompts: Prompts, mask: Tensor, config: LlmConfig) -> list[Pass]:
+class Reader(NamedTuple):
+    """Reads completions in passes: reader(engine.apply) is `logp_by_pass` of them."""
+
+    completions: Completions
+    passes: list[Pass]
+
+    def __call__(self, apply: Callable[[Callable[[Any], Tensor]], Tensor]) -> Iterator[Tensor]:
+        return logp_by_pass(apply, passes=self.passes, **self.completions._asdict())
+
+
+def read(completions: Completions, config: LlmConfig, chosen: Sequence[int] | None = None) -> Reader:
+    """A reader of this rank's completions, or those of the chosen prompts, which may be none."""
+    everything = chosen is None or len(chosen) == len(completions.prompts.ids)
+    some = completions if everything or chosen is None else completions.of(chosen or [0])
+    passes = plan_passes(some.prompts, some.mask, config, count=0 if not everything and not chosen else None)
+    return Reader(some, passes)
+
+
+def plan_passes(prompts: Prompts, mask: Tensor, config: LlmConfig, count: int | None = None) -> list[Pass]:
     """Passes of at most `micro_batch` completions and `micro_batch_tokens` tokens, or of one completion.
 
     All ranks get the same number of passes, for a pass may be one that all of them must take part in.
+
+    Args:
+        count: how many of the prompts are to be read, the first ones; None for all.
     """
-    P, G = len(prompts.ids), config.group_size
+    P, G = len(prompts.ids) if count is None else count, len(mask) // len(prompts.ids)
     prompt_lengths, lengths = prompts.mask.sum(-1).tolist(), mask.sum(-1).tolist()
     most = float("inf") if config.micro_batch_tokens is None else config.micro_batch_tokens
 
@@ -252,8 +417,8 @@ def plan_passes(prompts: Prompts, mask: Tensor, config: LlmConfig) -> list[Pass]
             passes.append(Pass(slice(first, first + 1), slice(row, upto)))
             row = upto
         first += 1
-    (count,) = distributed.highest([len(passes)])
-    return passes + [Pass(slice(0, 1), slice(0, 1), counted=False)] * (count - len(passes))
+    (most_passes,) = distributed.highest([len(passes)])
+    return passes + [Pass(slice(0, 1), slice(0, 1), counted=False)] * (most_passes - len(passes))
 
 
 def logp_by_pass(

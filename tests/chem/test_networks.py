@@ -46,6 +46,24 @@ def test_the_probabilities_of_all_sequences_sum_to_one(network):
     assert abs(padded.item() - 1) > 1e-3
 
 
+def test_log_probabilities_do_not_depend_on_the_rest_of_the_batch(network):
+    generator = torch.Generator().manual_seed(4)
+    lengths = torch.randint(1, 9, (150,), generator=generator)
+    mask = torch.arange(8) < lengths.unsqueeze(-1)
+    tokens = torch.randint(1, VOCABULARY, (150, 8), generator=generator)
+    tokens = torch.where(mask & (torch.arange(8) < lengths.unsqueeze(-1) - 1), tokens, END_ID)
+    together = token_logp(network, tokens, mask)  # in several buckets
+    for row in range(0, 150, 7):
+        count = int(lengths[row])
+        alone = token_logp(network, tokens[row : row + 1, :count], mask[row : row + 1, :count])
+        torch.testing.assert_close(together[row, :count], alone[0], rtol=1e-9, atol=1e-12)
+    gradient = torch.autograd.grad((together.sum(-1) * torch.arange(150)).sum(), network.head.weight)[0]
+    one_by_one = sum(
+        row * token_logp(network, tokens[row : row + 1], mask[row : row + 1]).sum() for row in range(150)
+    )
+    torch.testing.assert_close(gradient, torch.autograd.grad(one_by_one, network.head.weight)[0])
+
+
 def test_a_drawn_token_is_the_inverse_cdf_of_its_uniform(network):
     uniforms = torch.rand(200, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     rollout = sample(network, uniforms)
@@ -82,7 +100,7 @@ def test_sampled_frequencies_are_the_probabilities(network):
     mask = torch.tensor([[t < len(row) for t in range(2)] for row in rows])
     expected = token_logp(network, tokens, mask).sum(-1).exp()
     seen = torch.tensor([float((rollout.tokens == row).all(-1).double().mean()) for row in tokens])
-    assert float((seen - expected).abs().max()) < 0.015
+    assert (seen - expected).abs().max().item() < 0.015
 
 
 @pytest.mark.parametrize("kind", KINDS)

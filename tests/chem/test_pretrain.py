@@ -14,8 +14,9 @@ import torch
 from rdkit import Chem
 
 from chem.corpus import epoch_batches, filter_smiles, read_corpus, respelled, split_rows
-from chem.networks import load_prior
-from conf.schema import ConfigError, MoleculeFilterConfig
+from chem.networks import Prior, load_prior, make_network, save_prior, token_logp
+from chem.tokenizer import Tokenizer
+from conf.schema import ConfigError, MoleculeFilterConfig, RecurrentConfig
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = MoleculeFilterConfig(["C", "N", "O", "Cl"], 2, 12, 20, 1, True)
@@ -148,3 +149,20 @@ def test_a_mistake_is_one_line(tmp_path, override, message):
     process = pretrain(tmp_path / "run", override, *data)
     printed = process.communicate()[0]
     assert process.returncode == 1 and printed.startswith(message) and printed.count("\n") == 1
+
+
+def test_training_goes_on_from_a_prior_and_its_vocabulary(tmp_path):
+    config = RecurrentConfig("lstm", layers=1, hidden=16, embedding=8, dropout=0.0)
+    tokenizer = Tokenizer.of(["C", "N", "O"])
+    save_prior(tmp_path / "start", Prior(make_network(len(tokenizer), config), tokenizer, config, 128))
+    (tmp_path / "a.smi").write_text("\n".join(f"{'C' * n}{end}" for n in range(1, 9) for end in "NOF"))
+    run = pretrain(tmp_path / "run", f"data={tmp_path / 'a.smi'}", f"init={tmp_path / 'start'}", *TINY)
+    printed = run.communicate()[0]
+    assert run.returncode == 0 and "kept 16, unknown token 8" in printed, printed
+    start, trained = load_prior(tmp_path / "start"), load_prior(tmp_path / "run" / "prior")
+    assert trained.tokenizer.tokens == start.tokenizer.tokens
+    tokens, mask = tokenizer.encode_batch(["CCCCO", "CCN"])
+    before, after = (token_logp(prior.network, tokens, mask).sum() for prior in (start, trained))
+    assert float(after.detach()) > float(before.detach())
+    other = pretrain(tmp_path / "other", f"data={tmp_path / 'a.smi'}", f"init={tmp_path / 'start'}")
+    assert "chem.pretrain: network: must be that of init" in other.communicate()[0] and other.returncode == 1

@@ -9,7 +9,7 @@ from rdkit import Chem, DataStructs
 
 from chem.filters import MORGAN, PENALTIES, DiversityFilter, batch_diversity
 from chem.oracles import Result, Status
-from chem.replay import Memory, augmented, join, rows_of
+from chem.replay import Memory, augmented, rows_of, stack
 from chem.scoring import Batch, Cache, Scoring, canonical_forms, murcko, treat_duplicates
 from chem.tokenizer import Tokenizer, split
 from conf.schema import DiversityFilterConfig, Duplicates, ReplayConfig
@@ -193,8 +193,11 @@ def test_rows_join_and_spellings_are_of_the_same_molecules():
     assert rows.reward.tolist() == pytest.approx([0.5, 0.4, 0.5, 0.4])
     other = augmented(smiles, batch, best, longest=40, seed=0, step=3, number=1)
     assert best.tokenizer.decode(other.tokens) != spelled
-    both = join(rows, rows_of([("CCO", 0.4)], best.tokenizer))
-    assert best.tokenizer.decode(both.tokens) == [*spelled, "CCO"] and both.mask.sum(-1)[-1] == 4
+    short = rows_of([("CCO", 0.4)], best.tokenizer)
+    assert best.tokenizer.decode(stack(rows.tokens, short.tokens)) == [*spelled, "CCO"]
+    assert stack(rows.mask, short.mask).sum(-1)[-1] == 4 == stack(short.mask, rows.mask).sum(-1)[0]
+    none = rows_of([], best.tokenizer)
+    assert torch.equal(stack(rows.tokens, none.tokens), rows.tokens) and len(none.reward) == 0
     assert murcko("CCO") == "" and murcko(PYRIDINE) == "c1ccncc1"
 
 

@@ -49,7 +49,9 @@ def test_an_experiment_composes(package, name):
 
 @pytest.mark.parametrize(("package", "group", "option"), OPTIONS)
 def test_an_option_composes(package, group, option):
-    extra = ["beta_schedule.kl_target=1"] if group == "beta_schedule" and option != "constant" else []
+    needed = {"adaptive": ["kl_target=1"], "both": ["kl_target=1"], "linear": ["final=1"], "cosine": ["final=1"]}
+    extra = [f"beta_schedule.{key}" for key in needed.get(option, [])] if group == "beta_schedule" else []
+    extra += ["transform.threshold.value=1"] if option == "automatic" else []
     extra += ["transform.threshold.value=1"] if group == "transform" else []
     sampled = option in ("unlikely", "differential_smoothing", "ucpo", "darling")
     extra += ["gradient=sampled"] if package == "didactic" and sampled else []

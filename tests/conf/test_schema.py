@@ -60,6 +60,19 @@ def checkpoint(**changes):
     return schema.CheckpointConfig(**{**values, **changes})
 
 
+def llm_objective(**changes):
+    return schema.LlmObjectiveConfig(**{**OBJECTIVE, **changes})
+
+
+def update(**changes):
+    values = {"epochs": 1, "minibatches": 1, "clip_low": 0.2, "clip_high": 0.2, "ratio": "token"}
+    return schema.UpdateConfig(**{**values, **changes})
+
+
+def automatic(**changes):
+    return schema.AutomaticBetaConfig(**{"quantile": 0.5, "low": 0.1, "high": 1.0, **changes})
+
+
 def reward(**changes):
     values = {"parts": {}, "evaluation": {}, "on_failure": schema.RewardFailure.stop, "batch_size": 8}
     return schema.RewardConfig(**{**values, **changes})
@@ -87,8 +100,8 @@ def llm(**changes):
             "sample_every": 0,
             "truncated": schema.Truncated.keep,
         },
-        **{"objective": objective(), "optimizer": optimizer(), "advantage": schema.Advantage.leave_one_out},
-        **{"advantage_k": None},
+        **{"objective": llm_objective(), "optimizer": optimizer(), "advantage": schema.Advantage.leave_one_out},
+        **{"advantage_k": None, "update": update(), "reference_completions": None},
         **{"transform": schema.IdentityConfig(threshold=threshold()), "beta_schedule": schema.ConstantBetaConfig()},
         **{"engine": schema.EngineConfig(name="torch"), "task": schema.TaskConfig(name="one_two")},
         **{"model": schema.ModelConfig(name_or_path="tiny", dtype="auto", device="auto"), "writers": []},
@@ -100,7 +113,7 @@ def llm(**changes):
 
 QUANTILE = schema.ThresholdKind.quantile
 FORWARD, ALPHA = schema.Direction.forward, schema.Direction.alpha
-LOSS, TOKEN = schema.Placement.loss, schema.Level.token
+LOSS, TOKEN, REFERENCE = schema.Placement.loss, schema.Level.token, schema.Placement.reference
 RULES = [  # what is refused, the key it names, its legal neighbour
     (lambda: objective(beta=-0.1), "objective.beta", lambda: objective(beta=0.0)),
     (lambda: objective(beta=float("nan")), "objective.beta", lambda: objective(beta=1e-9)),
@@ -183,6 +196,62 @@ RULES = [  # what is refused, the key it names, its legal neighbour
         ),
         "transform.threshold.value",
         lambda: llm(transform=schema.IdentityConfig(threshold=threshold(value=None))),
+    ),
+    (
+        lambda: schema.LinearBetaConfig(final=-1.0),
+        "beta_schedule.final",
+        lambda: schema.LinearBetaConfig(final=0.0),
+    ),
+    (
+        lambda: schema.CosineBetaConfig(name="linear", final=1.0),
+        "beta_schedule.name",
+        lambda: schema.CosineBetaConfig(final=1.0),
+    ),
+    (
+        lambda: llm(
+            objective=llm_objective(direction=FORWARD),
+            beta_schedule=schema.LinearBetaConfig(final=0.0),
+        ),
+        "beta_schedule.final",
+        lambda: llm(beta_schedule=schema.LinearBetaConfig(final=0.0)),
+    ),
+    (
+        lambda: llm(transform=mara(), beta_schedule=schema.CosineBetaConfig(final=0.0)),
+        "beta_schedule.final",
+        lambda: llm(transform=mara(), beta_schedule=schema.CosineBetaConfig(final=0.1)),
+    ),
+    (lambda: automatic(quantile=1.5), "beta_schedule.quantile", lambda: automatic(quantile=1.0)),
+    (lambda: automatic(low=0.0), "beta_schedule.low", lambda: automatic(low=1e-9)),
+    (lambda: automatic(high=0.05), "beta_schedule.high", lambda: automatic(high=0.1)),
+    (
+        lambda: llm(beta_schedule=automatic(), transform=schema.IdentityConfig(threshold=threshold(value=None))),
+        "transform.threshold.value",
+        lambda: llm(beta_schedule=automatic()),
+    ),
+    (
+        lambda: llm_objective(entropy_final=-0.1),
+        "objective.entropy_final",
+        lambda: llm_objective(entropy_final=0.0),
+    ),
+    (lambda: update(epochs=0), "update.epochs", lambda: update(epochs=3)),
+    (lambda: update(minibatches=0), "update.minibatches", lambda: update(minibatches=3)),
+    (lambda: update(clip_low=1.5), "update.clip_low", lambda: update(clip_low=None)),
+    (lambda: update(clip_high=-0.1), "update.clip_high", lambda: update(clip_high=3.0)),
+    (lambda: update(ratio="word"), "update.ratio", lambda: update(ratio="sequence")),
+    (
+        lambda: llm(update=update(minibatches=2)),
+        "update.minibatches",
+        lambda: llm(update=update(minibatches=2), prompts_per_step=2),
+    ),
+    (
+        lambda: llm(update=update(epochs=2), objective=llm_objective(gamma=0.9)),
+        "objective.gamma",
+        lambda: llm(objective=llm_objective(gamma=0.9)),
+    ),
+    (
+        lambda: llm(reference_completions=4),
+        "reference_completions",
+        lambda: llm(reference_completions=4, objective=llm_objective(placement=REFERENCE)),
     ),
     (lambda: method("unlikely", strength=1.5), "transform.strength", lambda: method("unlikely", strength=1.0)),
     (lambda: method("unlikely", value=None), "transform.threshold.value", lambda: method("darling", value=None)),

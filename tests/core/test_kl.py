@@ -387,7 +387,8 @@ def test_kl_term_gives_the_named_function_or_names_the_legal_one() -> None:
                 continue
             name = kl.kl_term(direction, placement).__name__
             parts = {"reverse": "reverse_kl", "forward": "forward_kl"}.get(direction, direction)
-            assert name == (f"exact_{parts}" if placement == "exact" else f"{parts}_{placement}")
+            names = {"exact": f"exact_{parts}", "reference": f"{parts}_from_reference"}
+            assert name == names.get(placement, f"{parts}_{placement}")
     with pytest.raises(ValueError, match=r"jensen_shannon has no .* loss.*jensen_shannon_reward"):
         kl.kl_term("jensen_shannon", "loss")
     with pytest.raises(ValueError, match=r"placement must be one of .*'loss', 'reward'.* got 'k3'"):

@@ -1,8 +1,11 @@
+import itertools
 import math
 
 import pytest
+import torch
 
-from core.schedules import adaptive_beta
+from core.schedules import Observed, adaptive_beta, automatic_beta, make_schedule, place_in_run
+from core.targets import reverse_log_ratio
 
 
 @pytest.mark.parametrize(
@@ -18,3 +21,81 @@ def test_beta_follows_the_budget_and_is_clipped_at_a_fiftieth(kl, factor):
 def test_what_cannot_be_steered_by_is_refused(kl, target):
     with pytest.raises(ValueError, match="must be"):
         adaptive_beta(0.3, kl, target)
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_a_scheduled_beta_goes_from_its_start_to_its_final_value(name):
+    schedule = make_schedule(name, 0.4, {"final": 0.1})
+    steps, beta, seen = 11, 0.4, [0.4]
+    for step in range(steps - 1):
+        beta = schedule(beta, observed(done=place_in_run(step + 1, steps)))
+        seen.append(beta)
+    assert seen[0] == 0.4 and seen[-1] == pytest.approx(0.1) and seen == sorted(seen, reverse=True)
+    assert seen[5] == pytest.approx(0.25)
+    middle = 0.4 - 0.3 * 2 / 10 if name == "linear" else 0.25 + 0.15 * math.cos(math.pi * 2 / 10)
+    assert seen[2] == pytest.approx(middle)
+    assert place_in_run(0, 1) == 0
+    constant = make_schedule("constant", 0.4, {})
+    assert constant(0.4, observed(done=1.0)) == 0.4
+    with pytest.raises(ValueError, match="got 'quadratic'"):
+        make_schedule("quadratic", 0.4, {})
+
+
+def observed(**changes):
+    nothing = torch.zeros(1, 2)
+    return Observed(**{"done": 0.0, "kl": 1.0, "reward": nothing, "ref_seq_logp": nothing, "good": None, **changes})
+
+
+REWARD = torch.tensor([[1.0, 0.9, 0.2, 0.7], [1.0, 1.0, 0.8, 0.0]])
+REF = torch.tensor([[-1.0, -2.0, -0.5, -5.0], [-1.0, -3.0, -3.0, -0.1]])
+GOOD = REWARD >= 0.7
+
+
+def by_hand():
+    """|dR| / |d log ref| of every pair of good samples of a group."""
+    ties = []
+    for rewards, refs, goods in zip(REWARD.tolist(), REF.tolist(), GOOD.tolist(), strict=True):
+        for i, j in itertools.combinations(range(4), 2):
+            if goods[i] and goods[j] and refs[i] != refs[j]:
+                ties.append(abs(rewards[i] - rewards[j]) / abs(refs[i] - refs[j]))
+    return sorted(ties)
+
+
+@pytest.mark.parametrize("q", [0.0, 0.3, 0.5, 1.0])
+def test_automatic_beta_is_the_quantile_over_pairs_of_good_samples(q):
+    ties = by_hand()
+    assert len(ties) == 5
+    wide = {"quantile": q, "low": 1e-9, "high": 1e9}
+    expected = max(float(torch.tensor(ties, dtype=torch.float64).quantile(q)), 1e-9)
+    assert automatic_beta(0.3, REWARD, REF, GOOD, **wide) == pytest.approx(expected, rel=1e-5)
+    all_pairs = automatic_beta(0.3, REWARD, REF, torch.ones_like(GOOD), **wide)
+    assert q == 0 or all_pairs != pytest.approx(expected, rel=1e-3)  # control: the bad ones count, too
+    assert automatic_beta(0.3, REWARD, REF, GOOD, quantile=q, low=5.0, high=6.0) == 5
+    assert automatic_beta(0.3, REWARD, REF, GOOD, quantile=1.0, low=1e-3, high=2e-3) == 2e-3
+
+
+def test_automatic_beta_is_where_the_targets_of_a_pair_tie():
+    reward, ref = torch.tensor([[1.0, 0.75]]), torch.tensor([[-5.95, -4.05]])
+    good = torch.tensor([[True, True]])
+    beta = automatic_beta(1.0, reward, ref, good, quantile=0.5, low=1e-6, high=10)
+    assert beta == pytest.approx(0.1316, abs=1e-4)  # the paper's Figure 2
+    assert float(reverse_log_ratio(*ref[0], *reward[0], beta)) == pytest.approx(0, abs=1e-5)
+
+
+def test_without_a_pair_automatic_beta_stays():
+    options = {"quantile": 0.5, "low": 0.1, "high": 0.2}
+    one = torch.tensor([[False, True, False, False]] * 2)
+    assert automatic_beta(0.7, REWARD, REF, one, **options) == 0.7
+    assert automatic_beta(0.7, REWARD, torch.zeros_like(REF), GOOD, **options) == 0.7
+    schedule = make_schedule("automatic", 0.7, options)
+    assert schedule(0.7, observed(reward=REWARD, ref_seq_logp=REF, good=GOOD)) == 0.1
+    with pytest.raises(ValueError, match="needs a threshold"):
+        schedule(0.7, observed())
+    for wrong in ({"quantile": 1.5}, {"low": 0.0}, {"low": 0.3}, {"high": math.inf}):
+        with pytest.raises(ValueError, match="quantile must lie"):
+            automatic_beta(0.7, REWARD, REF, GOOD, **{**options, **wrong})
+
+
+def test_the_adaptive_schedule_is_adaptive_beta():
+    schedule = make_schedule("adaptive", 0.3, {"kl_target": 2.0})
+    assert schedule(0.5, observed(kl=3.0)) == adaptive_beta(0.5, 3.0, 2.0) == pytest.approx(0.51)

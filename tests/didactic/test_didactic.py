@@ -206,7 +206,7 @@ def test_what_is_no_expected_reward_trains_on_samples_and_has_no_target(options)
 def test_adaptive_beta_uses_each_cells_divergence():
     _, cells = grid("experiment=ablation", "objective.beta=.1")
     logp = torch.stack([cell.problem.ref_logp for cell in cells])  # divergence 0: below any budget
-    betas = next_betas(cells, logp, [0.1] * len(cells))
+    betas = next_betas(cells, logp, [0.1] * len(cells), 0)
     expected = [0.098 if cell.config.beta_schedule.name == "adaptive" else 0.1 for cell in cells]
     assert betas == pytest.approx(expected)
 

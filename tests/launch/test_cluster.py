@@ -62,6 +62,7 @@ def submit(tmp_path, *arguments):
 @pytest.mark.parametrize("launcher", [name for name in options("llm", "hydra/launcher") if name.startswith("slurm")])
 def test_a_dry_run_shows_the_script_and_leaves_nothing(tmp_path, launcher):
     overrides = ["seed=0,1,2", "hydra.launcher.partition=gpu", "hydra.launcher.setup=['module load cuda']"]
+    overrides += {"slurm_node8": ["engine=zero2"], "slurm_multinode": ["engine=zero3"]}.get(launcher, [])
     done = submit(tmp_path, "--dry-run", "--launcher", launcher, "llm", *overrides)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     script = done.stdout

@@ -1,10 +1,12 @@
 import math
+import sys
+from unittest.mock import patch
 
 import pytest
 import torch
 from torch import nn
 
-from conf.schema import Decay, OptimizerConfig
+from conf.schema import ConfigError, Decay, OptimizerConfig
 from launch.engine import lr_factor, make_engine
 
 
@@ -114,6 +116,40 @@ def test_a_state_continues_bit_for_bit():
     assert not torch.equal(fresh.module.weight, whole.module.weight)
 
 
+def half(lr, steps=1):
+    """An engine on a bfloat16 weight of 1 whose gradient is 1: Adam moves it by lr in each step."""
+    model = nn.Linear(1, 1, bias=False).to(torch.bfloat16)
+    nn.init.ones_(model.weight)
+    engine = make_engine("torch", model, config(lr=lr, weight_decay=0.0), 100)
+    for _ in range(steps):
+        for _ in range(2):
+            engine.backward(model.weight.sum() / 2)
+        engine.step()
+    return engine
+
+
+def test_small_updates_of_16_bits_are_not_lost():
+    """A bfloat16 weight of 1 cannot take a step of 1e-6; its master copy does, and the weight follows in time."""
+    engine = half(1e-6, steps=3)
+    assert float(engine.masters["weight"].detach()) == pytest.approx(1 - 3e-6, abs=1e-7)
+    assert float(engine.module.weight.detach()) == 1.0
+    assert float(half(5e-4, steps=10).module.weight.detach()) == pytest.approx(1 - 5e-3, abs=2e-3)
+    plain = nn.Parameter(torch.ones(1, 1, dtype=torch.bfloat16))  # control: without one it would never move
+    adamw = torch.optim.AdamW([plain], lr=5e-4, weight_decay=0.0)
+    for _ in range(10):
+        plain.grad = torch.ones_like(plain)
+        adamw.step()
+    assert float(plain.detach()) == 1.0
+
+
+def test_a_state_keeps_the_master_copies():
+    whole, resumed = half(1e-3, steps=3), half(1e-3, steps=0)
+    resumed.load_state_dict(whole.state_dict())
+    assert torch.equal(resumed.masters["weight"], whole.masters["weight"])
+    assert float(resumed.masters["weight"].detach()) != float(whole.module.weight)
+    assert torch.equal(resumed.module.weight, whole.module.weight)
+
+
 def test_schedules():
     factors = [lr_factor(step, 10, 4, Decay.constant) for step in range(10)]
     assert factors == pytest.approx([0.2, 0.4, 0.6, 0.8, *[1.0] * 6])
@@ -121,6 +157,14 @@ def test_schedules():
     assert [lr_factor(s, 4, 0, Decay.cosine) for s in range(5)] == pytest.approx(
         [(1 + math.cos(math.pi * s / 4)) / 2 for s in range(5)]
     )
+
+
+def test_an_engine_without_its_package_is_refused():
+    with (
+        patch.dict(sys.modules, {"deepspeed": None}),
+        pytest.raises(ConfigError, match=r"^engine: must be none with"),
+    ):
+        make_engine("zero2", module().float(), config(), 1)
 
 
 def test_an_unknown_engine_is_refused():

@@ -17,3 +17,16 @@ def test_prompts_have_exactly_the_length_that_the_setting_says(tokenizer, name):
     assert len(lengths) == setting["P"] * setting["G"]
     assert setting["least"] <= lengths.min() and lengths.max() == setting["most"]
     assert (lengths == setting["most"]).all() == (setting["least"] == setting["most"])
+
+
+def test_our_side_runs(tmp_path, monkeypatch):
+    from llm import rollout, train
+
+    small = {"P": 2, "G": 2, "prompt": 26, "least": 2, "most": 5, "steps": {"ours": 1}}
+    monkeypatch.setitem(llm_step.SETTINGS, "long", small)
+    monkeypatch.setattr(rollout, "inverse_cdf", rollout.inverse_cdf)  # both are replaced in there
+    monkeypatch.setattr(train, "sample", train.sample)
+    llm_step.build("long", str(tmp_path))
+    result = llm_step.ours("long", str(tmp_path), 1)
+    assert result["tokens"] == llm_step.lengths("long").sum() > 4
+    assert 0 < result["objective_share"] < 1

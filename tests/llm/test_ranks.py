@@ -1,10 +1,13 @@
-"""Two ranks equal one. `python tests/llm/test_ranks.py FOLDER` is what each rank runs, once for all tests."""
+"""Two ranks equal one. `python tests/llm/test_ranks.py JOB FOLDER` is what each rank runs, once for several tests."""
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -12,12 +15,14 @@ import pytest
 import torch
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
+from safetensors.torch import load_file
 from torch import distributed as dist
 
 from conf import schema
 from core.objective import make_objective
-from launch import distributed
+from launch import distributed, signals
 from launch.app import register
+from launch.checkpoint import Manifest, read_state, save_checkpoint
 from launch.engine import make_engine
 from launch.record import read_jsonl
 from launch.run import Run
@@ -28,8 +33,11 @@ from llm.rollout import Rollout
 from llm.tasks.base import Task
 from llm.tiny import byte_tokenizer
 
-ENGINES = ("torch", "zero1", "zero2", "zero3", "zero3_offload")
+ENGINES = ("torch", "zero1", "zero2", "zero3")
+OFFLOAD = "zero3_offload"  # in the slow tests
 ROOT = Path(__file__).parents[2]
+sys.modules["two_ranks"] = sys.modules[__name__]  # where both processes find the task below
+SAMPLE = train.sample
 STEPS, P, G, T = 10, 5, 4, 9
 RECORDED = [
     f"steps={STEPS}",
@@ -40,7 +48,8 @@ RECORDED = [
     *("micro_batch=8", "optimizer.max_grad_norm=.5", "optimizer.decay=linear", "optimizer.weight_decay=.1"),
 ]
 TRAINED = ["steps=3", "prompts_per_step=3", "group_size=4", "max_new_tokens=6", "evaluation_completions=7"]
-TRAINED += ["sample_every=1", f"task.name={__name__}:Lengths", "threads=1", "objective.beta=.1"]
+LORA = ["model.lora.rank=2", "model.lora.alpha=4", "optimizer.lr=.01"]
+TRAINED += ["sample_every=1", "task.name=two_ranks:Lengths", "threads=1", "objective.beta=.1"]
 
 
 class Lengths(Task):
@@ -57,6 +66,9 @@ def make_config(*overrides):
     register("llm", schema.LlmConfig)
     with initialize_config_module("conf.llm", version_base="1.3"):
         return compose("config", overrides=list(overrides))
+
+
+CONFIG = make_config(*RECORDED)
 
 
 def random_policy(seed):
@@ -82,64 +94,117 @@ def recorded_rollout(step):
     return Rollout(tokens, torch.arange(T) < length.unsqueeze(-1), complete)
 
 
-def steps_on_recorded_rollouts(engine_name="torch"):
-    """Metrics of each step, and the weights at the end."""
-    config = OmegaConf.to_object(make_config(*RECORDED))
-    tokenizer, task = byte_tokenizer(), Lengths()
-    policy, reference = random_policy(0), random_policy(1).requires_grad_(False)
-    models = Models(policy, reference, tokenizer, torch.tensor([tokenizer.eos_token_id]), tokenizer.pad_token_id)
-    engine = make_engine(engine_name, policy, config.optimizer, config.steps, shared=True)
-    objective = make_objective(**config.objective_arguments())
-    reward = train.make_reward(config.reward, task, torch.device("cpu"), torch.float32)
-    rows = []
-    for step in range(STEPS):
-        batch = train.draw_batch(config, models, task, step)
+class Recorded:
+    """Training on the recorded rollouts with an engine of this rank."""
+
+    def __init__(self, engine, dtype=torch.float32, seed=0, **changes):
+        self.config = replace(OmegaConf.to_object(CONFIG), **changes)
+        policy, reference = random_policy(seed).to(dtype), random_policy(1).to(dtype).requires_grad_(False)
+        tokenizer = byte_tokenizer()
+        eos = torch.tensor([tokenizer.eos_token_id])
+        self.models = Models(policy, reference, tokenizer, eos, tokenizer.pad_token_id)
+        self.engine = make_engine(engine, policy, self.config.optimizer, STEPS, shared=True)
+        self.objective = make_objective(**self.config.objective_arguments())
+        self.reward = train.make_reward(self.config.reward, Lengths(), torch.device("cpu"), torch.float32)
+
+    def step(self, step, recorded=True):
+        """What the step logs."""
+        batch = train.draw_batch(self.config, self.models, Lengths(), step)
+        parts = (self.models, self.engine, self.objective, Lengths(), self.reward)
         mine = slice(batch.slots.start * G, batch.slots.stop * G)
         tokens, mask, complete = (t[mine] for t in recorded_rollout(step))
         longest = int(mask.sum(-1).max())
-        train.sample = lambda *_, r=Rollout(tokens[:, :longest], mask[:, :longest], complete), **__: r
-        rows.append(train.train_step(models, engine, objective, task, reward, batch, 0.1, config).metrics)
-    with engine.gather() as whole:
-        weights = torch.cat([p.detach().flatten().float() for p in whole.parameters()])
-    return {"rows": [{k: None if v is None else float(v) for k, v in row.items()} for row in rows]} | {
-        "weights": weights.tolist()
-    }
+        rollout = Rollout(tokens[:, :longest], mask[:, :longest], complete)
+        with patch.object(train, "sample", (lambda *_, **__: rollout) if recorded else train.sample):
+            done = train.train_step(*parts, batch, 0.1, self.config)
+        return {key: None if value is None else float(value) for key, value in done.metrics.items()}
+
+    def weights(self):
+        with self.engine.gather() as policy:
+            return flat(policy)
 
 
-def whole_run(folder, model, *overrides):
+def flat(model):
+    return torch.cat([p.detach().flatten().float() for p in model.parameters()])
+
+
+def whole_run(folder, model, *overrides, stop_after=None):
     config = make_config(*TRAINED, f"model.name_or_path={model}", *overrides)
-    with Run(folder, "llm", config, []) as run:
+    with patch.object(signals, "pending", lambda: stop_after), Run(folder, "llm", config, []) as run:
         train.train(OmegaConf.to_object(config), run)
 
 
-def each_rank(folder):
-    """The body of a rank."""
-    distributed.join()
-    results = {engine: steps_on_recorded_rollouts(engine) for engine in ENGINES}
+def equal_steps(folder, main):
+    """Recorded steps with each engine, and steps of completions of unequal length."""
+    results = {"gathered": gathered(distributed.current().rank)}
+    for name in ENGINES:
+        one = Recorded(name)
+        results[name] = {"rows": [one.step(step) for step in range(STEPS)], "weights": one.weights().tolist()}
+        with one.engine.gather() as policy:
+            if main:
+                policy.save_pretrained(folder / name)
     with patch.object(dist, "all_reduce"):
-        results["control"] = steps_on_recorded_rollouts("torch")
-    train.sample = SAMPLE
-    whole_run(folder / "run", folder / "model")
-    if distributed.current().rank == 0:
+        one = Recorded("torch")
+        rows = [one.step(step) for step in range(STEPS)]
+        results["control"] = {"rows": rows, "weights": one.weights().tolist()}
+    for name in ("torch", "zero3"):
+        cut = 1 if main else T  # one rank draws a single token
+        with patch.object(train, "sample", lambda m, p, u, c=cut, **k: SAMPLE(m, p, u[:, :c], **k)):
+            one = Recorded(name, micro_batch_tokens=60)  # and makes another number of passes
+            results[f"unequal_{name}"] = [one.step(step, recorded=False) for step in range(2)]
+    if main:
         (folder / "results.json").write_text(json.dumps(results))
 
 
-SAMPLE = train.sample
+def gathered(rank):
+    assert "deepspeed" not in sys.modules  # until an engine asks for it
+    return [
+        distributed.gather({"of": "é" * rank}),
+        distributed.gather_rows(torch.full((rank + 1, 2 - rank), rank + 1.0)).tolist(),
+        distributed.gather_rows(torch.ones(2 - rank, dtype=torch.bool)).tolist(),
+        distributed.gather(list(distributed.portion(5))),
+    ]
 
 
-@pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory):
-    """What two ranks came to: results.json and run/."""
-    folder = tmp_path_factory.mktemp("ranks")
-    random_policy(0).save_pretrained(folder / "model")
-    byte_tokenizer().save_pretrained(folder / "model")
+def whole_runs(folder, main):
+    """Runs from loading to the exported policy, and steps in 16 bits."""
+    if main:
+        random_policy(0).save_pretrained(folder / "model")
+        byte_tokenizer().save_pretrained(folder / "model")
+    distributed.barrier()
+    whole_run(folder / "plain", folder / "model")
+    whole_run(folder / "lora", folder / "model", *LORA, "engine=zero3")
+    with suppress(KeyboardInterrupt):
+        whole_run(folder / "interrupted", folder / "model", "engine=zero2", stop_after=signal.SIGTERM)
+    results = {}
+    for name in (*ENGINES, OFFLOAD):
+        whole = Recorded(name)
+        rows = [whole.step(step) for step in range(5)]
+        state = whole.engine.state_dict()
+        if main:
+            (folder / name).mkdir()
+            save_checkpoint(folder / name, Manifest(5, {}, {}, {}, None), {"engine": state}, keep=1)
+        rows += [whole.step(step) for step in range(5, STEPS)]
+        distributed.barrier()
+        again = Recorded(name, seed=2)
+        again.engine.load_state_dict(read_state(folder / name, 5)["engine"])
+        results[name] = {"rows": rows, "again": [again.step(step) for step in range(5, STEPS)]}
+        results[name]["same"] = bool(torch.equal(again.weights(), whole.weights()))
+        half = Recorded(name, torch.bfloat16)
+        results[name] |= {"half": [half.step(step) for step in range(3)], "weights": half.weights().tolist()}
+    if main:
+        (folder / "results.json").write_text(json.dumps(results))
+
+
+def start(job, folder):
+    """Run a job on two ranks."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(
-            [sys.executable, __file__, str(folder)],
+            [sys.executable, __file__, job, str(folder)],
             env={**os.environ, **shared, "PYTHONPATH": str(ROOT), "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -148,7 +213,9 @@ def two_ranks(tmp_path_factory):
         for rank in range(2)
     ]
     try:
-        outputs = [process.communicate(timeout=240)[0] for process in processes]
+        outputs = [
+            process.communicate(timeout=400)[0] for process in processes
+        ]  # or they wait for each other forever
     finally:
         for process in processes:
             process.kill()
@@ -157,13 +224,25 @@ def two_ranks(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def one_rank(two_ranks):
-    train.sample = SAMPLE
-    try:
-        whole_run(two_ranks / "one", two_ranks / "model")
-        return steps_on_recorded_rollouts()
-    finally:
-        train.sample = SAMPLE
+def two_ranks(tmp_path_factory):
+    return start("equal_steps", tmp_path_factory.mktemp("ranks"))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return start("whole_runs", tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def results(two_ranks):
+    return json.loads((two_ranks / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def one_rank():
+    """The recorded steps on one rank, and the weights after them."""
+    one = Recorded("torch")
+    return [one.step(step) for step in range(STEPS)], one.weights()
 
 
 def assert_close(ours, theirs, tolerance):
@@ -172,26 +251,74 @@ def assert_close(ours, theirs, tolerance):
         assert row.keys() == other.keys()
         for key in row:
             number = isinstance(other[key], float)
-            assert row[key] == (pytest.approx(other[key], abs=tolerance, rel=tolerance) if number else other[key]), (
-                key
-            )
+            expected = pytest.approx(other[key], abs=tolerance, rel=tolerance) if number else other[key]
+            assert row[key] == expected, key
+
+
+def test_what_ranks_gather(results):
+    """Values of different lengths; rows of different shapes, filled with 0; consecutive portions."""
+    assert results["gathered"] == [
+        [{"of": ""}, {"of": "é"}],
+        [[1.0, 1.0], [2.0, 0.0], [2.0, 0.0]],
+        [True] * 3,
+        [[0, 1], [2, 3, 4]],
+    ]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_two_ranks_equal_one_on_the_same_rollouts(two_ranks, one_rank, engine):
+def test_two_ranks_equal_one_on_the_same_rollouts(results, one_rank, engine):
     """Ranks have 2 and 3 of the prompts, other numbers of valid samples, of tokens and of passes."""
-    results = json.loads((two_ranks / "results.json").read_text())
-    assert_close(results[engine]["rows"], one_rank["rows"], 1e-5)
-    ours, theirs, control = (
-        torch.tensor(result["weights"]) for result in (results[engine], one_rank, results["control"])
-    )
-    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
-    assert (control - theirs).abs().max() > 1e-3  # where ranks do not sum their gradients
+    rows, weights = one_rank
+    assert_close(results[engine]["rows"], rows, 1e-5)
+    torch.testing.assert_close(torch.tensor(results[engine]["weights"]), weights, atol=1e-5, rtol=0)
+    control = torch.tensor(results["control"]["weights"])  # where ranks do not sum their gradients
+    assert (control - weights).abs().max() > 1e-3
 
 
-def test_a_run_of_two_ranks_is_the_run_of_one(two_ranks, one_rank):
-    """From sampling to evaluation and the exported policy."""
-    one, two = two_ranks / "one", two_ranks / "run"
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_exported_policy_is_an_ordinary_one(two_ranks, results, engine):
+    from transformers import AutoModelForCausalLM
+
+    exported = flat(AutoModelForCausalLM.from_pretrained(two_ranks / engine))
+    assert torch.equal(exported, torch.tensor(results[engine]["weights"]))
+
+
+def test_ranks_with_unequal_completions_wait_for_each_other(results):
+    """One token against nine, in another number of passes: the ranks are through in time, and with the same steps."""
+    assert 1 < results["unequal_torch"][0]["length"] < T
+    assert_close(results["unequal_zero3"], results["unequal_torch"], 1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", [*ENGINES, OFFLOAD])
+def test_a_checkpoint_continues_bit_for_bit(runs, one_rank, engine):
+    result = json.loads((runs / "results.json").read_text())[engine]
+    assert_close(result["rows"], one_rank[0], 1e-5)
+    assert result["again"] == result["rows"][5:]
+    assert result["same"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", [*ENGINES, OFFLOAD])
+def test_bfloat16_takes_the_steps_of_float32(runs, one_rank, engine):
+    """Within what 8 bits allow: the first losses, and the direction of the updates."""
+    result = json.loads((runs / "results.json").read_text())[engine]
+    for row, other in zip(result["half"], one_rank[0], strict=False):
+        assert row["loss"] == pytest.approx(other["loss"], rel=0.05)
+    whole = Recorded("torch")
+    for step in range(3):
+        whole.step(step)
+    start = flat(random_policy(0))
+    update, expected = torch.tensor(result["weights"]) - start.bfloat16(), whole.weights() - start
+    assert torch.cosine_similarity(update, expected, 0) > 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["plain", "lora"])
+def test_a_run_of_two_ranks_is_the_run_of_one(runs, name):
+    """From sampling to evaluation and the exported policy; with an adapter under ZeRO 3, too."""
+    one, two = runs / f"one_{name}", runs / name
+    whole_run(one, runs / "model", *(LORA if name == "lora" else []))
     assert_close(read_jsonl(two / "metrics.jsonl"), read_jsonl(one / "metrics.jsonl"), 1e-5)
     assert_close(read_jsonl(two / "samples.jsonl"), read_jsonl(one / "samples.jsonl"), 1e-5)
     assert len(read_jsonl(two / "samples.jsonl")) == 3 * 3 * 4
@@ -199,7 +326,24 @@ def test_a_run_of_two_ranks_is_the_run_of_one(two_ranks, one_rank):
     assert summaries[0]["completions"] == summaries[1]["completions"] == 7
     assert summaries[0]["sequences"] == summaries[1]["sequences"]
     assert json.loads((two / "run.json").read_text())["ranks"] == 2
+    weights = [load_file(folder / "policy" / "model.safetensors") for folder in (one, two)]
+    for key, value in weights[0].items():
+        torch.testing.assert_close(weights[1][key], value, atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_a_run_of_two_ranks_goes_on_with_one(runs):
+    """Stopped after its first step under ZeRO 2; the lines are those of a run that was never stopped."""
+    interrupted = runs / "interrupted"
+    assert len(read_jsonl(interrupted / "metrics.jsonl")) == 1
+    try:
+        whole_run(interrupted, runs / "model", "engine=zero2")
+    finally:
+        dist.destroy_process_group()
+    assert json.loads((interrupted / "run.json").read_text())["ranks"] == 1
+    assert_close(read_jsonl(interrupted / "metrics.jsonl"), read_jsonl(runs / "plain" / "metrics.jsonl"), 1e-5)
 
 
 if __name__ == "__main__":
-    each_rank(Path(sys.argv[1]))
+    is_main = distributed.join().rank == 0
+    {"equal_steps": equal_steps, "whole_runs": whole_runs}[sys.argv[1]](Path(sys.argv[2]), is_main)

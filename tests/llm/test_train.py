@@ -2,6 +2,9 @@ import contextlib
 import copy
 import json
 import math
+from dataclasses import replace
+from itertools import product
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -9,17 +12,18 @@ import torch
 from conf.schema import ConfigError
 from core.objective import make_objective
 from core.sequence import masked_sum
+from launch import distributed
 from launch.engine import make_engine
 from llm.diagnostics import CollapseWatch, answer_shares, mode_ratio
 from llm.logp import completion_logp
 from llm.models import load_models
-from llm.prompts import encode_chats
+from llm.prompts import Prompts, encode_chats
 from llm.rewards import make_reward
 from llm.rollout import sample
 from llm.tasks.base import Task, load_task
 from llm.tasks.one_two import OneTwo
 from llm.tiny import byte_tokenizer
-from llm.train import draw_batch, prompt_at, train_step
+from llm.train import draw_batch, logp_by_pass, plan_passes, prompt_at, train_step
 
 SMALL = ("group_size=6", "prompts_per_step=3", "max_new_tokens=6", "steps=3", "threads=null")
 
@@ -46,6 +50,44 @@ def test_micro_batches_change_nothing(models, two_letters, make_config, directio
         torch.testing.assert_close(updated, expected, atol=2e-6, rtol=0)
     before = torch.cat([p.detach().flatten() for p in models.reference.parameters()])
     assert (expected - before).abs().max() > 1e-4  # control: the step did something
+
+
+def test_passes_keep_their_budgets(make_config):
+    """Each row once and in order; whole groups or parts of one; within both budgets, or a row that is alone."""
+    G, lengths = 4, torch.tensor([5, 1, 9, 2, 9, 9, 9, 9, 1, 1, 2, 3])
+    prompts = Prompts(torch.zeros(3, 20), torch.arange(20).flip(0) < torch.tensor([[20], [3], [7]]))
+    mask, config = torch.arange(9) < lengths.unsqueeze(-1), make_config(f"group_size={G}")
+
+    def cost(some, more=0):
+        rows, sizes = range(12)[some.rows.start : some.rows.stop + more], prompts.mask[some.prompts].sum(-1)
+        return len(rows), len(sizes) * int(sizes.max()) + len(rows) * int(lengths[list(rows)].max())
+
+    for most, tokens in product((1, 3, 4, 5, 8, 11, 12), (None, 1, 20, 41, 60, 1000)):
+        passes = plan_passes(prompts, mask, replace(config, micro_batch=most, micro_batch_tokens=tokens))
+        assert [row for some in passes for row in range(12)[some.rows]] == list(range(12))
+        for some in passes:
+            first, last, _ = some.prompts.indices(3)
+            assert first * G <= some.rows.start and some.rows.stop <= last * G and some.counted
+            assert last == first + 1 or (some.rows.start, some.rows.stop) == (first * G, last * G)
+            (rows, size), limit = cost(some), tokens or math.inf
+            assert (rows <= most and size <= limit) or rows == 1
+            if last == first + 1 and some.rows.stop < last * G:
+                rows, size = cost(some, more=1)
+                assert rows > most or size > limit  # no pass is smaller than it must be
+
+
+def test_a_rank_with_fewer_passes_makes_up_for_them(models, tokenizer, make_config):
+    """With passes that have no row: nothing is read from them, and gradients through them are 0."""
+    prompts = encode_chats(tokenizer, [[{"role": "user", "content": "hi"}]])
+    tokens, mask = torch.tensor([[5, 6, 7], [8, 9, 9]]), torch.tensor([[True] * 3, [True, False, False]])
+    with patch.object(distributed, "highest", lambda values: [values[0] + 1]):
+        passes = plan_passes(prompts, mask, make_config("group_size=2"))
+    assert [some.counted for some in passes] == [True, False]
+    apply = lambda read: read(models.policy)  # noqa: E731
+    real, empty = logp_by_pass(apply, passes=passes, prompts=prompts, tokens=tokens, mask=mask)
+    assert real.shape == (2, 3) and empty.shape == (0, 3)
+    gradients = torch.autograd.grad(empty.sum(), list(models.policy.parameters()))
+    assert all(bool((gradient == 0).all()) for gradient in gradients)
 
 
 def test_the_step_follows_the_gradient_of_the_objective(models, two_letters, make_config):

@@ -157,62 +157,57 @@ def made_up_tree(tmp_path, in_every_step):
     return home
 
 
-RANKS = """
-from conf.schema import DidacticConfig
-from launch.app import start
+TASK = """
+import time
+from launch import distributed
+from llm.tasks.one_two import OneTwo
 
-def train(config, run):
-    import torch
-    from torch import distributed as dist
-    from launch.checkpoint import Values
-    values = Values(total=0.0)
-    run.keep(values=values)
-    for step in run.steps(config.steps):
-        tensor = torch.tensor([float(run.ranks.rank + step)])
-        if config.seed == 1 and run.ranks.rank == 1 and step == 3:
+class Slow(OneTwo):
+    def reward(self, prompt, completion):
+        time.sleep(.05)
+        return super().reward(prompt, completion)
+
+class Fails(OneTwo):
+    def prompts(self):
+        if distributed.current().rank == 1:
             raise RuntimeError("rank 1 is made to fail")
-        dist.all_reduce(tensor)
-        values.total += float(tensor)
-        run.log({"total": values.total})
-        import time; time.sleep(.1)
-    run.finish({"total": values.total, "world": run.ranks.world})
-
-if __name__ == "__main__":
-    start("didactic", DidacticConfig, train)
+        return super().prompts()
 """
 
 
-def test_two_ranks_of_a_job(cluster, tmp_path):
-    """Under gloo: one of them writes, both leave for a requeue and come back; a failing one fails the job."""
-    cwd = made_up_tree(tmp_path, "pass")
-    (cwd / "didactic" / "__main__.py").write_text(RANKS)
-    arguments = [
-        "steps=30",
-        "seed=0,1",
-        "hydra.launcher.tasks_per_node=2",
-        *SMALL,
-        f"hydra.sweep.dir={tmp_path}/sweep",
-    ]
+def test_two_ranks_of_a_language_model_under_deepspeed(cluster, tmp_path):
+    """One of them writes, both leave for a requeue and come back, and the lines are those of one process without
+    DeepSpeed; a rank that fails fails its job."""
+    (tmp_path / "slurm_task.py").write_text(TASK)
+    path = f"{ROOT}:{tmp_path}"
+    options = ["steps=8", "prompts_per_step=2", "group_size=8", "evaluation_completions=16", "threads=1"]
+    ranks = ["engine=zero2", "hydra.launcher.tasks_per_node=2", *SMALL, f"hydra.sweep.dir={tmp_path}/sweep"]
+    tasks = "task.name=slurm_task:Slow,slurm_task:Fails"
     process = subprocess.Popen(
-        [sys.executable, "-m", "didactic", "-m", "hydra/launcher=slurm", *arguments],
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(cwd)},
+        [sys.executable, "-m", "llm", "-m", "hydra/launcher=slurm", *options, *ranks, tasks],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     run = tmp_path / "sweep" / "0"
-    cluster.wait_until(lambda: lines(run) >= 5 or process.poll() is not None)
+    cluster.wait_until(lambda: lines(run) >= 2 or process.poll() is not None, 300)
     subprocess.run(["scancel", "--signal=USR2", read_sweep(tmp_path / "sweep").jobs[0].id], check=True)
-    out, error = process.communicate(timeout=200)
+    out, error = process.communicate(timeout=400)
     assert process.returncode == 1, out + error
-    assert "rank 1 of 2" in error and "RuntimeError: rank 1 is made to fail" in error
+    assert "rank 1 of 2" in error and "RuntimeError: rank 1 is made to fail" in error and "TypeError" not in error
     assert record.state(run) == "finished", out + error
     assert [entry["state"] for entry in record.read_record(run)["earlier"]] == ["preempted"]
     assert record.read_record(run)["ranks"] == 2
-    totals = [row["total"] for row in read_jsonl(run / "metrics.jsonl")]
-    assert totals == [sum(2 * s + 1 for s in range(step + 1)) for step in range(30)]
-    assert json.loads((run / "summary.json").read_text()) == {"total": totals[-1], "world": 2}
+    alone = tmp_path / "alone"
+    command("-m", "llm", *options, "task.name=slurm_task:Slow", f"hydra.run.dir={alone}", PYTHONPATH=path)
+    ours, theirs = (read_jsonl(folder / "metrics.jsonl") for folder in (run, alone))
+    assert [row["step"] for row in ours] == list(range(8))
+    for row, other in zip(ours, theirs, strict=True):
+        assert row == {key: pytest.approx(value, abs=1e-4, rel=1e-4) for key, value in other.items()}
+    assert json.loads((run / "summary.json").read_text())["completions"] == 16
+    assert (run / "policy" / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize(("on_failure", "states"), [("retry:2", ["finished"]), ("stop", ["failed", "preempted"])])

@@ -1,0 +1,99 @@
+"""Strings that no sane model writes, through every oracle computed here: an answer each, nothing left behind."""
+
+import random
+import time
+from importlib.util import find_spec
+
+import psutil
+import pytest
+
+from chem.oracles import Oracle, Status
+from chem.oracles.base import MAX_ATOMS
+from chem.oracles.properties import PROPERTIES
+from conf.schema import Aggregation, ComponentConfig, OracleConfig, ShapeConfig
+
+ALPHABET = "CNOSPFIBrclnos()[]=#@+-\\/%0123456789.*~$:<>{}HXe"
+PIECES = [
+    "c1ccccc1",
+    "C(=O)N",
+    "[Na+].[Cl-]",
+    "[C@@H]",
+    "N#N",
+    "C1CC1",
+    "(",
+    ")",
+    "[",
+    "]",
+    "%99",
+    "[13CH4]",
+    "[nH]",
+    ".",
+]
+PARAMETERS = {"similarity": {"smiles": ["CCO"]}, "substructure": {"smarts": "CO"}}
+
+
+def hostile_strings(count, seed):
+    """Random bytes, huge rings and chains, unbalanced brackets, salts in pieces, odd elements, the empty string."""
+    rng = random.Random(seed)
+    makers = [
+        lambda: "",
+        lambda: " \n\t\0"[: rng.randrange(5)],
+        lambda: rng.randbytes(rng.randrange(1, 200)).decode("latin-1"),
+        lambda: rng.randbytes(rng.randrange(1, 60)).decode("utf-8", "surrogateescape"),
+        lambda: "".join(rng.choices(ALPHABET, k=rng.randrange(1, 80))),
+        lambda: "".join(rng.choices(PIECES, k=rng.randrange(1, 20))),
+        lambda: "C1" + "C" * rng.randrange(1, 240) + "1",
+        lambda: "c1" + "c" * rng.randrange(1, 240) + "1",
+        lambda: "C" * rng.choice([251, 1000, 5000]),
+        lambda: "(" * rng.randrange(1, 3000) + "C",
+        lambda: "C" + "(C" * rng.randrange(1, 200) + ")" * rng.randrange(1, 200),
+        lambda: ".".join(["[Na+]", "[Cl-]", "CCO"] * rng.randrange(1, 20)),
+        lambda: "".join(f"C%{n}" for n in range(10, 99)) * rng.randrange(1, 3),
+        lambda: f"[{rng.choice(['U', 'Xx', 'H', '238U', 'C--', 'N+9', 'Fe+3', '*', 'C@@@', 'OH999'])}]",
+        lambda: "C12C3C4C1C5C2C3C45" + "C" * rng.randrange(30),
+        lambda: "C" + "=C" * rng.randrange(100),
+    ]
+    return [rng.choice(makers)() for _ in range(count)]
+
+
+def everything():
+    """All computed components, none of which can spare the others: the mean does not stop at 0."""
+    wide = ShapeConfig("sigmoid", low=0.0, high=100.0, k=0.5)
+    names = [*PROPERTIES, *(["synthesis"] if all(map(find_spec, ("syntheseus", "datamol"))) else [])]
+    parts = [ComponentConfig(name, PARAMETERS.get(name, {}), wide) for name in names]
+    return OracleConfig(parts, Aggregation.arithmetic, workers=2, time_limit_s=20.0, max_failed_share=1.0)
+
+
+def put_through(count, seed):
+    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    strings = hostile_strings(count, seed)
+    with Oracle(everything()) as oracle:
+        workers = [worker.process.pid for worker in oracle._workers]
+        begun = time.monotonic()
+        results = oracle(strings)
+        seconds = time.monotonic() - begun
+        crashed = [worker.process.pid for worker in oracle._workers] != workers
+    assert [result.smiles for result in results] == strings
+    assert {process.pid for process in psutil.Process().children(recursive=True)} <= before
+    for result in results:
+        assert (result.score is None) == result.failure
+        assert result.status is not Status.invalid or result.score == 0
+    return results, seconds, crashed
+
+
+def test_hostile_strings():
+    results, _, crashed = put_through(600, seed=0)
+    statuses = {status: [r for r in results if r.status is status] for status in Status}
+    assert not crashed, [r for r in results if "worker process" in r.message]
+    assert len(statuses[Status.invalid]) > 240 and len(statuses[Status.ok]) > 60
+    assert not statuses[Status.timed_out]
+    assert {r.message for r in statuses[Status.failed]} == set()
+    assert all(r.score == 0 for r in results if len(r.smiles) > 30 * MAX_ATOMS)
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_hostile_strings():
+    results, seconds, crashed = put_through(100_000, seed=1)
+    counts = {status.value: sum(r.status is status for r in results) for status in Status}
+    print(counts, f"{seconds:.0f} s", {r.message for r in results if r.failure})
+    assert not crashed and counts["timed_out"] == 0 and counts["ok"] > 10_000

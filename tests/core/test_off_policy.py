@@ -1,0 +1,225 @@
+"""Updates on completions of an earlier policy, and divergences on completions of the reference, by enumeration."""
+
+import itertools
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from core.advantages import ADVANTAGES
+from core.kl import REFERENCE_TERMS
+from core.objective import Objective, make_objective
+
+from .enumeration import (
+    ALPHA,
+    DIRECTIONS,
+    VOCABULARY,
+    all_groups,
+    all_sequences,
+    divergence,
+    exact_objective,
+    expected_group_gradient,
+    random_logits,
+    token_level_divergence,
+)
+
+SEQUENCES = all_sequences()
+PREFIXES = len(SEQUENCES.prefix_of)
+LEGAL = [(d, p) for d in DIRECTIONS for p in ("reward", "loss") if (d, p) != ("jensen_shannon", "loss")]
+BETA = 0.4
+
+
+def off_policy_gradient(
+    objective: Objective, policy: Tensor, behaviour: Tensor, ref: Tensor, reward: Tensor, told: bool = True
+) -> Tensor:
+    """Expected gradient over every pair of completions drawn from `behaviour`; `told` whether the loss knows."""
+    members, log_orders = all_groups(len(SEQUENCES.tokens), 2)
+    mask = SEQUENCES.mask[members]
+    log_chance = log_orders + SEQUENCES.seq_logp(behaviour)[members].sum(-1)
+    old = SEQUENCES.token_logp(behaviour)[members] if told else None
+
+    def loss(policy_logp: Tensor) -> Tensor:
+        ref_logp = SEQUENCES.token_logp(ref)[members]
+        return objective.loss(reward[members], policy_logp, ref_logp, mask, beta=BETA, behaviour_logp=old)[0]
+
+    return expected_group_gradient(loss, SEQUENCES.token_logp(policy)[members], log_chance, policy)
+
+
+def problem() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    policy, behaviour, ref = (random_logits(PREFIXES, VOCABULARY, seed=seed, scale=0.7) for seed in (1, 2, 3))
+    return policy.requires_grad_(), behaviour, ref, random_logits(len(SEQUENCES.tokens), seed=4)
+
+
+@pytest.mark.parametrize("advantage", ["leave_one_out", "no_baseline"])
+@pytest.mark.parametrize("level", ["sequence", "token"])
+@pytest.mark.parametrize(("direction", "placement"), LEGAL)
+def test_without_clipping_it_is_the_gradient_of_the_present_objective(
+    direction: str, placement: str, level: str, advantage: str
+) -> None:
+    policy, behaviour, ref, reward = problem()
+    objective = Objective(
+        direction=direction,
+        placement=placement,
+        level=level,
+        alpha=ALPHA if direction == "alpha" else None,
+        advantage=ADVANTAGES[advantage],
+        entropy_coef=0.3,
+        ratio="sequence",
+    )
+    chance, ref_chance = SEQUENCES.seq_logp(policy).exp(), SEQUENCES.seq_logp(ref).exp()
+    value = exact_objective(chance, ref_chance, reward, BETA if level == "sequence" else 0.0, direction, 0.3)
+    if level == "token":
+        value = value - BETA * token_level_divergence(SEQUENCES, policy, ref, direction)
+    exact = torch.autograd.grad(-value, policy)[0]
+    sampled = off_policy_gradient(objective, policy, behaviour, ref, reward)
+    torch.testing.assert_close(sampled, exact, rtol=1e-9, atol=1e-12)
+    # Control: as though the completions were the policy's own.
+    untold = off_policy_gradient(objective, policy, behaviour, ref, reward, told=False)
+    assert not torch.allclose(untold, exact, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("changes", [{"ratio": "token"}, {"ratio": "sequence", "clip_low": 0.1, "clip_high": 0.1}])
+def test_token_ratios_and_clipping_are_approximations(changes: dict) -> None:
+    policy, behaviour, ref, reward = problem()
+    chance, ref_chance = SEQUENCES.seq_logp(policy).exp(), SEQUENCES.seq_logp(ref).exp()
+    value = exact_objective(chance, ref_chance, reward, BETA, "reverse")
+    exact = torch.autograd.grad(-value, policy)[0]
+    biased = off_policy_gradient(Objective(direction="reverse", **changes), policy, behaviour, ref, reward)
+    assert not torch.allclose(biased, exact, rtol=1e-2, atol=1e-3)
+    at_home = off_policy_gradient(Objective(direction="reverse", **changes), policy, policy.detach(), ref, reward)
+    torch.testing.assert_close(at_home, exact, rtol=1e-9, atol=1e-12)  # the first update is exact
+
+
+@pytest.mark.parametrize("level", ["sequence", "token"])
+@pytest.mark.parametrize("length_normalised", [False, True])
+def test_the_first_update_is_that_of_the_on_policy_loss(level: str, length_normalised: bool) -> None:
+    policy, _, ref, reward = problem()
+    placement = "loss" if length_normalised else "reward"
+    for ratio, name in itertools.product(("token", "sequence"), ("leave_one_out", "max_at_k", "group_normalised")):
+        objective = make_objective(
+            transform="identity",
+            transform_options={},
+            advantage=name,
+            **{"direction": "reverse", "level": level, "placement": placement, "ratio": ratio},
+            **{"clip_low": 0.2, "clip_high": 0.3, "length_normalised": length_normalised},
+        )
+        first = off_policy_gradient(objective, policy, policy.detach(), ref, reward)
+        plain = off_policy_gradient(objective, policy, policy.detach(), ref, reward, told=False)
+        torch.testing.assert_close(first, plain, rtol=1e-9, atol=1e-12)
+
+
+def test_methods_use_the_policy_that_sampled() -> None:
+    """log pi_old in differential smoothing: its bonus does not move with the policy."""
+    options: dict[str, Any] = {
+        "threshold": {"kind": "constant", "value": 0.5},
+        "correct_coef": 1.0,
+        "wrong_coef": 0.0,
+    }
+    objective = make_objective(
+        transform="differential_smoothing",
+        transform_options=options,
+        advantage="no_baseline",
+        direction="reverse",
+        ratio="sequence",
+    )
+    new, old = torch.tensor([[[-1.0], [-2.0]]]), torch.tensor([[[-1.5], [-1.0]]])
+    leaf = new.clone().requires_grad_()
+    loss, _ = objective.loss(
+        torch.tensor([[1.0, 0.0]]), leaf, old, torch.ones(1, 2, 1, dtype=torch.bool), beta=0.0, behaviour_logp=old
+    )
+    (gradient,) = torch.autograd.grad(loss, leaf)
+    assert float(gradient[0, 0, 0]) == pytest.approx(-math.exp(0.5) * (1.0 + 1.5) / 2)  # ratio * (R - log pi_old) / 2
+    assert float(gradient[0, 1, 0]) == 0
+
+
+def test_a_discount_is_refused_off_policy() -> None:
+    logp, mask = torch.zeros(1, 2, 1, requires_grad=True), torch.ones(1, 2, 1, dtype=torch.bool)
+    objective = Objective(direction="reverse", gamma=0.9)
+    objective.loss(torch.ones(1, 2), logp, logp.detach(), mask, beta=0.1)
+    with pytest.raises(ValueError, match=r"use gamma=1, got 0\.9"):
+        objective.loss(torch.ones(1, 2), logp, logp.detach(), mask, beta=0.1, behaviour_logp=logp.detach())
+
+
+@pytest.mark.parametrize("garbage", [2.0, math.nan, -math.inf])
+def test_an_invalid_sample_is_as_if_it_were_not_there(garbage: float) -> None:
+    reward, mask = torch.tensor([[1.0, 0.0, 0.5]]), torch.ones(1, 3, 2, dtype=torch.bool)
+    policy, old, ref = (-random_logits(1, 3, 2, seed=seed).abs().float() for seed in (1, 2, 3))
+    valid = torch.tensor([[True, False, True]])
+    for options in ({}, {"placement": "loss"}, {"level": "token"}):
+        objective = Objective(direction="reverse", clip_low=0.2, clip_high=0.2, **options)
+        rows = valid[0]
+        alone = objective.loss(
+            reward[:, rows], policy[:, rows], ref[:, rows], mask[:, rows], beta=0.3, behaviour_logp=old[:, rows]
+        )[0]
+        held = [x.clone() for x in (policy, ref, old)]
+        for x in held:
+            x[:, 1] = garbage
+        leaf = held[0].requires_grad_()
+        loss, _ = objective.loss(reward, leaf, held[1], mask, beta=0.3, behaviour_logp=held[2], valid=valid)
+        torch.testing.assert_close(loss, alone)
+        assert bool(torch.autograd.grad(loss, leaf)[0].isfinite().all())
+
+
+# --- completions of the reference ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_on_completions_of_the_reference_value_and_gradient_are_the_divergences(direction: str) -> None:
+    policy, _, ref, _ = problem()
+    alpha = ALPHA if direction == "alpha" else None
+    objective = Objective(direction=direction, placement="reference", alpha=alpha)
+    ref_logp, ref_chance = SEQUENCES.token_logp(ref), SEQUENCES.seq_logp(ref).exp()
+    each = [
+        objective.reference_loss(SEQUENCES.token_logp(policy)[i], ref_logp[i], SEQUENCES.mask[i], beta=BETA)
+        for i in range(len(SEQUENCES.tokens))
+    ]
+    total = sum(chance * loss for chance, (loss, _) in zip(ref_chance, each, strict=True))
+    exact = divergence(SEQUENCES.seq_logp(policy).exp(), ref_chance, direction)
+    gradients = [torch.autograd.grad(x, policy, retain_graph=True)[0] for x in (total, BETA * exact)]
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)
+    logged = sum(c * m[f"kl/{direction}_from_reference_nats"] for c, (_, m) in zip(ref_chance, each, strict=True))
+    torch.testing.assert_close(logged, exact.detach())
+    other = "forward" if direction == "reverse" else "reverse"  # control
+    wrong = torch.autograd.grad(BETA * divergence(SEQUENCES.seq_logp(policy).exp(), ref_chance, other), policy)[0]
+    assert not torch.allclose(gradients[0], wrong, rtol=1e-2)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_with_it_the_step_has_the_gradient_of_the_objective(direction: str) -> None:
+    """The policy's completions carry the reward and the entropy, the reference's the divergence."""
+    policy, _, ref, reward = problem()
+    alpha = ALPHA if direction == "alpha" else None
+    objective = Objective(direction=direction, placement="reference", alpha=alpha, entropy_coef=0.3)
+    on_policy = off_policy_gradient(objective, policy, policy.detach(), ref, reward, told=False)
+    chance, ref_chance = SEQUENCES.seq_logp(policy).exp(), SEQUENCES.seq_logp(ref).exp()
+    terms = objective.reference_loss(
+        SEQUENCES.token_logp(policy).unsqueeze(1),
+        SEQUENCES.token_logp(ref).unsqueeze(1),
+        SEQUENCES.mask.unsqueeze(1),
+        beta=BETA,
+    )
+    assert terms[0].dim() == 0
+    options = {"alpha": alpha} if alpha else {}
+    each = REFERENCE_TERMS[direction](SEQUENCES.seq_logp(policy), SEQUENCES.seq_logp(ref), **options)
+    reference = torch.autograd.grad(BETA * (ref_chance * each).sum(), policy)[0]
+    value = exact_objective(chance, ref_chance, reward, BETA, direction, 0.3)
+    torch.testing.assert_close(on_policy + reference, torch.autograd.grad(-value, policy)[0], rtol=1e-9, atol=1e-12)
+    assert float(reference.abs().max()) > 1e-3  # control
+
+
+def test_placement_reference_is_of_whole_completions_and_not_for_mara() -> None:
+    defaults: dict[str, Any] = {
+        "transform_options": {"threshold": {"kind": "constant", "value": 0.5}},
+        "advantage": "leave_one_out",
+        "direction": "forward",
+        "placement": "reference",
+    }
+    make_objective(transform="identity", **defaults)
+    with pytest.raises(ValueError, match="use level=sequence"):
+        make_objective(transform="identity", level="token", **defaults)
+    with pytest.raises(ValueError, match=r"MARA needs the KL on the policy's completions.*use placement=reward"):
+        make_objective(transform="mara", **defaults)
+    with pytest.raises(ValueError, match="placement must be reference, got 'reward'"):
+        Objective(direction="forward").reference_loss(torch.zeros(1, 1), torch.zeros(1, 1), torch.ones(1, 1), beta=1)

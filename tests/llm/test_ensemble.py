@@ -1,0 +1,78 @@
+"""Weights between a policy and its reference, and the command that saves them."""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from conf.schema import ConfigError
+from llm.ensemble import average
+
+ROOT = Path(__file__).parents[2]
+
+
+def moved(model):
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    return other
+
+
+def test_the_average_lies_between(random_model):
+    policy, reference = moved(random_model), copy.deepcopy(random_model)
+    own = {name: p.detach().clone() for name, p in policy.named_parameters()}
+    distance = average(policy, reference, 0.25)
+    assert distance == pytest.approx(1.0, abs=0.05)
+    for name, parameter in reference.named_parameters():
+        torch.testing.assert_close(policy.get_parameter(name), 0.75 * parameter + 0.25 * own[name])
+        assert torch.equal(parameter, random_model.get_parameter(name))  # as it was
+    for weight, expected in ((0.0, reference), (1.0, None)):
+        policy = moved(random_model)
+        average(policy, reference, weight)
+        for name, parameter in policy.named_parameters():
+            wanted = own[name] if expected is None else expected.get_parameter(name)
+            torch.testing.assert_close(parameter, wanted)
+
+
+def test_another_model_is_refused(build_model, random_model, tokenizer):
+    with pytest.raises(ConfigError, match=r"^reference: must be the model that the policy started from, found \d+"):
+        average(build_model("llama", len(tokenizer)), random_model, 0.5)
+
+
+def command(*arguments):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "llm.ensemble", *map(str, arguments)], env=environment, capture_output=True, text=True
+    )
+
+
+def test_the_command_saves_an_ordinary_model(random_model, tokenizer, tmp_path):
+    policy = moved(random_model)
+    for name, model in (("base", random_model), ("run/policy", policy)):
+        model.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    (tmp_path / "run" / "run.json").write_text("{}")
+    done = command(
+        f"policy={tmp_path / 'run'}",
+        f"reference={tmp_path / 'base'}",
+        "weight=.5",
+        f"hydra.run.dir={tmp_path / 'out'}",
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "policy")
+    for name, parameter in loaded.named_parameters():
+        expected = (random_model.get_parameter(name) + policy.get_parameter(name)) / 2
+        torch.testing.assert_close(parameter, expected)
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["weight"] == 0.5
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["state"] == "finished"
+    wrong = command("policy=nowhere/at/all", f"reference={tmp_path / 'base'}", f"hydra.run.dir={tmp_path / 'no'}")
+    assert wrong.returncode == 1 and "llm.ensemble: policy: must be a run, a folder" in wrong.stderr
+    wrong = command(f"policy={tmp_path}", f"reference={tmp_path}", "weight=2", f"hydra.run.dir={tmp_path / 'no2'}")
+    assert wrong.returncode == 1 and "weight: must be" in wrong.stderr

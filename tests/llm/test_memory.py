@@ -1,0 +1,69 @@
+"""Peak memory: the logits of all positions never exist as a whole, neither in scoring nor in sampling."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+P, G, T, V = 2, 32, 32, 1 << 15
+WHOLE = P * G * T * V * 4  # bytes of all logits in float32
+
+MEASURE = f"""
+import json, resource
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+from llm.logp import completion_logp
+from llm.prompts import Prompts
+from llm.rollout import sample
+
+torch.manual_seed(0)
+model = Qwen3ForCausalLM(Qwen3Config(
+    vocab_size={V}, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
+    num_key_value_heads=1, head_dim=8, tie_word_embeddings=True,
+)).eval()
+prompts = Prompts(torch.randint({V}, ({P}, 4)), torch.ones({P}, 4, dtype=torch.bool))
+tokens = torch.randint({V}, ({P * G}, {T}))
+mask = torch.ones_like(tokens, dtype=torch.bool)
+uniforms = torch.rand({P * G}, {T}, dtype=torch.float64)
+
+def score(tokens, mask, chunk):
+    completion_logp(model, prompts, tokens, mask, chunk).sum().backward()
+
+def draw(uniforms):
+    sample(model, prompts, uniforms, group_size={G}, eos_ids=torch.tensor([{V}]), pad_id=0)
+
+def rise(function, *arguments):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    function(*arguments)
+    return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+
+score(tokens[:, :2], mask[:, :2], 64)  # what is loaded and allocated once
+draw(uniforms[:, :1])
+rises = {{"score": rise(score, tokens, mask, 64), "sample": rise(draw, uniforms)}}
+print(json.dumps(rises | {{"control": rise(score, tokens, mask, {P * G * T})}}))
+"""
+
+
+@pytest.fixture(scope="module")
+def rises():
+    """Bytes by which the process's peak rose."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE],
+        # The threshold: what is freed goes back to the system at once, so that a peak is one of what is held.
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux")
+def test_all_logits_never_exist_at_once(rises):
+    assert rises["score"] < WHOLE / 8 and rises["sample"] < WHOLE / 4
+    assert rises["control"] > WHOLE  # in a single chunk they do

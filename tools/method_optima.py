@@ -1,0 +1,87 @@
+"""Where each method leads, without sampling noise: the table of docs/methods.md.
+
+Three good answers that the reference finds likely, less likely and rare, and a bad one. Every group of four is
+enumerated and the expected natural gradient is followed from the reference until it settles.
+
+    python -m tools.method_optima
+"""
+
+import torch
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from conf.schema import LlmConfig
+from core.objective import Objective, make_objective
+from core.transforms import class_diversity
+from launch.app import register
+from launch.groups import options
+from tools.anchor_bias import all_groups, outcomes
+
+GROUP, BETA, STEPS = 4, 0.03, 1000
+RATE, LARGEST = 0.3 / BETA, 0.05  # of a step in log-probabilities
+
+
+def objective_of(method: str) -> Objective:
+    """As `python -m llm method=METHOD` has it."""
+    register("llm", LlmConfig)
+    overrides = [f"method={method}", f"objective.beta={BETA}", f"group_size={GROUP}", "transform.threshold.value=1"]
+    with initialize_config_module("conf.llm", version_base="1.3"):
+        config = OmegaConf.to_object(compose("config", overrides=overrides))
+    assert isinstance(config, LlmConfig)
+    return make_objective(**config.objective_arguments())
+
+
+def gradient(objective: Objective, logits: Tensor) -> Tensor:
+    """Of the expected loss over all groups of completions of one token, [A]."""
+    reward, ref_logp = outcomes()
+    parameters = logits.detach().requires_grad_()
+    logp = parameters.log_softmax(-1)
+    members, _, log_orders = all_groups(len(reward), GROUP)
+    chance = (log_orders + logp[members].sum(-1)).detach().exp()
+    leaf = logp[members].detach().unsqueeze(-1).requires_grad_()
+    mask = torch.ones_like(leaf, dtype=torch.bool)
+    loss, _ = objective.loss(
+        reward[members],
+        leaf,
+        ref_logp[members].unsqueeze(-1),
+        mask,
+        beta=BETA,
+        diversity=class_diversity(members).double(),
+    )
+    (coefficient,) = torch.autograd.grad(loss, leaf)
+    total = (len(members) * chance.unsqueeze(-1) * coefficient.squeeze(-1) * logp[members]).sum()
+    if objective.placement == "reference":
+        for y, share in enumerate(ref_logp.exp()):
+            one = logp[y].reshape(1, 1)
+            total = (
+                total + share * objective.reference_loss(one, ref_logp[y].reshape(1, 1), mask[0, :1], beta=BETA)[0]
+            )
+    return torch.autograd.grad(total, parameters)[0]
+
+
+def settle(objective: Objective) -> tuple[Tensor, float]:
+    """[A] probabilities at the end, and how far they moved in the last tenth of the way."""
+    _, ref_logp = outcomes()
+    logits, earlier = ref_logp, ref_logp
+    for step in range(STEPS):
+        if step == STEPS * 9 // 10:
+            earlier = logits
+        move = -RATE * gradient(objective, logits) / logits.softmax(-1).clamp_min(1e-200)
+        logits = (logits + move.clamp(-LARGEST, LARGEST)).log_softmax(-1)
+    return logits.exp(), float((logits.exp() - earlier.exp()).abs().max())
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    _, ref_logp = outcomes()
+    header = f"{'method':<24}{'likely':>8}{'less':>8}{'rare':>8}{'bad':>8}{'moved':>10}"
+    print(header)
+    print(f"{'the reference':<24}" + "".join(f"{p:8.3f}" for p in ref_logp.exp().tolist()))
+    for method in options("llm", "method"):
+        policy, moved = settle(objective_of(method))
+        print(f"{method:<24}" + "".join(f"{p:8.3f}" for p in policy.tolist()) + f"{moved:10.1e}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
