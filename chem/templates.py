@@ -7,7 +7,7 @@ import csv
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -78,7 +78,6 @@ class Retrosynthesis:
             reaction.Initialize()
         queries = [reaction.GetReactantTemplate(0) for reaction in self.reactions]
         self.screens = [Chem.PatternFingerprint(query) for query in queries]
-        self._known: dict[str, str] = {}  # SMILES as a template writes it: canonical
 
     def __call__(self, mol: Chem.Mol) -> list[tuple[Template, tuple[str, ...]]]:
         """(template, canonical SMILES of the reactants, sorted), each pair once, in the order of the templates."""
@@ -87,20 +86,26 @@ class Retrosynthesis:
         for template, reaction, screen in zip(self.templates, self.reactions, self.screens, strict=True):
             if DataStructs.AllProbeBitsMatch(screen, fingerprint):  # else the template cannot match
                 for outcome in reaction.RunReactants((mol,)):
-                    reactants = self._canonical(outcome)
+                    reactants = canonical_parts(outcome)
                     if reactants:
                         found[template, reactants] = None
         return list(found)
 
-    def _canonical(self, outcome: tuple[Chem.Mol, ...]) -> tuple[str, ...]:
-        """Empty where a part is no molecule: what a template asks for, a ring or a charge may not allow."""
-        parts = []
-        for part in outcome:
-            written = Chem.MolToSmiles(part)
-            if written not in self._known:
-                mol = Chem.MolFromSmiles(written)
-                self._known[written] = "" if mol is None else Chem.MolToSmiles(mol)
-            if not self._known[written]:
-                return ()
-            parts.append(self._known[written])
-        return tuple(sorted(parts))
+
+def canonical_parts(outcome: tuple[Chem.Mol, ...]) -> tuple[str, ...]:
+    """Empty where a part is no molecule: what a template asks for, a ring or a charge may not allow."""
+    parts = []
+    for part in outcome:
+        written = Chem.MolToSmiles(part)
+        canonical = canonical_part(written)
+        if not canonical:
+            return ()
+        parts.append(canonical)
+    return tuple(sorted(parts))
+
+
+@lru_cache(maxsize=100_000)
+def canonical_part(written: str) -> str:
+    """Canonical SMILES of what a template writes; "" where it is no molecule."""
+    mol = Chem.MolFromSmiles(written)
+    return "" if mol is None else str(Chem.MolToSmiles(mol))
