@@ -82,8 +82,9 @@ class Oracle:
             first = self._start_worker()
             self.identity = self._await_ready(first)
             first.connection.send(("preflight", None))
+            others = [self._start_worker() for _ in range(self.size - 1)]
             self.notes: list[str] = self._receive(first)
-            for worker in [self._start_worker() for _ in range(self.size - 1)]:
+            for worker in others:
                 self._await_ready(worker)
         except BaseException:
             self.close()

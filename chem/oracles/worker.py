@@ -5,6 +5,7 @@ child waits on the lifeline, a pipe whose other end the pool alone holds: when t
 ends the session and removes its temporary files.
 """
 
+import logging
 import os
 import shutil
 import signal
@@ -44,9 +45,10 @@ def main() -> None:
     from chem.oracles.compose import Scorer, describe
     from conf.schema import ConfigError
 
-    rdBase.DisableLog("rdApp.*")
     try:
         scorer = Scorer(config)
+        rdBase.DisableLog("rdApp.*")  # not before: a component's library may have set up its own
+        logging.getLogger("rdkit").setLevel(logging.CRITICAL + 1)
         connection.send(("ready", scorer.identity()))
     except ConfigError as error:
         connection.send(("refused", str(error)))
