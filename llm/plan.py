@@ -47,7 +47,7 @@ class Setting:
     prompts: of a step, all ranks together; group: completions of each.
     prompt_tokens, new_tokens: of the longest prompt and completion. tokens_a_pass: of a pass at most, or None.
     width: bytes of a parameter. evaluated: completions of one prompt at a time in evaluation.
-    reward_models: their configurations, as JSON.
+    reward_models: their configurations, as JSON. lora: rank and target modules of an adapter, or None.
     """
 
     model: str  # the model's configuration, as JSON
@@ -63,6 +63,9 @@ class Setting:
     tokens_a_pass: int | None
     evaluated: int
     reward_models: tuple[str, ...] = ()
+    lora: tuple[int, tuple[str, ...]] | None = None
+    checkpointing: bool = False
+    reference_on_cpu: bool = False
 
     @property
     def stage(self) -> int:
@@ -80,10 +83,14 @@ class Setting:
 
 
 class Shape(NamedTuple):
-    """A model's size: its parameters, those of the largest tensor, its vocabulary, bytes of a token's cache."""
+    """A model's size: parameters and their bytes; of those that train too, and of the largest tensor among them;
+    its vocabulary, bytes of a token's cache."""
 
     parameters: int
-    largest: int
+    bytes: int
+    trained: int
+    trained_bytes: int
+    largest: int  # bytes
     vocabulary: int
     cache: int
 
@@ -98,22 +105,24 @@ class Peak(NamedTuple):
 def estimate(setting: Setting) -> dict[str, Phase]:
     """Bytes on the device of a rank in each phase of a run, by what they are for."""
     shape = model_shape(setting)
-    weights = shape.parameters * setting.width
-    share = math.ceil(shape.parameters / setting.ranks)
+    weights = shape.bytes
+    share = math.ceil(shape.trained / setting.ranks)
     if setting.stage:  # master weights and Adam's two moments in float32, a part on each rank
         state = {"master weights": 4 * share, "Adam's moments": 8 * share}
     else:  # in the parameters' own type, whole
-        state = {"master weights": 0, "Adam's moments": 2 * shape.parameters * setting.width}
+        state = {"master weights": 0, "Adam's moments": 2 * shape.trained_bytes}
     if setting.offload:
         state = dict.fromkeys(state, 0)
     own = weights if setting.stage < 3 else 0 if setting.offload else math.ceil(weights / setting.ranks)
-    kept = {"policy": own, "reference": weights, "reward models": reward_weights(setting), **state}
+    reference = 0 if setting.lora else weights  # with an adapter: the policy without it
+    stays = 0 if setting.reference_on_cpu and setting.cuda else reference
+    kept = {"policy": own, "reference": stays, "reward models": reward_weights(setting), **state}
 
     rows = setting.prompts_here * setting.group
     phases = {
-        "evaluation": kept | sampling(setting, shape, 1, setting.evaluated),
+        "evaluation": kept | {"reference": reference} | sampling(setting, shape, 1, setting.evaluated),
         "sampling": kept | sampling(setting, shape, setting.prompts_here, rows),
-        "reference": kept | {"activations": reading(setting, shape)},
+        "reference": kept | {"reference": reference, "activations": reading(setting, shape)},
         "training": kept | training(setting, shape),
         "update": kept | update(setting, shape),
     }
@@ -156,12 +165,12 @@ def training(setting: Setting, shape: Shape) -> Phase:
 
 def gradients(setting: Setting, shape: Shape) -> int:
     """Plain: whole, in the parameters' type. DeepSpeed: whole in stage 1, a float32 part, a buffer to reduce in."""
-    whole = shape.parameters * setting.width
+    whole = shape.trained_bytes
     if not setting.stage:
         return whole
-    part = 0 if setting.offload else 4 * math.ceil(shape.parameters / setting.ranks)
+    part = 0 if setting.offload else 4 * math.ceil(shape.trained / setting.ranks)
     # The buffer is reserved whole; on a CPU only what is written to takes memory.
-    bucket = (BUCKET if setting.cuda else min(BUCKET, shape.parameters)) * setting.width
+    bucket = (BUCKET if setting.cuda else min(BUCKET, shape.trained)) * setting.width
     return part + bucket + (whole if setting.stage == 1 else 0)
 
 
@@ -170,11 +179,11 @@ def update(setting: Setting, shape: Shape) -> Phase:
 
     DeepSpeed's parameters are this rank's part as one tensor, and its gradient is scaled in a copy.
     """
-    part = 4 * math.ceil(shape.parameters / setting.ranks)
+    part = 4 * math.ceil(shape.trained / setting.ranks)
     if setting.stage:
         temporary = 0 if setting.offload else part if setting.cuda else 3 * part
     else:
-        temporary = (shape.parameters if setting.cuda else 2 * shape.largest) * setting.width
+        temporary = shape.trained_bytes if setting.cuda else 2 * shape.largest
     return {"gradients": gradients(setting, shape), "activations": temporary}
 
 
@@ -193,12 +202,48 @@ def largest_pass(setting: Setting) -> tuple[int, int, bool]:
 @lru_cache
 def model_shape(setting: Setting) -> Shape:
     model = empty_model(setting.model, setting.width)
-    sizes = [parameter.numel() for parameter in model.parameters()]
+    if setting.lora:
+        adapt(model, setting.lora)
+    parameters = list(model.parameters())
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
     text = model.config.get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     cache = 2 * text.num_hidden_layers * heads * head * setting.width
-    return Shape(sum(sizes), max(sizes), text.vocab_size, cache)
+    return Shape(
+        parameters=sum(p.numel() for p in parameters),
+        bytes=sum(p.nbytes for p in parameters),
+        trained=sum(p.numel() for p in trained),
+        trained_bytes=sum(p.nbytes for p in trained),
+        largest=max(p.nbytes for p in trained),
+        vocabulary=text.vocab_size,
+        cache=cache,
+    )
+
+
+def adapt(model: Any, lora: tuple[int, tuple[str, ...]]) -> None:
+    """Put an adapter into a model on the meta device, as training does."""
+    import torch
+
+    from conf.schema import LoraConfig
+    from llm.models import add_adapter
+
+    rank, targets = lora
+    with torch.device("meta"):
+        add_adapter(model, LoraConfig(rank=rank, target_modules=list(targets)), seed=0)
+
+
+def recompute(body: Any) -> None:
+    """Gradient checkpointing of every layer, as `llm.models.keep_no_activations` has it, without its trial."""
+    from functools import partial
+
+    from torch.utils.checkpoint import checkpoint
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    for layer in body.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            layer.gradient_checkpointing = layer.training = True
+            layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
 
 
 @lru_cache
@@ -229,17 +274,23 @@ def pass_peak(setting: Setting, tokens: int, scored: int, several: bool) -> Peak
     Args:
         several: the step has several passes, so that gradients are there from the start.
     """
-    return _pass_peak(setting.model, setting.width, tokens, scored, several)
+    return _pass_peak(setting.model, setting.width, setting.lora, setting.checkpointing, tokens, scored, several)
 
 
 @lru_cache
-def _pass_peak(config: str, width: int, tokens: int, scored: int, several: bool) -> Peak:
+def _pass_peak(
+    config: str, width: int, lora: Any, checkpointing: bool, tokens: int, scored: int, several: bool
+) -> Peak:
     import torch
 
     from core.sequence import selected_logp
     from llm.attention import chosen
 
     model = empty_model(config, width)
+    if lora:
+        adapt(model, lora)
+    if checkpointing and scored:
+        recompute(model.get_decoder())
     body, live = model.get_decoder(), _live_bytes(model)
     with torch.set_grad_enabled(scored > 0), torch.device("meta"), chosen(body), live:
         if several:
@@ -342,14 +393,19 @@ def way_out(setting: Setting, room: float) -> str | None:
 def changes(setting: Setting) -> Iterator[dict[str, Any]]:
     """What may be changed beside the micro-batch, cheapest first: by itself, then with what came before."""
     yield {}
-    if setting.evaluated > setting.group:
-        yield {"evaluated": setting.group}
+    kept: dict[str, Any] = {"evaluated": min(setting.evaluated, setting.group)}
+    yield dict(kept)
+    if setting.cuda and not setting.lora:
+        kept["reference_on_cpu"] = True
+        yield dict(kept)
+    kept["checkpointing"] = True
+    yield dict(kept)
     engines = list(STAGES)
     for ranks in (setting.ranks, *(n for n in (2, 4, 8, 16, 32, 64) if n > setting.ranks)):
         for engine in engines[engines.index(setting.engine) + (ranks == setting.ranks) :]:
             if ranks <= setting.prompts and (ranks > 1 or engine == "zero3_offload"):
                 yield {"engine": engine, "ranks": ranks}
-                yield {"engine": engine, "ranks": ranks, "evaluated": min(setting.evaluated, setting.group)}
+                yield {**kept, "engine": engine, "ranks": ranks}
 
 
 def halves(number: int) -> Iterator[int]:
@@ -360,9 +416,14 @@ def halves(number: int) -> Iterator[int]:
 
 def in_words(setting: Setting, change: dict[str, Any]) -> str:
     """The keys to change and to what, as the command line takes them."""
-    keys = {"evaluated": "evaluation_completions"}
+    keys = {
+        "evaluated": "evaluation_completions",
+        "reference_on_cpu": "model.reference_on_cpu",
+        "checkpointing": "model.gradient_checkpointing",
+    }
     changed = {name: value for name, value in change.items() if value != getattr(setting, name)}
-    return " and ".join(f"{keys.get(k, k)}={v} (now {getattr(setting, k)})" for k, v in changed.items())
+    words = (f"{keys.get(k, k)}={v} (now {getattr(setting, k)})" for k, v in changed.items())
+    return " and ".join(words).replace("=True (now False)", "=true (now false)")
 
 
 # --- the command ---------------------------------------------------------------------------------------------
@@ -400,7 +461,7 @@ def make_setting(config: LlmConfig, launcher: Mapping[str, Any], given: Given) -
     from llm.evaluation import BATCH
     from llm.tasks.base import load_task
 
-    name = config.model.name_or_path
+    name, lora = config.model.name_or_path, config.model.lora
     chats = load_task(config.task.name, config).prompts()
     elsewhere = bool(launcher.get("gpus_per_node")) or torch.cuda.is_available()
     cuda = config.model.device.startswith("cuda") or (config.model.device == "auto" and elsewhere)
@@ -417,6 +478,9 @@ def make_setting(config: LlmConfig, launcher: Mapping[str, Any], given: Given) -
         micro_batch=config.micro_batch,
         tokens_a_pass=config.micro_batch_tokens,
         evaluated=min(max(config.evaluation_completions // len(chats), 1), BATCH),
+        lora=None if lora.rank is None else (lora.rank, tuple(lora.target_modules)),
+        checkpointing=config.model.gradient_checkpointing,
+        reference_on_cpu=config.model.reference_on_cpu,
         reward_models=tuple(
             read_config(f"reward.parts.{key}.model", part.model)
             for key, part in config.reward.parts.items()
@@ -515,7 +579,8 @@ def print_plan(setting: Setting, phases: dict[str, Phase], process: int, memory:
     sums = [sum(phase.values()) + process for phase in phases.values()]
     table.add_row("sum", *(f"[{'red' if total > memory else 'green'}]{gib(total)}[/]" for total in sums))
     console.__class__(markup=True, emoji=False, highlight=False, width=console.width).print(table)
-    console.print(f"{shape.parameters:,} parameters; needs {gib(max(sums))} of {gib(memory)} GiB")
+    trained = "" if shape.trained == shape.parameters else f", {shape.trained:,} of them trained"
+    console.print(f"{shape.parameters:,} parameters{trained}; needs {gib(max(sums))} of {gib(memory)} GiB")
 
 
 def gib(size: float) -> str:
