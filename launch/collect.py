@@ -199,9 +199,10 @@ def fold(runs: Sequence[CollectedRun]) -> list[Row]:
     """One row for each configuration of the finished runs, seeds aside, by what varies between them."""
     finished = [run for run in runs if run.state == "finished"]
     keys = varying_keys(finished)
+    typed = typed_columns(finished, keys)
     rows: dict[str, Row] = {}
-    for run in finished:
-        varying = {key: run.config.get(key, "-") for key in keys}
+    for run, said in zip(finished, typed, strict=True):
+        varying = said or {key: run.config.get(key, "-") for key in keys}
         if len({other.package for other in finished}) > 1:
             varying = {"package": run.package, **varying}
         rows.setdefault(str(varying), Row(varying, [])).runs.append(run)
@@ -218,6 +219,21 @@ def varying_keys(runs: Sequence[CollectedRun]) -> list[str]:
         pattern = tuple(column.index(value) for value in column)
         found.setdefault(pattern, key)
     return [key for key in keys if key in found.values()]
+
+
+def typed_columns(runs: Sequence[CollectedRun], keys: Sequence[str]) -> list[dict[str, Any]]:
+    """What was typed for each run and varies, e.g. method=rloo, where that is less and tells the same runs apart.
+
+    Empty mappings where the keys of the configuration say it better.
+    """
+    said = [dict(one.lstrip("+").split("=", 1) for one in run.overrides if "=" in one) for run in runs]
+    typed = [key for key in dict.fromkeys(key for one in said for key in one) if key != "seed"]
+    typed = [key for key in typed if len({one.get(key, "-") for one in said}) > 1]
+    columns = [{key: one.get(key, "-") for key in typed} for one in said]
+    configured = [[str(run.config.get(key, "-")) for key in keys] for run in runs]
+    pairs = {(str(a), str(b)) for a, b in zip(columns, configured, strict=True)}
+    same = len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
+    return columns if same and len(typed) < len(keys) else [{} for _ in runs]
 
 
 def standard_error(values: Sequence[float]) -> float:

@@ -54,11 +54,11 @@ def average(policy: "PreTrainedModel", reference: "PreTrainedModel", weight: flo
 
 
 def find(name: str) -> str:
-    """A run's policy, a folder, or the name as it is."""
-    if name == "tiny":
-        from llm.tiny import tiny_model
+    """The folder of a model built here, a run's policy, a folder, or the name as it is."""
+    from llm.tiny import POLICIES, tiny_model
 
-        return str(tiny_model())
+    if name in POLICIES:
+        return str(tiny_model(name))
     folder = user_path(name)
     if (folder / "run.json").is_file():
         folder = folder / "policy"

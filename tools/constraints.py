@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = """\
-# The packages of a fresh `pip install -e .[dev,slurm,reports,tracking]`, each at one version: for `make venv`.
+# The packages of a fresh `make venv`, each at one version.
 # `make constraints` renews this file; it keeps the pin of torch, which is changed by hand.
 """
 

@@ -238,3 +238,27 @@ def test_the_commands_on_a_real_sweep(tmp_path):
     table = pd.read_csv(tmp_path / "out" / "table.csv")
     assert table["objective.direction"].tolist() == ["reverse", "forward"] and table["n"].tolist() == [2, 2]
     assert all((tmp_path / "out" / name).exists() for name in ("pareto.png", "curves.png", "report.html"))
+
+
+def collected(overrides, **config):
+    return collect.CollectedRun(Path("run"), "llm", overrides, "finished", config=config, results={"reward": 1.0})
+
+
+def test_a_group_option_that_changes_several_keys_is_one_column():
+    values = {"a": (1, 1), "b": (2, 1), "c": (2, 3)}
+
+    def run(method, seed, **changed):
+        x, y = values[method]
+        return collected([f"method={method}", f"seed={seed}"], **{"x": x, "y": y, "seed": seed, **changed})
+
+    runs = [run("a", 0), run("a", 1), run("b", 0), run("c", 0)]
+    rows = collect.fold(runs)
+    assert [(row.varying, len(row.runs)) for row in rows] == [
+        ({"method": "a"}, 2),
+        ({"method": "b"}, 1),
+        ({"method": "c"}, 1),
+    ]
+    assert rows[0].label == "method=a"
+    changed = [*runs, run("c", 1, y=4)]  # what the option means has changed in between
+    assert {tuple(row.varying) for row in collect.fold(changed)} == {("x", "y")}
+    assert len(collect.fold(changed)) == 4
