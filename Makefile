@@ -1,5 +1,5 @@
 PYTHON = python3
-EXTRAS = dev,slurm,reports,tracking,deepspeed,lora,data,evaluation,trl,chem,docking,synthesis
+EXTRAS = dev,slurm,reports,tracking,deepspeed,lora,data,evaluation,trl,chem,docking
 ROOMS = core conf launch didactic llm chem
 BIN = .venv/bin
 DEMO = $(BIN)/python -m llm -m experiment=one_two objective.direction=reverse,forward transform=identity,mara
@@ -20,7 +20,7 @@ demo: venv  ## train the 1-2 task both ways, with and without MARA, in minutes o
 	@$(DEMO)
 
 test: venv  ## run all tests, the slow ones included
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: venv  ## formatting, lint and types
 	@$(BIN)/ruff format --check . || { echo "make: formatting differs; run make format" >&2; exit 1; }

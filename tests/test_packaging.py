@@ -30,7 +30,6 @@ MADE = (
     "trl",
     "chem",
     "docking",
-    "synthesis",
 )  # by `make venv`
 INSTALLED = [*PROJECT["dependencies"], *(one for extra in MADE for one in EXTRAS[extra])]
 CONSTRAINTS = (HOME / "constraints.txt").read_text(encoding="utf-8")

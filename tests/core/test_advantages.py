@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.advantages import ADVANTAGES, centred, group_normalised, leave_one_out, no_baseline
+from core.advantages import ADVANTAGES, centred, group_normalised, leave_one_out, max_at_k, no_baseline, pass_at_k
 from core.losses import policy_gradient
 
 from .enumeration import one_token_gradient, random_logits
 
 NAN = math.nan
+PLAIN = {name: some for name, some in ADVANTAGES.items() if not name.endswith("_at_k")}  # those: test_at_k.py
 
 
 def exact_gradient(logits: Tensor, reward: Tensor) -> Tensor:
@@ -56,7 +57,8 @@ def test_values_by_hand() -> None:
     std = math.sqrt((4 + 1 + 9) / 3)
     torch.testing.assert_close(group_normalised(reward)[0], torch.tensor([-2.0, -1.0, 3.0]) / std)
     assert group_normalised(reward)[1].tolist() == [0, 0, 0]
-    assert set(ADVANTAGES.values()) == {no_baseline, centred, leave_one_out, group_normalised}
+    assert set(PLAIN.values()) == {no_baseline, centred, leave_one_out, group_normalised}
+    assert {*ADVANTAGES.values()} - {*PLAIN.values()} == {max_at_k, pass_at_k}
 
 
 @pytest.mark.parametrize("shift", [0.0, 1e3, -1e6])
@@ -87,10 +89,10 @@ def test_rounding_of_equal_rewards_is_no_spread(dtype: torch.dtype) -> None:
     assert float(group_normalised(apart).abs().max()) > 1
 
 
-@pytest.mark.parametrize("name", ADVANTAGES)
+@pytest.mark.parametrize("name", PLAIN)
 @pytest.mark.parametrize("garbage", [7.0, NAN, math.inf, -math.inf])
 def test_an_invalid_sample_is_as_if_it_were_not_there(name: str, garbage: float) -> None:
-    advantage, reward = ADVANTAGES[name], random_logits(3, 5, seed=1)
+    advantage, reward = PLAIN[name], random_logits(3, 5, seed=1)
     valid = torch.tensor([True, False, True, True, False]).expand(3, 5)
     held = reward.masked_fill(~valid, garbage)
     result = advantage(held, valid)
@@ -100,22 +102,22 @@ def test_an_invalid_sample_is_as_if_it_were_not_there(name: str, garbage: float)
         assert not torch.allclose(advantage(reward)[:, valid[0]], result[:, valid[0]])  # control
 
 
-@pytest.mark.parametrize("name", ADVANTAGES)
+@pytest.mark.parametrize("name", PLAIN)
 def test_groups_with_no_or_one_valid_sample(name: str) -> None:
-    advantage = ADVANTAGES[name]
+    advantage = PLAIN[name]
     reward, valid = torch.tensor([[3.0, NAN], [NAN, NAN]]), torch.tensor([[True, False], [False, False]])
     alone = 3.0 if name == "no_baseline" else 0.0
     assert advantage(reward, valid).tolist() == [[alone, 0], [0, 0]]
     assert advantage(torch.tensor([3.0, 1.0])).abs().sum() > 0  # control
 
 
-@pytest.mark.parametrize("name", ADVANTAGES)
+@pytest.mark.parametrize("name", PLAIN)
 def test_nan_where_it_counts_is_an_error(name: str) -> None:
     reward = torch.tensor([[1.0, 2.0], [NAN, 0.0]])
     with pytest.raises(ValueError, match=r"reward is NaN at \[1, 0\]"):
-        ADVANTAGES[name](reward)
+        PLAIN[name](reward)
     with pytest.raises(ValueError, match=r"reward \(2, 2\), valid \(2,\)"):
-        ADVANTAGES[name](reward, torch.ones(2, dtype=torch.bool))
+        PLAIN[name](reward, torch.ones(2, dtype=torch.bool))
     with pytest.raises(ValueError, match="valid must be bool"):
-        ADVANTAGES[name](reward, torch.ones(2, 2))
-    ADVANTAGES[name](reward, ~reward.isnan())  # control
+        PLAIN[name](reward, torch.ones(2, 2))
+    PLAIN[name](reward, ~reward.isnan())  # control

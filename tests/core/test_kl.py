@@ -391,7 +391,7 @@ def test_kl_term_gives_the_named_function_or_names_the_legal_one() -> None:
             assert name == names.get(placement, f"{parts}_{placement}")
     with pytest.raises(ValueError, match=r"jensen_shannon has no .* loss.*jensen_shannon_reward"):
         kl.kl_term("jensen_shannon", "loss")
-    with pytest.raises(ValueError, match=r"placement must be one of .*'loss', 'reward'.* got 'k3'"):
+    with pytest.raises(ValueError, match=r"placement must be one of .*'loss', 'reference', 'reward'.* got 'k3'"):
         kl.kl_term("reverse", "k3")
     with pytest.raises(ValueError, match=r"direction must be one of .*'forward'.* got 'sideways'"):
         kl.kl_term("sideways", "reward")

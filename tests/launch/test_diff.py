@@ -57,7 +57,8 @@ PLACES = {
 @pytest.mark.parametrize("known", [True, False])
 def test_values_alone_are_enough(package, known):
     """B given by its values only, as a config file is; A by its command line or by its values."""
-    for a, b in permutations(PLACES[package], 2):
+    places = PLACES[package]
+    for a, b in zip(places, [*places[1:], places[0]], strict=True):
         one, other = (dict(compose(package, some)) for some in (a, b))
         base = a
         if not known:

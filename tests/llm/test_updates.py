@@ -222,7 +222,7 @@ def trained(folder, models, task, make_config, *overrides):
     config = make_config(*options)
     patch = pytest.MonkeyPatch()
     with patch.context() as context:
-        context.setattr(training, "load_models", lambda model: fresh)
+        context.setattr(training, "load_models", lambda *arguments: fresh)
         context.setattr(training, "load_task", lambda name, config: task)
         context.setattr(training, "report_run", lambda *arguments: None)
         with Run(folder, "llm", OmegaConf.structured(config), list(options)) as run:
