@@ -2,12 +2,13 @@ PYTHON = python3
 EXTRAS = dev,slurm,reports,tracking,deepspeed,lora,data,evaluation,trl,chem,docking
 ROOMS = core conf launch didactic llm chem
 BIN = .venv/bin
+TEST = OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 DEMO = $(BIN)/python -m llm -m experiment=one_two objective.direction=reverse,forward transform=identity,mara
 
-.PHONY: help venv demo test check format services environment constraints clean
+.PHONY: help venv demo test test-all check format services environment constraints clean
 
 help:  ## list these targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1 \2/p' Makefile | while read -r name text; do printf '%-12s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1 \2/p' Makefile | while read -r name text; do printf '%-12s %s\n' "$$name" "$$text"; done
 
 venv: .venv/installed  ## make .venv with every package pinned (PYTHON=python3.12 picks the Python)
 	@:
@@ -19,8 +20,11 @@ venv: .venv/installed  ## make .venv with every package pinned (PYTHON=python3.1
 demo: venv  ## train the 1-2 task both ways, with and without MARA, in minutes on a CPU
 	@$(DEMO)
 
-test: venv  ## run all tests, the slow ones included
-	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+test: venv  ## run the tests, those end to end included
+	@$(TEST) -m "not long"
+
+test-all: venv  ## run those tests as well that are of one part and take minutes each
+	@$(TEST)
 
 check: venv  ## formatting, lint and types
 	@$(BIN)/ruff format --check . || { echo "make: formatting differs; run make format" >&2; exit 1; }

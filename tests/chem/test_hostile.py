@@ -91,7 +91,7 @@ def test_hostile_strings():
     assert all(r.score == 0 for r in results if len(r.smiles) > 30 * MAX_ATOMS)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_hundred_thousand_hostile_strings():
     results, seconds, crashed = put_through(100_000, seed=1)
     counts = {status.value: sum(r.status is status for r in results) for status in Status}

@@ -108,6 +108,7 @@ def pretrain(folder, *overrides):
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path):
     data = tmp_path / "a.smi"
     data.write_text("\n".join(SMILES))

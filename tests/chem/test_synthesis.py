@@ -166,7 +166,7 @@ def test_datamol_missing_is_one_line(monkeypatch):
         templates.data_file("reactions.json")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif("MARA_DATA" not in os.environ, reason="needs MARA_DATA with zinc250k.smi.gz, building_blocks.smi")
 def test_speed_and_rate_on_drug_like_molecules():
     """At most 0.15 s a molecule and core; about a fifth solved with a real list, over a tenth with the default."""

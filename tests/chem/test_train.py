@@ -151,6 +151,7 @@ def chem(prior, folder, *overrides, cache="null"):
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_as_if_it_had_not_been(prior, tmp_path):
     whole, killed = (chem(prior, tmp_path / name, *ALL_PARTS) for name in ("whole", "killed"))
     lines = tmp_path / "killed" / "metrics.jsonl"

@@ -163,7 +163,7 @@ def test_mistakes_are_one_line(tiny_folder, capsys, argument, message):
     assert message in error and error.count("\n") == 1 and error.startswith("llm.plan: ")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("case", ["one pass", "several passes", "logits", "weights", "zero2"])
 def test_peaks_are_within_a_quarter_of_those_measured(case):
     if "zero" in case:

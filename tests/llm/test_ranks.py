@@ -289,7 +289,7 @@ def test_ranks_with_unequal_completions_wait_for_each_other(results):
     assert_close(results["unequal_zero3"], results["unequal_torch"], 1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("engine", [*ENGINES, OFFLOAD])
 def test_a_checkpoint_continues_bit_for_bit(runs, one_rank, engine):
     result = json.loads((runs / "results.json").read_text())[engine]
@@ -298,7 +298,7 @@ def test_a_checkpoint_continues_bit_for_bit(runs, one_rank, engine):
     assert result["same"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("engine", [*ENGINES, OFFLOAD])
 def test_bfloat16_takes_the_steps_of_float32(runs, one_rank, engine):
     """Within what 8 bits allow: the first losses, and the direction of the updates."""
@@ -313,7 +313,7 @@ def test_bfloat16_takes_the_steps_of_float32(runs, one_rank, engine):
     assert torch.cosine_similarity(update, expected, 0) > 0.5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["plain", "lora"])
 def test_a_run_of_two_ranks_is_the_run_of_one(runs, name):
     """From sampling to evaluation and the exported policy; with an adapter under ZeRO 3, too."""
@@ -331,7 +331,7 @@ def test_a_run_of_two_ranks_is_the_run_of_one(runs, name):
         torch.testing.assert_close(weights[1][key], value, atol=1e-5, rtol=0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_of_two_ranks_goes_on_with_one(runs):
     """Stopped after its first step under ZeRO 2; the lines are those of a run that was never stopped."""
     interrupted = runs / "interrupted"

@@ -57,7 +57,7 @@ def test_a_data_set_is_written_once_and_by_content(monkeypatch, tmp_path):
     assert file.parent != tiny_data("data.train", "tiny_maths_evaluation").parent
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["tiny_many", "tiny_maths"])
 def test_a_policy_says_what_its_corpus_says(name, tiny_folder):
     """Exact probabilities, by scoring: close to the corpus's for some prompts, and little else is said."""
@@ -70,7 +70,7 @@ def test_a_policy_says_what_its_corpus_says(name, tiny_folder):
             assert all(abs(share[text] - p) < 0.5 * p + 0.01 for text, p in corpus[prompt].items())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_reward_model_has_learnt_its_raters_taste_and_not_the_others(tiny_folder):
     """Correlation with the points of the rater it learnt from, on fresh texts; and with the other's."""
     generator = random.Random(9)

@@ -274,7 +274,7 @@ VANILLA = (
 )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("changes", "balanced"),
     [((), True), (FORWARD, True), ((VANILLA,), False)],
