@@ -112,7 +112,8 @@ def answer_table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column("model")
     for name in columns:
-        table.add_column(name, justify="left" if name == "by sequence" else "right")
+        heading = name.replace("/", "/\n")  # a narrow column shows it whole
+        table.add_column(heading, justify="left" if name == "by sequence" else "right")
     for name, row in rows:
         table.add_row(name, *(cell(row) for cell in columns.values()))
     return table
