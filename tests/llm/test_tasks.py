@@ -16,7 +16,7 @@ from llm.tasks.creative import LONGEST, read_prompt
 from llm.tasks.maths import INSTRUCTION, last_number
 from llm.tasks.one_of_many import HELD_OUT, QUESTIONS, OneOfMany
 
-DATA = os.environ.get("MARA_TEST_DATA", "/work/shared/data")
+DATA = os.environ.get("MARA_DATA", "")
 
 
 def ask(text):
@@ -138,7 +138,7 @@ def test_a_prompt_is_the_first_turn_of_an_english_conversation():
 @pytest.mark.parametrize("name", ["noveltybench_curated", "noveltybench_wildchat"])
 def test_novelty_benchs_own_files_are_read(name, monkeypatch):
     if not Path(DATA, f"{name}.jsonl").exists():
-        pytest.skip(f"no {name}.jsonl in {DATA}")
+        pytest.skip(f"needs MARA_DATA with {name}.jsonl")
     monkeypatch.setenv("MARA_DATA", DATA)
     found = load_records("data.evaluation", source(f"{name}.jsonl"), None, 0, read_prompt)
     assert found.origin == f"{name}.jsonl" and len(found.items) == {"curated": 100, "wildchat": 1000}[name[13:]]
