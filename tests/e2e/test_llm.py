@@ -21,12 +21,6 @@ def mara(*arguments, folder=ROOT, status=0):
     return done.stdout
 
 
-@pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory):
-    """One tiny model for the session, also where no cache is configured."""
-    os.environ.setdefault("MARA_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
 @pytest.mark.slow
 def test_the_demo_collapses_without_mara_and_balances_with_it(tmp_path):
     out = mara(

@@ -20,12 +20,6 @@ def llm(*arguments, folder=ROOT, status=0):
     return done.stdout + done.stderr
 
 
-@pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory):
-    """One set of tiny models for the session, also where no cache is configured."""
-    os.environ.setdefault("MARA_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
 def read(folder):
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return json.loads((folder / "summary.json").read_text()), rows

@@ -1,0 +1,11 @@
+import os
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """One cache of models, data and scores for all processes of the session, or the one that MARA_CACHE names."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    os.environ.setdefault("MARA_CACHE", str(root / "cache"))
