@@ -192,5 +192,11 @@ def run_names(runs: Sequence[Path]) -> list[str]:
     """What distinguishes each run of a sweep: the overrides that not all of them share."""
     overrides = [[str(one) for one in OmegaConf.load(run / "overrides.yaml")] for run in runs]
     common = set.intersection(*(set(some) for some in overrides))
-    names = [", ".join(one.rpartition(".")[2] for one in some if one not in common) for some in overrides]
+    names = [", ".join(short(one) for one in some if one not in common) for some in overrides]
     return [name or f"run {number}" for number, name in enumerate(names)]
+
+
+def short(override: str) -> str:
+    """An override by the last part of its key: beta=0.1, threshold's value=0.8; an experiment by its name alone."""
+    key, _, value = override.partition("=")
+    return value if key == "experiment" else f"{key.rpartition('.')[2]}={value}"

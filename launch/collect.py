@@ -72,6 +72,7 @@ class CollectedRun:
     error: str = ""
     config: dict[str, Any] = field(default_factory=dict)
     results: dict[str, float] = field(default_factory=dict)
+    undefined: list[str] = field(default_factory=list)  # results without a number, such as what was not reached
     metrics: list[dict[str, Any]] = field(default_factory=list)
     record: dict[str, Any] = field(default_factory=dict)
     exhibits: Exhibits = field(default_factory=Exhibits)
@@ -187,7 +188,9 @@ def read_runs(folder: Path) -> list[CollectedRun]:
             run.metrics = read_lines(run.folder / "metrics.jsonl")
             run.exhibits = read_exhibits(run.folder / "report")
             if state == "finished":
-                run.results = numbers(read_json(run.folder / "summary.json"))
+                summary = read_json(run.folder / "summary.json")
+                run.results = numbers(summary)
+                run.undefined = [key for key, value in summary.items() if value is None]
                 evaluation = run.folder / "evaluation" / "summary.json"  # of python -m llm.evaluate run=FOLDER
                 run.results |= measured(read_json(evaluation)) if evaluation.exists() else {}
         except ConfigError as error:
@@ -217,7 +220,9 @@ def numbers(summary: Mapping[str, Any]) -> dict[str, float]:
 
 
 def result_keys(runs: Sequence[CollectedRun]) -> list[str]:
-    return list(dict.fromkeys(key for run in runs for key in run.results if not key.endswith("/se")))
+    """What some run has a number for, then what none has."""
+    keys = [key for run in runs for key in run.results] + [key for run in runs for key in run.undefined]
+    return [key for key in dict.fromkeys(keys) if not key.endswith("/se")]
 
 
 def fold(runs: Sequence[CollectedRun]) -> list[Row]:
@@ -247,7 +252,7 @@ def varying_keys(runs: Sequence[CollectedRun]) -> list[str]:
 
 
 def typed_columns(runs: Sequence[CollectedRun], keys: Sequence[str]) -> list[dict[str, Any]]:
-    """What was typed for each run and varies, e.g. method=rloo, where that is less and tells the same runs apart.
+    """What was typed for each run and varies, e.g. method=rloo, where that is shorter and tells the same runs apart.
 
     Empty mappings where the keys of the configuration say it better.
     """
@@ -258,7 +263,8 @@ def typed_columns(runs: Sequence[CollectedRun], keys: Sequence[str]) -> list[dic
     configured = [[str(run.config.get(key, "-")) for key in keys] for run in runs]
     pairs = {(str(a), str(b)) for a, b in zip(columns, configured, strict=True)}
     same = len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
-    return columns if same and len(typed) < len(keys) else [{} for _ in runs]
+    lists = any(isinstance(run.config.get(key), list) for run in runs for key in keys)
+    return columns if same and (len(typed) < len(keys) or lists) else [{} for _ in runs]
 
 
 def standard_error(values: Sequence[float]) -> float:
