@@ -122,7 +122,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--pareto", default="", help="DIVERSITY,REWARD: two results for the picture")
     parser.add_argument(
-        "--against", default="", help="the row that the others are tested against, by a part of its label"
+        "--against",
+        default="",
+        help="the row that the others are tested against, by a part of its label or of what was typed",
     )
     given = parser.parse_args(arguments)
     out = given.out or given.sweep[0] / "collected"

@@ -61,10 +61,11 @@ def compare(rows: "Sequence[Row]", base: "Row", keys: Sequence[str]) -> list[Com
 
 
 def find_base(rows: "Sequence[Row]", text: str) -> "Row":
-    """The one row whose label holds the text."""
-    matching = [row for row in rows if text in row.label]
+    """The one row whose label is the text, or else that has the text in its label or in what was typed for it."""
     exact = [row for row in rows if row.label == text]
-    if len(exact or matching) != 1:
+    holding = [row for row in rows if any(text in some for some in (row.label, *row.runs[0].overrides))]
+    found = exact or holding
+    if len(found) != 1:
         labels = "; ".join(row.label for row in rows)
-        raise ConfigError(f"--against: must be in the label of one row ({labels}), found {text}")
-    return (exact or matching)[0]
+        raise ConfigError(f"--against: must be a part of the label of one row ({labels}), found {text}")
+    return found[0]

@@ -48,6 +48,8 @@ def test_the_row_to_compare_with_is_named_by_a_part_of_its_label():
     rows = [row(name, "x", [1.0]) for name in ("mara", "mara_0.8", "reinvent")]
     assert find_base(rows, "reinv") is rows[2] and find_base(rows, "mara_") is rows[1]
     assert find_base(rows, "method=mara") is rows[0]  # a whole label wins
+    rows[1].runs[0].overrides.append("experiment=task/cell")
+    assert find_base(rows, "task/cell") is rows[1]
     for text in ("method", "nothing"):
-        with pytest.raises(ConfigError, match=rf"--against: must be in the label of one row .*found {text}"):
+        with pytest.raises(ConfigError, match=rf"--against: must be a part of the label of one row .*found {text}"):
             find_base(rows, text)
