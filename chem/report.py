@@ -115,6 +115,7 @@ def write_exhibits(folder: Path, found: Found, screens: Sequence[float], best: S
     items = [
         {"name": row["smiles"], "value": row["score"], "caption": f"{row['score']:.3f}", "svg": svg(row["smiles"])}
         for row in best
+        if row["score"] > 0
     ]
     write_json(folder / "molecules.gallery.json", {"title": "Best distinct molecules", "items": items})
     calls = sorted({*range(0, len(found.smiles), EVERY), len(found.smiles)})
