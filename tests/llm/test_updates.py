@@ -141,7 +141,7 @@ def test_several_updates_are_those_written_out(models, two_letters, make_config,
     # What is reported of the completions is of the policy that they were sampled from.
     single = one_step(models, two_letters.task, make_config(*SMALL, *options))[0]
     assert result.texts == single.texts
-    for name in ("reward/raw", "kl/reverse_nats", "policy/entropy_nats"):
+    for name in ("reward/raw", "kl/reverse_nats", "policy/entropy_nats", "policy/token_entropy_nats"):
         assert float(result.metrics[name]) == pytest.approx(float(single.metrics[name]), abs=1e-4)
 
 
