@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from conf.schema import ConfigError, DarlingConfig, LlmConfig, Placement, RewardFailure, Truncated
+from core.losses import mean_valid
 from core.objective import Objective, make_objective
 from core.schedules import Observed, linear, make_schedule, place_in_run
 from core.sequence import masked_sum
@@ -213,7 +214,7 @@ def train_step(
     ref_seq_logp = masked_sum(ref_logp, mask)
     metrics |= {"length": mask.sum(-1).float().mean(), "truncated_share": truncated_share}
     counted = mask if valid is None else mask & valid.unsqueeze(-1)
-    metrics["policy/token_entropy_nats"] = masked_sum(entropy.view(P, G, -1), counted).sum() / counted.sum()
+    metrics["policy/token_entropy_nats"] = mean_valid(entropy.view(P, G, -1), counted)
     if len(scores.parts) > 1:
         metrics |= {f"reward/{name}": gather_rows(part).nanmean() for name, part in scores.parts.items()}
     if config.reward.on_failure is RewardFailure.drop:
