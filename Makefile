@@ -1,8 +1,9 @@
 PYTHON = python3
-EXTRAS = dev,slurm,reports,tracking,deepspeed,lora,data,evaluation,trl,chem,docking
+EXTRAS = dev,slurm,reports,tracking,deepspeed,lora,data,evaluation,trl,chem,docking,synthesis
+ALONE = datamol
 ROOMS = core conf launch didactic llm chem
 BIN = .venv/bin
-TEST = OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+TEST = OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 DEMO = $(BIN)/python -m llm -m experiment=one_two objective.direction=reverse,forward transform=identity,mara
 
 .PHONY: help venv demo test test-all check format services environment constraints clean
@@ -15,7 +16,7 @@ venv: .venv/installed  ## make .venv with every package pinned (PYTHON=python3.1
 
 # A new room is a new package, so the rooms count as well.
 .venv/installed: pyproject.toml constraints.txt $(wildcard $(ROOMS:=/__init__.py))
-	@sh tools/venv.sh .venv '$(PYTHON)' -c constraints.txt -e '.[$(EXTRAS)]'
+	@ALONE='-c constraints.txt $(ALONE)' sh tools/venv.sh .venv '$(PYTHON)' -c constraints.txt -e '.[$(EXTRAS)]'
 
 demo: venv  ## train the 1-2 task both ways, with and without MARA, in minutes on a CPU
 	@$(DEMO)
@@ -42,7 +43,7 @@ environment:  ## write environment.yml from pyproject.toml
 	@$(PYTHON) tools/environment.py
 
 constraints:  ## renew every pin of constraints.txt but that of torch
-	@sh tools/venv.sh .venv-constraints '$(PYTHON)' "$$(grep '^torch==' constraints.txt)" -e '.[$(EXTRAS)]'
+	@ALONE=$(ALONE) sh tools/venv.sh .venv-constraints '$(PYTHON)' "$$(grep '^torch==' constraints.txt)" -e '.[$(EXTRAS)]'
 	@$(PYTHON) tools/constraints.py .venv-constraints
 	@rm -rf .venv-constraints
 

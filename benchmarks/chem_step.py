@@ -5,7 +5,9 @@ python -m benchmarks.chem_step [--prior FOLDER] [--steps N] [--batch N] [--threa
 Both start from the same prior, draw batches of the same size, score them by QED and take the step of REINVENT's loss
 with sigma = 128 and Adam at 1e-4. The plain step draws all rows until the last has ended, computes both likelihoods
 over the padded batch, scores one molecule after the other in this process, and feeds padding to the networks. Steps
-alternate, so that the machine's drift meets both. Likelihoods of both are compared on the same sequences.
+take turns, so that the machine's drift meets both; where some turns were undisturbed, those in which other processes
+took over a tenth of a core are left out of the medians. CPU seconds are those of this process and of the oracle's.
+Likelihoods of both are compared on the same sequences.
 """
 
 import argparse
@@ -16,14 +18,18 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from pathlib import Path
+from typing import NamedTuple
 
+import psutil
 import torch
 from rdkit import Chem, rdBase
 from rdkit.Chem import QED
 from torch import Tensor
 
+from benchmarks.llm_step import machine_busy
+from chem.cores import Cores
 from chem.filters import DiversityFilter
-from chem.networks import SHIPPED, Prior, Recurrent, load_prior, sample, token_logp
+from chem.networks import SHIPPED, Prior, Recurrent, load_prior, sample_logp, token_logp
 from chem.oracles import Oracle
 from chem.replay import Memory
 from chem.scoring import Scoring
@@ -80,20 +86,34 @@ def plain_step(prior: Prior, policy: Recurrent, optimizer: torch.optim.Optimizer
     optimizer.step()
 
 
-def largest_difference(prior: Prior) -> float:
-    """Of the log-likelihoods of 256 sampled molecules, relative."""
+def largest_difference(prior: Prior, cores: Cores) -> float:
+    """Of the log-likelihoods of 256 sampled molecules, as the policy and as the prior gives them; relative."""
     uniforms = rollout_uniforms(1, 0, [0] * 256, list(range(256)), prior.max_tokens)
-    rollout = sample(prior.network, uniforms)
+    rollout, as_policy = sample_logp(prior.network, uniforms, cores)
     with torch.no_grad():
         plain = plain_logp(prior.network, rollout.tokens)  # type: ignore[arg-type]
-        fast = token_logp(prior.network, rollout.tokens, rollout.mask).sum(-1)
-    return float(((fast - plain) / plain).abs().max())
+        as_prior = token_logp(prior.network, rollout.tokens, rollout.mask, cores)
+        return max(float(((fast.sum(-1) - plain) / plain).abs().max()) for fast in (as_policy, as_prior))
 
 
-def seconds(step: Callable[[], object]) -> float:
-    start = time.perf_counter()
+class Turn(NamedTuple):
+    """What one step took: seconds, CPU seconds of ours, and of all others a second."""
+
+    wall: float
+    cpu: float
+    others: float
+
+
+def timed(step: Callable[[], object], oracle: Oracle) -> Turn:
+    workers = [psutil.Process(worker.process.pid) for worker in oracle._workers]
+
+    def own() -> float:
+        return time.process_time() + sum(sum(worker.cpu_times()[:2]) for worker in workers)
+
+    begun, before, busy = time.perf_counter(), own(), machine_busy()
     step()
-    return time.perf_counter() - start
+    wall, cpu = time.perf_counter() - begun, own() - before
+    return Turn(wall, cpu, max(machine_busy() - busy - cpu, 0.0) / wall)
 
 
 def main() -> None:
@@ -111,8 +131,9 @@ def main() -> None:
     plain, fast = deepcopy(prior.network), deepcopy(prior.network)
     optimizer = torch.optim.Adam(plain.parameters(), lr=1e-4)
     engine = TorchEngine(fast, config.optimizer, 10**6)
-    times: dict[str, list[float]] = {"plain": [], "ours": []}
-    with rdBase.BlockLogs(), Oracle(config.oracle) as oracle, ThreadPoolExecutor(1) as thread:
+    turns: list[tuple[Turn, Turn]] = []
+    cores = Cores(given.batch, given.threads)
+    with rdBase.BlockLogs(), Oracle(config.oracle) as oracle, ThreadPoolExecutor(1) as thread, cores:
         learner = Learner(
             prior,
             engine,
@@ -121,20 +142,28 @@ def main() -> None:
             DiversityFilter(config.diversity_filter),
             Memory(config.replay, prior.tokenizer),
             thread,
+            cores,
         )
         for number in range(given.steps + 1):
-            times["plain"].append(seconds(lambda: plain_step(prior, plain, optimizer, given.batch)))  # type: ignore[arg-type]
-            times["ours"].append(seconds(lambda n=number: train_step(learner, config, n, config.objective.beta)))
-    middle = {name: statistics.median(found[1:]) for name, found in times.items()}  # the first warms up
-    result = {
+            plain_turn = timed(lambda: plain_step(prior, plain, optimizer, given.batch), oracle)  # type: ignore[arg-type]
+            turn = timed(lambda n=number: train_step(learner, config, n, config.objective.beta), oracle)
+            turns.append((plain_turn, turn))
+        difference = largest_difference(prior, cores)
+    del turns[0]  # it warms up
+    quiet = [pair for pair in turns if max(turn.others for turn in pair) <= 0.1]
+    middle = [Turn(*map(statistics.median, zip(*side, strict=True))) for side in zip(*(quiet or turns), strict=True)]
+    result: dict[str, object] = {
         "batch": given.batch,
         "threads": given.threads,
-        "steps": given.steps,
-        **{f"{name}_s": round(value, 4) for name, value in middle.items()},
-        **{f"{name}_molecules_per_s": round(given.batch / value, 1) for name, value in middle.items()},
-        "times_plain": round(middle["plain"] / middle["ours"], 2),
-        "largest_relative_difference": largest_difference(prior),
+        "turns": len(turns),
+        "undisturbed": len(quiet),
+        "largest_relative_difference": difference,
     }
+    for name, turn in zip(("plain", "ours"), middle, strict=True):
+        result |= {f"{name}/{key}": round(value, 3) for key, value in turn._asdict().items()}
+        result[f"{name}/molecules_per_s"] = round(given.batch / turn.wall, 1)
+    result["times_plain"] = round(middle[0].wall / middle[1].wall, 2)
+    result["times_plain_cpu"] = round(middle[0].cpu / middle[1].cpu, 2)
     print(json.dumps(result, indent=1))
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import rdkit
 from rdkit import Chem, rdBase
 
-from chem.files import cache_folder, file_hash
+from chem.files import file_hash
 from chem.templates import Retrosynthesis, datamol_molecules, datamol_templates, datamol_version
+from launch.record import cache_folder
 
 MAX_ATOMS, MAX_DEPTH = 16, 2  # of the inventory that comes with the project
 ELEMENTS = {5, 6, 7, 8, 9, 14, 15, 16, 17, 35, 53}

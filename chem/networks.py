@@ -1,6 +1,7 @@
 """Networks that give each SMILES a probability: REINVENT's recurrent one and a transformer, behind one interface."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -9,6 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from chem.cores import Cores
+from chem.lstm import LstmReader, Trace, layer_weights, traced_logp
 from chem.tokenizer import END_ID, START_ID, Tokenizer
 from conf.schema import ConfigError, NetworkConfig, RecurrentConfig, TransformerConfig
 from core.sequence import inverse_cdf
@@ -66,55 +69,21 @@ class Recurrent(Network):
     def reader(self, rows: int) -> Reader:
         return (LstmReader if isinstance(self.cells, nn.LSTM) else GruReader)(self, rows)
 
+    @property
+    def traceable(self) -> bool:
+        """Whether `chem.lstm.traced_logp` knows its gradient: an LSTM that drops nothing out."""
+        return isinstance(self.cells, nn.LSTM) and not (self.training and self.cells.dropout)
 
-class RecurrentReader:
+
+class GruReader:
     """The layers by hand. What the first one makes of its input is one row a token, and is looked up."""
 
     def __init__(self, network: Recurrent, rows: int) -> None:
-        cells = network.cells
-        self.layers = [
-            [getattr(cells, f"{name}_l{layer}").detach() for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
-            for layer in range(cells.num_layers)
-        ]
-        weight, _, bias, _ = self.layers[0]
+        self.layers = [[t.detach() for t in layer] for layer in layer_weights(network.cells)]
+        weight, recurrent, bias, _ = self.layers[0]
         self.table = torch.addmm(bias, network.embedding.weight.detach(), weight.T)  # [V, gates]
-        self.hidden = [self.table.new_zeros(rows, cells.hidden_size) for _ in self.layers]
+        self.hidden = [recurrent.new_zeros(rows, recurrent.shape[1]) for _ in self.layers]
 
-    def keep(self, rows: Tensor) -> None:
-        self.hidden = [hidden[rows] for hidden in self.hidden]
-
-
-class LstmReader(RecurrentReader):
-    """Both matrices of a layer after the first in one product."""
-
-    def __init__(self, network: Recurrent, rows: int) -> None:
-        super().__init__(network, rows)
-        self.cell = [torch.zeros_like(hidden) for hidden in self.hidden]
-        self.table = self.table + self.layers[0][3]
-        self.recurrent = self.layers[0][1].T.contiguous()
-        self.both = [
-            (torch.cat([w_in, w_rec], 1).T.contiguous(), b_in + b_rec) for w_in, w_rec, b_in, b_rec in self.layers[1:]
-        ]
-
-    def step(self, token: Tensor) -> Tensor:
-        gates = torch.addmm(self.table[token], self.hidden[0], self.recurrent)
-        self._update(0, gates)
-        for layer, (weight, bias) in enumerate(self.both, 1):
-            seen = torch.cat([self.hidden[layer - 1], self.hidden[layer]], 1)
-            self._update(layer, torch.addmm(bias, seen, weight))
-        return self.hidden[-1]
-
-    def _update(self, layer: int, gates: Tensor) -> None:
-        enter, forget, new, out = gates.chunk(4, 1)
-        cell = forget.sigmoid() * self.cell[layer] + enter.sigmoid() * new.tanh()
-        self.cell[layer], self.hidden[layer] = cell, out.sigmoid() * cell.tanh()
-
-    def keep(self, rows: Tensor) -> None:
-        super().keep(rows)
-        self.cell = [cell[rows] for cell in self.cell]
-
-
-class GruReader(RecurrentReader):
     def step(self, token: Tensor) -> Tensor:
         given = self.table[token]
         for layer, (w_in, w_rec, b_in, b_rec) in enumerate(self.layers):
@@ -125,6 +94,9 @@ class GruReader(RecurrentReader):
             fresh = (new + (reset + own_reset).sigmoid() * own_new).tanh()
             self.hidden[layer] = fresh + (update + own_update).sigmoid() * (self.hidden[layer] - fresh)
         return self.hidden[-1]
+
+    def keep(self, rows: Tensor) -> None:
+        self.hidden = [hidden[rows] for hidden in self.hidden]
 
 
 class Transformer(Network):
@@ -203,7 +175,7 @@ def make_network(vocabulary: int, config: NetworkConfig) -> Network:
     raise ValueError(f"network must be recurrent or a transformer, got {type(config).__name__}")
 
 
-def token_logp(network: Network, tokens: Tensor, mask: Tensor) -> Tensor:
+def token_logp(network: Network, tokens: Tensor, mask: Tensor, cores: Cores | None = None) -> Tensor:
     """Log-probability of every token of complete or cut sequences, with gradient.
 
     Rows of similar length are computed together, so that short ones need not be as long as the longest.
@@ -211,13 +183,18 @@ def token_logp(network: Network, tokens: Tensor, mask: Tensor) -> Tensor:
     Args:
         tokens: [N, T] ids, END at each sequence's end, START left out.
         mask: [N, T] bool, True on the sequence's tokens including END.
+        cores: threads to compute it in, then without gradient.
 
     Returns:
         [N, T] nats, 0 where masked.
     """
     buckets = max(len(tokens) // BUCKET, 1)
-    parts = mask.sum(1).argsort(stable=True).tensor_split(buckets)
-    found = torch.cat([_padded(_token_logp(network, tokens[rows], mask[rows]), tokens.shape[1]) for rows in parts])
+    parts = mask.sum(1).argsort(stable=True, descending=True).tensor_split(buckets)
+
+    def of(rows: Tensor) -> Tensor:
+        return _padded(_token_logp(network, tokens[rows], mask[rows]), tokens.shape[1])
+
+    found = torch.cat([of(rows) for rows in parts] if cores is None else cores.map(of, parts))
     return found[torch.cat(parts).argsort()]
 
 
@@ -245,7 +222,7 @@ class Rollout(NamedTuple):
 
 
 @torch.no_grad()
-def sample(network: Network, uniforms: Tensor) -> Rollout:
+def sample(network: Network, uniforms: Tensor, trace: Trace | None = None) -> Rollout:
     """Draw one sequence for each row of uniforms, at temperature 1 and from the whole vocabulary.
 
     A token is the inverse of the cumulative distribution, in float64, at its uniform; so a sequence depends on its
@@ -253,6 +230,7 @@ def sample(network: Network, uniforms: Tensor) -> Rollout:
 
     Args:
         uniforms: [N, T] in [0, 1), one for each token that may be drawn; T is the longest sequence, END included.
+        trace: takes what the backward pass of an LSTM needs.
     """
     count, longest = uniforms.shape
     device = network.head.weight.device
@@ -260,9 +238,12 @@ def sample(network: Network, uniforms: Tensor) -> Rollout:
     tokens = torch.full((count, longest), END_ID, device=device)
     running = torch.arange(count, device=device)  # rows without an END so far
     token = torch.full((count,), START_ID, device=device)
-    reader = network.reader(count)
+    reader = network.reader(count) if trace is None else LstmReader(network, count, trace)  # type: ignore[arg-type]
     for t in range(longest):
-        token = inverse_cdf(network.head(reader.step(token)), uniforms[running, t])
+        logits = network.head(reader.step(token))
+        if trace is not None:
+            trace.logits.append(logits)
+        token = inverse_cdf(logits, uniforms[running, t])
         tokens[running, t] = token
         going = (token != END_ID).nonzero().squeeze(-1)
         if not len(going):
@@ -277,6 +258,29 @@ def sample(network: Network, uniforms: Tensor) -> Rollout:
     mask = ended - (tokens == END_ID).long() == 0
     width = max(int(mask.any(0).sum()), 1)
     return Rollout(tokens[:, :width], mask[:, :width], complete)
+
+
+def sample_logp(network: Network, uniforms: Tensor, cores: Cores) -> tuple[Rollout, Tensor]:
+    """Draw as `sample` does, rows shared among cores; and the tokens' log-probabilities [N, T], with gradient.
+
+    An LSTM keeps what its backward pass needs; other networks read a second time what they drew.
+    """
+    if not isinstance(network, Recurrent) or not network.traceable:
+        rollout = joined(cores.map(lambda part: sample(network, part), cores.share(uniforms)))
+        return rollout, token_logp(network, rollout.tokens, rollout.mask)
+    parts = cores.share(uniforms)
+    traces = [Trace() for _ in parts]
+    rollout = joined(cores.map(lambda part, trace: sample(network, part, trace), parts, traces))
+    return rollout, traced_logp(network, rollout.tokens, rollout.mask, traces, cores)
+
+
+def joined(parts: Sequence[Rollout]) -> Rollout:
+    """Rows of all parts, filled with END to one width."""
+    width = max(part.tokens.shape[1] for part in parts)
+    fill = [(0, width - part.tokens.shape[1]) for part in parts]
+    tokens = [functional.pad(part.tokens, pad, value=END_ID) for part, pad in zip(parts, fill, strict=True)]
+    mask = [functional.pad(part.mask, pad) for part, pad in zip(parts, fill, strict=True)]
+    return Rollout(torch.cat(tokens), torch.cat(mask), torch.cat([part.complete for part in parts]))
 
 
 class Prior(NamedTuple):

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from PIL import Image
@@ -19,7 +20,7 @@ from syntheseus.search.mol_inventory import BaseMolInventory
 from syntheseus.search.node_evaluation.base import NoCacheNodeEvaluator
 from syntheseus.search.node_evaluation.common import ConstantNodeEvaluator
 
-from chem.files import file_hash, find_file, load_object
+from chem.files import file_hash, find_file
 from chem.inventory import default_stock, read_stock
 from chem.oracles.base import Molecule, TimedOut, Value
 from chem.templates import Retrosynthesis, Template, datamol_templates, datamol_version
@@ -182,7 +183,7 @@ def chosen(reactions: Sequence[str] | None) -> list[Template]:
 def load_model(path: str, parameters: dict[str, Any]) -> BackwardReactionModel:
     if ":" not in path:
         raise ConfigError(f"model: must be package.module:name, found {path}")
-    model = load_object(path)(**parameters)
+    model = resolve_name(path)(**parameters)
     if not isinstance(model, BackwardReactionModel):
         raise ConfigError(f"model: must be a syntheseus BackwardReactionModel, found {type(model).__name__}")
     model.reset(use_cache=True)

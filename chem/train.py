@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from chem.cores import Cores
 from chem.filters import DiversityFilter, batch_diversity
-from chem.networks import SHIPPED, Prior, Rollout, load_prior, sample, save_prior, token_logp
+from chem.networks import SHIPPED, Prior, Rollout, load_prior, sample_logp, save_prior, token_logp
 from chem.oracles import Oracle, OracleError
 from chem.replay import Memory, Rows, augmented, rows_of, stack
 from chem.report import report_run
@@ -79,6 +80,7 @@ class Learner(NamedTuple):
     diversity: DiversityFilter
     memory: Memory
     thread: ThreadPoolExecutor  # in which the scoring waits for the oracle
+    cores: Cores  # threads for what needs no other row
 
 
 def train(config: ChemConfig, run: Run) -> None:
@@ -87,12 +89,13 @@ def train(config: ChemConfig, run: Run) -> None:
     policy = deepcopy(prior.network)
     updates = config.steps * (1 + config.replay.augmentations)
     engine = make_engine(config.engine.name, policy, config.optimizer, updates)
-    with open_oracle(config) as oracle, ThreadPoolExecutor(1) as thread:
+    cores = Cores(config.batch_size, torch.get_num_threads())
+    with open_oracle(config) as oracle, ThreadPoolExecutor(1) as thread, cores:
         for note in oracle.notes:
             run.say(note)
         scoring = Scoring(oracle, open_cache(config.cache, oracle.key), config.budget)
         memory, diversity = Memory(config.replay, prior.tokenizer), DiversityFilter(config.diversity_filter)
-        learner = Learner(prior, engine, make_chem_objective(config), scoring, diversity, memory, thread)
+        learner = Learner(prior, engine, make_chem_objective(config), scoring, diversity, memory, thread, cores)
         watch, best = Watch(config.stop), BestPolicy(engine)
         values = Values(beta=config.objective.beta)
         identity = {"prior": tensors_hash(prior.network.named_parameters()), "oracle": oracle.key}
@@ -152,20 +155,21 @@ def train_step(learner: Learner, config: ChemConfig, step: int, beta: float) -> 
     prior, policy = learner.prior, learner.engine.module
     rows = list(range(config.batch_size))
     uniforms = rollout_uniforms(config.seed, step, [0] * len(rows), rows, prior.max_tokens)
-    rollout = sample(policy, uniforms)  # type: ignore[arg-type]
+    rollout, own_logp = sample_logp(policy, uniforms, learner.cores)  # type: ignore[arg-type]
     smiles = prior.written(rollout)
 
     answer = learner.thread.submit(learner.scoring, smiles)  # the oracle's processes work meanwhile
     replayed = rows_of(learner.memory.draw(config.seed, step), prior.tokenizer)
     tokens, mask = stack(rollout.tokens, replayed.tokens), stack(rollout.mask, replayed.mask)
-    logp = likelihoods(learner, tokens, mask)
+    ref_logp = token_logp(prior.network, tokens, mask, learner.cores)
+    policy_logp = own_logp if not len(replayed.tokens) else stack(own_logp, token_logp(policy, *replayed[:2]))  # type: ignore[arg-type]
 
     scored = answer.result()
     batch, filtered = learner.diversity(treat_duplicates(scored, config.duplicates))
     outcome = (torch.cat(pair) for pair in zip(batch[1:4], replayed[2:], strict=True))  # reward, valid, complete
     needs_diversity = "diversity" in learner.objective.transform_inputs
     diversity = batch_diversity(scored.canonical).unsqueeze(0) if needs_diversity else None
-    metrics, seen = update(learner, Rows(tokens, mask, *outcome), logp, beta, diversity)
+    metrics, seen = update(learner, Rows(tokens, mask, *outcome), (policy_logp, ref_logp), beta, diversity)
 
     learner.memory.add(smiles, batch, filtered)
     if config.replay.purge:
@@ -181,9 +185,7 @@ def train_step(learner: Learner, config: ChemConfig, step: int, beta: float) -> 
 def likelihoods(learner: Learner, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probabilities [N, T] under the policy, with gradient, and under the prior."""
     policy: Any = learner.engine.module
-    with torch.no_grad():
-        ref_logp = token_logp(learner.prior.network, tokens, mask)
-    return token_logp(policy, tokens, mask), ref_logp
+    return token_logp(policy, tokens, mask), token_logp(learner.prior.network, tokens, mask, learner.cores)
 
 
 def update(

@@ -58,7 +58,9 @@ def recorded(folder: Path) -> Any:
     return check(package, cast(DictConfig, config))
 
 
-def _composed(package: str, overrides: Sequence[str], flags: Sequence[str]) -> DictConfig:
+def _composed(
+    package: str, overrides: Sequence[str], flags: Sequence[str] = (), with_hydra: bool = False
+) -> DictConfig:
     if package not in RUN_CONFIGS:
         raise ConfigError(f"package: must be one of {', '.join(RUN_CONFIGS)}, found {package}")
     register(package, RUN_CONFIGS[package])  # each time: all packages call their schema run_schema
@@ -67,7 +69,7 @@ def _composed(package: str, overrides: Sequence[str], flags: Sequence[str]) -> D
     GlobalHydra.instance().clear()
     try:
         with initialize_config_module(f"conf.{package}", version_base="1.3", job_name=package.rpartition(".")[2]):
-            return hydra_compose("config", overrides=[*overrides, *search])
+            return hydra_compose("config", overrides=[*overrides, *search], return_hydra_config=with_hydra)
     except Exception as error:
         raise ConfigError(explain(error, package)) from error
 
@@ -78,16 +80,8 @@ def compose_typed(package: str, overrides: Sequence[str]) -> tuple[Any, Mapping[
     Raises:
         ConfigError: it cannot be composed, or cannot be run with.
     """
-    register(package, RUN_CONFIGS[package])
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_module(f"conf.{package}", version_base="1.3", job_name=package.rpartition(".")[2]):
-            config = hydra_compose("config", overrides=list(overrides), return_hydra_config=True)
-        launcher = {key: config.hydra.launcher.get(key) for key in LAUNCHER_KEYS}
-        with open_dict(config):
-            del config["hydra"]
-        return check(package, config), {key: value for key, value in launcher.items() if value is not None}
-    except ConfigError:
-        raise
-    except Exception as error:
-        raise ConfigError(explain(error, package)) from error
+    config = _composed(package, overrides, with_hydra=True)
+    launcher = {key: config.hydra.launcher.get(key) for key in LAUNCHER_KEYS}
+    with open_dict(config):
+        del config["hydra"]
+    return check(package, config), {key: value for key, value in launcher.items() if value is not None}

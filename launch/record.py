@@ -194,6 +194,12 @@ def user_path(path: str) -> Path:
     return Path(os.environ.get("MARA_CWD", "")) / path
 
 
+def folder_or_hub(name: str) -> str:
+    """What `from_pretrained` takes for a model: a folder, as the user typed it, or else a name on the hub."""
+    folder = user_path(name)
+    return str(folder) if folder.is_dir() else name
+
+
 def cache_folder() -> Path:
     """What runs share and can be made again: MARA_CACHE, or .cache/mara in the home folder."""
     root = os.environ.get("MARA_CACHE")

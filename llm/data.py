@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from conf.schema import ConfigError, SourceConfig
+from conf.schema import ConfigError, LlmConfig, SourceConfig
 from launch.record import user_path
 
 FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}
@@ -26,6 +26,17 @@ class Records(NamedTuple):
 
     def facts(self) -> dict[str, Any]:
         return {"origin": self.origin, "sha256": self.sha256, "records": len(self.items)}
+
+
+def load_both(config: LlmConfig, read: Callable[[dict[str, Any]], Any | None]) -> tuple[Records, Records]:
+    """data.train and data.evaluation, as `load_records` reads them. Raises ConfigError where one is not given."""
+    data = config.data
+    sources = {"data.train": data.train, "data.evaluation": data.evaluation}
+    for key, source in sources.items():
+        if source.path is None:
+            raise ConfigError(f"{key}.path: must be given for task.name={config.task.name}, found null")
+    train, evaluation = (load_records(key, one, data.root, config.seed, read) for key, one in sources.items())
+    return train, evaluation
 
 
 def load_records(

@@ -1,5 +1,6 @@
 """`python -m llm.ensemble policy=... reference=...`: a policy's weights averaged with its reference's."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conf.schema import ConfigError, EnsembleConfig
@@ -55,14 +56,10 @@ def average(policy: "PreTrainedModel", reference: "PreTrainedModel", weight: flo
 
 def find(name: str) -> str:
     """The folder of a model built here, a run's policy, a folder, or the name as it is."""
-    from llm.tiny import POLICIES, tiny_model
+    from llm.tiny import POLICIES, find_model
 
-    if name in POLICIES:
-        return str(tiny_model(name))
-    folder = user_path(name)
-    if (folder / "run.json").is_file():
-        folder = folder / "policy"
-    return str(folder) if folder.is_dir() else name
+    of_run = (user_path(name) / "run.json").is_file()
+    return find_model(str(Path(name) / "policy") if of_run else name, POLICIES)
 
 
 def load(key: str, name: str) -> "PreTrainedModel":

@@ -9,7 +9,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from conf.schema import ConfigError, DarlingConfig, EvaluateConfig
-from launch.record import user_path
+from launch.record import folder_or_hub
 
 SHORT = 5  # words: up to there NoveltyBench compares words instead of asking the classifier
 PAIR_TOKENS = 128  # of each text, as in NoveltyBench
@@ -68,7 +68,7 @@ class Embedder:
     """
 
     def __init__(self, name: str, device: torch.device) -> None:
-        path = str(user_path(name)) if user_path(name).is_dir() else name
+        path = folder_or_hub(name)
         self._known: dict[str, Tensor] = {}
         transformers_logging.disable_progress_bar()
         try:
@@ -114,7 +114,7 @@ class Classifier:
     def __init__(self, name: str, tokenizer: str | None, threshold: float, device: torch.device) -> None:
         self._threshold = threshold
         transformers_logging.disable_progress_bar()
-        path, words = (str(user_path(n)) if user_path(n).is_dir() else n for n in (name, tokenizer or name))
+        path, words = map(folder_or_hub, (name, tokenizer or name))
         try:
             self._model = AutoModelForSequenceClassification.from_pretrained(
                 path, trust_remote_code=False, use_safetensors=True, dtype=torch.float32

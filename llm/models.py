@@ -17,10 +17,10 @@ from transformers.utils import logging as transformers_logging
 
 from conf.schema import ConfigError, LoraConfig, ModelConfig
 from launch.checkpoint import tensors_hash
-from launch.record import user_path
 from launch.streams import stream_seed
 from launch.zero import quieten
 from llm.attention import chosen, shares_prefix
+from llm.tiny import POLICIES, find_model
 
 
 class Models(NamedTuple):
@@ -59,7 +59,7 @@ def load_models(config: ModelConfig, seed: int = 0) -> Models:
         ConfigError: the model cannot be found or loaded, or does not do what the configuration asks for.
     """
     transformers_logging.disable_progress_bar()
-    name = _find(config.name_or_path)
+    name = find_model(config.name_or_path, POLICIES)
     device = find_device(config.device)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", trust_remote_code=False)
@@ -87,13 +87,6 @@ def load_models(config: ModelConfig, seed: int = 0) -> Models:
     return Models(policy, reference, tokenizer, eos_ids, pad)
 
 
-def _find(name: str) -> str:
-    """What `from_pretrained` takes for model.name_or_path."""
-    if name.startswith("tiny"):
-        return _made_here(name)
-    return str(user_path(name)) if user_path(name).is_dir() else name
-
-
 def _load(name: str, config: ModelConfig, device: torch.device) -> PreTrainedModel:
     attention = {} if config.attention == "auto" else {"attn_implementation": config.attention}
     dtype = find_dtype(config.dtype, device)
@@ -109,7 +102,7 @@ def save_policy(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, con
         from peft import PeftModel
 
         save_adapter(policy, config, run / "adapter")
-        base = _load(_find(config.name_or_path), config, torch.device("cpu"))
+        base = _load(find_model(config.name_or_path, POLICIES), config, torch.device("cpu"))
         policy = PeftModel.from_pretrained(base, run / "adapter").merge_and_unload()
     quieten()
     policy.save_pretrained(run / "policy")
@@ -212,13 +205,6 @@ def keep_no_activations(policy: PreTrainedModel) -> None:
             layer.training = torch.is_grad_enabled()
 
     body.register_forward_pre_hook(in_passes_with_gradient)
-
-
-def _made_here(name: str) -> str:
-    """Folder of a model of `llm.tiny`, or the name itself where it is none."""
-    from llm.tiny import POLICIES, tiny_model
-
-    return str(tiny_model(name)) if name in POLICIES else name
 
 
 @torch.no_grad()

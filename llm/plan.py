@@ -463,6 +463,7 @@ def make_setting(config: LlmConfig, launcher: Mapping[str, Any], given: Given) -
 
     from llm.evaluation import BATCH
     from llm.tasks.base import load_task
+    from llm.tiny import find_model
 
     name, lora = config.model.name_or_path, config.model.lora
     chats = load_task(config.task.name, config).prompts()
@@ -476,7 +477,7 @@ def make_setting(config: LlmConfig, launcher: Mapping[str, Any], given: Given) -
         width={"float32": 4, "bfloat16": 2, "auto": 2 if cuda else 4}[config.model.dtype],
         prompts=config.prompts_per_step,
         group=config.group_size,
-        prompt_tokens=given.prompt_tokens or longest_prompt(model_folder(name), chats, config),
+        prompt_tokens=given.prompt_tokens or longest_prompt(find_model(name), chats, config),
         new_tokens=config.max_new_tokens,
         micro_batch=config.micro_batch,
         tokens_a_pass=config.micro_batch_tokens,
@@ -502,23 +503,15 @@ def read_config(key: str, name: str) -> str:
     """A model's configuration, as JSON."""
     from transformers import AutoConfig
 
-    path = model_folder(name)
+    from llm.tiny import find_model
+
+    path = find_model(name)
     try:
         text: str = AutoConfig.from_pretrained(path, trust_remote_code=False).to_json_string(use_diff=False)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"{key}: must be a folder or hub name of a model, found {path} ({reason})") from None
     return text
-
-
-def model_folder(name: str) -> str:
-    from launch.record import user_path
-
-    if name == "tiny":
-        from llm.tiny import tiny_model
-
-        return str(tiny_model())
-    return str(user_path(name)) if user_path(name).is_dir() else name
 
 
 def longest_prompt(name: str, chats: Sequence[Any], config: LlmConfig) -> int:

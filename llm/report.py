@@ -122,6 +122,10 @@ def answer_table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
 def _number(row: Mapping[str, Any], key: str) -> str:
     """A value with its standard error, where it has them."""
     value, error = row.get(key), row.get(f"{key.removesuffix('/mean')}/se")
+    return _plus_minus(value, error)
+
+
+def _plus_minus(value: float | None, error: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.3f}" if error is None else f"{value:.3f} ± {error:.3f}"
@@ -261,7 +265,7 @@ def evaluation_table(columns: Sequence[Column], difference: Mapping[str, float |
 
 def with_error(overall: Mapping[str, float | None], name: str, prompts: int) -> str:
     value, error, count = (overall[f"{name}/{part}"] for part in ("mean", "se", "prompts"))
-    text = "-" if value is None else f"{value:.3f}" if error is None else f"{value:.3f} ± {error:.3f}"
+    text = _plus_minus(value, error)
     return text if value is None or count == prompts else f"{text} (of {count:g})"
 
 

@@ -13,9 +13,9 @@ from transformers.utils import logging as transformers_logging
 from conf.schema import ConfigError, RewardConfig, RewardFailure, RewardPartConfig
 from launch import distributed
 from launch.checkpoint import tensors_hash
-from launch.record import user_path
 from llm.prompts import Chat
 from llm.tasks.base import Task
+from llm.tiny import REWARDS, find_model
 
 RewardFunction = Callable[[Sequence[Chat], Sequence[str]], Sequence[float]]  # (prompts, completions), one each
 SHOWN = 300  # characters of a sample in a message
@@ -138,7 +138,7 @@ class ModelReward:
 
     def __init__(self, key: str, name: str, device: torch.device, dtype: torch.dtype, batch_size: int) -> None:
         transformers_logging.disable_progress_bar()
-        path = _model_folder(name)
+        path = find_model(name, REWARDS)
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
             model, loading = AutoModelForSequenceClassification.from_pretrained(
@@ -185,21 +185,6 @@ class ModelReward:
         ids[mask] = torch.tensor([token for row in rows for token in row])
         output = self.model(input_ids=ids.to(self.device), attention_mask=mask.to(self.device))
         return output.logits[:, 0].float().tolist()
-
-
-def _model_folder(name: str) -> str:
-    if name.startswith("tiny"):
-        from llm.tiny import REWARDS, tiny_model
-
-        if name in REWARDS:
-            verbosity = transformers_logging.get_verbosity()
-            transformers_logging.set_verbosity_error()  # the new head that it reports is trained at once
-            try:
-                return str(tiny_model(name))
-            finally:
-                transformers_logging.set_verbosity(verbosity)
-    folder = user_path(name)
-    return str(folder) if folder.is_dir() else name
 
 
 def make_reward(config: RewardConfig, task: Task, device: torch.device, dtype: torch.dtype) -> Reward:

@@ -10,7 +10,8 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,10 @@ from transformers import (
     Qwen3ForCausalLM,
     Qwen3ForSequenceClassification,
 )
+from transformers.utils import logging as transformers_logging
 
 from conf.schema import ConfigError
-from launch.record import write_text
+from launch.record import cache_folder, folder_or_hub, lock, write_text
 from launch.run import console
 from llm import corpora
 from llm.corpora import Corpus
@@ -56,27 +58,44 @@ REWARDS: dict[str, dict[str, Any]] = {
     "tiny_reward_other": {"start": "tiny_creative", "steps": 200, "lr": 2e-3, "pairs": 16, "seed": 2},
 }
 RECIPES = {**POLICIES, **REWARDS}
+PATIENCE = 3600.0  # seconds to wait for another process that builds the same model
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
 
+def find_model(name: str, recipes: Mapping[str, Any] = RECIPES) -> str:
+    """What `from_pretrained` takes for one of `recipes`, which is built or in the cache, a folder, or a hub name."""
+    return str(tiny_model(name)) if name in recipes else folder_or_hub(name)
+
+
 def tiny_model(name: str = "tiny") -> Path:
     """Folder of a model of `RECIPES`, in the form `from_pretrained` loads; built when not in the cache."""
-    folder = _cache() / f"{name.replace('_', '-')}-{recipe_hash(name)}"
-    if not (folder / "model.safetensors").exists():
-        temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-        temporary.mkdir(parents=True, exist_ok=True)
-        console.print(f"building and training the model {name} (once; about a minute)")
-        model, tokenizer = (_build_policy if name in POLICIES else _build_reward)(name)
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
+    folder = cache_folder() / f"{name.replace('_', '-')}-{recipe_hash(name)}"
+    if not folder.exists():
+        workshop = folder.with_name(f".{folder.name}")
+        workshop.mkdir(parents=True, exist_ok=True)
+        held = lock(workshop, PATIENCE)  # what another process is building is waited for
         try:
-            temporary.rename(folder)  # a folder appears whole or not at all
-        except OSError:  # another process was first
-            shutil.rmtree(temporary)
+            if not folder.exists():
+                _build(name, workshop, folder)
+        finally:
+            if held is not None:
+                os.close(held)
     return folder
+
+
+def _build(name: str, workshop: Path, folder: Path) -> None:
+    console.print(f"building and training the model {name} (once; about a minute)")
+    model, tokenizer = (_build_policy if name in POLICIES else _build_reward)(name)
+    temporary = workshop / str(os.getpid())
+    model.save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
+    try:
+        temporary.rename(folder)  # a folder appears whole or not at all
+    except OSError:  # another process was first, on a file system without locks
+        shutil.rmtree(temporary)
 
 
 def tiny_data(key: str, name: str) -> Path:
@@ -85,17 +104,12 @@ def tiny_data(key: str, name: str) -> Path:
     if records is None:
         raise ConfigError(f"{key}.path: must be a data set of llm.corpora, found {name}")
     text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    folder = _cache() / f"data-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    folder = cache_folder() / f"data-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{name}.jsonl"
     if not file.exists():
         write_text(file, text)
     return file
-
-
-def _cache() -> Path:
-    root = os.environ.get("MARA_CACHE")
-    return Path(root) if root else Path.home() / ".cache" / "mara"
 
 
 def recipe_hash(name: str) -> str:
@@ -189,7 +203,7 @@ def _build_reward(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     recipe, rater = REWARDS[name], corpora.RATERS[name]
     start = tiny_model(recipe["start"])
     tokenizer = AutoTokenizer.from_pretrained(start)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), _no_report():
         torch.manual_seed(recipe["seed"])
         model = Qwen3ForSequenceClassification.from_pretrained(start, num_labels=1)
     generator = random.Random(recipe["seed"])
@@ -207,6 +221,17 @@ def _build_reward(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
     _minimise(name, model, loss, recipe)
     return model, tokenizer
+
+
+@contextmanager
+def _no_report() -> Iterator[None]:
+    """Of the head that has no weights yet: it is trained at once."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
 
 
 def _conversation(tokenizer: PreTrainedTokenizerBase, topic: str, text: str) -> list[int]:

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Make the virtual environment FOLDER from PYTHON and pip install the remaining arguments into it:
-#     sh tools/venv.sh FOLDER PYTHON ARGUMENT...
+# Make the virtual environment FOLDER from PYTHON and pip install the remaining arguments into it,
+# then those of ALONE without what they ask for:
+#     ALONE='ARGUMENT...' sh tools/venv.sh FOLDER PYTHON ARGUMENT...
 # A folder without the file `installed` is half made, so it is made anew. Each failure is one line on stderr.
 set -eu
 folder=$1 python=$2
@@ -41,8 +42,14 @@ if ! complete && ! "$python" -m venv --clear "$folder" >"$log" 2>&1; then
     stop "'$python' ($version) cannot make $folder: $(tail -n 1 "$log")"
 fi
 
+install() {
+    "$folder/bin/python" -m pip install --disable-pip-version-check "$@" >>"$log" 2>&1
+}
+
 rm -f "$folder/installed"
-if ! "$folder/bin/python" -m pip install --disable-pip-version-check "$@" >"$log" 2>&1; then
+: >"$log"
+# shellcheck disable=SC2086
+if ! install "$@" || { [ -n "${ALONE-}" ] && ! install --no-deps $ALONE; }; then
     error=$(grep -ai '^ *error:' "$log" | grep -av subprocess-exited | tail -n 1 | sed 's/^ *//')
     ! grep -aq 'connection broken' "$log" || reason=" (no connection to a package index)"
     stop "packages could not be installed${reason-}, log in $log: ${error:-$(tail -n 1 "$log")}"

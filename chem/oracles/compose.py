@@ -7,11 +7,11 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import rdkit
 
-from chem.files import load_object
 from chem.oracles import shaping
 from chem.oracles.base import Component, Molecule, Result, Status, TimedOut, Value, parse
 from conf.schema import ComponentConfig, ConfigError, OracleConfig
@@ -135,7 +135,7 @@ def make_component(config: ComponentConfig) -> Component:
         )
     try:
         if factory is None:
-            factory = load_object(path)
+            factory = resolve_name(path)
         return factory(**config.parameters)
     except ConfigError as error:
         raise ConfigError(f"oracle.components: {config.label}: {error}") from error

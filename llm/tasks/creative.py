@@ -2,8 +2,8 @@
 
 from typing import Any, Self
 
-from conf.schema import ConfigError, LlmConfig
-from llm.data import Records, load_records
+from conf.schema import LlmConfig
+from llm.data import Records, load_both
 from llm.prompts import Chat
 from llm.tasks.base import Task
 
@@ -25,14 +25,7 @@ class Creative(Task):
     @classmethod
     def load(cls, config: LlmConfig) -> Self:
         """data.train and data.evaluation: records with a prompt, or with a conversation as WildChat has them."""
-        data = config.data
-        for name, source in (("train", data.train), ("evaluation", data.evaluation)):
-            if source.path is None:
-                raise ConfigError(f"data.{name}.path: must be given for task.name={config.task.name}, found null")
-        return cls(
-            load_records("data.train", data.train, data.root, config.seed, read_prompt),
-            load_records("data.evaluation", data.evaluation, data.root, config.seed, read_prompt),
-        )
+        return cls(*load_both(config, read_prompt))
 
     def prompts(self) -> list[Chat]:
         return self.train

@@ -3,8 +3,8 @@
 import re
 from typing import NamedTuple, Self
 
-from conf.schema import ConfigError, LlmConfig
-from llm.data import Records, load_records
+from conf.schema import LlmConfig
+from llm.data import Records, load_both
 from llm.prompts import Chat
 from llm.tasks.base import Task
 
@@ -36,14 +36,7 @@ class Maths(Task):
     @classmethod
     def load(cls, config: LlmConfig) -> Self:
         """data.train and data.evaluation: records with question and answer, which ends in #### and a number."""
-        data = config.data
-        for name, source in (("train", data.train), ("evaluation", data.evaluation)):
-            if source.path is None:
-                raise ConfigError(f"data.{name}.path: must be given for task.name={config.task.name}, found null")
-        return cls(
-            load_records("data.train", data.train, data.root, config.seed, _read),
-            load_records("data.evaluation", data.evaluation, data.root, config.seed, _read),
-        )
+        return cls(*load_both(config, _read))
 
     def prompts(self) -> list[Chat]:
         return self.train

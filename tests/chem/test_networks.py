@@ -5,7 +5,8 @@ from itertools import product
 import pytest
 import torch
 
-from chem.networks import Prior, load_prior, make_network, sample, save_prior, token_logp
+from chem.cores import Cores
+from chem.networks import Prior, load_prior, make_network, sample, sample_logp, save_prior, token_logp
 from chem.tokenizer import END_ID, START_ID, Tokenizer
 from conf.schema import ConfigError, RecurrentConfig, TransformerConfig
 
@@ -90,6 +91,49 @@ def test_a_sequence_depends_on_its_own_uniforms_alone(network):
         count = int(alone.mask.sum())
         assert alone.tokens[0, :count].tolist() == together.tokens[row, :count].tolist()
         assert int(together.mask[row].sum()) == count and bool(alone.complete[0]) == bool(together.complete[row])
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_drawing_gives_the_log_probabilities_and_the_gradient_of_a_second_reading(network, threads):
+    uniforms = torch.rand(100, 9, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    weights = torch.rand(100, 1, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    if isinstance(network.longest, int):
+        uniforms = uniforms[:, : network.longest]
+
+    def gradients(logp):
+        return torch.autograd.grad((weights * logp).sum(), list(network.parameters()), retain_graph=True)
+
+    with Cores(100, threads) as cores:
+        assert cores.count == threads
+        rollout, logp = sample_logp(network, uniforms, cores)
+        plain = sample(network, uniforms)
+        assert all(map(torch.equal, rollout, plain)) and not rollout.complete.all()
+        again = token_logp(network, rollout.tokens, rollout.mask)
+        torch.testing.assert_close(logp, again, rtol=1e-12, atol=1e-12)
+        own = gradients(logp)
+    torch.testing.assert_close(own, gradients(again), rtol=1e-10, atol=1e-12)
+    with Cores(100, threads) as cores:
+        prior = token_logp(network, rollout.tokens, rollout.mask, cores)
+        assert torch.equal(prior, again) and not prior.requires_grad
+    other = rollout.tokens.clone()  # control: one token of one row is another
+    other[7, 0] = next(i for i in range(VOCABULARY) if i not in (END_ID, int(other[7, 0])))
+    changed = token_logp(network, other, rollout.mask)
+    assert (changed - logp).abs().max() > 1e-3
+    assert max(float((a - b).abs().max()) for a, b in zip(gradients(changed), own, strict=True)) > 1e-3
+
+
+def test_in_single_precision_they_agree_to_a_millionth():
+    """Of a whole sequence, with a network of the shipped prior's size."""
+    torch.manual_seed(0)
+    network = make_network(40, RecurrentConfig("lstm", layers=3, hidden=256, embedding=128, dropout=0.0)).eval()
+    uniforms = torch.rand(64, 40, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    with Cores(64, 2) as cores:
+        rollout, logp = sample_logp(network, uniforms, cores)
+        whole = [values.double().sum(-1) for values in (logp, token_logp(network, rollout.tokens, rollout.mask))]
+        gradients = [torch.autograd.grad(values.sum(), list(network.parameters())) for values in whole]
+    torch.testing.assert_close(*whole, rtol=1e-6, atol=0)
+    for one, other in zip(*gradients, strict=True):
+        assert float((one - other).abs().max()) < 1e-5 * float(other.abs().max())
 
 
 def test_sampled_frequencies_are_the_probabilities(network):

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from torch import nn
@@ -176,6 +177,66 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(prior, tmp_path):
     tokens, mask = start.tokenizer.encode_batch(["CCO"])
     before, after = (token_logp(p.network, tokens, mask).sum() for p in (start, trained))
     assert abs(float(before.detach() - after.detach())) > 1e-3
+
+
+PROGRAM = "echo $$ >> {log}; sleep 0.03; wc -c < {{smi}}"
+VINA = {
+    "receptor": "clpp_7uvu_receptor.pdbqt",
+    "ligand": "clpp_7uvu_ligand.pdb",
+    "ligand_smiles": "N#Cc1cccc(CN2CCc3ncn(Cc4ccc(Cl)cc4)c(=O)c3C2)c1",
+    "exhaustiveness": 1,
+}
+
+
+def docking(kind, log):
+    """Overrides: a program for each molecule, or Vina itself."""
+    if kind == "program":
+        part = {
+            "name": "command",
+            "parameters": {"command": ["sh", "-c", PROGRAM.format(log=log)], "pattern": r"(\d+)"},
+        }
+        part["transform"] = {"name": "interval", "low": 4, "high": 8, "margin": 4}
+    else:
+        part = {"name": "docking", "parameters": VINA}
+        part["transform"] = {"name": "reverse_sigmoid", "low": -16, "high": 0, "k": 0.15}
+    return [f"oracle.components=[{json.dumps(part)}]", "steps=4", "batch_size=8", "checkpoint.every_steps=1"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["program", pytest.param("vina", marks=pytest.mark.long)])
+def test_killed_while_a_molecule_is_docked(prior, tmp_path, kind):
+    """Nothing goes on, and the run that is taken up again ends as one that was not disturbed."""
+    if kind == "vina" and not (Path(os.environ.get("MARA_DATA", "")) / VINA["receptor"]).is_file():
+        pytest.skip("needs MARA_DATA with clpp_7uvu_receptor.pdbqt and clpp_7uvu_ligand.pdb")
+    log = tmp_path / "log"
+    options = docking(kind, log)
+    killed = chem(prior, tmp_path / "killed", *options)
+    lines = tmp_path / "killed" / "metrics.jsonl"
+    wait_until(lambda: lines.exists() and lines.read_bytes().count(b"\n") > 1)
+    asked = log.stat().st_size if kind == "program" else 0
+    wait_until(lambda: kind == "vina" or log.stat().st_size > asked)
+    workers = psutil.Process(killed.pid).children(recursive=True)
+    assert any("worker" in " ".join(process.cmdline()) for process in workers)
+    killed.kill()
+    killed.communicate()
+    assert not psutil.wait_procs(workers, timeout=10)[1]
+    if kind == "program":
+        assert not any(psutil.pid_exists(int(pid)) for pid in log.read_text().split())
+    assert not (tmp_path / "killed" / "summary.json").exists()
+    for name in ("killed", "whole"):
+        process = chem(prior, tmp_path / name, *options)
+        printed = process.communicate()[0]
+        assert process.returncode == 0, printed
+        assert ("going on from step" in printed) == (name == "killed")
+    for name in ("metrics.jsonl", "samples.jsonl", "summary.json", "molecules.csv", "policy/model.safetensors"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes(), name
+
+
+def wait_until(ready):
+    deadline = time.monotonic() + 300
+    while not ready():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
 
 
 def test_a_sweep_shares_the_cache_and_the_budget_ends_a_run(prior, tmp_path):

@@ -218,21 +218,21 @@ def test_the_traceback_comes_on_request(tmp_path):
 
 
 @pytest.mark.parametrize("package", ["llm", "didactic"])
-def test_help_teaches_and_answers_at_once(package):
-    seconds = []
-    while not seconds or (min(seconds) >= 2 and len(seconds) < 3):
-        start = os.times()
-        done = type_command("--help", package=package)
-        end = os.times()  # of the processor, for a machine that is shared
-        seconds.append(end.children_user + end.children_system - start.children_user - start.children_system)
-    assert min(seconds) < 2
+def test_help_teaches(package):
+    done = type_command("--help", package=package)
     assert done.returncode == 0 and done.stderr == ""
     words = ("transform=mara", "beta_schedule=adaptive", "objective.beta", "-m ", "--cfg job", "HYDRA_FULL_ERROR=1")
     assert [word for word in words if word not in done.stdout] == []
 
 
 @pytest.mark.parametrize(
-    ("package", "arguments"), [("llm", ["-m", "objective.beta=.1,-1"]), ("didactic", ["objective.beta=-1"])]
+    ("package", "arguments"),
+    [
+        ("llm", ["-m", "objective.beta=.1,-1"]),
+        ("didactic", ["objective.beta=-1"]),
+        ("llm", ["--help"]),
+        ("didactic", ["--help"]),
+    ],
 )
 def test_what_does_not_run_loads_no_torch(tmp_path, package, arguments):
     done = type_command(*arguments, package=package, cwd=tmp_path, PYTHONPROFILEIMPORTTIME="1")

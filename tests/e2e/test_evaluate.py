@@ -204,12 +204,11 @@ def test_help_teaches_and_loads_no_torch(tmp_path):
 
 
 @pytest.fixture
-def tiny_run(evaluate, tmp_path, monkeypatch):
+def tiny_run(evaluate, tmp_path):
     """A run folder as python -m llm leaves it, with the tiny model as its policy: nothing is trained."""
     from launch.compose import compose
     from llm.tiny import tiny_model
 
-    monkeypatch.setenv("MARA_CACHE", os.environ.get("MARA_CACHE") or str(tmp_path / "cache"))
     folder = tmp_path / "run"
     shutil.copytree(tiny_model(), folder / "policy")
     command = ["python", "-m", "llm", "transform=mara", "max_new_tokens=24"]

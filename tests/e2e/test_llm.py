@@ -1,35 +1,16 @@
 """The commands a user types, with the shipped defaults."""
 
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-
-
-def mara(*arguments, folder=ROOT, status=0):
-    """Run python -m llm from a folder; returns its standard output."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
-    command = [sys.executable, "-m", "llm", *map(str, arguments)]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=800)
-    assert done.returncode == status, done.stdout + done.stderr
-    return done.stdout
-
-
-@pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory):
-    """One tiny model for the session, also where no cache is configured."""
-    os.environ.setdefault("MARA_CACHE", str(tmp_path_factory.mktemp("cache")))
+from .typed import ROOT, llm
 
 
 @pytest.mark.slow
 def test_the_demo_collapses_without_mara_and_balances_with_it(tmp_path):
-    out = mara(
+    out, _ = llm(
         *("-m", "experiment=one_two", "objective.direction=reverse,forward", "transform=identity,mara"),
         f"hydra.sweep.dir={tmp_path}",
     )
@@ -64,7 +45,7 @@ def test_the_demo_collapses_without_mara_and_balances_with_it(tmp_path):
 def test_the_same_command_twice_is_bit_identical_and_another_seed_is_not(tmp_path):
     options = ("transform=mara", "objective.direction=forward", "steps=4", "evaluation_completions=64")
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        mara(*options, f"seed={seed}", f"hydra.run.dir={tmp_path / name}")
+        llm(*options, f"seed={seed}", f"hydra.run.dir={tmp_path / name}")
     contents = {
         name: [(tmp_path / name / f"{f}.jsonl").read_bytes() for f in ("metrics", "samples")] for name in "abc"
     }
@@ -77,9 +58,9 @@ def test_the_same_command_twice_is_bit_identical_and_another_seed_is_not(tmp_pat
 @pytest.mark.slow
 def test_a_trained_policy_takes_the_same_path_as_any_model(tmp_path):
     options = ("steps=2", "evaluation_completions=64", "transform=mara")
-    mara(*options, f"hydra.run.dir={tmp_path / 'first'}")
+    llm(*options, f"hydra.run.dir={tmp_path / 'first'}")
     policy = tmp_path / "first" / "policy"
-    mara(
+    llm(
         *options, f"model.name_or_path={policy}", "advantage=group_normalised", f"hydra.run.dir={tmp_path / 'second'}"
     )
     first, second = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("first", "second"))
@@ -89,7 +70,7 @@ def test_a_trained_policy_takes_the_same_path_as_any_model(tmp_path):
 
 @pytest.mark.slow
 def test_adaptive_beta_moves_towards_its_budget(tmp_path):
-    mara("beta_schedule=adaptive", "beta_schedule.kl_target=5", "steps=4", f"hydra.run.dir={tmp_path / 'run'}")
+    llm("beta_schedule=adaptive", "beta_schedule.kl_target=5", "steps=4", f"hydra.run.dir={tmp_path / 'run'}")
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["beta"] for row in rows] == pytest.approx([0.03 * 0.98**i for i in range(4)])  # KL far below it
 
@@ -101,7 +82,7 @@ def test_the_guide_to_your_own_task(tmp_path):
     (command,) = re.findall(r"```sh\npython -m llm (.*?)\n```", guide)
     assert len(code.strip().splitlines()) <= 20
     (tmp_path / "bare.py").write_text(code)
-    mara(*command.split(), "hydra.run.dir=run", folder=tmp_path)
+    llm(*command.split(), "hydra.run.dir=run", folder=tmp_path)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["base"]["correct"] < 0.12 and summary["correct"] > 0.95
     assert 0.4 < summary["share/1"] < 0.6 and 0.4 < summary["share/2"] < 0.6

@@ -2,28 +2,10 @@
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-
-
-def llm(*arguments, folder=ROOT, status=0):
-    """Run python -m llm from a folder; returns what it said."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
-    command = [sys.executable, "-m", "llm", *map(str, arguments)]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=800)
-    assert done.returncode == status, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-@pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory):
-    """One set of tiny models for the session, also where no cache is configured."""
-    os.environ.setdefault("MARA_CACHE", str(tmp_path_factory.mktemp("cache")))
+from .typed import llm
 
 
 def read(folder):
@@ -58,13 +40,13 @@ def test_functions_and_failures_by_the_commands_a_user_types(tmp_path):
     assert summary["reward/mean"] < 2
 
     fragile = "+reward.parts.f.function=mine:fragile"  # the tiny model says "1" or "2" 8 times in 100
-    said = llm(*common, fragile, "hydra.run.dir=stopped", folder=tmp_path, status=1)
+    said = "".join(llm(*common, fragile, "hydra.run.dir=stopped", folder=tmp_path, status=1))
     (line,) = [line for line in said.splitlines() if line.startswith("llm: ")]
     assert "reward.parts.f: rewards must be finite, found ZeroDivisionError" in line
     assert "of the prompt 'Generate a uniformly" in line and "reward.on_failure=drop" in line
     assert not (tmp_path / "stopped" / "summary.json").exists()
 
-    said = llm(*common, fragile, "reward.on_failure=drop", "hydra.run.dir=dropped", folder=tmp_path)
+    said = "".join(llm(*common, fragile, "reward.on_failure=drop", "hydra.run.dir=dropped", folder=tmp_path))
     summary, rows = read(tmp_path / "dropped")
     assert all(0 < row["reward/invalid_share"] < 0.3 for row in rows) and said.count("warning: reward.parts.f") == 1
 
@@ -72,7 +54,7 @@ def test_functions_and_failures_by_the_commands_a_user_types(tmp_path):
 @pytest.mark.slow
 def test_one_of_many_counts_coverage_of_each_question(tmp_path):
     options = ("experiment=one_of_many", "transform=mara", "steps=3", "evaluation_completions=192")
-    said = llm(*options, "checkpoint.keep=0", f"hydra.run.dir={tmp_path / 'run'}")
+    said = "".join(llm(*options, "checkpoint.keep=0", f"hydra.run.dir={tmp_path / 'run'}"))
     summary, rows = read(tmp_path / "run")
     for prefix, questions in (("", 12), ("held_out/", 4)):
         own = [value for key, value in summary.items() if key.startswith(f"{prefix}coverage/") and key[-3:] != "/se"]

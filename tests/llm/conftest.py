@@ -53,11 +53,8 @@ def build_model():
 
 
 @pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory):
+def tiny_folder():
     """The pretrained tiny model, built once for the session."""
-    import os
-
-    os.environ.setdefault("MARA_CACHE", str(tmp_path_factory.mktemp("cache")))
     from llm.tiny import tiny_model
 
     return tiny_model()

@@ -7,6 +7,8 @@ from llm import attention, logp
 from llm.attention import Packing, Rows, block, block_backward, shares_prefix
 from llm.prompts import Prompts, pad_completions
 
+from .plain import plain_logp
+
 VOCAB = 60
 READ = ("qwen3", "llama", "llama-bias", "qwen2", "gpt2", "gpt_neox", "olmo2", "qwen3_moe")
 NOT_READ = {
@@ -29,24 +31,11 @@ def make_completions(lengths):
     return pad_completions([torch.randint(VOCAB, (n,), generator=generator).tolist() for n in lengths], 0)
 
 
-def alone(model, prompts, tokens, mask):
-    """Each prompt and completion read as one unpadded sequence, all logits at once."""
-    group = len(tokens) // len(prompts.ids)
-    rows = []
-    for row in range(len(tokens)):
-        prompt = prompts.ids[row // group][prompts.mask[row // group]]
-        completion = tokens[row][mask[row]]
-        logits = model(input_ids=torch.cat([prompt, completion]).unsqueeze(0), use_cache=False).logits[0]
-        value = logits.log_softmax(-1)[len(prompt) - 1 : -1].gather(-1, completion.unsqueeze(-1)).squeeze(-1)
-        rows.append(torch.nn.functional.pad(value, (0, tokens.shape[1] - len(completion))))
-    return torch.stack(rows)
-
-
 def difference(model, prompts, tokens, mask):
     """Largest difference of log-probabilities, and of gradients over the largest gradient, from reading alone."""
     weight = torch.randn(mask.shape, generator=torch.Generator().manual_seed(3)) * mask
     values, grads = [], []
-    for logp_of in (logp.completion_logp, alone):
+    for logp_of in (logp.completion_logp, plain_logp):
         value = logp_of(model, prompts, tokens, mask).float()
         values.append(value.detach())
         grad = torch.autograd.grad((value * weight).sum(), list(model.parameters()), allow_unused=True)
@@ -80,10 +69,10 @@ def test_bfloat16_is_as_exact_as_the_plain_path(build_model):
     """Both paths round; the packed one is no further from float32 than the plain one."""
     model = build_model("qwen3", VOCAB)
     batch = make_prompts(3, 9, 1), *make_completions(LENGTHS["ragged"])
-    exact = alone(model, *batch)
+    exact = plain_logp(model, *batch)
     model.to(torch.bfloat16)
     with torch.no_grad():
-        packed, plain = (float((f(model, *batch) - exact).abs().mean()) for f in (logp.completion_logp, alone))
+        packed, plain = (float((f(model, *batch) - exact).abs().mean()) for f in (logp.completion_logp, plain_logp))
     assert shares_prefix(model.get_decoder())
     assert 0 < packed < 2 * plain
 

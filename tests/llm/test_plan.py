@@ -147,6 +147,11 @@ def test_the_command_says_what_to_change_and_that_is_enough(tiny_folder, capsys)
     assert "prompts_per_step: must be >= the number of ranks" in capsys.readouterr().err
 
 
+def test_a_model_made_here_is_found_by_its_name(capsys):
+    assert main(["experiment=one_of_many", "memory=64"]) == 0
+    assert "115,264 parameters" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [

@@ -114,6 +114,21 @@ def test_a_requeued_job_goes_on_and_ends_as_if_undisturbed(cluster, tmp_path):
     assert same_results(run, tmp_path / "whole")
 
 
+def test_molecules_whose_job_leaves_and_comes_back(cluster, tmp_path):
+    """From the shipped prior, which travels with the code, and with the oracle's own processes."""
+    chem = ["steps=40", "batch_size=8", "oracle.workers=1", "cache=null", "transform=mara", "threads=1"]
+    sweep = tmp_path / "sweep"
+    (one,) = submit(cluster, sweep, "chem", *chem, "experiment=qed")
+    cluster.wait_until(lambda: lines(sweep / "0") >= 4)
+    subprocess.run(["scancel", "--signal=USR2", one], check=True)
+    wait_for_end(cluster, [one])
+    assert record.state(sweep / "0") == "finished"
+    assert [entry["state"] for entry in record.read_record(sweep / "0")["earlier"]] == ["preempted"]
+    command("-m", "chem", *chem, f"hydra.run.dir={tmp_path}/whole")
+    names = ("metrics.jsonl", "samples.jsonl", "summary.json", "molecules.csv", "policy/model.safetensors")
+    assert same_results(sweep / "0", tmp_path / "whole", names)
+
+
 def test_a_cancelled_sweep_is_resumed(cluster, tmp_path):
     cwd = made_up_tree(tmp_path, "import time; time.sleep(.1)")
     sweep = tmp_path / "sweep"

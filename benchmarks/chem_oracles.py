@@ -1,0 +1,58 @@
+"""What a molecule costs the two slow oracles, and what a second worker brings.
+
+    python -m benchmarks.chem_oracles synthesis --molecules FILE [--inventory FILE] [--count N] [--workers 1 2]
+    python -m benchmarks.chem_oracles docking --molecules FILE [--count N] [--workers 1 2]
+
+The molecules are drawn at random from a file of SMILES, plain or gzipped. docking needs the ClpP files of
+`conf/chem/oracle/synth.yaml`, here or under MARA_DATA. The start of the workers is not counted; CPU seconds are
+theirs.
+"""
+
+import argparse
+import random
+import time
+
+import psutil
+
+from chem.files import find_file
+from chem.inventory import first_words
+from chem.oracles import Oracle
+from conf.schema import ChemConfig, ComponentConfig, OracleConfig
+from launch.compose import compose_typed
+
+
+def component(name: str, inventory: str | None) -> ComponentConfig:
+    """As the experiments have it."""
+    config: ChemConfig = compose_typed("chem", ["oracle=synth"])[0]
+    (found,) = [part for part in config.oracle.components if part.name == name]
+    if inventory is not None:
+        found.parameters["inventory"] = inventory
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("oracle", choices=("synthesis", "docking"))
+    parser.add_argument("--molecules", required=True)
+    parser.add_argument("--inventory")
+    parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    given = parser.parse_args()
+    molecules = random.Random(0).sample(first_words(find_file("molecules", given.molecules)), given.count)
+    print("workers  molecules  seconds  CPU s a molecule  others' CPU s a second  positive")
+    for workers in given.workers:
+        part = component(given.oracle, given.inventory)
+        with Oracle(OracleConfig([part], workers=workers, time_limit_s=600.0, max_failed_share=1.0)) as oracle:
+            processes = [psutil.Process(worker.process.pid) for worker in oracle._workers]
+            before = [sum(process.cpu_times()[:2]) for process in processes]
+            busy, begun = sum(psutil.cpu_times()[:3]), time.perf_counter()
+            results = oracle(molecules)
+            wall = time.perf_counter() - begun
+            own = sum(sum(process.cpu_times()[:2]) for process in processes) - sum(before)
+            others = max(sum(psutil.cpu_times()[:3]) - busy - own, 0.0) / wall
+        positive = sum(bool(result.score) for result in results)
+        print(f"{workers:7} {len(results):10} {wall:8.1f} {own / len(results):17.3f} {others:23.2f} {positive:9}")
+
+
+if __name__ == "__main__":
+    main()

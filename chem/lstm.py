@@ -1,0 +1,216 @@
+"""An LSTM read one token at a time by hand, so that learning from what it drew needs no second reading.
+
+States are held as [H, N]: a weight times a state is what BLAS multiplies fastest. Of each layer's four gates the
+three that pass a sigmoid stand together.
+"""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from chem.cores import Cores
+from chem.tokenizer import START_ID
+
+if TYPE_CHECKING:
+    from chem.networks import Recurrent
+
+
+@dataclass
+class Trace:
+    """What a reading leaves for its backward pass; of layer and step, for the n rows that then were running."""
+
+    gates: list[list[Tensor]] = field(default_factory=list)  # [4H, n], after sigmoid (in, forget, out) and tanh (new)
+    hidden_before: list[list[Tensor]] = field(default_factory=list)  # [H, n]
+    hidden: list[list[Tensor]] = field(default_factory=list)
+    cell_before: list[list[Tensor]] = field(default_factory=list)
+    cell: list[list[Tensor]] = field(default_factory=list)
+    kept: list[Tensor | None] = field(default_factory=list)  # by step: rows of the step before; None: all
+    logits: list[Tensor] = field(default_factory=list)  # by step: [n, V]
+
+
+class LstmReader:
+    """See `chem.networks.Reader`. The first layer's product with a token's embedding is looked up."""
+
+    def __init__(self, network: "Recurrent", rows: int, trace: Trace | None = None) -> None:
+        cells = network.cells
+        self.size, self.trace = cells.hidden_size, trace
+        weights = [[t.detach()[gate_order(self.size)] for t in layer] for layer in layer_weights(cells)]
+        w_in, w_rec, b_in, b_rec = weights[0]
+        self.table = torch.addmm((b_in + b_rec).unsqueeze(1), w_in, network.embedding.weight.detach().T)  # [4H, V]
+        self.first = w_rec
+        self.later = [(torch.cat(layer[:2], 1), (layer[2] + layer[3]).unsqueeze(1)) for layer in weights[1:]]
+        self.hidden = [w_rec.new_zeros(self.size, rows) for _ in weights]
+        self.cell = [torch.zeros_like(hidden) for hidden in self.hidden]
+        self.kept: Tensor | None = None
+        if trace is not None:
+            for part in (trace.gates, trace.hidden_before, trace.hidden, trace.cell_before, trace.cell):
+                part.extend([] for _ in weights)
+
+    def step(self, token: Tensor) -> Tensor:
+        if self.trace is not None:
+            self.trace.kept.append(self.kept)
+            self.kept = None
+        self._update(0, self.table.index_select(1, token).addmm_(self.first, self.hidden[0]))
+        for layer, (weight, bias) in enumerate(self.later, 1):
+            seen = torch.cat([self.hidden[layer - 1], self.hidden[layer]])
+            self._update(layer, torch.addmm(bias, weight, seen))
+        return self.hidden[-1].T
+
+    def _update(self, layer: int, gates: Tensor) -> None:
+        gates[: 3 * self.size].sigmoid_()
+        gates[3 * self.size :].tanh_()
+        enter, forget, out, new = gates.chunk(4)
+        cell = torch.addcmul(forget * self.cell[layer], enter, new)
+        hidden = out * cell.tanh()
+        if self.trace is not None:
+            self.trace.gates[layer].append(gates)
+            self.trace.hidden_before[layer].append(self.hidden[layer])
+            self.trace.cell_before[layer].append(self.cell[layer])
+            self.trace.hidden[layer].append(hidden)
+            self.trace.cell[layer].append(cell)
+        self.hidden[layer], self.cell[layer] = hidden, cell
+
+    def keep(self, rows: Tensor) -> None:
+        self.hidden = [hidden.index_select(1, rows) for hidden in self.hidden]
+        self.cell = [cell.index_select(1, rows) for cell in self.cell]
+        self.kept = rows
+
+
+def layer_weights(cells: nn.RNNBase) -> list[list[Tensor]]:
+    """Of each layer: weight_ih, weight_hh, bias_ih, bias_hh."""
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    return [[getattr(cells, f"{name}_l{layer}") for name in names] for layer in range(cells.num_layers)]
+
+
+def gate_order(size: int) -> Tensor:
+    """Torch's gates (in, forget, new, out) as in, forget, out, new; it is its own inverse."""
+    enter, forget, new, out = torch.arange(4 * size).chunk(4)
+    return torch.cat([enter, forget, out, new])
+
+
+def traced_logp(network: "Recurrent", tokens: Tensor, mask: Tensor, traces: list[Trace], cores: Cores) -> Tensor:
+    """Log-probabilities [N, T] of the tokens that were drawn, with gradient to the network's parameters.
+
+    Args:
+        tokens, mask: [N, T] of all rows, as in `chem.networks.Rollout`.
+        traces: of as many shares of the rows, `Cores.share`, in their order.
+        cores: threads in which the shares' gradients are computed.
+    """
+    return _FromTraces.apply(network, tokens, mask, traces, cores, *parameters(network))
+
+
+def parameters(network: "Recurrent") -> list[Tensor]:
+    layers = [t for layer in layer_weights(network.cells) for t in layer]
+    return [network.embedding.weight, *layers, network.head.weight, network.head.bias]
+
+
+class _FromTraces(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        network: "Recurrent",
+        tokens: Tensor,
+        mask: Tensor,
+        traces: list[Trace],
+        cores: Cores,
+        *weights: Tensor,
+    ) -> Tensor:
+        shares = [Share(*part) for part in zip(cores.share(tokens), cores.share(mask), traces, strict=True)]
+        ctx.network, ctx.shares, ctx.cores = network, shares, cores
+        return torch.cat([share.logp() for share in shares])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+        parts = ctx.cores.map(
+            lambda share, part: share.gradients(ctx.network, part), ctx.shares, ctx.cores.share(gradient)
+        )
+        return (None,) * 5 + tuple(sum(one[1:], one[0]) for one in zip(*parts, strict=True))
+
+
+class Share:
+    """Rows that were drawn together. S of their tokens count; in the order of reading, one step after the other."""
+
+    def __init__(self, tokens: Tensor, mask: Tensor, trace: Trace) -> None:
+        self.tokens, self.mask, self.trace = tokens, mask, trace
+
+    def logp(self) -> Tensor:
+        """[N, T], 0 where masked."""
+        self.logp_all = torch.cat(self.trace.logits).log_softmax(-1)  # [S, V]
+        chosen = self.logp_all.gather(-1, self._in_order(self.tokens).unsqueeze(-1)).squeeze(-1)
+        return chosen.new_zeros(self.mask.T.shape).masked_scatter(self.mask.T, chosen).T
+
+    def _in_order(self, values: Tensor) -> Tensor:
+        """[N, T] -> [S]."""
+        return values.T[self.mask.T]
+
+    def gradients(self, network: "Recurrent", gradient: Tensor) -> list[Tensor]:
+        """Of `parameters`, given that of the log-probabilities, [N, T]: backpropagation through time.
+
+        Layer by layer from the top: only the recurrent product needs one step after the other, all others are one
+        product over all tokens.
+        """
+        trace, found = self.trace, []
+        wanted = self._in_order(gradient).unsqueeze(-1)
+        logits = self.logp_all.exp().mul_(-wanted)  # of the logits: gradient (1{token} - p), [S, V]
+        logits.scatter_add_(1, self._in_order(self.tokens).unsqueeze(-1), wanted)
+        found += [logits.sum(0), logits.T @ torch.cat(trace.hidden[-1], 1).T]
+        above = network.head.weight.detach().T @ logits.T  # of the layer's hidden states, [H, S]
+        weights = layer_weights(network.cells)
+        gates = above.new_empty(4 * network.cells.hidden_size, above.shape[1])
+        for layer in reversed(range(len(weights))):
+            order = gate_order(network.cells.hidden_size)
+            w_in, w_rec = (weight.detach()[order] for weight in weights[layer][:2])
+            self._through_time(layer, above, w_rec, gates)
+            bias = gates.sum(1)[order]
+            recurrent = (gates @ torch.cat(trace.hidden_before[layer], 1).T)[order]
+            if layer:
+                entering = (gates @ torch.cat(trace.hidden[layer - 1], 1).T)[order]
+                above = w_in.T @ gates
+                found += [bias, bias, recurrent, entering]
+            else:
+                table = gates @ self._read(network.embedding.num_embeddings, gates)  # [4H, V]
+                entering = (table @ network.embedding.weight.detach())[order]
+                found += [bias, bias, recurrent, entering, table.T @ w_in]
+        return found[::-1]
+
+    def _read(self, vocabulary: int, like: Tensor) -> Tensor:
+        """[S, V], 1 at the token that was read just before each; START before the first."""
+        read = torch.cat([torch.full_like(self.tokens[:, :1], START_ID), self.tokens[:, :-1]], 1)
+        return like.new_zeros(like.shape[1], vocabulary).scatter_(1, self._in_order(read).unsqueeze(-1), 1.0)
+
+    def _through_time(self, layer: int, above: Tensor, w_rec: Tensor, found: Tensor) -> None:
+        """Write the gradient of one layer's gates, before sigmoid or tanh, into found [4H, S].
+
+        Given that of its hidden states, `above` [H, S], and its recurrent weights in the gates' order.
+        """
+        size, trace = w_rec.shape[1], self.trace
+        back = w_rec.T.contiguous()
+        hidden = cell = None  # gradients that the step after leaves
+        end = above.shape[1]
+        for step in reversed(range(len(trace.kept))):
+            gates, now = trace.gates[layer][step], trace.cell[layer][step].tanh()
+            begin = end - gates.shape[1]
+            enter, forget, out, new = gates.chunk(4)
+            of_hidden = above[:, begin:end] if hidden is None else above[:, begin:end] + hidden
+            of_cell = torch.ops.aten.tanh_backward(of_hidden * out, now)
+            if cell is not None:
+                of_cell += cell
+            of_gates = torch.cat(
+                [of_cell * new, of_cell * trace.cell_before[layer][step], of_hidden * now, of_cell * enter]
+            )
+            sigmoids, tanh = of_gates[: 3 * size], of_gates[3 * size :]
+            torch.ops.aten.sigmoid_backward.grad_input(sigmoids, gates[: 3 * size], grad_input=sigmoids)
+            torch.ops.aten.tanh_backward.grad_input(tanh, new, grad_input=tanh)
+            found[:, begin:end] = of_gates
+            if step:
+                hidden, cell = back @ of_gates, of_cell * forget
+                rows = trace.kept[step]
+                if rows is not None:
+                    wide = (size, trace.gates[layer][step - 1].shape[1])
+                    hidden = hidden.new_zeros(wide).index_copy_(1, rows, hidden)
+                    cell = cell.new_zeros(wide).index_copy_(1, rows, cell)
+            end = begin
