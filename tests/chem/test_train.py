@@ -1,5 +1,7 @@
 """Reinforcement learning from a prior: losses, stops, resuming, sweeps, mistakes."""
 
+import csv
+import html
 import json
 import os
 import signal
@@ -18,6 +20,7 @@ from chem.tokenizer import Tokenizer
 from chem.train import BestPolicy, Reinvent, Watch
 from conf.schema import Decay, OptimizerConfig, RecurrentConfig, StopConfig
 from core.objective import make_objective
+from launch import collect
 from launch.engine import TorchEngine
 from launch.record import read_jsonl
 
@@ -240,7 +243,13 @@ def wait_until(ready):
 
 
 def test_a_sweep_shares_the_cache_and_the_budget_ends_a_run(prior, tmp_path):
-    sweep = ["-m", "objective.direction=reverse,forward", "objective.beta=0.02,0.1", "budget=20"]
+    sweep = [
+        "-m",
+        "objective.direction=reverse,forward",
+        "objective.beta=0.02,0.1",
+        "budget=20",
+        "screens=[0.4,0.45]",
+    ]
     process = chem(prior, tmp_path / "sweep", *sweep, cache=tmp_path / "cache.sqlite")
     said = process.communicate()[0]
     assert process.returncode == 0, said
@@ -251,6 +260,23 @@ def test_a_sweep_shares_the_cache_and_the_budget_ends_a_run(prior, tmp_path):
     assert said.count("oracle: 20 distinct molecules") == 4 and "20 distinct molecules, 0 answers" in said
     assert said.count("20 distinct molecules, 0 answers") == 1
     assert (tmp_path / "sweep" / "figure.png").stat().st_size > 1000
+    check_report(tmp_path / "sweep", summaries)
+
+
+def check_report(sweep, summaries):
+    """What collect shows of molecules: its figures are those of molecules.csv, counted here."""
+    assert collect.main([str(sweep), "--metrics", "0.4/yield,0.4/OB1"]) == 0
+    page = (sweep / "collected" / "report.html").read_text()
+    drawn = page.split("<h2>Best distinct molecules</h2>")[1].split("<h2>")[0]
+    assert drawn.count("data:image/svg+xml;base64,") == 4 * 12 and "<h2>Yield</h2>" in page
+    assert (sweep / "collected" / "yield.png").stat().st_size > 1000
+    for number, row in enumerate(summaries.values()):
+        with (sweep / str(number) / "molecules.csv").open() as file:
+            scores = [float(line["score"]) for line in csv.DictReader(file)]
+        assert [row["0.4/yield"], row["0.45/yield"]] == [sum(s >= screen for s in scores) for screen in (0.4, 0.45)]
+        assert row["0.4/OB1"] == 1 + [score >= 0.4 for score in scores].index(True)
+        assert row["0.4/OB100"] is None and scores[0] != max(scores)
+        assert html.escape(row["best"][0]["smiles"]) in drawn and len(scores) == 20
 
 
 @pytest.mark.parametrize(
