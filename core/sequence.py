@@ -110,7 +110,8 @@ class _SelectedLogp(torch.autograd.Function):
         d_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         d_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         for rows in _pieces(len(tokens), ctx.chunk):
-            d_logp, d_entropy = (None if grad is None else grad[rows].unsqueeze(-1) for grad in grads)
+            of_rows: list[Any] = [None if grad is None else grad[rows].unsqueeze(-1) for grad in grads]
+            d_logp, d_entropy = of_rows
             d_logits = _logits(hidden[rows], weight).sub_(lse[rows].unsqueeze(-1))
             if d_entropy is None:
                 d_logits.exp_().mul_(-d_logp)

@@ -1,9 +1,9 @@
 """Sampling completions from the very distribution that is scored: temperature 1, no truncation."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from core.sequence import completion_mask, inverse_cdf, rows_at_a_time
@@ -74,7 +74,7 @@ def _sample(
     return Rollout(tokens, completion_mask(tokens, eos_ids), torch.isin(tokens, eos_ids).any(-1))
 
 
-def draw(head: nn.Module, hidden: Tensor, uniform: Tensor) -> Tensor:
+def draw(head: Any, hidden: Tensor, uniform: Tensor) -> Tensor:
     """The next token of each row, [R, D] and [R] -> [R], with the logits of no more rows at a time than fit."""
     size = rows_at_a_time(head.weight.shape[0])
     parts = zip(hidden.split(size), uniform.split(size), strict=True)
