@@ -14,8 +14,8 @@ from rich.table import Table
 
 from chem.files import file_hash, find_file
 from chem.inventory import read_stock
-from chem.metrics import COUNTS, Found, collect, metrics, yield_curve
-from chem.report import draw_molecules
+from chem.metrics import Found, collect, metrics, yield_curve
+from chem.report import draw_molecules, screen_table, shown
 from conf.schema import ChemEvaluateConfig, ConfigError
 from launch.run import Run, console
 
@@ -28,7 +28,7 @@ def evaluate_file(config: ChemEvaluateConfig, run: Run) -> None:
     row = metrics(found, config.screens, known, config.circle_distance)
     run.finish({**row, "file": path.name, "sha256": file_hash(path)})
     console.print(overall_table(row))
-    console.print(screen_table(row, config.screens))
+    console.print(screen_table([(path.name, row)], config.screens))
     draw_yield(run.folder / "figure.png", found, config.screens)
     scored = [n for n, score in enumerate(found.score) if not math.isnan(score)]
     order = sorted(scored, key=lambda n: -found.score[n])
@@ -68,34 +68,12 @@ def score_of(text: str | None, where: str) -> float | None:
     return value
 
 
-def shown(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
-
-
 def overall_table(row: Mapping[str, Any]) -> Table:
     names = ("generated", "calls", "unscored", "validity", "uniqueness", "novelty", "scaffolds")
     table = Table(title="All molecules", title_justify="left")
     for name in names:
         table.add_column(name, justify="right")
     table.add_row(*(shown(row[name]) for name in names))
-    return table
-
-
-def screen_table(row: Mapping[str, Any], screens: Sequence[float]) -> Table:
-    """One row a screen; `not reached` is none of the numbers."""
-    names = ("yield", *(f"OB{n}" for n in COUNTS), "int_div1", "circles", "scaffolds")
-    table = Table(title="Molecules at or over a screen", title_justify="left")
-    for name in ("screen", *names):
-        table.add_column({"int_div1": "IntDiv1", "circles": "#Circles"}.get(name, name), justify="right")
-    for screen in screens:
-        cells = [(name, row[f"{screen:g}/{name}"]) for name in names]
-        late = (value is None and name.startswith("OB") for name, value in cells)
-        table.add_row(
-            f"{screen:g}",
-            *("not reached" if never else shown(value) for never, (_, value) in zip(late, cells, strict=True)),
-        )
     return table
 
 

@@ -70,6 +70,14 @@ def metrics(
         "scaffolds": scaffolds(found.smiles),
         "novelty": None if known is None else ratio(sum(one not in known for one in found.smiles), len(found.smiles)),
     }
+    return row | screen_metrics(found, screens, circle_distance)
+
+
+def screen_metrics(
+    found: Found, screens: Sequence[float], circle_distance: float = CIRCLE_DISTANCE
+) -> dict[str, Any]:
+    """The part of `metrics` that stands under `SCREEN/`."""
+    row: dict[str, Any] = {}
     for screen in screens:
         good = found.good(screen)
         chosen = [one for one, is_good in zip(found.smiles, good, strict=True) if is_good]

@@ -1,4 +1,4 @@
-"""Tables and pictures of a run and of a sweep: the best molecules, and how rewards and diversity went."""
+"""Tables and pictures of a run and of a sweep: the best molecules, what was found how soon, how rewards went."""
 
 import csv
 import json
@@ -15,11 +15,13 @@ from rdkit import Chem
 from rdkit.Chem.Draw import rdMolDraw2D
 from rich.table import Table
 
+from chem.metrics import COUNTS, Found, collect, screen_metrics, yield_curve
 from launch.record import read_jsonl, write_json
 from launch.run import Run, console
 
 SHOWN = 12  # molecules in the picture and in the table
 LAST = 10  # steps that closing figures are means of
+EVERY = 10  # oracle calls between points of the yield's curve
 CURVES = {
     "reward/raw": "reward",
     "valid": "valid",
@@ -31,18 +33,24 @@ CURVES = {
 
 def report_run(run: Run, calls: int, failures: int, reason: str) -> None:
     """molecules.csv, summary.json, the closing tables, figure.png and molecules.png of one run."""
-    found = [row for row in read_jsonl(run.folder / "samples.jsonl") if row["status"] == "ok"]
+    asked = read_jsonl(run.folder / "samples.jsonl")
+    found = [row for row in asked if row["status"] == "ok"]
     metrics = read_jsonl(run.folder / "metrics.jsonl")
     write_molecules(run.folder / "molecules.csv", found)
     best = sorted(found, key=lambda row: -row["score"])[:SHOWN]
     last = metrics[-LAST:]
     summary: dict[str, Any] = {"stopped_by": reason, "calls": calls, "failures": failures}
     summary |= {name: sum(row[key] for row in last) / len(last) for key, name in CURVES.items()}
-    summary["good"] = good_molecules(found, run.folder)
+    config = OmegaConf.load(run.folder / "config.yaml")
+    summary["good"] = good_molecules(found, config.transform.threshold)
+    molecules = collect([row["smiles"] for row in asked], [row["score"] for row in asked])
+    summary |= screen_metrics(molecules, config.screens)
     summary["best"] = [{"smiles": row["smiles"], "score": row["score"]} for row in best]
     run.finish(summary)
     console.print(run_table([("run", summary)]))
+    console.print(screen_table([("run", summary)], config.screens))
     console.print(molecule_table(best))
+    write_exhibits(run.folder / "report", molecules, config.screens, best)
     draw_curves(run.folder / "figure.png", [("", metrics)])
     if best:
         draw_molecules(run.folder / "molecules.png", best)
@@ -59,9 +67,8 @@ def write_molecules(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
             writer.writerow([row["smiles"], row["score"], row["step"], *(row["values"].get(name) for name in names)])
 
 
-def good_molecules(rows: Sequence[Mapping[str, Any]], folder: Path) -> int | None:
+def good_molecules(rows: Sequence[Mapping[str, Any]], threshold: Any) -> int | None:
     """How many reach a constant transform.threshold.value; None where there is none."""
-    threshold = OmegaConf.load(folder / "config.yaml").transform.threshold
     if threshold.value is None or threshold.kind != "constant":
         return None
     return sum(row["score"] >= threshold.value for row in rows)
@@ -77,6 +84,53 @@ def run_table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
         good = "-" if row["good"] is None else f"{row['good']:,}"
         table.add_row(name, f"{row['calls']:,}", good, *(f"{row[key]:.3f}" for key in CURVES.values()))
     return table
+
+
+def screen_table(rows: Sequence[tuple[str, Mapping[str, Any]]], screens: Sequence[float]) -> Table:
+    """A row for each run and screen, in the shape of the paper's Table 2; `not reached` is none of the numbers."""
+    names = {"yield": "yield", **{f"OB{n}": f"OB{n}" for n in COUNTS}}
+    names |= {"int_div1": "IntDiv1", "circles": "#Circles", "scaffolds": "scaffolds"}
+    table = Table(title="Molecules at or over a screen", title_justify="left")
+    for head in ("run", "screen"):
+        table.add_column(head)
+    for head in names.values():
+        table.add_column(head, justify="right")
+    for run, row in rows:
+        for screen in screens:
+            values = {name: row[f"{screen:g}/{name}"] for name in names}
+            late = {name: "not reached" for name, value in values.items() if value is None and name.startswith("OB")}
+            table.add_row(run, f"{screen:g}", *(late.get(name, shown(value)) for name, value in values.items()))
+    return table
+
+
+def shown(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
+
+
+def write_exhibits(folder: Path, found: Found, screens: Sequence[float], best: Sequence[Mapping[str, Any]]) -> None:
+    """What `launch.collect` puts into its report: drawn molecules, and the yield over the oracle's calls."""
+    folder.mkdir(exist_ok=True)
+    items = [
+        {"name": row["smiles"], "value": row["score"], "caption": f"{row['score']:.3f}", "svg": svg(row["smiles"])}
+        for row in best
+        if row["score"] > 0
+    ]
+    write_json(folder / "molecules.gallery.json", {"title": "Best distinct molecules", "items": items})
+    calls = sorted({*range(0, len(found.smiles), EVERY), len(found.smiles)})
+    series = {}
+    for screen in screens:
+        counts = [0, *yield_curve(found.good(screen)).tolist()]
+        series[f"molecules with a score of {screen:g} or more"] = [calls, [counts[call] for call in calls]]
+    write_json(folder / "yield.curves.json", {"title": "Yield", "x": "oracle calls", "series": series})
+
+
+def svg(smiles: str) -> str:
+    canvas = rdMolDraw2D.MolDraw2DSVG(240, 180)
+    canvas.DrawMolecule(Chem.MolFromSmiles(smiles))
+    canvas.FinishDrawing()
+    return str(canvas.GetDrawingText())
 
 
 def molecule_table(best: Sequence[Mapping[str, Any]]) -> Table:
@@ -122,8 +176,12 @@ def report_sweep(runs: Sequence[Path], folder: Path) -> None:
     """The closing table and figure.png of a sweep, and its summaries in one file."""
     summaries = [json.loads((run / "summary.json").read_text()) for run in runs]
     names = run_names(runs)
-    console.print(run_table(list(zip(names, summaries, strict=True))))
-    write_json(folder / "summaries.json", dict(zip(names, summaries, strict=True)))
+    named = list(zip(names, summaries, strict=True))
+    console.print(run_table(named))
+    screens = [OmegaConf.load(run / "config.yaml").screens for run in runs]
+    if all(some == screens[0] for some in screens):
+        console.print(screen_table(named, screens[0]))
+    write_json(folder / "summaries.json", dict(named))
     draw_curves(
         folder / "figure.png",
         [(name, read_jsonl(run / "metrics.jsonl")) for name, run in zip(names, runs, strict=True)],
@@ -135,5 +193,11 @@ def run_names(runs: Sequence[Path]) -> list[str]:
     """What distinguishes each run of a sweep: the overrides that not all of them share."""
     overrides = [[str(one) for one in OmegaConf.load(run / "overrides.yaml")] for run in runs]
     common = set.intersection(*(set(some) for some in overrides))
-    names = [", ".join(one.rpartition(".")[2] for one in some if one not in common) for some in overrides]
+    names = [", ".join(short(one) for one in some if one not in common) for some in overrides]
     return [name or f"run {number}" for number, name in enumerate(names)]
+
+
+def short(override: str) -> str:
+    """An override by the last part of its key: beta=0.1, threshold's value=0.8; an experiment by its name alone."""
+    key, _, value = override.partition("=")
+    return value if key == "experiment" else f"{key.rpartition('.')[2]}={value}"

@@ -1374,12 +1374,16 @@ class ChemEvaluateConfig(JobConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.screens or len(set(self.screens)) < len(self.screens):
-            raise ConfigError(f"screens: must be different scores, at least one, found {self.screens}")
-        for screen in self.screens:
-            check_range("screens", screen)
+        check_screens(self.screens)
         check_range("circle_distance", self.circle_distance, low=0, below=1)
         check_range("shown", self.shown, low=1)
+
+
+def check_screens(screens: list[float]) -> None:
+    if not screens or len(set(screens)) < len(screens):
+        raise ConfigError(f"screens: must be different scores, at least one, found {screens}")
+    for screen in screens:
+        check_range("screens", screen)
 
 
 # --- chem ---------------------------------------------------------------------------------------------------
@@ -1555,12 +1559,14 @@ class ChemConfig(RunConfig):
     diversity_filter: DiversityFilterConfig = MISSING
     stop: StopConfig = MISSING
     cache: str | None = MISSING  # of the oracle's results: shared, a file, or null for none
+    screens: list[float] = MISSING  # scores from which the closing figures count a molecule
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("batch_size", self.batch_size, low=1 if self.advantage is Advantage.no_baseline else 2)
         if self.budget is not None:
             check_range("budget", self.budget, low=1)
+        check_screens(self.screens)
         if self.transform.name == "darling" and (self.replay.sample or self.replay.augmentations):
             raise ConfigError(
                 "replay: must be off with transform=darling, whose diversity is of the batch alone, found "

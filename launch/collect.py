@@ -4,10 +4,12 @@ Written into --out (by default the first sweep's folder, in `collected`):
   table.csv, table.parquet   one row a configuration: what varies, n, and each result's mean and standard error (/se)
   runs.csv                   one row a run, failures included
   pareto.png, curves.png     reward against diversity with the front; metrics over the steps
+  tests.csv                  with --against ROW: one-sided Welch t-tests of the other rows' results against that row's
   report.html                all of it in one file that opens offline, with the command that made each row
 
 What python -m llm.evaluate run=RUN measured of a run is among its results (--metrics distinct/mean,...).
 A standard error is the bootstrap's over the seeds (of the mean, over all resamples: exact, not simulated).
+A result that some seeds of a row do not have is the mean of the others, with their number: 9.2 (3 of 5).
 The exit status is 1 where a run did not finish; the others are collected all the same.
 """
 
@@ -17,7 +19,7 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
@@ -27,9 +29,13 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from conf.schema import ConfigError
 from launch.checkpoint import fixed_config
+from launch.compare import Comparison, compare, find_base
+from launch.exhibits import Exhibits, curve_panels, fold_curves, read_exhibits
 from launch.record import flatten, one_line_errors, read_config, read_json, read_jsonl, read_record
 from launch.status import last_words
 from launch.sweeps import job_states, read_sweep, slurm_queue
@@ -40,7 +46,7 @@ PARETO = (
     ("distinct/mean", "reward_in/mean"),
     ("entropy_nats", "correct"),
     ("entropy_nats", "reward"),
-    ("int_div1", "yield"),
+    ("0.8/int_div1", "0.8/yield"),
 )
 CURVES = (
     "reward/raw",
@@ -66,8 +72,10 @@ class CollectedRun:
     error: str = ""
     config: dict[str, Any] = field(default_factory=dict)
     results: dict[str, float] = field(default_factory=dict)
+    undefined: list[str] = field(default_factory=list)  # results without a number, such as what was not reached
     metrics: list[dict[str, Any]] = field(default_factory=list)
     record: dict[str, Any] = field(default_factory=dict)
+    exhibits: Exhibits = field(default_factory=Exhibits)
 
 
 @dataclass
@@ -82,13 +90,22 @@ class Row:
         parts = (f"{key.removesuffix('.name').rpartition('.')[2]}={value}" for key, value in self.varying.items())
         return ", ".join(parts) or "all runs"
 
+    def values(self, key: str) -> list[float]:
+        """Of the runs that have it."""
+        return [run.results[key] for run in self.runs if key in run.results]
+
     def result(self, key: str) -> tuple[float, float]:
         """Mean and standard error over the runs that have it."""
-        values = [run.results[key] for run in self.runs if key in run.results]
+        values = self.values(key)
         if len(values) == 1:  # which may know its own
             own = f"{key.removesuffix('/mean')}/se"
             return values[0], next((run.results[own] for run in self.runs if own in run.results), math.nan)
         return (fmean(values) if values else math.nan), standard_error(values)
+
+    def having(self, key: str) -> str:
+        """`3 of 5`, where only so many of the runs have it; else nothing."""
+        count = len(self.values(key))
+        return f"{count} of {len(self.runs)}" if 0 < count < len(self.runs) else ""
 
     def command(self) -> str:
         return rerun_command(self.runs)
@@ -104,11 +121,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--metrics", default="", help="results to show in the printed table, with commas between them"
     )
     parser.add_argument("--pareto", default="", help="DIVERSITY,REWARD: two results for the picture")
+    parser.add_argument(
+        "--against",
+        default="",
+        help="the row that the others are tested against, by a part of its label or of what was typed",
+    )
     given = parser.parse_args(arguments)
+    out = given.out or given.sweep[0] / "collected"
     with one_line_errors("launch.collect"):
-        return collect(
-            given.sweep, given.out or given.sweep[0] / "collected", _keys(given.metrics), _keys(given.pareto)
-        )
+        return collect(given.sweep, out, _keys(given.metrics), _keys(given.pareto), given.against)
     return 1
 
 
@@ -116,7 +137,9 @@ def _keys(text: str) -> list[str]:
     return [key for key in text.split(",") if key]
 
 
-def collect(sweeps: Sequence[Path], out: Path, shown: Sequence[str] = (), pareto: Sequence[str] = ()) -> int:
+def collect(
+    sweeps: Sequence[Path], out: Path, shown: Sequence[str] = (), pareto: Sequence[str] = (), against: str = ""
+) -> int:
     """Write the tables, the pictures and the report; 1 where a run did not finish, else 0."""
     from launch.report import write_report
 
@@ -128,17 +151,21 @@ def collect(sweeps: Sequence[Path], out: Path, shown: Sequence[str] = (), pareto
             raise ConfigError(f"--metrics: must be results of the runs ({', '.join(known)}), found {key}")
     if len(pareto) not in (0, 2):
         raise ConfigError(f"--pareto: must be two results, DIVERSITY,REWARD, found {','.join(pareto)}")
+    tests = compare(rows, find_base(rows, against), list(shown) or known) if against else []
     out.mkdir(parents=True, exist_ok=True)
-    write_tables(out, runs, rows, known)
+    write_tables(out, runs, rows, known, tests)
     axes = tuple(pareto) or next((pair for pair in PARETO if set(pair) <= set(known)), ())
     pictures = []
     if len(axes) == 2 and rows:
         pictures.append(draw_pareto(rows, axes[0], axes[1], out / "pareto.png"))
     if any(run.metrics for row in rows for run in row.runs):
         pictures.append(draw_curves(rows, out / "curves.png"))
+    pictures += draw_exhibits(rows, out)
     picked = list(shown) or picked_results(known, axes)
-    write_report(out / "report.html", runs, rows, known, pictures)
+    write_report(out / "report.html", runs, rows, known, pictures, tests, against)
     print_table(rows, picked)
+    if tests:
+        print_tests([test for test in tests if test.key in picked], against)
     unfinished = [run for run in runs if run.state != "finished"]
     for run in unfinished:
         print(f"{run.state}: {run.folder}{': ' if run.error else ''}{run.error}")
@@ -161,8 +188,11 @@ def read_runs(folder: Path) -> list[CollectedRun]:
             run.error = last_words(run.record["traceback"])
             run.config = fixed_config(read_config(run.folder))
             run.metrics = read_lines(run.folder / "metrics.jsonl")
+            run.exhibits = read_exhibits(run.folder / "report")
             if state == "finished":
-                run.results = numbers(read_json(run.folder / "summary.json"))
+                summary = read_json(run.folder / "summary.json")
+                run.results = numbers(summary)
+                run.undefined = [key for key, value in summary.items() if value is None]
                 evaluation = run.folder / "evaluation" / "summary.json"  # of python -m llm.evaluate run=FOLDER
                 run.results |= measured(read_json(evaluation)) if evaluation.exists() else {}
         except ConfigError as error:
@@ -192,7 +222,9 @@ def numbers(summary: Mapping[str, Any]) -> dict[str, float]:
 
 
 def result_keys(runs: Sequence[CollectedRun]) -> list[str]:
-    return list(dict.fromkeys(key for run in runs for key in run.results if not key.endswith("/se")))
+    """What some run has a number for, then what none has."""
+    keys = [key for run in runs for key in run.results] + [key for run in runs for key in run.undefined]
+    return [key for key in dict.fromkeys(keys) if not key.endswith("/se")]
 
 
 def fold(runs: Sequence[CollectedRun]) -> list[Row]:
@@ -222,7 +254,7 @@ def varying_keys(runs: Sequence[CollectedRun]) -> list[str]:
 
 
 def typed_columns(runs: Sequence[CollectedRun], keys: Sequence[str]) -> list[dict[str, Any]]:
-    """What was typed for each run and varies, e.g. method=rloo, where that is less and tells the same runs apart.
+    """What was typed for each run and varies, e.g. method=rloo, where that is shorter and tells the same runs apart.
 
     Empty mappings where the keys of the configuration say it better.
     """
@@ -233,7 +265,8 @@ def typed_columns(runs: Sequence[CollectedRun], keys: Sequence[str]) -> list[dic
     configured = [[str(run.config.get(key, "-")) for key in keys] for run in runs]
     pairs = {(str(a), str(b)) for a, b in zip(columns, configured, strict=True)}
     same = len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
-    return columns if same and len(typed) < len(keys) else [{} for _ in runs]
+    lists = any(isinstance(run.config.get(key), list) for run in runs for key in keys)
+    return columns if same and (len(typed) < len(keys) or lists) else [{} for _ in runs]
 
 
 def standard_error(values: Sequence[float]) -> float:
@@ -251,7 +284,13 @@ def rerun_command(runs: Sequence[CollectedRun]) -> str:
     return shlex.join(["python", "-m", package, "-m", *plain[0], f"seed={seeds}"])
 
 
-def write_tables(out: Path, runs: Sequence[CollectedRun], rows: Sequence[Row], keys: Sequence[str]) -> None:
+def write_tables(
+    out: Path,
+    runs: Sequence[CollectedRun],
+    rows: Sequence[Row],
+    keys: Sequence[str],
+    tests: Sequence[Comparison] = (),
+) -> None:
     try:
         import pandas as pd
         import pyarrow  # noqa: F401
@@ -263,6 +302,8 @@ def write_tables(out: Path, runs: Sequence[CollectedRun], rows: Sequence[Row], k
         record = {**row.varying, "n": len(row.runs)}
         for key in keys:
             record[key], record[f"{key}/se"] = row.result(key)
+            if any(other.having(key) for other in rows):
+                record[f"{key}/n"] = len(row.values(key))
         records.append({**record, "command": row.command()})
     table = pd.DataFrame(records)
     for column in row_columns(rows):  # of one type each, as Parquet needs
@@ -283,6 +324,8 @@ def write_tables(out: Path, runs: Sequence[CollectedRun], rows: Sequence[Row], k
         }
         for run in runs
     ).to_csv(out / "runs.csv", index=False)
+    if tests:
+        pd.DataFrame(asdict(test) for test in tests).to_csv(out / "tests.csv", index=False)
 
 
 def row_columns(rows: Sequence[Row]) -> list[str]:
@@ -291,7 +334,8 @@ def row_columns(rows: Sequence[Row]) -> list[str]:
 
 def picked_results(keys: Sequence[str], axes: Sequence[str]) -> list[str]:
     """A few results for a terminal's width: those of the picture, then the first others."""
-    others = [key for key in keys if key not in axes and "." not in key and key not in ("steps", "beta_final")]
+    nested = re.compile(r"[^./\d]+\.")  # a mapping within the summary; but 0.8/yield is none
+    others = [key for key in keys if key not in (*axes, "steps", "beta_final") and not nested.match(key)]
     return [*reversed(axes), *others][:5]
 
 
@@ -306,7 +350,7 @@ def print_table(rows: Sequence[Row], keys: Sequence[str]) -> None:
     for key in keys:
         table.add_column(key, justify="right", no_wrap=True)
     for row in rows:
-        cells = [with_error(*row.result(key)) for key in keys]
+        cells = [f"{with_error(*row.result(key))} {within_brackets(row.having(key))}".strip() for key in keys]
         table.add_row(*map(str, row.varying.values()), str(len(row.runs)), *cells)
     console.print(table)
 
@@ -315,6 +359,24 @@ def with_error(value: float, error: float) -> str:
     if math.isnan(value):
         return "-"
     return f"{value:.3f}" if math.isnan(error) else f"{value:.3f} ± {error:.3f}"
+
+
+def within_brackets(text: str) -> str:
+    return f"({text})" if text else ""
+
+
+def print_tests(tests: Sequence[Comparison], against: str) -> None:
+    from rich.table import Table
+
+    from launch.run import console
+
+    table = Table(title=f"Welch's t-test against {against}: p, one-sided", title_justify="left")
+    for column in ("result", "row", "difference", "t", "df", "p (greater)", "p (less)"):
+        table.add_column(column, justify="left" if column in ("result", "row") else "right", no_wrap=True)
+    for one in tests:
+        numbers = (one.difference, one.t, one.degrees, one.greater, one.less)
+        table.add_row(one.key, one.label, *(f"{number:.3g}" for number in numbers))
+    console.print(table)
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -362,32 +424,54 @@ def draw_curves(rows: Sequence[Row], path: Path) -> Path:
     )
     for axes, key in zip(panels.flat, keys, strict=False):
         for number, row in enumerate(rows):
-            steps, mean, error = curve(row, key)
-            colour = COLOURS[number % len(COLOURS)]
-            axes.plot(
-                steps, mean, color=colour, linestyle=("-", "--", ":")[number // len(COLOURS) % 3], label=row.label
-            )
-            axes.fill_between(steps, mean - error, mean + error, color=colour, alpha=0.2, linewidth=0)
+            draw_band(axes, number, row.label, *curve(row, key))
         axes.set(xlabel="step", title=key)
     for axes in panels.flat[len(keys) :]:
         axes.axis("off")
-    handles, labels = panels.flat[0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=min(len(labels), 2), frameon=False, fontsize="small"
-    )
+    legend_below(figure, panels.flat[0])
     figure.savefig(path, dpi=130)
     plt.close(figure)
     return path
 
 
-def curve(row: Row, key: str) -> tuple[list[int], np.ndarray, np.ndarray]:
-    """Steps that every run of a row logged the key at, its mean there, and its standard error (0 for one run)."""
-    series = [{line["step"]: line[key] for line in run.metrics if line.get(key) is not None} for run in row.runs]
-    steps = sorted(set.intersection(*(set(some) for some in series)))
-    values = np.array([[some[step] for step in steps] for some in series], dtype=float).reshape(
-        len(series), len(steps)
+def draw_exhibits(rows: Sequence[Row], out: Path) -> list[Path]:
+    """The packages' own curves, one picture a title: means over the seeds, and a standard error around them."""
+    pictures = []
+    named = [(row.label, [run.exhibits for run in row.runs]) for row in rows]
+    for title, panels in curve_panels(named).items():
+        figure, places = plt.subplots(
+            1, len(panels), figsize=(5.2 * len(panels), 3.9), layout="constrained", squeeze=False
+        )
+        for axes, (name, x, lines) in zip(places.flat, panels, strict=True):
+            for number, (label, folded) in enumerate(lines):
+                draw_band(axes, number, label, *folded)
+            axes.set(xlabel=x, title=name)
+        legend_below(figure, places.flat[0])
+        path = out / f"{re.sub(r'[^a-z0-9]+', '_', title.lower()).strip('_') or 'exhibit'}.png"
+        figure.savefig(path, dpi=130)
+        plt.close(figure)
+        pictures.append(path)
+    return pictures
+
+
+def draw_band(axes: Axes, number: int, label: str, x: Sequence[float], mean: np.ndarray, error: np.ndarray) -> None:
+    """One configuration's line, with a standard error to either side."""
+    colour = COLOURS[number % len(COLOURS)]
+    axes.plot(x, mean, color=colour, linestyle=("-", "--", ":")[number // len(COLOURS) % 3], label=label)
+    axes.fill_between(x, mean - error, mean + error, color=colour, alpha=0.2, linewidth=0)
+
+
+def legend_below(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=min(len(labels), 2), frameon=False, fontsize="small"
     )
-    return steps, values.mean(0), values.std(0) / math.sqrt(len(series))
+
+
+def curve(row: Row, key: str) -> tuple[list[float], np.ndarray, np.ndarray]:
+    """Steps that every run of a row logged the key at, its mean there, and its standard error (0 for one run)."""
+    logged = [{line["step"]: line[key] for line in run.metrics if line.get(key) is not None} for run in row.runs]
+    return fold_curves(logged)
 
 
 if __name__ == "__main__":

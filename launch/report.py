@@ -8,6 +8,9 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from launch.compare import Comparison
+from launch.exhibits import galleries_html
+
 if TYPE_CHECKING:
     from launch.collect import CollectedRun, Row
 
@@ -19,6 +22,8 @@ th, td { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: right;
 th { cursor: pointer; border-bottom: 2px solid #888 } td.text, th.text { text-align: left }
 .se { color: #777 } code, pre { font: 13px ui-monospace, monospace; background: #f4f4f4 }
 pre { padding: .5rem; white-space: pre-wrap; overflow-wrap: anywhere } .failed { color: #a00 }
+figure { margin: 0; text-align: center } figcaption { font-variant-numeric: tabular-nums } h3 { font-size: 1rem }
+.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); gap: .5rem }
 summary { cursor: pointer } .runs { display: grid; grid-template-columns: repeat(auto-fill, minmax(24rem, 1fr)) }
 """
 SCRIPT = """
@@ -37,7 +42,13 @@ for (const head of document.querySelectorAll("table.sortable th")) head.addEvent
 
 
 def write_report(
-    path: Path, runs: "Sequence[CollectedRun]", rows: "Sequence[Row]", keys: Sequence[str], pictures: Sequence[Path]
+    path: Path,
+    runs: "Sequence[CollectedRun]",
+    rows: "Sequence[Row]",
+    keys: Sequence[str],
+    pictures: Sequence[Path],
+    tests: Sequence[Comparison] = (),
+    against: str = "",
 ) -> None:
     finished = [run for run in runs if run.state == "finished"]
     packages = escape(", ".join(sorted({run.package for run in runs})))
@@ -45,7 +56,9 @@ def write_report(
         f"<h1>{packages}: {len(finished)} of {len(runs)} runs finished</h1>",
         "<h2>Results</h2><p>Mean over seeds, with its bootstrap standard error. A column's head sorts by it.</p>",
         results(rows, keys),
+        significance(tests, against),
         *(f"<h2>{title}</h2>{image(picture)}" for title, picture in zip(_titles(pictures), pictures, strict=True)),
+        galleries_html([(row.label, [run.exhibits for run in row.runs]) for row in rows]),
         failures(runs),
         "<h2>Commands</h2><p>What made each row; the code and packages are below.</p>",
         *(f"<p>{escape(row.label)}</p><pre>{escape(row.command())}</pre>" for row in rows),
@@ -63,7 +76,7 @@ def write_report(
 
 
 def _titles(pictures: Sequence[Path]) -> list[str]:
-    names = {"pareto": "Reward against diversity", "curves": "Over the steps"}
+    names = {"pareto": "Reward against diversity", "curves": "Over the steps", "yield": "Yield"}
     return [names.get(picture.stem, escape(picture.stem)) for picture in pictures]
 
 
@@ -75,17 +88,41 @@ def results(rows: "Sequence[Row]", keys: Sequence[str]) -> str:
     for row in rows:
         cells = [f'<td class="text">{escape(str(value))}</td>' for value in row.varying.values()]
         cells.append(f"<td>{len(row.runs)}</td>")
-        cells += [number_cell(*row.result(key)) for key in keys]
+        cells += [number_cell(*row.result(key), row.having(key)) for key in keys]
         body.append(f"<tr>{''.join(cells)}</tr>")
     table = f"<thead><tr>{''.join(head)}</tr></thead><tbody>{''.join(body)}</tbody>"
     return f'<div class="wide"><table class="sortable" id="results">{table}</table></div>'
 
 
-def number_cell(value: float, error: float) -> str:
+def significance(tests: Sequence[Comparison], against: str) -> str:
+    """Welch's t-test of every row against one; which side is the better one, the reader knows."""
+    if not tests:
+        return ""
+    names = ("difference", "t", "degrees of freedom", "p (greater)", "p (less)")
+    head = '<th class="text">result</th><th class="text">row</th>' + "".join(f"<th>{name}</th>" for name in names)
+    body = "".join(
+        f'<tr><td class="text">{escape(one.key)}</td><td class="text">{escape(one.label)}</td>'
+        + "".join(
+            number_cell(value, math.nan) for value in (one.difference, one.t, one.degrees, one.greater, one.less)
+        )
+        + "</tr>"
+        for one in tests
+    )
+    table = f'<table class="sortable" id="tests"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    said = (
+        f"Welch's t-test over seeds, one-sided, against {escape(against)}: p (greater) is the probability of such a "
+        "difference or a larger one if the means were equal, p (less) that of such a one or a smaller. Results that "
+        "not all runs of both rows have are left out."
+    )
+    return f'<h2>Against {escape(against)}</h2><p>{said}</p><div class="wide">{table}</div>'
+
+
+def number_cell(value: float, error: float, having: str = "") -> str:
     if math.isnan(value):
         return '<td data-value="-1e999">-</td>'
     spread = "" if math.isnan(error) else f' <span class="se">± {error:.3g}</span>'
-    return f'<td data-value="{value!r}">{value:.4g}{spread}</td>'
+    note = f' <span class="se">({having})</span>' if having else ""
+    return f'<td data-value="{value!r}">{value:.4g}{spread}{note}</td>'
 
 
 def failures(runs: "Sequence[CollectedRun]") -> str:

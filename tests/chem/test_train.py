@@ -1,5 +1,7 @@
 """Reinforcement learning from a prior: losses, stops, resuming, sweeps, mistakes."""
 
+import csv
+import html
 import json
 import os
 import signal
@@ -18,6 +20,7 @@ from chem.tokenizer import Tokenizer
 from chem.train import BestPolicy, Reinvent, Watch
 from conf.schema import Decay, OptimizerConfig, RecurrentConfig, StopConfig
 from core.objective import make_objective
+from launch import collect
 from launch.engine import TorchEngine
 from launch.record import read_jsonl
 
@@ -179,27 +182,26 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(prior, tmp_path):
     assert abs(float(before.detach() - after.detach())) > 1e-3
 
 
-PROGRAM = "echo $$ >> {log}; sleep 0.03; wc -c < {{smi}}"
+PROGRAM = "echo $$ >> {log}; sleep 0.01; wc -c < {{smi}}"
 VINA = {
     "receptor": "clpp_7uvu_receptor.pdbqt",
     "ligand": "clpp_7uvu_ligand.pdb",
     "ligand_smiles": "N#Cc1cccc(CN2CCc3ncn(Cc4ccc(Cl)cc4)c(=O)c3C2)c1",
-    "exhaustiveness": 1,
 }
 
 
 def docking(kind, log):
     """Overrides: a program for each molecule, or Vina itself."""
     if kind == "program":
-        part = {
-            "name": "command",
-            "parameters": {"command": ["sh", "-c", PROGRAM.format(log=log)], "pattern": r"(\d+)"},
-        }
-        part["transform"] = {"name": "interval", "low": 4, "high": 8, "margin": 4}
+        parameters = f"{{command: [sh, '-c', '{PROGRAM.format(log=log)}'], pattern: '(\\d+)'}}"
+        part = (
+            f"{{name: command, parameters: {parameters}, transform: {{name: interval, low: 4, high: 8, margin: 4}}}}"
+        )
     else:
-        part = {"name": "docking", "parameters": VINA}
-        part["transform"] = {"name": "reverse_sigmoid", "low": -16, "high": 0, "k": 0.15}
-    return [f"oracle.components=[{json.dumps(part)}]", "steps=4", "batch_size=8", "checkpoint.every_steps=1"]
+        parameters = ", ".join(f"{key}: '{value}'" for key, value in VINA.items())
+        shape = "{name: reverse_sigmoid, low: -16, high: 0, k: 0.15}"
+        part = f"{{name: docking, parameters: {{{parameters}, exhaustiveness: 1}}, transform: {shape}}}"
+    return [f"oracle.components=[{part}]"]
 
 
 @pytest.mark.slow
@@ -212,9 +214,9 @@ def test_killed_while_a_molecule_is_docked(prior, tmp_path, kind):
     options = docking(kind, log)
     killed = chem(prior, tmp_path / "killed", *options)
     lines = tmp_path / "killed" / "metrics.jsonl"
-    wait_until(lambda: lines.exists() and lines.read_bytes().count(b"\n") > 1)
+    wait_until(lambda: lines.exists() and lines.read_bytes().count(b"\n") > 4, killed)
     asked = log.stat().st_size if kind == "program" else 0
-    wait_until(lambda: kind == "vina" or log.stat().st_size > asked)
+    wait_until(lambda: kind == "vina" or log.stat().st_size > asked, killed)
     workers = psutil.Process(killed.pid).children(recursive=True)
     assert any("worker" in " ".join(process.cmdline()) for process in workers)
     killed.kill()
@@ -232,15 +234,20 @@ def test_killed_while_a_molecule_is_docked(prior, tmp_path, kind):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes(), name
 
 
-def wait_until(ready):
-    deadline = time.monotonic() + 300
+def wait_until(ready, process):
     while not ready():
-        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()[0]
         time.sleep(0.002)
 
 
 def test_a_sweep_shares_the_cache_and_the_budget_ends_a_run(prior, tmp_path):
-    sweep = ["-m", "objective.direction=reverse,forward", "objective.beta=0.02,0.1", "budget=20"]
+    sweep = [
+        "-m",
+        "objective.direction=reverse,forward",
+        "objective.beta=0.02,0.1",
+        "budget=20",
+        "screens=[0.4,0.45]",
+    ]
     process = chem(prior, tmp_path / "sweep", *sweep, cache=tmp_path / "cache.sqlite")
     said = process.communicate()[0]
     assert process.returncode == 0, said
@@ -251,6 +258,23 @@ def test_a_sweep_shares_the_cache_and_the_budget_ends_a_run(prior, tmp_path):
     assert said.count("oracle: 20 distinct molecules") == 4 and "20 distinct molecules, 0 answers" in said
     assert said.count("20 distinct molecules, 0 answers") == 1
     assert (tmp_path / "sweep" / "figure.png").stat().st_size > 1000
+    check_report(tmp_path / "sweep", summaries)
+
+
+def check_report(sweep, summaries):
+    """What collect shows of molecules: its figures are those of molecules.csv, counted here."""
+    assert collect.main([str(sweep), "--metrics", "0.4/yield,0.4/OB1"]) == 0
+    page = (sweep / "collected" / "report.html").read_text()
+    drawn = page.split("<h2>Best distinct molecules</h2>")[1].split("<h2>")[0]
+    assert drawn.count("data:image/svg+xml;base64,") == 4 * 12 and "<h2>Yield</h2>" in page
+    assert (sweep / "collected" / "yield.png").stat().st_size > 1000
+    for number, row in enumerate(summaries.values()):
+        with (sweep / str(number) / "molecules.csv").open() as file:
+            scores = [float(line["score"]) for line in csv.DictReader(file)]
+        assert [row["0.4/yield"], row["0.45/yield"]] == [sum(s >= screen for s in scores) for screen in (0.4, 0.45)]
+        assert row["0.4/OB1"] == 1 + [score >= 0.4 for score in scores].index(True)
+        assert row["0.4/OB100"] is None and scores[0] != max(scores)
+        assert html.escape(row["best"][0]["smiles"]) in drawn and len(scores) == 20
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def turns(package, a, found, b):
         return False
 
 
-@pytest.mark.parametrize("package", ["didactic", "llm"])
+@pytest.mark.parametrize("package", ["didactic", "llm", "chem"])
 def test_every_pair_of_shipped_experiments(package):
     names = experiments(package)
     assert len(names) > 1

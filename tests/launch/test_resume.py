@@ -314,7 +314,7 @@ COMMANDS = {
         *("transform=mara", "beta_schedule=adaptive", "beta_schedule.kl_target=.2", "optimizer.decay=cosine"),
     ],
     "chem": [
-        *("steps=24", "batch_size=8", "oracle.workers=1", "cache=null", "checkpoint.every_steps=2", "replay.size=8"),
+        *("steps=10", "batch_size=8", "oracle.workers=1", "cache=null", "checkpoint.every_steps=2", "replay.size=8"),
         *("replay.sample=2", "transform=mara", "beta_schedule=adaptive", "beta_schedule.kl_target=.2"),
     ],
 }

@@ -116,7 +116,7 @@ def test_a_requeued_job_goes_on_and_ends_as_if_undisturbed(cluster, tmp_path):
 
 def test_molecules_whose_job_leaves_and_comes_back(cluster, tmp_path):
     """From the shipped prior, which travels with the code, and with the oracle's own processes."""
-    chem = ["steps=40", "batch_size=8", "oracle.workers=1", "cache=null", "transform=mara", "threads=1"]
+    chem = ["steps=20", "batch_size=4", "oracle.workers=1", "cache=null", "transform=mara", "threads=1"]
     sweep = tmp_path / "sweep"
     (one,) = submit(cluster, sweep, "chem", *chem, "experiment=qed")
     cluster.wait_until(lambda: lines(sweep / "0") >= 4)

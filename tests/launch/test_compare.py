@@ -1,0 +1,55 @@
+"""Welch's t-test against scipy's, and what is compared with what."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import ttest_ind
+
+from conf.schema import ConfigError
+from launch.collect import CollectedRun, Row
+from launch.compare import compare, find_base, welch
+
+
+def row(name, key, values):
+    results = [{} if value is None else {key: value} for value in values]
+    runs = [CollectedRun(Path(name), "chem", [], "finished", results=some) for some in results]
+    return Row({"method": name}, runs)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("counts", [(5, 5), (2, 7), (3, 2)])
+def test_it_is_scipys(seed, counts):
+    random = np.random.default_rng(seed)
+    a, b = (random.normal(place, scale, n).tolist() for place, scale, n in zip((0, 1), (1, 3), counts, strict=True))
+    base, other = row("a", "yield", a), row("b", "yield", b)
+    (found,) = compare([base, other], base, ["yield"])
+    for alternative in ("greater", "less"):
+        expected = ttest_ind(b, a, equal_var=False, alternative=alternative)
+        assert found.t == pytest.approx(expected.statistic, rel=1e-12)
+        assert found.degrees == pytest.approx(expected.df, rel=1e-12)
+        assert getattr(found, alternative) == pytest.approx(expected.pvalue, rel=1e-9)
+    pooled = ttest_ind(b, a, equal_var=True, alternative="greater")  # control: Student's is another test
+    assert counts[0] != counts[1] or found.greater != pytest.approx(pooled.pvalue, rel=1e-6)
+    assert counts[0] == counts[1] or found.t != pytest.approx(pooled.statistic, rel=1e-6)
+
+
+def test_only_what_all_runs_have_is_compared():
+    base = row("reinvent", "OB100", [900, 1000, 1100])
+    rows = [base, row("mara", "OB100", [800, 700, None]), row("other", "OB100", [800, 700, 600])]
+    assert [one.label for one in compare(rows, base, ["OB100"])] == ["method=other"]
+    assert compare(rows, rows[1], ["OB100"]) == []  # a base that has not reached it
+    assert compare([base, row("one", "OB100", [1.0])], base, ["OB100"]) == []
+    assert all(math.isnan(number) for number in welch([1.0, 1.0], [1.0, 1.0]))
+
+
+def test_the_row_to_compare_with_is_named_by_a_part_of_its_label():
+    rows = [row(name, "x", [1.0]) for name in ("mara", "mara_0.8", "reinvent")]
+    assert find_base(rows, "reinv") is rows[2] and find_base(rows, "mara_") is rows[1]
+    assert find_base(rows, "method=mara") is rows[0]  # a whole label wins
+    rows[1].runs[0].overrides.append("experiment=task/cell")
+    assert find_base(rows, "task/cell") is rows[1]
+    for text in ("method", "nothing"):
+        with pytest.raises(ConfigError, match=rf"--against: must be a part of the label of one row .*found {text}"):
+            find_base(rows, text)
