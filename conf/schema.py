@@ -259,10 +259,16 @@ class DarlingConfig(TransformConfig):
 
     name: str = "darling"
     equivalence: str = MISSING
+    embedder: str | None = MISSING  # these as in EvaluateConfig
+    embedding_threshold: float = MISSING
+    classifier: str | None = MISSING
+    classifier_tokenizer: str | None = MISSING
+    classifier_threshold: float = MISSING
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("transform.equivalence", self.equivalence, ("answer", "text"))
+        check_choice("transform.equivalence", self.equivalence, ("answer", *EQUIVALENCES))
+        check_equivalence("transform.", self)
 
 
 @dataclass
@@ -433,6 +439,8 @@ class RunConfig(TrainingConfig):
         super().__post_init__()
         check_range("steps", self.steps, low=1)
         self._check_advantage()
+        if isinstance(self.transform, DarlingConfig) and not isinstance(self, LlmConfig):
+            check_choice("transform.equivalence", self.transform.equivalence, ("answer",))
         if self.objective.placement is Placement.reference and not isinstance(self, LlmConfig):
             raise ConfigError(
                 "objective.placement: must be reward or loss where no completions are sampled from the reference, "
@@ -1194,12 +1202,7 @@ class EvaluateConfig(JobConfig):
         check_range("vocabulary", self.vocabulary, low=2)
         if self.equivalence is not None:
             check_choice("equivalence", self.equivalence, EQUIVALENCES)
-        if self.equivalence == "embedding" and self.embedder is None:
-            raise ConfigError("embedder: must be a folder or hub name with equivalence=embedding, found null")
-        if self.equivalence == "classifier" and self.classifier is None:
-            raise ConfigError("classifier: must be a folder or hub name with equivalence=classifier, found null")
-        check_range("embedding_threshold", self.embedding_threshold, low=-1, high=1)
-        check_range("classifier_threshold", self.classifier_threshold, low=0, below=1)
+        check_equivalence("", self)
         check_range("patience", self.patience, above=0, high=1)
         if self.score_thresholds is not None:
             ordered = all(a < b for a, b in pairwise(self.score_thresholds))
@@ -1238,6 +1241,17 @@ class EvaluateConfig(JobConfig):
 
 
 EQUIVALENCES = ("exact", "embedding", "classifier")
+
+
+def check_equivalence(prefix: str, config: "EvaluateConfig | DarlingConfig") -> None:
+    """What an equivalence needs; prefix: of its keys."""
+    for equivalence, key in (("embedding", "embedder"), ("classifier", "classifier")):
+        if config.equivalence == equivalence and getattr(config, key) is None:
+            raise ConfigError(
+                f"{prefix}{key}: must be a folder or hub name with {prefix}equivalence={equivalence}, found null"
+            )
+    check_range(f"{prefix}embedding_threshold", config.embedding_threshold, low=-1, high=1)
+    check_range(f"{prefix}classifier_threshold", config.classifier_threshold, low=0, below=1)
 
 
 # --- oracles ------------------------------------------------------------------------------------------------

@@ -1,8 +1,11 @@
 """Helpers for batches of token sequences and groups of completions."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+
+LOGITS = 2**26  # at a time: 256 MiB in float32
 
 
 def masked_sum(value: Tensor, mask: Tensor) -> Tensor:
@@ -36,34 +39,103 @@ def inverse_cdf(logits: Tensor, uniform: Tensor) -> Tensor:
     return torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp_max(logits.shape[-1] - 1)
 
 
-def selected_logp(hidden: Tensor, weight: Tensor, tokens: Tensor, chunk: int = 1024) -> Tensor:
+def selected_logp(hidden: Tensor, weight: Tensor, tokens: Tensor, chunk: int | None = None) -> Tensor:
     """log softmax(hidden @ weight.T)[tokens] without ever holding all logits.
 
-    Works through `chunk` rows at a time and computes each chunk's logits again in the backward pass, so
-    that memory is chunk * V instead of N * V.
+    Works through `chunk` rows at a time and computes each chunk's logits again in the backward pass, so that memory
+    is chunk * V instead of N * V.
 
     Args:
         hidden: [N, D] last hidden states, each one position before its token.
         weight: [V, D] output embedding.
         tokens: [N] ids.
-        chunk: rows at a time.
+        chunk: rows at a time; None: as many as have `LOGITS` logits.
 
     Returns:
         [N] float32 (float64 for float64 input), nats, with gradient to hidden and weight.
     """
-    if hidden.shape[:-1] != tokens.shape or hidden.dim() != 2:
-        raise ValueError(f"need hidden [N, D] and tokens [N], got {tuple(hidden.shape)} and {tuple(tokens.shape)}")
-    parts = [
-        checkpoint(_selected_logp, h, weight, t, use_reentrant=False)
-        for h, t in zip(hidden.split(chunk), tokens.split(chunk), strict=True)
-    ]
-    return torch.cat(parts)
+    logp: Tensor = _SelectedLogp.apply(hidden, weight, tokens, chunk, False)[0]
+    return logp
 
 
-def _selected_logp(hidden: Tensor, weight: Tensor, tokens: Tensor) -> Tensor:
+def selected_logp_and_entropy(
+    hidden: Tensor, weight: Tensor, tokens: Tensor, chunk: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """`selected_logp`, and the exact entropy of each row's softmax over the vocabulary.
+
+    Returns:
+        Two times [N], nats, each with gradient to hidden and weight.
+    """
+    return _SelectedLogp.apply(hidden, weight, tokens, chunk, True)
+
+
+def rows_at_a_time(vocabulary: int) -> int:
+    """How many rows have at most `LOGITS` logits, one at least."""
+    return max(LOGITS // vocabulary, 1)
+
+
+class _SelectedLogp(torch.autograd.Function):
+    """Of all that has a row for each position and a column for each word, one chunk exists at a time.
+
+    With p = softmax(z) and H = -sum p log p: d log p_t / dz = onehot(t) - p and dH / dz = -p (log p + H).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, tokens: Tensor, chunk: int | None, with_entropy: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        if hidden.shape[:-1] != tokens.shape or hidden.dim() != 2:
+            raise ValueError(
+                f"need hidden [N, D] and tokens [N], got {tuple(hidden.shape)} and {tuple(tokens.shape)}"
+            )
+        ctx.chunk = rows_at_a_time(len(weight)) if chunk is None else chunk
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        logp, lse, entropy = (hidden.new_empty(len(tokens), dtype=wide) for _ in range(3))
+        for rows in _pieces(len(tokens), ctx.chunk):
+            logits = _logits(hidden[rows], weight)
+            highest = logits.amax(-1, keepdim=True)
+            unscaled = logits.sub_(highest).exp()
+            total = unscaled.sum(-1)
+            lse[rows] = total.log() + highest.squeeze(-1)
+            logp[rows] = logits.gather(-1, tokens[rows].unsqueeze(-1)).squeeze(-1) - total.log()
+            if with_entropy:
+                entropy[rows] = total.log() - unscaled.mul_(logits).sum(-1) / total
+        ctx.save_for_backward(hidden, weight, tokens, lse, entropy)
+        ctx.set_materialize_grads(False)
+        return logp, entropy if with_entropy else None
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        hidden, weight, tokens, lse, entropy = ctx.saved_tensors
+        d_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        d_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        for rows in _pieces(len(tokens), ctx.chunk):
+            of_rows: list[Any] = [None if grad is None else grad[rows].unsqueeze(-1) for grad in grads]
+            d_logp, d_entropy = of_rows
+            d_logits = _logits(hidden[rows], weight).sub_(lse[rows].unsqueeze(-1))
+            if d_entropy is None:
+                d_logits.exp_().mul_(-d_logp)
+            else:
+                surprise = d_logits + entropy[rows].unsqueeze(-1)  # log p + H
+                surprise.mul_(d_entropy) if d_logp is None else surprise.mul_(d_entropy).add_(d_logp)
+                d_logits.exp_().mul_(surprise).neg_()
+            if d_logp is not None:
+                d_logits.scatter_add_(-1, tokens[rows].unsqueeze(-1), d_logp)
+            d_logits = d_logits.to(hidden.dtype)
+            if d_hidden is not None:
+                torch.mm(d_logits, weight, out=d_hidden[rows])
+            if d_weight is not None:
+                d_weight.addmm_(d_logits.T, hidden[rows])
+        return d_hidden, d_weight, None, None, None
+
+
+def _pieces(count: int, size: int) -> list[slice]:
+    return [slice(first, first + size) for first in range(0, count, size)]
+
+
+def _logits(hidden: Tensor, weight: Tensor) -> Tensor:
     logits = hidden @ weight.T
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    return logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def check_group(valid: Tensor | None, **tensors: Tensor) -> None:

@@ -188,6 +188,7 @@ def _run_job(package: str, config: DictConfig, train: Callable[[Any, "Run"], Non
             train(typed, run)
     finally:
         torch.set_num_threads(threads)
+        register(package, schema.RUN_CONFIGS[package])  # the next job's, where this one composed another package's
     console.print(f"run folder: {os.path.relpath(folder)}", soft_wrap=True)
     return folder
 

@@ -20,6 +20,7 @@ from conf.schema import ConfigError, OptimizerConfig
 from launch import distributed
 from launch.engine import lr_factor
 
+BUCKET = 500_000_000  # gradients reduced at a time, as is usual; DeepSpeed allocates room for all of them
 MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam, as torch names them
 
 
@@ -81,6 +82,7 @@ class ZeroEngine:
                 "zero_optimization": {
                     "stage": stage,
                     "overlap_comm": False,
+                    "reduce_bucket_size": min(BUCKET, sum(parameters[name].numel() for name in self.names)),
                     "offload_optimizer": place,
                     **({"offload_param": place} if stage == 3 else {}),
                 },

@@ -8,12 +8,13 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from conf.schema import ConfigError, EvaluateConfig
+from conf.schema import ConfigError, DarlingConfig, EvaluateConfig
 from launch.record import folder_or_hub
 
 SHORT = 5  # words: up to there NoveltyBench compares words instead of asking the classifier
 PAIR_TOKENS = 128  # of each text, as in NoveltyBench
 EQUIVALENT = 1  # the classifier's label
+KEPT = 100_000  # texts whose embeddings are remembered
 
 # (representative, others) -> which of the others are equivalent to it; numbers of completions of one prompt.
 Compare = Callable[[int, Sequence[int]], Sequence[bool]]
@@ -86,6 +87,8 @@ class Embedder:
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """[N] texts -> [N, D] on the CPU."""
+        if len(self._known) > KEPT:
+            self._known = {}
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         if new:
             rows = self._model.encode(new, convert_to_tensor=True, show_progress_bar=False).float().cpu()
@@ -165,7 +168,7 @@ class Classifier:
 
 
 def make_equivalence(
-    config: EvaluateConfig, embed: Embedder | None, device: torch.device
+    config: EvaluateConfig | DarlingConfig, embed: Embedder | None, device: torch.device
 ) -> tuple[Callable[[Sequence[str]], list[int]], str]:
     """The partition that `equivalence` names, and what it does in words.
 

@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from core.sequence import selected_logp
+from core.sequence import selected_logp, selected_logp_and_entropy
 from llm.attention import Packing, shares_prefix
 from llm.prompts import Prompts
 
 
 def completion_logp(
-    model: PreTrainedModel, prompts: Prompts, tokens: Tensor, mask: Tensor, chunk: int = 4096
+    model: PreTrainedModel, prompts: Prompts, tokens: Tensor, mask: Tensor, chunk: int | None = None
 ) -> Tensor:
     """Log-probability of every completion token, with gradient.
 
@@ -21,14 +21,30 @@ def completion_logp(
         prompts: P prompts.
         tokens: [P * G, T] completions, G consecutive rows a prompt, right-padded.
         mask: [P * G, T] bool, True on completion tokens including EOS.
-        chunk: positions whose logits are held at a time.
+        chunk: positions whose logits are held at a time; None: as many as `core.sequence.LOGITS` allows.
 
     Returns:
         [P * G, T] float32, nats, 0 where masked.
     """
     hidden = completion_hidden(model, prompts, tokens, mask)
-    logp = selected_logp(hidden, model.get_output_embeddings().weight, tokens[mask], chunk)
-    return torch.zeros(mask.shape, dtype=logp.dtype, device=logp.device).masked_scatter(mask, logp)
+    return _spread(selected_logp(hidden, model.get_output_embeddings().weight, tokens[mask], chunk), mask)
+
+
+def completion_logp_and_entropy(
+    model: PreTrainedModel, prompts: Prompts, tokens: Tensor, mask: Tensor, chunk: int | None = None
+) -> Tensor:
+    """`completion_logp`, and the entropy of the distribution that each token was drawn from, which has no gradient.
+
+    Returns:
+        [2, P * G, T] float32, nats, 0 where masked.
+    """
+    hidden = completion_hidden(model, prompts, tokens, mask)
+    logp, entropy = selected_logp_and_entropy(hidden, model.get_output_embeddings().weight, tokens[mask], chunk)
+    return torch.stack([_spread(logp, mask), _spread(entropy.detach(), mask)])
+
+
+def _spread(values: Tensor, mask: Tensor) -> Tensor:
+    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
 
 
 def completion_hidden(model: PreTrainedModel, prompts: Prompts, tokens: Tensor, mask: Tensor) -> Tensor:

@@ -31,8 +31,6 @@ from launch.explain import one_line
 GIB = 2**30
 OWN = {"ranks": int, "memory": float, "prompt_tokens": int}  # the plan's own keys
 ROOM = 128  # tokens of each row for which the cache has room at first; doubled when it is full
-CHUNK = 4096  # positions whose logits training holds at a time
-BUCKET = 500_000_000  # elements of DeepSpeed's buffer for reducing gradients (reduce_bucket_size)
 LIVE = 1_000_000_000  # gathered parameters that ZeRO-3 keeps at a time (stage3_max_live_parameters)
 CONTEXT = GIB // 2  # what CUDA itself takes on a device
 STAGES = {"torch": 0, "zero1": 1, "zero2": 2, "zero3": 3, "zero3_offload": 3}
@@ -139,19 +137,24 @@ def sampling(setting: Setting, shape: Shape, prompts: int, rows: int) -> Phase:
     The cache of the rows doubles when it is full: the one before is there while the next is filled. A draw holds the
     logits and two tensors as large in float64: two of the logits, the probabilities and their cumulative sums.
     """
+    from core.sequence import rows_at_a_time
+
     room, before = min(setting.new_tokens, ROOM), 0
     while room < setting.new_tokens:
         room, before = min(2 * room, setting.new_tokens), room
     cache = shape.cache * (prompts * setting.prompt_tokens + rows * (room + before))
     prompt = pass_peak(setting, prompts * setting.prompt_tokens, 0, False).bytes
-    return {"keys and values": cache, "activations": max(rows * shape.vocabulary * (setting.width + 16), prompt)}
+    drawn = min(rows, rows_at_a_time(shape.vocabulary)) * shape.vocabulary * (setting.width + 16)
+    return {"keys and values": cache, "activations": max(drawn, prompt)}
 
 
 def reading(setting: Setting, shape: Shape) -> int:
-    """Of the largest pass without gradient: what one layer makes, and the logits of a chunk, once in float32."""
+    """Of the largest pass without gradient: what one layer makes, and the logits of a chunk, twice in float32."""
+    from core.sequence import rows_at_a_time
+
     tokens, scored, _ = largest_pass(setting)
     body = pass_peak(setting, tokens, 0, False).bytes
-    logits = min(scored, CHUNK) * shape.vocabulary * (setting.width + 4 if setting.width < 4 else 2 * setting.width)
+    logits = min(scored, rows_at_a_time(shape.vocabulary)) * shape.vocabulary * 2 * 4
     return max(body, logits)
 
 
@@ -165,13 +168,13 @@ def training(setting: Setting, shape: Shape) -> Phase:
 
 def gradients(setting: Setting, shape: Shape) -> int:
     """Plain: whole, in the parameters' type. DeepSpeed: whole in stage 1, a float32 part, a buffer to reduce in."""
+    from launch.zero import BUCKET
+
     whole = shape.trained_bytes
     if not setting.stage:
         return whole
     part = 0 if setting.offload else 4 * math.ceil(shape.trained / setting.ranks)
-    # The buffer is reserved whole; on a CPU only what is written to takes memory.
-    bucket = (BUCKET if setting.cuda else min(BUCKET, shape.trained)) * setting.width
-    return part + bucket + (whole if setting.stage == 1 else 0)
+    return part + min(BUCKET, shape.trained) * setting.width + (whole if setting.stage == 1 else 0)
 
 
 def update(setting: Setting, shape: Shape) -> Phase:
@@ -303,7 +306,7 @@ def _pass_peak(
             places = torch.zeros(scored, dtype=torch.long)
             before = hidden[0].index_select(0, places)
             del hidden
-            logp = selected_logp(before, model.get_output_embeddings().weight, places, CHUNK)
+            logp = selected_logp(before, model.get_output_embeddings().weight, places)
             del before
             logp.sum().backward()
     return Peak(live.peak, live.gradients_at_peak)

@@ -1,12 +1,12 @@
 """Sampling completions from the very distribution that is scored: temperature 1, no truncation."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from core.sequence import completion_mask, inverse_cdf
+from core.sequence import completion_mask, inverse_cdf, rows_at_a_time
 from llm.decode import PackedDecoder, make_decoder
 from llm.prompts import Prompts
 
@@ -59,7 +59,7 @@ def _sample(
     rows = torch.arange(len(uniforms), device=uniforms.device)  # those that the decoder still has
     running = torch.ones_like(rows, dtype=torch.bool)
     for t in range(length):
-        token = inverse_cdf(head(decoder.hidden), uniforms[rows, t]).masked_fill(~running, pad_id)
+        token = draw(head, decoder.hidden, uniforms[rows, t]).masked_fill(~running, pad_id)
         drawn[rows, t] = token
         read, running = running, running & ~torch.isin(token, eos_ids)
         left = int(running.sum())
@@ -72,3 +72,10 @@ def _sample(
         decoder.step(token, read)
     tokens = drawn[:, : t + 1]
     return Rollout(tokens, completion_mask(tokens, eos_ids), torch.isin(tokens, eos_ids).any(-1))
+
+
+def draw(head: Any, hidden: Tensor, uniform: Tensor) -> Tensor:
+    """The next token of each row, [R, D] and [R] -> [R], with the logits of no more rows at a time than fit."""
+    size = rows_at_a_time(head.weight.shape[0])
+    parts = zip(hidden.split(size), uniform.split(size), strict=True)
+    return torch.cat([inverse_cdf(head(some), each) for some, each in parts])

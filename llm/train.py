@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from conf.schema import ConfigError, DarlingConfig, LlmConfig, Placement, RewardFailure, Truncated
+from core.losses import mean_valid
 from core.objective import Objective, make_objective
 from core.schedules import Observed, linear, make_schedule, place_in_run
 from core.sequence import masked_sum
@@ -21,14 +22,17 @@ from launch.engine import Engine, make_engine
 from launch.run import Run
 from launch.streams import rollout_uniforms, stream_seed, torch_generator
 from llm.diagnostics import CollapseWatch, answer_shares, mode_ratio
+from llm.equivalence import Embedder, make_equivalence
 from llm.evaluation import evaluate_policy
-from llm.logp import completion_logp
+from llm.logp import completion_logp, completion_logp_and_entropy
 from llm.models import Models, load_models, save_policy
 from llm.prompts import Chat, Prompts, encode_chats
 from llm.report import report_run
 from llm.rewards import Reward, make_evaluation_reward, make_reward
 from llm.rollout import sample
 from llm.tasks.base import Task, load_task
+
+Partition = Callable[[Sequence[str]], Sequence[int]]  # a group's completions -> the number of each one's class
 
 
 class Batch(NamedTuple):
@@ -90,6 +94,7 @@ def train(config: LlmConfig, run: Run) -> None:
     models = load_models(config.model, config.seed)
     reference_hash = models.reference_hash()
     reward = make_reward(config.reward, task, models.eos_ids.device, models.policy.dtype)
+    partition = make_partition(config, task, models.eos_ids.device)
     updates = config.steps * config.update.count
     engine = make_engine(config.engine.name, models.policy, config.optimizer, updates, shared=True)
     next_beta = make_schedule(config.beta_schedule.name, config.objective.beta, config.beta_schedule.options())
@@ -106,7 +111,7 @@ def train(config: LlmConfig, run: Run) -> None:
     for step in run.steps(config.steps, show=shown):
         batch = draw_batch(config, models, task, step)
         in_force = with_entropy(objective, config, step)
-        result = train_step(models, engine, in_force, task, reward, batch, values.beta, config)
+        result = train_step(models, engine, in_force, task, reward, batch, values.beta, config, partition)
         run.log({"beta": values.beta, "entropy_coef": in_force.entropy_coef, **result.metrics})
         if config.sample_every and step % config.sample_every == 0:
             run.sample(sample_rows(result))
@@ -137,11 +142,15 @@ def train_step(
     batch: Batch,
     beta: float,
     config: LlmConfig,
+    partition: Partition | None = None,
 ) -> Step:
     """One batch and its updates, usually one: sample, score, reference, transform, advantage, loss, update.
 
     Each rank samples, scores and reads its own prompts' completions. What the loss is made of is small and goes to
     every rank, so that the loss, and with it the step, is that of all completions whatever the number of ranks.
+
+    Args:
+        partition: for a transform that takes diversity.
     """
     P, G = config.prompts_per_step, config.group_size
     with engine.gather() as policy:
@@ -155,6 +164,7 @@ def train_step(
     with torch.no_grad(), engine.gather() as policy, models.as_reference(policy) as frozen:
         ref_logp = torch.cat(list(read(own, config)(lambda of: of(frozen))))
 
+    classes = None if partition is None else gather_rows(classes_of(texts, G, partition).to(rollout.mask.device))
     texts = [text for some in gather(texts) for text in some]
     chats = [chat for some in gather(list(batch.chats)) for chat in some]
     reward, complete = gather_rows(reward), gather_rows(rollout.complete).view(P, G)
@@ -163,7 +173,8 @@ def train_step(
     valid, scored = complete if config.truncated is Truncated.drop else None, reward.isfinite()
     if not bool(scored.all()):  # on any rank
         valid, complete = scored if valid is None else scored & valid, scored & complete
-    optional = {"valid": valid, "complete": complete, "diversity": diversity(config, task, texts, reward, valid)}
+    diversity = None if classes is None else class_diversity(classes, valid).to(reward.dtype)
+    optional = {"valid": valid, "complete": complete, "diversity": diversity}
     given = {name: value for name, value in optional.items() if value is not None}
 
     def loss_of(logp: Tensor, groups: Sequence[int], behaviour: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
@@ -178,7 +189,8 @@ def train_step(
     behaviour = None
     if len(batch.updates) > 1:  # the policy moves away from the one that sampled
         with torch.no_grad():
-            policy_logp = gather_rows(torch.cat(list(read(own, config)(engine.apply))))
+            both = torch.cat(list(read(own, config)(engine.apply, completion_logp_and_entropy)), 1)
+        policy_logp, entropy = (gather_rows(t) for t in both)
         behaviour = policy_logp.view(P, G, -1)
     reference = reference_completions(models, engine, batch, config)
     done = []
@@ -186,13 +198,13 @@ def train_step(
         chosen = [slot - batch.slots.start for slot in groups if slot in batch.slots]
         before = sum(slot < batch.slots.start for slot in groups)  # groups of earlier ranks
         own_loss = partial(loss_of, groups=groups, behaviour=behaviour)
-        seen, moved = differentiate(engine, read(own, config, chosen), before * G, own_loss)
+        seen, *moved = differentiate(engine, read(own, config, chosen), before * G, own_loss)
         if reference is not None:
             seen |= differentiate_reference(engine, objective, reference, chosen, before, beta, config)
         seen["grad_norm"] = engine.step()
         done.append(seen)
     if behaviour is None:
-        policy_logp, metrics = moved, done[0]
+        (policy_logp, entropy), metrics = moved, done[0]
     else:
         _, whole = loss_of(policy_logp, everything, None)
         average = {name: torch.stack([seen[name].float() for seen in done]).mean() for name in done[0]}
@@ -201,6 +213,8 @@ def train_step(
     policy_seq_logp = masked_sum(policy_logp.view(P, G, -1), mask)
     ref_seq_logp = masked_sum(ref_logp, mask)
     metrics |= {"length": mask.sum(-1).float().mean(), "truncated_share": truncated_share}
+    counted = mask if valid is None else mask & valid.unsqueeze(-1)
+    metrics["policy/token_entropy_nats"] = mean_valid(entropy.view(P, G, -1), counted)
     if len(scores.parts) > 1:
         metrics |= {f"reward/{name}": gather_rows(part).nanmean() for name, part in scores.parts.items()}
     if config.reward.on_failure is RewardFailure.drop:
@@ -269,7 +283,7 @@ def differentiate_reference(
     def loss_of(logp: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         return objective.reference_loss(logp, all_ref_logp, all_mask, beta=beta)
 
-    seen, _ = differentiate(engine, read(drawn, config, chosen), before * count, loss_of)
+    seen, *_ = differentiate(engine, read(drawn, config, chosen), before * count, loss_of)
     return {name: value for name, value in seen.items() if name != "loss"}
 
 
@@ -278,7 +292,7 @@ def differentiate(
     reader: "Reader",
     before: int,
     loss_of: Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]],
-) -> tuple[dict[str, Tensor], Tensor]:
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     """Give the engine the gradient of a loss of all ranks' log-probabilities.
 
     The loss's gradient with respect to the log-probabilities is all that the backward passes need.
@@ -289,11 +303,11 @@ def differentiate(
         loss_of: from log-probabilities [rows of all ranks, T] to a scalar and metrics.
 
     Returns:
-        The metrics and the loss by name, and the log-probabilities.
+        The metrics and the loss by name, the log-probabilities, and the entropy of what each token was drawn from.
     """
     one_pass = len(reader.passes) == 1
     with torch.set_grad_enabled(one_pass):
-        logp = torch.cat(list(reader(engine.apply)))  # [rows, T]
+        logp, entropy = torch.cat(list(reader(engine.apply, completion_logp_and_entropy)), 1)  # [rows, T] each
     leaf = gather_rows(logp).requires_grad_()
     loss, metrics = loss_of(leaf)
     (weight,) = torch.autograd.grad(loss, leaf)
@@ -302,20 +316,36 @@ def differentiate(
     for part in [logp] if one_pass else reader(engine.apply):
         engine.backward((part * weight[done : done + len(part)]).sum())
         done += len(part)
-    return {**metrics, "loss": loss.detach()}, leaf.detach()
+    return {**metrics, "loss": loss.detach()}, leaf.detach(), gather_rows(entropy.detach())
 
 
-def diversity(
-    config: LlmConfig, task: Task, texts: Sequence[str], reward: Tensor, valid: Tensor | None
-) -> Tensor | None:
-    """[P, G] of the completions within their groups, by the transform's equivalence; None where it has none."""
-    if not isinstance(config.transform, DarlingConfig):
+def make_partition(config: LlmConfig, task: Task, device: torch.device) -> Partition | None:
+    """What the transform counts as the same; None where it does not ask.
+
+    Raises:
+        ConfigError: a model that it needs cannot be loaded.
+    """
+    of = config.transform
+    if not isinstance(of, DarlingConfig):
         return None
-    of = {"answer": task.answer, "text": lambda text: " ".join(text.lower().split())}[config.transform.equivalence]
-    classes = [of(text) for text in texts]
-    ids = {name: number for number, name in enumerate(dict.fromkeys(classes))}
-    numbers = torch.tensor([ids[name] for name in classes], device=reward.device).view(reward.shape)
-    return class_diversity(numbers, valid).to(reward.dtype)
+    if of.equivalence == "answer":
+        return lambda texts: numbered([task.answer(text) for text in texts])
+    try:
+        embed = Embedder(str(of.embedder), device) if of.equivalence == "embedding" else None
+        return make_equivalence(of, embed, device)[0]
+    except ConfigError as error:
+        raise ConfigError(f"transform.{error}") from None
+
+
+def numbered(values: Sequence[str]) -> list[int]:
+    """The number of each one's class, equal values being one."""
+    numbers = {value: number for number, value in enumerate(dict.fromkeys(values))}
+    return [numbers[value] for value in values]
+
+
+def classes_of(texts: Sequence[str], group: int, partition: Partition) -> Tensor:
+    """[P, G] classes of the completions within their groups."""
+    return torch.tensor([list(partition(texts[first : first + group])) for first in range(0, len(texts), group)])
 
 
 def draw_batch(config: LlmConfig, models: Models, task: Task, step: int) -> Batch:
@@ -367,13 +397,15 @@ class Pass(NamedTuple):
 
 
 class Reader(NamedTuple):
-    """Reads completions in passes: reader(engine.apply) is `logp_by_pass` of them."""
+    """Reads completions in passes: reader(engine.apply, of) is `by_pass` of them."""
 
     completions: Completions
     passes: list[Pass]
 
-    def __call__(self, apply: Callable[[Callable[[Any], Tensor]], Tensor]) -> Iterator[Tensor]:
-        return logp_by_pass(apply, passes=self.passes, **self.completions._asdict())
+    def __call__(
+        self, apply: Callable[[Callable[[Any], Tensor]], Tensor], of: Callable[..., Tensor] = completion_logp
+    ) -> Iterator[Tensor]:
+        return by_pass(apply, of, passes=self.passes, **self.completions._asdict())
 
 
 def read(completions: Completions, config: LlmConfig, chosen: Sequence[int] | None = None) -> Reader:
@@ -421,28 +453,30 @@ def plan_passes(prompts: Prompts, mask: Tensor, config: LlmConfig, count: int | 
     return passes + [Pass(slice(0, 1), slice(0, 1), counted=False)] * (most_passes - len(passes))
 
 
-def logp_by_pass(
+def by_pass(
     apply: Callable[[Callable[[Any], Tensor]], Tensor],
+    of: Callable[..., Tensor],
     *,
     passes: Sequence[Pass],
     prompts: Prompts,
     tokens: Tensor,
     mask: Tensor,
 ) -> Iterator[Tensor]:
-    """`completion_logp` of each pass's rows, [rows, T] each, padding left out; [0, T] where a pass does not count.
+    """What `of` gives of each pass's rows, [..., rows, T], padding left out; no rows where a pass does not count.
 
     Args:
         apply: calls a function with the model, as `Engine.apply` does.
+        of: `completion_logp` or `completion_logp_and_entropy`.
     """
     for some in passes:
         longest, T = int(prompts.mask[some.prompts].sum(-1).max()), int(mask[some.rows].sum(-1).max())
         read = partial(
-            completion_logp,
+            of,
             prompts=Prompts(*(t[some.prompts, -longest:] for t in prompts)),
             tokens=tokens[some.rows, :T],
             mask=mask[some.rows, :T],
         )
-        yield pad(apply(read), (0, mask.shape[1] - T))[slice(None) if some.counted else slice(0)]
+        yield pad(apply(read), (0, mask.shape[1] - T))[..., slice(None) if some.counted else slice(0), :]
 
 
 def sample_rows(result: Step) -> Iterator[Mapping[str, object]]:

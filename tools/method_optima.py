@@ -1,6 +1,6 @@
 """Where each method leads, without sampling noise: the table of docs/methods.md.
 
-Three good answers that the reference finds likely, less likely and rare, and a bad one. Every group of four is
+Three good answers that the reference finds likely, less likely and rare, and a bad one. Every group of eight is
 enumerated and the expected natural gradient is followed from the reference until it settles.
 
     python -m tools.method_optima
@@ -18,7 +18,7 @@ from launch.app import register
 from launch.groups import options
 from tools.anchor_bias import all_groups, outcomes
 
-GROUP, BETA, STEPS = 4, 0.03, 1000
+GROUP, BETA, STEPS = 8, 0.03, 1000
 RATE, LARGEST = 0.3 / BETA, 0.05  # of a step in log-probabilities
 
 

@@ -16,6 +16,9 @@ from multiprocessing.connection import Connection
 
 from chem.oracles.processes import kill_session
 
+# A terminal or SLURM sends these to all processes of a run; it is the pool that decides when a worker ends.
+SPARED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
+
 
 def guard(channel: int, lifeline: int) -> None:
     """Leave a child behind that ends the whole session when the lifeline breaks."""
@@ -23,8 +26,6 @@ def guard(channel: int, lifeline: int) -> None:
         os.close(lifeline)
         return
     os.close(channel)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
     os.read(lifeline, 1)
     kill_session(os.getsid(0), spare=os.getpid())
     shutil.rmtree(tempfile.gettempdir(), ignore_errors=True)
@@ -33,8 +34,9 @@ def guard(channel: int, lifeline: int) -> None:
 
 def main() -> None:
     channel, lifeline = int(sys.argv[1]), int(sys.argv[2])
+    for number in SPARED:
+        signal.signal(number, signal.SIG_IGN)
     guard(channel, lifeline)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal; the pool decides when to end
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # libraries that print
     connection = Connection(channel)
     config, path = connection.recv()

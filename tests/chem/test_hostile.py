@@ -92,6 +92,7 @@ def test_hostile_strings():
 
 
 @pytest.mark.long
+@pytest.mark.timeout(6 * 3600)
 def test_a_hundred_thousand_hostile_strings():
     results, seconds, crashed = put_through(100_000, seed=1)
     counts = {status.value: sum(r.status is status for r in results) for status in Status}

@@ -173,3 +173,16 @@ def test_key_and_record():
     (first, result), (same, _), (other, _) = key(), key(time_limit_s=5.0), key(seed=1)
     assert first == same != other
     assert Result.from_json(result.to_json()) == result
+
+
+def test_signals_to_every_process_of_a_run_spare_its_workers():
+    """SLURM sends the signal of a time limit to all of them; a molecule must not fail by it."""
+    with Oracle(OracleConfig([ComponentConfig("qed")], workers=1, max_failed_share=1.0)) as oracle:
+        process = psutil.Process(oracle._workers[0].process.pid)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
+            for one in (process, *process.children()):
+                one.send_signal(number)
+        assert [result.status for result in oracle(["CCO", "CCN"])] == [Status.ok] * 2
+        assert process.is_running() and len(process.children()) == 1
+        process.kill()  # control
+        assert [result.status for result in oracle(["CCO", "CCN"])] == [Status.failed, Status.ok]

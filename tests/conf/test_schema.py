@@ -45,7 +45,17 @@ def method(name, value=1.0, **options):
         "unlikely": (schema.UnlikelyConfig, {"strength": 0.5}),
         "differential_smoothing": (schema.DifferentialSmoothingConfig, {"correct_coef": 0.1, "wrong_coef": 0.0}),
         "ucpo": (schema.UcpoConfig, {"coef": 0.1}),
-        "darling": (schema.DarlingConfig, {"equivalence": "answer"}),
+        "darling": (
+            schema.DarlingConfig,
+            {
+                "equivalence": "answer",
+                "embedder": None,
+                "embedding_threshold": 0.8,
+                "classifier": None,
+                "classifier_tokenizer": None,
+                "classifier_threshold": 0.102,
+            },
+        ),
     }
     config, defaults = shipped[name]
     return config(threshold=threshold(value=value), **{**defaults, **options})
@@ -257,6 +267,16 @@ RULES = [  # what is refused, the key it names, its legal neighbour
     (lambda: method("unlikely", value=None), "transform.threshold.value", lambda: method("darling", value=None)),
     (lambda: method("ucpo", coef=-0.1), "transform.coef", lambda: method("ucpo", coef=0.0)),
     (lambda: method("darling", equivalence="x"), "transform.equivalence", lambda: method("darling")),
+    (
+        lambda: method("darling", equivalence="embedding"),
+        "transform.embedder",
+        lambda: method("darling", equivalence="embedding", embedder="some/embedder"),
+    ),
+    (
+        lambda: method("darling", equivalence="classifier"),
+        "transform.classifier",
+        lambda: method("darling", equivalence="classifier", classifier="some/classifier"),
+    ),
     (
         lambda: method("differential_smoothing", correct_coef=-1.0),
         "transform.correct_coef",

@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from core.sequence import check_group, completion_mask, masked_sum, selected_logp
+from core.sequence import (
+    check_group,
+    completion_mask,
+    masked_sum,
+    rows_at_a_time,
+    selected_logp,
+    selected_logp_and_entropy,
+)
 
 from .enumeration import random_logits
 
@@ -112,6 +119,65 @@ def test_selected_logp_at_the_edges() -> None:
         selected_logp(hidden, weight, tokens[:2])
     with pytest.raises(ValueError, match=r"got \(1, 3, 4\) and \(1, 3\)"):
         selected_logp(hidden[None], weight, tokens[None])
+
+
+# --- entropy beside it -----------------------------------------------------------------------------------
+
+
+def plain_entropy(hidden: Tensor, weight: Tensor) -> Tensor:
+    logp = (hidden @ weight.T).log_softmax(-1)
+    return -(logp.exp() * logp).sum(-1)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 10, None])
+@pytest.mark.parametrize("of", ["both", "entropy", "logp"])
+def test_entropy_has_the_value_and_gradient_of_the_plain_one(chunk: int | None, of: str) -> None:
+    hidden, weight, tokens = problem(23, 5, 17, torch.float64)
+    upstream = random_logits(2, 23, seed=3) * torch.tensor([[float(of != "entropy")], [float(of != "logp")]])
+    ours = torch.stack(selected_logp_and_entropy(hidden, weight, tokens, chunk))
+    plain = torch.stack([plain_logp(hidden, weight, tokens), plain_entropy(hidden, weight)])
+    torch.testing.assert_close(ours, plain, rtol=1e-12, atol=1e-12)
+    used = [0, 1] if of == "both" else [1] if of == "entropy" else [0]
+    gradients = [torch.autograd.grad((x * upstream)[used].sum(), (hidden, weight)) for x in (ours, plain)]
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-11, atol=1e-12)
+    # Control: the gradient of -log p of the token drawn, whose mean is the entropy's, is another one.
+    other = torch.autograd.grad((-plain_logp(hidden, weight, tokens) * upstream[-1]).sum(), (hidden, weight))
+    assert of == "logp" or not torch.allclose(other[0], gradients[0][0])
+
+
+def test_entropy_alone_and_log_probabilities_alone_have_their_gradients() -> None:
+    """One of the two results has no gradient to give, and none is made up for it."""
+    hidden, weight, tokens = problem(9, 5, 17, torch.float64)
+    for number, plain in ((0, plain_logp(hidden, weight, tokens)), (1, plain_entropy(hidden, weight))):
+        ours = selected_logp_and_entropy(hidden, weight, tokens, 4)[number]
+        gradients = [torch.autograd.grad(x.sum(), (hidden, weight)) for x in (ours, plain)]
+        torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-11, atol=1e-12)
+
+
+def test_entropy_never_holds_all_logits() -> None:
+    rows, vocabulary, chunk = 256, 500, 16
+    hidden, weight, tokens = problem(rows, 4, vocabulary, torch.float32)
+    for function, bound in (
+        (lambda *x: sum(selected_logp_and_entropy(*x, chunk)), chunk * vocabulary),
+        (lambda *x: plain_logp(*x) + plain_entropy(*x[:2]), None),
+    ):
+        with LargestTensor() as seen:
+            function(hidden, weight, tokens).sum().backward()
+        assert seen.largest == bound if bound else seen.largest >= rows * vocabulary  # the second is the control
+
+
+def test_entropy_is_exact_where_nothing_and_everything_is_certain() -> None:
+    weight = torch.eye(4)
+    hidden = torch.tensor([[0.0, 0.0, 0.0, 0.0], [1e4, 0.0, 0.0, 0.0], [1e4, 1e4, 0.0, 0.0]], requires_grad=True)
+    _, entropy = selected_logp_and_entropy(hidden, weight, torch.zeros(3, dtype=torch.long))
+    torch.testing.assert_close(entropy, torch.tensor([math.log(4), 0.0, math.log(2)]))
+    entropy.sum().backward()
+    assert hidden.grad is not None and bool(hidden.grad.isfinite().all())
+
+
+def test_a_larger_vocabulary_means_fewer_rows_at_a_time() -> None:
+    assert rows_at_a_time(512) > 290 * rows_at_a_time(151_936) > 290
+    assert rows_at_a_time(2**40) == 1
 
 
 # --- masks -----------------------------------------------------------------------------------------------

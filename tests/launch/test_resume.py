@@ -313,10 +313,6 @@ COMMANDS = {
         *("steps=10", "group_size=8", "sample_every=1", "evaluation_completions=16", "checkpoint.every_steps=2"),
         *("transform=mara", "beta_schedule=adaptive", "beta_schedule.kl_target=.2", "optimizer.decay=cosine"),
     ],
-    "chem": [
-        *("steps=10", "batch_size=8", "oracle.workers=1", "cache=null", "checkpoint.every_steps=2", "replay.size=8"),
-        *("replay.sample=2", "transform=mara", "beta_schedule=adaptive", "beta_schedule.kl_target=.2"),
-    ],
 }
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from llm.logp import completion_logp
+from llm.logp import completion_logp, completion_logp_and_entropy
 from llm.prompts import Prompts, encode_chats, pad_completions
 
 from .plain import plain_logp
@@ -35,6 +35,21 @@ def test_the_shared_prompt_changes_neither_values_nor_gradients(build_model, tok
     # Control: with the prompts in another order the same completions are scored differently.
     swapped = Prompts(prompts.ids.flip(0), prompts.mask.flip(0))
     assert (completion_logp(model, swapped, tokens, mask) - plain).abs().max() > 1e-2
+
+
+def test_entropy_is_that_of_what_each_token_was_drawn_from(random_model, batch):
+    prompts, tokens, mask = batch
+    logp, entropy = completion_logp_and_entropy(random_model, prompts, tokens, mask, chunk=5)
+    torch.testing.assert_close(logp, completion_logp(random_model, prompts, tokens, mask))
+    assert logp.requires_grad and bool((entropy[~mask] == 0).all())
+    group = len(tokens) // len(prompts.ids)
+    for row in range(len(tokens)):
+        prompt = prompts.ids[row // group][prompts.mask[row // group]]
+        sequence = torch.cat([prompt, tokens[row][mask[row]]]).unsqueeze(0)
+        share = random_model(input_ids=sequence, use_cache=False).logits[0].log_softmax(-1)
+        plain = -(share.exp() * share).sum(-1)
+        torch.testing.assert_close(entropy[row][mask[row]], plain[len(prompt) - 1 : -1], atol=1e-5, rtol=0)
+        assert (entropy[row][mask[row]] - plain[len(prompt) :]).abs().max() > 1e-4  # control: one token later
 
 
 def test_what_is_masked_changes_nothing(random_model, batch):

@@ -140,6 +140,8 @@ def equal_steps(folder, main):
     for name in ENGINES:
         one = Recorded(name)
         results[name] = {"rows": [one.step(step) for step in range(STEPS)], "weights": one.weights().tolist()}
+        if name != "torch":
+            results[name]["bucket"] = one.engine.engine.optimizer.reduce_bucket_size
         with one.engine.gather() as policy:
             if main:
                 policy.save_pretrained(folder / name)
@@ -273,6 +275,7 @@ def test_two_ranks_equal_one_on_the_same_rollouts(results, one_rank, engine):
     torch.testing.assert_close(torch.tensor(results[engine]["weights"]), weights, atol=1e-5, rtol=0)
     control = torch.tensor(results["control"]["weights"])  # where ranks do not sum their gradients
     assert (control - weights).abs().max() > 1e-3
+    assert results[engine].get("bucket", len(weights)) == len(weights)  # no larger buffer than there are gradients
 
 
 @pytest.mark.parametrize("engine", ENGINES)

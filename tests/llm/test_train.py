@@ -14,7 +14,9 @@ from core.objective import make_objective
 from core.sequence import masked_sum
 from launch import distributed
 from launch.engine import make_engine
+from llm import train
 from llm.diagnostics import CollapseWatch, answer_shares, mode_ratio
+from llm.equivalence import normalised
 from llm.logp import completion_logp
 from llm.models import load_models
 from llm.prompts import Prompts, encode_chats
@@ -23,7 +25,7 @@ from llm.rollout import sample
 from llm.tasks.base import Task, load_task
 from llm.tasks.one_two import OneTwo
 from llm.tiny import byte_tokenizer
-from llm.train import draw_batch, logp_by_pass, plan_passes, prompt_at, train_step
+from llm.train import by_pass, draw_batch, make_partition, plan_passes, prompt_at, train_step
 
 SMALL = ("group_size=6", "prompts_per_step=3", "max_new_tokens=6", "steps=3", "threads=null")
 
@@ -35,7 +37,8 @@ def one_step(models, task, config):
     objective = make_objective(**config.objective_arguments())
     batch = draw_batch(config, models, task, step=0)
     reward = make_reward(config.reward, task, torch.device("cpu"), torch.float32)
-    result = train_step(models, engine, objective, task, reward, batch, config.objective.beta, config)
+    partition = make_partition(config, task, torch.device("cpu"))
+    result = train_step(models, engine, objective, task, reward, batch, config.objective.beta, config, partition)
     return result, torch.cat([p.detach().flatten() for p in models.policy.parameters()])
 
 
@@ -47,6 +50,8 @@ def test_micro_batches_change_nothing(models, two_letters, make_config, directio
     for size in (12, 6, 4):  # whole groups, one group, parts of a group
         part, updated = one_step(models, two_letters.task, make_config(*options, f"micro_batch={size}"))
         assert part.texts == whole.texts
+        for name in ("loss", "policy/token_entropy_nats"):
+            assert float(part.metrics[name]) == pytest.approx(float(whole.metrics[name]), abs=1e-5)
         torch.testing.assert_close(updated, expected, atol=2e-6, rtol=0)
     before = torch.cat([p.detach().flatten() for p in models.reference.parameters()])
     assert (expected - before).abs().max() > 1e-4  # control: the step did something
@@ -84,7 +89,7 @@ def test_a_rank_with_fewer_passes_makes_up_for_them(models, tokenizer, make_conf
         passes = plan_passes(prompts, mask, make_config("group_size=2"))
     assert [some.counted for some in passes] == [True, False]
     apply = lambda read: read(models.policy)  # noqa: E731
-    real, empty = logp_by_pass(apply, passes=passes, prompts=prompts, tokens=tokens, mask=mask)
+    real, empty = by_pass(apply, completion_logp, passes=passes, prompts=prompts, tokens=tokens, mask=mask)
     assert real.shape == (2, 3) and empty.shape == (0, 3)
     gradients = torch.autograd.grad(empty.sum(), list(models.policy.parameters()))
     assert all(bool((gradient == 0).all()) for gradient in gradients)
@@ -139,12 +144,28 @@ def test_truncated_completions_keep_their_reward_or_do_not_count(models, two_let
     assert (kept - dropped).abs().max() > 1e-6
 
 
+class FirstCharacters:
+    """Stands for an embedder: texts are as far apart as their first characters are."""
+
+    def __init__(self, name, device):
+        assert name == "some/embedder"
+
+    def __call__(self, texts):
+        return torch.nn.functional.one_hot(torch.tensor([ord(text[:1] or "-") for text in texts]), 0x110000).float()
+
+
 def test_darling_multiplies_by_the_share_of_others_with_another_answer(models, two_letters, make_config):
     """The metric that a step reports, against the same by hand from its texts."""
     task = two_letters.task
-    for equivalence, of in (("answer", task.answer), ("text", lambda text: " ".join(text.lower().split()))):
-        config = make_config(*SMALL, "transform=darling", f"transform.equivalence={equivalence}")
-        result, _ = one_step(models, task, config)
+    first = ("embedding", "transform.embedder=some/embedder")
+    for (equivalence, *options), of in (
+        (("answer",), task.answer),
+        (("exact",), normalised),
+        (first, lambda text: text[:1] or "-"),
+    ):
+        config = make_config(*SMALL, "transform=darling", f"transform.equivalence={equivalence}", *options)
+        with patch.object(train, "Embedder", FirstCharacters):
+            result, _ = one_step(models, task, config)
         total = 0.0
         for p in range(3):
             texts, rewards = result.texts[6 * p : 6 * p + 6], result.reward[p].tolist()

@@ -18,7 +18,7 @@ from llm import train as training
 from llm.logp import completion_logp
 from llm.rewards import make_reward
 from llm.rollout import sample
-from llm.train import draw_batch, first_of_equals, minibatches, train_step
+from llm.train import draw_batch, first_of_equals, make_partition, minibatches, train_step
 
 SMALL = ("group_size=4", "prompts_per_step=3", "max_new_tokens=4", "steps=3", "threads=null", "objective.beta=.1")
 BOTH = ("update.epochs=2", "update.minibatches=2")
@@ -48,7 +48,8 @@ def one_step(models, task, config):
     batch = draw_batch(config, models, task, step=0)
     objective = make_objective(**config.objective_arguments())
     reward = make_reward(config.reward, task, torch.device("cpu"), torch.float32)
-    result = train_step(models, engine, objective, task, reward, batch, config.objective.beta, config)
+    partition = make_partition(config, task, torch.device("cpu"))
+    result = train_step(models, engine, objective, task, reward, batch, config.objective.beta, config, partition)
     return result, parameters(models.policy), gradients
 
 
@@ -141,7 +142,7 @@ def test_several_updates_are_those_written_out(models, two_letters, make_config,
     # What is reported of the completions is of the policy that they were sampled from.
     single = one_step(models, two_letters.task, make_config(*SMALL, *options))[0]
     assert result.texts == single.texts
-    for name in ("reward/raw", "kl/reverse_nats", "policy/entropy_nats"):
+    for name in ("reward/raw", "kl/reverse_nats", "policy/entropy_nats", "policy/token_entropy_nats"):
         assert float(result.metrics[name]) == pytest.approx(float(single.metrics[name]), abs=1e-4)
 
 
