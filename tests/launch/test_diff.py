@@ -53,7 +53,7 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("package", PLACES)
+@pytest.mark.parametrize("package", ["didactic", pytest.param("llm", marks=pytest.mark.long)])
 @pytest.mark.parametrize("known", [pytest.param(True, marks=pytest.mark.long), False])
 def test_values_alone_are_enough(package, known):
     """B given by its values only, as a config file is; A by its command line or by its values."""

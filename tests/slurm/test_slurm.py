@@ -114,6 +114,7 @@ def test_a_requeued_job_goes_on_and_ends_as_if_undisturbed(cluster, tmp_path):
     assert same_results(run, tmp_path / "whole")
 
 
+@pytest.mark.long
 def test_molecules_whose_job_leaves_and_comes_back(cluster, tmp_path):
     """From the shipped prior, which travels with the code, and with the oracle's own processes."""
     chem = ["steps=20", "batch_size=4", "oracle.workers=1", "cache=null", "transform=mara", "threads=1"]
@@ -190,6 +191,7 @@ class Fails(OneTwo):
 """
 
 
+@pytest.mark.long
 def test_two_ranks_of_a_language_model_under_deepspeed(cluster, tmp_path):
     """One of them writes, both leave for a requeue and come back, and the lines are those of one process without
     DeepSpeed; a rank that fails fails its job."""
