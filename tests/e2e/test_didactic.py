@@ -33,6 +33,7 @@ def flexible_cells_reach_their_targets(summary):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_figure_1(tmp_path):
     summary = run(tmp_path / "run", "experiment=figure1")
     flexible_cells_reach_their_targets(summary)

@@ -329,7 +329,7 @@ def hashes(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("most", [4, pytest.param(100, marks=pytest.mark.long)])
+@pytest.mark.parametrize("most", [2, pytest.param(100, marks=pytest.mark.long)])
 @pytest.mark.parametrize("package", COMMANDS)
 def test_kill_minus_9_at_random_moments(tmp_path, package, most):
     whole = tmp_path / "whole"
@@ -360,7 +360,7 @@ def test_kill_minus_9_at_random_moments(tmp_path, package, most):
         kills += 1
         later += lines(folder) > 0
     assert record.state(folder) == "finished"
-    assert kills >= 3 and later >= 2
+    assert kills >= 2 and later >= 2
     assert hashes(folder) == hashes(whole)
 
 

@@ -227,7 +227,10 @@ def test_two_ranks_of_a_language_model_under_deepspeed(cluster, tmp_path):
     assert (run / "policy" / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize(("on_failure", "states"), [("retry:2", ["finished"]), ("stop", ["failed", "preempted"])])
+@pytest.mark.parametrize(
+    ("on_failure", "states"),
+    [pytest.param("retry:2", ["finished"], marks=pytest.mark.long), ("stop", ["failed", "preempted"])],
+)
 def test_on_failure(cluster, tmp_path, on_failure, states):
     """retry: a job that fails twice finishes the third time. stop: a job that fails ends the other."""
     fails = f"""
