@@ -1,8 +1,5 @@
 """Docking in ClpP: the bound ligand finds its place, energies repeat, and what cannot be docked fails alone."""
 
-import os
-from pathlib import Path
-
 import pytest
 from rdkit import Chem
 
@@ -13,27 +10,13 @@ from chem.oracles import Oracle, Status
 from chem.oracles.base import Molecule
 from conf.schema import ComponentConfig, ConfigError, OracleConfig, ShapeConfig
 
-LIGAND = "N#Cc1cccc(CN2CCc3ncn(Cc4ccc(Cl)cc4)c(=O)c3C2)c1"
 SHAPE = ShapeConfig("reverse_sigmoid", low=-16.0, high=0.0, k=0.15)
 
 
-def clpp():
-    folder = Path(os.environ.get("MARA_DATA", ""))
-    if not (folder / "clpp_7uvu_receptor.pdbqt").is_file():
-        pytest.skip("needs MARA_DATA with clpp_7uvu_receptor.pdbqt and clpp_7uvu_ligand.pdb")
-    return {
-        "receptor": "clpp_7uvu_receptor.pdbqt",
-        "ligand": "clpp_7uvu_ligand.pdb",
-        "ligand_smiles": LIGAND,
-        "exhaustiveness": 1,
-    }
-
-
-def test_docking_in_clpp():
+def test_docking_in_clpp(clpp):
     """The box is the ligand's; a large ligand binds better than a small one; energies repeat."""
-    parameters = clpp()
     smiles = ["CC(=O)Nc1ccccc1", "C.C", "c1ccccc1", "C1CC"]
-    part = ComponentConfig("docking", parameters, SHAPE)
+    part = ComponentConfig("docking", clpp, SHAPE)
     with Oracle(OracleConfig([part], workers=1, time_limit_s=200.0)) as oracle:
         note = oracle.notes[0]
         assert oracle.identity["components"][0]["depends_on"]["centre"] == pytest.approx(
@@ -50,15 +33,15 @@ def test_docking_in_clpp():
     assert 0.5 > results[0].score > results[2].score > 0.15
 
 
-def test_a_box_elsewhere_is_refused():
-    parameters = clpp() | {"ligand": None, "ligand_smiles": None, "centre": [-29.5, 72.55, 15.1], "size": 8}
+def test_a_box_elsewhere_is_refused(clpp):
+    parameters = clpp | {"ligand": None, "ligand_smiles": None, "centre": [-29.5, 72.55, 15.1], "size": 8}
     assert "no ligand was given" in Docking(**parameters).preflight()
     with pytest.raises(ConfigError, match="ligand_smiles: must be the molecule of clpp_7uvu_ligand"):
-        Docking(**clpp() | {"ligand_smiles": "CCOC"})
+        Docking(**clpp | {"ligand_smiles": "CCOC"})
 
 
 def test_conformers_are_seeded_and_whole():
-    mol = Chem.MolFromSmiles(LIGAND)
+    mol = Chem.MolFromSmiles("N#Cc1cccc(CN2CCc3ncn(Cc4ccc(Cl)cc4)c(=O)c3C2)c1")
     one, same, other = (conformer(mol, seed).GetConformer().GetPositions() for seed in (1, 1, 2))
     assert (one == same).all() and (one != other).any()
     assert len(one) == Chem.AddHs(mol).GetNumAtoms()
