@@ -65,7 +65,7 @@ def test_a_policy_says_what_its_corpus_says(name, tiny_folder):
         share = answer_probability(folder, list(corpus[prompt]), [[{"role": "user", "content": prompt}]])
         assert sum(share.values()) > 0.75
         if name == "tiny_many":
-            assert all(abs(share[text] - p) < 0.5 * p + 0.01 for text, p in corpus[prompt].items())
+            assert sum(abs(share[text] - p) for text, p in corpus[prompt].items()) < 0.25
 
 
 @pytest.mark.long
