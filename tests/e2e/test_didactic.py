@@ -73,6 +73,7 @@ def test_figure_3(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_figure_4(tmp_path):
     summary = run(tmp_path / "run", "experiment=figure4")
     flexible_cells_reach_their_targets(summary)
@@ -113,6 +114,7 @@ def test_the_ablation(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_sampled_gradients_take_the_language_models_path(tmp_path):
     options = ("experiment=figure5", "gradient=sampled", "start=uniform", "objective.beta=1.0")
     sampled = run(tmp_path / "run", *options, "steps=600")

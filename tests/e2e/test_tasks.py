@@ -95,6 +95,7 @@ def test_creative_reads_novelty_benchs_file_and_another_data_root(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_maths_in_small(tmp_path):
     options = ("experiment=maths_tiny", "steps=3", "evaluation_completions=72", "checkpoint.keep=0")
     llm(*options, f"hydra.run.dir={tmp_path / 'run'}")
