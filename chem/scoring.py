@@ -4,6 +4,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -156,6 +157,7 @@ def canonical_form(smiles: str) -> str | None:
         return None
 
 
+@lru_cache(maxsize=2**16)  # a policy draws what it has drawn before, and a filter asks as well
 def murcko(smiles: str) -> str:
     """Canonical SMILES of a molecule's Bemis-Murcko scaffold; "" for one without a ring."""
     return str(MurckoScaffold.MurckoScaffoldSmiles(mol=Chem.MolFromSmiles(smiles)))
