@@ -340,6 +340,7 @@ def picked_results(keys: Sequence[str], axes: Sequence[str]) -> list[str]:
 
 
 def print_table(rows: Sequence[Row], keys: Sequence[str]) -> None:
+    """In as many tables, one below the other, as the terminal's width asks for."""
     from rich.table import Table
 
     from launch.run import console
@@ -352,7 +353,12 @@ def print_table(rows: Sequence[Row], keys: Sequence[str]) -> None:
     for row in rows:
         cells = [f"{with_error(*row.result(key))} {within_brackets(row.having(key))}".strip() for key in keys]
         table.add_row(*map(str, row.varying.values()), str(len(row.runs)), *cells)
-    console.print(table)
+    wanted = console.measure(table, options=console.options.update(width=10**6)).maximum
+    if len(keys) > 1 and wanted > console.width:
+        print_table(rows, keys[: len(keys) // 2])
+        print_table(rows, keys[len(keys) // 2 :])
+    else:
+        console.print(table)
 
 
 def with_error(value: float, error: float) -> str:
