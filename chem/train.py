@@ -19,7 +19,7 @@ from chem.report import report_run
 from chem.scoring import Batch, Cache, Scoring, murcko, treat_duplicates
 from conf.schema import ChemConfig, ConfigError, Duplicates, StopConfig
 from core import losses
-from core.objective import Objective, make_objective
+from core.objective import Group, Objective, make_objective
 from core.schedules import Observed, make_schedule, place_in_run
 from core.sequence import masked_sum
 from launch.checkpoint import Values, tensors_hash
@@ -36,30 +36,12 @@ class Reinvent(Objective):
     baseline whose reward holds the reverse KL.
     """
 
-    def loss(
-        self,
-        reward: Tensor,
-        policy_logp: Tensor,
-        ref_logp: Tensor,
-        mask: Tensor,
-        *,
-        beta: float,
-        valid: Tensor | None = None,
-        complete: Tensor | None = None,
-        diversity: Tensor | None = None,
-        behaviour_logp: Tensor | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `core.objective.Objective.loss`."""
-        if behaviour_logp is not None:
+    def _estimate(self, group: Group, beta: float) -> tuple[Tensor, dict[str, Tensor]]:
+        if group.behaviour_logp is not None:
             raise ValueError("REINVENT's loss has no weights for completions of another policy")
-        policy_seq_logp, ref_seq_logp = masked_sum(policy_logp, mask), masked_sum(ref_logp.detach(), mask)
-        may_be_good = valid if complete is None else complete if valid is None else valid & complete
-        good = self.good(reward, ref_seq_logp, may_be_good)
-        transformed = self.transform(reward, ref_seq_logp, beta=beta, valid=may_be_good)
-        loss = losses.reinvent(
-            policy_seq_logp, transformed.ref_seq_logp, transformed.reward, sigma=1 / beta, valid=valid
-        )
-        return loss, self._metrics(reward, transformed, policy_seq_logp, ref_seq_logp, valid, may_be_good, good)
+        to = group.transformed
+        loss = losses.reinvent(group.policy_seq_logp, to.ref_seq_logp, to.reward, sigma=1 / beta, valid=group.valid)
+        return loss, {}
 
 
 class Step(NamedTuple):

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,27 @@ from core.stats import effective_sample_size
 from core.transforms import INPUTS, TRANSFORMS, Threshold, Transformed, identity, mara_algorithm
 
 ADVANTAGE_OF = {"max_at_k": "reward", "pass_at_k": "good"}  # the others are of the shaped reward
+
+
+class Group(NamedTuple):
+    """Samples of one group a row, [..., G] each or [..., G, T], and what the transform makes of them.
+
+    Log-probabilities are as in `Objective.loss`, 0 where a sample is not valid; old_seq_logp is under the policy that
+    sampled. may_be_good: valid and complete. good: None without a threshold.
+    """
+
+    reward: Tensor
+    policy_logp: Tensor
+    ref_logp: Tensor
+    behaviour_logp: Tensor | None
+    mask: Tensor
+    policy_seq_logp: Tensor
+    ref_seq_logp: Tensor
+    old_seq_logp: Tensor
+    valid: Tensor | None
+    may_be_good: Tensor | None
+    good: Tensor | None
+    transformed: Transformed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +128,22 @@ class Objective:
             ValueError: shapes differ, NaN where valid, a divergence that is infinite at a valid sample, or no
                 `diversity` where the transform takes it; or a discount off-policy.
         """
+        group = self._group(reward, policy_logp, ref_logp, mask, valid, complete, diversity, behaviour_logp, beta)
+        loss, logged = self._estimate(group, beta)
+        return loss, self._metrics(group) | logged
+
+    def _group(
+        self,
+        reward: Tensor,
+        policy_logp: Tensor,
+        ref_logp: Tensor,
+        mask: Tensor,
+        valid: Tensor | None,
+        complete: Tensor | None,
+        diversity: Tensor | None,
+        behaviour_logp: Tensor | None,
+        beta: float,
+    ) -> Group:
         if self.mask_tied:
             kept = ~tied_groups(reward, valid).expand_as(reward)
             valid = kept if valid is None else valid & kept
@@ -128,44 +165,60 @@ class Objective:
             raise ValueError("the transform needs the diversity of each sample, got None")
         inputs = {name: known[name] for name in self.transform_inputs}
         transformed = self.transform(reward, ref_seq_logp, beta=beta, valid=may_be_good, **inputs)
+        return Group(
+            reward=reward,
+            policy_logp=policy_logp,
+            ref_logp=ref_logp,
+            behaviour_logp=behaviour_logp,
+            mask=mask,
+            policy_seq_logp=policy_seq_logp,
+            ref_seq_logp=ref_seq_logp,
+            old_seq_logp=old_seq_logp,
+            valid=valid,
+            may_be_good=may_be_good,
+            good=good,
+            transformed=transformed,
+        )
 
-        regulariser = torch.zeros_like(reward)  # what the entropy and the KL term add to the reward
+    def _estimate(self, group: Group, beta: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """The policy gradient's loss, and what to log of it."""
+        regulariser = torch.zeros_like(group.reward)  # what the entropy and the KL term add to the reward
         if self.entropy_coef:
-            regulariser = regulariser + self.entropy_coef * kl.entropy_reward(policy_seq_logp)
+            regulariser = regulariser + self.entropy_coef * kl.entropy_reward(group.policy_seq_logp)
         token_reward = penalty = None
         if self.placement == "reference":
-            term = torch.zeros_like(reward)  # it stands in `reference_loss`
+            term = torch.zeros_like(group.reward)  # it stands in `reference_loss`
         elif self.level == "token":
-            term = self._term()(policy_logp, ref_logp, behaviour_logp=behaviour_logp, mask=mask)
+            term = self._term()(
+                group.policy_logp, group.ref_logp, behaviour_logp=group.behaviour_logp, mask=group.mask
+            )
             if self.placement == "reward":
                 token_reward = -beta * term
             else:
                 penalty = term.sum(-1)
         else:
             weighed = None  # in the reward the surrogate's ratio is its weight
-            if self.placement == "loss" and behaviour_logp is not None:
-                weighed = old_seq_logp
-            term = self._term()(policy_seq_logp, transformed.ref_seq_logp, behaviour_logp=weighed)
+            if self.placement == "loss" and group.behaviour_logp is not None:
+                weighed = group.old_seq_logp
+            term = self._term()(group.policy_seq_logp, group.transformed.ref_seq_logp, behaviour_logp=weighed)
             if self.placement == "reward":
                 regulariser = regulariser - beta * term
             else:
                 penalty = term
-        self._check_finite(term, ref_seq_logp, valid)
+        self._check_finite(term, group.ref_seq_logp, group.valid)
 
-        advantage = self._advantage(transformed.reward, regulariser, good, valid)
+        advantage = self._advantage(group.transformed.reward, regulariser, group.good, group.valid)
         if self.bonus is not None:
-            advantage = advantage + self.bonus(old_seq_logp, good, valid)
-        if behaviour_logp is None:
-            loss = self._policy_gradient(policy_logp, advantage, mask, token_reward, valid)
+            advantage = advantage + self.bonus(group.old_seq_logp, group.good, group.valid)
+        logged: dict[str, Tensor] = {}
+        if group.behaviour_logp is None:
+            loss = self._policy_gradient(group, advantage, token_reward)
         else:
-            loss = self._surrogate(policy_logp, behaviour_logp, advantage, mask, token_reward, valid)
+            loss = self._surrogate(group, group.behaviour_logp, advantage, token_reward)
+            logged = self._off_policy_metrics(group, group.behaviour_logp)
         if penalty is not None:
-            loss = loss + beta * losses.mean_valid(penalty, valid)
-        logged = self._metrics(reward, transformed, policy_seq_logp, ref_seq_logp, valid, may_be_good, good)
-        if behaviour_logp is not None:
-            logged |= self._off_policy_metrics(policy_logp, behaviour_logp, mask, valid)
-        logged["advantage/std"] = losses.mean_valid(advantage.square(), valid).sqrt()
-        return loss, logged
+            loss = loss + beta * losses.mean_valid(penalty, group.valid)
+        return loss, logged | {"advantage/std": losses.mean_valid(advantage.square(), group.valid).sqrt()}
 
     def reference_loss(
         self, policy_logp: Tensor, ref_logp: Tensor, mask: Tensor, *, beta: float
@@ -223,94 +276,71 @@ class Objective:
                 "use direction=forward"
             )
 
-    def _policy_gradient(
-        self,
-        policy_logp: Tensor,
-        advantage: Tensor,
-        mask: Tensor,
-        token_reward: Tensor | None,
-        valid: Tensor | None,
-    ) -> Tensor:
+    def _policy_gradient(self, group: Group, advantage: Tensor, token_reward: Tensor | None) -> Tensor:
         if self.length_normalised:
-            return losses.length_normalised_policy_gradient(policy_logp, advantage, mask, valid)
+            return losses.length_normalised_policy_gradient(group.policy_logp, advantage, group.mask, group.valid)
         return losses.token_policy_gradient(
-            policy_logp, advantage, mask, gamma=self.gamma, token_reward=token_reward, valid=valid
+            group.policy_logp, advantage, group.mask, gamma=self.gamma, token_reward=token_reward, valid=group.valid
         )
 
     def _surrogate(
-        self,
-        policy_logp: Tensor,
-        behaviour_logp: Tensor,
-        advantage: Tensor,
-        mask: Tensor,
-        token_reward: Tensor | None,
-        valid: Tensor | None,
+        self, group: Group, behaviour_logp: Tensor, advantage: Tensor, token_reward: Tensor | None
     ) -> Tensor:
         if self.gamma != 1:
             raise ValueError(f"a discount needs completions of the present policy: use gamma=1, got {self.gamma}")
         if self.length_normalised:
-            advantage = advantage / mask.sum(-1).clamp_min(1)
+            advantage = advantage / group.mask.sum(-1).clamp_min(1)
         loss = losses.clipped_policy_gradient(
-            policy_logp,
+            group.policy_logp,
             behaviour_logp,
             advantage,
-            mask,
+            group.mask,
             clip_low=self.clip_low,
             clip_high=self.clip_high,
             level=self.ratio,
-            valid=valid,
+            valid=group.valid,
         )
         if token_reward is not None:  # its weights are in it
             nothing = torch.zeros_like(advantage)
             loss = loss + losses.token_policy_gradient(
-                policy_logp, nothing, mask, token_reward=token_reward, valid=valid
+                group.policy_logp, nothing, group.mask, token_reward=token_reward, valid=group.valid
             )
         return loss
 
     @torch.no_grad()
-    def _off_policy_metrics(
-        self, policy_logp: Tensor, behaviour_logp: Tensor, mask: Tensor, valid: Tensor | None
-    ) -> dict[str, Tensor]:
+    def _off_policy_metrics(self, group: Group, behaviour_logp: Tensor) -> dict[str, Tensor]:
         """How far the policy is from the one that sampled, and how often its ratio is outside the clipping range."""
-        log_ratio = (policy_logp - behaviour_logp).masked_fill(~mask, 0.0)
-        counted = mask if valid is None else mask & valid.unsqueeze(-1)
+        log_ratio = (group.policy_logp - behaviour_logp).masked_fill(~group.mask, 0.0)
+        counted = group.mask if group.valid is None else group.mask & group.valid.unsqueeze(-1)
         if self.ratio == "sequence":
             log_ratio, counted = log_ratio.sum(-1), counted.any(-1)
         ratio = log_ratio.exp()
         outside = ((ratio < 1 - self.clip_low) | (ratio > 1 + self.clip_high)).to(ratio.dtype)
-        away = masked_sum(behaviour_logp - policy_logp, mask)
+        away = masked_sum(behaviour_logp - group.policy_logp, group.mask)
         return {
             "update/clipped_share": losses.mean_valid(outside, counted),
-            "update/kl_from_sampling_nats": losses.mean_valid(away, valid),
+            "update/kl_from_sampling_nats": losses.mean_valid(away, group.valid),
         }
 
     @torch.no_grad()
-    def _metrics(
-        self,
-        reward: Tensor,
-        transformed: Transformed,
-        policy_seq_logp: Tensor,
-        ref_seq_logp: Tensor,
-        valid: Tensor | None,
-        may_be_good: Tensor | None,
-        good: Tensor | None,
-    ) -> dict[str, Tensor]:
+    def _metrics(self, group: Group) -> dict[str, Tensor]:
+        reward, policy_seq_logp, valid = group.reward, group.policy_seq_logp, group.valid
         mean = partial(losses.mean_valid, valid=valid)
         value = kl.VALUES[self.direction]
         value = partial(value, alpha=self.alpha) if self.direction == "alpha" else value
         logged = {
             "reward/raw": mean(reward),
-            "reward/augmented": mean(transformed.reward),
-            f"kl/{self.direction}_nats": mean(value(policy_seq_logp, ref_seq_logp)),
+            "reward/augmented": mean(group.transformed.reward),
+            f"kl/{self.direction}_nats": mean(value(policy_seq_logp, group.ref_seq_logp)),
             "policy/entropy_nats": mean(-policy_seq_logp.detach()),
         }
-        if self.threshold is not None and good is not None:
-            logged["mara/good_share"] = mean(good.to(reward.dtype))
-            tied = torch.as_tensor(self.threshold(reward, may_be_good)).isinf()
-            logged["mara/unchanged_groups"] = (~good.any(-1)).sum()
+        if self.threshold is not None and group.good is not None:
+            logged["mara/good_share"] = mean(group.good.to(reward.dtype))
+            tied = torch.as_tensor(self.threshold(reward, group.may_be_good)).isinf()
+            logged["mara/unchanged_groups"] = (~group.good.any(-1)).sum()
             logged["mara/tied_groups"] = tied.sum()
         if self.direction == "forward":
-            log_weight = transformed.ref_seq_logp - policy_seq_logp.detach()
+            log_weight = group.transformed.ref_seq_logp - policy_seq_logp.detach()
             if valid is not None:
                 log_weight = log_weight.masked_fill(~valid, -torch.inf)
             logged["weight/effective_sample_size"] = effective_sample_size(log_weight).mean()
