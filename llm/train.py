@@ -65,6 +65,28 @@ class Completions(NamedTuple):
         return Completions(Prompts(*(t[places] for t in self.prompts)), self.tokens[rows], self.mask[rows])
 
 
+class Experience(NamedTuple):
+    """What the updates of a step learn from: this rank's completions, and of all ranks' what the loss is made of.
+
+    reward: [P, G], NaN where it failed; parts: of several, each by name, [P * G]. ref_logp, mask: [P, G, T].
+    valid, complete, diversity: [P, G], see `core.objective.Objective.loss`.
+    failure: why a completion has no reward; None where all have one.
+    """
+
+    own: Completions
+    chats: list[Chat]
+    texts: list[str]
+    reward: Tensor
+    ref_logp: Tensor
+    mask: Tensor
+    valid: Tensor | None
+    complete: Tensor
+    diversity: Tensor | None
+    truncated_share: Tensor
+    parts: dict[str, Tensor]
+    failure: str | None
+
+
 class Step(NamedTuple):
     """What one step reports, of all ranks' completions: numbers by name; [P, G] rewards, texts, log-probabilities.
 
@@ -152,6 +174,37 @@ def train_step(
     Args:
         partition: for a transform that takes diversity.
     """
+    drawn = experience(models, engine, reward_of, batch, config, partition)
+    metrics, policy_logp, entropy = update_policy(models, engine, objective, batch, drawn, beta, config)
+
+    reward, mask, texts = drawn.reward, drawn.mask, drawn.texts
+    policy_seq_logp = masked_sum(policy_logp.view(mask.shape), mask)
+    ref_seq_logp = masked_sum(drawn.ref_logp, mask)
+    metrics |= {"length": mask.sum(-1).float().mean(), "truncated_share": drawn.truncated_share}
+    counted = mask if drawn.valid is None else mask & drawn.valid.unsqueeze(-1)
+    metrics["policy/token_entropy_nats"] = mean_valid(entropy.view(mask.shape), counted)
+    metrics |= {f"reward/{name}": part.nanmean() for name, part in drawn.parts.items()}
+    if config.reward.on_failure is RewardFailure.drop:
+        metrics["reward/invalid_share"] = (~reward.isfinite()).float().mean()
+    correct = task.correct(reward.flatten().tolist())
+    ratio = mode_ratio(objective, beta, reward, policy_seq_logp, ref_seq_logp, drawn.complete, texts, correct)
+    logged = {**metrics, **answer_shares(texts, correct, drawn.chats, task), **ratio}
+    kl = metrics[f"kl/{objective.direction}_nats"]
+    good = objective.good(reward, ref_seq_logp, drawn.complete)
+    if good is not None:
+        good = good & first_of_equals(texts, len(reward)).to(good.device)
+    return Step(logged, kl, drawn.chats, reward, texts, policy_seq_logp, ref_seq_logp, good, drawn.failure)
+
+
+def experience(
+    models: Models,
+    engine: Engine,
+    reward_of: Reward,
+    batch: Batch,
+    config: LlmConfig,
+    partition: Partition | None,
+) -> Experience:
+    """Sample this rank's completions, score them, read them with the reference; and gather those of all ranks."""
     P, G = config.prompts_per_step, config.group_size
     with engine.gather() as policy:
         rollout = sample(
@@ -165,16 +218,40 @@ def train_step(
         ref_logp = torch.cat(list(read(own, config)(lambda of: of(frozen))))
 
     classes = None if partition is None else gather_rows(classes_of(texts, G, partition).to(rollout.mask.device))
-    texts = [text for some in gather(texts) for text in some]
-    chats = [chat for some in gather(list(batch.chats)) for chat in some]
     reward, complete = gather_rows(reward), gather_rows(rollout.complete).view(P, G)
     mask, ref_logp = (gather_rows(t).view(P, G, -1) for t in (rollout.mask, ref_logp))
     truncated_share = (~complete).float().mean()
     valid, scored = complete if config.truncated is Truncated.drop else None, reward.isfinite()
     if not bool(scored.all()):  # on any rank
         valid, complete = scored if valid is None else scored & valid, scored & complete
-    diversity = None if classes is None else class_diversity(classes, valid).to(reward.dtype)
-    optional = {"valid": valid, "complete": complete, "diversity": diversity}
+    return Experience(
+        own=own,
+        chats=[chat for some in gather(list(batch.chats)) for chat in some],
+        texts=[text for some in gather(texts) for text in some],
+        reward=reward,
+        ref_logp=ref_logp,
+        mask=mask,
+        valid=valid,
+        complete=complete,
+        diversity=None if classes is None else class_diversity(classes, valid).to(reward.dtype),
+        truncated_share=truncated_share,
+        parts={name: gather_rows(part) for name, part in scores.parts.items()} if len(scores.parts) > 1 else {},
+        failure=scores.failure,
+    )
+
+
+def update_policy(
+    models: Models,
+    engine: Engine,
+    objective: Objective,
+    batch: Batch,
+    drawn: Experience,
+    beta: float,
+    config: LlmConfig,
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """The step's updates: metrics, and [P * G, T] log-probabilities and entropies under the policy that sampled."""
+    P, G = drawn.reward.shape
+    optional = {"valid": drawn.valid, "complete": drawn.complete, "diversity": drawn.diversity}
     given = {name: value for name, value in optional.items() if value is not None}
 
     def loss_of(logp: Tensor, groups: Sequence[int], behaviour: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
@@ -183,13 +260,14 @@ def train_step(
         if behaviour is not None:
             some["behaviour_logp"] = behaviour[groups]
         logp = logp.view(len(groups), G, -1)
-        return objective.loss(reward[groups], logp, ref_logp[groups], mask[groups], beta=beta, **some)
+        return objective.loss(
+            drawn.reward[groups], logp, drawn.ref_logp[groups], drawn.mask[groups], beta=beta, **some
+        )
 
-    everything = list(range(P))
     behaviour = None
     if len(batch.updates) > 1:  # the policy moves away from the one that sampled
         with torch.no_grad():
-            both = torch.cat(list(read(own, config)(engine.apply, completion_logp_and_entropy)), 1)
+            both = torch.cat(list(read(drawn.own, config)(engine.apply, completion_logp_and_entropy)), 1)
         policy_logp, entropy = (gather_rows(t) for t in both)
         behaviour = policy_logp.view(P, G, -1)
     reference = reference_completions(models, engine, batch, config)
@@ -198,35 +276,17 @@ def train_step(
         chosen = [slot - batch.slots.start for slot in groups if slot in batch.slots]
         before = sum(slot < batch.slots.start for slot in groups)  # groups of earlier ranks
         own_loss = partial(loss_of, groups=groups, behaviour=behaviour)
-        seen, *moved = differentiate(engine, read(own, config, chosen), before * G, own_loss)
+        seen, *read_last = differentiate(engine, read(drawn.own, config, chosen), before * G, own_loss)
         if reference is not None:
             seen |= differentiate_reference(engine, objective, reference, chosen, before, beta, config)
         seen["grad_norm"] = engine.step()
         done.append(seen)
     if behaviour is None:
-        (policy_logp, entropy), metrics = moved, done[0]
-    else:
-        _, whole = loss_of(policy_logp, everything, None)
-        average = {name: torch.stack([seen[name].float() for seen in done]).mean() for name in done[0]}
-        metrics = {**average, **whole}
-
-    policy_seq_logp = masked_sum(policy_logp.view(P, G, -1), mask)
-    ref_seq_logp = masked_sum(ref_logp, mask)
-    metrics |= {"length": mask.sum(-1).float().mean(), "truncated_share": truncated_share}
-    counted = mask if valid is None else mask & valid.unsqueeze(-1)
-    metrics["policy/token_entropy_nats"] = mean_valid(entropy.view(P, G, -1), counted)
-    if len(scores.parts) > 1:
-        metrics |= {f"reward/{name}": gather_rows(part).nanmean() for name, part in scores.parts.items()}
-    if config.reward.on_failure is RewardFailure.drop:
-        metrics["reward/invalid_share"] = (~scored).float().mean()
-    correct = task.correct(reward.flatten().tolist())
-    ratio = mode_ratio(objective, beta, reward, policy_seq_logp, ref_seq_logp, complete, texts, correct)
-    logged = {**metrics, **answer_shares(texts, correct, chats, task), **ratio}
-    kl = metrics[f"kl/{objective.direction}_nats"]
-    good = objective.good(reward, ref_seq_logp, complete)
-    if good is not None:
-        good = good & first_of_equals(texts, P).to(good.device)
-    return Step(logged, kl, chats, reward, texts, policy_seq_logp, ref_seq_logp, good, scores.failure)
+        policy_logp, entropy = read_last
+        return done[0], policy_logp, entropy
+    _, whole = loss_of(policy_logp, list(range(P)), None)
+    average = {name: torch.stack([seen[name].float() for seen in done]).mean() for name in done[0]}
+    return {**average, **whole}, policy_logp, entropy
 
 
 def with_entropy(objective: Objective, config: LlmConfig, step: int) -> Objective:
