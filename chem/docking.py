@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from meeko import MoleculePreparation, PDBQTWriterLegacy
-from rdkit import Chem
+from rdkit import Chem, rdBase
 from rdkit.Chem import AllChem, rdDistGeom
 from vina import Vina
 
@@ -102,7 +102,8 @@ def bound_ligand(path: Path, smiles: str) -> Chem.Mol:
             f"ligand_smiles: must be the molecule of {path.name}, {bound.GetNumAtoms()} heavy atoms, found {smiles}"
         )
     try:
-        return AllChem.AssignBondOrdersFromTemplate(template, bound)
+        with rdBase.BlockLogs():  # a symmetric ligand matches in several ways, all the same
+            return AllChem.AssignBondOrdersFromTemplate(template, bound)
     except ValueError as error:
         raise ConfigError(f"ligand_smiles: must be the molecule of {path.name}, found {smiles} ({error})") from error
 
