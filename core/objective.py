@@ -128,22 +128,6 @@ class Objective:
             ValueError: shapes differ, NaN where valid, a divergence that is infinite at a valid sample, or no
                 `diversity` where the transform takes it; or a discount off-policy.
         """
-        group = self._group(reward, policy_logp, ref_logp, mask, valid, complete, diversity, behaviour_logp, beta)
-        loss, logged = self._estimate(group, beta)
-        return loss, self._metrics(group) | logged
-
-    def _group(
-        self,
-        reward: Tensor,
-        policy_logp: Tensor,
-        ref_logp: Tensor,
-        mask: Tensor,
-        valid: Tensor | None,
-        complete: Tensor | None,
-        diversity: Tensor | None,
-        behaviour_logp: Tensor | None,
-        beta: float,
-    ) -> Group:
         if self.mask_tied:
             kept = ~tied_groups(reward, valid).expand_as(reward)
             valid = kept if valid is None else valid & kept
@@ -165,7 +149,7 @@ class Objective:
             raise ValueError("the transform needs the diversity of each sample, got None")
         inputs = {name: known[name] for name in self.transform_inputs}
         transformed = self.transform(reward, ref_seq_logp, beta=beta, valid=may_be_good, **inputs)
-        return Group(
+        group = Group(
             reward=reward,
             policy_logp=policy_logp,
             ref_logp=ref_logp,
@@ -179,6 +163,8 @@ class Objective:
             good=good,
             transformed=transformed,
         )
+        loss, logged = self._estimate(group, beta)
+        return loss, self._metrics(group) | logged
 
     def _estimate(self, group: Group, beta: float) -> tuple[Tensor, dict[str, Tensor]]:
         """The policy gradient's loss, and what to log of it."""

@@ -360,7 +360,7 @@ def test_kill_minus_9_at_random_moments(tmp_path, package, most):
         kills += 1
         later += lines(folder) > 0
     assert record.state(folder) == "finished"
-    assert kills >= 2 and later >= 2
+    assert kills >= min(most, 3) and later >= 2
     assert hashes(folder) == hashes(whole)
 
 

@@ -66,6 +66,8 @@ def test_a_policy_says_what_its_corpus_says(name, tiny_folder):
         assert sum(share.values()) > 0.75
         if name == "tiny_many":
             assert sum(abs(share[text] - p) for text, p in corpus[prompt].items()) < 0.25
+            far = [text for text, p in corpus[prompt].items() if abs(share[text] - p) >= 0.5 * p + 0.01]
+            assert len(far) <= 1  # one spelling of a prompt may not be learnt
 
 
 @pytest.mark.long
