@@ -69,26 +69,28 @@ class DiversityFilter:
         if self.config.name == "none":
             return batch, [False] * len(batch.canonical)
         factors = []
-        for smiles, reward, counted in zip(batch.canonical, batch.reward.tolist(), batch.valid.tolist(), strict=True):
-            wanted = smiles is not None and counted and reward >= self.config.min_score
-            factors.append(self._factor(smiles) if wanted and smiles is not None else 1.0)
+        rows = zip(batch.canonical, batch.scaffolds, batch.reward.tolist(), batch.valid.tolist(), strict=True)
+        for smiles, scaffold, reward, counted in rows:
+            if smiles is None or scaffold is None or not counted or reward < self.config.min_score:
+                factors.append(1.0)
+            else:
+                factors.append(self._factor(smiles, scaffold))
         factor = torch.tensor(factors)
         filtered = factor < 1
         penalised = batch._replace(reward=batch.reward * factor, complete=batch.complete & ~filtered)
         return penalised, filtered.tolist()
 
-    def _factor(self, smiles: str) -> float:
-        bucket = self.buckets.setdefault(self._bucket(smiles), {})
+    def _factor(self, smiles: str, scaffold: str) -> float:
+        bucket = self.buckets.setdefault(self._bucket(smiles, scaffold), {})
         bucket[smiles] = None
         return self.penalty((len(bucket) - 1) / self.config.bucket_size)
 
     def penalises(self, smiles: str) -> bool:
         """Whether a molecule would be filtered now; nothing is remembered."""
-        bucket = self.buckets.get(self._bucket(smiles), {})
+        bucket = self.buckets.get(self._bucket(smiles, murcko(smiles)), {})
         return self.penalty(len(bucket.keys() - {smiles}) / self.config.bucket_size) < 1
 
-    def _bucket(self, smiles: str) -> str:
-        scaffold = murcko(smiles)
+    def _bucket(self, smiles: str, scaffold: str) -> str:
         if self.config.name == "topological" and scaffold:
             generic = MurckoScaffold.MakeScaffoldGeneric(Chem.MolFromSmiles(scaffold))
             return str(Chem.MolToSmiles(generic))

@@ -4,6 +4,7 @@ States are held as [H, N]: a weight times a state is what BLAS multiplies fastes
 three that pass a sigmoid stand together.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ from chem.tokenizer import START_ID
 if TYPE_CHECKING:
     from chem.networks import Recurrent
 
+BLOCK = 272  # tokens whose gates' gradients are held at a time: few enough to stay in the cache, wide enough for BLAS
+
 
 @dataclass
 class Trace:
@@ -26,7 +29,7 @@ class Trace:
     hidden_before: list[list[Tensor]] = field(default_factory=list)  # [H, n]
     hidden: list[list[Tensor]] = field(default_factory=list)
     cell_before: list[list[Tensor]] = field(default_factory=list)
-    cell: list[list[Tensor]] = field(default_factory=list)
+    tanh_cell: list[list[Tensor]] = field(default_factory=list)
     kept: list[Tensor | None] = field(default_factory=list)  # by step: rows of the step before; None: all
     logits: list[Tensor] = field(default_factory=list)  # by step: [n, V]
 
@@ -46,7 +49,7 @@ class LstmReader:
         self.cell = [torch.zeros_like(hidden) for hidden in self.hidden]
         self.kept: Tensor | None = None
         if trace is not None:
-            for part in (trace.gates, trace.hidden_before, trace.hidden, trace.cell_before, trace.cell):
+            for part in (trace.gates, trace.hidden_before, trace.hidden, trace.cell_before, trace.tanh_cell):
                 part.extend([] for _ in weights)
 
     def step(self, token: Tensor) -> Tensor:
@@ -64,13 +67,14 @@ class LstmReader:
         gates[3 * self.size :].tanh_()
         enter, forget, out, new = gates.chunk(4)
         cell = torch.addcmul(forget * self.cell[layer], enter, new)
-        hidden = out * cell.tanh()
+        tanh_cell = cell.tanh()
+        hidden = out * tanh_cell
         if self.trace is not None:
             self.trace.gates[layer].append(gates)
             self.trace.hidden_before[layer].append(self.hidden[layer])
             self.trace.cell_before[layer].append(self.cell[layer])
             self.trace.hidden[layer].append(hidden)
-            self.trace.cell[layer].append(cell)
+            self.trace.tanh_cell[layer].append(tanh_cell)
         self.hidden[layer], self.cell[layer] = hidden, cell
 
     def keep(self, rows: Tensor) -> None:
@@ -150,8 +154,8 @@ class Share:
     def gradients(self, network: "Recurrent", gradient: Tensor) -> list[Tensor]:
         """Of `parameters`, given that of the log-probabilities, [N, T]: backpropagation through time.
 
-        Layer by layer from the top: only the recurrent product needs one step after the other, all others are one
-        product over all tokens.
+        Layer by layer from the top: only the recurrent product needs one step after the other, all others are
+        products over blocks of steps.
         """
         trace, found = self.trace, []
         wanted = self._in_order(gradient).unsqueeze(-1)
@@ -159,22 +163,26 @@ class Share:
         logits.scatter_add_(1, self._in_order(self.tokens).unsqueeze(-1), wanted)
         found += [logits.sum(0), logits.T @ torch.cat(trace.hidden[-1], 1).T]
         above = network.head.weight.detach().T @ logits.T  # of the layer's hidden states, [H, S]
-        weights = layer_weights(network.cells)
-        gates = above.new_empty(4 * network.cells.hidden_size, above.shape[1])
+        weights, order = layer_weights(network.cells), gate_order(network.cells.hidden_size)
+        read = self._read(network.embedding.num_embeddings, above)
         for layer in reversed(range(len(weights))):
-            order = gate_order(network.cells.hidden_size)
             w_in, w_rec = (weight.detach()[order] for weight in weights[layer][:2])
-            self._through_time(layer, above, w_rec, gates)
-            bias = gates.sum(1)[order]
-            recurrent = (gates @ torch.cat(trace.hidden_before[layer], 1).T)[order]
+            bias, recurrent, below = w_rec.new_zeros(len(w_rec)), torch.zeros_like(w_rec), torch.empty_like(above)
+            entering = w_rec.new_zeros(len(w_rec), w_in.shape[1] if layer else read.shape[1])
+            for steps, columns, gates in self._through_time(layer, above, w_rec):
+                bias += gates.sum(1)
+                recurrent.addmm_(gates, torch.cat(trace.hidden_before[layer][steps], 1).T)
+                if layer:
+                    entering.addmm_(gates, torch.cat(trace.hidden[layer - 1][steps], 1).T)
+                    below[:, columns] = w_in.T @ gates
+                else:
+                    entering.addmm_(gates, read[columns])
+            found += [bias[order], bias[order], recurrent[order]]
             if layer:
-                entering = (gates @ torch.cat(trace.hidden[layer - 1], 1).T)[order]
-                above = w_in.T @ gates
-                found += [bias, bias, recurrent, entering]
+                found.append(entering[order])
             else:
-                table = gates @ self._read(network.embedding.num_embeddings, gates)  # [4H, V]
-                entering = (table @ network.embedding.weight.detach())[order]
-                found += [bias, bias, recurrent, entering, table.T @ w_in]
+                found += [(entering @ network.embedding.weight.detach())[order], entering.T @ w_in]
+            above = below
         return found[::-1]
 
     def _read(self, vocabulary: int, like: Tensor) -> Tensor:
@@ -182,35 +190,57 @@ class Share:
         read = torch.cat([torch.full_like(self.tokens[:, :1], START_ID), self.tokens[:, :-1]], 1)
         return like.new_zeros(like.shape[1], vocabulary).scatter_(1, self._in_order(read).unsqueeze(-1), 1.0)
 
-    def _through_time(self, layer: int, above: Tensor, w_rec: Tensor, found: Tensor) -> None:
-        """Write the gradient of one layer's gates, before sigmoid or tanh, into found [4H, S].
+    def _blocks(self) -> Iterator[tuple[slice, slice]]:
+        """Steps, last ones first, whose tokens together are at most `BLOCK`, and their columns of S."""
+        sizes = [len(logits) for logits in self.trace.logits]
+        last, end = len(sizes), sum(sizes)
+        while last:
+            first, begin = last - 1, end - sizes[last - 1]
+            while first and end - begin + sizes[first - 1] <= BLOCK:
+                first, begin = first - 1, begin - sizes[first - 1]
+            yield slice(first, last), slice(begin, end)
+            last, end = first, begin
 
-        Given that of its hidden states, `above` [H, S], and its recurrent weights in the gates' order.
+    def _through_time(self, layer: int, above: Tensor, w_rec: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Gradients of one layer's gates, before sigmoid or tanh, block after block from the last step to the first.
+
+        Given that of its hidden states, `above` [H, S], and its recurrent weights in the gates' order. Yields the
+        block's steps, its columns of S and [4H, columns], good until the next block: one small buffer, which stays
+        in the processor's cache.
         """
-        size, trace = w_rec.shape[1], self.trace
-        back = w_rec.T.contiguous()
+        size, trace, back = w_rec.shape[1], self.trace, w_rec.T.contiguous()
+        buffer = above.new_empty(4 * size, max(BLOCK, len(trace.logits[0])))
         hidden = cell = None  # gradients that the step after leaves
-        end = above.shape[1]
-        for step in reversed(range(len(trace.kept))):
-            gates, now = trace.gates[layer][step], trace.cell[layer][step].tanh()
-            begin = end - gates.shape[1]
-            enter, forget, out, new = gates.chunk(4)
-            of_hidden = above[:, begin:end] if hidden is None else above[:, begin:end] + hidden
-            of_cell = torch.ops.aten.tanh_backward(of_hidden * out, now)
-            if cell is not None:
-                of_cell += cell
-            of_gates = torch.cat(
-                [of_cell * new, of_cell * trace.cell_before[layer][step], of_hidden * now, of_cell * enter]
-            )
-            sigmoids, tanh = of_gates[: 3 * size], of_gates[3 * size :]
-            torch.ops.aten.sigmoid_backward.grad_input(sigmoids, gates[: 3 * size], grad_input=sigmoids)
-            torch.ops.aten.tanh_backward.grad_input(tanh, new, grad_input=tanh)
-            found[:, begin:end] = of_gates
-            if step:
-                hidden, cell = back @ of_gates, of_cell * forget
-                rows = trace.kept[step]
-                if rows is not None:
+        for steps, columns in self._blocks():
+            end = columns.stop
+            for step in reversed(range(steps.start, steps.stop)):
+                gates, tanh_cell = trace.gates[layer][step], trace.tanh_cell[layer][step]
+                begin = end - gates.shape[1]
+                enter, forget, out, new = gates.chunk(4)
+                found = torch.empty_like(gates)
+                of_enter, of_forget, of_out, of_new = found.chunk(4)
+                of_hidden = above[:, begin:end] if hidden is None else hidden.add_(above[:, begin:end])
+                torch.mul(of_hidden, tanh_cell, out=of_out)
+                of_cell = of_hidden * out
+                torch.ops.aten.tanh_backward.grad_input(of_cell, tanh_cell, grad_input=of_cell)
+                if cell is not None:
+                    of_cell += cell
+                torch.mul(of_cell, new, out=of_enter)
+                torch.mul(of_cell, trace.cell_before[layer][step], out=of_forget)
+                torch.mul(of_cell, enter, out=of_new)
+                sigmoids = found[: 3 * size]
+                torch.ops.aten.sigmoid_backward.grad_input(sigmoids, gates[: 3 * size], grad_input=sigmoids)
+                torch.ops.aten.tanh_backward.grad_input(of_new, new, grad_input=of_new)
+                buffer[:, begin - columns.start : end - columns.start] = found
+                if step:
                     wide = (size, trace.gates[layer][step - 1].shape[1])
-                    hidden = hidden.new_zeros(wide).index_copy_(1, rows, hidden)
-                    cell = cell.new_zeros(wide).index_copy_(1, rows, cell)
-            end = begin
+                    hidden, cell = _back_to(wide, trace.kept[step], back @ found, of_cell.mul_(forget))
+                end = begin
+            yield steps, columns, buffer[:, : columns.stop - columns.start]
+
+
+def _back_to(wide: tuple[int, int], rows: Tensor | None, *tensors: Tensor) -> list[Tensor]:
+    """[H, n] of the rows that went on, among those of the step before, [H, m]; 0 for the others."""
+    if rows is None:
+        return list(tensors)
+    return [tensor.new_zeros(wide).index_copy_(1, rows, tensor) for tensor in tensors]

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import torch
 from rdkit import Chem, rdBase
-from rdkit.Chem.Scaffolds import MurckoScaffold
 from torch import Tensor
 
 from chem.oracles import Result
+from chem.oracles.base import murcko_scaffold
 from conf.schema import ConfigError, Duplicates
 
 
@@ -24,6 +24,7 @@ class Batch(NamedTuple):
     reward: [N] raw score in [0, 1]; 0 for what is no molecule.
     valid: [N] bool, False for what does not count: no answer of the oracle, beyond the budget, dropped.
     complete: [N] bool, False for what keeps its reward and is never good: no molecule, zeroed, filtered.
+    scaffolds: of the molecules, as `murcko_scaffold` gives them; None for what is none.
     fresh: results of the molecules that this run had not asked about before, in order.
     """
 
@@ -31,6 +32,7 @@ class Batch(NamedTuple):
     reward: Tensor
     valid: Tensor
     complete: Tensor
+    scaffolds: list[str | None]
     fresh: list[Result]
 
 
@@ -76,11 +78,13 @@ class Scoring:
             self.failures += result.failure
             self.scores[result.smiles] = None if result.failure else result.score
         scores = [0.0 if one is None else self.scores.get(one) for one in canonical]
+        known = {result.smiles: result.scaffold for result in results}
         return Batch(
             canonical,
             torch.tensor([score or 0.0 for score in scores]),
             torch.tensor([score is not None for score in scores]),
             torch.tensor([one is not None for one in canonical]),
+            [None if one is None else murcko(one) if known.get(one) is None else known[one] for one in canonical],
             fresh,
         )
 
@@ -159,8 +163,8 @@ def canonical_form(smiles: str) -> str | None:
 
 @lru_cache(maxsize=2**16)  # a policy draws what it has drawn before, and a filter asks as well
 def murcko(smiles: str) -> str:
-    """Canonical SMILES of a molecule's Bemis-Murcko scaffold; "" for one without a ring."""
-    return str(MurckoScaffold.MurckoScaffoldSmiles(mol=Chem.MolFromSmiles(smiles)))
+    """`murcko_scaffold` of a molecule given as SMILES."""
+    return murcko_scaffold(Chem.MolFromSmiles(smiles))
 
 
 def treat_duplicates(batch: Batch, treatment: Duplicates) -> Batch:

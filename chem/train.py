@@ -16,7 +16,7 @@ from chem.networks import SHIPPED, Prior, Rollout, load_prior, sample_logp, save
 from chem.oracles import Oracle, OracleError
 from chem.replay import Memory, Rows, augmented, rows_of, stack
 from chem.report import report_run
-from chem.scoring import Batch, Cache, Scoring, murcko, treat_duplicates
+from chem.scoring import Batch, Cache, Scoring, treat_duplicates
 from conf.schema import ChemConfig, ConfigError, Duplicates, StopConfig
 from core import losses
 from core.objective import Group, Objective, make_objective
@@ -214,12 +214,11 @@ def describe(scored: Batch, filtered: Sequence[bool], rollout: Rollout) -> dict[
     """Shares of the samples: valid; of the valid: distinct, distinct scaffolds, met in an earlier step."""
     molecules = [one for one in scored.canonical if one is not None]
     fresh = {result.smiles for result in scored.fresh}
-    distinct = set(molecules)
     of = max(len(molecules), 1)
     return {
         "valid": len(molecules) / len(scored.canonical),
-        "unique": len(distinct) / of,
-        "scaffolds": len({murcko(one) for one in distinct}) / of,
+        "unique": len(set(molecules)) / of,
+        "scaffolds": len(set(scored.scaffolds) - {None}) / of,
         "repeats": sum(one not in fresh for one in molecules) / of,
         "filtered": sum(filtered) / len(filtered),
         "length": rollout.mask.sum(-1).float().mean(),

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from rdkit import Chem
+from rdkit.Chem.Scaffolds import MurckoScaffold
 
 MAX_ATOMS = 250  # heavy atoms; more is no drug-like molecule, and costs memory that grows with the square
 
@@ -33,6 +34,8 @@ class Result:
         scores: the same, shaped to [0, 1].
         details: what a component tells beyond its value (a route, a pose), by component.
         message: why there is no score.
+        scaffold: canonical SMILES of the Bemis-Murcko scaffold, "" for a molecule without a ring; None where there is
+            no score.
         seconds: spent on this molecule, by the clock; never part of a record that must be reproducible.
     """
 
@@ -43,6 +46,7 @@ class Result:
     scores: dict[str, float] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     message: str = ""
+    scaffold: str | None = None
     seconds: float = 0.0
 
     @property
@@ -113,3 +117,8 @@ def parse(smiles: str) -> Chem.Mol | str:
     if mol.GetNumHeavyAtoms() > MAX_ATOMS:
         return f"{mol.GetNumHeavyAtoms()} heavy atoms, the limit is {MAX_ATOMS}"
     return mol
+
+
+def murcko_scaffold(mol: Chem.Mol) -> str:
+    """Canonical SMILES of the Bemis-Murcko scaffold; "" for a molecule without a ring."""
+    return str(MurckoScaffold.MurckoScaffoldSmiles(mol=mol))

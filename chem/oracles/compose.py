@@ -13,7 +13,7 @@ from typing import Any
 import rdkit
 
 from chem.oracles import shaping
-from chem.oracles.base import Component, Molecule, Result, Status, TimedOut, Value, parse
+from chem.oracles.base import Component, Molecule, Result, Status, TimedOut, Value, murcko_scaffold, parse
 from conf.schema import ComponentConfig, ConfigError, OracleConfig
 
 BUILT_IN = {
@@ -108,8 +108,9 @@ class Scorer:
             if value.details is not None:
                 details[part.label] = value.details
             if self.zero_decides and scores[part.label] == 0:
-                return Result(smiles, Status.ok, 0.0, values, scores, details)
-        return Result(smiles, Status.ok, self.aggregate(list(scores.values()), self.weights), values, scores, details)
+                break
+        score = self.aggregate(list(scores.values()), self.weights[: len(scores)])
+        return Result(smiles, Status.ok, score, values, scores, details, scaffold=murcko_scaffold(mol))
 
 
 def shaped(part: Part, value: float) -> float:

@@ -5,7 +5,7 @@ from typing import Any
 
 from rdkit import Chem, DataStructs
 from rdkit.Chem import QED, rdFingerprintGenerator, rdMolDescriptors
-from rdkit.Chem.FilterCatalog import FilterCatalog, FilterCatalogParams
+from rdkit.Chem.FilterCatalog import FilterCatalog, FilterCatalogEntry, FilterCatalogParams, SmartsMatcher
 from rdkit.Contrib.SA_Score import sascorer
 
 from chem.oracles.base import Component, Molecule
@@ -81,6 +81,37 @@ def pattern_of(key: str, smarts: str) -> Chem.Mol:
     return pattern
 
 
+def catalog_of(patterns: Sequence[str]) -> FilterCatalog:
+    catalog = FilterCatalog()
+    for smarts in patterns:
+        catalog.AddEntry(FilterCatalogEntry(smarts, SmartsMatcher(smarts, smarts)))
+    return catalog
+
+
+QED_ALERTS = catalog_of(QED.StructuralAlertSmarts)
+HYDROGEN = Chem.MolFromSmarts("[#1]")
+
+
+def qed(mol: Chem.Mol) -> float:
+    """Quantitative estimate of drug-likeness (Bickerton et al., 2012): the very number of RDKit's QED.qed.
+
+    Sooner, since all alerts are looked for in one call, and hydrogens are removed only where there are any.
+    """
+    if mol.HasSubstructMatch(HYDROGEN):
+        return float(QED.qed(mol))
+    properties = QED.QEDproperties(
+        MW=rdMolDescriptors._CalcMolWt(mol),
+        ALOGP=rdMolDescriptors.CalcCrippenDescriptors(mol)[0],
+        HBA=sum(len(mol.GetSubstructMatches(acceptor)) for acceptor in QED.Acceptors),
+        HBD=rdMolDescriptors.CalcNumHBD(mol),
+        PSA=rdMolDescriptors.CalcTPSA(mol),
+        ROTB=rdMolDescriptors.CalcNumRotatableBonds(mol, rdMolDescriptors.NumRotatableBondsOptions.Strict),
+        AROM=len(Chem.GetSSSR(Chem.DeleteSubstructs(Chem.Mol(mol), QED.AliphaticRings))),
+        ALERTS=len(QED_ALERTS.GetMatches(mol)),
+    )
+    return float(QED.qed(mol, qedProperties=properties))
+
+
 def simple(function: Callable[[Chem.Mol], float], *, unit_range: bool = False) -> Callable[..., Component]:
     """A factory of a property without parameters."""
 
@@ -93,7 +124,7 @@ def simple(function: Callable[[Chem.Mol], float], *, unit_range: bool = False) -
 
 
 PROPERTIES: dict[str, Callable[..., Component]] = {
-    "qed": simple(QED.qed, unit_range=True),  # Bickerton et al., 2012
+    "qed": simple(qed, unit_range=True),
     "sa_score": simple(sascorer.calculateScore),  # 1 easy to 10 hard; Ertl and Schuffenhauer, 2009
     "weight": simple(rdMolDescriptors._CalcMolWt),  # g/mol
     "logp": simple(lambda mol: rdMolDescriptors.CalcCrippenDescriptors(mol)[0]),  # Wildman and Crippen, 1999

@@ -2,9 +2,12 @@
 
 import pytest
 from rdkit import Chem
+from rdkit.Chem import QED
 
+from chem.inventory import default_stock, read_stock
 from chem.oracles.base import Molecule
 from chem.oracles.compose import Scorer, make_component
+from chem.oracles.properties import HYDROGEN, qed
 from conf.schema import Aggregation, ComponentConfig, ConfigError, OracleConfig, ShapeConfig
 
 ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
@@ -36,6 +39,19 @@ def value_of(name, molecule, /, **parameters):
 def test_aspirin(name, expected):
     parameters = {"similarity": {"smiles": ["CCO", ASPIRIN]}, "substructure": {"smarts": "C(=O)[OH]"}}.get(name, {})
     assert value_of(name, ASPIRIN, **parameters) == pytest.approx(expected, abs=6e-3)
+
+
+def test_qed_is_rdkits_own():
+    """To the last bit, on leaves of the stock, on odd molecules, and where hydrogens are written out."""
+    odd = ["[U]", "[Na+].[Cl-]", "F.F.F.F", "[15NH3]", "C1" + "C" * 100 + "1", "*c1ccccc1", "[O-][N+](=O)OO", "[Si]F"]
+    hydrogens = ["[H][H]", "[2H]C(C)O", "[H]c1ccccc1", "[H][N+]([H])([H])C", "[OH][H]", "[H-]"]
+    smiles = [*sorted(read_stock(default_stock()))[::20], ASPIRIN, RHODANINE, *odd, *hydrogens]
+    mols = [Chem.MolFromSmiles(one) for one in smiles]
+    alerts = [QED.properties(mol).ALERTS for mol in mols]
+    assert len(mols) > 100 and max(alerts) > 2 and 0 in alerts
+    assert [qed(Chem.Mol(mol)) for mol in mols] == [QED.qed(mol) for mol in mols]
+    heavy = Chem.MolFromSmiles("[2H]C([2H])([2H])C(=O)NO")  # hydrogens that RDKit keeps
+    assert heavy.HasSubstructMatch(HYDROGEN) and qed(heavy) == QED.qed(heavy)
 
 
 def test_alerts_count_catalogues_and_patterns():
@@ -82,6 +98,7 @@ def test_a_product_is_composed_and_stops_at_zero():
     scorer = Scorer(OracleConfig([donors, ComponentConfig("qed")]))
     aspirin, benzene = scorer(ASPIRIN), scorer("c1ccccc1")
     assert (aspirin.score, aspirin.values) == (0, {"donors": 1})  # QED cannot change it and is not asked
+    assert (aspirin.scaffold, scorer("CCO").scaffold, scorer("C(").scaffold) == ("c1ccccc1", "", None)
     assert benzene.score == benzene.values["qed"] == value_of("qed", "c1ccccc1")
 
     config = OracleConfig([donors, ComponentConfig("qed", weight=3.0)], Aggregation.arithmetic)

@@ -33,7 +33,9 @@ class Counting:
 
 def batch_of(smiles, rewards):
     every = torch.ones(len(smiles), dtype=torch.bool)
-    return Batch(canonical_forms(smiles), torch.tensor(rewards), every, every, [])
+    canonical = canonical_forms(smiles)
+    scaffolds = [one if one is None else murcko(one) for one in canonical]
+    return Batch(canonical, torch.tensor(rewards), every, every, scaffolds, [])
 
 
 def test_a_batch_is_scored_once_a_molecule():
@@ -46,9 +48,17 @@ def test_a_batch_is_scored_once_a_molecule():
     assert batch.valid.tolist() == [True, True, True, True, False, True]  # a failure does not count
     assert batch.complete.tolist() == [True, True, False, False, True, True]  # no molecule is never good
     assert scoring.calls == 3 and scoring.failures == 1
+    assert batch.scaffolds == ["", "", None, None, "", "c1ccccc1"]  # the oracle told none
     again = scoring(["CCO", "CCN", "CCC"])
     assert oracle.asked[3:] == ["CCN", "CCC"] and scoring.calls == 4  # a failure is asked again, at no further cost
     assert [result.smiles for result in again.fresh] == ["CCC"]
+
+
+def test_scaffolds_are_the_oracles_where_it_tells_them():
+    def telling(smiles):
+        return [Result(one, Status.ok, 0.5, scaffold="told" if "N" in one else None) for one in smiles]
+
+    assert Scoring(telling, None, None)(["Nc1ccccc1", "Cc1ccccc1", "CCC"]).scaffolds == ["told", "c1ccccc1", ""]
 
 
 def test_the_budget_counts_distinct_canonical_molecules(tmp_path):
