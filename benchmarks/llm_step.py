@@ -1,6 +1,6 @@
-"""Whole training steps, ours and TRL's GRPOTrainer, on the same work, in processes of their own that take turns.
+"""Whole training steps, ours and TRL's GRPOTrainer, on the same work, in two processes whose steps take turns.
 
-    python -m benchmarks.llm_step [short] [long] [gpu] [--rounds N]
+    python -m benchmarks.llm_step [short] [long] [gpu] [--turns N]
 
 short: 26-token prompts, 32 tokens each; long: 256-token prompts, 8 to 64 tokens each; both 8 prompts x 16
 completions of a small Qwen3 with random weights, fp32, on the CPU. gpu: the shape of Qwen3-1.7B with random weights,
@@ -8,9 +8,10 @@ bf16, 16 x 16 completions of 256 tokens after 512-token prompts.
 
 Fair: same weights, prompts, reward, learning rate, beta > 0 so that a reference takes part, one update a step on the
 whole batch, no gradient checkpointing. Every completion has a length given beforehand: the end-of-sequence token is
-held back until then, in both by the same masking of the logits. Times are of whole steps after warm-up; memory is the
-most the process held beyond what it held after its imports. A round in which other processes took over a tenth of
-a core is printed and left out of the medians. Needs trl.
+held back until then, in both by the same masking of the logits. Times are of whole steps after warm-up, and of one
+process while the other waits, so that the machine's drift meets both; on a GPU one process has ended before the other
+starts. A turn in which other processes took over a tenth of a core is left out of the medians. Memory is the most a
+process held beyond what it held after its imports. Needs trl.
 """
 
 import argparse
@@ -23,12 +24,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import psutil
+
 SETTINGS: dict[str, dict[str, Any]] = {
-    "short": {"P": 8, "G": 16, "prompt": 26, "least": 32, "most": 32, "steps": {"ours": 6, "trl": 6}},
-    "long": {"P": 8, "G": 16, "prompt": 256, "least": 8, "most": 64, "steps": {"ours": 5, "trl": 2}},
-    "gpu": {"P": 16, "G": 16, "prompt": 512, "least": 256, "most": 256, "steps": {"ours": 4, "trl": 2}},
+    "short": {"P": 8, "G": 16, "prompt": 26, "least": 32, "most": 32, "turns": 15},
+    "long": {"P": 8, "G": 16, "prompt": 256, "least": 8, "most": 64, "turns": 8},
+    "gpu": {"P": 16, "G": 16, "prompt": 512, "least": 256, "most": 256, "turns": 3},
 }
 SMALL = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4}
 SMALL |= {"num_key_value_heads": 2, "head_dim": 32, "vocab_size": 512}
@@ -37,56 +42,102 @@ LARGE |= {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936}
 MICRO_BATCH = {"short": 128, "long": 128, "gpu": 32}  # sequences in a pass; TRL gets the same
 PEAK = {"H200": (989e12, 4.8e12), "H100": (989e12, 3.35e12), "A100": (312e12, 2.0e12)}  # dense bf16 flop/s, bytes/s
 WARMUP = 2
+WHO = ("ours", "trl")
 OVERHEAD = "<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n"  # what the template adds; specials are one token
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("settings", nargs="*", default=["short", "long"], choices=SETTINGS)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--child", choices=("ours", "trl"), help=argparse.SUPPRESS)
+    parser.add_argument("--turns", type=int, help="timed steps of each; by default 15, 8 and 3")
+    parser.add_argument("--child", choices=WHO, help=argparse.SUPPRESS)
     parser.add_argument("--model", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        child(options.child, options.settings[0], options.model)
+        child(options.child, options.settings[0], options.model, options.turns)
         return
     for name in options.settings:
+        turns = options.turns or SETTINGS[name]["turns"]
         with tempfile.TemporaryDirectory() as folder:
             subprocess.run(
                 [sys.executable, "-c", f"from benchmarks import llm_step as b; b.build({name!r}, {folder!r})"]
             )
-            rounds = [[measure(who, name, folder) for who in ("ours", "trl")] for _ in range(options.rounds)]
-        report(name, rounds)
+            report(name, *measure(name, folder, turns))
 
 
-def measure(who: str, name: str, folder: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.llm_step", name, "--child", who, "--model", folder]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{who} ended with status {done.returncode}:\n{done.stderr[-4000:]}")
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    print(name, who, result, file=sys.stderr, flush=True)
-    return result
+class Child:
+    """A process that warms up, and then takes a step whenever it is told to."""
+
+    def __init__(self, who: str, name: str, folder: str, turns: int) -> None:
+        self.who, self.errors = who, Path(folder) / f"{who}.log"
+        command = [sys.executable, "-m", "benchmarks.llm_step", name, "--child", who, "--model", folder]
+        with self.errors.open("w") as errors:
+            self.process = subprocess.Popen(
+                [*command, "--turns", str(turns)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+        self.hear()  # it has warmed up
+
+    def hear(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            sys.exit(f"{self.who} ended with status {self.process.wait()}:\n{self.errors.read_text()[-4000:]}")
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    def turn(self) -> dict[str, Any]:
+        """One step: seconds, of it those of the parts, and CPU seconds that others took in each."""
+        assert self.process.stdin is not None
+        busy, own, began = machine_busy(), self.cpu(), time.perf_counter()
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        found = self.hear()
+        others = (machine_busy() - busy) - (self.cpu() - own)
+        return found | {"others": max(others, 0.0) / (time.perf_counter() - began)}
+
+    def cpu(self) -> float:
+        return sum(psutil.Process(self.process.pid).cpu_times()[:2])
 
 
-def report(name: str, rounds: list[list[dict[str, Any]]]) -> None:
-    quiet = [pair for pair in rounds if max(result["others"] for result in pair) <= 0.1]
-    print(f"{name}: {SETTINGS[name]}, {len(quiet)} of {len(rounds)} rounds undisturbed; {rounds[0][1]['versions']}")
-    chosen = quiet or rounds
+def measure(name: str, folder: str, turns: int) -> tuple[list[list[dict[str, Any]]], list[dict[str, Any]]]:
+    """Of each turn what ours and TRL's tell; and what they tell at their ends."""
+    if name == "gpu":
+        taken, ends = [], []
+        for who in WHO:
+            alone = Child(who, name, folder, turns)
+            taken.append([alone.turn() for _ in range(turns)])
+            ends.append(alone.hear())
+        return [list(pair) for pair in zip(*taken, strict=True)], ends
+    children = [Child(who, name, folder, turns) for who in WHO]
+    pairs = []
+    for _ in range(turns):
+        pairs.append([one.turn() for one in children])
+        print(name, *(f"{turn['seconds']:.2f} s" for turn in pairs[-1]), file=sys.stderr, flush=True)
+    return pairs, [one.hear() for one in children]
+
+
+def report(name: str, pairs: list[list[dict[str, Any]]], ends: list[dict[str, Any]]) -> None:
+    quiet = [pair for pair in pairs if name == "gpu" or max(turn["others"] for turn in pair) <= 0.1]
+    print(f"{name}: {SETTINGS[name]}, {len(quiet)} of {len(pairs)} turns undisturbed; {ends[1]['versions']}")
+    chosen = quiet or pairs
     print(f"{'':6} {'tokens/s':>10} {'s/step':>8} {'memory MB':>10} {'sampling s':>11}")
-    for column, who in enumerate(("ours", "trl")):
-        keys = ("tokens_per_s", "s_per_step", "memory_mb", "sampling_s")
-        values = [statistics.median(pair[column][key] for pair in chosen) for key in keys]
-        print("{:6} {:10.0f} {:8.3f} {:10.0f} {:11.3f}".format(who, *values))
-    ratios = [ours["tokens_per_s"] / trl["tokens_per_s"] for ours, trl in chosen]
-    memory = [ours["memory_mb"] / trl["memory_mb"] for ours, trl in chosen]
-    share = statistics.median(ours["objective_share"] for ours, _ in chosen)
-    print(f"ratio of tokens/s: median {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
-    print(f"ratio of memory: median {statistics.median(memory):.2f}")
+    for who, turns, end in zip(WHO, zip(*chosen, strict=True), ends, strict=True):
+        seconds, sampling = (statistics.median(turn[key] for turn in turns) for key in ("seconds", "sampling"))
+        print(f"{who:6} {end['tokens'] / seconds:10.0f} {seconds:8.3f} {end['memory_mb']:10.0f} {sampling:11.3f}")
+    ratios = [trl["seconds"] / ours["seconds"] for ours, trl in chosen]
+    quarters = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+    middle = statistics.median(ratios)
+    print(f"ratio of tokens/s: median {middle:.2f} (quartiles {quarters[0]:.2f} to {quarters[2]:.2f})")
+    print(f"ratio of memory: {ends[0]['memory_mb'] / ends[1]['memory_mb']:.2f}")
+    share = statistics.median(ours["objective"] / ours["seconds"] for ours, _ in chosen)
     print(f"transform, advantages, MARA, loss: {share:.2%} of our step")
-    for key in ("decode_bandwidth_share", "training_mfu"):
-        if key in chosen[0][0]:
-            print(f"{key}: median {statistics.median(ours[key] for ours, _ in chosen):.2%}")
+    if name == "gpu":
+        for key, value in on_card([ours for ours, _ in chosen], ends[0]).items():
+            print(f"{key}: {value:.2%}")
 
 
 def build(name: str, folder: str) -> None:
@@ -125,8 +176,8 @@ def reward(text: str) -> float:
     return float("1" in text or "2" in text)
 
 
-def child(who: str, name: str, folder: str) -> None:
-    """One process: imports, warm-up, timed steps, one line of JSON."""
+def child(who: str, name: str, folder: str, turns: int) -> None:
+    """One process: imports, warm-up, a line of JSON; at each word on its input a step and a line; a last line."""
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -134,33 +185,46 @@ def child(who: str, name: str, folder: str) -> None:
 
     if name != "gpu":
         torch.set_num_threads(os.cpu_count() or 1)
-    steps = SETTINGS[name]["steps"][who]
-    result = (ours if who == "ours" else trl)(name, folder, steps)
-    print(json.dumps(result), file=out, flush=True)
+
+    def tell(what: dict[str, Any]) -> None:
+        print(json.dumps(what), file=out, flush=True)
+
+    def wait() -> None:
+        if not sys.stdin.readline():
+            sys.exit("the benchmark has ended")
+
+    tell((ours if who == "ours" else trl)(name, folder, partial(Meter, name == "gpu", turns, tell, wait)))
 
 
 class Meter:
-    """Wall-clock, others' CPU time and peak memory of the timed steps; spans of what is wrapped."""
+    """Wall-clock of the steps after warm-up and of what is wrapped; peak memory, beyond what is held now.
 
-    def __init__(self, cuda: bool) -> None:
+    tell: takes what became of a step. wait: returns when the next one is to begin.
+    """
+
+    def __init__(
+        self, cuda: bool, turns: int, tell: Callable[[dict[str, Any]], None], wait: Callable[[], None]
+    ) -> None:
         import torch
 
-        self.cuda, self.torch = cuda, torch
+        self.cuda, self.torch, self.steps, self.tell, self.wait = cuda, torch, WARMUP + turns, tell, wait
         self.spans: dict[str, float] = {}
-        self.ends: list[float] = []
-        self.before = resident()
+        self.before, self.done, self.began = resident(), 0, 0.0
 
     def now(self) -> float:
         if self.cuda:
             self.torch.cuda.synchronize()
         return time.perf_counter()
 
-    def start(self) -> None:
-        self.spans.clear()
-        self.busy, self.own, self.ends = machine_busy(), time.process_time(), [self.now()]
-
     def step(self) -> None:
-        self.ends.append(self.now())
+        """To be called at the end of every step."""
+        ended, self.done = self.now(), self.done + 1
+        if self.done >= WARMUP:
+            self.tell({"sampling": 0.0, "objective": 0.0, "seconds": ended - self.began, **self.spans})
+            if self.done < self.steps:
+                self.wait()
+        self.spans.clear()
+        self.began = self.now()
 
     def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*arguments: Any, **keywords: Any) -> Any:
@@ -172,25 +236,10 @@ class Meter:
 
         return wrapped
 
-    def result(self, name: str) -> dict[str, Any]:
-        setting, steps = SETTINGS[name], len(self.ends) - 1
-        wall = self.ends[-1] - self.ends[0]
-        tokens = int(lengths(name).sum())
+    def memory_mb(self) -> float:
         if self.cuda:
-            memory = self.torch.cuda.max_memory_allocated() / 2**20
-        else:
-            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10 - self.before
-        others = (machine_busy() - self.busy) - (time.process_time() - self.own)
-        middle = statistics.median(b - a for a, b in zip(self.ends, self.ends[1:], strict=False))
-        return {
-            "tokens_per_s": tokens / middle,
-            "s_per_step": middle,
-            "memory_mb": memory,
-            "sampling_s": self.spans.get("sampling", 0.0) / steps,
-            "others": 0.0 if self.cuda else max(others / wall, 0.0),
-            "completions": setting["P"] * setting["G"],
-            "tokens": tokens,
-        }
+            return self.torch.cuda.max_memory_allocated() / 2**20
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10 - self.before
 
 
 def resident() -> float:
@@ -217,7 +266,7 @@ def lengths(name: str) -> Any:
     return drawn
 
 
-def ours(name: str, folder: str, steps: int) -> dict[str, Any]:
+def ours(name: str, folder: str, make_meter: Callable[[], Meter]) -> dict[str, Any]:
     import torch
     from hydra import compose, initialize_config_module
     from omegaconf import OmegaConf
@@ -238,8 +287,8 @@ def ours(name: str, folder: str, steps: int) -> dict[str, Any]:
         def reward(self, prompt: Any, completion: str) -> float:
             return reward(completion)
 
-    setting, cuda = SETTINGS[name], name == "gpu"
-    meter = Meter(cuda)
+    meter = make_meter()
+    setting, cuda = SETTINGS[name], meter.cuda
     register("llm", schema.LlmConfig)
     overrides = [
         f"prompts_per_step={setting['P']}",
@@ -259,7 +308,7 @@ def ours(name: str, folder: str, steps: int) -> dict[str, Any]:
     assert isinstance(config, schema.LlmConfig)
     models = load_models(config.model)
     objective = make_objective(**config.objective_arguments())
-    engine = make_engine("torch", models.policy, config.optimizer, steps + WARMUP)
+    engine = make_engine("torch", models.policy, config.optimizer, meter.steps)
     task, eos = Fixed(), int(models.eos_ids[0])
     scored = make_reward(config.reward, task, models.eos_ids.device, models.policy.dtype)
     draw = rollout.inverse_cdf
@@ -272,30 +321,30 @@ def ours(name: str, folder: str, steps: int) -> dict[str, Any]:
     train.sample = meter.timed("sampling", train.sample)
     object.__setattr__(objective, "loss", meter.timed("objective", objective.loss))
     ends = lengths(name).unsqueeze(-1) - 1
-    for step in range(WARMUP + steps):
-        if step == WARMUP:
-            meter.start()
+    for step in range(meter.steps):
         batch = train.draw_batch(config, models, task, step)
         batch = batch._replace(uniforms=batch.uniforms.scatter(1, ends.to(batch.uniforms.device), -1.0))
         result = train.train_step(models, engine, objective, task, scored, batch, config.objective.beta, config)
         meter.step()
-    tokens = float(result.metrics["length"]) * setting["P"] * setting["G"]  # type: ignore[arg-type]
-    found = meter.result(name)
-    assert abs(tokens - found["tokens"]) < 1 and batch.prompts.mask.sum(-1).eq(setting["prompt"]).all()
-    found["objective_share"] = meter.spans["objective"] / (meter.ends[-1] - meter.ends[0])
-    return found | (on_card(name, models.policy, meter, steps) if cuda else {})
+    tokens = round(float(result.metrics["length"]) * setting["P"] * setting["G"])  # type: ignore[arg-type]
+    assert tokens == lengths(name).sum() and batch.prompts.mask.sum(-1).eq(setting["prompt"]).all()
+    found = {"tokens": tokens, "memory_mb": meter.memory_mb()}
+    if cuda:
+        found |= {
+            "parameters": sum(p.numel() for p in models.policy.parameters()),
+            "card": torch.cuda.get_device_name(),
+        }
+    return found
 
 
-def on_card(name: str, policy: Any, meter: Meter, steps: int) -> dict[str, float]:
+def on_card(turns: list[dict[str, Any]], end: dict[str, Any]) -> dict[str, float]:
     """Shares of what the card can do: bytes a second in decoding, model flop a second in the training passes."""
-    import torch
-
     flops, bandwidth = next(
-        (peak for card, peak in PEAK.items() if card in torch.cuda.get_device_name()), (float("nan"), float("nan"))
+        (peak for card, peak in PEAK.items() if card in end["card"]), (float("nan"), float("nan"))
     )
-    setting, shape = SETTINGS[name], LARGE
+    setting, shape = SETTINGS["gpu"], LARGE
     P, G, L = setting["P"], setting["G"], setting["prompt"]
-    weights = sum(p.numel() for p in policy.parameters())  # the head is the embedding, and is read whole each step
+    weights = end["parameters"]  # the head is the embedding, and is read whole each step
     kv = 2 * shape["num_hidden_layers"] * shape["num_key_value_heads"] * shape["head_dim"]  # numbers a token
     read = sum(weights + kv * P * (L + G * t) for t in range(setting["most"])) * 2  # bytes a step of training
     width = shape["num_attention_heads"] * shape["head_dim"] * shape["num_hidden_layers"]
@@ -303,15 +352,15 @@ def on_card(name: str, policy: Any, meter: Meter, steps: int) -> dict[str, float
     pairs = P * L * L / 2 + P * G * setting["most"] * (L + setting["most"] / 2)
     head = shape["vocab_size"] * shape["hidden_size"]
     forward = 2 * (weights - head) * inputs + 2 * head * P * G * setting["most"] + 4 * width * pairs
-    sampling = meter.spans["sampling"]
-    training = meter.ends[-1] - meter.ends[0] - sampling
+    sampling = statistics.median(turn["sampling"] for turn in turns)
+    training = statistics.median(turn["seconds"] - turn["sampling"] for turn in turns)
     return {
-        "decode_bandwidth_share": read * steps / sampling / bandwidth,
-        "training_mfu": 4 * forward * steps / training / flops,  # reference, policy, and twice that backward
+        "decode's bandwidth over the card's": read / sampling / bandwidth,
+        "training's model flop utilisation": 4 * forward / training / flops,  # reference, policy, twice that backward
     }
 
 
-def trl(name: str, folder: str, steps: int) -> dict[str, Any]:
+def trl(name: str, folder: str, make_meter: Callable[[], Meter]) -> dict[str, Any]:
     import datasets
     import torch
     import transformers
@@ -319,8 +368,8 @@ def trl(name: str, folder: str, steps: int) -> dict[str, Any]:
     from transformers import AutoTokenizer, LogitsProcessorList, TrainerCallback
 
     datasets.disable_progress_bars()
-    setting, cuda = SETTINGS[name], name == "gpu"
-    meter = Meter(cuda)
+    meter = make_meter()
+    setting, cuda = SETTINGS[name], meter.cuda
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ends, seen = lengths(name) - 1, [0]
 
@@ -335,10 +384,6 @@ def trl(name: str, folder: str, steps: int) -> dict[str, Any]:
         return [reward(some[-1]["content"]) for some in completions]
 
     class Steps(TrainerCallback):
-        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if state.global_step == WARMUP:
-                meter.start()
-
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             meter.step()
 
@@ -354,7 +399,7 @@ def trl(name: str, folder: str, steps: int) -> dict[str, Any]:
             beta=0.01,
             learning_rate=1e-6,
             lr_scheduler_type="constant",
-            max_steps=WARMUP + steps,
+            max_steps=meter.steps,
             use_cpu=not cuda,
             bf16=cuda,
             gradient_checkpointing=False,
@@ -366,7 +411,7 @@ def trl(name: str, folder: str, steps: int) -> dict[str, Any]:
             shuffle_dataset=False,
             model_init_kwargs={"dtype": "bfloat16" if cuda else "float32"},
         )
-        data = datasets.Dataset.from_list([{"prompt": chat} for chat in chats(name)] * (WARMUP + steps))
+        data = datasets.Dataset.from_list([{"prompt": chat} for chat in chats(name)] * meter.steps)
         trainer = peer.GRPOTrainer(
             model=folder,
             reward_funcs=rewards,
@@ -378,8 +423,8 @@ def trl(name: str, folder: str, steps: int) -> dict[str, Any]:
         generate = meter.timed("sampling", trainer.model.generate)
         trainer.model.generate = lambda *a, **k: generate(*a, **k, logits_processor=LogitsProcessorList([held_back]))
         trainer.train()
-    found = meter.result(name)
-    assert seen[0] == found["tokens"]
+    assert seen[0] == lengths(name).sum()
+    found = {"tokens": seen[0], "memory_mb": meter.memory_mb()}
     return found | {"versions": {m.__name__: m.__version__ for m in (peer, transformers, torch)}}
 
 

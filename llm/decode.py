@@ -85,7 +85,7 @@ class PackedDecoder:
         own = torch.bmm(queries, layer.key.narrow(1, 0, now).transpose(1, 2)).view(PK, -1, now)
         weight = torch.cat([shared, own], -1).softmax(-1, dtype=_wide(query)).to(query.dtype)
         out = torch.bmm(weight.narrow(2, 0, L), layer.prompt_value).view_as(queries)
-        out = out.baddbmm(weight.view(PK * A, per_key, -1).narrow(2, L, now), layer.value.narrow(1, 0, now))
+        out.baddbmm_(weight.view(PK * A, per_key, -1).narrow(2, L, now), layer.value.narrow(1, 0, now))
         out = out.view(P, K, A, per_key, D).transpose(1, 2).reshape(P * A, K * per_key, D)
         return out if self.even else out.index_select(0, self.slots)
 

@@ -22,11 +22,16 @@ def test_prompts_have_exactly_the_length_that_the_setting_says(tokenizer, name):
 def test_our_side_runs(tmp_path, monkeypatch):
     from llm import rollout, train
 
-    small = {"P": 2, "G": 2, "prompt": 26, "least": 2, "most": 5, "steps": {"ours": 1}}
+    small = {"P": 2, "G": 2, "prompt": 26, "least": 2, "most": 5}
     monkeypatch.setitem(llm_step.SETTINGS, "long", small)
     monkeypatch.setattr(rollout, "inverse_cdf", rollout.inverse_cdf)  # both are replaced in there
     monkeypatch.setattr(train, "sample", train.sample)
     llm_step.build("long", str(tmp_path))
-    result = llm_step.ours("long", str(tmp_path), 1)
+    told, waited = [], []
+    result = llm_step.ours(
+        "long", str(tmp_path), lambda: llm_step.Meter(False, 2, told.append, lambda: waited.append(len(told)))
+    )
     assert result["tokens"] == llm_step.lengths("long").sum() > 4
-    assert 0 < result["objective_share"] < 1
+    assert waited == [1, 2] and len(told) == 3  # the end of the warm-up, then a line for each turn
+    for turn in told[1:]:
+        assert 0 < turn["objective"] < turn["seconds"] and 0 < turn["sampling"] < turn["seconds"]
