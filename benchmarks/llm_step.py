@@ -9,9 +9,9 @@ bf16, 16 x 16 completions of 256 tokens after 512-token prompts.
 Fair: same weights, prompts, reward, learning rate, beta > 0 so that a reference takes part, one update a step on the
 whole batch, no gradient checkpointing. Every completion has a length given beforehand: the end-of-sequence token is
 held back until then, in both by the same masking of the logits. Times are of whole steps after warm-up, and of one
-process while the other waits, so that the machine's drift meets both; on a GPU one process has ended before the other
-starts. A turn in which other processes took over a tenth of a core is left out of the medians. Memory is the most a
-process held beyond what it held after its imports. Needs trl.
+process while the other waits, so that the machine's drift meets both; a turn of `short` is three steps. On a GPU one
+process has ended before the other starts. A turn in which other processes took over a tenth of a core is left out of
+the medians. Memory is the most a process held beyond what it held after its imports. Needs trl.
 """
 
 import argparse
@@ -31,9 +31,9 @@ from typing import Any
 import psutil
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "short": {"P": 8, "G": 16, "prompt": 26, "least": 32, "most": 32, "turns": 15},
-    "long": {"P": 8, "G": 16, "prompt": 256, "least": 8, "most": 64, "turns": 8},
-    "gpu": {"P": 16, "G": 16, "prompt": 512, "least": 256, "most": 256, "turns": 3},
+    "short": {"P": 8, "G": 16, "prompt": 26, "least": 32, "most": 32, "turns": 12, "steps": 3},
+    "long": {"P": 8, "G": 16, "prompt": 256, "least": 8, "most": 64, "turns": 8, "steps": 1},
+    "gpu": {"P": 16, "G": 16, "prompt": 512, "least": 256, "most": 256, "turns": 3, "steps": 1},
 }
 SMALL = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4}
 SMALL |= {"num_key_value_heads": 2, "head_dim": 32, "vocab_size": 512}
@@ -49,7 +49,7 @@ OVERHEAD = "<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n"  # what the t
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("settings", nargs="*", default=["short", "long"], choices=SETTINGS)
-    parser.add_argument("--turns", type=int, help="timed steps of each; by default 15, 8 and 3")
+    parser.add_argument("--turns", type=int, help="of each; by default 12, 8 and 3")
     parser.add_argument("--child", choices=WHO, help=argparse.SUPPRESS)
     parser.add_argument("--model", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 class Child:
-    """A process that warms up, and then takes a step whenever it is told to."""
+    """A process that warms up, and then takes the steps of a turn whenever it is told to."""
 
     def __init__(self, who: str, name: str, folder: str, turns: int) -> None:
         self.who, self.errors = who, Path(folder) / f"{who}.log"
@@ -90,7 +90,7 @@ class Child:
         return found
 
     def turn(self) -> dict[str, Any]:
-        """One step: seconds, of it those of the parts, and CPU seconds that others took in each."""
+        """Seconds a step, of it those of the parts, and CPU seconds that others took in each second."""
         assert self.process.stdin is not None
         busy, own, began = machine_busy(), self.cpu(), time.perf_counter()
         self.process.stdin.write("go\n")
@@ -177,7 +177,7 @@ def reward(text: str) -> float:
 
 
 def child(who: str, name: str, folder: str, turns: int) -> None:
-    """One process: imports, warm-up, a line of JSON; at each word on its input a step and a line; a last line."""
+    """One process: imports, warm-up, a line of JSON; at each word on its input a turn and a line; a last line."""
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -193,21 +193,23 @@ def child(who: str, name: str, folder: str, turns: int) -> None:
         if not sys.stdin.readline():
             sys.exit("the benchmark has ended")
 
-    tell((ours if who == "ours" else trl)(name, folder, partial(Meter, name == "gpu", turns, tell, wait)))
+    tell((ours if who == "ours" else trl)(name, folder, partial(Meter, name, turns, tell, wait)))
 
 
 class Meter:
     """Wall-clock of the steps after warm-up and of what is wrapped; peak memory, beyond what is held now.
 
-    tell: takes what became of a step. wait: returns when the next one is to begin.
+    tell: takes what became of a turn. wait: returns when the next one is to begin.
     """
 
     def __init__(
-        self, cuda: bool, turns: int, tell: Callable[[dict[str, Any]], None], wait: Callable[[], None]
+        self, name: str, turns: int, tell: Callable[[dict[str, Any]], None], wait: Callable[[], None]
     ) -> None:
         import torch
 
-        self.cuda, self.torch, self.steps, self.tell, self.wait = cuda, torch, WARMUP + turns, tell, wait
+        self.cuda, self.torch, self.tell, self.wait = name == "gpu", torch, tell, wait
+        self.turn = SETTINGS[name]["steps"]
+        self.steps = WARMUP + turns * self.turn
         self.spans: dict[str, float] = {}
         self.before, self.done, self.began = resident(), 0, 0.0
 
@@ -219,10 +221,12 @@ class Meter:
     def step(self) -> None:
         """To be called at the end of every step."""
         ended, self.done = self.now(), self.done + 1
-        if self.done >= WARMUP:
-            self.tell({"sampling": 0.0, "objective": 0.0, "seconds": ended - self.began, **self.spans})
-            if self.done < self.steps:
-                self.wait()
+        if self.done < WARMUP or (self.done - WARMUP) % self.turn:
+            return
+        spans = {"sampling": 0.0, "objective": 0.0, **self.spans, "seconds": ended - self.began}
+        self.tell({key: seconds / self.turn for key, seconds in spans.items()})
+        if self.done < self.steps:
+            self.wait()
         self.spans.clear()
         self.began = self.now()
 

@@ -22,16 +22,16 @@ def test_prompts_have_exactly_the_length_that_the_setting_says(tokenizer, name):
 def test_our_side_runs(tmp_path, monkeypatch):
     from llm import rollout, train
 
-    small = {"P": 2, "G": 2, "prompt": 26, "least": 2, "most": 5}
+    small = {"P": 2, "G": 2, "prompt": 26, "least": 2, "most": 5, "steps": 2}
     monkeypatch.setitem(llm_step.SETTINGS, "long", small)
     monkeypatch.setattr(rollout, "inverse_cdf", rollout.inverse_cdf)  # both are replaced in there
     monkeypatch.setattr(train, "sample", train.sample)
     llm_step.build("long", str(tmp_path))
     told, waited = [], []
     result = llm_step.ours(
-        "long", str(tmp_path), lambda: llm_step.Meter(False, 2, told.append, lambda: waited.append(len(told)))
+        "long", str(tmp_path), lambda: llm_step.Meter("long", 2, told.append, lambda: waited.append(len(told)))
     )
     assert result["tokens"] == llm_step.lengths("long").sum() > 4
-    assert waited == [1, 2] and len(told) == 3  # the end of the warm-up, then a line for each turn
+    assert waited == [1, 2] and len(told) == 3  # the end of the warm-up, then a line for each turn of two steps
     for turn in told[1:]:
         assert 0 < turn["objective"] < turn["seconds"] and 0 < turn["sampling"] < turn["seconds"]
