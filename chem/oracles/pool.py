@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -11,11 +12,11 @@ import tempfile
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, Pipe, wait
+from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,7 @@ class Oracle:
         self.size = config.workers or len(os.sched_getaffinity(0))
         self.counts: Counter[Status] = Counter()
         self._recent: deque[Result] = deque(maxlen=WINDOW)
+        self._failures = 0  # among them
         self._workers: list[Worker] = []
         self._closed = False
         self._lock = threading.Lock()
@@ -198,14 +200,14 @@ class Oracle:
 
     def _next_results(self, todo: deque[tuple[int, str]]) -> list[tuple[int, Result]]:
         """Wait until a worker answers, dies or is late."""
-        busy = {worker.connection: worker for worker in self._workers if worker.tasks}
+        busy = {worker.connection.fileno(): worker for worker in self._workers if worker.tasks}
         limit = self.config.time_limit_s
         deadline = min(worker.since for worker in busy.values()) + limit
         found = []
-        for connection in wait(list(busy), max(deadline - time.monotonic(), 0)):
-            worker = busy[connection]  # type: ignore[index]
+        for channel in readable(busy, deadline - time.monotonic()):
+            worker = busy[channel]
             try:
-                while worker.tasks and worker.connection.poll():
+                while worker.tasks and readable([channel], 0):
                     _, number, result, worker.since = worker.connection.recv()
                     worker.tasks.popleft()
                     found.append((number, result))
@@ -215,7 +217,7 @@ class Oracle:
                 found.append(self._give_up(worker, todo, Status.failed))
         now = time.monotonic()
         for worker in busy.values():
-            if worker.tasks and now - worker.since > limit and not worker.connection.poll():
+            if worker.tasks and now - worker.since > limit and not readable([worker.connection.fileno()], 0):
                 found.append(self._give_up(worker, todo, Status.timed_out))
         return found
 
@@ -234,15 +236,28 @@ class Oracle:
 
     def _record(self, result: Result) -> None:
         self.counts[result.status] += 1
+        if len(self._recent) == WINDOW:
+            self._failures -= self._recent[0].failure
         self._recent.append(result)
-        failures = [one for one in self._recent if one.failure]
-        if len(self._recent) >= ENOUGH and len(failures) > self.config.max_failed_share * len(self._recent):
-            first = failures[0]
+        self._failures += result.failure
+        if len(self._recent) >= ENOUGH and self._failures > self.config.max_failed_share * len(self._recent):
+            first = next(one for one in self._recent if one.failure)
             raise OracleError(
-                f"oracle: {len(failures)} of the last {len(self._recent)} molecules failed, more than "
+                f"oracle: {self._failures} of the last {len(self._recent)} molecules failed, more than "
                 f"oracle.max_failed_share={self.config.max_failed_share:g}; the first: {first.smiles[:200]} "
                 f"{first.status.value}: {first.message}"
             )
+
+
+def readable(channels: Iterable[int], seconds: float) -> list[int]:
+    """File descriptors at which something is to be read, or whose other end is gone, waiting so long for the first.
+
+    Where there is a message for each molecule, multiprocessing's own wait and poll are most of what it costs.
+    """
+    poller = select.poll()
+    for channel in channels:
+        poller.register(channel, select.POLLIN)
+    return [channel for channel, _ in poller.poll(max(seconds, 0.0) * 1000)]
 
 
 def ending(code: int) -> str:
