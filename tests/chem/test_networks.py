@@ -93,8 +93,11 @@ def test_a_sequence_depends_on_its_own_uniforms_alone(network):
         assert int(together.mask[row].sum()) == count and bool(alone.complete[0]) == bool(together.complete[row])
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-def test_drawing_gives_the_log_probabilities_and_the_gradient_of_a_second_reading(network, threads):
+@pytest.mark.parametrize(("threads", "block"), [(1, 150), (3, 10)])  # blocks of some steps, and of one or some
+def test_drawing_gives_the_log_probabilities_and_the_gradient_of_a_second_reading(
+    network, threads, block, monkeypatch
+):
+    monkeypatch.setattr("chem.lstm.BLOCK", block)
     uniforms = torch.rand(100, 9, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     weights = torch.rand(100, 1, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
     if isinstance(network.longest, int):
