@@ -99,6 +99,12 @@ class Child:
         others = (machine_busy() - busy) - (self.cpu() - own)
         return found | {"others": max(others, 0.0) / (time.perf_counter() - began)}
 
+    def end(self) -> dict[str, Any]:
+        """What it tells at its end."""
+        found = self.hear()
+        self.process.wait()
+        return found
+
     def cpu(self) -> float:
         return sum(psutil.Process(self.process.pid).cpu_times()[:2])
 
@@ -110,14 +116,14 @@ def measure(name: str, folder: str, turns: int) -> tuple[list[list[dict[str, Any
         for who in WHO:
             alone = Child(who, name, folder, turns)
             taken.append([alone.turn() for _ in range(turns)])
-            ends.append(alone.hear())
+            ends.append(alone.end())
         return [list(pair) for pair in zip(*taken, strict=True)], ends
     children = [Child(who, name, folder, turns) for who in WHO]
     pairs = []
     for _ in range(turns):
         pairs.append([one.turn() for one in children])
         print(name, *(f"{turn['seconds']:.2f} s" for turn in pairs[-1]), file=sys.stderr, flush=True)
-    return pairs, [one.hear() for one in children]
+    return pairs, [one.end() for one in children]
 
 
 def report(name: str, pairs: list[list[dict[str, Any]]], ends: list[dict[str, Any]]) -> None:
