@@ -10,6 +10,7 @@ theirs.
 
 import argparse
 import random
+import sys
 import time
 
 import psutil
@@ -17,7 +18,7 @@ import psutil
 from chem.files import find_file
 from chem.inventory import first_words
 from chem.oracles import Oracle
-from conf.schema import ChemConfig, ComponentConfig, OracleConfig
+from conf.schema import ChemConfig, ComponentConfig, ConfigError, OracleConfig
 from launch.compose import compose_typed
 
 
@@ -55,4 +56,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ConfigError as error:
+        sys.exit(f"benchmarks.chem_oracles: {error}")
