@@ -64,9 +64,10 @@ def load_models(config: ModelConfig, seed: int = 0) -> Models:
         ConfigError: the model cannot be found or loaded, or does not do what the configuration asks for.
     """
     transformers_logging.disable_progress_bar()
-    keep_freed_memory()
     name = find_model(config.name_or_path, POLICIES)
     device = find_device(config.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", trust_remote_code=False)
         policy = _load(name, config, device)
@@ -179,7 +180,7 @@ def save_adapter(policy: PreTrainedModel, config: ModelConfig, folder: Path) -> 
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what tensors on the CPU leave behind, for the next ones.
+    """Have glibc keep what tensors leave behind, for the next ones: for a process that trains on the CPU.
 
     By default it gives a step's activations back to the system and takes them again page by page, which costs the
     small models that fit a CPU a tenth of a step. Elsewhere than under glibc nothing is changed.

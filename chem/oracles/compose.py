@@ -108,7 +108,7 @@ class Scorer:
             if value.details is not None:
                 details[part.label] = value.details
             if self.zero_decides and scores[part.label] == 0:
-                break
+                break  # the product is 0 whatever the others are
         score = self.aggregate(list(scores.values()), self.weights[: len(scores)])
         return Result(smiles, Status.ok, score, values, scores, details, scaffold=murcko_scaffold(mol))
 
