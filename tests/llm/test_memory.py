@@ -1,7 +1,8 @@
-"""Peak memory: the logits of all positions never exist as a whole, neither in scoring nor in sampling."""
+"""Peak memory: the logits of all positions never exist as a whole; and what is freed is kept for the next step."""
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -71,3 +72,33 @@ def rises():
 def test_all_logits_never_exist_at_once(rises):
     assert rises["score"] < WHOLE / 8 and rises["sample"] < WHOLE / 4
     assert rises["control"] > WHOLE  # in a single chunk they do
+
+
+PAGES = """
+import resource, torch
+from llm.models import keep_freed_memory
+
+def step():
+    [torch.ones(2**20) for _ in range(32)]  # 4 MiB each, all held until the last
+
+def pages():  # that a step takes from the system, after some
+    for _ in range(3):
+        step()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    step()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+torch.set_num_threads(1)
+given_back = pages()
+keep_freed_memory()
+print(given_back, pages())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="not glibc")
+def test_freed_memory_is_kept_for_the_next_step():
+    done = subprocess.run(
+        [sys.executable, "-c", PAGES], cwd=ROOT, capture_output=True, text=True, check=True, timeout=200
+    )
+    given_back, kept = map(int, done.stdout.split()[-2:])
+    assert kept < 1_000 < 10_000 < given_back
