@@ -78,13 +78,13 @@ class Scoring:
             self.failures += result.failure
             self.scores[result.smiles] = None if result.failure else result.score
         scores = [0.0 if one is None else self.scores.get(one) for one in canonical]
-        known = {result.smiles: result.scaffold for result in results}
+        told = {result.smiles: result.scaffold for result in results if result.scaffold is not None}
         return Batch(
             canonical,
             torch.tensor([score or 0.0 for score in scores]),
             torch.tensor([score is not None for score in scores]),
             torch.tensor([one is not None for one in canonical]),
-            [None if one is None else murcko(one) if known.get(one) is None else known[one] for one in canonical],
+            [told[one] if one in told else murcko(one) if one is not None else None for one in canonical],
             fresh,
         )
 
