@@ -1,6 +1,6 @@
 """Whole training steps, ours and TRL's GRPOTrainer, on the same work, in two processes whose steps take turns.
 
-    python -m benchmarks.llm_step [short] [long] [gpu] [--turns N]
+    python -m benchmarks.llm_step [short] [long] [gpu] [--turns N] [--compiled]
 
 short: 26-token prompts, 32 tokens each; long: 256-token prompts, 8 to 64 tokens each; both 8 prompts x 16
 completions of a small Qwen3 with random weights, fp32, on the CPU. gpu: the shape of Qwen3-1.7B with random weights,
@@ -50,11 +50,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("settings", nargs="*", default=["short", "long"], choices=SETTINGS)
     parser.add_argument("--turns", type=int, help="of each; by default 12, 8 and 3")
+    parser.add_argument("--compiled", action="store_true", help="ours with model.compile_decoding=true")
     parser.add_argument("--child", choices=WHO, help=argparse.SUPPRESS)
     parser.add_argument("--model", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        child(options.child, options.settings[0], options.model, options.turns)
+        child(options.child, options.settings[0], options.model, options.turns, options.compiled)
         return
     for name in options.settings:
         turns = options.turns or SETTINGS[name]["turns"]
@@ -62,18 +63,18 @@ def main() -> None:
             subprocess.run(
                 [sys.executable, "-c", f"from benchmarks import llm_step as b; b.build({name!r}, {folder!r})"]
             )
-            report(name, *measure(name, folder, turns))
+            report(name, *measure(name, folder, turns, options.compiled))
 
 
 class Child:
     """A process that warms up, and then takes the steps of a turn whenever it is told to."""
 
-    def __init__(self, who: str, name: str, folder: str, turns: int) -> None:
+    def __init__(self, who: str, name: str, folder: str, turns: int, compiled: bool) -> None:
         self.who, self.errors = who, Path(folder) / f"{who}.log"
         command = [sys.executable, "-m", "benchmarks.llm_step", name, "--child", who, "--model", folder]
         with self.errors.open("w") as errors:
             self.process = subprocess.Popen(
-                [*command, "--turns", str(turns)],
+                [*command, "--turns", str(turns), *["--compiled"][: int(compiled)]],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -109,16 +110,18 @@ class Child:
         return sum(psutil.Process(self.process.pid).cpu_times()[:2])
 
 
-def measure(name: str, folder: str, turns: int) -> tuple[list[list[dict[str, Any]]], list[dict[str, Any]]]:
+def measure(
+    name: str, folder: str, turns: int, compiled: bool
+) -> tuple[list[list[dict[str, Any]]], list[dict[str, Any]]]:
     """Of each turn what ours and TRL's tell; and what they tell at their ends."""
     if name == "gpu":
         taken, ends = [], []
         for who in WHO:
-            alone = Child(who, name, folder, turns)
+            alone = Child(who, name, folder, turns, compiled)
             taken.append([alone.turn() for _ in range(turns)])
             ends.append(alone.end())
         return [list(pair) for pair in zip(*taken, strict=True)], ends
-    children = [Child(who, name, folder, turns) for who in WHO]
+    children = [Child(who, name, folder, turns, compiled) for who in WHO]
     pairs = []
     for _ in range(turns):
         pairs.append([one.turn() for one in children])
@@ -182,7 +185,7 @@ def reward(text: str) -> float:
     return float("1" in text or "2" in text)
 
 
-def child(who: str, name: str, folder: str, turns: int) -> None:
+def child(who: str, name: str, folder: str, turns: int, compiled: bool) -> None:
     """One process: imports, warm-up, a line of JSON; at each word on its input a turn and a line; a last line."""
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -199,7 +202,8 @@ def child(who: str, name: str, folder: str, turns: int) -> None:
         if not sys.stdin.readline():
             sys.exit("the benchmark has ended")
 
-    tell((ours if who == "ours" else trl)(name, folder, partial(Meter, name, turns, tell, wait)))
+    make_meter = partial(Meter, name, turns, tell, wait)
+    tell(ours(name, folder, make_meter, compiled) if who == "ours" else trl(name, folder, make_meter))
 
 
 class Meter:
@@ -276,7 +280,7 @@ def lengths(name: str) -> Any:
     return drawn
 
 
-def ours(name: str, folder: str, make_meter: Callable[[], Meter]) -> dict[str, Any]:
+def ours(name: str, folder: str, make_meter: Callable[[], Meter], compiled: bool = False) -> dict[str, Any]:
     import torch
     from hydra import compose, initialize_config_module
     from omegaconf import OmegaConf
@@ -310,6 +314,7 @@ def ours(name: str, folder: str, make_meter: Callable[[], Meter]) -> dict[str, A
         "advantage=group_normalised",
         "optimizer.lr=1e-6",
         f"model.name_or_path={folder}",
+        f"model.compile_decoding={compiled}",
         f"model.device={'cuda' if cuda else 'cpu'}",
         f"model.dtype={'bfloat16' if cuda else 'float32'}",
     ]

@@ -952,6 +952,7 @@ class ModelConfig:
     attention: str = "auto"  # transformers' implementation where prompts are not read packed
     gradient_checkpointing: bool = False  # compute activations again in the backward pass instead of keeping them
     reference_on_cpu: bool = False  # between the passes that need it
+    compile_decoding: bool = False  # torch.compile of the sampling step: sooner, after a minute of compiling
     lora: LoraConfig = field(default_factory=LoraConfig)
 
     def __post_init__(self) -> None:
@@ -1133,6 +1134,11 @@ class LlmConfig(RunConfig):
             check_range("micro_batch_tokens", self.micro_batch_tokens, low=1)
         check_range("evaluation_completions", self.evaluation_completions, low=1)
         check_range("sample_every", self.sample_every, low=0)
+        if self.model.compile_decoding and self.engine.name.startswith("zero3"):
+            raise ConfigError(
+                f"model.compile_decoding: must be false with engine={self.engine.name}, whose layers gather their "
+                "weights in hooks, found true"
+            )
 
     def objective_arguments(self) -> dict[str, Any]:
         clip = {"clip_low": self.update.clip_low, "clip_high": self.update.clip_high}

@@ -86,7 +86,7 @@ def shares_prefix(body: PreTrainedModel) -> bool:
     if getattr(body, "is_activation_checkpointing", False) and body.training and torch.is_grad_enabled():
         reason = "gradient checkpointing is on"  # its second forward pass would not know the rows
     if reason is not None:
-        _say(f"{type(body).__name__} reads a prompt's keys and values once for each completion: {reason}")
+        say(f"{type(body).__name__} reads a prompt's keys and values once for each completion: {reason}")
     return reason is None
 
 
@@ -95,7 +95,7 @@ _REASONS: WeakKeyDictionary[nn.Module, str | None] = WeakKeyDictionary()
 
 
 @cache
-def _say(text: str) -> None:
+def say(text: str) -> None:
     console.print(text)
 
 
@@ -131,13 +131,19 @@ def _reason(body: PreTrainedModel) -> str | None:
 def read(body: nn.Module, ids: Tensor, positions: Tensor, attention: Attention) -> Tensor:
     """Last hidden states [N, D] of packed tokens and their positions, [N] each."""
     with chosen(body):
-        output = body(
-            input_ids=ids.unsqueeze(0),
-            position_ids=positions.unsqueeze(0),
-            use_cache=False,
-            shared_prefix=attention,
-        )
-    return output.last_hidden_state[0]
+        return forward(body, ids, positions, attention)
+
+
+def forward(body: nn.Module, ids: Tensor, positions: Tensor, attention: Attention) -> Tensor:
+    """The same where the attention is chosen already."""
+    output = body(
+        input_ids=ids.unsqueeze(0),
+        position_ids=positions.unsqueeze(0),
+        use_cache=False,
+        shared_prefix=attention,
+    )
+    hidden: Tensor = output.last_hidden_state[0]
+    return hidden
 
 
 class Rows:

@@ -1,12 +1,14 @@
 """Reading completions token by token: one decoder for models that share a prompt's keys and values, one for all."""
 
+from collections.abc import Callable
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from llm.attention import Packing, read, shares_prefix
+from llm.attention import Packing, chosen, forward, read, say, shares_prefix
 from llm.logp import positions, read_prompts
 from llm.prompts import Prompts
 
@@ -24,8 +26,24 @@ def make_decoder(body: PreTrainedModel, prompts: Prompts, group: int, length: in
     return PaddedDecoder(body, prompts, group, length)
 
 
+def compile_decoding(model: PreTrainedModel, backend: str = "inductor") -> None:
+    """Let the steps of the model's decoders be compiled by torch.compile, where its prompts are read packed.
+
+    The first of them waits for the compiler. Hidden states differ by rounding from those of the other steps. What
+    cannot be compiled is said once, and read as before.
+    """
+    from torch._dynamo import config as dynamo
+
+    step = torch.compile(_step, dynamic=True, fullgraph=True, backend=backend)
+    # Floats are those of the model: as symbols they would only make the compiler begin again.
+    _COMPILED[model.get_decoder()] = dynamo.patch(specialize_float=True)(step)
+
+
+_COMPILED: WeakKeyDictionary[nn.Module, Callable[..., Tensor]] = WeakKeyDictionary()
+
+
 class Layer(NamedTuple):
-    """Keys and values of one layer with K heads: of prompts [P * K, L, D], of their A rows [P * K * A, T, D]."""
+    """Keys and values of a layer with K heads: of prompts [P, K, L, D], of tokens in their slots [P, K, A, T, D]."""
 
     prompt_key: Tensor
     prompt_value: Tensor
@@ -45,15 +63,16 @@ class PackedDecoder:
         packing = Packing(prompts, prompts.ids[:, :0], torch.zeros_like(prompts.ids[:, 0]))
         self.layers: dict[nn.Module, Layer] = {}
         self.invisible = packing.invisible  # [P, 1, 1, L] bool: padding of the prompts; or None
+        self.one = P == 1
         self.group = torch.arange(P, device=prompts.ids.device).repeat_interleave(group)  # [R] prompt of each row
         self.slots, self.A, self.even = torch.arange(P * group, device=self.group.device), group, True
         self.occupant = self.slots  # [P * A] row in each slot
         self.position = prompts.mask.sum(-1)[self.group]
 
         def keep_keys(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-            own = key.new_empty(P * key.shape[1] * group, self.room, key.shape[2])
-            shared_key, shared_value = (packing.prompts.pad(states).flatten(0, 1) for states in (key, value))
-            self.layers[module] = Layer(shared_key, shared_value, own, torch.empty_like(own))
+            own = key.new_zeros(P, key.shape[1], group, self.room, key.shape[2])
+            shared_key, shared_value = (packing.prompts.pad(states).contiguous() for states in (key, value))
+            self.layers[module] = Layer(shared_key, shared_value, own, torch.zeros_like(own))
             return packing(module, query, key, value, scaling)
 
         hidden = read(body, packing.ids, packing.positions, keep_keys)
@@ -63,30 +82,37 @@ class PackedDecoder:
         if self.read == self.room:
             self.room = min(2 * self.room, self.length)
             self.layers = {module: self._longer(layer) for module, layer in self.layers.items()}
-        self.hidden = read(self.body, tokens, self.position, self)
+        self.hidden = self._read(tokens)
         self.position = self.position + 1
         self.read += 1
 
+    def _read(self, tokens: Tensor) -> Tensor:
+        compiled, slots = _COMPILED.get(self.body), len(self.occupant)
+        if compiled is None or self.A < 2 or (slots == self.A and not self.one):
+            return read(self.body, tokens, self.position, self)
+        from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+
+        say(f"compiling the decoding step of {type(self.body).__name__}: the first may take minutes")
+        for layer in self.layers.values():
+            for states in layer:  # heads and their width are the model's; other sizes may happen to be equal to them
+                torch._dynamo.mark_static(states, [1, states.dim() - 1])
+        tokens, position = (t.index_select(0, self.occupant) for t in (tokens, self.position))
+        now = torch.full((1,), self.read, device=tokens.device)
+        try:
+            with chosen(self.body):
+                hidden = compiled(self.body, tokens, position, self.layers, now, self.invisible)
+            return hidden.index_select(0, self.slots)
+        except (TorchDynamoException, FailOnRecompileLimitHit) as error:
+            del _COMPILED[self.body]
+            reason = str(error).strip().partition("\n")[0]
+            say(f"the decoding step of {type(self.body).__name__} is not compiled: {type(error).__name__}: {reason}")
+            return self._read(tokens)
+
     def __call__(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """Attention of one token of each row, [R, H, D] and [R, K, D], to its prompt and its row."""
-        layer, A, now = self.layers[module], self.A, self.read + 1
-        K, D, PK, L = *key.shape[1:], *layer.prompt_key.shape[:2]
-        P, per_key = PK // K, query.shape[1] // K
-        query = query * scaling
         if not self.even:
             query, key, value = (states.index_select(0, self.occupant) for states in (query, key, value))
-        for cache, states in ((layer.key, key), (layer.value, value)):
-            cache.select(1, self.read).view(P, K, A, D).copy_(states.reshape(P, A, K, D).transpose(1, 2))
-        query = query.reshape(P, A, K, per_key, D).transpose(1, 2).reshape(PK, A * per_key, D)
-        shared = torch.bmm(query, layer.prompt_key.transpose(1, 2))
-        if self.invisible is not None:
-            shared = shared.view(P, K, -1, L).masked_fill(self.invisible, -torch.inf).view(PK, -1, L)
-        queries = query.view(PK * A, per_key, D)
-        own = torch.bmm(queries, layer.key.narrow(1, 0, now).transpose(1, 2)).view(PK, -1, now)
-        weight = torch.cat([shared, own], -1).softmax(-1, dtype=_wide(query)).to(query.dtype)
-        out = torch.bmm(weight.narrow(2, 0, L), layer.prompt_value).view_as(queries)
-        out.baddbmm_(weight.view(PK * A, per_key, -1).narrow(2, L, now), layer.value.narrow(1, 0, now))
-        out = out.view(P, K, A, per_key, D).transpose(1, 2).reshape(P * A, K * per_key, D)
+        out = _attend(self.layers[module], query, key, value, scaling, self.read, self.invisible)
         return out if self.even else out.index_select(0, self.slots)
 
     def keep(self, rows: Tensor) -> None:
@@ -110,17 +136,69 @@ class PackedDecoder:
 
     def _kept(self, layer: Layer, prompts: Tensor, source: Tensor) -> Layer:
         """The same layer with these prompts, and in slot [P', A'] what was in slot `source` of the old P * A."""
-        P, A, (T, D) = len(self.occupant) // self.A, self.A, layer.key.shape[1:]
         own = []
         for cache in (layer.key, layer.value):
-            chosen = cache.view(P, -1, A, T, D).transpose(1, 2)[source // A, source % A, :, : self.read]
-            kept = cache.new_empty(len(prompts), chosen.shape[2], source.shape[1], T, D)  # chosen: [P', A', K, t, D]
+            chosen = cache.transpose(1, 2)[source // self.A, source % self.A, :, : self.read]  # [P', A', K, t, D]
+            kept = cache.new_zeros(len(prompts), cache.shape[1], source.shape[1], *cache.shape[3:])
             kept[:, :, :, : self.read] = chosen.transpose(1, 2)
-            own.append(kept.flatten(0, 2))
+            own.append(kept)
         shared = layer.prompt_key, layer.prompt_value
-        if len(prompts) < P:
-            shared = tuple(states.unflatten(0, (P, -1))[prompts].flatten(0, 1) for states in shared)
+        if len(prompts) < len(layer.key):
+            shared = layer.prompt_key[prompts], layer.prompt_value[prompts]
         return Layer(*shared, *own)
+
+
+def _attend(
+    layer: Layer,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float,
+    now: int | Tensor,
+    invisible: Tensor | None,
+) -> Tensor:
+    """Attention of one token in each slot, [P * A, H, D] and [P * A, K, D], to its prompt and those before it.
+
+    now: how many there are of these. As a tensor [1] it lets one graph serve all steps, which then look at all the
+    room there is.
+    """
+    (P, K, A, T, D), L, per_key = layer.key.shape, layer.prompt_key.shape[2], query.shape[1] // key.shape[1]
+    for cache, states in ((layer.key, key), (layer.value, value)):
+        states = states.reshape(P, A, K, D).transpose(1, 2)
+        if isinstance(now, int):
+            cache.select(3, now).copy_(states)
+        else:
+            cache.index_copy_(3, now, states.unsqueeze(3))
+    width = now + 1 if isinstance(now, int) else T
+    own_key, own_value = (cache.narrow(3, 0, width).flatten(0, 2) for cache in (layer.key, layer.value))
+    query = (query * scaling).reshape(P, A, K, per_key, D).transpose(1, 2).reshape(P * K, A * per_key, D)
+    queries = query.view(P * K * A, per_key, D)
+    shared = torch.bmm(query, layer.prompt_key.flatten(0, 1).transpose(1, 2))
+    own = torch.bmm(queries, own_key.transpose(1, 2)).view(P * K, A * per_key, width)
+    if invisible is not None:
+        shared = shared.view(P, K, A * per_key, L).masked_fill(invisible, -torch.inf).view(P * K, A * per_key, L)
+    if isinstance(now, Tensor):
+        own = own.masked_fill(torch.arange(T, device=now.device) > now, -torch.inf)
+    weight = torch.cat([shared, own], -1).softmax(-1, dtype=_wide(query)).to(query.dtype)
+    out = torch.bmm(weight.narrow(2, 0, L), layer.prompt_value.flatten(0, 1)).view(P * K * A, per_key, D)
+    out.baddbmm_(weight.view(P * K * A, per_key, L + width).narrow(2, L, width), own_value)
+    return out.view(P, K, A, per_key, D).transpose(1, 2).reshape(P * A, K * per_key, D)
+
+
+def _step(
+    body: nn.Module,
+    tokens: Tensor,
+    position: Tensor,
+    layers: dict[nn.Module, Layer],
+    now: Tensor,
+    invisible: Tensor | None,
+) -> Tensor:
+    """What is compiled: the last hidden states [P * A, D] of a token in each slot."""
+
+    def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        return _attend(layers[module], query, key, value, scaling, now, invisible)
+
+    return forward(body, tokens, position, attention)
 
 
 def _wide(states: Tensor) -> torch.dtype:

@@ -22,6 +22,7 @@ from launch.checkpoint import tensors_hash
 from launch.streams import stream_seed
 from launch.zero import quieten
 from llm.attention import chosen, shares_prefix
+from llm.decode import compile_decoding
 from llm.norm import in_fewer_passes
 from llm.tiny import POLICIES, find_model
 
@@ -91,6 +92,9 @@ def load_models(config: ModelConfig, seed: int = 0) -> Models:
         keep_no_activations(policy)
     if config.lora.rank:
         add_adapter(policy, config.lora, seed)
+    if config.compile_decoding:
+        for model in filter(None, (policy, reference)):
+            compile_decoding(model)
     return Models(policy, reference, tokenizer, eos_ids, pad)
 
 

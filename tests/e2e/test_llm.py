@@ -58,6 +58,23 @@ def test_the_same_command_twice_is_bit_identical_and_another_seed_is_not(tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.long
+def test_compiled_decoding_draws_the_same(tmp_path):
+    options = ("transform=mara", "steps=3", "sample_every=1", "evaluation_completions=64", "prompts_per_step=2")
+    runs = {name: tmp_path / name for name in ("false", "true")}
+    for name, folder in runs.items():
+        out, _ = llm(*options, f"model.compile_decoding={name}", f"hydra.run.dir={folder}")
+        assert ("compiling the decoding step of Qwen3Model" in out) == (name == "true") and "not compiled" not in out
+    texts = [
+        [json.loads(line)["completion"] for line in (folder / "samples.jsonl").read_text().splitlines()]
+        for folder in runs.values()
+    ]
+    assert texts[0] == texts[1] and len(texts[0]) == 3 * 2 * 64
+    weights = [(folder / "policy" / "model.safetensors").read_bytes() for folder in runs.values()]
+    assert weights[0] == weights[1]  # nothing else is compiled
+
+
+@pytest.mark.slow
 def test_a_trained_policy_takes_the_same_path_as_any_model(tmp_path):
     options = ("steps=2", "evaluation_completions=64", "transform=mara")
     llm(*options, f"hydra.run.dir={tmp_path / 'first'}")

@@ -115,3 +115,53 @@ def test_bfloat16_draws_complete_groups(build_model):
     model = build_model("qwen3", VOCAB).to(torch.bfloat16)
     packed, plain = (draw(model, make_prompts(3, 9, 1), kind) for kind in (PackedDecoder, PaddedDecoder))
     assert packed.mask[:, 0].all() and (packed.tokens[:, 0] == plain.tokens[:, 0]).all()
+
+
+@pytest.fixture
+def graphs():
+    """How many have been compiled since the test began."""
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    counters.clear()
+    yield lambda: counters["stats"]["unique_graphs"]
+    torch._dynamo.reset()
+
+
+BACKENDS = ("aot_eager", pytest.param("inductor", marks=pytest.mark.long))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", ["qwen3", "gpt2"])
+def test_compiled_steps_are_the_same_from_one_graph(build_model, graphs, kind, backend, monkeypatch):
+    """Rows leave evenly and unevenly, prompts differ in length and end as a whole, and the room grows."""
+    model, prompts = build_model(kind, VOCAB), make_prompts(3, 9, 1, 4)
+    monkeypatch.setattr(decode, "ROOM", 7)
+    plain = draw(model, prompts, PackedDecoder)
+    decode.compile_decoding(model, backend)
+    for _ in range(2):
+        compiled = draw(model, prompts, PackedDecoder)
+        assert all(torch.equal(one, other) for one, other in zip(compiled, plain, strict=True))
+    assert graphs() == 1
+    assert distance_from_the_training_pass(model, lambda decoder: None) < 1e-5
+    assert graphs() == 2  # outside of inference mode it is another
+
+    def meddle(decoder):  # control: what is compiled is what is read
+        if decoder.read == 2:
+            decoder.layers = {module: layer._replace(key=-layer.key) for module, layer in decoder.layers.items()}
+
+    assert distance_from_the_training_pass(model, meddle) > 1e-3
+    assert graphs() == 2
+
+
+def test_a_step_that_cannot_be_compiled_is_said_once_and_read_as_before(build_model, graphs, capsys):
+    model, prompts = build_model("qwen3", VOCAB), make_prompts(3, 9, 1)
+    plain = draw(model, prompts, PackedDecoder)
+    decode.compile_decoding(model, "aot_eager")
+    model.get_decoder().norm.register_forward_hook(lambda *_: torch._dynamo.graph_break())
+    for _ in range(2):
+        drawn = draw(model, prompts, PackedDecoder)
+        assert all(torch.equal(one, other) for one, other in zip(drawn, plain, strict=True))
+    said = capsys.readouterr().out
+    assert said.count("is not compiled: ") == 1 and "\n" not in said.strip()
+    assert graphs() == 0

@@ -136,6 +136,12 @@ def test_gradient_checkpointing_is_refused_where_it_would_lose_the_cache(
             load_models(make_config(*options).model)
 
 
+def test_compiled_decoding_is_refused_where_layers_gather_their_weights(make_config):
+    with pytest.raises(ConfigError, match=r"^model\.compile_decoding: must be false with engine=zero3_offload"):
+        make_config("model.compile_decoding=true", "engine=zero3_offload")
+    assert make_config("model.compile_decoding=true", "engine=zero2").model.compile_decoding
+
+
 @pytest.mark.gpu
 def test_a_reference_on_the_cpu_is_read_on_the_gpu(folder, texts, make_config):
     if not torch.cuda.is_available():
