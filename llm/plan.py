@@ -167,14 +167,18 @@ def training(setting: Setting, shape: Shape) -> Phase:
 
 
 def gradients(setting: Setting, shape: Shape) -> int:
-    """Plain: whole, in the parameters' type. DeepSpeed: whole in stage 1, a float32 part, a buffer to reduce in."""
+    """Plain: whole, in the parameters' type. DeepSpeed: whole in stage 1, a float32 part, a buffer to reduce in.
+
+    Stage 3 lays a full buffer out anew by ranks, and gloo's reduce-scatter, on a CPU, makes a copy of that.
+    """
     from launch.zero import BUCKET
 
     whole = shape.trained_bytes
     if not setting.stage:
         return whole
     part = 0 if setting.offload else 4 * math.ceil(shape.trained / setting.ranks)
-    return part + min(BUCKET, shape.trained) * setting.width + (whole if setting.stage == 1 else 0)
+    buffers = 1 if setting.stage < 3 else 2 if setting.cuda else 3
+    return part + buffers * min(BUCKET, shape.trained) * setting.width + (whole if setting.stage == 1 else 0)
 
 
 def update(setting: Setting, shape: Shape) -> Phase:
