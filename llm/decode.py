@@ -59,11 +59,10 @@ class PackedDecoder:
 
     def __init__(self, body: PreTrainedModel, prompts: Prompts, group: int, length: int) -> None:
         self.body, self.length, self.read, self.room = body, length, 0, min(length, ROOM)
-        P = len(prompts.ids)
+        self.prompts = P = len(prompts.ids)
         packing = Packing(prompts, prompts.ids[:, :0], torch.zeros_like(prompts.ids[:, 0]))
         self.layers: dict[nn.Module, Layer] = {}
         self.invisible = packing.invisible  # [P, 1, 1, L] bool: padding of the prompts; or None
-        self.one = P == 1
         self.group = torch.arange(P, device=prompts.ids.device).repeat_interleave(group)  # [R] prompt of each row
         self.slots, self.A, self.even = torch.arange(P * group, device=self.group.device), group, True
         self.occupant = self.slots  # [P * A] row in each slot
@@ -87,26 +86,32 @@ class PackedDecoder:
         self.read += 1
 
     def _read(self, tokens: Tensor) -> Tensor:
-        compiled, slots = _COMPILED.get(self.body), len(self.occupant)
-        if compiled is None or self.A < 2 or (slots == self.A and not self.one):
+        compiled, prompts = _COMPILED.get(self.body), len(self.occupant) // self.A
+        if (
+            compiled is None or self.A == 1 or prompts == 1 < self.prompts
+        ):  # a size that becomes 1 needs another graph
             return read(self.body, tokens, self.position, self)
         from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
-        say(f"compiling the decoding step of {type(self.body).__name__}: the first may take minutes")
+        name = type(self.body).__name__
+        say(f"compiling the decoding step of {name}: the first may take minutes")
+        try:
+            return self._read_compiled(tokens, compiled)
+        except (TorchDynamoException, FailOnRecompileLimitHit) as error:
+            del _COMPILED[self.body]
+            reason = str(error).strip().partition("\n")[0]
+            say(f"the decoding step of {name} is not compiled: {type(error).__name__}: {reason}")
+            return self._read(tokens)
+
+    def _read_compiled(self, tokens: Tensor, compiled: Callable[..., Tensor]) -> Tensor:
         for layer in self.layers.values():
             for states in layer:  # heads and their width are the model's; other sizes may happen to be equal to them
                 torch._dynamo.mark_static(states, [1, states.dim() - 1])
         tokens, position = (t.index_select(0, self.occupant) for t in (tokens, self.position))
         now = torch.full((1,), self.read, device=tokens.device)
-        try:
-            with chosen(self.body):
-                hidden = compiled(self.body, tokens, position, self.layers, now, self.invisible)
-            return hidden.index_select(0, self.slots)
-        except (TorchDynamoException, FailOnRecompileLimitHit) as error:
-            del _COMPILED[self.body]
-            reason = str(error).strip().partition("\n")[0]
-            say(f"the decoding step of {type(self.body).__name__} is not compiled: {type(error).__name__}: {reason}")
-            return self._read(tokens)
+        with chosen(self.body):
+            hidden = compiled(self.body, tokens, position, self.layers, now, self.invisible)
+        return hidden.index_select(0, self.slots)
 
     def __call__(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """Attention of one token of each row, [R, H, D] and [R, K, D], to its prompt and its row."""
@@ -138,9 +143,9 @@ class PackedDecoder:
         """The same layer with these prompts, and in slot [P', A'] what was in slot `source` of the old P * A."""
         own = []
         for cache in (layer.key, layer.value):
-            chosen = cache.transpose(1, 2)[source // self.A, source % self.A, :, : self.read]  # [P', A', K, t, D]
+            moved = cache.transpose(1, 2)[source // self.A, source % self.A, :, : self.read]  # [P', A', K, t, D]
             kept = cache.new_zeros(len(prompts), cache.shape[1], source.shape[1], *cache.shape[3:])
-            kept[:, :, :, : self.read] = chosen.transpose(1, 2)
+            kept[:, :, :, : self.read] = moved.transpose(1, 2)
             own.append(kept)
         shared = layer.prompt_key, layer.prompt_value
         if len(prompts) < len(layer.key):
