@@ -121,4 +121,6 @@ def parse(smiles: str) -> Chem.Mol | str:
 
 def murcko_scaffold(mol: Chem.Mol) -> str:
     """Canonical SMILES of the Bemis-Murcko scaffold; "" for a molecule without a ring."""
+    if not mol.GetRingInfo().NumRings():
+        return ""  # as RDKit finds, in time that grows with the third power of a chain's length
     return str(MurckoScaffold.MurckoScaffoldSmiles(mol=mol))

@@ -1,5 +1,6 @@
 """Strings that no sane model writes, through every oracle: an answer each, nothing left behind."""
 
+import math
 import random
 import time
 from collections import Counter
@@ -126,5 +127,6 @@ def test_docking_a_hundred_thousand_hostile_strings(clpp):
 
     batch = Scoring(shown, cache=None, budget=None)(strings)
     assert len(batch.reward) == len(strings) and len({row.smiles for row in rows}) == len(rows) > 500
-    docked = [row.values["docking"] for row in rows if row.status is Status.ok]
-    assert len(docked) > 100 and max(docked) < 100
+    docked = [(row.values["docking"], row.score) for row in rows if row.status is Status.ok]
+    assert len(docked) > 100 and all(math.isfinite(energy) for energy, _ in docked)
+    assert all(0 <= score < 0.16 for energy, score in docked if energy > 0)  # up to 1e8 where it does not fit the box
