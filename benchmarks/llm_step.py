@@ -74,7 +74,7 @@ class Child:
         command = [sys.executable, "-m", "benchmarks.llm_step", name, "--child", who, "--model", folder]
         with self.errors.open("w") as errors:
             self.process = subprocess.Popen(
-                [*command, "--turns", str(turns), *["--compiled"][: int(compiled)]],
+                [*command, "--turns", str(turns), *(["--compiled"] if compiled else [])],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,

@@ -6,6 +6,7 @@ import threading
 import pytest
 import torch
 from rdkit import Chem, DataStructs
+from rdkit.Chem.Scaffolds.MurckoScaffold import MurckoScaffoldSmiles
 
 from chem.filters import MORGAN, PENALTIES, DiversityFilter, batch_diversity
 from chem.oracles import Result, Status
@@ -13,6 +14,14 @@ from chem.replay import Memory, augmented, rows_of, stack
 from chem.scoring import Batch, Cache, Scoring, canonical_forms, murcko, treat_duplicates
 from chem.tokenizer import Tokenizer, split
 from conf.schema import DiversityFilterConfig, Duplicates, ReplayConfig
+
+
+@pytest.mark.timeout(60)
+def test_scaffolds_are_rdkits_and_those_of_long_chains_are_found_at_once():
+    for smiles in ("C", "[Na+].[Cl-]", "CC(=O)NCC=C", "C" * 60, "CCc1ccccc1C", "C1CC1.CCO", "O=C1CCC(CC2CC2)N1"):
+        assert murcko(smiles) == MurckoScaffoldSmiles(smiles)
+    assert murcko("CCc1ccccc1C") == "c1ccccc1"
+    assert murcko("C" * 5000) == ""  # RDKit takes minutes
 
 
 class Counting:

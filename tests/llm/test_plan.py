@@ -84,6 +84,12 @@ def test_each_stage_shares_out_one_thing_more(ranks):
     assert static("zero3_offload") == 0
     zero1, zero2 = (estimate(setting(engine=engine, **common))["update"] for engine in ("zero1", "zero2"))
     assert zero1["gradients"] - zero2["gradients"] == 2 * W
+    if ranks > 1:  # stage 3 lays what it reduces out anew, and gloo copies that
+        zero3 = {
+            cuda: estimate(setting(engine="zero3", **common | {"cuda": cuda}))["update"] for cuda in (True, False)
+        }
+        assert zero3[True]["gradients"] - zero2["gradients"] == 2 * W
+        assert zero3[False]["gradients"] - zero3[True]["gradients"] == 2 * W
 
 
 def test_lora_checkpointing_and_a_reference_elsewhere_leave_out_what_they_should():
