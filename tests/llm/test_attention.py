@@ -118,7 +118,7 @@ def test_control_a_broken_piece_is_noticed(build_model, monkeypatch, where, what
 @pytest.mark.parametrize("kind", NOT_READ)
 def test_other_models_are_read_the_plain_way_and_it_is_said_once(build_model, kind, capsys, monkeypatch):
     model = build_model(kind, VOCAB)
-    attention._say.cache_clear()
+    attention.say.cache_clear()
     monkeypatch.setattr(attention.console, "quiet", False)
     assert not shares_prefix(model.get_decoder()) and not shares_prefix(model.get_decoder())
     said = " ".join(capsys.readouterr().out.split())

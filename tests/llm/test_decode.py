@@ -124,6 +124,7 @@ def graphs():
 
     torch._dynamo.reset()
     counters.clear()
+    decode.say.cache_clear()
     yield lambda: counters["stats"]["unique_graphs"]
     torch._dynamo.reset()
 
