@@ -87,9 +87,8 @@ class PackedDecoder:
 
     def _read(self, tokens: Tensor) -> Tensor:
         compiled, prompts = _COMPILED.get(self.body), len(self.occupant) // self.A
-        if (
-            compiled is None or self.A == 1 or prompts == 1 < self.prompts
-        ):  # a size that becomes 1 needs another graph
+        few = self.A == 1 or prompts == 1 < self.prompts  # a size that becomes 1 would take another graph
+        if compiled is None or few:
             return read(self.body, tokens, self.position, self)
         from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
