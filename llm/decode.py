@@ -1,6 +1,7 @@
 """Reading completions token by token: one decoder for models that share a prompt's keys and values, one for all."""
 
 from collections.abc import Callable
+from itertools import chain
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -62,6 +63,7 @@ class PackedDecoder:
         self.prompts = P = len(prompts.ids)
         packing = Packing(prompts, prompts.ids[:, :0], torch.zeros_like(prompts.ids[:, 0]))
         self.layers: dict[nn.Module, Layer] = {}
+        self.marked: dict[nn.Module, Layer] = {}  # those whose fixed sizes the compiler has been told
         self.invisible = packing.invisible  # [P, 1, 1, L] bool: padding of the prompts; or None
         self.group = torch.arange(P, device=prompts.ids.device).repeat_interleave(group)  # [R] prompt of each row
         self.slots, self.A, self.even = torch.arange(P * group, device=self.group.device), group, True
@@ -103,8 +105,10 @@ class PackedDecoder:
             return self._read(tokens)
 
     def _read_compiled(self, tokens: Tensor, compiled: Callable[..., Tensor]) -> Tensor:
-        for layer in self.layers.values():
-            for states in layer:  # heads and their width are the model's; other sizes may happen to be equal to them
+        if self.marked is not self.layers:  # a change makes new ones
+            self.marked = self.layers
+            for states in chain.from_iterable(self.layers.values()):
+                # Heads and their width are the model's; other sizes may happen to be equal to them.
                 torch._dynamo.mark_static(states, [1, states.dim() - 1])
         tokens, position = (t.index_select(0, self.occupant) for t in (tokens, self.position))
         now = torch.full((1,), self.read, device=tokens.device)
