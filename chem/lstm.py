@@ -40,7 +40,7 @@ class LstmReader:
     def __init__(self, network: "Recurrent", rows: int, trace: Trace | None = None) -> None:
         cells = network.cells
         self.size, self.trace = cells.hidden_size, trace
-        weights = [[t.detach()[gate_order(self.size)] for t in layer] for layer in layer_weights(cells)]
+        weights = [[ordered(t.detach()) for t in layer] for layer in layer_weights(cells)]
         w_in, w_rec, b_in, b_rec = weights[0]
         self.table = torch.addmm((b_in + b_rec).unsqueeze(1), w_in, network.embedding.weight.detach().T)  # [4H, V]
         self.first = w_rec
@@ -65,7 +65,7 @@ class LstmReader:
     def _update(self, layer: int, gates: Tensor) -> None:
         gates[: 3 * self.size].sigmoid_()
         gates[3 * self.size :].tanh_()
-        enter, forget, out, new = gates.chunk(4)
+        out, enter, forget, new = gates.chunk(4)
         cell = torch.addcmul(forget * self.cell[layer], enter, new)
         tanh_cell = cell.tanh()
         hidden = out * tanh_cell
@@ -89,10 +89,13 @@ def layer_weights(cells: nn.RNNBase) -> list[list[Tensor]]:
     return [[getattr(cells, f"{name}_l{layer}") for name in names] for layer in range(cells.num_layers)]
 
 
-def gate_order(size: int) -> Tensor:
-    """Torch's gates (in, forget, new, out) as in, forget, out, new; it is its own inverse."""
-    enter, forget, new, out = torch.arange(4 * size).chunk(4)
-    return torch.cat([enter, forget, out, new])
+def ordered(weights: Tensor) -> Tensor:
+    """Torch's gates (in, forget, new, out) as out, in, forget, new."""
+    return weights.roll(len(weights) // 4, 0)
+
+
+def torch_ordered(weights: Tensor) -> Tensor:
+    return weights.roll(-len(weights) // 4, 0)
 
 
 def traced_logp(network: "Recurrent", tokens: Tensor, mask: Tensor, traces: list[Trace], cores: Cores) -> Tensor:
@@ -124,7 +127,7 @@ class _FromTraces(torch.autograd.Function):
     ) -> Tensor:
         shares = [Share(*part) for part in zip(cores.share(tokens), cores.share(mask), traces, strict=True)]
         ctx.network, ctx.shares, ctx.cores = network, shares, cores
-        return torch.cat([share.logp() for share in shares])
+        return torch.cat(cores.map(Share.logp, shares))
 
     @staticmethod
     @once_differentiable
@@ -163,25 +166,25 @@ class Share:
         logits.scatter_add_(1, self._in_order(self.tokens).unsqueeze(-1), wanted)
         found += [logits.sum(0), logits.T @ torch.cat(trace.hidden[-1], 1).T]
         above = network.head.weight.detach().T @ logits.T  # of the layer's hidden states, [H, S]
-        weights, order = layer_weights(network.cells), gate_order(network.cells.hidden_size)
+        weights = layer_weights(network.cells)
         read = self._read(network.embedding.num_embeddings, above)
         for layer in reversed(range(len(weights))):
-            w_in, w_rec = (weight.detach()[order] for weight in weights[layer][:2])
+            w_in, w_rec = (ordered(weight.detach()) for weight in weights[layer][:2])
             bias, recurrent, below = w_rec.new_zeros(len(w_rec)), torch.zeros_like(w_rec), torch.empty_like(above)
             entering = w_rec.new_zeros(len(w_rec), w_in.shape[1] if layer else read.shape[1])
             for steps, columns, gates in self._through_time(layer, above, w_rec):
-                bias += gates.sum(1)
+                bias.addmv_(gates, gates.new_ones(gates.shape[1]))
                 recurrent.addmm_(gates, torch.cat(trace.hidden_before[layer][steps], 1).T)
                 if layer:
                     entering.addmm_(gates, torch.cat(trace.hidden[layer - 1][steps], 1).T)
                     below[:, columns] = w_in.T @ gates
                 else:
                     entering.addmm_(gates, read[columns])
-            found += [bias[order], bias[order], recurrent[order]]
+            found += [torch_ordered(bias), torch_ordered(bias), torch_ordered(recurrent)]
             if layer:
-                found.append(entering[order])
+                found.append(torch_ordered(entering))
             else:
-                found += [(entering @ network.embedding.weight.detach())[order], entering.T @ w_in]
+                found += [torch_ordered(entering @ network.embedding.weight.detach()), entering.T @ w_in]
             above = below
         return found[::-1]
 
@@ -209,16 +212,15 @@ class Share:
         in the processor's cache.
         """
         size, trace, back = w_rec.shape[1], self.trace, w_rec.T.contiguous()
-        buffer = above.new_empty(4 * size, max(BLOCK, len(trace.logits[0])))
         hidden = cell = None  # gradients that the step after leaves
         for steps, columns in self._blocks():
-            end = columns.stop
+            end, done = columns.stop, []
             for step in reversed(range(steps.start, steps.stop)):
                 gates, tanh_cell = trace.gates[layer][step], trace.tanh_cell[layer][step]
                 begin = end - gates.shape[1]
-                enter, forget, out, new = gates.chunk(4)
+                out, enter, forget, new = gates.chunk(4)
                 found = torch.empty_like(gates)
-                of_enter, of_forget, of_out, of_new = found.chunk(4)
+                of_out, of_enter, of_forget, of_new = found.chunk(4)
                 of_hidden = above[:, begin:end] if hidden is None else hidden.add_(above[:, begin:end])
                 torch.mul(of_hidden, tanh_cell, out=of_out)
                 of_cell = of_hidden * out
@@ -231,12 +233,12 @@ class Share:
                 sigmoids = found[: 3 * size]
                 torch.ops.aten.sigmoid_backward.grad_input(sigmoids, gates[: 3 * size], grad_input=sigmoids)
                 torch.ops.aten.tanh_backward.grad_input(of_new, new, grad_input=of_new)
-                buffer[:, begin - columns.start : end - columns.start] = found
+                done.append(found)
                 if step:
                     wide = (size, trace.gates[layer][step - 1].shape[1])
                     hidden, cell = _back_to(wide, trace.kept[step], back @ found, of_cell.mul_(forget))
                 end = begin
-            yield steps, columns, buffer[:, : columns.stop - columns.start]
+            yield steps, columns, torch.cat(done[::-1], 1)
 
 
 def _back_to(wide: tuple[int, int], rows: Tensor | None, *tensors: Tensor) -> list[Tensor]:

@@ -16,7 +16,8 @@ from chem.tokenizer import END_ID, START_ID, Tokenizer
 from conf.schema import ConfigError, NetworkConfig, RecurrentConfig, TransformerConfig
 from core.sequence import inverse_cdf
 
-BUCKET = 32  # rows, at least, whose log-probabilities are computed together
+BUCKET = 64  # rows, at most, whose log-probabilities are computed together
+SHORT = 0.7  # of a bucket's longest row; a shorter one begins another bucket
 
 
 class Reader(Protocol):
@@ -188,14 +189,23 @@ def token_logp(network: Network, tokens: Tensor, mask: Tensor, cores: Cores | No
     Returns:
         [N, T] nats, 0 where masked.
     """
-    buckets = max(len(tokens) // BUCKET, 1)
-    parts = mask.sum(1).argsort(stable=True, descending=True).tensor_split(buckets)
+    parts = buckets(mask.sum(1))
 
     def of(rows: Tensor) -> Tensor:
         return _padded(_token_logp(network, tokens[rows], mask[rows]), tokens.shape[1])
 
     found = torch.cat([of(rows) for rows in parts] if cores is None else cores.map(of, parts))
     return found[torch.cat(parts).argsort()]
+
+
+def buckets(lengths: Tensor) -> list[Tensor]:
+    """Rows of similar length, [N] tokens: the longest first."""
+    rows = lengths.argsort(stable=True, descending=True)
+    in_order, starts = lengths[rows].tolist(), [0]
+    for place, length in enumerate(in_order):
+        if place - starts[-1] == BUCKET or length < SHORT * in_order[starts[-1]]:
+            starts.append(place)
+    return list(rows.tensor_split(starts[1:]))
 
 
 def _token_logp(network: Network, tokens: Tensor, mask: Tensor) -> Tensor:

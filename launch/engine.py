@@ -71,6 +71,7 @@ class TorchEngine:
             lr=optimizer.lr,
             betas=(optimizer.beta1, optimizer.beta2),
             weight_decay=optimizer.weight_decay,
+            fused=True,  # one pass over all parameters, without temporaries
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: lr_factor(step, steps, optimizer.warmup_steps, optimizer.decay)
@@ -88,7 +89,10 @@ class TorchEngine:
                 if master.grad is None:  # but perhaps not on another rank
                     master.grad = torch.zeros_like(master)
                 dist.all_reduce(master.grad)
-        norm = nn.utils.clip_grad_norm_(self.masters.values(), self.max_grad_norm, error_if_nonfinite=True)
+        gradients = [master.grad for master in self.masters.values() if master.grad is not None]
+        norm = nn.utils.get_total_norm(gradients, error_if_nonfinite=True)
+        if norm > self.max_grad_norm:
+            nn.utils.clip_grads_with_norm_(self.masters.values(), self.max_grad_norm, norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()

@@ -65,6 +65,7 @@ class ZeroEngine:
             lr=optimizer.lr,
             betas=(optimizer.beta1, optimizer.beta2),
             weight_decay=optimizer.weight_decay,
+            fused=True,
         )
         place = {"device": "cpu", "pin_memory": device.type == "cuda"} if offload else {"device": "none"}
         self.engine, *_ = deepspeed.initialize(

@@ -81,14 +81,12 @@ class Setting:
 
 
 class Shape(NamedTuple):
-    """A model's size: parameters and their bytes; of those that train too, and of the largest tensor among them;
-    its vocabulary, bytes of a token's cache."""
+    """A model's size: parameters and bytes, of those that train too; its vocabulary, bytes of a token's cache."""
 
     parameters: int
     bytes: int
     trained: int
     trained_bytes: int
-    largest: int  # bytes
     vocabulary: int
     cache: int
 
@@ -182,15 +180,9 @@ def gradients(setting: Setting, shape: Shape) -> int:
 
 
 def update(setting: Setting, shape: Shape) -> Phase:
-    """AdamW's temporaries: two tensors of the largest parameter on a CPU, of all parameters at once on a GPU one.
-
-    DeepSpeed's parameters are this rank's part as one tensor, and its gradient is scaled in a copy.
-    """
+    """AdamW, fused, has no temporaries; DeepSpeed scales the gradient of this rank's part in a copy."""
     part = 4 * math.ceil(shape.trained / setting.ranks)
-    if setting.stage:
-        temporary = 0 if setting.offload else part if setting.cuda else 3 * part
-    else:
-        temporary = shape.trained_bytes if setting.cuda else 2 * shape.largest
+    temporary = part if setting.stage and not setting.offload else 0
     return {"gradients": gradients(setting, shape), "activations": temporary}
 
 
@@ -222,7 +214,6 @@ def model_shape(setting: Setting) -> Shape:
         bytes=sum(p.nbytes for p in parameters),
         trained=sum(p.numel() for p in trained),
         trained_bytes=sum(p.nbytes for p in trained),
-        largest=max(p.nbytes for p in trained),
         vocabulary=text.vocab_size,
         cache=cache,
     )

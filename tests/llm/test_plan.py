@@ -31,9 +31,8 @@ def test_parameters_are_those_of_the_model_that_is_loaded(tiny_folder):
     model = AutoModelForCausalLM.from_pretrained(tiny_folder)
     shape = model_shape(replace(setting(), model=config))
     assert shape.parameters == sum(p.numel() for p in model.parameters())
-    assert shape.largest == 4 * max(p.numel() for p in model.parameters())
+    assert shape.bytes == shape.trained_bytes == 4 * shape.parameters
     assert shape.cache == 2 * 2 * 2 * 16 * 4  # key and value, layers, heads, their width, bytes
-    assert shape.parameters != shape.largest  # control
 
 
 @pytest.mark.parametrize("tokens", [300, 1000])
@@ -131,9 +130,9 @@ def test_the_way_out_fits_and_is_the_smallest_change():
     assert way_out(case, room) == "micro_batch=8 (now 32)"
     assert needed(replace(case, micro_batch=16)) > room  # control
     weights = setting(micro_batch=1, new_tokens=2, vocabulary=400_000)
-    words = way_out(weights, 0.7 * needed(weights))
+    words = way_out(weights, 0.9 * needed(weights))
     engine, ranks = re.search(r"engine=(\w+) \(now torch\) and ranks=(\d+) \(now 1\)$", words).groups()
-    assert needed(replace(weights, engine=engine, ranks=int(ranks))) <= 0.7 * needed(weights)
+    assert needed(replace(weights, engine=engine, ranks=int(ranks))) <= 0.9 * needed(weights)
     assert way_out(weights, 1000) is None
     assert list(halves(12)) == [12, 6, 3, 1]
 
