@@ -7,7 +7,7 @@ with sigma = 128 and Adam at 1e-4. The plain step draws all rows until the last 
 over the padded batch, scores one molecule after the other in this process, and feeds padding to the networks. They
 take turns of three steps, so that the machine's drift meets both; where some turns were undisturbed, those in which
 other processes took over a tenth of a core are left out of the medians. CPU seconds are those of this process and of
-the oracle's. Likelihoods of both are compared on the same sequences.
+those that it started. Likelihoods of both are compared on the same sequences.
 """
 
 import argparse
@@ -30,10 +30,11 @@ from torch import Tensor
 from benchmarks.llm_step import machine_busy
 from chem.cores import Cores
 from chem.filters import DiversityFilter
-from chem.networks import SHIPPED, Prior, Recurrent, load_prior, sample_logp, token_logp
+from chem.networks import SHIPPED, Prior, Recurrent, load_prior, token_logp
 from chem.oracles import Oracle
 from chem.replay import Memory
 from chem.scoring import Scoring
+from chem.shares import Shares
 from chem.tokenizer import END_ID, START_ID
 from chem.train import Learner, make_chem_objective, train_step
 from conf.schema import ChemConfig
@@ -88,13 +89,13 @@ def plain_step(prior: Prior, policy: Recurrent, optimizer: torch.optim.Optimizer
     optimizer.step()
 
 
-def largest_difference(prior: Prior, cores: Cores) -> float:
+def largest_difference(prior: Prior, shares: Shares) -> float:
     """Of the log-likelihoods of 256 sampled molecules, as the policy and as the prior gives them; relative."""
     uniforms = rollout_uniforms(1, 0, [0] * 256, list(range(256)), prior.max_tokens)
-    rollout, as_policy = sample_logp(prior.network, uniforms, cores)
+    rollout, as_policy = shares.draw(uniforms)
     with torch.no_grad():
         plain = plain_logp(prior.network, rollout.tokens)  # type: ignore[arg-type]
-        as_prior = token_logp(prior.network, rollout.tokens, rollout.mask, cores)
+        as_prior = token_logp(prior.network, rollout.tokens, rollout.mask, shares.cores)
         return max(float(((fast.sum(-1) - plain) / plain).abs().max()) for fast in (as_policy, as_prior))
 
 
@@ -106,8 +107,8 @@ class Turn(NamedTuple):
     others: float
 
 
-def timed(step: Callable[[], object], oracle: Oracle) -> Turn:
-    workers = [psutil.Process(worker.process.pid) for worker in oracle._workers]
+def timed(step: Callable[[], object]) -> Turn:
+    workers = psutil.Process().children(recursive=True)
 
     def own() -> float:
         return time.process_time() + sum(sum(worker.cpu_times()[:2]) for worker in workers)
@@ -136,7 +137,13 @@ def main() -> None:
     engine = TorchEngine(fast, config.optimizer, 10**6)
     turns: list[tuple[Turn, Turn]] = []
     cores = Cores(given.batch, given.threads)
-    with rdBase.BlockLogs(), Oracle(config.oracle) as oracle, ThreadPoolExecutor(1) as thread, cores:
+    with (
+        rdBase.BlockLogs(),
+        Oracle(config.oracle) as oracle,
+        ThreadPoolExecutor(1) as thread,
+        cores,
+        Shares(fast, cores) as shares,
+    ):
         learner = Learner(
             prior,
             engine,
@@ -146,13 +153,15 @@ def main() -> None:
             Memory(config.replay, prior.tokenizer),
             thread,
             cores,
+            shares,
         )
         numbers = count()
         for _ in range(given.turns + 1):
-            plain_turn = timed(lambda: plain_step(prior, plain, optimizer, given.batch), oracle)  # type: ignore[arg-type]
-            turn = timed(lambda: train_step(learner, config, next(numbers), config.objective.beta), oracle)
+            plain_turn = timed(lambda: plain_step(prior, plain, optimizer, given.batch))  # type: ignore[arg-type]
+            turn = timed(lambda: train_step(learner, config, next(numbers), config.objective.beta))
             turns.append((plain_turn, turn))
-        difference = largest_difference(prior, cores)
+        with Shares(prior.network, cores) as of_prior:
+            difference = largest_difference(prior, of_prior)
     del turns[0]  # it warms up
     quiet = [pair for pair in turns if max(turn.others for turn in pair) <= 0.1]
     middle = [Turn(*map(statistics.median, zip(*side, strict=True))) for side in zip(*(quiet or turns), strict=True)]

@@ -6,13 +6,11 @@ three that pass a sigmoid stand together.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-from chem.cores import Cores
 from chem.tokenizer import START_ID
 
 if TYPE_CHECKING:
@@ -98,44 +96,9 @@ def torch_ordered(weights: Tensor) -> Tensor:
     return weights.roll(-len(weights) // 4, 0)
 
 
-def traced_logp(network: "Recurrent", tokens: Tensor, mask: Tensor, traces: list[Trace], cores: Cores) -> Tensor:
-    """Log-probabilities [N, T] of the tokens that were drawn, with gradient to the network's parameters.
-
-    Args:
-        tokens, mask: [N, T] of all rows, as in `chem.networks.Rollout`.
-        traces: of as many shares of the rows, `Cores.share`, in their order.
-        cores: threads in which the shares' gradients are computed.
-    """
-    return _FromTraces.apply(network, tokens, mask, traces, cores, *parameters(network))
-
-
 def parameters(network: "Recurrent") -> list[Tensor]:
     layers = [t for layer in layer_weights(network.cells) for t in layer]
     return [network.embedding.weight, *layers, network.head.weight, network.head.bias]
-
-
-class _FromTraces(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        network: "Recurrent",
-        tokens: Tensor,
-        mask: Tensor,
-        traces: list[Trace],
-        cores: Cores,
-        *weights: Tensor,
-    ) -> Tensor:
-        shares = [Share(*part) for part in zip(cores.share(tokens), cores.share(mask), traces, strict=True)]
-        ctx.network, ctx.shares, ctx.cores = network, shares, cores
-        return torch.cat(cores.map(Share.logp, shares))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-        parts = ctx.cores.map(
-            lambda share, part: share.gradients(ctx.network, part), ctx.shares, ctx.cores.share(gradient)
-        )
-        return (None,) * 5 + tuple(sum(one[1:], one[0]) for one in zip(*parts, strict=True))
 
 
 class Share:

@@ -11,13 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from chem.cores import Cores
-from chem.lstm import LstmReader, Trace, layer_weights, traced_logp
+from chem.lstm import LstmReader, Trace, layer_weights
 from chem.tokenizer import END_ID, START_ID, Tokenizer
 from conf.schema import ConfigError, NetworkConfig, RecurrentConfig, TransformerConfig
 from core.sequence import inverse_cdf
 
-BUCKET = 64  # rows, at most, whose log-probabilities are computed together
-SHORT = 0.7  # of a bucket's longest row; a shorter one begins another bucket
+BUCKET = 32  # rows, at least, whose log-probabilities are computed together
 
 
 class Reader(Protocol):
@@ -72,7 +71,7 @@ class Recurrent(Network):
 
     @property
     def traceable(self) -> bool:
-        """Whether `chem.lstm.traced_logp` knows its gradient: an LSTM that drops nothing out."""
+        """Whether `chem.lstm.Share` knows its gradient: an LSTM that drops nothing out."""
         return isinstance(self.cells, nn.LSTM) and not (self.training and self.cells.dropout)
 
 
@@ -189,23 +188,14 @@ def token_logp(network: Network, tokens: Tensor, mask: Tensor, cores: Cores | No
     Returns:
         [N, T] nats, 0 where masked.
     """
-    parts = buckets(mask.sum(1))
+    buckets = max(len(tokens) // BUCKET, 1)
+    parts = mask.sum(1).argsort(stable=True, descending=True).tensor_split(buckets)
 
     def of(rows: Tensor) -> Tensor:
         return _padded(_token_logp(network, tokens[rows], mask[rows]), tokens.shape[1])
 
     found = torch.cat([of(rows) for rows in parts] if cores is None else cores.map(of, parts))
     return found[torch.cat(parts).argsort()]
-
-
-def buckets(lengths: Tensor) -> list[Tensor]:
-    """Rows of similar length, [N] tokens: the longest first."""
-    rows = lengths.argsort(stable=True, descending=True)
-    in_order, starts = lengths[rows].tolist(), [0]
-    for place, length in enumerate(in_order):
-        if place - starts[-1] == BUCKET or length < SHORT * in_order[starts[-1]]:
-            starts.append(place)
-    return list(rows.tensor_split(starts[1:]))
 
 
 def _token_logp(network: Network, tokens: Tensor, mask: Tensor) -> Tensor:
@@ -268,20 +258,6 @@ def sample(network: Network, uniforms: Tensor, trace: Trace | None = None) -> Ro
     mask = ended - (tokens == END_ID).long() == 0
     width = max(int(mask.any(0).sum()), 1)
     return Rollout(tokens[:, :width], mask[:, :width], complete)
-
-
-def sample_logp(network: Network, uniforms: Tensor, cores: Cores) -> tuple[Rollout, Tensor]:
-    """Draw as `sample` does, rows shared among cores; and the tokens' log-probabilities [N, T], with gradient.
-
-    An LSTM keeps what its backward pass needs; other networks read a second time what they drew.
-    """
-    if not isinstance(network, Recurrent) or not network.traceable:
-        rollout = joined(cores.map(lambda part: sample(network, part), cores.share(uniforms)))
-        return rollout, token_logp(network, rollout.tokens, rollout.mask)
-    parts = cores.share(uniforms)
-    traces = [Trace() for _ in parts]
-    rollout = joined(cores.map(lambda part, trace: sample(network, part, trace), parts, traces))
-    return rollout, traced_logp(network, rollout.tokens, rollout.mask, traces, cores)
 
 
 def joined(parts: Sequence[Rollout]) -> Rollout:

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from chem.cores import Cores
 from chem.filters import DiversityFilter, batch_diversity
-from chem.networks import SHIPPED, Prior, Rollout, load_prior, sample_logp, save_prior, token_logp
+from chem.networks import SHIPPED, Prior, Rollout, load_prior, save_prior, token_logp
 from chem.oracles import Oracle, OracleError
 from chem.replay import Memory, Rows, augmented, rows_of, stack
 from chem.report import report_run
 from chem.scoring import Batch, Cache, Scoring, treat_duplicates
+from chem.shares import Shares
 from conf.schema import ChemConfig, ConfigError, Duplicates, StopConfig
 from core import losses
 from core.objective import Group, Objective, make_objective
@@ -63,6 +64,7 @@ class Learner(NamedTuple):
     memory: Memory
     thread: ThreadPoolExecutor  # in which the scoring waits for the oracle
     cores: Cores  # threads for what needs no other row
+    shares: Shares  # draws from the policy
 
 
 def train(config: ChemConfig, run: Run) -> None:
@@ -72,12 +74,13 @@ def train(config: ChemConfig, run: Run) -> None:
     updates = config.steps * (1 + config.replay.augmentations)
     engine = make_engine(config.engine.name, policy, config.optimizer, updates)
     cores = Cores(config.batch_size, torch.get_num_threads())
-    with open_oracle(config) as oracle, ThreadPoolExecutor(1) as thread, cores:
+    with cores, Shares(policy, cores) as shares, open_oracle(config) as oracle, ThreadPoolExecutor(1) as thread:
         for note in oracle.notes:
             run.say(note)
         scoring = Scoring(oracle, open_cache(config.cache, oracle.key), config.budget)
         memory, diversity = Memory(config.replay, prior.tokenizer), DiversityFilter(config.diversity_filter)
-        learner = Learner(prior, engine, make_chem_objective(config), scoring, diversity, memory, thread, cores)
+        objective = make_chem_objective(config)
+        learner = Learner(prior, engine, objective, scoring, diversity, memory, thread, cores, shares)
         watch, best = Watch(config.stop), BestPolicy(engine)
         values = Values(beta=config.objective.beta)
         identity = {"prior": tensors_hash(prior.network.named_parameters()), "oracle": oracle.key}
@@ -137,7 +140,7 @@ def train_step(learner: Learner, config: ChemConfig, step: int, beta: float) -> 
     prior, policy = learner.prior, learner.engine.module
     rows = list(range(config.batch_size))
     uniforms = rollout_uniforms(config.seed, step, [0] * len(rows), rows, prior.max_tokens)
-    rollout, own_logp = sample_logp(policy, uniforms, learner.cores)  # type: ignore[arg-type]
+    rollout, own_logp = learner.shares.draw(uniforms)
     smiles = prior.written(rollout)
 
     answer = learner.thread.submit(learner.scoring, smiles)  # the oracle's processes work meanwhile

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from chem.cores import Cores
-from chem.networks import Prior, load_prior, make_network, sample, sample_logp, save_prior, token_logp
+from chem.networks import Prior, load_prior, make_network, sample, save_prior, token_logp
+from chem.shares import Shares
 from chem.tokenizer import END_ID, START_ID, Tokenizer
 from conf.schema import ConfigError, RecurrentConfig, TransformerConfig
 
@@ -106,9 +107,9 @@ def test_drawing_gives_the_log_probabilities_and_the_gradient_of_a_second_readin
     def gradients(logp):
         return torch.autograd.grad((weights * logp).sum(), list(network.parameters()), retain_graph=True)
 
-    with Cores(100, threads) as cores:
+    with Cores(100, threads) as cores, Shares(network, cores) as shares:
         assert cores.count == threads
-        rollout, logp = sample_logp(network, uniforms, cores)
+        rollout, logp = shares.draw(uniforms)
         plain = sample(network, uniforms)
         assert all(map(torch.equal, rollout, plain)) and not rollout.complete.all()
         again = token_logp(network, rollout.tokens, rollout.mask)
@@ -130,8 +131,8 @@ def test_in_single_precision_they_agree_to_a_millionth():
     torch.manual_seed(0)
     network = make_network(40, RecurrentConfig("lstm", layers=3, hidden=256, embedding=128, dropout=0.0)).eval()
     uniforms = torch.rand(64, 40, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    with Cores(64, 2) as cores:
-        rollout, logp = sample_logp(network, uniforms, cores)
+    with Cores(64, 2) as cores, Shares(network, cores) as shares:
+        rollout, logp = shares.draw(uniforms)
         whole = [values.double().sum(-1) for values in (logp, token_logp(network, rollout.tokens, rollout.mask))]
         gradients = [torch.autograd.grad(values.sum(), list(network.parameters())) for values in whole]
     torch.testing.assert_close(*whole, rtol=1e-6, atol=0)
