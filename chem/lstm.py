@@ -93,6 +93,7 @@ def ordered(weights: Tensor) -> Tensor:
 
 
 def torch_ordered(weights: Tensor) -> Tensor:
+    """The inverse."""
     return weights.roll(-len(weights) // 4, 0)
 
 
@@ -171,8 +172,7 @@ class Share:
         """Gradients of one layer's gates, before sigmoid or tanh, block after block from the last step to the first.
 
         Given that of its hidden states, `above` [H, S], and its recurrent weights in the gates' order. Yields the
-        block's steps, its columns of S and [4H, columns], good until the next block: one small buffer, which stays
-        in the processor's cache.
+        block's steps, its columns of S and [4H, columns].
         """
         size, trace, back = w_rec.shape[1], self.trace, w_rec.T.contiguous()
         hidden = cell = None  # gradients that the step after leaves

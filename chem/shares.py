@@ -1,7 +1,8 @@
 """Shares of a batch, drawn and learnt from side by side in processes of one core each.
 
-Threads would wait for each other: an LSTM read by hand is thousands of short operations a second, and Python lets one
-thread at a time start one. A helper is `python -m chem.shares CHANNEL MEMORY`; it ends when the pipe to it closes.
+Threads would wait for each other: an LSTM read by hand is tens of thousands of short operations a second, and Python
+lets one thread at a time start one. A helper is `python -m chem.shares CHANNEL MEMORY`; it ends when the pipe to it
+closes, and so with the run, kill -9 included.
 """
 
 import mmap
@@ -23,11 +24,10 @@ from torch.nn import functional
 from chem.cores import Cores
 from chem.lstm import Share, Trace, parameters
 from chem.networks import Network, Recurrent, Rollout, joined, make_network, sample, token_logp
+from chem.oracles.worker import SPARED
 from conf.schema import RecurrentConfig
 
 SHARED_MEMORY = Path("/dev/shm")  # where there is none: a temporary file
-# A terminal or SLURM sends these to all processes of a run; a helper ends with the run.
-SPARED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 
 
 class Drawer(Protocol):
@@ -55,7 +55,7 @@ class Here:
 
 
 class Helper:
-    """A process of its own, with the weights and its gradients in memory that it shares with this one."""
+    """A process of its own; the weights and their gradients are in memory that it shares with this one."""
 
     def __init__(self, network: Recurrent) -> None:
         self.network = network
@@ -121,12 +121,10 @@ class Shares:
     """
 
     def __init__(self, network: Network, cores: Cores) -> None:
-        self.network, self.cores = network, cores
-        self.drawers: list[Drawer] = []
-        self.helpers: list[Helper] = []
-        if isinstance(network, Recurrent) and network.traceable:
-            self.helpers = [Helper(network) for _ in range(cores.count - 1)]
-            self.drawers = [Here(network), *self.helpers]
+        self.network, self.cores, self.draws = network, cores, 0
+        self.lstm = network if isinstance(network, Recurrent) and network.traceable else None
+        self.helpers = [Helper(self.lstm) for _ in range(cores.count - 1)] if self.lstm else []
+        self.drawers: list[Drawer] = [Here(self.lstm), *self.helpers] if self.lstm else []
 
     def __enter__(self) -> "Shares":
         return self
@@ -139,32 +137,39 @@ class Shares:
         """As `chem.networks.sample` does; and the tokens' log-probabilities [N, T], with gradient.
 
         The gradient is to be asked for before the next draw.
+
+        Raises:
+            RuntimeError: a helper has ended.
         """
+        self.draws += 1
         parts = self.cores.share(uniforms)
-        if not self.drawers:
+        if self.lstm is None:
             rollout = joined(self.cores.map(lambda part: sample(self.network, part), parts))
             return rollout, token_logp(self.network, rollout.tokens, rollout.mask)
         drawn = self.cores.map(lambda drawer, part: drawer.draw(part), self.drawers, parts)
         rollout = joined([one for one, _ in drawn])
         logp = torch.cat([functional.pad(one, (0, rollout.tokens.shape[1] - one.shape[1])) for _, one in drawn])
-        return rollout, _WithGradient.apply(logp, self, *parameters(self.network))
+        return rollout, _WithGradient.apply(logp, self, *parameters(self.lstm))
 
 
 class _WithGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logp: Tensor, shares: Shares, *weights: Tensor) -> Tensor:
-        ctx.shares = shares
+        ctx.shares, ctx.draw = shares, shares.draws
         return logp
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+        if ctx.draw != ctx.shares.draws:
+            raise RuntimeError("the gradient of a draw must be asked for before the next draw")
         cores, drawers = ctx.shares.cores, ctx.shares.drawers
         parts = cores.map(lambda drawer, part: drawer.gradients(part), drawers, cores.share(gradient))
         return (None, None, *(sum(one[1:], one[0]) for one in zip(*parts, strict=True)))
 
 
 def main() -> None:
+    """A helper: draws and gradients in turn, until the pipe closes."""
     channel, file = int(sys.argv[1]), int(sys.argv[2])
     for number in SPARED:
         signal.signal(number, signal.SIG_IGN)
@@ -177,7 +182,7 @@ def main() -> None:
     for parameter, view in zip(parameters(network), weights, strict=True):
         parameter.data = view
     here = Here(network)
-    with torch.no_grad(), suppress(EOFError):
+    with torch.no_grad(), suppress(EOFError, ConnectionError):
         while True:
             what, values = connection.recv()
             if what == "draw":
