@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -110,20 +111,23 @@ def test_the_best_policy_comes_back_with_its_optimiser():
     assert [torch.equal(move(), weight) for weight in after] == [True, True]  # Adam's moments came back, too
 
 
-@pytest.fixture(scope="module")
-def prior(tmp_path_factory):
+def write_prior(folder, config):
     """A network that has learnt nothing but short chains: most of what it draws is a molecule."""
     torch.manual_seed(0)
     tokenizer = Tokenizer.of(["C", "N", "O", "F"])
-    network = make_network(len(tokenizer), CONFIG)
+    network = make_network(len(tokenizer), config)
     with torch.no_grad():
         network.head.bias[:2] = torch.tensor([1.0, -20.0])
-    folder = tmp_path_factory.mktemp("prior")
-    save_prior(folder, Prior(network.eval(), tokenizer, CONFIG, 16))
+    save_prior(folder, Prior(network.eval(), tokenizer, config, 16))
     return folder
 
 
-SMALL = ["steps=12", "batch_size=16", "oracle.workers=1", "checkpoint.every_steps=3", "threads=1"]
+@pytest.fixture(scope="module")
+def prior(tmp_path_factory):
+    return write_prior(tmp_path_factory.mktemp("prior"), CONFIG)
+
+
+SMALL = ["steps=12", "oracle.workers=1", "checkpoint.every_steps=3"]
 ALL_PARTS = [
     "transform=mara",
     "transform.threshold.value=0.4",
@@ -139,7 +143,7 @@ ALL_PARTS = [
 ]
 
 
-def chem(prior, folder, *overrides, cache="null"):
+def chem(prior, folder, *overrides, cache="null", rows=16, threads=1):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     where = "hydra.sweep.dir" if "-m" in overrides else "hydra.run.dir"
     command = [
@@ -149,6 +153,8 @@ def chem(prior, folder, *overrides, cache="null"):
         f"prior={prior}",
         f"{where}={folder}",
         f"cache={cache}",
+        f"batch_size={rows}",
+        f"threads={threads}",
         *SMALL,
         *overrides,
     ]
@@ -156,16 +162,20 @@ def chem(prior, folder, *overrides, cache="null"):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_as_if_it_had_not_been(prior, tmp_path):
-    whole, killed = (chem(prior, tmp_path / name, *ALL_PARTS) for name in ("whole", "killed"))
+def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path):
+    """A share of its batch is drawn in another process."""
+    prior = write_prior(tmp_path / "prior", replace(CONFIG, name="lstm"))
+    whole, killed = (chem(prior, tmp_path / name, *ALL_PARTS, rows=64, threads=2) for name in ("whole", "killed"))
     lines = tmp_path / "killed" / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while not (lines.exists() and lines.read_bytes().count(b"\n") > 4) and time.monotonic() < deadline:
         time.sleep(0.005)
+    helpers = [child for child in psutil.Process(killed.pid).children() if "chem.shares" in child.cmdline()]
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
+    assert len(helpers) == 1 and not psutil.wait_procs(helpers, timeout=20)[1]
     assert not (tmp_path / "killed" / "summary.json").exists()
-    resumed = chem(prior, tmp_path / "killed", *ALL_PARTS)
+    resumed = chem(prior, tmp_path / "killed", *ALL_PARTS, rows=64, threads=2)
     printed, said = resumed.communicate()[0], whole.communicate()[0]
     assert whole.returncode == resumed.returncode == 0, said + printed
     assert "going on from step" in printed and "off-policy: replayed molecules" in said and "Best molecules" in said
