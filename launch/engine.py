@@ -4,7 +4,7 @@ With several ranks a loss is a sum over all ranks' samples, and each rank gives 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Protocol
@@ -66,13 +66,7 @@ class TorchEngine:
                 self.rounded[name] = parameter
                 self.masters[name] = nn.Parameter(parameter.detach().float())
                 parameter.register_post_accumulate_grad_hook(partial(_pass_on, self.masters[name]))
-        self.optimizer = torch.optim.AdamW(
-            self.masters.values(),
-            lr=optimizer.lr,
-            betas=(optimizer.beta1, optimizer.beta2),
-            weight_decay=optimizer.weight_decay,
-            fused=True,  # one pass over all parameters, without temporaries
-        )
+        self.optimizer = make_adamw(self.masters.values(), optimizer)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: lr_factor(step, steps, optimizer.warmup_steps, optimizer.decay)
         )
@@ -123,6 +117,17 @@ class TorchEngine:
                 self.masters[name].copy_(state["module"][name])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
+
+
+def make_adamw(parameters: Iterable[Tensor], optimizer: OptimizerConfig) -> torch.optim.AdamW:
+    """Fused: one pass over all parameters, without temporaries."""
+    return torch.optim.AdamW(
+        parameters,
+        lr=optimizer.lr,
+        betas=(optimizer.beta1, optimizer.beta2),
+        weight_decay=optimizer.weight_decay,
+        fused=True,
+    )
 
 
 def _pass_on(master: nn.Parameter, parameter: Tensor) -> None:

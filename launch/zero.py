@@ -18,7 +18,7 @@ from torch import distributed as dist
 
 from conf.schema import ConfigError, OptimizerConfig
 from launch import distributed
-from launch.engine import lr_factor
+from launch.engine import lr_factor, make_adamw
 
 BUCKET = 500_000_000  # gradients reduced at a time, as is usual; DeepSpeed allocates room for all of them
 MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam, as torch names them
@@ -60,13 +60,7 @@ class ZeroEngine:
             os.environ["LOCAL_RANK"] = str(torch.cuda.current_device())  # DeepSpeed's word for the device to use
         os.environ.setdefault("LOCAL_RANK", str(distributed.current().local_rank))
         self._whole = _empty_copy(module) if stage == 3 else module
-        adamw = torch.optim.AdamW(
-            [parameters[name] for name in self.names],
-            lr=optimizer.lr,
-            betas=(optimizer.beta1, optimizer.beta2),
-            weight_decay=optimizer.weight_decay,
-            fused=True,
-        )
+        adamw = make_adamw([parameters[name] for name in self.names], optimizer)
         place = {"device": "cpu", "pin_memory": device.type == "cuda"} if offload else {"device": "none"}
         self.engine, *_ = deepspeed.initialize(
             model=Root(module),
