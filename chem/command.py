@@ -14,7 +14,7 @@ from rdkit import Chem
 
 from chem.files import file_hash
 from chem.oracles.base import Molecule, TimedOut, Value
-from chem.oracles.processes import kill_group
+from chem.processes import kill_group
 from conf.schema import ConfigError
 
 PICKS: dict[str, Callable[[list[float]], float]] = {

@@ -6,9 +6,6 @@ closes, and so with the run, kill -9 included.
 """
 
 import mmap
-import os
-import signal
-import subprocess
 import sys
 import tempfile
 from contextlib import suppress
@@ -24,7 +21,7 @@ from torch.nn import functional
 from chem.cores import Cores
 from chem.lstm import Share, Trace, parameters
 from chem.networks import Network, Recurrent, Rollout, joined, make_network, sample, token_logp
-from chem.oracles.worker import SPARED
+from chem.processes import spare_signals, start_module
 from conf.schema import RecurrentConfig
 
 SHARED_MEMORY = Path("/dev/shm")  # where there is none: a temporary file
@@ -64,13 +61,7 @@ class Helper:
         with tempfile.TemporaryFile(dir=SHARED_MEMORY if SHARED_MEMORY.is_dir() else None) as file:
             file.truncate(size)
             self.weights, self.found = views(network, mmap.mmap(file.fileno(), size))
-            path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "chem.shares", str(theirs.fileno()), str(file.fileno())],
-                pass_fds=(theirs.fileno(), file.fileno()),
-                stdin=subprocess.DEVNULL,
-                env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-            )
+            self.process = start_module("chem.shares", (theirs.fileno(), file.fileno()))
         theirs.close()
         cells, (vocabulary, width) = network.cells, network.embedding.weight.shape
         config = RecurrentConfig(
@@ -171,8 +162,7 @@ class _WithGradient(torch.autograd.Function):
 def main() -> None:
     """A helper: draws and gradients in turn, until the pipe closes."""
     channel, file = int(sys.argv[1]), int(sys.argv[2])
-    for number in SPARED:
-        signal.signal(number, signal.SIG_IGN)
+    spare_signals()
     torch.set_num_threads(1)
     connection = Connection(channel)
     vocabulary, config, dtype = connection.recv()

@@ -7,7 +7,6 @@ import select
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -21,13 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from chem.oracles.base import Result, Status
-from chem.oracles.processes import kill_session
+from chem.processes import import_path, kill_session, start_module
 from conf.schema import ConfigError, OracleConfig
 
 START_LIMIT_S = 600.0  # for a worker to import and prepare, and for the preflight
 WINDOW = 200  # results over which the share of failures is taken
 ENOUGH = 20  # results before it is
-FIXED = {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}  # one core a worker, and no chance
 CHUNK = 64  # molecules sent to a worker at a time, at most
 
 
@@ -125,19 +123,13 @@ class Oracle:
             ours, theirs = Pipe()
             read, write = os.pipe()
             folder = Path(tempfile.mkdtemp(prefix="mara-oracle-"))
-            path = [entry or os.getcwd() for entry in sys.path]
-            process = subprocess.Popen(
-                [sys.executable, "-m", "chem.oracles.worker", str(theirs.fileno()), str(read)],
-                pass_fds=(theirs.fileno(), read),
-                stdin=subprocess.DEVNULL,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(path), "TMPDIR": str(folder)} | FIXED,
-                start_new_session=True,
-            )
+            descriptors = theirs.fileno(), read
+            process = start_module("chem.oracles.worker", descriptors, session=True, TMPDIR=str(folder))
             theirs.close()
             os.close(read)
             worker = Worker(process, ours, write, folder)
             self._workers.append(worker)
-        ours.send((self.config, path))
+        ours.send((self.config, import_path()))
         return worker
 
     def _await_ready(self, worker: Worker) -> dict[str, Any]:

@@ -8,16 +8,12 @@ ends the session and removes its temporary files.
 import logging
 import os
 import shutil
-import signal
 import sys
 import tempfile
 import time
 from multiprocessing.connection import Connection
 
-from chem.oracles.processes import kill_session
-
-# A terminal or SLURM sends these to all processes of a run; it is the pool that decides when a worker ends.
-SPARED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
+from chem.processes import kill_session, spare_signals
 
 
 def guard(channel: int, lifeline: int) -> None:
@@ -34,8 +30,7 @@ def guard(channel: int, lifeline: int) -> None:
 
 def main() -> None:
     channel, lifeline = int(sys.argv[1]), int(sys.argv[2])
-    for number in SPARED:
-        signal.signal(number, signal.SIG_IGN)
+    spare_signals()
     guard(channel, lifeline)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # libraries that print
     connection = Connection(channel)

@@ -1,10 +1,7 @@
 """Shares of a batch in processes of their own: the same numbers as here, and none outlives the run."""
 
-import os
-import signal
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
@@ -13,13 +10,14 @@ import torch
 from chem.cores import Cores
 from chem.lstm import parameters
 from chem.networks import make_network
+from chem.processes import SPARED
 from chem.shares import Here, Shares
 from conf.schema import RecurrentConfig
 
 ROWS = 70  # in two shares
 
 HOLDER = """
-import sys, time
+import sys
 import torch
 from chem.cores import Cores
 from chem.networks import make_network
@@ -28,9 +26,10 @@ from conf.schema import RecurrentConfig
 
 network = make_network(9, RecurrentConfig("lstm", layers=1, hidden=8, embedding=4, dropout=0.0))
 with Cores(64, 2) as cores, Shares(network, cores) as shares:
-    shares.draw(torch.rand(64, 5, dtype=torch.float64))
-    print(shares.helpers[0].process.pid, flush=True)
-    time.sleep(600)
+    for _ in range(2):
+        shares.draw(torch.rand(64, 5, dtype=torch.float64))
+        print(shares.helpers[0].process.pid, flush=True)
+        sys.stdin.readline()
 """
 
 
@@ -105,13 +104,14 @@ def test_no_helper_is_left_behind(network):
     with Cores(ROWS, 2) as cores, Shares(network, cores) as shares:
         pid = shares.helpers[0].process.pid
     assert not psutil.pid_exists(pid)
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", HOLDER]
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     helper = psutil.Process(int(holder.stdout.readline()))
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):  # as a terminal and SLURM send to all processes
+    for number in SPARED:
         helper.send_signal(number)
-    time.sleep(0.5)
-    assert helper.is_running() and helper.status() != psutil.STATUS_ZOMBIE  # control
-    os.kill(holder.pid, signal.SIGKILL)
+    print(file=holder.stdin, flush=True)
+    assert int(holder.stdout.readline()) == helper.pid and helper.is_running()  # control: it has drawn again
+    holder.kill()
     holder.wait()
     gone, _ = psutil.wait_procs([helper], timeout=20)
     assert gone
