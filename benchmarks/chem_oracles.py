@@ -16,10 +16,10 @@ import time
 import psutil
 
 from chem.files import find_file
-from chem.inventory import first_words
 from chem.oracles import Oracle
+from chem.oracles.synthesis.inventory import first_words
 from conf.schema import ChemConfig, ComponentConfig, ConfigError, OracleConfig
-from launch.compose import compose_typed
+from launch.cli.compose import compose_typed
 
 
 def component(name: str, inventory: str | None) -> ComponentConfig:

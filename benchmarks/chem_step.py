@@ -28,19 +28,19 @@ from rdkit.Chem import QED
 from torch import Tensor
 
 from benchmarks.llm_step import machine_busy
-from chem.cores import Cores
 from chem.filters import DiversityFilter
-from chem.networks import SHIPPED, Prior, Recurrent, load_prior, token_logp
+from chem.models.networks import SHIPPED, Prior, Recurrent, load_prior, token_logp
+from chem.models.tokenizer import END_ID, START_ID
 from chem.oracles import Oracle
+from chem.parallel.sampler import Shares
+from chem.parallel.threads import Cores
 from chem.replay import Memory
 from chem.scoring import Scoring
-from chem.shares import Shares
-from chem.tokenizer import END_ID, START_ID
 from chem.train import Learner, make_chem_objective, train_step
 from conf.schema import ChemConfig
-from launch.compose import compose_typed
-from launch.engine import TorchEngine
-from launch.streams import rollout_uniforms
+from launch.cli.compose import compose_typed
+from launch.engines.torch import TorchEngine
+from launch.runs.rng import rollout_uniforms
 
 SIGMA = 128.0
 STEPS = 3  # of a turn

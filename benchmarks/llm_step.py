@@ -154,7 +154,7 @@ def build(name: str, folder: str) -> None:
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    from llm.tiny import byte_tokenizer
+    from llm.testbed.tiny_models import byte_tokenizer
 
     tokenizer = byte_tokenizer()
     config = Qwen3Config(
@@ -287,9 +287,10 @@ def ours(name: str, folder: str, make_meter: Callable[[], Meter], compiled: bool
 
     from conf import schema
     from core.objective import make_objective
-    from launch.app import register
-    from launch.engine import make_engine
-    from llm import rollout, train
+    from launch.cli.app import register
+    from launch.engines.torch import make_engine
+    from llm import train
+    from llm.inference import sampling
     from llm.models import load_models
     from llm.rewards import make_reward
     from llm.tasks.base import Task
@@ -326,13 +327,13 @@ def ours(name: str, folder: str, make_meter: Callable[[], Meter], compiled: bool
     engine = make_engine("torch", models.policy, config.optimizer, meter.steps)
     task, eos = Fixed(), int(models.eos_ids[0])
     scored = make_reward(config.reward, task, models.eos_ids.device, models.policy.dtype)
-    draw = rollout.inverse_cdf
+    draw = sampling.inverse_cdf
 
     def held_back(logits: Any, uniform: Any) -> Any:
         """No end of the sequence but where the uniform says so, with -1."""
         return draw(logits.index_fill(1, models.eos_ids, -torch.inf), uniform.abs()).masked_fill(uniform < 0, eos)
 
-    rollout.inverse_cdf = held_back
+    sampling.inverse_cdf = held_back
     train.sample = meter.timed("sampling", train.sample)
     object.__setattr__(objective, "loss", meter.timed("objective", objective.loss))
     ends = lengths(name).unsqueeze(-1) - 1

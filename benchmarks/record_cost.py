@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from launch.run import Run
+from launch.runs.run import Run
 
 WRITERS = ("__init__", "__exit__", "keep", "log", "sample", "finish", "_after")
 

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chem.networks import Prior, make_network, save_prior
-from chem.tokenizer import END, START, Tokenizer
+from chem.models.networks import Prior, make_network, save_prior
+from chem.models.tokenizer import END, START, Tokenizer
 from conf.schema import ConfigError, RecurrentConfig
-from launch.record import one_line_errors
+from launch.runs.run_folder import one_line_errors
 
 DEFAULTS: dict[str, Any] = {
     "layer_size": 512,

@@ -3,14 +3,14 @@
 from typing import TYPE_CHECKING
 
 from conf.schema import ChemEvaluateConfig
-from launch.app import start
+from launch.cli.app import start
 
 if TYPE_CHECKING:
-    from launch.run import Run
+    from launch.runs.run import Run
 
 
 def evaluate(config: ChemEvaluateConfig, run: "Run") -> None:
-    from chem.evaluation import evaluate_file  # loads RDKit
+    from chem.csv_metrics import evaluate_file  # loads RDKit
 
     evaluate_file(config, run)
 

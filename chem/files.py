@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from conf.schema import ConfigError
-from launch.record import user_path
+from launch.runs.run_folder import user_path
 
 
 def find_file(key: str, name: str) -> Path:

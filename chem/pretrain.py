@@ -3,14 +3,14 @@
 from typing import TYPE_CHECKING
 
 from conf.schema import PretrainConfig
-from launch.app import start
+from launch.cli.app import start
 
 if TYPE_CHECKING:
-    from launch.run import Run
+    from launch.runs.run import Run
 
 
 def train(config: PretrainConfig, run: "Run") -> None:
-    from chem.pretraining import train as train_prior  # loads torch and RDKit
+    from chem.models.prior_training import train as train_prior  # loads torch and RDKit
 
     train_prior(config, run)
 

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from chem.corpus import spellings
+from chem.models.corpus import spellings
+from chem.models.tokenizer import Tokenizer
 from chem.scoring import Batch
-from chem.tokenizer import Tokenizer
 from conf.schema import ReplayConfig
-from launch.streams import torch_generator
+from launch.runs.rng import torch_generator
 
 
 class Rows(NamedTuple):

@@ -16,8 +16,8 @@ from rdkit.Chem.Draw import rdMolDraw2D
 from rich.table import Table
 
 from chem.metrics import COUNTS, Found, collect, screen_metrics, yield_curve
-from launch.record import read_jsonl, write_json
-from launch.run import Run, console
+from launch.runs.run import Run, console
+from launch.runs.run_folder import read_jsonl, write_json
 
 SHOWN = 12  # molecules in the picture and in the table
 LAST = 10  # steps that closing figures are means of

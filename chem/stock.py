@@ -3,14 +3,14 @@
 from typing import TYPE_CHECKING
 
 from conf.schema import StockConfig
-from launch.app import start
+from launch.cli.app import start
 
 if TYPE_CHECKING:
-    from launch.run import Run
+    from launch.runs.run import Run
 
 
 def make(config: StockConfig, run: "Run") -> None:
-    from chem.stocking import make_and_measure  # loads RDKit
+    from chem.oracles.synthesis.inventory_report import make_and_measure  # loads RDKit
 
     make_and_measure(config, run)
 

@@ -10,24 +10,24 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from chem.cores import Cores
 from chem.filters import DiversityFilter, batch_diversity
-from chem.networks import SHIPPED, Prior, Rollout, load_prior, save_prior, token_logp
+from chem.models.networks import SHIPPED, Prior, Rollout, load_prior, save_prior, token_logp
 from chem.oracles import Oracle, OracleError
+from chem.parallel.sampler import Shares
+from chem.parallel.threads import Cores
 from chem.replay import Memory, Rows, augmented, rows_of, stack
 from chem.report import report_run
 from chem.scoring import Batch, Cache, Scoring, treat_duplicates
-from chem.shares import Shares
 from conf.schema import ChemConfig, ConfigError, Duplicates, StopConfig
 from core import losses
 from core.objective import Group, Objective, make_objective
 from core.schedules import Observed, make_schedule, place_in_run
 from core.sequence import masked_sum
-from launch.checkpoint import Values, tensors_hash
-from launch.engine import Engine, make_engine
-from launch.record import cache_folder, user_path
-from launch.run import Run, Scalar
-from launch.streams import rollout_uniforms
+from launch.engines.torch import Engine, make_engine
+from launch.runs.checkpoint import Values, tensors_hash
+from launch.runs.rng import rollout_uniforms
+from launch.runs.run import Run, Scalar
+from launch.runs.run_folder import cache_folder, user_path
 
 
 class Reinvent(Objective):

@@ -1411,7 +1411,7 @@ def check_screens(screens: list[float]) -> None:
 
 @dataclass
 class NetworkConfig:
-    """A network over SMILES tokens, in `chem.networks`."""
+    """A network over SMILES tokens, in `chem.models.networks`."""
 
     name: str = MISSING
 

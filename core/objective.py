@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from core import kl, losses
+from core import divergences, losses
 from core.advantages import ADVANTAGES, BONUSES, leave_one_out, tied_groups
 from core.mara import quantile_threshold, select_anchor
 from core.sequence import check_group, masked_sum
@@ -51,7 +51,7 @@ class Objective:
         "reward": R' alone; "good": 1 where a sample is good and 0 elsewhere. With the last two, entropy and KL
         have a leave-one-out baseline of their own, for advantages that are not linear.
     bonus: (policy_seq_logp, good, valid) -> what is added to the advantages; None for nothing.
-    direction, level, placement: of the divergence, see `core.kl`.
+    direction, level, placement: of the divergence, see `core.divergences`.
     entropy_coef: reward units per nat of sequence entropy.
     mask_tied: leave out groups whose raw rewards are all equal, which only the KL term would move.
     threshold: what counts as good, for the metrics; None where the transform has no such notion.
@@ -82,7 +82,7 @@ class Objective:
         if (self.direction == "alpha") != (self.alpha is not None):
             raise ValueError(f"alpha must be given with direction=alpha and only there, got {self.alpha}")
         if self.alpha is not None:
-            kl.check_alpha(self.alpha)
+            divergences.check_alpha(self.alpha)
         if self.threshold is None and (self.advantage_of == "good" or self.bonus is not None):
             raise ValueError("an advantage or bonus of good samples needs a threshold")
 
@@ -170,7 +170,7 @@ class Objective:
         """The policy gradient's loss, and what to log of it."""
         regulariser = torch.zeros_like(group.reward)  # what the entropy and the KL term add to the reward
         if self.entropy_coef:
-            regulariser = regulariser + self.entropy_coef * kl.entropy_reward(group.policy_seq_logp)
+            regulariser = regulariser + self.entropy_coef * divergences.entropy_reward(group.policy_seq_logp)
         token_reward = penalty = None
         if self.placement == "reference":
             term = torch.zeros_like(group.reward)  # it stands in `reference_loss`
@@ -231,7 +231,7 @@ class Objective:
         return beta * divergence, {f"kl/{self.direction}_from_reference_nats": divergence.detach()}
 
     def _term(self) -> Callable[..., Tensor]:
-        term = kl.kl_term(self.direction, self.placement)
+        term = divergences.kl_term(self.direction, self.placement)
         if self.direction == "alpha":
             return partial(term, alpha=self.alpha)
         if self.direction == "forward" and self.placement == "reward":
@@ -312,7 +312,7 @@ class Objective:
     def _metrics(self, group: Group) -> dict[str, Tensor]:
         reward, policy_seq_logp, valid = group.reward, group.policy_seq_logp, group.valid
         mean = partial(losses.mean_valid, valid=valid)
-        value = kl.VALUES[self.direction]
+        value = divergences.VALUES[self.direction]
         value = partial(value, alpha=self.alpha) if self.direction == "alpha" else value
         logged = {
             "reward/raw": mean(reward),
@@ -412,7 +412,7 @@ def check_combination(objective: Objective, *, transform: str, advantage: str, a
 
     algorithm: of transform mara, resolved.
     """
-    kl.kl_term(objective.direction, objective.placement)
+    divergences.kl_term(objective.direction, objective.placement)
     if objective.placement == "exact":
         raise ValueError("placement=exact needs all outcomes: use reward or loss for samples")
     if objective.placement == "reference" and objective.level != "sequence":

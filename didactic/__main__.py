@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conf.schema import DidacticConfig
-from launch.app import start
+from launch.cli.app import start
 
 if TYPE_CHECKING:
-    from launch.run import Run
+    from launch.runs.run import Run
 
 
 def train(config: DidacticConfig, run: "Run") -> None:

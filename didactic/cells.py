@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from conf.schema import CellConfig, DidacticConfig
-from core import kl, stats
+from core import divergences, stats
 from core.mara import select_anchor
 from core.objective import Objective, make_objective
 from core.schedules import Observed, make_schedule, place_in_run
@@ -101,7 +101,7 @@ def make_cells(config: DidacticConfig, problem: Problem) -> list[Cell]:
 
 def exact_divergence(objective: Objective, logp: Tensor, ref_logp: Tensor) -> Tensor:
     """The objective's divergence from all outcomes on the last axis, nats, with gradient: [..., A] -> [...]."""
-    term = kl.kl_term(objective.direction, "exact")
+    term = divergences.kl_term(objective.direction, "exact")
     if objective.direction == "alpha":
         term = partial(term, alpha=objective.alpha)
     return term(logp, ref_logp)

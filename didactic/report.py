@@ -16,7 +16,7 @@ from core.targets import forward_crossover_beta, reverse_crossover_beta
 from didactic.cells import Cell
 from didactic.families import Gaussian, Policies
 from didactic.problems import Problem
-from launch.run import Run, console
+from launch.runs.run import Run, console
 
 SHOWN_OUTCOMES = 10  # policies over at most as many are written out
 

@@ -10,10 +10,10 @@ from didactic.cells import Cell, exact_loss, make_cells, sampled_loss
 from didactic.families import Policies
 from didactic.problems import Problem, make_problem
 from didactic.report import Outcome, report_run
-from launch.checkpoint import Values
-from launch.engine import make_engine
-from launch.run import Run
-from launch.streams import torch_generator
+from launch.engines.torch import make_engine
+from launch.runs.checkpoint import Values
+from launch.runs.rng import torch_generator
+from launch.runs.run import Run
 
 
 def train(config: DidacticConfig, run: Run) -> None:

@@ -33,12 +33,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from conf.schema import ConfigError
-from launch.checkpoint import fixed_config
-from launch.compare import Comparison, compare, find_base
-from launch.exhibits import Exhibits, curve_panels, fold_curves, read_exhibits
-from launch.record import flatten, one_line_errors, read_config, read_json, read_jsonl, read_record
+from launch.analysis.artifacts import Exhibits, curve_panels, fold_curves, read_exhibits
+from launch.analysis.significance import Comparison, compare, find_base
+from launch.cluster.sweep import job_states, read_sweep, slurm_queue
+from launch.runs.checkpoint import fixed_config
+from launch.runs.run_folder import flatten, one_line_errors, read_config, read_json, read_jsonl, read_record
 from launch.status import last_words
-from launch.sweeps import job_states, read_sweep, slurm_queue
 
 # Diversity and reward, the more the better, of the first package whose summary has both.
 PARETO = (
@@ -141,7 +141,7 @@ def collect(
     sweeps: Sequence[Path], out: Path, shown: Sequence[str] = (), pareto: Sequence[str] = (), against: str = ""
 ) -> int:
     """Write the tables, the pictures and the report; 1 where a run did not finish, else 0."""
-    from launch.report import write_report
+    from launch.analysis.html import write_report
 
     runs = [run for sweep in sweeps for run in read_runs(sweep)]
     rows = fold(runs)
@@ -343,7 +343,7 @@ def print_table(rows: Sequence[Row], keys: Sequence[str]) -> None:
     """In as many tables, one below the other, as the terminal's width asks for."""
     from rich.table import Table
 
-    from launch.run import console
+    from launch.runs.run import console
 
     table = Table(title="mean ± standard error over seeds", title_justify="left")
     for column in (*row_columns(rows), "n"):
@@ -374,7 +374,7 @@ def within_brackets(text: str) -> str:
 def print_tests(tests: Sequence[Comparison], against: str) -> None:
     from rich.table import Table
 
-    from launch.run import console
+    from launch.runs.run import console
 
     table = Table(title=f"Welch's t-test against {against}: p, one-sided", title_justify="left")
     for column in ("result", "row", "difference", "t", "df", "p (greater)", "p (less)"):

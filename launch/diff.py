@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from conf.schema import RUN_CONFIGS, ConfigError
-from launch.compose import compose
-from launch.groups import groups, options
-from launch.record import flatten, read_yaml
+from launch.cli.compose import compose
+from launch.cli.groups import groups, options
+from launch.runs.run_folder import flatten, read_yaml
 
 ABSENT = object()
 RECORDED = ("code", "versions", "hardware")
@@ -268,7 +268,7 @@ def as_json(a: Side, b: Side) -> dict[str, Any]:
 
 
 def print_difference(a: Side, b: Side) -> None:
-    from launch.run import console
+    from launch.runs.run import console
 
     say = console.print
     say(f"A: {a.name}\nB: {b.name}", soft_wrap=True)

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from conf.schema import ConfigError
-from launch.compose import compose
+from launch.cli.compose import compose
 from launch.diff import (
     applied,
     change,
@@ -36,7 +36,7 @@ from launch.diff import (
     read_overrides_file,
     read_side,
 )
-from launch.record import read_config, read_json, read_jsonl, read_record, state
+from launch.runs.run_folder import read_config, read_json, read_jsonl, read_record, state
 
 TOLERANCE = 1e-4
 STREAMS = ("metrics.jsonl", "samples.jsonl")

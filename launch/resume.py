@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from conf.schema import ConfigError
-from launch.checkpoint import fixed_config, refuse_other
-from launch.compose import compose
-from launch.record import one_line_errors, read_config
-from launch.sweeps import Sweep, SweepJob, job_states, read_sweep, slurm_queue
+from launch.cli.compose import compose
+from launch.cluster.sweep import Sweep, SweepJob, job_states, read_sweep, slurm_queue
+from launch.runs.checkpoint import fixed_config, refuse_other
+from launch.runs.run_folder import one_line_errors, read_config
 
 LEFT_ALONE = ("finished", "running", "pending", "starting")
 
@@ -52,7 +52,7 @@ def resume(folder: Path, dry_run: bool) -> int:
         return 0
     if sweep.launcher == "basic":
         return max(run_here(folder, sweep, job) for job in jobs)
-    from launch.cluster import read_settings, run_locally, submit
+    from launch.cluster.launcher import read_settings, run_locally, submit
 
     settings = read_settings(sweep.settings)
     if sweep.launcher == "local":

@@ -15,8 +15,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from launch.record import last_line, one_line_errors, read_config, read_jsonl, read_record
-from launch.sweeps import Sweep, job_states, read_sweep, slurm_queue
+from launch.cluster.sweep import Sweep, job_states, read_sweep, slurm_queue
+from launch.runs.run_folder import last_line, one_line_errors, read_config, read_jsonl, read_record
 
 METRICS = ("reward/raw", "kl/reverse_nats", "kl/forward_nats", "loss")  # the first two that a run has
 RECENT = 20  # lines of timings.jsonl
@@ -93,7 +93,7 @@ def last_words(trace: str | None) -> str:
 def print_table(folder: Path, jobs: Sequence[JobStatus]) -> None:
     from rich.table import Table
 
-    from launch.run import console
+    from launch.runs.run import console
 
     keys = list(dict.fromkeys(key for job in jobs for key in job.metrics))
     table = Table(title=str(folder), title_justify="left")

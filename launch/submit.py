@@ -16,8 +16,8 @@ from datetime import datetime
 from pathlib import Path
 
 from conf.schema import RUN_CONFIGS, ConfigError
-from launch.groups import options
-from launch.record import one_line_errors
+from launch.cli.groups import options
+from launch.runs.run_folder import one_line_errors
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

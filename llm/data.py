@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from conf.schema import ConfigError, LlmConfig, SourceConfig
-from launch.record import user_path
+from launch.runs.run_folder import user_path
 
 FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 SHUFFLED = 10_000  # records held at a time while `count` of them are chosen
@@ -96,7 +96,7 @@ def load_records(
 def _file(key: str, path: str, root: str | None) -> Path | None:
     """The file of a source: made here, or in data.root, MARA_DATA or the working folder; None: it is of a hub."""
     if path.startswith("tiny_"):
-        from llm.tiny import tiny_data
+        from llm.testbed.tiny_models import tiny_data
 
         return tiny_data(key, path)
     if Path(path).suffix not in FORMATS:

@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conf.schema import ConfigError, EnsembleConfig
-from launch.app import start
-from launch.record import user_path
+from launch.cli.app import start
+from launch.runs.run_folder import user_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from launch.run import Run
+    from launch.runs.run import Run
 
 
 def combine(config: EnsembleConfig, run: "Run") -> None:
@@ -56,7 +56,7 @@ def average(policy: "PreTrainedModel", reference: "PreTrainedModel", weight: flo
 
 def find(name: str) -> str:
     """The folder of a model built here, a run's policy, a folder, or the name as it is."""
-    from llm.tiny import POLICIES, find_model
+    from llm.testbed.tiny_models import POLICIES, find_model
 
     of_run = (user_path(name) / "run.json").is_file()
     return find_model(str(Path(name) / "policy") if of_run else name, POLICIES)

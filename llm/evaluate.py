@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 from omegaconf import OmegaConf
 
 from conf.schema import EvaluateConfig
-from launch.app import start
-from launch.record import user_path
+from launch.cli.app import start
+from launch.runs.run_folder import user_path
 
 if TYPE_CHECKING:
-    from launch.run import Run
+    from launch.runs.run import Run
 
 
 def evaluate(config: EvaluateConfig, run: "Run") -> None:
-    from llm.assessment import assess  # loads torch and transformers
+    from llm.evaluation.evaluate import assess  # loads torch and transformers
 
     assess(config, run)
 

@@ -18,13 +18,13 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
 from conf.schema import ConfigError, LoraConfig, ModelConfig
-from launch.checkpoint import tensors_hash
-from launch.streams import stream_seed
-from launch.zero import quieten
-from llm.attention import chosen, shares_prefix
-from llm.decode import compile_decoding
-from llm.norm import in_fewer_passes
-from llm.tiny import POLICIES, find_model
+from launch.engines.deepspeed import quieten
+from launch.runs.checkpoint import tensors_hash
+from launch.runs.rng import stream_seed
+from llm.inference.attention import chosen, shares_prefix
+from llm.inference.decoder import compile_decoding
+from llm.inference.norms import in_fewer_passes
+from llm.testbed.tiny_models import POLICIES, find_model
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names and numbers of mallopt(3)
 

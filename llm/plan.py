@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from conf.schema import ConfigError, LlmConfig, check_range
-from launch.compose import compose_typed
-from launch.explain import one_line
+from launch.cli.compose import compose_typed
+from launch.cli.errors import one_line
 
 GIB = 2**30
 OWN = {"ranks": int, "memory": float, "prompt_tokens": int}  # the plan's own keys
@@ -169,7 +169,7 @@ def gradients(setting: Setting, shape: Shape) -> int:
 
     Stage 3 lays a full buffer out anew by ranks, and gloo's reduce-scatter, on a CPU, makes a copy of that.
     """
-    from launch.zero import BUCKET
+    from launch.engines.deepspeed import BUCKET
 
     whole = shape.trained_bytes
     if not setting.stage:
@@ -282,7 +282,7 @@ def _pass_peak(
     import torch
 
     from core.sequence import selected_logp
-    from llm.attention import chosen
+    from llm.inference.attention import chosen
 
     model = empty_model(config, width)
     if lora:
@@ -308,7 +308,7 @@ def _pass_peak(
 
 
 def _attention() -> Any:
-    """What `llm.attention` keeps for the backward pass and makes in it, without the computation."""
+    """What `llm.inference.attention` keeps for the backward pass and makes in it, without the computation."""
     import torch
 
     class Attention(torch.autograd.Function):
@@ -456,9 +456,9 @@ def make_setting(config: LlmConfig, launcher: Mapping[str, Any], given: Given) -
     """The setting, and how many prompts the task has."""
     import torch
 
-    from llm.evaluation import BATCH
+    from llm.evaluation.policy import BATCH
     from llm.tasks.base import load_task
-    from llm.tiny import find_model
+    from llm.testbed.tiny_models import find_model
 
     name, lora = config.model.name_or_path, config.model.lora
     chats = load_task(config.task.name, config).prompts()
@@ -498,7 +498,7 @@ def read_config(key: str, name: str) -> str:
     """A model's configuration, as JSON."""
     from transformers import AutoConfig
 
-    from llm.tiny import find_model
+    from llm.testbed.tiny_models import find_model
 
     path = find_model(name)
     try:
@@ -512,7 +512,7 @@ def read_config(key: str, name: str) -> str:
 def longest_prompt(name: str, chats: Sequence[Any], config: LlmConfig) -> int:
     from transformers import AutoTokenizer
 
-    from llm.prompts import encode_chats
+    from llm.inference.prompts import encode_chats
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", trust_remote_code=False)
@@ -552,7 +552,7 @@ def process_memory(cuda: bool) -> int:
 def print_plan(setting: Setting, phases: dict[str, Phase], process: int, memory: float) -> None:
     from rich.table import Table
 
-    from launch.run import console
+    from launch.runs.run import console
 
     shape = model_shape(setting)
     where = "GPU" if setting.cuda else "CPU"
@@ -580,7 +580,7 @@ def gib(size: float) -> str:
 
 def print_work(config: LlmConfig, setting: Setting, prompts: int) -> None:
     """Tokens of a step and of the run, at most: every completion may end earlier."""
-    from launch.run import console
+    from launch.runs.run import console
 
     sampled = setting.prompts * setting.group * setting.new_tokens
     read = setting.prompts * setting.prompt_tokens

@@ -16,9 +16,9 @@ from matplotlib.lines import Line2D
 from omegaconf import OmegaConf
 from rich.table import Table
 
-from launch.record import read_jsonl, write_json
-from launch.run import Run, console
-from llm.metrics import Column
+from launch.runs.run import Run, console
+from launch.runs.run_folder import read_jsonl, write_json
+from llm.evaluation.metrics import Column
 
 SMOOTHING = 12  # steps in a point of a curve
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")

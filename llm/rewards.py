@@ -11,11 +11,11 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from conf.schema import ConfigError, RewardConfig, RewardFailure, RewardPartConfig
-from launch import distributed
-from launch.checkpoint import tensors_hash
-from llm.prompts import Chat
+from launch.engines import distributed
+from launch.runs.checkpoint import tensors_hash
+from llm.inference.prompts import Chat
 from llm.tasks.base import Task
-from llm.tiny import REWARDS, find_model
+from llm.testbed.tiny_models import REWARDS, find_model
 
 RewardFunction = Callable[[Sequence[Chat], Sequence[str]], Sequence[float]]  # (prompts, completions), one each
 SHOWN = 300  # characters of a sample in a message

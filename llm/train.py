@@ -15,21 +15,21 @@ from core.objective import Objective, make_objective
 from core.schedules import Observed, linear, make_schedule, place_in_run
 from core.sequence import masked_sum
 from core.transforms import class_diversity
-from launch import distributed
-from launch.checkpoint import Values
-from launch.distributed import gather, gather_rows, portion
-from launch.engine import Engine, make_engine
-from launch.run import Run
-from launch.streams import rollout_uniforms, stream_seed, torch_generator
-from llm.diagnostics import CollapseWatch, answer_shares, mode_ratio
-from llm.equivalence import Embedder, make_equivalence
-from llm.evaluation import evaluate_policy
-from llm.logp import completion_logp, completion_logp_and_entropy
+from launch.engines import distributed
+from launch.engines.distributed import gather, gather_rows, portion
+from launch.engines.torch import Engine, make_engine
+from launch.runs.checkpoint import Values
+from launch.runs.rng import rollout_uniforms, stream_seed, torch_generator
+from launch.runs.run import Run
+from llm.evaluation.collapse import CollapseWatch, answer_shares, mode_ratio
+from llm.evaluation.equivalence import Embedder, make_equivalence
+from llm.evaluation.policy import evaluate_policy
+from llm.inference.logprobs import completion_logp, completion_logp_and_entropy
+from llm.inference.prompts import Chat, Prompts, encode_chats
+from llm.inference.sampling import sample
 from llm.models import Models, load_models, save_policy
-from llm.prompts import Chat, Prompts, encode_chats
 from llm.report import report_run
 from llm.rewards import Reward, make_evaluation_reward, make_reward
-from llm.rollout import sample
 from llm.tasks.base import Task, load_task
 
 Partition = Callable[[Sequence[str]], Sequence[int]]  # a group's completions -> the number of each one's class

@@ -14,7 +14,7 @@ from scipy.optimize import root
 from torch import Tensor
 
 from core.advantages import leave_one_out
-from core.kl import kl_term
+from core.divergences import kl_term
 from core.targets import forward_kl_target, reverse_kl_target
 from core.transforms import mara
 

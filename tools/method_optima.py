@@ -14,8 +14,8 @@ from torch import Tensor
 from conf.schema import LlmConfig
 from core.objective import Objective, make_objective
 from core.transforms import class_diversity
-from launch.app import register
-from launch.groups import options
+from launch.cli.app import register
+from launch.cli.groups import options
 from tools.anchor_bias import all_groups, outcomes
 
 GROUP, BETA, STEPS = 8, 0.03, 1000

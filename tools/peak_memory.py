@@ -58,10 +58,10 @@ CHILD = """
 import json, sys
 import llm.train, llm.rewards
 if any("zero" in argument for argument in sys.argv):
-    from launch.zero import import_deepspeed
+    from launch.engines.deepspeed import import_deepspeed
     import_deepspeed()
 from conf.schema import LlmConfig
-from launch.app import start
+from launch.cli.app import start
 from llm.__main__ import train
 
 def status(name):
@@ -79,7 +79,7 @@ def build(folder: Path, sizes: dict[str, int]) -> Path:
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    from llm.tiny import byte_tokenizer
+    from llm.testbed.tiny_models import byte_tokenizer
 
     tokenizer = byte_tokenizer()
     ends: dict[str, Any] = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
@@ -120,7 +120,7 @@ def measure(folder: Path, overrides: Sequence[str], ranks: int) -> int:
 
 def foretell(folder: Path, overrides: Sequence[str], ranks: int) -> tuple[int, str]:
     """Bytes at the worst phase, and which it is."""
-    from launch.compose import compose_typed
+    from launch.cli.compose import compose_typed
 
     sys.path.insert(0, str(folder))
     try:

@@ -17,9 +17,9 @@ from chem.oracles.base import Component, Molecule, Result, Status, TimedOut, Val
 from conf.schema import ComponentConfig, ConfigError, OracleConfig
 
 BUILT_IN = {
-    "docking": "chem.docking:Docking",
-    "command": "chem.command:Command",
-    "synthesis": "chem.synthesis:Synthesis",
+    "docking": "chem.oracles.docking:Docking",
+    "command": "chem.oracles.external_program:Command",
+    "synthesis": "chem.oracles.synthesis.search:Synthesis",
 }
 
 

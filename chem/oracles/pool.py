@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from chem.oracles.base import Result, Status
-from chem.processes import import_path, kill_session, start_module
+from chem.parallel.processes import import_path, kill_session, start_module
 from conf.schema import ConfigError, OracleConfig
 
 START_LIMIT_S = 600.0  # for a worker to import and prepare, and for the preflight

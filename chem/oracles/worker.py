@@ -13,7 +13,7 @@ import tempfile
 import time
 from multiprocessing.connection import Connection
 
-from chem.processes import kill_session, spare_signals
+from chem.parallel.processes import kill_session, spare_signals
 
 
 def guard(channel: int, lifeline: int) -> None:

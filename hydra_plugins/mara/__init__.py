@@ -1,6 +1,6 @@
 """`hydra/launcher=slurm` and `local`, in the one place where Hydra looks for launchers.
 
-Hydra imports this at every start, so the work is in `launch.cluster`, which loads submitit.
+Hydra imports this at every start, so the work is in `launch.cluster.launcher`, which loads submitit.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 try:
     from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
-except ImportError:  # launch.cluster says what to install
+except ImportError:  # launch.cluster.launcher says what to install
 
     class BaseSubmititLauncher(Launcher):  # type: ignore[no-redef]
         def __init__(self, **params: Any) -> None:
@@ -28,6 +28,6 @@ class ClusterLauncher(BaseSubmititLauncher):
     result, waits with sacct, and forgets the other jobs' results when one fails."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from launch.cluster import launch
+        from launch.cluster.launcher import launch
 
         return launch(self, job_overrides, initial_job_idx)

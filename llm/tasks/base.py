@@ -8,7 +8,7 @@ from typing import Self
 
 from conf.schema import ConfigError, LlmConfig
 from llm.data import Records
-from llm.prompts import Chat
+from llm.inference.prompts import Chat
 
 
 class Task(ABC):

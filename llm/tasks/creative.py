@@ -4,7 +4,7 @@ from typing import Any, Self
 
 from conf.schema import LlmConfig
 from llm.data import Records, load_both
-from llm.prompts import Chat
+from llm.inference.prompts import Chat
 from llm.tasks.base import Task
 
 LONGEST = 2000  # characters of a prompt

@@ -5,7 +5,7 @@ from typing import NamedTuple, Self
 
 from conf.schema import LlmConfig
 from llm.data import Records, load_both
-from llm.prompts import Chat
+from llm.inference.prompts import Chat
 from llm.tasks.base import Task
 
 NUMBER = r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"

@@ -4,7 +4,7 @@ from typing import NamedTuple, Self
 
 from conf.schema import ConfigError, LlmConfig
 from llm.data import load_records
-from llm.prompts import Chat
+from llm.inference.prompts import Chat
 from llm.tasks.base import Task
 
 

@@ -2,7 +2,7 @@
 
 import re
 
-from llm.prompts import Chat
+from llm.inference.prompts import Chat
 from llm.tasks.base import Task
 
 PROMPT = (

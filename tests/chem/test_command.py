@@ -8,9 +8,9 @@ import psutil
 import pytest
 from rdkit import Chem
 
-from chem.command import Command
 from chem.oracles import Oracle, Status, TimedOut
 from chem.oracles.base import Molecule
+from chem.oracles.external_program import Command
 from conf.schema import ComponentConfig, ConfigError, OracleConfig
 
 PROGRAM = """#!/bin/sh

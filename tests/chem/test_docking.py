@@ -5,9 +5,9 @@ from rdkit import Chem
 
 pytest.importorskip("vina", reason="needs the extra docking")
 pytest.importorskip("meeko", reason="needs the extra docking")
-from chem.docking import Docking, bound_ligand, conformer, ligand_pdbqt
 from chem.oracles import Oracle, Status
 from chem.oracles.base import Molecule
+from chem.oracles.docking import Docking, bound_ligand, conformer, ligand_pdbqt
 from conf.schema import ComponentConfig, ConfigError, OracleConfig, ShapeConfig
 
 SHAPE = ShapeConfig("reverse_sigmoid", low=-16.0, high=0.0, k=0.15)

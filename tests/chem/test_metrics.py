@@ -13,9 +13,9 @@ from rdkit import Chem
 from rdkit.Chem import AllChem
 
 from chem import metrics
-from chem.evaluation import read_molecules
+from chem.csv_metrics import read_molecules
 from conf.schema import ConfigError
-from launch.record import read_json
+from launch.runs.run_folder import read_json
 
 HOME = Path(__file__).resolve().parents[2]
 MOLECULES = [

@@ -5,10 +5,10 @@ from itertools import product
 import pytest
 import torch
 
-from chem.cores import Cores
-from chem.networks import Prior, load_prior, make_network, sample, save_prior, token_logp
-from chem.shares import Shares
-from chem.tokenizer import END_ID, START_ID, Tokenizer
+from chem.models.networks import Prior, load_prior, make_network, sample, save_prior, token_logp
+from chem.models.tokenizer import END_ID, START_ID, Tokenizer
+from chem.parallel.sampler import Shares
+from chem.parallel.threads import Cores
 from conf.schema import ConfigError, RecurrentConfig, TransformerConfig
 
 VOCABULARY = 4  # END, START and two others
@@ -98,7 +98,7 @@ def test_a_sequence_depends_on_its_own_uniforms_alone(network):
 def test_drawing_gives_the_log_probabilities_and_the_gradient_of_a_second_reading(
     network, threads, block, monkeypatch
 ):
-    monkeypatch.setattr("chem.lstm.BLOCK", block)
+    monkeypatch.setattr("chem.models.lstm_kernel.BLOCK", block)
     uniforms = torch.rand(100, 9, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     weights = torch.rand(100, 1, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
     if isinstance(network.longest, int):

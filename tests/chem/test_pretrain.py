@@ -13,9 +13,9 @@ import pytest
 import torch
 from rdkit import Chem
 
-from chem.corpus import epoch_batches, filter_smiles, read_corpus, respelled, split_rows
-from chem.networks import Prior, load_prior, make_network, save_prior, token_logp
-from chem.tokenizer import Tokenizer
+from chem.models.corpus import epoch_batches, filter_smiles, read_corpus, respelled, split_rows
+from chem.models.networks import Prior, load_prior, make_network, save_prior, token_logp
+from chem.models.tokenizer import Tokenizer
 from conf.schema import ConfigError, MoleculeFilterConfig, RecurrentConfig
 
 ROOT = Path(__file__).parents[2]

@@ -4,10 +4,10 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import QED
 
-from chem.inventory import default_stock, read_stock
 from chem.oracles.base import Molecule
 from chem.oracles.compose import Scorer, make_component
 from chem.oracles.properties import HYDROGEN, qed
+from chem.oracles.synthesis.inventory import default_stock, read_stock
 from conf.schema import Aggregation, ComponentConfig, ConfigError, OracleConfig, ShapeConfig
 
 ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"

@@ -9,10 +9,10 @@ from rdkit import Chem, DataStructs
 from rdkit.Chem.Scaffolds.MurckoScaffold import MurckoScaffoldSmiles
 
 from chem.filters import MORGAN, PENALTIES, DiversityFilter, batch_diversity
+from chem.models.tokenizer import Tokenizer, split
 from chem.oracles import Result, Status
 from chem.replay import Memory, augmented, rows_of, stack
 from chem.scoring import Batch, Cache, Scoring, canonical_forms, murcko, treat_duplicates
-from chem.tokenizer import Tokenizer, split
 from conf.schema import DiversityFilterConfig, Duplicates, ReplayConfig
 
 

@@ -7,11 +7,11 @@ import psutil
 import pytest
 import torch
 
-from chem.cores import Cores
-from chem.lstm import parameters
-from chem.networks import make_network
-from chem.processes import SPARED
-from chem.shares import Here, Shares
+from chem.models.lstm_kernel import parameters
+from chem.models.networks import make_network
+from chem.parallel.processes import SPARED
+from chem.parallel.sampler import Here, Shares
+from chem.parallel.threads import Cores
 from conf.schema import RecurrentConfig
 
 ROWS = 70  # in two shares
@@ -19,9 +19,9 @@ ROWS = 70  # in two shares
 HOLDER = """
 import sys
 import torch
-from chem.cores import Cores
-from chem.networks import make_network
-from chem.shares import Shares
+from chem.parallel.threads import Cores
+from chem.models.networks import make_network
+from chem.parallel.sampler import Shares
 from conf.schema import RecurrentConfig
 
 network = make_network(9, RecurrentConfig("lstm", layers=1, hidden=8, embedding=4, dropout=0.0))

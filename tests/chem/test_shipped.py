@@ -6,11 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from chem.networks import SHIPPED, load_prior, sample, token_logp
-from chem.prior_report import draw
+from chem.models.networks import SHIPPED, load_prior, sample, token_logp
+from chem.models.prior_report import draw
 from chem.scoring import canonical_forms
-from launch.record import read_jsonl
-from launch.streams import rollout_uniforms
+from launch.runs.rng import rollout_uniforms
+from launch.runs.run_folder import read_jsonl
 
 ROOT = Path(__file__).parents[2]
 

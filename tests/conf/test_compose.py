@@ -11,10 +11,10 @@ from omegaconf import OmegaConf
 
 from conf import schema
 from conf.schema import ConfigError
-from launch.app import check, register
-from launch.compose import compose as launch_compose
-from launch.groups import groups, option_table, options, owner
-from launch.record import flatten
+from launch.cli.app import check, register
+from launch.cli.compose import compose as launch_compose
+from launch.cli.groups import groups, option_table, options, owner
+from launch.runs.run_folder import flatten
 
 CONF = Path(schema.__file__).parent
 PACKAGES = {path.parent.name: path.parent.name.capitalize() + "Config" for path in sorted(CONF.glob("*/config.yaml"))}
@@ -107,7 +107,7 @@ def test_the_table_of_options_survives_a_template(monkeypatch, tmp_path):
     (tmp_path / "llm" / "price").mkdir(parents=True)
     (tmp_path / "llm" / "price" / "high.yaml").write_text("# @package _global_\n# At $CONFIG and more.\na: 1\n")
     (tmp_path / "llm" / "price" / "low.yaml").write_text("a: 1\n")
-    monkeypatch.setattr("launch.groups.CONF", tmp_path)
+    monkeypatch.setattr("launch.cli.groups.CONF", tmp_path)
     assert option_table("llm") == "  price=high  At $$CONFIG and more.\n  price=low"
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from core import kl
+from core import divergences
 
 from .enumeration import (
     ALPHA,
@@ -27,12 +27,12 @@ PLACES = [(d, "reward") for d in DIRECTIONS] + [(d, "loss") for d in LOSS_DIRECT
 
 
 def term(direction: str, placement: str) -> Callable[..., Tensor]:
-    function = kl.kl_term(direction, placement)
+    function = divergences.kl_term(direction, placement)
     return partial(function, alpha=ALPHA) if direction == "alpha" else function
 
 
 def value(direction: str) -> Callable[..., Tensor]:
-    function = kl.VALUES[direction]
+    function = divergences.VALUES[direction]
     return partial(function, alpha=ALPHA) if direction == "alpha" else function
 
 
@@ -236,7 +236,7 @@ def test_the_exact_divergences(direction: str, seed: int) -> None:
 def test_outcomes_without_mass_on_either_side_count_for_nothing(direction: str, alpha: float) -> None:
     """0 times anything is 0, in the value and in the gradient."""
     options = {"alpha": alpha} if direction == "alpha" else {}
-    exact = partial(kl.kl_term(direction, "exact"), **options)
+    exact = partial(divergences.kl_term(direction, "exact"), **options)
     logits, ref = random_logits(4, seed=1).requires_grad_(), random_logp(4, seed=2)
     expected = exact(logits.log_softmax(-1), ref)
     expected_gradient = gradient(expected, logits)
@@ -250,42 +250,44 @@ def test_outcomes_without_mass_on_either_side_count_for_nothing(direction: str, 
 def test_mass_off_the_other_support_is_infinite_only_where_it_must_be() -> None:
     half, whole = torch.tensor([0.5, 0.5, 0.0]).double().log(), torch.tensor([0.25, 0.25, 0.5]).double().log()
     log_2 = math.log(2)
-    assert float(kl.exact_reverse_kl(whole, half)) == math.inf
-    assert abs(float(kl.exact_reverse_kl(half, whole)) - log_2) < 1e-15
-    assert float(kl.exact_forward_kl(half, whole)) == math.inf
-    assert abs(float(kl.exact_forward_kl(whole, half)) - log_2) < 1e-15
-    assert 0 < float(kl.exact_jensen_shannon(half, whole)) < log_2
+    assert float(divergences.exact_reverse_kl(whole, half)) == math.inf
+    assert abs(float(divergences.exact_reverse_kl(half, whole)) - log_2) < 1e-15
+    assert float(divergences.exact_forward_kl(half, whole)) == math.inf
+    assert abs(float(divergences.exact_forward_kl(whole, half)) - log_2) < 1e-15
+    assert 0 < float(divergences.exact_jensen_shannon(half, whole)) < log_2
     disjoint = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).double().log()
-    assert abs(float(kl.exact_jensen_shannon(disjoint[0], disjoint[1])) - log_2) < 1e-15
-    assert float(kl.exact_alpha(whole, half, alpha=2.0)) == math.inf
-    assert float(kl.exact_alpha(half, whole, alpha=2.0)) < math.inf
-    assert float(kl.exact_alpha(half, whole, alpha=-1.0)) == math.inf
-    assert float(kl.exact_alpha(whole, half, alpha=0.5)) < math.inf
+    assert abs(float(divergences.exact_jensen_shannon(disjoint[0], disjoint[1])) - log_2) < 1e-15
+    assert float(divergences.exact_alpha(whole, half, alpha=2.0)) == math.inf
+    assert float(divergences.exact_alpha(half, whole, alpha=2.0)) < math.inf
+    assert float(divergences.exact_alpha(half, whole, alpha=-1.0)) == math.inf
+    assert float(divergences.exact_alpha(whole, half, alpha=0.5)) < math.inf
 
 
 def test_alpha_tends_to_forward_and_reverse() -> None:
     policy, ref = random_logp(5, seed=3), random_logp(5, seed=4)
     for limit, direction, shift in ((0.0, "forward", 1.0), (1.0, "reverse", 0.0)):
-        exact = kl.kl_term(direction, "exact")(policy, ref)
-        near = kl.exact_alpha(policy, ref, alpha=limit + 1e-6)
-        far = kl.exact_alpha(policy, ref, alpha=limit + 0.3)
+        exact = divergences.kl_term(direction, "exact")(policy, ref)
+        near = divergences.exact_alpha(policy, ref, alpha=limit + 1e-6)
+        far = divergences.exact_alpha(policy, ref, alpha=limit + 0.3)
         assert abs(float(near - exact)) < 1e-5 < abs(float(far - exact))
-        reward = kl.kl_term(direction, "reward")(policy, ref) + shift  # up to a constant
-        torch.testing.assert_close(kl.alpha_reward(policy, ref, alpha=limit + 1e-7), reward, rtol=0, atol=1e-5)
+        reward = divergences.kl_term(direction, "reward")(policy, ref) + shift  # up to a constant
+        torch.testing.assert_close(
+            divergences.alpha_reward(policy, ref, alpha=limit + 1e-7), reward, rtol=0, atol=1e-5
+        )
 
 
 def test_entropy_reward_has_the_gradient_of_the_entropy() -> None:
     logits, behaviour = random_logits(6, seed=1).requires_grad_(), random_logp(6, seed=2)
     logp = logits.log_softmax(-1)
     exact = gradient(torch.special.entr(logits.softmax(-1)).sum(), logits)
-    assert same(gradient(surrogate(logp.exp(), kl.entropy_reward(logp), logp, "reward"), logits), exact)
-    weighted = kl.entropy_reward(logp, behaviour_logp=behaviour)
+    assert same(gradient(surrogate(logp.exp(), divergences.entropy_reward(logp), logp, "reward"), logits), exact)
+    weighted = divergences.entropy_reward(logp, behaviour_logp=behaviour)
     assert same(gradient(surrogate(behaviour.exp(), weighted, logp, "reward"), logits), exact)
-    unweighted = surrogate(behaviour.exp(), kl.entropy_reward(logp), logp, "reward")  # control
+    unweighted = surrogate(behaviour.exp(), divergences.entropy_reward(logp), logp, "reward")  # control
     assert not same(gradient(unweighted, logits), exact)
     mask = torch.tensor([True, False, True, True, False, True])
     holed = logp.detach().masked_fill(~mask, math.nan)
-    torch.testing.assert_close(kl.entropy_reward(holed, mask=mask), -logp.detach().masked_fill(~mask, 0.0))
+    torch.testing.assert_close(divergences.entropy_reward(holed, mask=mask), -logp.detach().masked_fill(~mask, 0.0))
 
 
 # --- forward KL over long sequences ----------------------------------------------------------------------
@@ -295,24 +297,24 @@ def test_completions_of_the_reference_have_a_bounded_forward_gradient() -> None:
     """behaviour_logp = ref_logp: -1 for every sequence, and the exact gradient."""
     policy, ref = conditionals(1).requires_grad_(), conditionals(2)
     logp, ref_logp = SEQUENCES.seq_logp(policy), SEQUENCES.seq_logp(ref)
-    terms = kl.forward_kl_reward(logp, ref_logp, behaviour_logp=ref_logp)
+    terms = divergences.forward_kl_reward(logp, ref_logp, behaviour_logp=ref_logp)
     torch.testing.assert_close(terms, -torch.ones_like(terms))
     exact = gradient(divergence(SEQUENCES.seq_logp(policy).exp(), ref_logp.exp(), "forward"), policy)
     assert same(gradient(surrogate(ref_logp.exp(), terms, logp, "reward"), policy), exact)
-    assert float(kl.forward_kl_reward(logp, ref_logp).std()) > 0.1  # control: on-policy weights spread
+    assert float(divergences.forward_kl_reward(logp, ref_logp).std()) > 0.1  # control: on-policy weights spread
 
 
 def test_weights_of_a_thousand_nats_cancel_in_log_space() -> None:
     logp, ref_logp = torch.tensor([-2000.0, -1000.0]), torch.tensor([-1000.0, -2000.0])
-    assert kl.forward_kl_reward(logp, ref_logp, behaviour_logp=ref_logp).tolist() == [-1, -1]
-    assert kl.forward_kl_reward(logp, ref_logp).tolist() == [-math.inf, 0]  # control
+    assert divergences.forward_kl_reward(logp, ref_logp, behaviour_logp=ref_logp).tolist() == [-1, -1]
+    assert divergences.forward_kl_reward(logp, ref_logp).tolist() == [-math.inf, 0]  # control
 
 
 def test_the_cap_binds_where_it_is_exceeded_and_nowhere_else() -> None:
     policy, ref = random_logp(6, seed=1, scale=2), random_logp(6, seed=2, scale=2)
-    free = kl.forward_kl_reward(policy, ref)
+    free = divergences.forward_kl_reward(policy, ref)
     cap = 0.5
-    capped = kl.forward_kl_reward(policy, ref, max_log_weight=cap)
+    capped = divergences.forward_kl_reward(policy, ref, max_log_weight=cap)
     binds = ref - policy > cap
     assert bool(binds.any()) and not bool(binds.all())
     torch.testing.assert_close(capped[~binds], free[~binds], rtol=0, atol=0)
@@ -382,24 +384,24 @@ def test_shapes_and_masks_are_checked(direction: str, placement: str) -> None:
 
 def test_kl_term_gives_the_named_function_or_names_the_legal_one() -> None:
     for direction in DIRECTIONS:
-        for placement in kl.TERMS:
+        for placement in divergences.TERMS:
             if (direction, placement) == ("jensen_shannon", "loss"):
                 continue
-            name = kl.kl_term(direction, placement).__name__
+            name = divergences.kl_term(direction, placement).__name__
             parts = {"reverse": "reverse_kl", "forward": "forward_kl"}.get(direction, direction)
             names = {"exact": f"exact_{parts}", "reference": f"{parts}_from_reference"}
             assert name == names.get(placement, f"{parts}_{placement}")
     with pytest.raises(ValueError, match=r"jensen_shannon has no .* loss.*jensen_shannon_reward"):
-        kl.kl_term("jensen_shannon", "loss")
+        divergences.kl_term("jensen_shannon", "loss")
     with pytest.raises(ValueError, match=r"placement must be one of .*'loss', 'reference', 'reward'.* got 'k3'"):
-        kl.kl_term("reverse", "k3")
+        divergences.kl_term("reverse", "k3")
     with pytest.raises(ValueError, match=r"direction must be one of .*'forward'.* got 'sideways'"):
-        kl.kl_term("sideways", "reward")
+        divergences.kl_term("sideways", "reward")
 
 
 def test_alpha_is_refused_where_another_function_is_meant() -> None:
     x = torch.zeros(2)
-    functions = (kl.alpha_reward, kl.alpha_loss, kl.exact_alpha, kl.alpha_value)
+    functions = (divergences.alpha_reward, divergences.alpha_loss, divergences.exact_alpha, divergences.alpha_value)
     for function in functions:
         with pytest.raises(ValueError, match=r"use forward_kl_\*"):
             function(x, x, alpha=0)

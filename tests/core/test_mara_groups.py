@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from core.advantages import ADVANTAGES
-from core.kl import reverse_kl_loss
+from core.divergences import reverse_kl_loss
 from core.losses import policy_gradient
 from core.mara import augment_reward
 from core.objective import Objective

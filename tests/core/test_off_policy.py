@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from core.advantages import ADVANTAGES
-from core.kl import REFERENCE_TERMS
+from core.divergences import REFERENCE_TERMS
 from core.objective import Objective, make_objective
 
 from .enumeration import (

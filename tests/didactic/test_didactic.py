@@ -10,14 +10,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from conf import schema
 from conf.schema import ConfigError
-from core.kl import exact_forward_kl, exact_reverse_kl
+from core.divergences import exact_forward_kl, exact_reverse_kl
 from core.stats import coefficient_of_variation
 from didactic.cells import draw, exact_loss, make_cells, sampled_loss
 from didactic.gaussian import forward_kl, minimisers, moments, reverse_kl
 from didactic.problems import make_problem
 from didactic.train import make_policies, next_betas
-from launch.app import register
-from launch.groups import CONF
+from launch.cli.app import register
+from launch.cli.groups import CONF
 
 
 def make_config(*overrides):
@@ -150,7 +150,7 @@ def test_draws_follow_the_probabilities():
 
 def test_cells_trained_together_are_cells_trained_alone():
     """One optimiser step on the grid gives each cell the parameters of its own step."""
-    from launch.engine import make_engine
+    from launch.engines.torch import make_engine
 
     def stepped(*overrides):
         config, cells = grid("experiment=figure4", "family=[categorical]", *overrides)

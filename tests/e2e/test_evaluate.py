@@ -206,8 +206,8 @@ def test_help_teaches_and_loads_no_torch(tmp_path):
 @pytest.fixture
 def tiny_run(evaluate, tmp_path):
     """A run folder as python -m llm leaves it, with the tiny model as its policy: nothing is trained."""
-    from launch.compose import compose
-    from llm.tiny import tiny_model
+    from launch.cli.compose import compose
+    from llm.testbed.tiny_models import tiny_model
 
     folder = tmp_path / "run"
     shutil.copytree(tiny_model(), folder / "policy")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.record import read_jsonl
+from launch.runs.run_folder import read_jsonl
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow

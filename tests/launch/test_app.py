@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from launch.record import read_jsonl
+from launch.runs.run_folder import read_jsonl
 
 ROOT = Path(__file__).parents[2]
 JOB = """
 import time
 from conf.schema import ConfigError, LlmConfig
-from launch.app import start
+from launch.cli.app import start
 
 def train(config, run):
 

@@ -12,11 +12,12 @@ import pytest
 
 from conf import schema
 from conf.schema import ConfigError
-from launch import cluster, distributed
-from launch.groups import CONF, options
-from launch.record import state
-from launch.snapshot import take
-from launch.sweeps import read_sweep
+from launch.cli.groups import CONF, options
+from launch.cluster import launcher
+from launch.cluster.snapshot import take
+from launch.cluster.sweep import read_sweep
+from launch.engines import distributed
+from launch.runs.run_folder import state
 
 ROOT = Path(__file__).parents[2]
 GOOD = {"array_parallelism": 4, "timeout_min": 10, "signal_delay_s": 60, "on_failure": "continue"}
@@ -121,21 +122,21 @@ def test_a_snapshot_has_untracked_source_and_knows_its_commit(tmp_path):
 
 def test_a_job_that_gets_nowhere_is_not_requeued_for_ever(tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(cluster.subprocess, "run", lambda command, **_: calls.append(command))
-    task = cluster.Task("didactic", (), str(tmp_path), 0, str(tmp_path / "0"), "continue", str(tmp_path))
+    monkeypatch.setattr(launcher.subprocess, "run", lambda command, **_: calls.append(command))
+    task = launcher.Task("didactic", (), str(tmp_path), 0, str(tmp_path / "0"), "continue", str(tmp_path))
     job = types.SimpleNamespace(job_id="7_0", cluster="slurm", global_rank=0)
     for step in (0, 0, 4, 4, 9):  # two fruitless ones are never in a row
         (tmp_path / "0" / "checkpoints" / f"step_{step:08}").mkdir(parents=True, exist_ok=True)
         task._requeue(job)
     task._requeue(job)
     assert calls == [["scontrol", "requeue", "7_0"]] * 6
-    with pytest.raises(cluster.JobFailed, match=r"told to leave 3 times at step 9 and came no further"):
+    with pytest.raises(launcher.JobFailed, match=r"told to leave 3 times at step 9 and came no further"):
         task._requeue(job)
     assert len(calls) == 6
 
 
 def test_ranks_with_nothing_to_share_are_refused(monkeypatch):
-    from launch.engine import make_engine
+    from launch.engines.torch import make_engine
 
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("SUBMITIT_EXECUTOR", raising=False)
@@ -144,9 +145,9 @@ def test_ranks_with_nothing_to_share_are_refused(monkeypatch):
 
 
 def test_ports_of_jobs_and_of_restarts_differ():
-    ports = {cluster.port(str(job), str(restart)) for job in range(100) for restart in range(3)}
+    ports = {launcher.port(str(job), str(restart)) for job in range(100) for restart in range(3)}
     assert len(ports) > 290 and all(20000 <= port < 32000 for port in ports)
-    assert cluster.port("7", "0") == cluster.port("7", "0")
+    assert launcher.port("7", "0") == launcher.port("7", "0")
 
 
 def test_ranks_come_from_torchruns_variables(monkeypatch):

@@ -10,8 +10,8 @@ from rich.console import Console
 from scipy.stats import ttest_ind
 
 from conf.schema import ConfigError
+from launch.analysis.significance import compare, find_base, welch
 from launch.collect import CollectedRun, Row, print_table
-from launch.compare import compare, find_base, welch
 
 
 def row(name, key, values):
@@ -64,7 +64,7 @@ def test_a_table_wider_than_the_terminal_is_cut_into_several(monkeypatch):
     texts = {}
     for width in (60, 300):
         console = Console(width=width, record=True, file=io.StringIO())
-        monkeypatch.setattr("launch.run.console", console)
+        monkeypatch.setattr("launch.runs.run.console", console)
         print_table([one], keys)
         texts[width] = console.export_text()
         assert all(key in texts[width] and f"{value:.3f}" in texts[width] for key, value in results.items())

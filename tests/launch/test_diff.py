@@ -12,9 +12,9 @@ from omegaconf import OmegaConf
 
 from conf.schema import ConfigError
 from launch import diff
-from launch.compose import compose
+from launch.cli.compose import compose
+from launch.cli.groups import CONF
 from launch.diff import Side, applied, config_changes, minimal_overrides, overrides_between, read_side
-from launch.groups import CONF
 
 
 def experiments(package):

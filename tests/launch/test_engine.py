@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from conf.schema import ConfigError, Decay, OptimizerConfig
-from launch.engine import lr_factor, make_engine
+from launch.engines.torch import lr_factor, make_engine
 
 
 def config(**changes):

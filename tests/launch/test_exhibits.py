@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 
 from conf.schema import ConfigError
 from launch import collect
-from launch.exhibits import Item, best_items, fold_curves, read_exhibits
-from launch.sweeps import Sweep, SweepJob, write_sweep
+from launch.analysis.artifacts import Item, best_items, fold_curves, read_exhibits
+from launch.cluster.sweep import Sweep, SweepJob, write_sweep
 
 HOSTILE = "<script>alert(1)</script>\"'"
 

@@ -16,10 +16,11 @@ import torch
 from omegaconf import OmegaConf
 
 from conf.schema import ConfigError
-from launch import checkpoint, record
-from launch.checkpoint import Values
-from launch.record import read_jsonl
-from launch.run import Run
+from launch.runs import checkpoint
+from launch.runs import run_folder
+from launch.runs.checkpoint import Values
+from launch.runs.run import Run
+from launch.runs.run_folder import read_jsonl
 
 ROOT = Path(__file__).parents[2]
 SAVING = {"every_seconds": 1e9, "every_steps": 2, "keep": 2, "best": None, "best_mode": "max"}
@@ -80,7 +81,7 @@ def test_a_run_that_ended_in_any_step_goes_on_as_if_it_had_not(tmp_path, undistu
     resumed = job(tmp_path)
     assert what_counts(tmp_path) == files
     assert all(torch.equal(resumed[name], weights[name]) for name in weights)
-    earlier = record.read_record(tmp_path)["earlier"]
+    earlier = run_folder.read_record(tmp_path)["earlier"]
     assert [entry["state"] for entry in earlier] == ["failed"]
 
 
@@ -204,25 +205,25 @@ def test_two_processes_on_one_folder(tmp_path):
     config = OmegaConf.create(CONFIG)
     with Run(tmp_path, "llm", config, []):
         before = (tmp_path / "run.json").read_bytes()
-        assert record.state(tmp_path) == "running"
+        assert run_folder.state(tmp_path) == "running"
         with pytest.raises(ConfigError, match=r"hydra\.run\.dir.*another process is running it"):
             Run(tmp_path, "llm", config, [])
         assert (tmp_path / "run.json").read_bytes() == before
-    assert record.state(tmp_path) == "finished"
+    assert run_folder.state(tmp_path) == "finished"
 
 
 def test_a_killed_run_is_known_to_be_dead(tmp_path):
     script = (
-        "import os, sys; from omegaconf import OmegaConf; from launch.run import Run; from pathlib import Path\n"
+        "import os, sys; from omegaconf import OmegaConf; from launch.runs.run import Run; from pathlib import Path\n"
         f"run = Run(Path(sys.argv[1]), 'llm', OmegaConf.create({CONFIG!r}), [])\n"
         "os.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", script, tmp_path / "run"], cwd=ROOT, timeout=120)
     assert done.returncode == -9
-    assert record.read_record(tmp_path / "run")["state"] == "running"
-    assert record.state(tmp_path / "run") == "dead"
+    assert run_folder.read_record(tmp_path / "run")["state"] == "running"
+    assert run_folder.state(tmp_path / "run") == "dead"
     job(tmp_path / "run")
-    assert record.read_record(tmp_path / "run")["earlier"][0]["state"] == "dead"
+    assert run_folder.read_record(tmp_path / "run")["earlier"][0]["state"] == "dead"
 
 
 @pytest.mark.parametrize("stream", ["metrics", "samples", "timings"])
@@ -258,7 +259,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_earlier_ones(tmp_path, u
         job(tmp_path)
     monkeypatch.undo()
     assert steps_saved(tmp_path) == [4, 2]
-    assert record.state(tmp_path) in ("failed", "dead")
+    assert run_folder.state(tmp_path) in ("failed", "dead")
     job(tmp_path)
     assert what_counts(tmp_path) == undisturbed[1]
 
@@ -359,7 +360,7 @@ def test_kill_minus_9_at_random_moments(tmp_path, package, most):
         process.wait()
         kills += 1
         later += lines(folder) > 0
-    assert record.state(folder) == "finished"
+    assert run_folder.state(folder) == "finished"
     assert kills >= min(most, 3) and later >= 2
     assert hashes(folder) == hashes(whole)
 
@@ -388,7 +389,7 @@ def test_a_signal_saves_and_leaves_in_order(tmp_path, number):
     process.send_signal(number)
     _, error = process.communicate(timeout=60)
     assert (process.returncode, error) == (128 + number, f"didactic: interrupted by {number.name}\n")
-    assert record.state(folder) == "preempted"
+    assert run_folder.state(folder) == "preempted"
     done = lines(folder)
     assert 20 <= done < 200 and steps_saved(folder) == [done]  # saved then, for no other reason
     for place in (whole, folder):

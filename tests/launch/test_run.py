@@ -11,8 +11,8 @@ import torch
 from omegaconf import OmegaConf
 
 from conf.schema import ConfigError
-from launch.record import read_jsonl, write_text
-from launch.run import Run, code_version, plain
+from launch.runs.run import Run, code_version, plain
+from launch.runs.run_folder import read_jsonl, write_text
 
 CHECKPOINT = {"every_seconds": 60.0, "every_steps": None, "keep": 2, "best": None, "best_mode": "max"}
 RUN = {"seed": 3, "resume": "auto", "checkpoint": CHECKPOINT, "writers": []}
@@ -172,11 +172,11 @@ def test_the_code_is_named_with_what_no_commit_has(tmp_path, monkeypatch):
     changed = code_version(tmp_path)
     assert changed["dirty"] is True and changed["commit"] == clean["commit"]
     (tmp_path / "code.patch").write_text(changed["patch"])
-    git("checkout", "launch/run.py")
+    git("checkout", "launch/runs/run.py")
     git("apply", "code.patch")
     assert code.read_text() == "new: é\n"
 
-    git("checkout", "launch/run.py")
+    git("checkout", "launch/runs/run.py")
     (tmp_path / "launch" / "more.py").touch()
     (tmp_path / "notes.txt").touch()
     added = code_version(tmp_path)
@@ -186,7 +186,7 @@ def test_the_code_is_named_with_what_no_commit_has(tmp_path, monkeypatch):
 @pytest.mark.parametrize("patch", ["", "diff --git a/x b/x\n"])
 def test_a_patch_is_written_where_the_code_was_changed(tmp_path, monkeypatch, patch):
     code = {"commit": "0" * 40, "dirty": bool(patch), "untracked": [], "patch": patch}
-    monkeypatch.setattr("launch.run.code_version", lambda root: dict(code))
+    monkeypatch.setattr("launch.runs.run.code_version", lambda root: dict(code))
     with Run(tmp_path, "llm", CONFIG, []):
         pass
     assert record(tmp_path)["code"] == {"commit": "0" * 40, "dirty": bool(patch), "untracked": []}

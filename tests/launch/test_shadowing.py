@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 HOME = Path(__file__).resolve().parents[2]
-START = "from launch.shadowing import refuse_shadowing; refuse_shadowing(); print('started')"
+START = "from launch.cli.shadowing import refuse_shadowing; refuse_shadowing(); print('started')"
 
 
 def start(*paths: Path, cwd: Path, code: str = START) -> subprocess.CompletedProcess[str]:

@@ -1,6 +1,6 @@
 import torch
 
-from launch.streams import rollout_uniforms, stream_seed, torch_generator
+from launch.runs.rng import rollout_uniforms, stream_seed, torch_generator
 
 
 def test_streams_differ_by_seed_and_by_key():

@@ -15,9 +15,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from conf.schema import ConfigError
-from launch import collect, record, resume, status
-from launch.record import read_jsonl
-from launch.sweeps import Sweep, SweepJob, read_sweep, write_sweep
+from launch import collect, resume, status
+from launch.cluster.sweep import Sweep, SweepJob, read_sweep, write_sweep
+from launch.runs import run_folder
+from launch.runs.run_folder import read_jsonl
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = "<script>document.title='owned'</script>&\"'"
@@ -232,7 +233,7 @@ def test_the_commands_on_a_real_sweep(tmp_path):
     again = command("launch.resume", str(folder))
     assert again.returncode == 0, again.stdout + again.stderr
     assert {n: read_jsonl(folder / str(n) / "metrics.jsonl") for n in range(4)} == lines
-    assert [record.state(folder / str(n)) for n in range(4)] == ["finished"] * 4
+    assert [run_folder.state(folder / str(n)) for n in range(4)] == ["finished"] * 4
     collected = command("launch.collect", str(folder), "--out", str(tmp_path / "out"))
     assert collected.returncode == 0 and "4 of 4 runs finished" in collected.stdout
     table = pd.read_csv(tmp_path / "out" / "table.csv")

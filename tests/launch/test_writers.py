@@ -7,8 +7,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from conf.schema import ConfigError
-from launch import writers
-from launch.run import Run
+from launch.runs import loggers
+from launch.runs.run import Run
 
 SAVING = {"every_seconds": 1e9, "every_steps": 2, "keep": 2, "best": None, "best_mode": "max"}
 
@@ -56,6 +56,6 @@ def test_a_writer_that_is_not_installed_is_named(tmp_path, monkeypatch):
     with pytest.raises(
         ConfigError, match=r"^writers: must be installed \(pip install -e \.\[tracking\]\), found wandb"
     ):
-        writers.make_writers(["wandb"], tmp_path, {})
-    assert writers.make_writers([], tmp_path, {}) == []
+        loggers.make_writers(["wandb"], tmp_path, {})
+    assert loggers.make_writers([], tmp_path, {}) == []
     assert os.listdir(tmp_path) == []

@@ -7,7 +7,7 @@ import torch
 from omegaconf import OmegaConf
 
 from conf import schema
-from llm.tiny import byte_tokenizer
+from llm.testbed.tiny_models import byte_tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +55,7 @@ def build_model():
 @pytest.fixture(scope="session")
 def tiny_folder():
     """The pretrained tiny model, built once for the session."""
-    from llm.tiny import tiny_model
+    from llm.testbed.tiny_models import tiny_model
 
     return tiny_model()
 
@@ -65,7 +65,7 @@ def make_config():
     """A typed llm configuration, from the shipped files and overrides."""
     from hydra import compose, initialize_config_module
 
-    from launch.app import register
+    from launch.cli.app import register
 
     register("llm", schema.LlmConfig)
 

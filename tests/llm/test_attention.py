@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from llm import attention, logp
-from llm.attention import Packing, Rows, block, block_backward, shares_prefix
-from llm.prompts import Prompts, pad_completions
+from llm.inference import attention
+from llm.inference import logprobs
+from llm.inference.attention import Packing, Rows, block, block_backward, shares_prefix
+from llm.inference.prompts import Prompts, pad_completions
 
 from .plain import plain_logp
 
@@ -35,7 +36,7 @@ def difference(model, prompts, tokens, mask):
     """Largest difference of log-probabilities, and of gradients over the largest gradient, from reading alone."""
     weight = torch.randn(mask.shape, generator=torch.Generator().manual_seed(3)) * mask
     values, grads = [], []
-    for logp_of in (logp.completion_logp, plain_logp):
+    for logp_of in (logprobs.completion_logp, plain_logp):
         value = logp_of(model, prompts, tokens, mask).float()
         values.append(value.detach())
         grad = torch.autograd.grad((value * weight).sum(), list(model.parameters()), allow_unused=True)
@@ -72,7 +73,7 @@ def test_bfloat16_is_as_exact_as_the_plain_path(build_model):
     exact = plain_logp(model, *batch)
     model.to(torch.bfloat16)
     with torch.no_grad():
-        packed, plain = (float((f(model, *batch) - exact).abs().mean()) for f in (logp.completion_logp, plain_logp))
+        packed, plain = (float((f(model, *batch) - exact).abs().mean()) for f in (logprobs.completion_logp, plain_logp))
     assert shares_prefix(model.get_decoder())
     assert 0 < packed < 2 * plain
 

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks import llm_step
-from llm.prompts import encode_chats
+from llm.inference.prompts import encode_chats
 
 
 @pytest.mark.parametrize("name", llm_step.SETTINGS)
@@ -20,11 +20,12 @@ def test_prompts_have_exactly_the_length_that_the_setting_says(tokenizer, name):
 
 
 def test_our_side_runs(tmp_path, monkeypatch):
-    from llm import rollout, train
+    from llm import train
+    from llm.inference import sampling
 
     small = {"P": 2, "G": 2, "prompt": 26, "least": 2, "most": 5, "steps": 2}
     monkeypatch.setitem(llm_step.SETTINGS, "long", small)
-    monkeypatch.setattr(rollout, "inverse_cdf", rollout.inverse_cdf)  # both are replaced in there
+    monkeypatch.setattr(sampling, "inverse_cdf", sampling.inverse_cdf)  # both are replaced in there
     monkeypatch.setattr(train, "sample", train.sample)
     llm_step.build("long", str(tmp_path))
     told, waited = [], []

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from llm import decode, rollout
-from llm.decode import PackedDecoder, PaddedDecoder
-from llm.logp import completion_hidden
-from llm.prompts import Prompts
-from llm.rollout import sample
+from llm.inference import decoder
+from llm.inference import sampling
+from llm.inference.decoder import PackedDecoder, PaddedDecoder
+from llm.inference.logprobs import completion_hidden
+from llm.inference.prompts import Prompts
+from llm.inference.sampling import sample
 
 VOCAB = 40
 EOS = torch.arange(30, 37)  # so many that rows, and groups, end at different times
@@ -25,8 +26,8 @@ def draw(model, prompts, kind, group=6, length=20, shrink=0.8):
         len(prompts.ids) * group, length, generator=torch.Generator().manual_seed(2), dtype=torch.float64
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rollout, "make_decoder", kind)
-        patch.setattr(rollout, "SHRINK", shrink)
+        patch.setattr(sampling, "make_decoder", kind)
+        patch.setattr(sampling, "SHRINK", shrink)
         return sample(model, prompts, uniforms, group_size=group, eos_ids=EOS, pad_id=0)
 
 
@@ -34,7 +35,7 @@ def draw(model, prompts, kind, group=6, length=20, shrink=0.8):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_uniforms_give_the_same_completions(build_model, kind, lengths, monkeypatch):
     model, prompts = build_model(kind, VOCAB), make_prompts(*lengths)
-    monkeypatch.setattr(decode, "ROOM", 3)  # so that it has to grow
+    monkeypatch.setattr(decoder, "ROOM", 3)  # so that it has to grow
     plain = draw(model, prompts, PaddedDecoder)
     for group_leaves in (0.8, 1.0, 0.0):
         packed = draw(model, prompts, PackedDecoder, shrink=group_leaves)
@@ -124,7 +125,7 @@ def graphs():
 
     torch._dynamo.reset()
     counters.clear()
-    decode.say.cache_clear()
+    decoder.say.cache_clear()
     yield lambda: counters["stats"]["unique_graphs"]
     torch._dynamo.reset()
 
@@ -134,9 +135,9 @@ def graphs():
 def test_compiled_steps_are_the_same_from_one_graph(build_model, graphs, kind, backend, monkeypatch):
     """Rows leave evenly and unevenly, prompts differ in length and end as a whole, and the room grows."""
     model, prompts = build_model(kind, VOCAB), make_prompts(3, 9, 1, 4)
-    monkeypatch.setattr(decode, "ROOM", 7)
+    monkeypatch.setattr(decoder, "ROOM", 7)
     plain = draw(model, prompts, PackedDecoder)
-    decode.compile_decoding(model, backend)
+    decoder.compile_decoding(model, backend)
     for _ in range(2):
         compiled = draw(model, prompts, PackedDecoder)
         assert all(torch.equal(one, other) for one, other in zip(compiled, plain, strict=True))
@@ -155,7 +156,7 @@ def test_compiled_steps_are_the_same_from_one_graph(build_model, graphs, kind, b
 def test_a_step_that_cannot_be_compiled_is_said_once_and_read_as_before(build_model, graphs, capsys):
     model, prompts = build_model("qwen3", VOCAB), make_prompts(3, 9, 1)
     plain = draw(model, prompts, PackedDecoder)
-    decode.compile_decoding(model, "aot_eager")
+    decoder.compile_decoding(model, "aot_eager")
     model.get_decoder().norm.register_forward_hook(lambda *_: torch._dynamo.graph_break())
     for _ in range(2):
         drawn = draw(model, prompts, PackedDecoder)

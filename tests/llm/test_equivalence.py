@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from conf.schema import ConfigError
-from llm.equivalence import (
+from llm.evaluation.equivalence import (
     Classifier,
     Embedder,
     embedding_partition,

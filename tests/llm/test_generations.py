@@ -5,7 +5,7 @@ import json
 import pytest
 
 from conf.schema import ConfigError
-from llm.generations import prompt_of, read_generations, read_questions
+from llm.evaluation.files import prompt_of, read_generations, read_questions
 
 GOOD = {"id": "a", "prompt": "Name a colour.", "generations": ["red", "blue", "red"]}
 MISTAKES = [  # changes of the second line, what the message must hold after file and line

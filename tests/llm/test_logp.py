@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from llm.logp import completion_logp, completion_logp_and_entropy
-from llm.prompts import Prompts, encode_chats, pad_completions
+from llm.inference.logprobs import completion_logp, completion_logp_and_entropy
+from llm.inference.prompts import Prompts, encode_chats, pad_completions
 
 from .plain import plain_logp
 

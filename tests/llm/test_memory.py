@@ -17,9 +17,9 @@ MEASURE = f"""
 import json
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
-from llm.logp import completion_logp
-from llm.prompts import Prompts
-from llm.rollout import sample
+from llm.inference.logprobs import completion_logp
+from llm.inference.prompts import Prompts
+from llm.inference.sampling import sample
 
 torch.manual_seed(0)
 model = Qwen3ForCausalLM(Qwen3Config(

@@ -8,7 +8,7 @@ from itertools import combinations, product
 import pytest
 import torch
 
-from llm.metrics import (
+from llm.evaluation.metrics import (
     Column,
     Judged,
     answer_entropy,

@@ -6,12 +6,12 @@ from transformers import AutoModelForCausalLM
 
 from conf.schema import ConfigError
 from core.objective import make_objective
-from launch.engine import make_engine
+from launch.engines.torch import make_engine
 from llm import models as llm_models
-from llm.logp import completion_logp
+from llm.inference.logprobs import completion_logp
+from llm.inference.norms import in_fewer_passes
+from llm.inference.prompts import encode_chats, pad_completions
 from llm.models import load_models, save_policy
-from llm.norm import in_fewer_passes
-from llm.prompts import encode_chats, pad_completions
 from llm.rewards import make_reward
 from llm.train import draw_batch, train_step
 

@@ -10,7 +10,7 @@ from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
-from llm.norm import RmsNorm, in_fewer_passes
+from llm.inference.norms import RmsNorm, in_fewer_passes
 
 # With how far they are from exact in float64: transformers' norms go through float32.
 KINDS = [(Qwen3RMSNorm, 1e-5), (LlamaRMSNorm, 1e-5), (nn.RMSNorm, 1e-12)]

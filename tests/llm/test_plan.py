@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Qwen3Config
 
+from llm.inference.prompts import Prompts
 from llm.plan import Setting, estimate, halves, largest_pass, main, model_shape, needed, pass_peak, way_out
-from llm.prompts import Prompts
 from llm.train import plan_passes
 
 SIZES = {"hidden_size": 128, "intermediate_size": 384, "num_attention_heads": 4, "num_key_value_heads": 2}

@@ -20,18 +20,19 @@ from torch import distributed as dist
 
 from conf import schema
 from core.objective import make_objective
-from launch import distributed, signals
-from launch.app import register
-from launch.checkpoint import Manifest, read_state, save_checkpoint
-from launch.engine import make_engine
-from launch.record import read_jsonl
-from launch.run import Run
-from launch.streams import torch_generator
+from launch.cli.app import register
+from launch.engines import distributed
+from launch.engines.torch import make_engine
+from launch.runs import signals
+from launch.runs.checkpoint import Manifest, read_state, save_checkpoint
+from launch.runs.rng import torch_generator
+from launch.runs.run import Run
+from launch.runs.run_folder import read_jsonl
 from llm import train
+from llm.inference.sampling import Rollout
 from llm.models import Models
-from llm.rollout import Rollout
 from llm.tasks.base import Task
-from llm.tiny import byte_tokenizer
+from llm.testbed.tiny_models import byte_tokenizer
 
 ENGINES = ("torch", "zero1", "zero2", "zero3")
 OFFLOAD = "zero3_offload"  # in the slow tests

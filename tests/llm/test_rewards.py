@@ -9,12 +9,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 
 from conf.schema import ConfigError, RewardConfig, RewardFailure
 from core.objective import make_objective
-from launch.engine import make_engine
-from llm.prompts import encode_chats
+from launch.engines.torch import make_engine
+from llm.inference.prompts import encode_chats
 from llm.rewards import ModelReward, Part, Reward, make_reward
 from llm.tasks.base import Task
 from llm.tasks.one_two import OneTwo
-from llm.tiny import byte_tokenizer
+from llm.testbed.tiny_models import byte_tokenizer
 from llm.train import draw_batch, train_step
 
 CPU = torch.device("cpu")
@@ -243,8 +243,8 @@ def test_an_invalid_completion_leaves_the_update_of_the_others(models, make_conf
     assert whole.metrics["reward/invalid_share"] == 0
 
     from core.sequence import masked_sum
-    from llm.logp import completion_logp
-    from llm.rollout import sample
+    from llm.inference.logprobs import completion_logp
+    from llm.inference.sampling import sample
 
     rollout = sample(
         policy, batch.prompts, batch.uniforms, group_size=6, eos_ids=models.eos_ids, pad_id=models.pad_id

@@ -1,8 +1,8 @@
 import torch
 
-from llm.logp import completion_logp
-from llm.prompts import Prompts, encode_chats
-from llm.rollout import Rollout, inverse_cdf, sample
+from llm.inference.logprobs import completion_logp
+from llm.inference.prompts import Prompts, encode_chats
+from llm.inference.sampling import Rollout, inverse_cdf, sample
 
 
 def test_inverse_cdf_draws_each_outcome_as_often_as_its_probability():

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from conf.schema import ConfigError, SourceConfig
-from llm import corpora
 from llm.data import load_records
 from llm.tasks.base import load_task
 from llm.tasks.creative import LONGEST, read_prompt
 from llm.tasks.maths import INSTRUCTION, last_number
 from llm.tasks.one_of_many import HELD_OUT, QUESTIONS, OneOfMany
+from llm.testbed import corpora
 
 DATA = os.environ.get("MARA_DATA", "")
 

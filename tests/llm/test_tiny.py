@@ -4,12 +4,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from llm import corpora
-from llm.logp import completion_logp
-from llm.prompts import encode_chats, pad_completions
+from llm.inference.logprobs import completion_logp
+from llm.inference.prompts import encode_chats, pad_completions
 from llm.rewards import ModelReward
 from llm.tasks.one_two import PROMPT, OneTwo
-from llm.tiny import RECIPES, REWARDS, recipe_hash, tiny_data, tiny_model
+from llm.testbed import corpora
+from llm.testbed.tiny_models import RECIPES, REWARDS, recipe_hash, tiny_data, tiny_model
 
 
 def answer_probability(folder, texts, chats=None):
@@ -39,7 +39,7 @@ def test_an_answer_has_one_token_sequence(tiny_folder):
 
 
 def test_it_is_cached_by_content(tiny_folder, monkeypatch):
-    monkeypatch.setattr("llm.tiny._build", lambda *_: pytest.fail("built again"))
+    monkeypatch.setattr("llm.testbed.tiny_models._build", lambda *_: pytest.fail("built again"))
     assert tiny_model() == tiny_folder
     hashes = {name: recipe_hash(name) for name in RECIPES}
     assert len(set(hashes.values())) == len(RECIPES)

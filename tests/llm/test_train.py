@@ -12,19 +12,19 @@ import torch
 from conf.schema import ConfigError
 from core.objective import make_objective
 from core.sequence import masked_sum
-from launch import distributed
-from launch.engine import make_engine
+from launch.engines import distributed
+from launch.engines.torch import make_engine
 from llm import train
-from llm.diagnostics import CollapseWatch, answer_shares, mode_ratio
-from llm.equivalence import normalised
-from llm.logp import completion_logp
+from llm.evaluation.collapse import CollapseWatch, answer_shares, mode_ratio
+from llm.evaluation.equivalence import normalised
+from llm.inference.logprobs import completion_logp
+from llm.inference.prompts import Prompts, encode_chats
+from llm.inference.sampling import sample
 from llm.models import load_models
-from llm.prompts import Prompts, encode_chats
 from llm.rewards import make_reward
-from llm.rollout import sample
 from llm.tasks.base import Task, load_task
 from llm.tasks.one_two import OneTwo
-from llm.tiny import byte_tokenizer
+from llm.testbed.tiny_models import byte_tokenizer
 from llm.train import by_pass, draw_batch, make_partition, plan_passes, prompt_at, train_step
 
 SMALL = ("group_size=6", "prompts_per_step=3", "max_new_tokens=6", "steps=3", "threads=null")

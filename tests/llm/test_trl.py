@@ -17,9 +17,9 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from core.objective import make_objective
+from llm.inference.logprobs import completion_logp
+from llm.inference.prompts import encode_chats, pad_completions
 from llm.integrations.trl import ALLOWED, MaraGRPOConfig, MaraGRPOTrainer
-from llm.logp import completion_logp
-from llm.prompts import encode_chats, pad_completions
 
 ROOT = Path(__file__).parents[2]
 GROUP, LENGTH, BETA = 8, 22, 0.3

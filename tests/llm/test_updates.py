@@ -11,13 +11,13 @@ from omegaconf import OmegaConf
 
 from conf.schema import Truncated
 from core.objective import make_objective
-from launch.engine import make_engine
-from launch.groups import options as files_of
-from launch.run import Run
+from launch.cli.groups import options as files_of
+from launch.engines.torch import make_engine
+from launch.runs.run import Run
 from llm import train as training
-from llm.logp import completion_logp
+from llm.inference.logprobs import completion_logp
+from llm.inference.sampling import sample
 from llm.rewards import make_reward
-from llm.rollout import sample
 from llm.train import draw_batch, first_of_equals, make_partition, minibatches, train_step
 
 SMALL = ("group_size=4", "prompts_per_step=3", "max_new_tokens=4", "steps=3", "threads=null", "objective.beta=.1")

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from launch import record
-from launch.record import read_jsonl
-from launch.sweeps import read_sweep
+from launch.cluster.sweep import read_sweep
+from launch.runs import run_folder
+from launch.runs.run_folder import read_jsonl
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
@@ -64,11 +64,11 @@ def test_a_sweep_over_direction_and_beta(cluster, tmp_path):
     assert (tmp_path / "b" / "figure.png").exists() and "Shares of all completions" in done.stdout
     for sweep in (tmp_path / "a", tmp_path / "b"):
         jobs = read_sweep(sweep).jobs
-        assert [record.state(sweep / job.folder) for job in jobs] == ["finished"] * 4
-        objectives = [record.read_config(sweep / job.folder)["objective"] for job in jobs]
+        assert [run_folder.state(sweep / job.folder) for job in jobs] == ["finished"] * 4
+        objectives = [run_folder.read_config(sweep / job.folder)["objective"] for job in jobs]
         settings = [(objective["direction"], objective["beta"]) for objective in objectives]
         assert settings == [(d, b) for d in ("reverse", "forward") for b in (0.05, 0.1)]
-        assert record.read_record(sweep / "0")["code"]["commit"] is not None  # of the snapshot
+        assert run_folder.read_record(sweep / "0")["code"]["commit"] is not None  # of the snapshot
     here = command(
         "-m", "didactic", *BANDIT, "objective.direction=forward", "objective.beta=.1", f"hydra.run.dir={tmp_path}/c"
     )
@@ -92,7 +92,7 @@ def test_a_job_that_fails_hides_no_other(cluster, tmp_path):
     )
     assert done.returncode == 1
     assert "job 1 (" in done.stderr and "RuntimeError: made up" in done.stderr and "Traceback" in done.stderr
-    assert [record.state(sweep / str(n)) for n in range(3)] == ["finished", "failed", "finished"]
+    assert [run_folder.state(sweep / str(n)) for n in range(3)] == ["finished", "failed", "finished"]
     assert "sweep" in done.stdout  # the table of the others
 
 
@@ -106,10 +106,10 @@ def test_a_requeued_job_goes_on_and_ends_as_if_undisturbed(cluster, tmp_path):
         before = lines(run)
         cluster.wait_until(lambda before=before: lines(run) >= before + 4)
         subprocess.run(stop, check=True)
-        cluster.wait_until(lambda: record.read_record(run)["state"] == "preempted")
+        cluster.wait_until(lambda: run_folder.read_record(run)["state"] == "preempted")
     wait_for_end(cluster, [one])
-    assert record.state(run) == "finished"
-    assert [entry["state"] for entry in record.read_record(run)["earlier"]] == ["preempted", "preempted"]
+    assert run_folder.state(run) == "finished"
+    assert [entry["state"] for entry in run_folder.read_record(run)["earlier"]] == ["preempted", "preempted"]
     command("-m", "didactic", *BANDIT, f"hydra.run.dir={tmp_path}/whole")
     assert same_results(run, tmp_path / "whole")
 
@@ -123,8 +123,8 @@ def test_molecules_whose_job_leaves_and_comes_back(cluster, tmp_path):
     cluster.wait_until(lambda: lines(sweep / "0") >= 4)
     subprocess.run(["scancel", "--signal=USR2", one], check=True)
     wait_for_end(cluster, [one])
-    assert record.state(sweep / "0") == "finished"
-    assert [entry["state"] for entry in record.read_record(sweep / "0")["earlier"]] == ["preempted"]
+    assert run_folder.state(sweep / "0") == "finished"
+    assert [entry["state"] for entry in run_folder.read_record(sweep / "0")["earlier"]] == ["preempted"]
     command("-m", "chem", *chem, f"hydra.run.dir={tmp_path}/whole")
     names = ("metrics.jsonl", "samples.jsonl", "summary.json", "molecules.csv", "policy/model.safetensors")
     assert same_results(sweep / "0", tmp_path / "whole", names)
@@ -137,7 +137,7 @@ def test_a_cancelled_sweep_is_resumed(cluster, tmp_path):
     cluster.wait_until(lambda: lines(sweep / "0") >= 4)
     subprocess.run(["scancel", ids[0].partition("_")[0]], check=True)
     wait_for_end(cluster, ids)
-    assert record.state(sweep / "0") == "preempted" and not (sweep / "1" / "run.json").exists()
+    assert run_folder.state(sweep / "0") == "preempted" and not (sweep / "1" / "run.json").exists()
     done = command("-m", "launch.resume", str(sweep), cwd=cwd)
     again = [job.id for job in read_sweep(sweep).jobs]
     assert not set(again) & set(ids), done.stdout
@@ -156,7 +156,7 @@ def test_jobs_run_the_code_as_it_was_at_submission(cluster, tmp_path):
     finally:
         subprocess.run(["scontrol", "update", "PartitionName=debug", "State=UP"], check=True)
     wait_for_end(cluster, [one])
-    assert record.state(tmp_path / "sweep" / "0") == "finished"
+    assert run_folder.state(tmp_path / "sweep" / "0") == "finished"
     broken = command("-m", "didactic", *BANDIT, f"hydra.run.dir={tmp_path}/control", cwd=cwd, check=False)
     assert "broken later" in broken.stderr
 
@@ -175,7 +175,7 @@ def made_up_tree(tmp_path, in_every_step):
 
 TASK = """
 import time
-from launch import distributed
+from launch.engines import distributed
 from llm.tasks.one_two import OneTwo
 
 class Slow(OneTwo):
@@ -214,9 +214,9 @@ def test_two_ranks_of_a_language_model_under_deepspeed(cluster, tmp_path):
     out, error = process.communicate(timeout=400)
     assert process.returncode == 1, out + error
     assert "rank 1 of 2" in error and "RuntimeError: rank 1 is made to fail" in error and "TypeError" not in error
-    assert record.state(run) == "finished", out + error
-    assert [entry["state"] for entry in record.read_record(run)["earlier"]] == ["preempted"]
-    assert record.read_record(run)["ranks"] == 2
+    assert run_folder.state(run) == "finished", out + error
+    assert [entry["state"] for entry in run_folder.read_record(run)["earlier"]] == ["preempted"]
+    assert run_folder.read_record(run)["ranks"] == 2
     alone = tmp_path / "alone"
     command("-m", "llm", *options, "task.name=slurm_task:Slow", f"hydra.run.dir={alone}", PYTHONPATH=path)
     ours, theirs = (read_jsonl(folder / "metrics.jsonl") for folder in (run, alone))
@@ -255,6 +255,6 @@ def test_on_failure(cluster, tmp_path, on_failure, states):
     )
     time.sleep(2)
     wait_for_end(cluster, ids)
-    assert [record.state(sweep / str(number)) for number in range(len(ids))] == states
+    assert [run_folder.state(sweep / str(number)) for number in range(len(ids))] == states
     if on_failure.startswith("retry"):
-        assert [entry["state"] for entry in record.read_record(sweep / "0")["earlier"]] == ["failed", "failed"]
+        assert [entry["state"] for entry in run_folder.read_record(sweep / "0")["earlier"]] == ["failed", "failed"]

@@ -1,0 +1,97 @@
+"""Log-probabilities of completions, each prompt read once for its whole group."""
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from core.sequence import selected_logp, selected_logp_and_entropy
+from llm.inference.attention import Packing, shares_prefix
+from llm.inference.prompts import Prompts
+
+
+def completion_logp(
+    model: PreTrainedModel, prompts: Prompts, tokens: Tensor, mask: Tensor, chunk: int | None = None
+) -> Tensor:
+    """Log-probability of every completion token, with gradient.
+
+    A prompt is read once for the completions of its group; gradients flow back through it, so that the result is
+    that of reading each prompt and completion as one sequence.
+
+    Args:
+        prompts: P prompts.
+        tokens: [P * G, T] completions, G consecutive rows a prompt, right-padded.
+        mask: [P * G, T] bool, True on completion tokens including EOS.
+        chunk: positions whose logits are held at a time; None: as many as `core.sequence.LOGITS` allows.
+
+    Returns:
+        [P * G, T] float32, nats, 0 where masked.
+    """
+    hidden = completion_hidden(model, prompts, tokens, mask)
+    return _spread(selected_logp(hidden, model.get_output_embeddings().weight, tokens[mask], chunk), mask)
+
+
+def completion_logp_and_entropy(
+    model: PreTrainedModel, prompts: Prompts, tokens: Tensor, mask: Tensor, chunk: int | None = None
+) -> Tensor:
+    """`completion_logp`, and the entropy of the distribution that each token was drawn from, which has no gradient.
+
+    Returns:
+        [2, P * G, T] float32, nats, 0 where masked.
+    """
+    hidden = completion_hidden(model, prompts, tokens, mask)
+    logp, entropy = selected_logp_and_entropy(hidden, model.get_output_embeddings().weight, tokens[mask], chunk)
+    return torch.stack([_spread(logp, mask), _spread(entropy.detach(), mask)])
+
+
+def _spread(values: Tensor, mask: Tensor) -> Tensor:
+    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
+
+
+def completion_hidden(model: PreTrainedModel, prompts: Prompts, tokens: Tensor, mask: Tensor) -> Tensor:
+    """Last hidden state one position before each completion token, row after row: [mask.sum(), D], with gradient."""
+    body = model.get_decoder()
+    hidden = packed_hidden if shares_prefix(body) else padded_hidden
+    return hidden(body, prompts, tokens, mask)
+
+
+def packed_hidden(body: PreTrainedModel, prompts: Prompts, tokens: Tensor, mask: Tensor) -> Tensor:
+    """`completion_hidden` where prompts and completions are one sequence without padding."""
+    packing = Packing(prompts, tokens[:, :-1], mask[:, 1:].sum(-1))
+    return packing.read(body).index_select(0, packing.before(mask))
+
+
+def padded_hidden(body: PreTrainedModel, prompts: Prompts, tokens: Tensor, mask: Tensor) -> Tensor:
+    """`completion_hidden` where a prompt's keys and values are repeated for each completion."""
+    group = len(tokens) // len(prompts.ids)
+    first, cache = read_prompts(body, prompts, group)
+    hidden = first.unsqueeze(1)
+    if tokens.shape[1] > 1:
+        later = body(
+            input_ids=tokens[:, :-1],
+            attention_mask=torch.cat([prompts.mask.repeat_interleave(group, 0), mask[:, :-1]], -1),
+            position_ids=positions(prompts, group, tokens.shape[1] - 1),
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        hidden = torch.cat([hidden, later], 1)  # [P * G, T, D]
+    return hidden[mask]
+
+
+def read_prompts(body: PreTrainedModel, prompts: Prompts, group: int) -> tuple[Tensor, DynamicCache]:
+    """Last hidden state [P * G, D] and cache after the prompts, each repeated for its group."""
+    cache = DynamicCache(config=body.config)
+    output = body(
+        input_ids=prompts.ids,
+        attention_mask=prompts.mask,
+        position_ids=(prompts.mask.cumsum(-1) - 1).clamp_min(0),
+        past_key_values=cache,
+        use_cache=True,
+    )
+    cache.batch_repeat_interleave(group)
+    return output.last_hidden_state[:, -1].repeat_interleave(group, 0), cache
+
+
+def positions(prompts: Prompts, group: int, length: int) -> Tensor:
+    """[P * G, length] positions of completion tokens: they go on from the end of the prompt, padding left out."""
+    start = prompts.mask.sum(-1, keepdim=True).repeat_interleave(group, 0)
+    return start + torch.arange(length, device=start.device)
