@@ -18,7 +18,9 @@ import psutil
 from chem.files import find_file
 from chem.oracles import Oracle
 from chem.oracles.synthesis.inventory import first_words
-from conf.schema import ChemConfig, ComponentConfig, ConfigError, OracleConfig
+from conf.schema.base import ConfigError
+from conf.schema.chem import ChemConfig
+from conf.schema.oracle import ComponentConfig, OracleConfig
 from launch.cli.compose import compose_typed
 
 

@@ -32,12 +32,12 @@ from chem.filters import DiversityFilter
 from chem.models.networks import SHIPPED, Prior, Recurrent, load_prior, token_logp
 from chem.models.tokenizer import END_ID, START_ID
 from chem.oracles import Oracle
-from chem.parallel.sampler import Shares
-from chem.parallel.threads import Cores
+from chem.parallel.sampler import ParallelSampler
+from chem.parallel.threads import RowThreads
 from chem.replay import Memory
 from chem.scoring import Scoring
 from chem.train import Learner, make_chem_objective, train_step
-from conf.schema import ChemConfig
+from conf.schema.chem import ChemConfig
 from launch.cli.compose import compose_typed
 from launch.engines.torch import TorchEngine
 from launch.runs.rng import rollout_uniforms
@@ -89,7 +89,7 @@ def plain_step(prior: Prior, policy: Recurrent, optimizer: torch.optim.Optimizer
     optimizer.step()
 
 
-def largest_difference(prior: Prior, shares: Shares) -> float:
+def largest_difference(prior: Prior, shares: ParallelSampler) -> float:
     """Of the log-likelihoods of 256 sampled molecules, as the policy and as the prior gives them; relative."""
     uniforms = rollout_uniforms(1, 0, [0] * 256, list(range(256)), prior.max_tokens)
     rollout, as_policy = shares.draw(uniforms)
@@ -136,13 +136,13 @@ def main() -> None:
     optimizer = torch.optim.Adam(plain.parameters(), lr=1e-4)
     engine = TorchEngine(fast, config.optimizer, 10**6)
     turns: list[tuple[Turn, Turn]] = []
-    cores = Cores(given.batch, given.threads)
+    cores = RowThreads(given.batch, given.threads)
     with (
         rdBase.BlockLogs(),
         Oracle(config.oracle) as oracle,
         ThreadPoolExecutor(1) as thread,
         cores,
-        Shares(fast, cores) as shares,
+        ParallelSampler(fast, cores) as shares,
     ):
         learner = Learner(
             prior,
@@ -160,7 +160,7 @@ def main() -> None:
             plain_turn = timed(lambda: plain_step(prior, plain, optimizer, given.batch))  # type: ignore[arg-type]
             turn = timed(lambda: train_step(learner, config, next(numbers), config.objective.beta))
             turns.append((plain_turn, turn))
-        with Shares(prior.network, cores) as of_prior:
+        with ParallelSampler(prior.network, cores) as of_prior:
             difference = largest_difference(prior, of_prior)
     del turns[0]  # it warms up
     quiet = [pair for pair in turns if max(turn.others for turn in pair) <= 0.1]

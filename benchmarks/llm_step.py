@@ -285,14 +285,14 @@ def ours(name: str, folder: str, make_meter: Callable[[], Meter], compiled: bool
     from hydra import compose, initialize_config_module
     from omegaconf import OmegaConf
 
-    from conf import schema
+    from conf.schema.llm import LlmConfig
     from core.objective import make_objective
-    from launch.cli.app import register
-    from launch.engines.torch import make_engine
+    from launch.cli.validation import register
+    from launch.engines.factory import make_engine
     from llm import train
+    from llm.batch import BatchSettings, draw_batch
     from llm.inference import sampling
     from llm.models import load_models
-    from llm.rewards import make_reward
     from llm.tasks.base import Task
 
     class Fixed(Task):
@@ -304,7 +304,7 @@ def ours(name: str, folder: str, make_meter: Callable[[], Meter], compiled: bool
 
     meter = make_meter()
     setting, cuda = SETTINGS[name], meter.cuda
-    register("llm", schema.LlmConfig)
+    register("llm")
     overrides = [
         f"prompts_per_step={setting['P']}",
         f"group_size={setting['G']}",
@@ -321,12 +321,13 @@ def ours(name: str, folder: str, make_meter: Callable[[], Meter], compiled: bool
     ]
     with initialize_config_module("conf.llm", version_base="1.3"):
         config = OmegaConf.to_object(compose("config", overrides=overrides))
-    assert isinstance(config, schema.LlmConfig)
+    assert isinstance(config, LlmConfig)
     models = load_models(config.model)
     objective = make_objective(**config.objective_arguments())
     engine = make_engine("torch", models.policy, config.optimizer, meter.steps)
     task, eos = Fixed(), int(models.eos_ids[0])
-    scored = make_reward(config.reward, task, models.eos_ids.device, models.policy.dtype)
+    learner = train.make_learner(config, task, models, engine)
+    settings = BatchSettings.of(config)
     draw = sampling.inverse_cdf
 
     def held_back(logits: Any, uniform: Any) -> Any:
@@ -338,9 +339,9 @@ def ours(name: str, folder: str, make_meter: Callable[[], Meter], compiled: bool
     object.__setattr__(objective, "loss", meter.timed("objective", objective.loss))
     ends = lengths(name).unsqueeze(-1) - 1
     for step in range(meter.steps):
-        batch = train.draw_batch(config, models, task, step)
+        batch = draw_batch(settings, models, task, step)
         batch = batch._replace(uniforms=batch.uniforms.scatter(1, ends.to(batch.uniforms.device), -1.0))
-        result = train.train_step(models, engine, objective, task, scored, batch, config.objective.beta, config)
+        result = train.train_step(learner, objective, batch, config.objective.beta)
         meter.step()
     tokens = round(float(result.metrics["length"]) * setting["P"] * setting["G"])  # type: ignore[arg-type]
     assert tokens == lengths(name).sum() and batch.prompts.mask.sum(-1).eq(setting["prompt"]).all()

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from chem.models.networks import Prior, make_network, save_prior
 from chem.models.tokenizer import END, START, Tokenizer
-from conf.schema import ConfigError, RecurrentConfig
+from conf.schema.base import ConfigError
+from conf.schema.chem import RecurrentConfig
 from launch.runs.run_folder import one_line_errors
 
 DEFAULTS: dict[str, Any] = {
@@ -68,7 +69,7 @@ def read_reinvent(path: Path) -> dict[str, Any]:
         foreign = [name for name in names if name.rpartition(".")[2] not in HOLDERS]
         if foreign:
             raise ConfigError(
-                f"{path}: must hold a network, a vocabulary and metadata alone, found {foreign[0]}; it was not run"
+                f"{path}: must hold a network, a vocabulary and metadata alone, got {foreign[0]}; it was not run"
             )
         allowed = [(HOLDERS[name.rpartition(".")[2]], name) for name in names]
         with torch.serialization.safe_globals(allowed):  # type: ignore[arg-type]
@@ -76,12 +77,12 @@ def read_reinvent(path: Path) -> dict[str, Any]:
     except ConfigError:
         raise
     except Exception as error:
-        raise ConfigError(f"{path}: must be a prior of REINVENT, found {str(error).partition(chr(10))[0]}") from None
+        raise ConfigError(f"{path}: must be a prior of REINVENT, got {str(error).partition(chr(10))[0]}") from None
     missing = [key for key in ("vocabulary", "network", "max_sequence_length") if key not in content]
     if not isinstance(content, dict) or missing:
-        raise ConfigError(f"{path}: must be a prior of REINVENT, found no {', '.join(missing)} in it")
+        raise ConfigError(f"{path}: must be a prior of REINVENT, got no {', '.join(missing)} in it")
     if content.get("model_type", "Reinvent") != "Reinvent":
-        raise ConfigError(f"{path}: must be of model_type Reinvent, found {content['model_type']}")
+        raise ConfigError(f"{path}: must be of model_type Reinvent, got {content['model_type']}")
     return content
 
 
@@ -94,7 +95,7 @@ def convert(content: Mapping[str, Any]) -> Prior:
     ids = token_ids(content["vocabulary"])
     if sorted(ids.values()) != list(range(len(ids))) or not {END, START} <= ids.keys():
         raise ConfigError(
-            f"vocabulary: must have {END}, {START} and ids from 0 on, found {dict(list(ids.items())[:4])}"
+            f"vocabulary: must have {END}, {START} and ids from 0 on, got {dict(list(ids.items())[:4])}"
         )
     others = sorted(ids.keys() - {END, START}, key=lambda token: ids[token])
     tokens = [END, START, *others]
@@ -104,7 +105,7 @@ def convert(content: Mapping[str, Any]) -> Prior:
     if params.get("layer_normalization"):
         raise ConfigError(
             "network_params.layer_normalization: must be false (REINVENT normalises over positions, so a token's "
-            "probability depends on later ones), found true"
+            "probability depends on later ones), got true"
         )
     config = RecurrentConfig(
         name=params["cell_type"],
@@ -117,14 +118,14 @@ def convert(content: Mapping[str, Any]) -> Prior:
     for name, tensor in content["network"].items():
         part = next((part for part in PARTS if name.startswith(part)), None)
         if part is None:
-            raise ConfigError(f"network: must have {', '.join(PARTS)} and nothing else, found {name}")
+            raise ConfigError(f"network: must have {', '.join(PARTS)} and nothing else, got {name}")
         weights[PARTS[part] + name.removeprefix(part)] = tensor if part == "_rnn." else tensor.index_select(0, rows)
     network = make_network(len(tokens), config)
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"network: must be of the sizes in network_params, found {reason}") from None
+        raise ConfigError(f"network: must be of the sizes in network_params, got {reason}") from None
     # REINVENT counts START among a sequence's tokens.
     return Prior(network.eval(), Tokenizer(tokens), config, int(content["max_sequence_length"]) - 1)
 
@@ -135,7 +136,7 @@ def token_ids(vocabulary: Any) -> dict[str, int]:
     if isinstance(mapping, Mapping) and isinstance(mapping.get("tokens"), Mapping):
         mapping = mapping["tokens"]
     if not isinstance(mapping, Mapping):
-        raise ConfigError(f"vocabulary: must be a mapping of tokens to ids, found {type(mapping).__name__}")
+        raise ConfigError(f"vocabulary: must be a mapping of tokens to ids, got {type(mapping).__name__}")
     return {token: number for token, number in mapping.items() if isinstance(token, str) and isinstance(number, int)}
 
 

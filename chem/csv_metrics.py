@@ -16,8 +16,10 @@ from chem.files import file_hash, find_file
 from chem.metrics import Found, collect, metrics, yield_curve
 from chem.oracles.synthesis.inventory import read_stock
 from chem.report import draw_molecules, screen_table, shown
-from conf.schema import ChemEvaluateConfig, ConfigError
-from launch.runs.run import Run, console
+from conf.schema.base import ConfigError
+from conf.schema.chem import ChemEvaluateConfig
+from launch.runs.console import console
+from launch.runs.run import Run
 
 
 def evaluate_file(config: ChemEvaluateConfig, run: Run) -> None:
@@ -35,7 +37,7 @@ def evaluate_file(config: ChemEvaluateConfig, run: Run) -> None:
     if order:
         best = [{"smiles": found.smiles[n], "score": float(found.score[n])} for n in order[: config.shown]]
         draw_molecules(run.folder / "molecules.png", best)
-    run.say(f"pictures: {run.folder / 'figure.png'}" + (f", {run.folder / 'molecules.png'}" if order else ""))
+    run.info(f"pictures: {run.folder / 'figure.png'}" + (f", {run.folder / 'molecules.png'}" if order else ""))
 
 
 def read_molecules(path: Path, smiles_column: str, score_column: str) -> tuple[list[str], list[float | None]]:
@@ -49,7 +51,7 @@ def read_molecules(path: Path, smiles_column: str, score_column: str) -> tuple[l
         for key, column in (("smiles_column", smiles_column), ("score_column", score_column)):
             if column not in (reader.fieldnames or []):
                 columns = ", ".join(reader.fieldnames or []) or "none"
-                raise ConfigError(f"{key}: must be a column of {path.name} ({columns}), found {column}")
+                raise ConfigError(f"{key}: must be a column of {path.name} ({columns}), got {column}")
         for row in reader:
             smiles.append(row[smiles_column] or "")
             scores.append(score_of(row[score_column], f"{path.name}, line {reader.line_num}"))
@@ -64,7 +66,7 @@ def score_of(text: str | None, where: str) -> float | None:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ConfigError(f"score_column: must hold finite numbers or nothing, found {text} ({where})")
+        raise ConfigError(f"score_column: must hold finite numbers or nothing, got {text} ({where})")
     return value
 
 

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from conf.schema import ChemEvaluateConfig
+from conf.schema.chem import ChemEvaluateConfig
 from launch.cli.app import start
 
 if TYPE_CHECKING:
@@ -16,4 +16,4 @@ def evaluate(config: ChemEvaluateConfig, run: "Run") -> None:
 
 
 if __name__ == "__main__":
-    start("chem.evaluate", ChemEvaluateConfig, evaluate)
+    start("chem.evaluate", evaluate)

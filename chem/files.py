@@ -4,7 +4,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from conf.schema import ConfigError
+from conf.schema.base import ConfigError
 from launch.runs.run_folder import user_path
 
 
@@ -13,7 +13,7 @@ def find_file(key: str, name: str) -> Path:
     for path in (user_path(name), user_path(os.environ.get("MARA_DATA", ".")) / name):
         if path.is_file():
             return path
-    raise ConfigError(f"{key}: must be a file, here or under the folder MARA_DATA, found {name}")
+    raise ConfigError(f"{key}: must be a file, here or under the folder MARA_DATA, got {name}")
 
 
 def file_hash(path: Path) -> str:

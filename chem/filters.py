@@ -11,7 +11,7 @@ from rdkit.Chem.Scaffolds import MurckoScaffold
 from torch import Tensor
 
 from chem.scoring import Batch, murcko
-from conf.schema import DiversityFilterConfig
+from conf.schema.chem import DiversityFilterConfig
 
 MORGAN = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
 

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from conf.schema import PretrainConfig
+from conf.schema.chem import PretrainConfig
 from launch.cli.app import start
 
 if TYPE_CHECKING:
@@ -16,4 +16,4 @@ def train(config: PretrainConfig, run: "Run") -> None:
 
 
 if __name__ == "__main__":
-    start("chem.pretrain", PretrainConfig, train)
+    start("chem.pretrain", train)

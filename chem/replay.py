@@ -9,7 +9,7 @@ from torch import Tensor
 from chem.models.corpus import spellings
 from chem.models.tokenizer import Tokenizer
 from chem.scoring import Batch
-from conf.schema import ReplayConfig
+from conf.schema.chem import ReplayConfig
 from launch.runs.rng import torch_generator
 
 

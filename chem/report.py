@@ -16,7 +16,8 @@ from rdkit.Chem.Draw import rdMolDraw2D
 from rich.table import Table
 
 from chem.metrics import COUNTS, Found, collect, screen_metrics, yield_curve
-from launch.runs.run import Run, console
+from launch.runs.console import console
+from launch.runs.run import Run
 from launch.runs.run_folder import read_jsonl, write_json
 
 SHOWN = 12  # molecules in the picture and in the table
@@ -50,11 +51,11 @@ def report_run(run: Run, calls: int, failures: int, reason: str) -> None:
     console.print(run_table([("run", summary)]))
     console.print(screen_table([("run", summary)], config.screens))
     console.print(molecule_table(best))
-    write_exhibits(run.folder / "report", molecules, config.screens, best)
+    write_artifacts(run.folder / "report", molecules, config.screens, best)
     draw_curves(run.folder / "figure.png", [("", metrics)])
     if best:
         draw_molecules(run.folder / "molecules.png", best)
-        run.say(f"pictures: {run.folder / 'figure.png'}, {run.folder / 'molecules.png'}")
+        run.info(f"pictures: {run.folder / 'figure.png'}, {run.folder / 'molecules.png'}")
 
 
 def write_molecules(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -109,7 +110,7 @@ def shown(value: float | None) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
 
 
-def write_exhibits(folder: Path, found: Found, screens: Sequence[float], best: Sequence[Mapping[str, Any]]) -> None:
+def write_artifacts(folder: Path, found: Found, screens: Sequence[float], best: Sequence[Mapping[str, Any]]) -> None:
     """What `launch.collect` puts into its report: drawn molecules, and the yield over the oracle's calls."""
     folder.mkdir(exist_ok=True)
     items = [

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from chem.oracles import Result
 from chem.oracles.base import murcko_scaffold
-from conf.schema import ConfigError, Duplicates
+from conf.schema.base import ConfigError
 
 
 class Batch(NamedTuple):
@@ -126,7 +126,7 @@ class Cache:
                     "(key TEXT, smiles TEXT, result TEXT, PRIMARY KEY (key, smiles))"
                 )
         except (OSError, sqlite3.Error) as error:
-            raise ConfigError(f"cache: must be a file that can be written to, found {path} ({error})") from None
+            raise ConfigError(f"cache: must be a file that can be written to, got {path} ({error})") from None
 
     def _open(self) -> sqlite3.Connection:
         return sqlite3.connect(self.path, timeout=120)
@@ -167,7 +167,7 @@ def murcko(smiles: str) -> str:
     return murcko_scaffold(Chem.MolFromSmiles(smiles))
 
 
-def treat_duplicates(batch: Batch, treatment: Duplicates) -> Batch:
+def treat_duplicates(batch: Batch, treatment: str) -> Batch:
     """A molecule that an earlier row of the batch has: kept; dropped, so that it does not count; or with reward 0."""
     met: set[str] = set()
     again = []
@@ -175,8 +175,8 @@ def treat_duplicates(batch: Batch, treatment: Duplicates) -> Batch:
         again.append(one is not None and one in met)
         met.add(one or "")
     repeated = torch.tensor(again)
-    if treatment is Duplicates.drop:
+    if treatment == "drop":
         return batch._replace(valid=batch.valid & ~repeated)
-    if treatment is Duplicates.zero:
+    if treatment == "zero":
         return batch._replace(reward=batch.reward.masked_fill(repeated, 0.0), complete=batch.complete & ~repeated)
     return batch

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from conf.schema import StockConfig
+from conf.schema.chem import StockConfig
 from launch.cli.app import start
 
 if TYPE_CHECKING:
@@ -16,4 +16,4 @@ def make(config: StockConfig, run: "Run") -> None:
 
 
 if __name__ == "__main__":
-    start("chem.stock", StockConfig, make)
+    start("chem.stock", make)

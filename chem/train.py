@@ -13,18 +13,20 @@ from torch import Tensor
 from chem.filters import DiversityFilter, batch_diversity
 from chem.models.networks import SHIPPED, Prior, Rollout, load_prior, save_prior, token_logp
 from chem.oracles import Oracle, OracleError
-from chem.parallel.sampler import Shares
-from chem.parallel.threads import Cores
+from chem.parallel.sampler import ParallelSampler
+from chem.parallel.threads import RowThreads
 from chem.replay import Memory, Rows, augmented, rows_of, stack
 from chem.report import report_run
 from chem.scoring import Batch, Cache, Scoring, treat_duplicates
-from conf.schema import ChemConfig, ConfigError, Duplicates, StopConfig
+from conf.schema.base import ConfigError
+from conf.schema.chem import ChemConfig, StopConfig
 from core import losses
 from core.objective import Group, Objective, make_objective
-from core.schedules import Observed, make_schedule, place_in_run
+from core.schedules import Observed, make_schedule, progress
 from core.sequence import masked_sum
-from launch.engines.torch import Engine, make_engine
-from launch.runs.checkpoint import Values, tensors_hash
+from launch.engines.base import Engine
+from launch.engines.factory import make_engine
+from launch.runs.checkpoint import LoopState, tensors_hash
 from launch.runs.rng import rollout_uniforms
 from launch.runs.run import Run, Scalar
 from launch.runs.run_folder import cache_folder, user_path
@@ -63,8 +65,8 @@ class Learner(NamedTuple):
     diversity: DiversityFilter
     memory: Memory
     thread: ThreadPoolExecutor  # in which the scoring waits for the oracle
-    cores: Cores  # threads for what needs no other row
-    shares: Shares  # draws from the policy
+    cores: RowThreads  # threads for what needs no other row
+    shares: ParallelSampler  # draws from the policy
 
 
 def train(config: ChemConfig, run: Run) -> None:
@@ -73,18 +75,23 @@ def train(config: ChemConfig, run: Run) -> None:
     policy = deepcopy(prior.network)
     updates = config.steps * (1 + config.replay.augmentations)
     engine = make_engine(config.engine.name, policy, config.optimizer, updates)
-    cores = Cores(config.batch_size, torch.get_num_threads())
-    with cores, Shares(policy, cores) as shares, open_oracle(config) as oracle, ThreadPoolExecutor(1) as thread:
+    cores = RowThreads(config.batch_size, torch.get_num_threads())
+    with (
+        cores,
+        ParallelSampler(policy, cores) as shares,
+        open_oracle(config) as oracle,
+        ThreadPoolExecutor(1) as thread,
+    ):
         for note in oracle.notes:
-            run.say(note)
+            run.info(note)
         scoring = Scoring(oracle, open_cache(config.cache, oracle.key), config.budget)
         memory, diversity = Memory(config.replay, prior.tokenizer), DiversityFilter(config.diversity_filter)
         objective = make_chem_objective(config)
         learner = Learner(prior, engine, objective, scoring, diversity, memory, thread, cores, shares)
         watch, best = Watch(config.stop), BestPolicy(engine)
-        values = Values(beta=config.objective.beta)
+        values = LoopState(beta=config.objective.beta)
         identity = {"prior": tensors_hash(prior.network.named_parameters()), "oracle": oracle.key}
-        run.keep(
+        run.register_state(
             identity,
             engine=engine,
             scoring=scoring,
@@ -95,9 +102,9 @@ def train(config: ChemConfig, run: Run) -> None:
             values=values,
         )
         for line in off_policy(config):
-            run.say(f"off-policy: {line}")
+            run.info(f"off-policy: {line}")
         reason = learn(config, run, learner, scoring, watch, best, values)
-        run.say(f"oracle: {scoring.calls:,} distinct molecules, {scoring.cached:,} answers from the cache")
+        run.info(f"oracle: {scoring.calls:,} distinct molecules, {scoring.cached:,} answers from the cache")
     save_prior(run.folder / "policy", prior._replace(network=policy))
     report_run(run, scoring.calls, scoring.failures, reason)
 
@@ -109,18 +116,18 @@ def learn(
     scoring: Scoring,
     watch: "Watch",
     best: "BestPolicy",
-    values: Values,
+    values: LoopState,
 ) -> str:
     """The loop; why it ended."""
     next_beta = make_schedule(config.beta_schedule.name, config.objective.beta, config.beta_schedule.options())
-    kl_key = f"kl/{learner.objective.direction}_nats"
+    kl_key = learner.objective.divergence_metric
     shown = {"reward": "reward/raw", "valid": "valid", "unique": "unique", "KL": kl_key, "calls": "oracle/calls"}
     for step in run.steps(config.steps, show=shown):
         try:
             result = train_step(learner, config, step, values.beta)
         except OracleError as error:
             raise ConfigError(str(error)) from error
-        run.sample(sample_rows(result.batch))
+        run.log_samples(sample_rows(result.batch))
         calls: dict[str, Scalar] = {"oracle/calls": scoring.calls, "oracle/failed": scoring.failures}
         run.log({"beta": values.beta, **result.metrics, **calls})
         reason = watch.update(result.metrics)
@@ -129,9 +136,9 @@ def learn(
             run.warn(f"stopped after step {step + 1}: {reason}; " + best.restore())
             return reason
         if scoring.spent:
-            run.say(f"stopped after step {step + 1}: the budget of {config.budget:,} molecules is spent")
+            run.info(f"stopped after step {step + 1}: the budget of {config.budget:,} molecules is spent")
             return "budget"
-        values.beta = next_beta(values.beta, result.seen._replace(done=place_in_run(step + 1, config.steps)))
+        values.beta = next_beta(values.beta, result.seen._replace(done=progress(step + 1, config.steps)))
     return "steps"
 
 
@@ -184,7 +191,7 @@ def update(
     norm = learner.engine.step()
     reward, ref_seq_logp = group[0], masked_sum(logp[1], rows.mask).unsqueeze(0)
     good = learner.objective.good(reward, ref_seq_logp, valid & complete)
-    kl = float(metrics[f"kl/{learner.objective.direction}_nats"])
+    kl = float(metrics[learner.objective.divergence_metric])
     seen = Observed(0.0, kl, reward, ref_seq_logp, good)
     return {**metrics, "loss": loss.detach(), "grad_norm": norm}, seen
 
@@ -200,8 +207,8 @@ def make_chem_objective(config: ChemConfig) -> Objective:
 def off_policy(config: ChemConfig) -> list[str]:
     """What makes the updates something else than the gradient of the objective on the policy's own samples."""
     found = []
-    if config.duplicates is not Duplicates.keep:
-        found.append(f"duplicates={config.duplicates.name} changes which samples count, or their reward")
+    if config.duplicates != "keep":
+        found.append(f"duplicates={config.duplicates} changes which samples count, or their reward")
     if config.diversity_filter.name != "none":
         found.append("the diversity filter's reward depends on what was sampled before")
     if config.replay.sample:
@@ -214,7 +221,7 @@ def off_policy(config: ChemConfig) -> list[str]:
 
 
 def describe(scored: Batch, filtered: Sequence[bool], rollout: Rollout) -> dict[str, Scalar]:
-    """Shares of the samples: valid; of the valid: distinct, distinct scaffolds, met in an earlier step."""
+    """ParallelSampler of the samples: valid; of the valid: distinct, distinct scaffolds, met in an earlier step."""
     molecules = [one for one in scored.canonical if one is not None]
     fresh = {result.smiles for result in scored.fresh}
     of = max(len(molecules), 1)

@@ -24,11 +24,15 @@ Source: GX-Chen et al. (2026), arXiv:2510.20817; f-divergence gradients: Go et a
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
+
+from core.extension import find
 
 # --- in the reward: detached f'(u) -----------------------------------------------------------------------
 
@@ -240,59 +244,102 @@ def alpha_value(policy_logp: Tensor, ref_logp: Tensor, *, alpha: float) -> Tenso
     return (((alpha - 1) * log_u).exp() - alpha - (1 - alpha) * (-log_u).exp()) / (alpha * (alpha - 1))
 
 
-# --- choosing by name ---------------------------------------------------------------------------------------
+# --- the registry -------------------------------------------------------------------------------------------
 
-REWARD_TERMS: dict[str, Callable[..., Tensor]] = {
-    "reverse": reverse_kl_reward,
-    "forward": forward_kl_reward,
-    "jensen_shannon": jensen_shannon_reward,
-    "alpha": alpha_reward,
-}
-LOSS_TERMS: dict[str, Callable[..., Tensor]] = {
-    "reverse": reverse_kl_loss,
-    "forward": forward_kl_loss,
-    "alpha": alpha_loss,
-}
-EXACT_TERMS: dict[str, Callable[..., Tensor]] = {
-    "reverse": exact_reverse_kl,
-    "forward": exact_forward_kl,
-    "jensen_shannon": exact_jensen_shannon,
-    "alpha": exact_alpha,
-}
-REFERENCE_TERMS: dict[str, Callable[..., Tensor]] = {
-    "reverse": reverse_kl_from_reference,
-    "forward": forward_kl_from_reference,
-    "jensen_shannon": jensen_shannon_from_reference,
-    "alpha": alpha_from_reference,
-}
-VALUES: dict[str, Callable[..., Tensor]] = {
-    "reverse": reverse_kl_value,
-    "forward": forward_kl_value,
-    "jensen_shannon": jensen_shannon_value,
-    "alpha": alpha_value,
-}
-TERMS = {"reward": REWARD_TERMS, "loss": LOSS_TERMS, "reference": REFERENCE_TERMS, "exact": EXACT_TERMS}
+Term = Callable[..., Tensor]
+PLACEMENTS = ("reward", "loss", "reference", "exact")
 
 
-def kl_term(direction: str, placement: str) -> Callable[..., Tensor]:
-    """The function for a divergence and its place.
+@dataclass(frozen=True)
+class Divergence:
+    """One divergence in every place where it may stand; None where it has no form.
 
-    Args:
-        direction: reverse, forward, jensen_shannon or alpha.
-        placement: reward, loss, reference or exact.
+    Attributes:
+        name: in `kl/NAME_nats`, the key under which its value is logged.
+        value: estimate for logging, from samples of the policy.
+        reward: detached term for the reward.
+        loss: differentiable term for the loss.
+        reference: differentiable term for the loss, on completions of the reference.
+        exact: the divergence from all outcomes on the last axis.
+        options: names of keyword arguments that all of these take, fields of `core.objective.Objective`.
+        reward_options: names of those that `reward` takes in addition.
+    """
+
+    name: str
+    value: Term
+    reward: Term | None = None
+    loss: Term | None = None
+    reference: Term | None = None
+    exact: Term | None = None
+    options: tuple[str, ...] = ()
+    reward_options: tuple[str, ...] = ()
+
+    def form(self, placement: str) -> Term:
+        """The function for a place in the objective: reward, loss, reference or exact.
+
+        Raises:
+            ValueError: there is no such place, or the divergence has no form for it; names those that it has.
+        """
+        if placement not in PLACEMENTS:
+            raise ValueError(f"placement must be one of {', '.join(PLACEMENTS)}, got {placement!r}")
+        term: Term | None = getattr(self, placement)
+        if term is None:
+            legal = [place for place in PLACEMENTS if getattr(self, place) is not None]
+            raise ValueError(f"the divergence {self.name} has no {placement} form: use {' or '.join(legal)}")
+        return term
+
+
+DIVERGENCES: dict[str, Divergence] = {
+    "reverse": Divergence(
+        "reverse",
+        value=reverse_kl_value,
+        reward=reverse_kl_reward,
+        loss=reverse_kl_loss,
+        reference=reverse_kl_from_reference,
+        exact=exact_reverse_kl,
+    ),
+    "forward": Divergence(
+        "forward",
+        value=forward_kl_value,
+        reward=forward_kl_reward,
+        loss=forward_kl_loss,
+        reference=forward_kl_from_reference,
+        exact=exact_forward_kl,
+        reward_options=("max_log_weight",),
+    ),
+    "jensen_shannon": Divergence(
+        "jensen_shannon",
+        value=jensen_shannon_value,
+        reward=jensen_shannon_reward,
+        reference=jensen_shannon_from_reference,
+        exact=exact_jensen_shannon,
+    ),
+    "alpha": Divergence(
+        "alpha",
+        value=alpha_value,
+        reward=alpha_reward,
+        loss=alpha_loss,
+        reference=alpha_from_reference,
+        exact=exact_alpha,
+        options=("alpha",),
+    ),
+}
+
+
+def find_divergence(name: str, options: Mapping[str, Any] | None = None) -> Divergence:
+    """A divergence by its built-in name, or one of your own by import path.
 
     Raises:
-        ValueError: an unknown name, or a pair without an unbiased gradient; names the legal function.
+        ValueError: there is none, or what the path names is no `Divergence`.
     """
-    if placement not in TERMS:
-        raise ValueError(f"placement must be one of {sorted(TERMS)}, got {placement!r}")
-    if direction not in REWARD_TERMS:
-        raise ValueError(f"direction must be one of {sorted(REWARD_TERMS)}, got {direction!r}")
-    if direction not in TERMS[placement]:
+    divergence = find("direction", name, DIVERGENCES, options)
+    if callable(divergence):  # an instance of a dataclass of options, or a function without any
+        divergence = divergence()
+    if not isinstance(divergence, Divergence):
         raise ValueError(
-            f"{direction} has no elementary term for the loss: put it in the reward ({direction}_reward)"
+            f"direction: {name} must name a core.divergences.Divergence, got {type(divergence).__name__}"
         )
-    return TERMS[placement][direction]
+    return divergence
 
 
 # --- shared pieces ------------------------------------------------------------------------------------------

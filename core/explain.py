@@ -83,34 +83,34 @@ def read(arguments: Sequence[str]) -> Problem:
     for argument in arguments:
         key, equals, text = argument.partition("=")
         if key not in KEYS:
-            raise InputError(f"{shown(key)[1:-1]}: must be one of {', '.join(KEYS)}, found {shown(argument)}")
+            raise InputError(f"{shown(key)[1:-1]}: must be one of {', '.join(KEYS)}, got {shown(argument)}")
         if not equals:
-            raise InputError(f"{key}: must be given as {key}=VALUE, found {shown(argument)}")
+            raise InputError(f"{key}: must be given as {key}=VALUE, got {shown(argument)}")
         if key in given:
-            raise InputError(f"{key}: must be given once, found it twice")
+            raise InputError(f"{key}: must be given once, got it twice")
         try:
             given[key] = ast.literal_eval(text.strip())
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             given[key] = Unread(text)
     for key in REQUIRED:
         if key not in given:
-            raise InputError(f"{key}: must be given (see --help), found nothing")
+            raise InputError(f"{key}: must be given (see --help), got nothing")
 
     reward, ref = numbers("reward", given["reward"]), numbers("ref", given["ref"])
     if len(reward) != len(ref):
-        raise InputError(f"ref: must have one number an outcome, {len(reward)} as in reward, found {len(ref)}")
+        raise InputError(f"ref: must have one number an outcome, {len(reward)} as in reward, got {len(ref)}")
     if min(ref) < 0:
-        raise InputError(f"ref: must be probabilities, none below 0, found {min(ref):g}")
+        raise InputError(f"ref: must be probabilities, none below 0, got {min(ref):g}")
     if abs(math.fsum(ref) - 1) > 1e-6:
-        raise InputError(f"ref: must be probabilities that sum to 1, found a sum of {math.fsum(ref):.9g}")
+        raise InputError(f"ref: must be probabilities that sum to 1, got a sum of {math.fsum(ref):.9g}")
     beta = number("beta", given["beta"])
     if not beta > 0:
         raise InputError(
-            f"beta: must be > 0 (at 0 there is no KL term, and forward KL and MARA need one), found {beta:g}"
+            f"beta: must be > 0 (at 0 there is no KL term, and forward KL and MARA need one), got {beta:g}"
         )
     entropy_coef = number("entropy_coef", given.get("entropy_coef", 0.0))
     if entropy_coef < 0:
-        raise InputError(f"entropy_coef: must be >= 0, found {entropy_coef:g}")
+        raise InputError(f"entropy_coef: must be >= 0, got {entropy_coef:g}")
     threshold = number("threshold", given["threshold"]) if "threshold" in given else None
     as_tensor = torch.tensor([reward, ref], dtype=torch.float64)
     return Problem(as_tensor[0], as_tensor[1], beta, threshold, entropy_coef)
@@ -126,12 +126,12 @@ def number(key: str, value: Any, expected: str = "a finite number") -> float:
             return float(value)
     except OverflowError:  # an integer beyond float
         pass
-    raise InputError(f"{key}: must be {expected}, found {shown(value)}")
+    raise InputError(f"{key}: must be {expected}, got {shown(value)}")
 
 
 def numbers(key: str, value: Any) -> list[float]:
     if not isinstance(value, (list, tuple)) or not value:
-        raise InputError(f"{key}: must be a list of numbers such as [1,.5,0], found {shown(value)}")
+        raise InputError(f"{key}: must be a list of numbers such as [1,.5,0], got {shown(value)}")
     return [number(key, item, "a list of finite numbers") for item in value]
 
 

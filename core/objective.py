@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,10 +11,13 @@ from torch import Tensor
 
 from core import divergences, losses
 from core.advantages import ADVANTAGES, BONUSES, leave_one_out, tied_groups
+from core.divergences import Divergence, find_divergence
+from core.extension import find
 from core.mara import quantile_threshold, select_anchor
+from core.rules import Choices, check_choices
 from core.sequence import check_group, masked_sum
 from core.stats import effective_sample_size
-from core.transforms import INPUTS, TRANSFORMS, Threshold, Transformed, identity, mara_algorithm
+from core.transforms import INPUTS, TRANSFORMS, Threshold, Transformed, identity, mara
 
 ADVANTAGE_OF = {"max_at_k": "reward", "pass_at_k": "good"}  # the others are of the shaped reward
 
@@ -51,15 +54,18 @@ class Objective:
         "reward": R' alone; "good": 1 where a sample is good and 0 elsewhere. With the last two, entropy and KL
         have a leave-one-out baseline of their own, for advantages that are not linear.
     bonus: (policy_seq_logp, good, valid) -> what is added to the advantages; None for nothing.
-    direction, level, placement: of the divergence, see `core.divergences`.
+    direction: the divergence, a name of `core.divergences.DIVERGENCES` or an import path; direction_options: of the
+        latter.
+    level, placement: of the divergence, see `core.divergences`.
     entropy_coef: reward units per nat of sequence entropy.
-    mask_tied: leave out groups whose raw rewards are all equal, which only the KL term would move.
+    skip_tied_groups: leave out groups whose raw rewards are all equal, which only the KL term would move.
     threshold: what counts as good, for the metrics; None where the transform has no such notion.
     clip_low, clip_high, ratio: of updates on completions of an earlier policy, see
         `core.losses.clipped_policy_gradient`; ratio is its `level`.
     """
 
     direction: str
+    direction_options: Mapping[str, Any] = field(default_factory=dict)
     transform: Callable[..., Transformed] = identity
     transform_inputs: tuple[str, ...] = ()
     advantage: Callable[..., Tensor] = leave_one_out
@@ -72,19 +78,29 @@ class Objective:
     max_log_weight: float = math.inf
     gamma: float = 1.0
     length_normalised: bool = False
-    mask_tied: bool = False
+    skip_tied_groups: bool = False
     threshold: Threshold | None = None
     clip_low: float = 1.0
     clip_high: float = math.inf
     ratio: str = "token"
 
     def __post_init__(self) -> None:
-        if (self.direction == "alpha") != (self.alpha is not None):
-            raise ValueError(f"alpha must be given with direction=alpha and only there, got {self.alpha}")
-        if self.alpha is not None:
-            divergences.check_alpha(self.alpha)
+        choices = {name: getattr(self, name) for name in SHARED_CHOICES}
+        check_choices(
+            Choices(direction=self.direction, max_log_weight=finite_or_none(self.max_log_weight), **choices)
+        )
+        self.divergence.form(self.placement)
         if self.threshold is None and (self.advantage_of == "good" or self.bonus is not None):
-            raise ValueError("an advantage or bonus of good samples needs a threshold")
+            raise ValueError("threshold: must be given with an advantage or bonus of good samples")
+
+    @property
+    def divergence(self) -> Divergence:
+        return find_divergence(self.direction, self.direction_options)
+
+    @property
+    def divergence_metric(self) -> str:
+        """The key under which the divergence's value is logged, nats."""
+        return f"kl/{self.divergence.name}_nats"
 
     @property
     def has_target(self) -> bool:
@@ -128,7 +144,7 @@ class Objective:
             ValueError: shapes differ, NaN where valid, a divergence that is infinite at a valid sample, or no
                 `diversity` where the transform takes it; or a discount off-policy.
         """
-        if self.mask_tied:
+        if self.skip_tied_groups:
             kept = ~tied_groups(reward, valid).expand_as(reward)
             valid = kept if valid is None else valid & kept
         if valid is not None:  # what an invalid sample holds must not reach a gradient: 0 * inf is NaN
@@ -228,15 +244,20 @@ class Objective:
         term = self._term()(policy_seq_logp, ref_seq_logp)
         self._check_finite(term, ref_seq_logp, None)
         divergence = term.mean()
-        return beta * divergence, {f"kl/{self.direction}_from_reference_nats": divergence.detach()}
+        return beta * divergence, {f"kl/{self.divergence.name}_from_reference_nats": divergence.detach()}
 
     def _term(self) -> Callable[..., Tensor]:
-        term = divergences.kl_term(self.direction, self.placement)
-        if self.direction == "alpha":
-            return partial(term, alpha=self.alpha)
-        if self.direction == "forward" and self.placement == "reward":
-            return partial(term, max_log_weight=self.max_log_weight)
-        return term
+        names = self.divergence.options
+        if self.placement == "reward":
+            names += self.divergence.reward_options
+        return self._with_options(self.divergence.form(self.placement), names)
+
+    def _with_options(self, term: Callable[..., Tensor], names: tuple[str, ...]) -> Callable[..., Tensor]:
+        return partial(term, **{name: getattr(self, name) for name in names}) if names else term
+
+    def exact_divergence(self, policy_logp: Tensor, ref_logp: Tensor) -> Tensor:
+        """The divergence from all outcomes on the last axis, nats, with gradient: [..., A] -> [...]."""
+        return self._with_options(self.divergence.form("exact"), self.divergence.options)(policy_logp, ref_logp)
 
     def good(self, reward: Tensor, ref_seq_logp: Tensor, may_be_good: Tensor | None = None) -> Tensor | None:
         """[..., G] bool, the samples that reach the threshold; None without one. Arguments as in `select_anchor`."""
@@ -257,7 +278,7 @@ class Objective:
         if bool(infinite.any()):
             where = infinite.nonzero()[0].tolist()
             raise ValueError(
-                f"the {self.direction} divergence is not finite at {where}, where ref_logp sums to "
+                f"the {self.divergence.name} divergence is not finite at {where}, where ref_logp sums to "
                 f"{float(ref_seq_logp[tuple(where)])}: mark samples off the reference's support as not valid, or "
                 "use direction=forward"
             )
@@ -312,12 +333,11 @@ class Objective:
     def _metrics(self, group: Group) -> dict[str, Tensor]:
         reward, policy_seq_logp, valid = group.reward, group.policy_seq_logp, group.valid
         mean = partial(losses.mean_valid, valid=valid)
-        value = divergences.VALUES[self.direction]
-        value = partial(value, alpha=self.alpha) if self.direction == "alpha" else value
+        value = self._with_options(self.divergence.value, self.divergence.options)
         logged = {
             "reward/raw": mean(reward),
             "reward/augmented": mean(group.transformed.reward),
-            f"kl/{self.direction}_nats": mean(value(policy_seq_logp, group.ref_seq_logp)),
+            self.divergence_metric: mean(value(policy_seq_logp, group.ref_seq_logp)),
             "policy/entropy_nats": mean(-policy_seq_logp.detach()),
         }
         if self.threshold is not None and group.good is not None:
@@ -346,120 +366,78 @@ def make_threshold(kind: str, value: float, floor: float | None = None) -> Thres
 
 def make_objective(
     *,
+    direction: str,
     transform: str,
-    transform_options: Mapping[str, Any],
-    advantage: str,
+    transform_options: Mapping[str, Any] | None = None,
+    threshold: Mapping[str, Any] | None = None,
+    advantage: str = "leave_one_out",
+    advantage_options: Mapping[str, Any] | None = None,
     advantage_k: int | None = None,
     **options: Any,
 ) -> Objective:
-    """An `Objective` by the names of its parts, refused where the combination breaks the mathematics.
+    """An `Objective` by the names of its parts.
 
     Args:
-        transform: a name of `core.transforms.TRANSFORMS` or `core.advantages.BONUSES`.
-        transform_options: `threshold` (kind, value, floor) or None, and the transform's own keywords.
-        advantage: a name of `core.advantages.ADVANTAGES`.
+        direction: a name of `core.divergences.DIVERGENCES`, or an import path.
+        transform: a name of `core.transforms.TRANSFORMS` or `core.advantages.BONUSES`, or an import path.
+        transform_options: the transform's own keywords, without the threshold.
+        threshold: keywords of `make_threshold`; None where nothing is called good.
+        advantage: a name of `core.advantages.ADVANTAGES`, or an import path.
+        advantage_options: of an advantage of your own.
         advantage_k: k of max_at_k (None: as many as the group has) and pass_at_k.
         options: the remaining fields of `Objective`.
 
     Raises:
-        ValueError: an unknown name, or a combination refused by `check_combination`.
+        ValueError: a part that cannot be found, or a combination that `core.rules` refuses, with the way out.
     """
-    if transform not in (*TRANSFORMS, *BONUSES):
-        raise ValueError(f"transform must be one of {sorted([*TRANSFORMS, *BONUSES])}, got {transform!r}")
-    if advantage not in ADVANTAGES:
-        raise ValueError(f"advantage must be one of {sorted(ADVANTAGES)}, got {advantage!r}")
-    own = dict(transform_options)
-    threshold = own.pop("threshold", None)
+    own = dict(transform_options or {})
+    choices = Choices(
+        direction=direction,
+        transform=transform,
+        algorithm=str(own.get("algorithm", "auto")),
+        advantage=advantage,
+        advantage_k=advantage_k,
+        threshold=threshold is not None,
+        **{name: options[name] for name in SHARED_CHOICES & options.keys()},
+        max_log_weight=finite_or_none(options.get("max_log_weight")),
+    )
+    check_choices(choices)
     good = None if threshold is None else make_threshold(**threshold)
-    if good is None and (transform in ("mara", "unlikely", *BONUSES) or advantage == "pass_at_k"):
-        raise ValueError(f"{transform if advantage != 'pass_at_k' else advantage} needs a threshold")
-    algorithm = None
-    if transform == "mara":
-        direction, level = options["direction"], options.get("level", "sequence")
-        algorithm = mara_algorithm(direction, own.get("algorithm", "auto"), level)
-        own = {"direction": direction, "algorithm": algorithm, "level": level}
-    if transform in ("mara", "unlikely"):
-        own["threshold"] = good
     if transform in BONUSES:
         options["bonus"] = partial(BONUSES[transform], **own)
-    objective = Objective(
-        transform=identity if transform in BONUSES else partial(TRANSFORMS[transform], **own),
-        transform_inputs=INPUTS.get(transform, ()),
-        advantage=_advantage_function(advantage, advantage_k),
+        function: Callable[..., Transformed] = identity
+    elif transform == "mara":
+        level = options.get("level", "sequence")
+        function = partial(mara, direction=direction, algorithm=choices.mara_algorithm, level=level)
+    elif ":" in transform:
+        function = find("transform", transform, TRANSFORMS, own)
+    else:
+        function = partial(find("transform", transform, TRANSFORMS), **own)
+    inputs = tuple(INPUTS.get(transform, getattr(function, "inputs", ())))
+    if "threshold" in inputs:
+        if good is None:
+            raise ValueError(f"threshold: must be given with transform={transform}")
+        function = partial(function, threshold=good)
+    return Objective(
+        direction=direction,
+        transform=function,
+        transform_inputs=tuple(name for name in inputs if name != "threshold"),
+        advantage=_advantage_function(advantage, advantage_k, advantage_options),
         advantage_of=ADVANTAGE_OF.get(advantage, "shaped"),
         threshold=good,
         **options,
     )
-    check_combination(objective, transform=transform, advantage=advantage, algorithm=algorithm)
-    return objective
 
 
-def _advantage_function(name: str, k: int | None) -> Callable[..., Tensor]:
-    function = ADVANTAGES[name]
-    if name not in ADVANTAGE_OF:
-        if k is not None:
-            raise ValueError(f"advantage_k is for {' and '.join(ADVANTAGE_OF)}, got {k} with {name}")
-        return function
+SHARED_CHOICES = {"level", "placement", "alpha", "entropy_coef", "gamma", "length_normalised", "skip_tied_groups"}
+
+
+def finite_or_none(cap: float | None) -> float | None:
+    return None if cap is None or cap == math.inf else cap
+
+
+def _advantage_function(name: str, k: int | None, options: Mapping[str, Any] | None) -> Callable[..., Tensor]:
+    function = find("advantage", name, ADVANTAGES, options)
     if name == "pass_at_k":
-        if k is None:
-            raise ValueError("pass_at_k needs advantage_k, got None")
         return partial(function, k=k, threshold=1.0)  # of 1 where good and 0 elsewhere
-    return partial(function, k=k)
-
-
-def check_combination(objective: Objective, *, transform: str, advantage: str, algorithm: int | None = None) -> None:
-    """Raise ValueError, with the way out, where the parts together have another optimum than the one claimed.
-
-    algorithm: of transform mara, resolved.
-    """
-    divergences.kl_term(objective.direction, objective.placement)
-    if objective.placement == "exact":
-        raise ValueError("placement=exact needs all outcomes: use reward or loss for samples")
-    if objective.placement == "reference" and objective.level != "sequence":
-        raise ValueError("placement=reference is of whole completions of the reference: use level=sequence")
-    if objective.level not in ("sequence", "token"):
-        raise ValueError(f"level must be sequence or token, got {objective.level!r}")
-    if objective.length_normalised and objective.level == "token" and objective.placement == "reward":
-        raise ValueError("a length-normalised loss has no per-token reward: use placement=loss or level=sequence")
-    if transform == "darling" and advantage == "group_normalised":
-        raise ValueError(
-            "darling is defined without division by the standard deviation: use advantage=centred or leave_one_out"
-        )
-    if advantage == "pass_at_k" and transform in ("mara", "unlikely", "darling"):
-        raise ValueError(
-            f"pass_at_k sees only which samples are good, and nothing of what {transform} does to rewards: "
-            "use transform=identity"
-        )
-    if transform != "mara":
-        return
-    if objective.placement == "reference":
-        raise ValueError(
-            "MARA needs the KL on the policy's completions, for the reference's are not drawn from the anchored one: "
-            "use placement=reward"
-        )
-    if advantage == "max_at_k":
-        raise ValueError(
-            "MARA's optimum is that of the expected reward, not of the best of k: use leave_one_out with MARA, or "
-            "transform=identity"
-        )
-    if objective.length_normalised:
-        raise ValueError(
-            "a length-normalised loss makes the effective beta depend on length, which MARA cannot undo: "
-            "use length_normalised=false"
-        )
-    if objective.gamma != 1:
-        raise ValueError(
-            f"a discount makes the effective beta depend on length, which MARA cannot undo: use gamma=1, "
-            f"got {objective.gamma}"
-        )
-    in_reward = objective.placement == "reward" and objective.level == "sequence"
-    if advantage == "group_normalised" and not in_reward:
-        raise ValueError(
-            "with MARA, group_normalised advantages need the KL inside the reward before normalising, or the policy "
-            "collapses onto the rarest good sample: use placement=reward and level=sequence, or leave_one_out"
-        )
-    if algorithm == 2 and objective.placement != "reward":
-        raise ValueError(
-            "MARA's Algorithm 2 needs the KL inside the reward, where the baseline takes out which anchor a group "
-            f"happens to have: use placement=reward{', or algorithm 1' if objective.direction == 'reverse' else ''}"
-        )
+    return partial(function, k=k) if name == "max_at_k" else function

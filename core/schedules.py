@@ -38,7 +38,7 @@ def cosine(start: float, final: float, done: float) -> float:
     return final + (start - final) * (1 + math.cos(math.pi * min(max(done, 0.0), 1.0))) / 2
 
 
-def place_in_run(step: int, steps: int) -> float:
+def progress(step: int, steps: int) -> float:
     """`done` of a step, counted from 0: 1 at the last one."""
     return step / max(steps - 1, 1)
 

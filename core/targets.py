@@ -146,7 +146,7 @@ def forward_crossover_beta(ref_logp: Tensor, reward: Tensor, a: int, b: int) -> 
     supported = ref_logp > -torch.inf
     for outcome in (a, b):
         if not bool(supported[..., outcome].all()):
-            raise ValueError(f"outcome {outcome} must be on the support of the reference, found ref_logp = -inf")
+            raise ValueError(f"outcome {outcome} must be on the support of the reference, got ref_logp = -inf")
     ref_gap = ref_logp[..., a] - ref_logp[..., b]
     reward_gap = reward[..., b] - reward[..., a]
     solvable = ref_gap * reward_gap > 0
@@ -195,9 +195,9 @@ def _as_outcomes(ref_logp: Tensor, reward: Tensor) -> tuple[Tensor, Tensor]:
             f"ref_logp {tuple(ref_logp.shape)}, reward {tuple(reward.shape)}"
         )
     if bool((ref_logp.isnan() | (ref_logp == torch.inf)).any()):
-        raise ValueError("ref_logp must be finite or -inf, found NaN or +inf")
+        raise ValueError("ref_logp must be finite or -inf, got NaN or +inf")
     if not bool(reward.isfinite().all()):
-        raise ValueError("reward must be finite, found NaN or infinity")
+        raise ValueError("reward must be finite, got NaN or infinity")
     if not bool((ref_logp > -torch.inf).any(-1).all()):
         raise ValueError("ref_logp has no outcome on its support (all -inf)")
     try:

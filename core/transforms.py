@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from core.mara import anchor_reference, augment_reward, check_mara_beta, select_anchor
+from core.rules import Choices, check_choices
 from core.sequence import check_group
 
 Threshold = Callable[[Tensor, Tensor | None], float | Tensor]  # (reward, valid) -> threshold
@@ -54,26 +55,16 @@ def mara(
         ValueError: a value outside its domain, or a combination without a uniform optimum.
     """
     check_mara_beta(beta)
+    choices = Choices(
+        direction=direction, level=level, transform="mara", algorithm=str(algorithm), threshold=True, beta=beta
+    )
+    check_choices(choices)
     if callable(threshold):
         threshold = threshold(reward, valid)
-    if mara_algorithm(direction, algorithm, level) == 1:
+    if choices.mara_algorithm == 1:
         augmented = augment_reward(reward, ref_seq_logp, beta=beta, threshold=threshold, valid=valid)
         return Transformed(augmented, ref_seq_logp)
     return Transformed(*anchor_reference(reward, ref_seq_logp, threshold=threshold, valid=valid))
-
-
-def mara_algorithm(direction: str, algorithm: str | int = "auto", level: str = "sequence") -> int:
-    """1 or 2, resolved; raises ValueError for an unknown name, a direction or a level that the algorithm lacks."""
-    algorithm = {"1": 1, "2": 2}.get(str(algorithm), algorithm)
-    if direction not in ("reverse", "forward"):
-        raise ValueError(f"MARA is defined for reverse and forward KL, got direction={direction!r}")
-    if algorithm == "auto":
-        algorithm = 1 if direction == "reverse" else 2
-    if algorithm not in (1, 2):
-        raise ValueError(f"algorithm must be auto, 1 or 2, got {algorithm!r}")
-    if algorithm == 2 and level != "sequence":
-        raise ValueError("MARA's Algorithm 2 replaces whole-sequence log-probabilities: it needs level=sequence")
-    return int(algorithm)
 
 
 def unlikely(
@@ -163,4 +154,8 @@ TRANSFORMS: dict[str, Callable[..., Transformed]] = {
     "unlikely": unlikely,
     "darling": darling,
 }
-INPUTS = {"unlikely": ("policy_mean_logp", "counted"), "darling": ("diversity", "counted")}
+INPUTS = {  # what a transform takes beside reward, ref_seq_logp, beta and valid
+    "mara": ("threshold",),
+    "unlikely": ("threshold", "policy_mean_logp", "counted"),
+    "darling": ("diversity", "counted"),
+}

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conf.schema import DidacticConfig
+from conf.schema.didactic import DidacticConfig
 from launch.cli.app import start
 
 if TYPE_CHECKING:
@@ -23,4 +23,4 @@ def report(runs: list[Path], folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    start("didactic", DidacticConfig, train, report)
+    start("didactic", train, report)

@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from conf.schema import CellConfig, DidacticConfig
-from core import divergences, stats
+from conf.schema.didactic import CellConfig, DidacticConfig
+from core import stats
 from core.mara import select_anchor
 from core.objective import Objective, make_objective
-from core.schedules import Observed, make_schedule, place_in_run
+from core.schedules import Observed, make_schedule, progress
 from core.targets import forward_kl_target, reverse_kl_target
 from core.transforms import Transformed, class_diversity
 from didactic.problems import Problem
@@ -35,7 +34,7 @@ class Cell:
     def start_logp(self) -> Tensor:
         """[A] of the policy before the first step."""
         ref = self.problem.ref_logp
-        return ref if self.config.start.name == "reference" else torch.zeros_like(ref).log_softmax(-1)
+        return ref if self.config.start == "reference" else torch.zeros_like(ref).log_softmax(-1)
 
     def transformed(self, beta: float) -> Transformed:
         """The reward and reference that take the problem's place, all outcomes being one group."""
@@ -62,7 +61,7 @@ class Cell:
 
     def divergence(self, logp: Tensor) -> Tensor:
         """[..., A] -> [...] of policies from the problem's own reference, nats."""
-        return exact_divergence(self.objective, logp, self.problem.ref_logp)
+        return self.objective.exact_divergence(logp, self.problem.ref_logp)
 
     def metrics(self, logp: Tensor, beta: float) -> dict[str, Tensor]:
         """What is logged of a policy, [A], without sampling; the names are those of `Objective.loss`."""
@@ -71,7 +70,7 @@ class Cell:
         if self.objective.has_target:
             logged["reward/augmented"] = (policy * self.transformed(beta).reward).sum()
         logged |= {
-            f"kl/{self.objective.direction}_nats": self.divergence(logp),
+            self.objective.divergence_metric: self.divergence(logp),
             "policy/entropy_nats": stats.entropy(policy),
         }
         good = self.good()
@@ -83,7 +82,7 @@ class Cell:
         """For the step after `step`; `divergence` of the policy at that one, nats."""
         chosen = self.config.beta_schedule
         schedule = make_schedule(chosen.name, self.config.objective.beta, chosen.options())
-        done = place_in_run(step + 1, self.config.steps)
+        done = progress(step + 1, self.config.steps)
         seen = Observed(done, divergence, self.problem.reward, self.problem.ref_logp, self.good())
         return schedule(beta, seen)
 
@@ -99,14 +98,6 @@ def make_cells(config: DidacticConfig, problem: Problem) -> list[Cell]:
     ]
 
 
-def exact_divergence(objective: Objective, logp: Tensor, ref_logp: Tensor) -> Tensor:
-    """The objective's divergence from all outcomes on the last axis, nats, with gradient: [..., A] -> [...]."""
-    term = divergences.kl_term(objective.direction, "exact")
-    if objective.direction == "alpha":
-        term = partial(term, alpha=objective.alpha)
-    return term(logp, ref_logp)
-
-
 def exact_loss(cells: Sequence[Cell], logp: Tensor, betas: Sequence[float]) -> Tensor:
     """Minus the objective of each cell, E_pi[R'] - beta D(pi, ref') + entropy_coef H(pi): [C, A] -> [C].
 
@@ -120,7 +111,7 @@ def exact_loss(cells: Sequence[Cell], logp: Tensor, betas: Sequence[float]) -> T
     for direction in dict.fromkeys(cell.objective.direction for cell in cells):
         rows = [i for i, cell in enumerate(cells) if cell.objective.direction == direction]
         objective = cells[rows[0]].objective
-        divergence = exact_divergence(objective, logp[rows], ref_logp[rows])
+        divergence = objective.exact_divergence(logp[rows], ref_logp[rows])
         loss = loss.index_add(0, torch.tensor(rows), beta[rows] * divergence)
     entropy_coef = cells[0].objective.entropy_coef  # one value for the grid
     return loss + entropy_coef * (policy * logp).sum(-1) if entropy_coef else loss
@@ -149,10 +140,10 @@ def draw(probability: Tensor, uniforms: Tensor) -> Tensor:
 
 def _axes(cell: CellConfig) -> dict[str, str | float]:
     return {
-        "family": cell.family.name,
-        "direction": cell.objective.direction.name,
+        "family": cell.family,
+        "direction": cell.objective.direction,
         "transform": cell.transform.name,
         "beta_schedule": cell.beta_schedule.name,
         "beta": cell.objective.beta,
-        "start": cell.start.name,
+        "start": cell.start,
     }

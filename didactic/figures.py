@@ -74,7 +74,7 @@ def _panel(outcome: Outcome) -> tuple[str, str]:
     config = outcome.cell.config
     schedule = config.beta_schedule.name
     beta = f"beta {config.objective.beta:g}"
-    return config.objective.direction.name, beta if schedule == "constant" else f"{schedule} {beta}"
+    return config.objective.direction, beta if schedule == "constant" else f"{schedule} {beta}"
 
 
 def _draw_reference(axes: Axes, problem: Problem, outcome: Outcome) -> None:
@@ -88,7 +88,7 @@ def _draw_reference(axes: Axes, problem: Problem, outcome: Outcome) -> None:
 
 
 def _draw_policy(axes: Axes, problem: Problem, outcome: Outcome) -> None:
-    transform, start = outcome.cell.config.transform.name, outcome.cell.config.start.name
+    transform, start = outcome.cell.config.transform.name, outcome.cell.config.start
     name = NAMES.get(transform, transform) + ("" if start == "uniform" else ", from reference")
     width = 2.0 if start == "uniform" else 0.9
     axes.plot(
@@ -118,8 +118,8 @@ def _draw_betas(axes: Axes, outcomes: Sequence[Outcome], beta_history: Beta) -> 
 
 def draw_table(problem: Problem, outcomes: Sequence[Outcome], beta_history: Beta) -> Figure:
     """Figures 3 and 4: bars over a few outcomes, a panel a cell; crosses mark the exact optimum."""
-    directions = list(dict.fromkeys(o.cell.config.objective.direction.name for o in outcomes))
-    columns = max(sum(o.cell.config.objective.direction.name == d for o in outcomes) for d in directions)
+    directions = list(dict.fromkeys(o.cell.config.objective.direction for o in outcomes))
+    columns = max(sum(o.cell.config.objective.direction == d for o in outcomes) for d in directions)
     figure, grid = plt.subplots(
         len(directions),
         columns,
@@ -129,7 +129,7 @@ def draw_table(problem: Problem, outcomes: Sequence[Outcome], beta_history: Beta
         sharey=True,
     )
     for row, direction in enumerate(directions):
-        some = [o for o in outcomes if o.cell.config.objective.direction.name == direction]
+        some = [o for o in outcomes if o.cell.config.objective.direction == direction]
         for axes, outcome in zip(grid[row], some, strict=False):
             _draw_bars(axes, problem, outcome)
     handles, labels = grid[0][0].get_legend_handles_labels()
@@ -147,7 +147,7 @@ def _draw_bars(axes: Axes, problem: Problem, outcome: Outcome) -> None:
     for x, value in zip(place + 0.2, policy, strict=True):
         axes.text(float(x), float(value) + 0.04, f"{value:.3f}".removeprefix("0"), ha="center", fontsize="small")
     axes.set_xticks(place.tolist(), [f"R = {reward:g}" for reward in problem.reward])
-    direction = config.objective.direction.name
+    direction = config.objective.direction
     axes.set(title=f"{NAMES.get(direction, direction)}, beta {config.objective.beta:g}", ylim=(0, 1.15))
     axes.set_ylabel("probability")
 
@@ -192,7 +192,7 @@ def draw_switch(problem: Problem, outcomes: Sequence[Outcome], beta_history: Bet
 
 def draw_families(problem: Problem, outcomes: Sequence[Outcome], beta_history: Beta) -> Figure:
     """Figure 1: each family under each direction, as densities over the target."""
-    families = list(dict.fromkeys(o.cell.config.family.name for o in outcomes))
+    families = list(dict.fromkeys(o.cell.config.family for o in outcomes))
     figure, panels = plt.subplots(
         1, len(families), figsize=(4.6 * len(families), 3.4), layout="constrained", squeeze=False
     )
@@ -202,7 +202,7 @@ def draw_families(problem: Problem, outcomes: Sequence[Outcome], beta_history: B
         target = problem.ref_logp.exp() / spacing
         axes.fill_between(problem.position, target, color=GREY, alpha=0.35, linewidth=0, label="target")
         for outcome in outcomes:
-            if outcome.cell.config.family.name == family:
+            if outcome.cell.config.family == family:
                 direction = outcome.cell.objective.direction
                 colour, dashes = (BLUE, "-") if direction == "reverse" else (ORANGE, "--")
                 label = NAMES.get(direction, direction)

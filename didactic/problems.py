@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from conf.schema import ProblemConfig
+from conf.schema.didactic import ProblemConfig
 
 # Figure 1: (weight, mean, standard deviation) of the target's components.
 BIMODAL = ((0.7, -1.5, 0.6), (0.3, 2.0, 0.6))

@@ -10,13 +10,14 @@ from typing import Any
 from rich.table import Table
 from torch import Tensor
 
-from conf.schema import DidacticConfig
+from conf.schema.didactic import DidacticConfig
 from core import stats
 from core.targets import forward_crossover_beta, reverse_crossover_beta
 from didactic.cells import Cell
 from didactic.families import Gaussian, Policies
 from didactic.problems import Problem
-from launch.runs.run import Run, console
+from launch.runs.console import console
+from launch.runs.run import Run
 
 SHOWN_OUTCOMES = 10  # policies over at most as many are written out
 
@@ -48,7 +49,7 @@ def report_run(
 ) -> None:
     """summary.json, the closing table and figure.png."""
     summary: dict[str, Any] = {
-        "gradient": config.gradient.name,
+        "gradient": config.gradient,
         "problem": problem.name,
         "steps": config.steps,
         "cells": [summarise(outcome) for outcome in outcomes],
@@ -58,7 +59,7 @@ def report_run(
     if problem.name == "bimodal":
         summary["gaussian"] = gaussians(outcomes, policies)
     run.finish(summary)
-    title = f"{problem.name}, {config.gradient.name} gradient"
+    title = f"{problem.name}, {config.gradient} gradient"
     console.print(cell_table(title, [("", cell) for cell in summary["cells"]]))
     for direction, switch in summary.get("switch", {}).items():
         seen = (

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from conf.schema import DidacticConfig, Gradient
+from conf.schema.didactic import DidacticConfig
 from didactic.cells import Cell, exact_loss, make_cells, sampled_loss
 from didactic.families import Policies
 from didactic.problems import Problem, make_problem
 from didactic.report import Outcome, report_run
-from launch.engines.torch import make_engine
-from launch.runs.checkpoint import Values
+from launch.engines.factory import make_engine
+from launch.runs.checkpoint import LoopState
 from launch.runs.rng import torch_generator
 from launch.runs.run import Run
 
@@ -23,12 +23,12 @@ def train(config: DidacticConfig, run: Run) -> None:
     policies = make_policies(cells, problem)
     engine = make_engine(config.engine.name, policies, config.optimizer, config.steps)
     betas = [cell.config.objective.beta for cell in cells]
-    values = Values(betas=betas, beta_history=[betas])
-    run.keep(engine=engine, values=values)
+    values = LoopState(betas=betas, beta_history=[betas])
+    run.register_state(engine=engine, values=values)
 
     for step in run.steps(config.steps, show={"loss": "loss", "gradient": "grad_norm"}):
         logp = policies()
-        if config.gradient is Gradient.exact:
+        if config.gradient == "exact":
             losses = exact_loss(cells, logp, values.betas)
         else:
             losses = sampled_losses(config, cells, logp, values.betas, step)
@@ -49,7 +49,7 @@ def train(config: DidacticConfig, run: Run) -> None:
 def make_policies(cells: Sequence[Cell], problem: Problem) -> Policies:
     """The policies of all cells before the first step."""
     start = torch.stack([cell.start_logp() for cell in cells])
-    return Policies([cell.config.family.name for cell in cells], start, problem.position)
+    return Policies([cell.config.family for cell in cells], start, problem.position)
 
 
 def sampled_losses(

@@ -32,11 +32,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from conf.schema import ConfigError
-from launch.analysis.artifacts import Exhibits, curve_panels, fold_curves, read_exhibits
+from conf.schema.base import ConfigError
+from conf.schema.objective import DIVERGENCE_METRICS
+from launch.analysis.artifacts import Artifacts, curve_panels, fold_curves, read_artifacts
 from launch.analysis.significance import Comparison, compare, find_base
 from launch.cluster.sweep import job_states, read_sweep, slurm_queue
-from launch.runs.checkpoint import fixed_config
+from launch.runs.checkpoint import result_config
 from launch.runs.run_folder import flatten, one_line_errors, read_config, read_json, read_jsonl, read_record
 from launch.status import last_words
 
@@ -53,8 +54,7 @@ CURVES = (
     "correct",
     "answers/entropy_nats",
     "entropy_nats",
-    "kl/reverse_nats",
-    "kl/forward_nats",
+    *DIVERGENCE_METRICS,
     "loss",
 )
 MOST_PANELS = 4
@@ -75,7 +75,7 @@ class CollectedRun:
     undefined: list[str] = field(default_factory=list)  # results without a number, such as what was not reached
     metrics: list[dict[str, Any]] = field(default_factory=list)
     record: dict[str, Any] = field(default_factory=dict)
-    exhibits: Exhibits = field(default_factory=Exhibits)
+    artifacts: Artifacts = field(default_factory=Artifacts)
 
 
 @dataclass
@@ -148,9 +148,9 @@ def collect(
     known = result_keys(runs)
     for key in (*shown, *pareto):
         if key not in known:
-            raise ConfigError(f"--metrics: must be results of the runs ({', '.join(known)}), found {key}")
+            raise ConfigError(f"--metrics: must be results of the runs ({', '.join(known)}), got {key}")
     if len(pareto) not in (0, 2):
-        raise ConfigError(f"--pareto: must be two results, DIVERSITY,REWARD, found {','.join(pareto)}")
+        raise ConfigError(f"--pareto: must be two results, DIVERSITY,REWARD, got {','.join(pareto)}")
     tests = compare(rows, find_base(rows, against), list(shown) or known) if against else []
     out.mkdir(parents=True, exist_ok=True)
     write_tables(out, runs, rows, known, tests)
@@ -160,7 +160,7 @@ def collect(
         pictures.append(draw_pareto(rows, axes[0], axes[1], out / "pareto.png"))
     if any(run.metrics for row in rows for run in row.runs):
         pictures.append(draw_curves(rows, out / "curves.png"))
-    pictures += draw_exhibits(rows, out)
+    pictures += draw_artifact_curves(rows, out)
     picked = list(shown) or picked_results(known, axes)
     write_report(out / "report.html", runs, rows, known, pictures, tests, against)
     print_table(rows, picked)
@@ -186,9 +186,9 @@ def read_runs(folder: Path) -> list[CollectedRun]:
         try:
             run.record = read_record(run.folder)
             run.error = last_words(run.record["traceback"])
-            run.config = fixed_config(read_config(run.folder))
+            run.config = result_config(read_config(run.folder))
             run.metrics = read_lines(run.folder / "metrics.jsonl")
-            run.exhibits = read_exhibits(run.folder / "report")
+            run.artifacts = read_artifacts(run.folder / "report")
             if state == "finished":
                 summary = read_json(run.folder / "summary.json")
                 run.results = numbers(summary)
@@ -204,7 +204,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     try:
         return read_jsonl(path)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: must be lines of JSON, found {error}") from None
+        raise ConfigError(f"{path}: must be lines of JSON, got {error}") from None
 
 
 def measured(summary: Mapping[str, Any]) -> dict[str, float]:
@@ -295,7 +295,7 @@ def write_tables(
         import pandas as pd
         import pyarrow  # noqa: F401
     except ImportError as error:
-        raise ConfigError(f"tables: pip install -e .[reports] brings what they need, found no {error.name}") from None
+        raise ConfigError(f"tables: pip install -e .[reports] brings what they need, got no {error.name}") from None
 
     records = []
     for row in rows:
@@ -343,7 +343,7 @@ def print_table(rows: Sequence[Row], keys: Sequence[str]) -> None:
     """In as many tables, one below the other, as the terminal's width asks for."""
     from rich.table import Table
 
-    from launch.runs.run import console
+    from launch.runs.console import console
 
     table = Table(title="mean ± standard error over seeds", title_justify="left")
     for column in (*row_columns(rows), "n"):
@@ -374,7 +374,7 @@ def within_brackets(text: str) -> str:
 def print_tests(tests: Sequence[Comparison], against: str) -> None:
     from rich.table import Table
 
-    from launch.runs.run import console
+    from launch.runs.console import console
 
     table = Table(title=f"Welch's t-test against {against}: p, one-sided", title_justify="left")
     for column in ("result", "row", "difference", "t", "df", "p (greater)", "p (less)"):
@@ -440,10 +440,10 @@ def draw_curves(rows: Sequence[Row], path: Path) -> Path:
     return path
 
 
-def draw_exhibits(rows: Sequence[Row], out: Path) -> list[Path]:
+def draw_artifact_curves(rows: Sequence[Row], out: Path) -> list[Path]:
     """The packages' own curves, one picture a title: means over the seeds, and a standard error around them."""
     pictures = []
-    named = [(row.label, [run.exhibits for run in row.runs]) for row in rows]
+    named = [(row.label, [run.artifacts for run in row.runs]) for row in rows]
     for title, panels in curve_panels(named).items():
         figure, places = plt.subplots(
             1, len(panels), figsize=(5.2 * len(panels), 3.9), layout="constrained", squeeze=False

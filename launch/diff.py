@@ -23,7 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from conf.schema import RUN_CONFIGS, ConfigError
+from conf.schema.base import ConfigError
+from conf.schema.commands import COMMANDS
 from launch.cli.compose import compose
 from launch.cli.groups import groups, options
 from launch.runs.run_folder import flatten, read_yaml
@@ -75,7 +76,7 @@ def read_side(text: str) -> Side:
         ConfigError: it names nothing that has a configuration.
     """
     package, colon, overrides = text.partition(":")
-    if colon and package in RUN_CONFIGS:
+    if colon and package in COMMANDS:
         given = overrides.split()
         return Side(text, package, dict(compose(package, given)), given)
     path = Path(text)
@@ -84,8 +85,8 @@ def read_side(text: str) -> Side:
     if path.is_dir():
         return read_runs_side(path)
     raise ConfigError(
-        f"{text}: must be a run folder, a .yaml file or PACKAGE:KEY=VALUE (PACKAGE one of {', '.join(RUN_CONFIGS)}), "
-        "found none of them"
+        f"{text}: must be a run folder, a .yaml file or PACKAGE:KEY=VALUE (PACKAGE one of {', '.join(COMMANDS)}), "
+        "got none of them"
     )
 
 
@@ -97,7 +98,7 @@ def read_runs_side(folder: Path) -> Side:
     rows = fold([run for run in runs if run.state == "finished"])
     if not runs or len(rows) > 1:
         raise ConfigError(
-            f"{folder}: must be a run, or runs that differ in seed alone, found {len(rows)} configurations"
+            f"{folder}: must be a run, or runs that differ in seed alone, got {len(rows)} configurations"
         )
     first = runs[0]
     command = [str(word) for word in first.record["command"][3:]]
@@ -127,9 +128,9 @@ def overrides_between(a: Side, b: Side) -> list[str]:
     """
     package = a.package or b.package
     if package is None:
-        raise ConfigError("A: must be a run or PACKAGE:KEY=VALUE where B is a file, found two files")
+        raise ConfigError("A: must be a run or PACKAGE:KEY=VALUE where B is a file, got two files")
     if (b.package or package) != package:
-        raise ConfigError(f"B: must be of A's package {package}, found {b.package}")
+        raise ConfigError(f"B: must be of A's package {package}, got {b.package}")
     base = a.overrides
     if base is None:
         base = minimal_overrides(package, a.flags, [], a.config, None)
@@ -152,7 +153,7 @@ def minimal_overrides(
         overrides = attempt(package, flags, base, target, [f"experiment={name}"])
         if overrides is not None:
             return overrides
-    raise ConfigError(f"{package}: must be a configuration that overrides can reach, found one that none give")
+    raise ConfigError(f"{package}: must be a configuration that overrides can reach, got one that none give")
 
 
 def attempt(
@@ -268,7 +269,7 @@ def as_json(a: Side, b: Side) -> dict[str, Any]:
 
 
 def print_difference(a: Side, b: Side) -> None:
-    from launch.runs.run import console
+    from launch.runs.console import console
 
     say = console.print
     say(f"A: {a.name}\nB: {b.name}", soft_wrap=True)

@@ -25,7 +25,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from conf.schema import ConfigError
+from conf.schema.base import ConfigError
 from launch.cli.compose import compose
 from launch.diff import (
     applied,
@@ -36,7 +36,7 @@ from launch.diff import (
     read_overrides_file,
     read_side,
 )
-from launch.runs.run_folder import read_config, read_json, read_jsonl, read_record, state
+from launch.runs.run_folder import read_config, read_json, read_jsonl, read_record, run_state
 
 TOLERANCE = 1e-4
 STREAMS = ("metrics.jsonl", "samples.jsonl")
@@ -72,7 +72,7 @@ def reproduce(run: Path, out: Path | None, more: Sequence[str], tolerance: float
         more = read_overrides_file(Path(more[0]))
     out = out or run.with_name(f"{run.name}_reproduced_{datetime.now():%Y-%m-%d_%H-%M-%S}")
     if (out / "run.json").exists():
-        raise ConfigError(f"--out: must be a new folder, found the run {out}")
+        raise ConfigError(f"--out: must be a new folder, got the run {out}")
     # The command gives another configuration by now where an experiment's file or a default has changed.
     changed = config_changes(compose(package, overrides, flags, checked=False), target)
     if changed:
@@ -86,9 +86,7 @@ def reproduce(run: Path, out: Path | None, more: Sequence[str], tolerance: float
     where = [f"hydra.run.dir={out}"]
     done = subprocess.run([sys.executable, "-m", package, *flags, *overrides, *where])
     if done.returncode:
-        print(
-            f"launch.reproduce: {out}: the new run must finish, found exit status {done.returncode}", file=sys.stderr
-        )
+        print(f"launch.reproduce: {out}: the new run must finish, got exit status {done.returncode}", file=sys.stderr)
         return 1 if (out / "run.json").exists() else 2
     if more:
         print_difference(read_side(str(run)), read_side(str(out)))
@@ -106,8 +104,8 @@ def report(run: Path, out: Path, tolerance: float) -> int:
         print("code: the uncommitted changes are others (code.patch)")
     exact = surroundings(old) == surroundings(new)
     print("same packages and hardware: compared bit for bit" if exact else f"compared within {tolerance:g}")
-    if state(run) != "finished":
-        print(f"the run is {state(run)}: compared up to its last step")
+    if run_state(run) != "finished":
+        print(f"the run is {run_state(run)}: compared up to its last step")
     found = next(differences(run, out, 0.0 if exact else tolerance), None)
     if found is not None:
         print(f"not reproduced; the first difference: {found}")
@@ -129,7 +127,7 @@ def patch(folder: Path) -> str:
 
 def differences(run: Path, out: Path, tolerance: float) -> Iterator[str]:
     """What differs, the earliest step first; then the summary, then the weights."""
-    complete = state(run) == "finished"
+    complete = run_state(run) == "finished"
     found = [one for name in STREAMS for one in line_differences(run / name, out / name, tolerance, complete)]
     yield from (text for _, text in sorted(found, key=lambda one: one[0]))
     if not complete:

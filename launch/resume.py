@@ -12,10 +12,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from conf.schema import ConfigError
+from conf.schema.base import ConfigError
 from launch.cli.compose import compose
 from launch.cluster.sweep import Sweep, SweepJob, job_states, read_sweep, slurm_queue
-from launch.runs.checkpoint import fixed_config, refuse_other
+from launch.runs.checkpoint import check_equal, result_config
 from launch.runs.run_folder import one_line_errors, read_config
 
 LEFT_ALONE = ("finished", "running", "pending", "starting")
@@ -40,7 +40,7 @@ def resume(folder: Path, dry_run: bool) -> int:
     if sweep.launcher == "slurm":
         queue = slurm_queue()
         if queue is None:
-            raise ConfigError(f"{folder}: must be resumed where SLURM is, found no answer from squeue")
+            raise ConfigError(f"{folder}: must be resumed where SLURM is, got no answer from squeue")
     states = job_states(folder, sweep.jobs, queue or {})
     jobs = [job for job, state in zip(sweep.jobs, states, strict=True) if state not in LEFT_ALONE]
     for job, state in zip(sweep.jobs, states, strict=True):
@@ -65,9 +65,9 @@ def resume(folder: Path, dry_run: bool) -> int:
 def refuse_changed(folder: Path, sweep: Sweep, job: SweepJob) -> None:
     run = folder / job.folder
     if (run / "config.yaml").exists():
-        now = fixed_config(compose(sweep.package, job.overrides, sweep.flags))
+        now = result_config(compose(sweep.package, job.overrides, sweep.flags))
         way_out = "the configuration has changed since; start a new sweep"
-        refuse_other(str(run / "config.yaml"), fixed_config(read_config(run)), now, way_out)
+        check_equal(str(run / "config.yaml"), result_config(read_config(run)), now, way_out)
 
 
 def run_here(folder: Path, sweep: Sweep, job: SweepJob) -> int:

@@ -15,10 +15,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from conf.schema.objective import DIVERGENCE_METRICS
 from launch.cluster.sweep import Sweep, job_states, read_sweep, slurm_queue
 from launch.runs.run_folder import last_line, one_line_errors, read_config, read_jsonl, read_record
 
-METRICS = ("reward/raw", "kl/reverse_nats", "kl/forward_nats", "loss")  # the first two that a run has
+METRICS = ("reward/raw", *DIVERGENCE_METRICS, "loss")  # the first two that a run has
 RECENT = 20  # lines of timings.jsonl
 COLOURS = {"finished": "green", "failed": "red", "dead": "red", "running": "cyan", "preempted": "yellow"}
 
@@ -93,7 +94,7 @@ def last_words(trace: str | None) -> str:
 def print_table(folder: Path, jobs: Sequence[JobStatus]) -> None:
     from rich.table import Table
 
-    from launch.runs.run import console
+    from launch.runs.console import console
 
     keys = list(dict.fromkeys(key for job in jobs for key in job.metrics))
     table = Table(title=str(folder), title_justify="left")

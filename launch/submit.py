@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from conf.schema import RUN_CONFIGS, ConfigError
+from conf.schema.base import ConfigError
+from conf.schema.commands import COMMANDS
 from launch.cli.groups import options
 from launch.runs.run_folder import one_line_errors
 
@@ -26,15 +27,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--launcher", default="slurm", help="option of hydra/launcher (default: slurm)")
     parser.add_argument("--dry-run", action="store_true", help="print what sbatch would be given; submit nothing")
-    parser.add_argument("package", help=", ".join(RUN_CONFIGS))
+    parser.add_argument("package", help=", ".join(COMMANDS))
     parser.add_argument("overrides", nargs="*", help="as for python -m PACKAGE -m")
     given = parser.parse_intermixed_args(arguments)
     with one_line_errors("launch.submit"):
-        if given.package not in RUN_CONFIGS:
-            raise ConfigError(f"package: must be one of {', '.join(RUN_CONFIGS)}, found {given.package}")
+        if given.package not in COMMANDS:
+            raise ConfigError(f"package: must be one of {', '.join(COMMANDS)}, got {given.package}")
         launchers = options(given.package, "hydra/launcher")
         if given.launcher not in launchers:
-            raise ConfigError(f"--launcher: must be one of {', '.join(launchers)}, found {given.launcher}")
+            raise ConfigError(f"--launcher: must be one of {', '.join(launchers)}, got {given.launcher}")
         command = [sys.executable, "-m", given.package, "-m", f"hydra/launcher={given.launcher}", *given.overrides]
         if given.dry_run:
             return subprocess.run([*command, "hydra.launcher.dry_run=true"]).returncode

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conf.schema import LlmConfig
+from conf.schema.llm import LlmConfig
 from launch.cli.app import start
 
 if TYPE_CHECKING:
@@ -23,4 +23,4 @@ def report(runs: list[Path], folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    start("llm", LlmConfig, train, report)
+    start("llm", train, report)

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from conf.schema import ConfigError, LlmConfig, SourceConfig
+from conf.schema.base import ConfigError
+from conf.schema.llm import LlmConfig, SourceConfig
 from launch.runs.run_folder import user_path
 
 FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}
@@ -34,7 +35,7 @@ def load_both(config: LlmConfig, read: Callable[[dict[str, Any]], Any | None]) -
     sources = {"data.train": data.train, "data.evaluation": data.evaluation}
     for key, source in sources.items():
         if source.path is None:
-            raise ConfigError(f"{key}.path: must be given for task.name={config.task.name}, found null")
+            raise ConfigError(f"{key}.path: must be given for task.name={config.task.name}, got null")
     train, evaluation = (load_records(key, one, data.root, config.seed, read) for key, one in sources.items())
     return train, evaluation
 
@@ -55,7 +56,7 @@ def load_records(
         from datasets import load_dataset
         from datasets.exceptions import DatasetsError
     except ImportError:
-        raise ConfigError(f"{key}: pip install -e .[data] brings what it needs, found no datasets") from None
+        raise ConfigError(f"{key}: pip install -e .[data] brings what it needs, got no datasets") from None
     path = str(source.path)
     file = _file(key, path, root)
     arguments: dict[str, Any] = (
@@ -75,7 +76,7 @@ def load_records(
                 item = read(row)
             except ValueError as error:
                 raise ConfigError(
-                    f"{key}.path: records must have {error}, found {', '.join(row)} in record {number} of {path}"
+                    f"{key}.path: records must have {error}, got {', '.join(row)} in record {number} of {path}"
                 ) from None
             if item is not None:
                 items.append(item)
@@ -83,10 +84,10 @@ def load_records(
         if isinstance(error, ConfigError):
             raise
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ConfigError(f"{key}.path: must be a data set that can be read, found {path} ({reason})") from error
+        raise ConfigError(f"{key}.path: must be a data set that can be read, got {path} ({reason})") from error
     if not items or len(items) < (source.count or 0):
         raise ConfigError(
-            f"{key}.count: must be no more than the records there are, found {source.count} of {len(items)}"
+            f"{key}.count: must be no more than the records there are, got {source.count} of {len(items)}"
         )
     origin = file.name if file else ":".join(part for part in (path, source.subset, source.split) if part)
     digest = hashlib.sha256("\n".join(json.dumps(item, ensure_ascii=False) for item in items).encode()).hexdigest()
@@ -105,5 +106,5 @@ def _file(key: str, path: str, root: str | None) -> Path | None:
     file = user_path(folder) / path
     if not file.is_file():
         where = "data.root" if root is not None else "MARA_DATA" if folder else "the working folder"
-        raise ConfigError(f"{key}.path: must be a file in {where}, or a hub name, found no {path} there")
+        raise ConfigError(f"{key}.path: must be a file in {where}, or a hub name, got no {path} there")
     return file

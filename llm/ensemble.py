@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conf.schema import ConfigError, EnsembleConfig
+from conf.schema.base import ConfigError
+from conf.schema.llm import EnsembleConfig
 from launch.cli.app import start
 from launch.runs.run_folder import user_path
 
@@ -41,7 +42,7 @@ def average(policy: "PreTrainedModel", reference: "PreTrainedModel", weight: flo
     different = [name for name in {**ours, **theirs} if shapes[0].get(name) != shapes[1].get(name)]
     if different:
         raise ConfigError(
-            f"reference: must be the model that the policy started from, found {len(different)} parameters that "
+            f"reference: must be the model that the policy started from, got {len(different)} parameters that "
             f"differ in name or shape, {different[0]} the first"
         )
     squares, count = 0.0, 0
@@ -56,10 +57,10 @@ def average(policy: "PreTrainedModel", reference: "PreTrainedModel", weight: flo
 
 def find(name: str) -> str:
     """The folder of a model built here, a run's policy, a folder, or the name as it is."""
-    from llm.testbed.tiny_models import POLICIES, find_model
+    from llm.testbed.tiny_models import POLICIES, resolve_model
 
     of_run = (user_path(name) / "run.json").is_file()
-    return find_model(str(Path(name) / "policy") if of_run else name, POLICIES)
+    return resolve_model(str(Path(name) / "policy") if of_run else name, POLICIES)
 
 
 def load(key: str, name: str) -> "PreTrainedModel":
@@ -72,10 +73,8 @@ def load(key: str, name: str) -> "PreTrainedModel":
         return AutoModelForCausalLM.from_pretrained(name, dtype="auto", trust_remote_code=False, use_safetensors=True)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ConfigError(
-            f"{key}: must be a run, a folder or a hub name of a model, found {name} ({reason})"
-        ) from None
+        raise ConfigError(f"{key}: must be a run, a folder or a hub name of a model, got {name} ({reason})") from None
 
 
 if __name__ == "__main__":
-    start("llm.ensemble", EnsembleConfig, combine)
+    start("llm.ensemble", combine)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 
-from conf.schema import EvaluateConfig
+from conf.schema.llm import EvaluateConfig
 from launch.cli.app import start
 from launch.runs.run_folder import user_path
 
@@ -27,4 +27,4 @@ def evaluation_folder(run: str | None, otherwise: str) -> str:
 
 if __name__ == "__main__":
     OmegaConf.register_new_resolver("evaluation_folder", evaluation_folder, replace=True)
-    start("llm.evaluate", EvaluateConfig, evaluate)
+    start("llm.evaluate", evaluate)

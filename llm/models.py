@@ -17,14 +17,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
-from conf.schema import ConfigError, LoraConfig, ModelConfig
+from conf.schema.base import ConfigError
+from conf.schema.llm import LoraConfig, ModelConfig
 from launch.engines.deepspeed import quieten
 from launch.runs.checkpoint import tensors_hash
 from launch.runs.rng import stream_seed
-from llm.inference.attention import chosen, shares_prefix
+from llm.inference.attention import chosen, supports_shared_prefix
 from llm.inference.decoder import compile_decoding
-from llm.inference.norms import in_fewer_passes
-from llm.testbed.tiny_models import POLICIES, find_model
+from llm.inference.norms import fuse_rms_norms
+from llm.testbed.tiny_models import POLICIES, resolve_model
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names and numbers of mallopt(3)
 
@@ -65,10 +66,10 @@ def load_models(config: ModelConfig, seed: int = 0) -> Models:
         ConfigError: the model cannot be found or loaded, or does not do what the configuration asks for.
     """
     transformers_logging.disable_progress_bar()
-    name = find_model(config.name_or_path, POLICIES)
-    device = find_device(config.device)
+    name = resolve_model(config.name_or_path, POLICIES)
+    device = resolve_device(config.device)
     if device.type == "cpu":
-        keep_freed_memory()
+        retain_freed_memory()
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", trust_remote_code=False)
         policy = _load(name, config, device)
@@ -76,10 +77,10 @@ def load_models(config: ModelConfig, seed: int = 0) -> Models:
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
-            f"model.name_or_path: must be a folder or hub name of a causal language model, found {name} ({reason})"
+            f"model.name_or_path: must be a folder or hub name of a causal language model, got {name} ({reason})"
         ) from None
     if tokenizer.chat_template is None:
-        raise ConfigError(f"model.name_or_path: must have a chat template, found none in {name}")
+        raise ConfigError(f"model.name_or_path: must have a chat template, got none in {name}")
     eos = policy.generation_config.eos_token_id if policy.generation_config else None
     eos = tokenizer.eos_token_id if eos is None else eos
     eos_ids = torch.tensor([eos] if isinstance(eos, int) else eos, device=device)
@@ -89,7 +90,7 @@ def load_models(config: ModelConfig, seed: int = 0) -> Models:
         torch.nn.Module.to(reference, device)
     _check_head(policy, name)
     if config.gradient_checkpointing:
-        keep_no_activations(policy)
+        enable_gradient_checkpointing(policy)
     if config.lora.rank:
         add_adapter(policy, config.lora, seed)
     if config.compile_decoding:
@@ -100,12 +101,12 @@ def load_models(config: ModelConfig, seed: int = 0) -> Models:
 
 def _load(name: str, config: ModelConfig, device: torch.device) -> PreTrainedModel:
     attention = {} if config.attention == "auto" else {"attn_implementation": config.attention}
-    dtype = find_dtype(config.dtype, device)
+    dtype = resolve_dtype(config.dtype, device)
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         name, dtype=dtype, trust_remote_code=False, use_safetensors=True, **attention
     )
     if device.type == "cpu":
-        in_fewer_passes(model)
+        fuse_rms_norms(model)
     return model.eval()
 
 
@@ -115,7 +116,7 @@ def save_policy(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, con
         from peft import PeftModel
 
         save_adapter(policy, config, run / "adapter")
-        base = _load(find_model(config.name_or_path, POLICIES), config, torch.device("cpu"))
+        base = _load(resolve_model(config.name_or_path, POLICIES), config, torch.device("cpu"))
         policy = PeftModel.from_pretrained(base, run / "adapter").merge_and_unload()
     quieten()
     policy.save_pretrained(run / "policy")
@@ -136,10 +137,10 @@ def add_adapter(policy: PreTrainedModel, config: LoraConfig, seed: int) -> None:
         try:
             peft.get_peft_model(policy, _peft_config(config))
         except ValueError as error:
-            raise ConfigError(f"model.lora.target_modules: must name layers of the model, found {error}") from None
+            raise ConfigError(f"model.lora.target_modules: must name layers of the model, got {error}") from None
     if isinstance(policy.get_output_embeddings(), peft.tuners.tuners_utils.BaseTunerLayer):
         raise ConfigError(
-            f"model.lora.target_modules: must leave out the output embedding, found {config.target_modules}"
+            f"model.lora.target_modules: must leave out the output embedding, got {config.target_modules}"
         )
 
 
@@ -183,7 +184,7 @@ def save_adapter(policy: PreTrainedModel, config: ModelConfig, folder: Path) -> 
 # --- memory --------------------------------------------------------------------------------------------------
 
 
-def keep_freed_memory() -> None:
+def retain_freed_memory() -> None:
     """Have glibc keep what tensors leave behind, for the next ones: for a process that trains on the CPU.
 
     By default it gives a step's activations back to the system and takes them again page by page, which costs the
@@ -208,7 +209,7 @@ def on_device(model: torch.nn.Module, device: torch.device) -> Iterator[None]:
             tensor.data = data
 
 
-def keep_no_activations(policy: PreTrainedModel) -> None:
+def enable_gradient_checkpointing(policy: PreTrainedModel) -> None:
     """Gradient checkpointing, in passes with gradient only: a layer's activations are computed again in the backward.
 
     Raises:
@@ -216,10 +217,10 @@ def keep_no_activations(policy: PreTrainedModel) -> None:
     """
     body = policy.get_decoder()
     layers: list[Any] = [layer for layer in body.modules() if isinstance(layer, GradientCheckpointingLayer)]
-    if not layers or not shares_prefix(body):
+    if not layers or not supports_shared_prefix(body):
         raise ConfigError(
             "model.gradient_checkpointing: must be false for a model whose prompts are not read packed, "
-            f"found true and {type(policy).__name__}"
+            f"got true and {type(policy).__name__}"
         )
     again = partial(checkpoint, use_reentrant=False, context_fn=lambda: (nullcontext(), chosen(body)))
     for layer in layers:
@@ -242,20 +243,20 @@ def _check_head(model: PreTrainedModel, name: str) -> None:
     if getattr(head, "bias", None) is not None or not torch.equal(plain, logits):
         raise ConfigError(
             f"model.name_or_path: must be a model whose logits are its last hidden states times an output embedding, "
-            f"found {name} ({type(model).__name__}), which caps, scales or shifts them"
+            f"got {name} ({type(model).__name__}), which caps, scales or shifts them"
         )
 
 
-def find_device(name: str, key: str = "model.device") -> torch.device:
+def resolve_device(name: str, key: str = "model.device") -> torch.device:
     """The device called `name`; auto: a GPU where there is one. Raises ConfigError where there is none."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"{key}: must be auto or cpu on a machine without a GPU, found {name}")
+        raise ConfigError(f"{key}: must be auto or cpu on a machine without a GPU, got {name}")
     return torch.device(name)
 
 
-def find_dtype(name: str, device: torch.device) -> torch.dtype:
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     """The type called `name`; auto: bfloat16 where a GPU has it, else float32."""
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32

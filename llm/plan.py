@@ -24,7 +24,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from conf.schema import ConfigError, LlmConfig, check_range
+from conf.schema.base import ConfigError, check_range
+from conf.schema.llm import LlmConfig
 from launch.cli.compose import compose_typed
 from launch.cli.errors import one_line
 
@@ -223,7 +224,7 @@ def adapt(model: Any, lora: tuple[int, tuple[str, ...]]) -> None:
     """Put an adapter into a model on the meta device, as training does."""
     import torch
 
-    from conf.schema import LoraConfig
+    from conf.schema.llm import LoraConfig
     from llm.models import add_adapter
 
     rank, targets = lora
@@ -232,7 +233,7 @@ def adapt(model: Any, lora: tuple[int, tuple[str, ...]]) -> None:
 
 
 def recompute(body: Any) -> None:
-    """Gradient checkpointing of every layer, as `llm.models.keep_no_activations` has it, without its trial."""
+    """Gradient checkpointing of every layer, as `llm.models.enable_gradient_checkpointing` has it, without its trial."""
     from functools import partial
 
     from torch.utils.checkpoint import checkpoint
@@ -447,7 +448,7 @@ def read_arguments(arguments: Sequence[str]) -> Given:
         try:
             own[key] = OWN[key](value)
         except ValueError:
-            raise ConfigError(f"{key}: must be a number, found {value!r}") from None
+            raise ConfigError(f"{key}: must be a number, got {value!r}") from None
         check_range(key, own[key], above=0)
     return Given(overrides, **own)
 
@@ -458,7 +459,7 @@ def make_setting(config: LlmConfig, launcher: Mapping[str, Any], given: Given) -
 
     from llm.evaluation.policy import BATCH
     from llm.tasks.base import load_task
-    from llm.testbed.tiny_models import find_model
+    from llm.testbed.tiny_models import resolve_model
 
     name, lora = config.model.name_or_path, config.model.lora
     chats = load_task(config.task.name, config).prompts()
@@ -472,7 +473,7 @@ def make_setting(config: LlmConfig, launcher: Mapping[str, Any], given: Given) -
         width={"float32": 4, "bfloat16": 2, "auto": 2 if cuda else 4}[config.model.dtype],
         prompts=config.prompts_per_step,
         group=config.group_size,
-        prompt_tokens=given.prompt_tokens or longest_prompt(find_model(name), chats, config),
+        prompt_tokens=given.prompt_tokens or longest_prompt(resolve_model(name), chats, config),
         new_tokens=config.max_new_tokens,
         micro_batch=config.micro_batch,
         tokens_a_pass=config.micro_batch_tokens,
@@ -488,7 +489,7 @@ def make_setting(config: LlmConfig, launcher: Mapping[str, Any], given: Given) -
     )
     if setting.ranks > setting.prompts:
         raise ConfigError(
-            f"prompts_per_step: must be >= the number of ranks, for a group lives whole on one of them, found "
+            f"prompts_per_step: must be >= the number of ranks, for a group lives whole on one of them, got "
             f"{setting.prompts} and {setting.ranks} ranks"
         )
     return setting, len(chats)
@@ -498,14 +499,14 @@ def read_config(key: str, name: str) -> str:
     """A model's configuration, as JSON."""
     from transformers import AutoConfig
 
-    from llm.testbed.tiny_models import find_model
+    from llm.testbed.tiny_models import resolve_model
 
-    path = find_model(name)
+    path = resolve_model(name)
     try:
         text: str = AutoConfig.from_pretrained(path, trust_remote_code=False).to_json_string(use_diff=False)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"{key}: must be a folder or hub name of a model, found {path} ({reason})") from None
+        raise ConfigError(f"{key}: must be a folder or hub name of a model, got {path} ({reason})") from None
     return text
 
 
@@ -518,7 +519,7 @@ def longest_prompt(name: str, chats: Sequence[Any], config: LlmConfig) -> int:
         tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"prompt_tokens: must be given where the model's tokenizer is not at hand, found none "
+            f"prompt_tokens: must be given where the model's tokenizer is not at hand, got none "
             f"({str(error).strip().splitlines()[0]})"
         ) from None
     return max(encode_chats(tokenizer, [chat], config.model.chat_template).ids.shape[1] for chat in chats)
@@ -531,7 +532,7 @@ def device_memory(setting: Setting, launcher: Mapping[str, Any]) -> float:
     if setting.cuda:
         if not torch.cuda.is_available():
             raise ConfigError(
-                "memory: must be given, in GiB of each rank's GPU, where this machine has none, found null"
+                "memory: must be given, in GiB of each rank's GPU, where this machine has none, got null"
             )
         return float(torch.cuda.get_device_properties(0).total_memory)
     ranks = launcher.get("tasks_per_node") or 1
@@ -552,7 +553,7 @@ def process_memory(cuda: bool) -> int:
 def print_plan(setting: Setting, phases: dict[str, Phase], process: int, memory: float) -> None:
     from rich.table import Table
 
-    from launch.runs.run import console
+    from launch.runs.console import console
 
     shape = model_shape(setting)
     where = "GPU" if setting.cuda else "CPU"
@@ -580,7 +581,7 @@ def gib(size: float) -> str:
 
 def print_work(config: LlmConfig, setting: Setting, prompts: int) -> None:
     """Tokens of a step and of the run, at most: every completion may end earlier."""
-    from launch.runs.run import console
+    from launch.runs.console import console
 
     sampled = setting.prompts * setting.group * setting.new_tokens
     read = setting.prompts * setting.prompt_tokens

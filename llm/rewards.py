@@ -10,12 +10,13 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from conf.schema import ConfigError, RewardConfig, RewardFailure, RewardPartConfig
+from conf.schema.base import ConfigError
+from conf.schema.llm import RewardConfig, RewardPartConfig
 from launch.engines import distributed
 from launch.runs.checkpoint import tensors_hash
 from llm.inference.prompts import Chat
 from llm.tasks.base import Task
-from llm.testbed.tiny_models import REWARDS, find_model
+from llm.testbed.tiny_models import REWARDS, resolve_model
 
 RewardFunction = Callable[[Sequence[Chat], Sequence[str]], Sequence[float]]  # (prompts, completions), one each
 SHOWN = 300  # characters of a sample in a message
@@ -48,7 +49,7 @@ class Reward:
     identity: name -> hash of the weights of the reward models, for checkpoints.
     """
 
-    def __init__(self, parts: Mapping[str, Part], on_failure: RewardFailure = RewardFailure.stop) -> None:
+    def __init__(self, parts: Mapping[str, Part], on_failure: str = "stop") -> None:
         self.parts = dict(parts)
         self.on_failure = on_failure
 
@@ -70,8 +71,8 @@ class Reward:
                 failures.append((what, errors.get(row)))
             values[name] = value.masked_fill(~value.isfinite(), math.nan)
         message, error = next(iter(failures), (None, None))
-        message = next((some for some in distributed.gather(message) if some is not None), None)
-        if message is not None and self.on_failure is RewardFailure.stop:  # on all ranks
+        message = next((some for some in distributed.gather_objects(message) if some is not None), None)
+        if message is not None and self.on_failure == "stop":  # on all ranks
             raise ConfigError(f"{message}; reward.on_failure=drop leaves such completions out") from error
         total = sum(part.weight * values[name].double() for name, part in self.parts.items())
         return Scores(torch.as_tensor(total).float(), values, message)
@@ -112,7 +113,7 @@ def _values(
 def _numbers(part: Part, prompts: Sequence[Chat], completions: Sequence[str]) -> list[float]:
     found = [float(value) for value in part.function(prompts, completions)]
     if len(found) != len(completions):
-        raise ConfigError(f"{part.key}: must give one reward a completion, found {len(found)} for {len(completions)}")
+        raise ConfigError(f"{part.key}: must give one reward a completion, got {len(found)} for {len(completions)}")
     return found
 
 
@@ -120,7 +121,7 @@ def _message(key: str, prompt: Chat, completion: str, found: Exception | float) 
     what = f"{type(found).__name__} ({found})" if isinstance(found, Exception) else found
     asked = prompt[-1]["content"] if prompt else ""
     return (
-        f"{key}: rewards must be finite, found {what} for the completion {_shortened(completion)} of the prompt "
+        f"{key}: rewards must be finite, got {what} for the completion {_shortened(completion)} of the prompt "
         f"{_shortened(asked)}"
     )
 
@@ -138,7 +139,7 @@ class ModelReward:
 
     def __init__(self, key: str, name: str, device: torch.device, dtype: torch.dtype, batch_size: int) -> None:
         transformers_logging.disable_progress_bar()
-        path = find_model(name, REWARDS)
+        path = resolve_model(name, REWARDS)
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
             model, loading = AutoModelForSequenceClassification.from_pretrained(
@@ -147,15 +148,14 @@ class ModelReward:
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ConfigError(
-                f"{key}.model: must be a folder or hub name of a sequence-classification model, "
-                f"found {name} ({reason})"
+                f"{key}.model: must be a folder or hub name of a sequence-classification model, got {name} ({reason})"
             ) from None
         untrained = sorted(loading["missing_keys"])
         if untrained or model.config.num_labels != 1:
             found = f"no weights for {', '.join(untrained)}" if untrained else f"{model.config.num_labels} outputs"
-            raise ConfigError(f"{key}.model: must be a trained model with one output, found {found} in {name}")
+            raise ConfigError(f"{key}.model: must be a trained model with one output, got {found} in {name}")
         if self.tokenizer.chat_template is None:
-            raise ConfigError(f"{key}.model: must have a chat template, found none in {name}")
+            raise ConfigError(f"{key}.model: must have a chat template, got none in {name}")
         self.pad_id = self.tokenizer.pad_token_id
         model.config.get_text_config().pad_token_id = self.pad_id  # where it looks for the end of a row
         self.batch_size = 1 if self.pad_id is None else batch_size
@@ -231,8 +231,7 @@ def _make_parts(
 def _own_reward(task: Task, key: str) -> RewardFunction:
     if not task.has_reward():
         raise ConfigError(
-            f"{key}: must be a task with a reward of its own, or be scored by reward.parts, found "
-            f"{type(task).__name__}"
+            f"{key}: must be a task with a reward of its own, or be scored by reward.parts, got {type(task).__name__}"
         )
     return task.rewards
 
@@ -243,9 +242,7 @@ def _load_function(path: str, key: str) -> RewardFunction:
             raise ValueError("no colon")
         function = pkgutil.resolve_name(path)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            f"{key}.function: must be task or package.module:function, found {path} ({error})"
-        ) from None
+        raise ConfigError(f"{key}.function: must be task or package.module:function, got {path} ({error})") from None
     if not callable(function):
-        raise ConfigError(f"{key}.function: must be a function of (prompts, completions), found {path}")
+        raise ConfigError(f"{key}.function: must be a function of (prompts, completions), got {path}")
     return function

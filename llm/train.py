@@ -1,72 +1,57 @@
 """Post-training by KL-regularised policy gradient: one batch of completions after another."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from conf.schema import ConfigError, DarlingConfig, LlmConfig, Placement, RewardFailure, Truncated
+from conf.schema.base import ConfigError
+from conf.schema.llm import LlmConfig
 from core.losses import mean_valid
 from core.objective import Objective, make_objective
-from core.schedules import Observed, linear, make_schedule, place_in_run
+from core.schedules import Observed, linear, make_schedule, progress
 from core.sequence import masked_sum
 from core.transforms import class_diversity
-from launch.engines import distributed
-from launch.engines.distributed import gather, gather_rows, portion
-from launch.engines.torch import Engine, make_engine
-from launch.runs.checkpoint import Values
-from launch.runs.rng import rollout_uniforms, stream_seed, torch_generator
+from launch.engines.base import Engine
+from launch.engines.distributed import gather_objects, gather_rows
+from launch.engines.factory import make_engine
+from launch.runs.checkpoint import LoopState
 from launch.runs.run import Run
+from llm.batch import Batch, BatchSettings, Completions, draw_batch
 from llm.evaluation.collapse import CollapseWatch, answer_shares, mode_ratio
-from llm.evaluation.equivalence import Embedder, make_equivalence
-from llm.evaluation.policy import evaluate_policy
-from llm.inference.logprobs import completion_logp, completion_logp_and_entropy
-from llm.inference.prompts import Chat, Prompts, encode_chats
-from llm.inference.sampling import sample
+from llm.evaluation.equivalence import Partition, group_classes, make_partition
+from llm.evaluation.policy import EvaluationSettings, evaluate_policy
+from llm.inference.logprobs import completion_logp_and_entropy
+from llm.inference.prompts import Chat
+from llm.inference.sampling import Rollout, sample
+from llm.microbatch import MicroBatchLimits, backward_through_logp, make_reader
 from llm.models import Models, load_models, save_policy
 from llm.report import report_run
 from llm.rewards import Reward, make_evaluation_reward, make_reward
 from llm.tasks.base import Task, load_task
 
-Partition = Callable[[Sequence[str]], Sequence[int]]  # a group's completions -> the number of each one's class
 
+class Learner(NamedTuple):
+    """What every step works with.
 
-class Batch(NamedTuple):
-    """What one step samples from on this rank: P chats, their tokens and [P * G, T] uniforms.
-
-    slots: the chats' places among those of all ranks.
-    updates: the slots of all ranks that each update of the step is of, ascending.
-    reference_uniforms: [P * N, T] of completions of the reference; None where none are needed.
+    partition: of a group's completions into classes, for a transform that takes diversity; else None.
+    drop_truncated: whether truncated completions do not count.
     """
 
-    slots: range
-    chats: list[Chat]
-    prompts: Prompts
-    uniforms: Tensor
-    updates: list[list[int]]
-    reference_uniforms: Tensor | None
-
-
-class Completions(NamedTuple):
-    """This rank's completions, as many consecutive rows for each prompt: tokens and mask [P * G, T]."""
-
-    prompts: Prompts
-    tokens: Tensor
-    mask: Tensor
-
-    def of(self, chosen: Sequence[int]) -> "Completions":
-        """Those of some of the prompts."""
-        G, places = len(self.tokens) // len(self.prompts.ids), list(chosen)
-        rows = [place * G + i for place in places for i in range(G)]
-        return Completions(Prompts(*(t[places] for t in self.prompts)), self.tokens[rows], self.mask[rows])
+    models: Models
+    engine: Engine
+    task: Task
+    reward: Reward
+    limits: MicroBatchLimits
+    partition: Partition | None = None
+    drop_truncated: bool = False
 
 
 class Experience(NamedTuple):
-    """What the updates of a step learn from: this rank's completions, and of all ranks' what the loss is made of.
+    """What the updates of a step learn from: this rank's completions, and what the loss needs of all ranks'.
 
     reward: [P, G], NaN where it failed; parts: of several, each by name, [P * G]. ref_logp, mask: [P, G, T].
     valid, complete, diversity: [P, G], see `core.objective.Objective.loss`.
@@ -105,129 +90,132 @@ class Step(NamedTuple):
 
 
 def train(config: LlmConfig, run: Run) -> None:
-    """The whole job: load, evaluate the base, train, evaluate again, report."""
+    """Load everything, evaluate the base, train, evaluate again, report."""
     if config.prompts_per_step < run.ranks.world:
         raise ConfigError(
-            f"prompts_per_step: must be >= the number of ranks, for a group lives whole on one of them, found "
+            f"prompts_per_step: must be >= the number of ranks, groups are never split across ranks, got "
             f"{config.prompts_per_step} and {run.ranks.world} ranks"
         )
     task = load_task(config.task.name, config)
     objective = make_objective(**config.objective_arguments())
     models = load_models(config.model, config.seed)
     reference_hash = models.reference_hash()
-    reward = make_reward(config.reward, task, models.eos_ids.device, models.policy.dtype)
-    partition = make_partition(config, task, models.eos_ids.device)
     updates = config.steps * config.update.count
     engine = make_engine(config.engine.name, models.policy, config.optimizer, updates, shared=True)
+    learner = make_learner(config, task, models, engine)
+    reward = learner.reward
     next_beta = make_schedule(config.beta_schedule.name, config.objective.beta, config.beta_schedule.options())
     watch = CollapseWatch()
-    values = Values(beta=config.objective.beta, warned_of_failure=False)
+    state = LoopState(beta=config.objective.beta, warned_of_failure=False)
     data = {f"data/{name}": records.sha256 for name, records in task.data.items()}
-    run.keep({"reference": reference_hash, **reward.identity, **data}, engine=engine, watch=watch, values=values)
+    identity = {"reference": reference_hash, **reward.identity, **data}
+    run.register_state(identity, engine=engine, watch=watch, values=state)
     further = make_evaluation_reward(config.reward, task, models.eos_ids.device, models.policy.dtype)
+    evaluation = EvaluationSettings.of(config)
     with engine.gather() as policy, models.as_reference(policy) as reference:
-        base = evaluate_policy(reference, models, task, reward, further, config)
+        base = evaluate_policy(reference, models, task, reward, further, evaluation)
 
-    shown = {"reward": "reward/raw", "KL": f"kl/{objective.direction}_nats"}
+    batches = BatchSettings.of(config)
+    shown = {"reward": "reward/raw", "KL": objective.divergence_metric}
     shown |= {f'"{answer}"': f"share/{answer}" for answer in task.answers}
     for step in run.steps(config.steps, show=shown):
-        batch = draw_batch(config, models, task, step)
-        in_force = with_entropy(objective, config, step)
-        result = train_step(models, engine, in_force, task, reward, batch, values.beta, config, partition)
-        run.log({"beta": values.beta, "entropy_coef": in_force.entropy_coef, **result.metrics})
+        batch = draw_batch(batches, models, task, step)
+        objective = with_entropy(objective, config, step)
+        result = train_step(learner, objective, batch, state.beta)
+        run.log({"beta": state.beta, "entropy_coef": objective.entropy_coef, **result.metrics})
         if config.sample_every and step % config.sample_every == 0:
-            run.sample(sample_rows(result))
-        if result.failure and not values.warned_of_failure:
-            values.warned_of_failure = True
+            run.log_samples(sample_rows(result))
+        if result.failure and not state.warned_of_failure:
+            state.warned_of_failure = True
             run.warn(f"{result.failure}; such completions do not count (reward/invalid_share)")
         warning = watch.update(result.texts, task.correct(result.reward.flatten().tolist()), result.chats, task)
         if warning:
             run.warn(warning)
-        done = place_in_run(step + 1, config.steps)
-        seen = Observed(done, float(result.kl), result.reward, result.ref_seq_logp, result.good)
-        values.beta = next_beta(values.beta, seen)
+        done = progress(step + 1, config.steps)
+        observed = Observed(done, float(result.kl), result.reward, result.ref_seq_logp, result.good)
+        state.beta = next_beta(state.beta, observed)
 
     with engine.gather() as policy:
         if run.is_main:
             save_policy(policy, models.tokenizer, config.model, run.folder)
-        trained = evaluate_policy(policy, models, task, reward, further, config)
+        trained = evaluate_policy(policy, models, task, reward, further, evaluation)
     if run.is_main:
         report_run(run, base, trained, {name: records.facts() for name, records in task.data.items()})
 
 
-def train_step(
-    models: Models,
-    engine: Engine,
-    objective: Objective,
-    task: Task,
-    reward_of: Reward,
-    batch: Batch,
-    beta: float,
-    config: LlmConfig,
-    partition: Partition | None = None,
-) -> Step:
+def make_learner(config: LlmConfig, task: Task, models: Models, engine: Engine) -> Learner:
+    """What the steps of a configuration work with.
+
+    Raises:
+        ConfigError: a reward, or a model that the transform needs, cannot be loaded.
+    """
+    device = models.eos_ids.device
+    return Learner(
+        models=models,
+        engine=engine,
+        task=task,
+        reward=make_reward(config.reward, task, device, models.policy.dtype),
+        limits=MicroBatchLimits(config.micro_batch, config.micro_batch_tokens),
+        partition=make_partition(config.transform, task, device),
+        drop_truncated=config.truncated == "drop",
+    )
+
+
+def train_step(learner: Learner, objective: Objective, batch: Batch, beta: float) -> Step:
     """One batch and its updates, usually one: sample, score, reference, transform, advantage, loss, update.
 
-    Each rank samples, scores and reads its own prompts' completions. What the loss is made of is small and goes to
+    Each rank samples, scores and reads its own prompts' completions. What the loss needs of them is small and goes to
     every rank, so that the loss, and with it the step, is that of all completions whatever the number of ranks.
-
-    Args:
-        partition: for a transform that takes diversity.
     """
-    drawn = experience(models, engine, reward_of, batch, config, partition)
-    metrics, policy_logp, entropy = update_policy(models, engine, objective, batch, drawn, beta, config)
+    drawn = make_experience(learner, batch)
+    metrics, policy_logp, entropy = update_policy(learner, objective, batch, drawn, beta)
 
-    reward, mask, texts = drawn.reward, drawn.mask, drawn.texts
+    task, reward, mask, texts = learner.task, drawn.reward, drawn.mask, drawn.texts
     policy_seq_logp = masked_sum(policy_logp.view(mask.shape), mask)
     ref_seq_logp = masked_sum(drawn.ref_logp, mask)
     metrics |= {"length": mask.sum(-1).float().mean(), "truncated_share": drawn.truncated_share}
     counted = mask if drawn.valid is None else mask & drawn.valid.unsqueeze(-1)
     metrics["policy/token_entropy_nats"] = mean_valid(entropy.view(mask.shape), counted)
     metrics |= {f"reward/{name}": part.nanmean() for name, part in drawn.parts.items()}
-    if config.reward.on_failure is RewardFailure.drop:
+    if learner.reward.on_failure == "drop":
         metrics["reward/invalid_share"] = (~reward.isfinite()).float().mean()
     correct = task.correct(reward.flatten().tolist())
     ratio = mode_ratio(objective, beta, reward, policy_seq_logp, ref_seq_logp, drawn.complete, texts, correct)
     logged = {**metrics, **answer_shares(texts, correct, drawn.chats, task), **ratio}
-    kl = metrics[f"kl/{objective.direction}_nats"]
+    kl = metrics[objective.divergence_metric]
     good = objective.good(reward, ref_seq_logp, drawn.complete)
     if good is not None:
-        good = good & first_of_equals(texts, len(reward)).to(good.device)
+        good = good & first_occurrences(texts, len(reward)).to(good.device)
     return Step(logged, kl, drawn.chats, reward, texts, policy_seq_logp, ref_seq_logp, good, drawn.failure)
 
 
-def experience(
-    models: Models,
-    engine: Engine,
-    reward_of: Reward,
-    batch: Batch,
-    config: LlmConfig,
-    partition: Partition | None,
-) -> Experience:
+def make_experience(learner: Learner, batch: Batch) -> Experience:
     """Sample this rank's completions, score them, read them with the reference; and gather those of all ranks."""
-    P, G = config.prompts_per_step, config.group_size
+    P, G = batch.prompts_of_all, batch.group_size
+    models, engine = learner.models, learner.engine
     with engine.gather() as policy:
         rollout = sample(
             policy, batch.prompts, batch.uniforms, group_size=G, eos_ids=models.eos_ids, pad_id=models.pad_id
         )
     own = Completions(batch.prompts, rollout.tokens, rollout.mask)
     texts = rollout.texts(models.tokenizer)
-    scores = reward_of([chat for chat in batch.chats for _ in range(G)], texts)
+    scores = learner.reward([chat for chat in batch.chats for _ in range(G)], texts)
     reward = scores.reward.view(-1, G).to(rollout.mask.device)  # [P, G], NaN where it failed
-    with torch.no_grad(), engine.gather() as policy, models.as_reference(policy) as frozen:
-        ref_logp = torch.cat(list(read(own, config)(lambda of: of(frozen))))
+    ref_logp = reference_logp(learner, own)
 
-    classes = None if partition is None else gather_rows(classes_of(texts, G, partition).to(rollout.mask.device))
+    classes = None
+    if learner.partition is not None:
+        classes = gather_rows(group_classes(texts, G, learner.partition).to(rollout.mask.device))
     reward, complete = gather_rows(reward), gather_rows(rollout.complete).view(P, G)
     mask, ref_logp = (gather_rows(t).view(P, G, -1) for t in (rollout.mask, ref_logp))
     truncated_share = (~complete).float().mean()
-    valid, scored = complete if config.truncated is Truncated.drop else None, reward.isfinite()
+    valid, scored = complete if learner.drop_truncated else None, reward.isfinite()
     if not bool(scored.all()):  # on any rank
         valid, complete = scored if valid is None else scored & valid, scored & complete
     return Experience(
         own=own,
-        chats=[chat for some in gather(list(batch.chats)) for chat in some],
-        texts=[text for some in gather(texts) for text in some],
+        chats=[chat for chats in gather_objects(list(batch.chats)) for chat in chats],
+        texts=[text for part in gather_objects(texts) for text in part],
         reward=reward,
         ref_logp=ref_logp,
         mask=mask,
@@ -240,80 +228,67 @@ def experience(
     )
 
 
+def reference_logp(learner: Learner, completions: Completions) -> Tensor:
+    """Log-probabilities of this rank's completions under the reference: [rows, T] nats."""
+    reader = make_reader(completions, learner.limits)
+    with torch.no_grad(), learner.engine.gather() as policy, learner.models.as_reference(policy) as frozen:
+        return torch.cat(list(reader(lambda function: function(frozen))))
+
+
 def update_policy(
-    models: Models,
-    engine: Engine,
-    objective: Objective,
-    batch: Batch,
-    drawn: Experience,
-    beta: float,
-    config: LlmConfig,
+    learner: Learner, objective: Objective, batch: Batch, drawn: Experience, beta: float
 ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     """The step's updates: metrics, and [P * G, T] log-probabilities and entropies under the policy that sampled."""
     P, G = drawn.reward.shape
+    engine = learner.engine
     optional = {"valid": drawn.valid, "complete": drawn.complete, "diversity": drawn.diversity}
     given = {name: value for name, value in optional.items() if value is not None}
 
     def loss_of(logp: Tensor, groups: Sequence[int], behaviour: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Of some groups' log-probabilities, [len(groups) * G, T], under the policy."""
-        some = {name: value[groups] for name, value in given.items()}
+        """The loss of some groups, from their log-probabilities under the policy, [len(groups) * G, T]."""
+        chosen = {name: value[groups] for name, value in given.items()}
         if behaviour is not None:
-            some["behaviour_logp"] = behaviour[groups]
+            chosen["behaviour_logp"] = behaviour[groups]
         logp = logp.view(len(groups), G, -1)
         return objective.loss(
-            drawn.reward[groups], logp, drawn.ref_logp[groups], drawn.mask[groups], beta=beta, **some
+            drawn.reward[groups], logp, drawn.ref_logp[groups], drawn.mask[groups], beta=beta, **chosen
         )
 
     behaviour = None
     if len(batch.updates) > 1:  # the policy moves away from the one that sampled
         with torch.no_grad():
-            both = torch.cat(list(read(drawn.own, config)(engine.apply, completion_logp_and_entropy)), 1)
+            both = torch.cat(
+                list(make_reader(drawn.own, learner.limits)(engine.apply, completion_logp_and_entropy)), 1
+            )
         policy_logp, entropy = (gather_rows(t) for t in both)
         behaviour = policy_logp.view(P, G, -1)
-    reference = reference_completions(models, engine, batch, config)
-    done = []
+    reference = sample_reference(learner, batch)
+    updates = []
     for groups in batch.updates:
         chosen = [slot - batch.slots.start for slot in groups if slot in batch.slots]
         before = sum(slot < batch.slots.start for slot in groups)  # groups of earlier ranks
         own_loss = partial(loss_of, groups=groups, behaviour=behaviour)
-        seen, *read_last = differentiate(engine, read(drawn.own, config, chosen), before * G, own_loss)
+        reader = make_reader(drawn.own, learner.limits, chosen)
+        metrics, *last = backward_through_logp(engine, reader, before * G, own_loss)
         if reference is not None:
-            seen |= differentiate_reference(engine, objective, reference, chosen, before, beta, config)
-        seen["grad_norm"] = engine.step()
-        done.append(seen)
+            metrics |= backward_from_reference(learner, objective, *reference, chosen, before, beta)
+        metrics["grad_norm"] = engine.step()
+        updates.append(metrics)
     if behaviour is None:
-        policy_logp, entropy = read_last
-        return done[0], policy_logp, entropy
+        policy_logp, entropy = last
+        return updates[0], policy_logp, entropy
     _, whole = loss_of(policy_logp, list(range(P)), None)
-    average = {name: torch.stack([seen[name].float() for seen in done]).mean() for name in done[0]}
+    average = {name: torch.stack([metrics[name].float() for metrics in updates]).mean() for name in updates[0]}
     return {**average, **whole}, policy_logp, entropy
 
 
-def with_entropy(objective: Objective, config: LlmConfig, step: int) -> Objective:
-    """The objective with the entropy coefficient that is in force at a step."""
-    final = config.objective.entropy_final
-    if final is None:
-        return objective
-    coefficient = linear(config.objective.entropy_coef, final, place_in_run(step, config.steps))
-    return replace(objective, entropy_coef=coefficient)
-
-
-def first_of_equals(texts: Sequence[str], prompts: int) -> Tensor:
-    """[P, G] bool, False where an earlier completion of the same prompt has the same text."""
-    G = len(texts) // prompts
-    groups = [texts[p * G : (p + 1) * G] for p in range(prompts)]
-    return torch.tensor([[group.index(text) == i for i, text in enumerate(group)] for group in groups])
-
-
-def reference_completions(
-    models: Models, engine: Engine, batch: Batch, config: LlmConfig
-) -> tuple[Completions, Tensor] | None:
+def sample_reference(learner: Learner, batch: Batch) -> tuple[Completions, Tensor] | None:
     """This rank's completions of the reference, and their log-probabilities under it, [P * N, T]; None for none."""
     if batch.reference_uniforms is None:
         return None
-    count = len(batch.reference_uniforms) // len(batch.chats)
-    with torch.no_grad(), engine.gather() as policy, models.as_reference(policy) as frozen:
-        rollout = sample(
+    models, count = learner.models, len(batch.reference_uniforms) // len(batch.chats)
+    with torch.no_grad(), learner.engine.gather() as policy, models.as_reference(policy) as frozen:
+        rollout: Rollout = sample(
             frozen,
             batch.prompts,
             batch.reference_uniforms,
@@ -321,21 +296,20 @@ def reference_completions(
             eos_ids=models.eos_ids,
             pad_id=models.pad_id,
         )
-        drawn = Completions(batch.prompts, rollout.tokens, rollout.mask)
-        return drawn, torch.cat(list(read(drawn, config)(lambda of: of(frozen))))
+    drawn = Completions(batch.prompts, rollout.tokens, rollout.mask)
+    return drawn, reference_logp(learner, drawn)
 
 
-def differentiate_reference(
-    engine: Engine,
+def backward_from_reference(
+    learner: Learner,
     objective: Objective,
-    reference: tuple[Completions, Tensor],
+    drawn: Completions,
+    ref_logp: Tensor,
     chosen: Sequence[int],
     before: int,
     beta: float,
-    config: LlmConfig,
 ) -> dict[str, Tensor]:
-    """The divergence on completions of the reference, of the chosen prompts of this rank; metrics by name."""
-    drawn, ref_logp = reference
+    """The divergence on completions of the reference, for the chosen prompts of this rank; metrics by name."""
     count = len(drawn.tokens) // len(drawn.prompts.ids)
     rows = [place * count + i for place in chosen for i in range(count)]
     all_ref_logp, all_mask = gather_rows(ref_logp[rows]), gather_rows(drawn.mask[rows])
@@ -343,200 +317,25 @@ def differentiate_reference(
     def loss_of(logp: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         return objective.reference_loss(logp, all_ref_logp, all_mask, beta=beta)
 
-    seen, *_ = differentiate(engine, read(drawn, config, chosen), before * count, loss_of)
-    return {name: value for name, value in seen.items() if name != "loss"}
+    reader = make_reader(drawn, learner.limits, chosen)
+    metrics, *_ = backward_through_logp(learner.engine, reader, before * count, loss_of)
+    return {name: value for name, value in metrics.items() if name != "loss"}
 
 
-def differentiate(
-    engine: Engine,
-    reader: "Reader",
-    before: int,
-    loss_of: Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]],
-) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """Give the engine the gradient of a loss of all ranks' log-probabilities.
-
-    The loss's gradient with respect to the log-probabilities is all that the backward passes need.
-
-    Args:
-        reader: of this rank's rows.
-        before: rows of earlier ranks.
-        loss_of: from log-probabilities [rows of all ranks, T] to a scalar and metrics.
-
-    Returns:
-        The metrics and the loss by name, the log-probabilities, and the entropy of what each token was drawn from.
-    """
-    one_pass = len(reader.passes) == 1
-    with torch.set_grad_enabled(one_pass):
-        logp, entropy = torch.cat(list(reader(engine.apply, completion_logp_and_entropy)), 1)  # [rows, T] each
-    leaf = gather_rows(logp).requires_grad_()
-    loss, metrics = loss_of(leaf)
-    (weight,) = torch.autograd.grad(loss, leaf)
-    weight = weight[before : before + len(logp), : logp.shape[1]]
-    done = 0
-    for part in [logp] if one_pass else reader(engine.apply):
-        engine.backward((part * weight[done : done + len(part)]).sum())
-        done += len(part)
-    return {**metrics, "loss": loss.detach()}, leaf.detach(), gather_rows(entropy.detach())
+def with_entropy(objective: Objective, config: LlmConfig, step: int) -> Objective:
+    """The objective with the entropy coefficient that is in force at a step."""
+    final = config.objective.entropy_final
+    if final is None:
+        return objective
+    coefficient = linear(config.objective.entropy_coef, final, progress(step, config.steps))
+    return replace(objective, entropy_coef=coefficient)
 
 
-def make_partition(config: LlmConfig, task: Task, device: torch.device) -> Partition | None:
-    """What the transform counts as the same; None where it does not ask.
-
-    Raises:
-        ConfigError: a model that it needs cannot be loaded.
-    """
-    of = config.transform
-    if not isinstance(of, DarlingConfig):
-        return None
-    if of.equivalence == "answer":
-        return lambda texts: numbered([task.answer(text) for text in texts])
-    try:
-        embed = Embedder(str(of.embedder), device) if of.equivalence == "embedding" else None
-        return make_equivalence(of, embed, device)[0]
-    except ConfigError as error:
-        raise ConfigError(f"transform.{error}") from None
-
-
-def numbered(values: Sequence[str]) -> list[int]:
-    """The number of each one's class, equal values being one."""
-    numbers = {value: number for number, value in enumerate(dict.fromkeys(values))}
-    return [numbers[value] for value in values]
-
-
-def classes_of(texts: Sequence[str], group: int, partition: Partition) -> Tensor:
-    """[P, G] classes of the completions within their groups."""
-    return torch.tensor([list(partition(texts[first : first + group])) for first in range(0, len(texts), group)])
-
-
-def draw_batch(config: LlmConfig, models: Models, task: Task, step: int) -> Batch:
-    """This rank's prompts of a step, in an order shuffled anew each epoch, and their completions' randomness."""
-    chats = task.prompts()
-    P, G = config.prompts_per_step, config.group_size
-    slots = portion(P)
-    chosen = [chats[prompt_at(config.seed, len(chats), step * P + slot)] for slot in slots]
-    prompts = encode_chats(models.tokenizer, chosen, config.model.chat_template)
-    prompts = Prompts(*(t.to(models.eos_ids.device) for t in prompts))
-
-    def draws(seed: int, count: int) -> Tensor:
-        rows = [slot for slot in slots for _ in range(count)]
-        return rollout_uniforms(seed, step, rows, list(range(count)) * len(slots), config.max_new_tokens)
-
-    reference = None
-    if config.objective.placement is Placement.reference:
-        reference = draws(stream_seed(config.seed, "reference"), config.reference_completions or G)
-    return Batch(slots, chosen, prompts, draws(config.seed, G), minibatches(config, step), reference)
-
-
-def minibatches(config: LlmConfig, step: int) -> list[list[int]]:
-    """The groups of each update of a step, whole and ascending; an epoch of several is shuffled anew."""
-    P, parts = config.prompts_per_step, config.update.minibatches
-    if parts == 1:
-        return [list(range(P))] * config.update.epochs
-    found = []
-    for epoch in range(config.update.epochs):
-        order = torch.randperm(P, generator=torch_generator(config.seed, "updates", step, epoch)).tolist()
-        found += [sorted(order[i * P // parts : (i + 1) * P // parts]) for i in range(parts)]
-    return found
-
-
-def prompt_at(seed: int, count: int, index: int) -> int:
-    """Number of the index-th prompt drawn: each epoch is a permutation of its own."""
-    epoch, place = divmod(index, count)
-    return int(torch.randperm(count, generator=torch_generator(seed, "data", epoch))[place])
-
-
-class Pass(NamedTuple):
-    """Rows that go through a model together: whole groups, or consecutive completions of one.
-
-    prompts, rows: which of this rank's. counted: False for a pass made only because another rank has one more.
-    """
-
-    prompts: slice
-    rows: slice
-    counted: bool = True
-
-
-class Reader(NamedTuple):
-    """Reads completions in passes: reader(engine.apply, of) is `by_pass` of them."""
-
-    completions: Completions
-    passes: list[Pass]
-
-    def __call__(
-        self, apply: Callable[[Callable[[Any], Tensor]], Tensor], of: Callable[..., Tensor] = completion_logp
-    ) -> Iterator[Tensor]:
-        return by_pass(apply, of, passes=self.passes, **self.completions._asdict())
-
-
-def read(completions: Completions, config: LlmConfig, chosen: Sequence[int] | None = None) -> Reader:
-    """A reader of this rank's completions, or those of the chosen prompts, which may be none."""
-    everything = chosen is None or len(chosen) == len(completions.prompts.ids)
-    some = completions if everything or chosen is None else completions.of(chosen or [0])
-    passes = plan_passes(some.prompts, some.mask, config, count=0 if not everything and not chosen else None)
-    return Reader(some, passes)
-
-
-def plan_passes(prompts: Prompts, mask: Tensor, config: LlmConfig, count: int | None = None) -> list[Pass]:
-    """Passes of at most `micro_batch` completions and `micro_batch_tokens` tokens, or of one completion.
-
-    All ranks get the same number of passes, for a pass may be one that all of them must take part in.
-
-    Args:
-        count: how many of the prompts are to be read, the first ones; None for all.
-    """
-    P, G = len(prompts.ids) if count is None else count, len(mask) // len(prompts.ids)
-    prompt_lengths, lengths = prompts.mask.sum(-1).tolist(), mask.sum(-1).tolist()
-    most = float("inf") if config.micro_batch_tokens is None else config.micro_batch_tokens
-
-    def fits(first: int, last: int, row: int, upto: int) -> bool:
-        tokens = (last - first) * max(prompt_lengths[first:last]) + (upto - row) * max(lengths[row:upto])
-        return upto - row <= config.micro_batch and tokens <= most
-
-    passes, first = [], 0
-    while first < P:
-        last = first
-        while last < P and fits(first, last + 1, first * G, (last + 1) * G):
-            last += 1
-        if last > first:  # whole groups
-            passes.append(Pass(slice(first, last), slice(first * G, last * G)))
-            first = last
-            continue
-        row, end = first * G, (first + 1) * G
-        while row < end:  # parts of one
-            upto = row + 1
-            while upto < end and fits(first, first + 1, row, upto + 1):
-                upto += 1
-            passes.append(Pass(slice(first, first + 1), slice(row, upto)))
-            row = upto
-        first += 1
-    (most_passes,) = distributed.highest([len(passes)])
-    return passes + [Pass(slice(0, 1), slice(0, 1), counted=False)] * (most_passes - len(passes))
-
-
-def by_pass(
-    apply: Callable[[Callable[[Any], Tensor]], Tensor],
-    of: Callable[..., Tensor],
-    *,
-    passes: Sequence[Pass],
-    prompts: Prompts,
-    tokens: Tensor,
-    mask: Tensor,
-) -> Iterator[Tensor]:
-    """What `of` gives of each pass's rows, [..., rows, T], padding left out; no rows where a pass does not count.
-
-    Args:
-        apply: calls a function with the model, as `Engine.apply` does.
-        of: `completion_logp` or `completion_logp_and_entropy`.
-    """
-    for some in passes:
-        longest, T = int(prompts.mask[some.prompts].sum(-1).max()), int(mask[some.rows].sum(-1).max())
-        read = partial(
-            of,
-            prompts=Prompts(*(t[some.prompts, -longest:] for t in prompts)),
-            tokens=tokens[some.rows, :T],
-            mask=mask[some.rows, :T],
-        )
-        yield pad(apply(read), (0, mask.shape[1] - T))[..., slice(None) if some.counted else slice(0), :]
+def first_occurrences(texts: Sequence[str], prompts: int) -> Tensor:
+    """[P, G] bool, False where an earlier completion of the same prompt has the same text."""
+    G = len(texts) // prompts
+    groups = [texts[p * G : (p + 1) * G] for p in range(prompts)]
+    return torch.tensor([[group.index(text) == i for i, text in enumerate(group)] for group in groups])
 
 
 def sample_rows(result: Step) -> Iterator[Mapping[str, object]]:

@@ -14,7 +14,7 @@ from scipy.optimize import root
 from torch import Tensor
 
 from core.advantages import leave_one_out
-from core.divergences import kl_term
+from core.divergences import find_divergence
 from core.targets import forward_kl_target, reverse_kl_target
 from core.transforms import mara
 
@@ -43,7 +43,7 @@ def advantage_given_outcome(logp: Tensor, size: int, beta: float, direction: str
     reward, ref_logp = outcomes()
     members, counts, log_orders = all_groups(len(REWARD), size)
     shaped, ref = mara(reward[members], ref_logp[members], beta=beta, threshold=1.0, direction=direction)
-    shaped = shaped - beta * kl_term(direction, "reward")(logp[members], ref)
+    shaped = shaped - beta * find_divergence(direction).form("reward")(logp[members], ref)
     advantage = torch.zeros_like(counts).scatter_add(-1, members, leave_one_out(shaped))
     # The chance of the group given that one of its members has the outcome: divided in logs, as it may underflow.
     log_chance = (log_orders + counts @ logp).unsqueeze(-1) - logp

@@ -11,11 +11,11 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from conf.schema import LlmConfig
+from conf.schema.llm import LlmConfig
 from core.objective import Objective, make_objective
 from core.transforms import class_diversity
-from launch.cli.app import register
 from launch.cli.groups import options
+from launch.cli.validation import register
 from tools.anchor_bias import all_groups, outcomes
 
 GROUP, BETA, STEPS = 8, 0.03, 1000
@@ -24,7 +24,7 @@ RATE, LARGEST = 0.3 / BETA, 0.05  # of a step in log-probabilities
 
 def objective_of(method: str) -> Objective:
     """As `python -m llm method=METHOD` has it."""
-    register("llm", LlmConfig)
+    register("llm")
     overrides = [f"method={method}", f"objective.beta={BETA}", f"group_size={GROUP}", "transform.threshold.value=1"]
     with initialize_config_module("conf.llm", version_base="1.3"):
         config = OmegaConf.to_object(compose("config", overrides=overrides))

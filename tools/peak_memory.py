@@ -60,7 +60,7 @@ import llm.train, llm.rewards
 if any("zero" in argument for argument in sys.argv):
     from launch.engines.deepspeed import import_deepspeed
     import_deepspeed()
-from conf.schema import LlmConfig
+from conf.schema.llm import LlmConfig
 from launch.cli.app import start
 from llm.__main__ import train
 
@@ -69,7 +69,7 @@ def status(name):
     return 1024 * int(line.split()[1])
 
 before = status("VmRSS")
-start("llm", LlmConfig, train)
+start("llm", train)
 print(json.dumps({"peak": status("VmHWM") - before}), file=sys.stderr)
 """
 

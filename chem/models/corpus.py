@@ -16,9 +16,10 @@ from rich.progress import track
 from torch import Tensor
 
 from chem.models.tokenizer import Tokenizer, split
-from conf.schema import ConfigError, MoleculeFilterConfig
+from conf.schema.base import ConfigError
+from conf.schema.chem import MoleculeFilterConfig
+from launch.runs.console import console
 from launch.runs.rng import stream_seed, torch_generator
-from launch.runs.run import console
 from launch.runs.run_folder import user_path, write_text
 
 POOL = 64  # batches whose molecules are sorted by length together
@@ -42,7 +43,7 @@ def read_corpus(data: str, settings: MoleculeFilterConfig, folder: Path) -> Corp
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"data: must be a file of SMILES, found {data} ({error.strerror})") from None
+        raise ConfigError(f"data: must be a file of SMILES, got {data} ({error.strerror})") from None
     origin = {"name": path.name, "sha256": hashlib.sha256(content).hexdigest()}
     key = {**origin, "filter": asdict(settings), "rdkit": rdBase.rdkitVersion}
     kept = folder / "corpus.json"
@@ -52,7 +53,7 @@ def read_corpus(data: str, settings: MoleculeFilterConfig, folder: Path) -> Corp
             return Corpus(stored["smiles"], stored["counts"], origin)
     smiles, counts = filter_smiles(_lines(data, content), settings)
     if len(smiles) < 2:
-        raise ConfigError(f"data: must hold at least 2 molecules that pass the filter, found {counts} in {data}")
+        raise ConfigError(f"data: must hold at least 2 molecules that pass the filter, got {counts} in {data}")
     write_text(kept, json.dumps({"key": key, "counts": counts, "smiles": smiles}))
     return Corpus(smiles, counts, origin)
 
@@ -63,7 +64,7 @@ def _lines(data: str, content: bytes) -> list[str]:
             content = gzip.decompress(content)
         return content.decode("utf-8").splitlines()
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise ConfigError(f"data: must be UTF-8 text, plain or gzipped, found {data} ({error})") from None
+        raise ConfigError(f"data: must be UTF-8 text, plain or gzipped, got {data} ({error})") from None
 
 
 def filter_smiles(lines: list[str], settings: MoleculeFilterConfig) -> tuple[list[str], dict[str, int]]:

@@ -12,8 +12,9 @@ from torch.nn import functional
 
 from chem.models.lstm_kernel import LstmReader, Trace, layer_weights
 from chem.models.tokenizer import END_ID, START_ID, Tokenizer
-from chem.parallel.threads import Cores
-from conf.schema import ConfigError, NetworkConfig, RecurrentConfig, TransformerConfig
+from chem.parallel.threads import RowThreads
+from conf.schema.base import ConfigError
+from conf.schema.chem import NetworkConfig, RecurrentConfig, TransformerConfig
 from core.sequence import inverse_cdf
 
 BUCKET = 32  # rows, at least, whose log-probabilities are computed together
@@ -175,7 +176,7 @@ def make_network(vocabulary: int, config: NetworkConfig) -> Network:
     raise ValueError(f"network must be recurrent or a transformer, got {type(config).__name__}")
 
 
-def token_logp(network: Network, tokens: Tensor, mask: Tensor, cores: Cores | None = None) -> Tensor:
+def token_logp(network: Network, tokens: Tensor, mask: Tensor, cores: RowThreads | None = None) -> Tensor:
     """Log-probability of every token of complete or cut sequences, with gradient.
 
     Rows of similar length are computed together, so that short ones need not be as long as the longest.
@@ -310,7 +311,7 @@ def load_prior(folder: Path) -> Prior:
     """
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
-        raise ConfigError(f"{folder}: must be a prior's folder with {', '.join(FILES)}, found no {missing[0]} in it")
+        raise ConfigError(f"{folder}: must be a prior's folder with {', '.join(FILES)}, got no {missing[0]} in it")
     try:
         settings = json.loads((folder / "config.json").read_text("utf-8"))
         config = KINDS[settings["network"]["name"]](**settings["network"])
@@ -324,5 +325,5 @@ def load_prior(folder: Path) -> Prior:
     except Exception as error:  # of JSON, safetensors, shapes
         reason = str(error).partition("\n")[0]
         raise ConfigError(
-            f"{folder}: must be a prior that was saved whole, found {type(error).__name__}: {reason}"
+            f"{folder}: must be a prior that was saved whole, got {type(error).__name__}: {reason}"
         ) from None

@@ -18,8 +18,9 @@ from chem.models.networks import Prior, sample
 from chem.oracles.base import Molecule
 from chem.oracles.properties import PROPERTIES
 from chem.scoring import canonical_forms, murcko
+from launch.runs.console import console
 from launch.runs.rng import rollout_uniforms
-from launch.runs.run import Run, console
+from launch.runs.run import Run
 from launch.runs.run_folder import read_jsonl
 
 COMPARED = {  # name -> unit

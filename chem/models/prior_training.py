@@ -11,8 +11,9 @@ from chem.models.corpus import Corpus, epoch_batches, read_corpus, respelled, sp
 from chem.models.networks import SHIPPED, Network, Prior, load_prior, make_network, save_prior, token_logp
 from chem.models.prior_report import report_prior
 from chem.models.tokenizer import Tokenizer, split
-from conf.schema import ConfigError, PretrainConfig, Spelling
-from launch.engines.torch import make_engine
+from conf.schema.base import ConfigError
+from conf.schema.chem import PretrainConfig
+from launch.engines.factory import make_engine
 from launch.runs.checkpoint import tensors_hash
 from launch.runs.rng import stream_seed
 from launch.runs.run import Run, Scalar
@@ -59,7 +60,7 @@ class Data:
 
     def _vocabulary(self) -> Tokenizer:
         found = {token for smiles in self.smiles + self.held for token in split(smiles)}
-        if self.config.spelling is Spelling.randomised:
+        if self.config.spelling == "randomised":
             for epoch in range(VOCABULARY_EPOCHS):
                 found.update(*(split(respelled(smiles, self.config.seed, epoch)) for smiles in self.smiles))
         return Tokenizer.of(found)
@@ -71,7 +72,7 @@ class Data:
         return self._encoded([self.smiles[row] for row in rows], epoch)
 
     def _encoded(self, smiles: list[str], epoch: int) -> tuple[Tensor, Tensor]:
-        if self.config.spelling is Spelling.randomised:
+        if self.config.spelling == "randomised":
             smiles = list(spellings(smiles, self.tokenizer, self.config.max_tokens, self.config.seed, epoch))
         return self.tokenizer.encode_batch(smiles)
 
@@ -90,7 +91,7 @@ def train(config: PretrainConfig, run: Run) -> None:
     corpus = read_corpus(config.data, config.filter, run.folder)
     if start is not None:
         corpus = with_known_tokens(corpus, start.tokenizer)
-    run.say("molecules: " + ", ".join(f"{reason} {count:,}" for reason, count in corpus.counts.items()))
+    run.info("molecules: " + ", ".join(f"{reason} {count:,}" for reason, count in corpus.counts.items()))
     data = Data(corpus, config, start.tokenizer if start is not None else None)
     torch.manual_seed(stream_seed(config.seed, "model"))
     network = start.network if start is not None else make_network(len(data.tokenizer), config.network)
@@ -101,7 +102,7 @@ def train(config: PretrainConfig, run: Run) -> None:
     identity = {"data": corpus.origin["sha256"]}
     if start is not None:
         identity["init"] = tensors_hash(network.named_parameters())
-    run.keep(identity, engine=engine, best=best)
+    run.register_state(identity, engine=engine, best=best)
 
     validation = data.validation()
     mean_length = float(data.lengths.double().mean())
@@ -122,7 +123,7 @@ def train(config: PretrainConfig, run: Run) -> None:
             metrics |= {"validation/molecule": loss, "validation/best": best.loss}
         run.log(metrics)
         if due and config.patience is not None and best.waited >= config.patience:
-            run.say(f"stopped after step {step + 1}: no better validation in {best.waited}")
+            run.info(f"stopped after step {step + 1}: no better validation in {best.waited}")
             break
 
     network.load_state_dict(best.weights)
@@ -149,7 +150,7 @@ def starting_point(config: PretrainConfig) -> Prior | None:
         return None
     prior = load_prior(SHIPPED if config.init == "shipped" else user_path(config.init))
     if prior.config != config.network:
-        raise ConfigError(f"network: must be that of init, {vars(prior.config)}, found {vars(config.network)}")
+        raise ConfigError(f"network: must be that of init, {vars(prior.config)}, got {vars(config.network)}")
     return prior
 
 
@@ -159,8 +160,6 @@ def with_known_tokens(corpus: Corpus, tokenizer: Tokenizer) -> Corpus:
     smiles = [one for one in corpus.smiles if known.issuperset(split(one))]
     lost = len(corpus.smiles) - len(smiles)
     if len(smiles) < 2:
-        raise ConfigError(
-            f"data: must hold at least 2 molecules that init's vocabulary can spell, found {len(smiles)}"
-        )
+        raise ConfigError(f"data: must hold at least 2 molecules that init's vocabulary can spell, got {len(smiles)}")
     counts = corpus.counts | {"kept": len(smiles)} | ({"unknown token": lost} if lost else {})
     return corpus._replace(smiles=smiles, counts=counts)

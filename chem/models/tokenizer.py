@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from conf.schema import ConfigError
+from conf.schema.base import ConfigError
 
 END, START = "$", "^"  # ids 0 and 1, as in REINVENT's vocabularies; rows are filled with END after their end
 END_ID, START_ID = 0, 1
@@ -63,7 +63,7 @@ class Tokenizer:
                 raise ValueError("another kind of value")
             return cls(tokens)
         except (OSError, ValueError) as error:
-            raise ConfigError(f"{path}: must be a JSON list of tokens, found {error}") from None
+            raise ConfigError(f"{path}: must be a JSON list of tokens, got {error}") from None
 
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(self.tokens, ensure_ascii=False) + "\n", "utf-8")

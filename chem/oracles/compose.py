@@ -14,11 +14,12 @@ import rdkit
 
 from chem.oracles import shaping
 from chem.oracles.base import Component, Molecule, Result, Status, TimedOut, Value, murcko_scaffold, parse
-from conf.schema import ComponentConfig, ConfigError, OracleConfig
+from conf.schema.base import ConfigError
+from conf.schema.oracle import ComponentConfig, OracleConfig
 
 BUILT_IN = {
     "docking": "chem.oracles.docking:Docking",
-    "command": "chem.oracles.external_program:Command",
+    "command": "chem.oracles.external_program:ExternalProgram",
     "synthesis": "chem.oracles.synthesis.search:Synthesis",
 }
 
@@ -34,7 +35,7 @@ class Part:
         if config.transform.name == "identity" and getattr(self.component, "unit_range", None) is False:
             raise ConfigError(
                 f"oracle.components: {self.label} is not within [0, 1], so it must have a transform "
-                f"({', '.join(name for name in shaping.SHAPES if name != 'identity')}), found identity"
+                f"({', '.join(name for name in shaping.SHAPES if name != 'identity')}), got identity"
             )
 
     def identity(self) -> dict[str, Any]:
@@ -57,13 +58,13 @@ class Scorer:
         self.config = config
         self.parts = [Part(one) for one in config.components]
         self.weights = [part.config.weight for part in self.parts]
-        self.aggregate = shaping.AGGREGATIONS[config.aggregation.name]
-        self.zero_decides = config.aggregation.name != "arithmetic"
+        self.aggregate = shaping.AGGREGATIONS[config.aggregation]
+        self.zero_decides = config.aggregation != "arithmetic"
 
     def identity(self) -> dict[str, Any]:
         return {
             "components": [part.identity() for part in self.parts],
-            "aggregation": self.config.aggregation.name,
+            "aggregation": self.config.aggregation,
             "seed": self.config.seed,
             "rdkit": rdkit.__version__,
         }
@@ -115,10 +116,10 @@ class Scorer:
 
 def shaped(part: Part, value: float) -> float:
     if not math.isfinite(value):
-        raise ValueError(f"the value must be finite, found {value}")
+        raise ValueError(f"the value must be finite, got {value}")
     score = part.shape(value)
     if not 0 <= score <= 1:
-        raise ValueError(f"the score must be in [0, 1], found {score}: give the component a transform")
+        raise ValueError(f"the score must be in [0, 1], got {score}: give the component a transform")
     return score
 
 
@@ -132,7 +133,7 @@ def make_component(config: ComponentConfig) -> Component:
         known = ", ".join([*PROPERTIES, *BUILT_IN])
         raise ConfigError(
             f"oracle.components: name must be one of {known}, or package.module:name for one of your own, "
-            f"found {config.name}"
+            f"got {config.name}"
         )
     try:
         if factory is None:

@@ -12,7 +12,7 @@ from vina import Vina
 
 from chem.files import file_hash, find_file
 from chem.oracles.base import Molecule, Value
-from conf.schema import ConfigError
+from conf.schema.base import ConfigError
 
 CONFORMER_TRIES = 50
 
@@ -45,18 +45,18 @@ class Docking:
     ) -> None:
         self.receptor = find_file("receptor", receptor)
         if (ligand is None) == (centre is None):
-            raise ConfigError("centre: must be given without ligand, and null with it, found both or none")
+            raise ConfigError("centre: must be given without ligand, and null with it, got both or none")
         if ligand is not None and ligand_smiles is None:
-            raise ConfigError("ligand_smiles: must be given with ligand, whose bond orders it tells, found null")
+            raise ConfigError("ligand_smiles: must be given with ligand, whose bond orders it tells, got null")
         self.reference = None if ligand is None else bound_ligand(find_file("ligand", ligand), str(ligand_smiles))
         self.ligand_hash = None if ligand is None else file_hash(find_file("ligand", ligand))
         self.centre = list(centre or []) if self.reference is None else centre_of(self.reference)
         self.size = [float(size)] * 3 if isinstance(size, int | float) else [float(side) for side in size]
         if len(self.centre) != 3 or len(self.size) != 3 or min(self.size) <= 0:
-            raise ConfigError(f"centre, size: must be three lengths, found {self.centre} and {self.size}")
+            raise ConfigError(f"centre, size: must be three lengths, got {self.centre} and {self.size}")
         if exhaustiveness < 1 or seed < 1 or poses < 0:
             raise ConfigError(
-                f"exhaustiveness, seed, poses: must be >= 1, >= 1 and >= 0, found {exhaustiveness}, {seed}, {poses}"
+                f"exhaustiveness, seed, poses: must be >= 1, >= 1 and >= 0, got {exhaustiveness}, {seed}, {poses}"
             )
         self.exhaustiveness, self.poses = exhaustiveness, poses
         self.vina = Vina("vina", cpu=1, seed=seed, verbosity=0)
@@ -85,7 +85,7 @@ class Docking:
             return f"box of {self.size} angstroms around {self.centre}; no ligand was given to try it with"
         energy = self.dock(ligand_pdbqt(self.reference, seed=0))
         if energy >= 0:
-            raise ConfigError(f"receptor: the reference ligand must bind in the box, found {energy:.1f} kcal/mol")
+            raise ConfigError(f"receptor: the reference ligand must bind in the box, got {energy:.1f} kcal/mol")
         pose = np.asarray(self.vina.poses(1, coordinates_only=True)[0])
         away = float(np.linalg.norm(pose.mean(axis=0) - centre_of(self.reference)))
         return f"the reference ligand docks at {energy:.1f} kcal/mol, its centre {away:.1f} A from the bound one"
@@ -95,17 +95,17 @@ def bound_ligand(path: Path, smiles: str) -> Chem.Mol:
     """A ligand of a PDB file with the bond orders of its SMILES."""
     template, bound = Chem.MolFromSmiles(smiles), Chem.MolFromPDBFile(str(path))
     if template is None or bound is None:
-        which = f"ligand_smiles: must be SMILES, found {smiles}" if template is None else "ligand: must be a PDB file"
+        which = f"ligand_smiles: must be SMILES, got {smiles}" if template is None else "ligand: must be a PDB file"
         raise ConfigError(which)
     if template.GetNumAtoms() != bound.GetNumAtoms():  # else a part of the ligand would match
         raise ConfigError(
-            f"ligand_smiles: must be the molecule of {path.name}, {bound.GetNumAtoms()} heavy atoms, found {smiles}"
+            f"ligand_smiles: must be the molecule of {path.name}, {bound.GetNumAtoms()} heavy atoms, got {smiles}"
         )
     try:
         with rdBase.BlockLogs():  # a symmetric ligand matches in several ways, all the same
             return AllChem.AssignBondOrdersFromTemplate(template, bound)
     except ValueError as error:
-        raise ConfigError(f"ligand_smiles: must be the molecule of {path.name}, found {smiles} ({error})") from error
+        raise ConfigError(f"ligand_smiles: must be the molecule of {path.name}, got {smiles} ({error})") from error
 
 
 def centre_of(mol: Chem.Mol) -> list[float]:

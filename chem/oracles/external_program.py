@@ -15,7 +15,7 @@ from rdkit import Chem
 from chem.files import file_hash
 from chem.oracles.base import Molecule, TimedOut, Value
 from chem.parallel.processes import kill_group
-from conf.schema import ConfigError
+from conf.schema.base import ConfigError
 
 PICKS: dict[str, Callable[[list[float]], float]] = {
     "first": lambda values: values[0],
@@ -46,7 +46,7 @@ INPUTS: dict[str, Callable[[Molecule, Path], None]] = {"smi": write_smiles, "sdf
 WORDS = {*INPUTS, "smiles", "seed", "folder", "output"}
 
 
-class Command:
+class ExternalProgram:
     """The number that a program tells about a molecule.
 
     command: the program and its arguments; no shell reads them. They may hold {smiles}, the canonical SMILES; {seed};
@@ -67,7 +67,7 @@ class Command:
         time_limit_s: float = 60.0,
     ) -> None:
         if isinstance(command, str) or not command:
-            raise ConfigError(f"command: must be a list, the program and its arguments, found {command!r}")
+            raise ConfigError(f"command: must be a list, the program and its arguments, got {command!r}")
         try:
             words = {name for part in command for _, name, _, _ in string.Formatter().parse(part) if name is not None}
             self.pattern = re.compile(pattern)
@@ -75,17 +75,17 @@ class Command:
             raise ConfigError(f"command, pattern: cannot be read: {error}") from error
         if not words <= WORDS:
             allowed_words = ", ".join(f"{{{word}}}" for word in sorted(WORDS))
-            raise ConfigError(f"command: may hold {allowed_words}, found {sorted(words - WORDS)}")
+            raise ConfigError(f"command: may hold {allowed_words}, got {sorted(words - WORDS)}")
         if self.pattern.groups != 1:
-            raise ConfigError(f"pattern: must have one group, the number, found {self.pattern.groups} in {pattern}")
+            raise ConfigError(f"pattern: must have one group, the number, got {self.pattern.groups} in {pattern}")
         for key, value, allowed in (("pick", pick, list(PICKS)), ("source", source, ["stdout", "output"])):
             if value not in allowed:
-                raise ConfigError(f"{key}: must be one of {', '.join(allowed)}, found {value}")
+                raise ConfigError(f"{key}: must be one of {', '.join(allowed)}, got {value}")
         if source == "output" and "output" not in words:
-            raise ConfigError("command: must hold {output} with source=output, found none")
+            raise ConfigError("command: must hold {output} with source=output, got none")
         program = shutil.which(command[0])
         if program is None:
-            raise ConfigError(f"command: must be a program that can be run, found {command[0]}")
+            raise ConfigError(f"command: must be a program that can be run, got {command[0]}")
         self.program, self.words = Path(program), words
         self.command, self.source, self.pick, self.time_limit_s = list(command), source, PICKS[pick], time_limit_s
 

@@ -21,7 +21,8 @@ from typing import Any
 
 from chem.oracles.base import Result, Status
 from chem.parallel.processes import import_path, kill_session, start_module
-from conf.schema import ConfigError, OracleConfig
+from conf.schema.base import ConfigError, check_config
+from conf.schema.oracle import OracleConfig
 
 START_LIMIT_S = 600.0  # for a worker to import and prepare, and for the preflight
 WINDOW = 200  # results over which the share of failures is taken
@@ -69,6 +70,7 @@ class Oracle:
     """
 
     def __init__(self, config: OracleConfig) -> None:
+        check_config(config, "oracle.")
         self.config = config
         self.size = config.workers or len(os.sched_getaffinity(0))
         self.counts: Counter[Status] = Counter()

@@ -9,7 +9,7 @@ from rdkit.Chem.FilterCatalog import FilterCatalog, FilterCatalogEntry, FilterCa
 from rdkit.Contrib.SA_Score import sascorer
 
 from chem.oracles.base import Component, Molecule
-from conf.schema import ConfigError
+from conf.schema.base import ConfigError
 
 
 class Property:
@@ -34,7 +34,7 @@ class Alerts:
         parameters = FilterCatalogParams()
         for name in catalogs:
             if name not in known:
-                raise ConfigError(f"alerts.catalogs: must be among {', '.join(known)}, found {name}")
+                raise ConfigError(f"alerts.catalogs: must be among {', '.join(known)}, got {name}")
             parameters.AddCatalog(known[name])
         self.catalog = FilterCatalog(parameters)
         self.patterns = [pattern_of("alerts.smarts", one) for one in smarts]
@@ -53,7 +53,7 @@ class Similarity:
         targets = [smiles] if isinstance(smiles, str) else list(smiles)
         mols = [Chem.MolFromSmiles(target) for target in targets]
         if not targets or None in mols:
-            raise ConfigError(f"similarity.smiles: must be SMILES of molecules, found {targets}")
+            raise ConfigError(f"similarity.smiles: must be SMILES of molecules, got {targets}")
         self.generator = rdFingerprintGenerator.GetMorganGenerator(radius=radius, fpSize=bits)
         self.targets = [self.generator.GetFingerprint(mol) for mol in mols]
 
@@ -77,7 +77,7 @@ class Substructure:
 def pattern_of(key: str, smarts: str) -> Chem.Mol:
     pattern = Chem.MolFromSmarts(smarts)
     if pattern is None:
-        raise ConfigError(f"{key}: must be SMARTS, found {smarts}")
+        raise ConfigError(f"{key}: must be SMARTS, got {smarts}")
     return pattern
 
 
@@ -117,7 +117,7 @@ def simple(function: Callable[[Chem.Mol], float], *, unit_range: bool = False) -
 
     def make(**parameters: Any) -> Component:
         if parameters:
-            raise ConfigError(f"parameters: this component has none, found {', '.join(parameters)}")
+            raise ConfigError(f"parameters: this component has none, got {', '.join(parameters)}")
         return Property(function, unit_range)
 
     return make

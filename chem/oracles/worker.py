@@ -13,7 +13,7 @@ import tempfile
 import time
 from multiprocessing.connection import Connection
 
-from chem.parallel.processes import kill_session, spare_signals
+from chem.parallel.processes import ignore_stop_signals, kill_session
 
 
 def guard(channel: int, lifeline: int) -> None:
@@ -30,7 +30,7 @@ def guard(channel: int, lifeline: int) -> None:
 
 def main() -> None:
     channel, lifeline = int(sys.argv[1]), int(sys.argv[2])
-    spare_signals()
+    ignore_stop_signals()
     guard(channel, lifeline)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # libraries that print
     connection = Connection(channel)
@@ -40,7 +40,7 @@ def main() -> None:
     from rdkit import rdBase
 
     from chem.oracles.compose import Scorer, describe
-    from conf.schema import ConfigError
+    from conf.schema.base import ConfigError
 
     try:
         scorer = Scorer(config)

@@ -32,7 +32,7 @@ def start_module(
     )
 
 
-def spare_signals() -> None:
+def ignore_stop_signals() -> None:
     """To be called first thing by a process that is not to end by `SPARED`."""
     for number in SPARED:
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Shares of a batch, drawn and learnt from side by side in processes of one core each.
+"""ParallelSampler of a batch, drawn and learnt from side by side in processes of one core each.
 
 Threads would wait for each other: an LSTM read by hand is tens of thousands of short operations a second, and Python
 lets one thread at a time start one. A helper is `python -m chem.parallel.sampler CHANNEL MEMORY`; it ends when the pipe to it
@@ -20,14 +20,14 @@ from torch.nn import functional
 
 from chem.models.lstm_kernel import Share, Trace, parameters
 from chem.models.networks import Network, Recurrent, Rollout, joined, make_network, sample, token_logp
-from chem.parallel.processes import spare_signals, start_module
-from chem.parallel.threads import Cores
-from conf.schema import RecurrentConfig
+from chem.parallel.processes import ignore_stop_signals, start_module
+from chem.parallel.threads import RowThreads
+from conf.schema.chem import RecurrentConfig
 
 SHARED_MEMORY = Path("/dev/shm")  # where there is none: a temporary file
 
 
-class Drawer(Protocol):
+class SamplerWorker(Protocol):
     def draw(self, uniforms: Tensor) -> tuple[Rollout, Tensor]:
         """`chem.models.networks.sample`, and the log-probabilities [N, T] of what was drawn."""
 
@@ -35,7 +35,7 @@ class Drawer(Protocol):
         """Of `chem.models.lstm_kernel.parameters`, given that of those log-probabilities; columns beyond them are of others."""
 
 
-class Here:
+class LocalWorker:
     """A share that is drawn in this process."""
 
     def __init__(self, network: Recurrent) -> None:
@@ -51,7 +51,7 @@ class Here:
         return self.share.gradients(self.network, gradient[:, : self.share.mask.shape[1]])
 
 
-class Helper:
+class WorkerProcess:
     """A process of its own; the weights and their gradients are in memory that it shares with this one."""
 
     def __init__(self, network: Recurrent) -> None:
@@ -100,7 +100,7 @@ def views(network: Recurrent, memory: mmap.mmap) -> tuple[list[Tensor], list[Ten
     return found[: len(like)], found[len(like) :]
 
 
-class Shares:
+class ParallelSampler:
     """Draws batches from a network and learns from them, rows shared among cores.
 
     Each share but the first has a process of its own where the network is an LSTM without dropout, which keeps what
@@ -111,13 +111,13 @@ class Shares:
         cores: as many threads as there are shares.
     """
 
-    def __init__(self, network: Network, cores: Cores) -> None:
+    def __init__(self, network: Network, cores: RowThreads) -> None:
         self.network, self.cores, self.draws = network, cores, 0
         self.lstm = network if isinstance(network, Recurrent) and network.traceable else None
-        self.helpers = [Helper(self.lstm) for _ in range(cores.count - 1)] if self.lstm else []
-        self.drawers: list[Drawer] = [Here(self.lstm), *self.helpers] if self.lstm else []
+        self.helpers = [WorkerProcess(self.lstm) for _ in range(cores.count - 1)] if self.lstm else []
+        self.drawers: list[SamplerWorker] = [LocalWorker(self.lstm), *self.helpers] if self.lstm else []
 
-    def __enter__(self) -> "Shares":
+    def __enter__(self) -> "ParallelSampler":
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -145,7 +145,7 @@ class Shares:
 
 class _WithGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logp: Tensor, shares: Shares, *weights: Tensor) -> Tensor:
+    def forward(ctx: Any, logp: Tensor, shares: ParallelSampler, *weights: Tensor) -> Tensor:
         ctx.shares, ctx.draw = shares, shares.draws
         return logp
 
@@ -162,7 +162,7 @@ class _WithGradient(torch.autograd.Function):
 def main() -> None:
     """A helper: draws and gradients in turn, until the pipe closes."""
     channel, file = int(sys.argv[1]), int(sys.argv[2])
-    spare_signals()
+    ignore_stop_signals()
     torch.set_num_threads(1)
     connection = Connection(channel)
     vocabulary, config, dtype = connection.recv()
@@ -171,7 +171,7 @@ def main() -> None:
     weights, found = views(network, mmap.mmap(file, 0))
     for parameter, view in zip(parameters(network), weights, strict=True):
         parameter.data = view
-    here = Here(network)
+    here = LocalWorker(network)
     with torch.no_grad(), suppress(EOFError, ConnectionError):
         while True:
             what, values = connection.recv()

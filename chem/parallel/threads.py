@@ -12,7 +12,7 @@ ROWS = 32  # of a share, at least: with fewer a product is no longer faster
 T = TypeVar("T")
 
 
-class Cores:
+class RowThreads:
     """Computes shares of a batch side by side.
 
     Within a product of a small recurrent network torch's own threads wait for each other more than they work, and the
@@ -28,7 +28,7 @@ class Cores:
         self.count = max(min(rows // ROWS, threads), 1)
         self._pool = ThreadPoolExecutor(self.count, "core", torch.set_num_threads, (1,)) if self.count > 1 else None
 
-    def __enter__(self) -> "Cores":
+    def __enter__(self) -> "RowThreads":
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from conf.schema import ConfigError
+from conf.schema.base import ConfigError
 
 SHOWN = 12  # items of a gallery, for each configuration
 
@@ -41,16 +41,16 @@ class Curves:
 
 
 @dataclass(frozen=True)
-class Exhibits:
+class Artifacts:
     """All of one run, by title."""
 
     galleries: dict[str, list[Item]] = field(default_factory=dict)
     curves: dict[str, Curves] = field(default_factory=dict)
 
 
-def read_exhibits(folder: Path) -> Exhibits:
+def read_artifacts(folder: Path) -> Artifacts:
     """Of a run's folder `report`; nothing where there is none. Raises ConfigError where a file cannot be read."""
-    found = Exhibits()
+    found = Artifacts()
     for path in sorted(folder.glob("*.json")):
         try:
             content = json.loads(path.read_text("utf-8"))
@@ -64,7 +64,7 @@ def read_exhibits(folder: Path) -> Exhibits:
                 found.curves[content["title"]] = Curves(content["x"], series)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise ConfigError(
-                f"{path}: must be a gallery or curves of launch.analysis.artifacts, found {error!r}"
+                f"{path}: must be a gallery or curves of launch.analysis.artifacts, got {error!r}"
             ) from None
     return found
 
@@ -99,10 +99,10 @@ def gallery_html(label: str, items: Sequence[Item]) -> str:
     return f'<h3>{escape(label)}</h3><div class="gallery">{figures}</div>'
 
 
-def galleries_html(rows: Sequence[tuple[str, Sequence[Exhibits]]]) -> str:
+def galleries_html(rows: Sequence[tuple[str, Sequence[Artifacts]]]) -> str:
     """Every gallery, with the best items of each configuration.
 
-    rows: (label, the exhibits of its runs).
+    rows: (label, the artifacts of its runs).
     """
     titles = dict.fromkeys(title for _, runs in rows for run in runs for title in run.galleries)
     parts: list[str] = []
@@ -114,7 +114,7 @@ def galleries_html(rows: Sequence[tuple[str, Sequence[Exhibits]]]) -> str:
     return "\n".join(parts)
 
 
-def curve_panels(rows: Sequence[tuple[str, Sequence[Exhibits]]]) -> dict[str, list[tuple[str, str, Any]]]:
+def curve_panels(rows: Sequence[tuple[str, Sequence[Artifacts]]]) -> dict[str, list[tuple[str, str, Any]]]:
     """For each title its panels: (series, x, [(label, (x, mean, error))])."""
     found: dict[str, list[tuple[str, str, Any]]] = {}
     titles = dict.fromkeys(title for _, runs in rows for run in runs for title in run.curves)

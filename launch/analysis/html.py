@@ -58,7 +58,7 @@ def write_report(
         results(rows, keys),
         significance(tests, against),
         *(f"<h2>{title}</h2>{image(picture)}" for title, picture in zip(_titles(pictures), pictures, strict=True)),
-        galleries_html([(row.label, [run.exhibits for run in row.runs]) for row in rows]),
+        galleries_html([(row.label, [run.artifacts for run in row.runs]) for row in rows]),
         failures(runs),
         "<h2>Commands</h2><p>What made each row; the code and packages are below.</p>",
         *(f"<p>{escape(row.label)}</p><pre>{escape(row.command())}</pre>" for row in rows),

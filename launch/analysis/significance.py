@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from scipy.special import stdtr
 
-from conf.schema import ConfigError
+from conf.schema.base import ConfigError
 
 if TYPE_CHECKING:
     from launch.collect import Row
@@ -67,5 +67,5 @@ def find_base(rows: "Sequence[Row]", text: str) -> "Row":
     found = exact or holding
     if len(found) != 1:
         labels = "; ".join(row.label for row in rows)
-        raise ConfigError(f"--against: must be a part of the label of one row ({labels}), found {text}")
+        raise ConfigError(f"--against: must be a part of the label of one row ({labels}), got {text}")
     return found[0]

@@ -10,9 +10,10 @@ from hydra import initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from conf.schema import RUN_CONFIGS, ConfigError
-from launch.cli.app import check, register
+from conf.schema.base import ConfigError
+from conf.schema.commands import COMMANDS
 from launch.cli.errors import explain
+from launch.cli.validation import check, register
 from launch.runs.run_folder import read_config, read_record
 
 LAUNCHER_KEYS = ("nodes", "tasks_per_node", "gpus_per_node", "mem_gb")  # those that say what a rank has
@@ -61,9 +62,9 @@ def recorded(folder: Path) -> Any:
 def _composed(
     package: str, overrides: Sequence[str], flags: Sequence[str] = (), with_hydra: bool = False
 ) -> DictConfig:
-    if package not in RUN_CONFIGS:
-        raise ConfigError(f"package: must be one of {', '.join(RUN_CONFIGS)}, found {package}")
-    register(package, RUN_CONFIGS[package])  # each time: all packages call their schema run_schema
+    if package not in COMMANDS:
+        raise ConfigError(f"package: must be one of {', '.join(COMMANDS)}, got {package}")
+    register(package)  # each time: all packages call their schema run_schema
     extra = [f"file://{path}" for flag, path in zip(flags[::2], flags[1::2], strict=True) if flag == "--config-dir"]
     search = [f"hydra.searchpath=[pkg://conf.shared,{','.join(extra)}]"] if extra else []
     GlobalHydra.instance().clear()

@@ -13,7 +13,6 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import (
     BooleanNode,
     DictConfig,
-    EnumNode,
     FloatNode,
     IntegerNode,
     ListConfig,
@@ -31,8 +30,10 @@ from omegaconf.errors import (
 )
 from yaml import MarkedYAMLError
 
-from conf.schema import ConfigError, show
+from conf.schema.base import ConfigError, Key, key_of, show
+from conf.schema.renames import renamed_key, renamed_option
 from launch.cli.groups import groups, options, owner
+from launch.runs.run_folder import unusable_folder
 
 KINDS = {FloatNode: "a number", IntegerNode: "a whole number", BooleanNode: "true or false", StringNode: "text"}
 
@@ -58,16 +59,16 @@ def _explain(error: BaseException, package: str) -> str:
         if isinstance(cause, MarkedYAMLError):
             mark = cause.problem_mark
             place = f"{mark.name}, line {mark.line + 1}" if mark else "a configuration file"
-            return f"{place}: must be valid YAML, found: {cause.problem}"
+            return f"{place}: must be valid YAML, got: {cause.problem}"
         if isinstance(cause, OmegaConfBaseException) and cause.full_key:
             return _about_key(cause, package, file) + (f" (in {file}.yaml)" if file else "")
         wrapped = re.match(r"In '(.+)': \w+ raised while composing", str(cause))
         file = wrapped[1] if wrapped else file
     if isinstance(error, OSError) and error.filename:
-        return bad_folder(error)
+        return unusable_folder(error)
     several = re.match(r"(?:Ambiguous value for argument|Sweep parameters) '([^=]+)=(.*)'", str(error))
     if several:
-        return f"{several[1]}: must be one value (add -m to sweep over several), found {several[2]}"
+        return f"{several[1]}: must be one value (add -m to sweep over several), got {several[2]}"
     if isinstance(error, HydraException | OmegaConfBaseException | ValueError):
         # Without Hydra's links and its search path
         return "\n".join(line for line in str(error).splitlines() if "://" not in line)
@@ -90,13 +91,13 @@ def _about_key(error: OmegaConfBaseException, package: str, file: str | None) ->
     if isinstance(error, MissingMandatoryValue):
         group = key.removesuffix(".name")
         if group in groups(package):
-            return f"{group}: must be one of {', '.join(options(package, group))}, found nothing"
-        return f"{key}: must be given, {_kind(node)}, found ???"
+            return f"{group}: must be one of {', '.join(options(package, group))}, got nothing"
+        return f"{key}: must be given, {_kind(node)}, got ???"
     if isinstance(error, InterpolationResolutionError):
-        return f"{key}: must refer to a value that exists, found {node._value() if node else '?'} ({_first(error)})"
+        return f"{key}: must refer to a value that exists, got {node._value() if node else '?'} ({_first(error)})"
     if isinstance(error, ConfigTypeError):  # of a deletion
-        return f"{key}: must be given, found ~{key}"
-    return f"{key}: must be {_kind(node)}, found {show(error.value)}"
+        return f"{key}: must be given, got ~{key}"
+    return f"{key}: must be {_kind(node)}, got {show(error.value)}"
 
 
 def no_such_key(key: str, parent: DictConfig, package: str) -> str:
@@ -107,38 +108,43 @@ def no_such_key(key: str, parent: DictConfig, package: str) -> str:
     if not above:
         allowed += [group for group in groups(package) if group not in allowed]
     elsewhere = [other for other in _keys(root) if other.rpartition(".")[2] == name and other != key]
+    if renamed_key(key) != key:
+        return f"{key}: was renamed to {renamed_key(key)}"
     close = elsewhere[:2] or [f"{above}.{other}".lstrip(".") for other in get_close_matches(name, allowed, 2)]
     hint = f" (did you mean {' or '.join(close)}?)" if close else ""
     if not is_dataclass(kind):
-        return f"{key}: no such key{hint}; to add one write +{key}=VALUE, found {name}"
-    return f"{key}: no such key{hint}; allowed: {', '.join(allowed)}; found {name}"
+        return f"{key}: no such key{hint}; to add one write +{key}=VALUE, got {name}"
+    return f"{key}: no such key{hint}; allowed: {', '.join(allowed)}; got {name}"
 
 
 def not_an_override(text: str) -> str:
     """For an argument that Hydra's grammar refuses."""
     key = text.partition("=")[0] or "command line"
-    return f"{key}: must be written KEY=VALUE, with special characters of the value in quotes, found {text!r}"
-
-
-def bad_folder(error: OSError) -> str:
-    """For a run folder that cannot be used."""
-    key = "hydra.run.dir (hydra.sweep.dir with -m)"
-    return f"{key}: must be a folder that a new run can be written to, found {error.filename} ({error.strerror})"
+    return f"{key}: must be written KEY=VALUE, with special characters of the value in quotes, got {text!r}"
 
 
 def _no_such_option(error: MissingConfigException) -> str:
-    group, _, option = str(error.missing_cfg_file).rpartition("/")
+    group, _, option = str(error.missing_cfg_file).lstrip("/").rpartition("/")
+    if group.startswith("schema/"):
+        group = group.removeprefix("schema/")
+        return (
+            f"{group}={option}: no dataclass is registered for this option; decorate one in conf/schema with "
+            f'@option("{group}", "{option}")'
+        )
     if error.options is None:
-        return f"configuration file: must be on the search path, found {error.missing_cfg_file}"
+        return f"configuration file: {error.missing_cfg_file} is not on the search path"
+    if renamed_option(group, option) != option:
+        return f"{group}: {option} was renamed to {group}={renamed_option(group, option)}"
     other = owner(group, option)
     hint = f", which belongs to python -m {other}" if other else ""
-    return f"{group}: must be one of {', '.join(error.options)}, found {show(option)}{hint}"
+    return f"{group}: must be one of {', '.join(error.options)}, got {show(option)}{hint}"
 
 
 def _kind(node: Node | None) -> str:
     """What a node takes, in words."""
-    if isinstance(node, EnumNode):
-        kind = f"one of {', '.join(node.enum_type.__members__)}"
+    choices = _described(node).choices
+    if choices:
+        kind = f"one of {_described(node).allowed()}"
     elif isinstance(node, DictConfig):
         node_type = OmegaConf.get_type(node)
         names = f" of {', '.join(f.name for f in fields(node_type))}" if is_dataclass(node_type) else ""
@@ -148,6 +154,14 @@ def _kind(node: Node | None) -> str:
     else:
         kind = KINDS.get(type(node), "another value")  # type: ignore[arg-type]
     return f"{kind} or null" if node is not None and node._is_optional() else kind
+
+
+def _described(node: Node | None) -> Key:
+    """What the schema says of a node's key."""
+    parent = None if node is None else node._get_parent()
+    section = OmegaConf.get_type(parent) if isinstance(parent, DictConfig) else None
+    known = {f.name: key_of(f) for f in fields(section)} if is_dataclass(section) else {}
+    return known.get(str(node._key()), Key("")) if node is not None else Key("")
 
 
 def _keys(tree: Any, prefix: str = "") -> Iterator[str]:

@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from omegaconf import open_dict
 
-from conf.schema import ConfigError, LocalLauncherConfig, SlurmLauncherConfig
+from conf.schema.base import ConfigError
+from conf.schema.launchers import LocalLauncherConfig, SlurmLauncherConfig
 from launch.cluster.snapshot import take
 from launch.cluster.sweep import ENDED, Sweep, SweepJob, config_flags, read_sweep, slurm_queue, write_sweep
 from launch.runs.checkpoint import checkpoint_steps
-from launch.runs.run_folder import read_record, state, write_json
+from launch.runs.run_folder import read_record, run_state, write_json
 
 if TYPE_CHECKING:
     from submitit import Job
@@ -85,7 +86,7 @@ class Task:
                 from launch.cli import app
 
                 raise JobFailed(f"rank {job.global_rank} of {job.num_tasks}: {app.last_error}") from None
-        return state(Path(self.folder)) if job.global_rank == 0 else "finished"
+        return run_state(Path(self.folder)) if job.global_rank == 0 else "finished"
 
     def _requeue(self, job: Any) -> None:
         """Have SLURM start the job again, unless that has led nowhere."""
@@ -232,7 +233,7 @@ def make_executor(folder: Path, settings: SlurmLauncherConfig, preview: bool = F
     submitit = _submitit()
     if not preview and shutil.which("sbatch") is None:
         raise ConfigError(
-            "hydra/launcher: must be basic or local on a machine without SLURM (no sbatch on the path), found slurm"
+            "hydra/launcher: must be basic or local on a machine without SLURM (no sbatch on the path), got slurm"
         )
 
     class Executor(submitit.SlurmExecutor):  # type: ignore[name-defined]
@@ -281,7 +282,7 @@ def wait(folder: Path, sweep: Sweep, submitted: "Sequence[Job[str]]") -> dict[in
     """Wait for submitted jobs; why each of those that failed did, by number. Not by sacct: not every site has it."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from launch.runs.run import console
+    from launch.runs.console import console
 
     failures: dict[int, str] = {}
     began = time.monotonic()
@@ -319,7 +320,7 @@ def job_failure(run: Path, handle: "Job[str]") -> str | None:
         outcome, result = task._get_outcome_and_result()
         if outcome == "error":
             return str(result)
-    said = state(run) if (run / "run.json").exists() else "not started"
+    said = run_state(run) if (run / "run.json").exists() else "not started"
     if said == "finished":
         return None
     trace = read_record(run)["traceback"] if said == "failed" else None
@@ -416,7 +417,7 @@ def _submitit() -> Any:
         import submitit
     except ImportError:
         raise ConfigError(
-            "hydra/launcher: must be basic without submitit (pip install -e .[slurm] brings it), found slurm or local"
+            "hydra/launcher: must be basic without submitit (pip install -e .[slurm] brings it), got slurm or local"
         ) from None
     with suppress(AttributeError):
         submitit.core.logger.get_logger().setLevel("ERROR")

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from launch.cli.shadowing import HOME, ROOMS
-from launch.runs.run import code_version
+from launch.runs.provenance import code_version
 from launch.runs.run_folder import write_json
 
 SOURCES = (*ROOMS, "hydra_plugins")

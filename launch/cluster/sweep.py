@@ -11,8 +11,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from conf.schema import ConfigError
-from launch.runs.run_folder import read_record, state, write_json
+from conf.schema.base import ConfigError
+from launch.runs.run_folder import read_record, run_state, write_json
 
 # What squeue says of a job that is over.
 ENDED = (
@@ -74,13 +74,13 @@ def read_sweep(folder: Path) -> Sweep:
     except FileNotFoundError:
         return _found(folder)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"{path}: must be the record of a sweep, found {error}") from None
+        raise ConfigError(f"{path}: must be the record of a sweep, got {error}") from None
 
 
 def _found(folder: Path) -> Sweep:
     runs = [folder] if (folder / "run.json").exists() else sorted(path.parent for path in folder.glob("*/run.json"))
     if not runs:
-        raise ConfigError(f"{folder}: must be a sweep or a run, found neither sweep.json nor run.json in it")
+        raise ConfigError(f"{folder}: must be a sweep or a run, got neither sweep.json nor run.json in it")
     records = [read_record(run) for run in runs]
     jobs = [
         SweepJob(number, list(record["command"][3:]), str(run.relative_to(folder)))
@@ -88,7 +88,7 @@ def _found(folder: Path) -> Sweep:
     ]
     packages = sorted({record["package"] for record in records})
     if len(packages) > 1:
-        raise ConfigError(f"{folder}: must hold runs of one package, found {', '.join(packages)}")
+        raise ConfigError(f"{folder}: must hold runs of one package, got {', '.join(packages)}")
     return Sweep(packages[0], list(records[0]["command"]), "basic", jobs)
 
 
@@ -103,11 +103,11 @@ def slurm_queue() -> dict[str, str] | None:
 
 
 def job_states(folder: Path, jobs: Sequence[SweepJob], queue: Mapping[str, str]) -> list[str]:
-    """Each job's state: its run's (`launch.runs.run_folder.state`); `pending` while it waits in the queue, else `missing`."""
+    """Each job's state: its run's (`launch.runs.run_folder.run_state`); `pending` while it waits in the queue, else `missing`."""
     found = []
     for job in jobs:
         queued = queue.get(job.id or "", "ENDED")
-        known = state(folder / job.folder) if (folder / job.folder / "run.json").exists() else None
+        known = run_state(folder / job.folder) if (folder / job.folder / "run.json").exists() else None
         if queued == "PENDING" and known != "finished":
             found.append("pending")
         elif queued not in ENDED and known is None:

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from conf.schema import ConfigError, OptimizerConfig
+from conf.schema.base import ConfigError
+from conf.schema.run import OptimizerConfig
 from launch.engines import distributed
-from launch.engines.torch import lr_factor, make_adamw
+from launch.engines.base import lr_factor, make_adamw
 
 BUCKET = 500_000_000  # gradients reduced at a time, as is usual; DeepSpeed allocates room for all of them
 MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam, as torch names them
@@ -35,7 +36,7 @@ class Root(nn.Module):
         return function(self.policy)
 
 
-class ZeroEngine:
+class DeepSpeedEngine:
     """AdamW on fp32 master weights that the ranks share out.
 
     Args:
@@ -179,7 +180,7 @@ def import_deepspeed() -> Any:
             import deepspeed
     except ImportError as error:
         raise ConfigError(
-            f"engine: must be none without DeepSpeed (pip install -e .[deepspeed] brings it; {error}), found zero"
+            f"engine: must be none without DeepSpeed (pip install -e .[deepspeed] brings it; {error}), got zero"
         ) from None
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # it would be compiled, for minutes; gloo will do

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from conf.schema import ConfigError
+from conf.schema.base import ConfigError
 
 DEFAULTS = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}  # torchrun's variables
 
@@ -34,24 +34,24 @@ def current() -> Ranks:
     else:
         ranks = Ranks(*(_variable(name, default) for name, default in DEFAULTS.items()))
     if not 0 <= ranks.rank < ranks.world:
-        raise ConfigError(f"RANK: must be from 0 to WORLD_SIZE - 1, found {ranks.rank} of {ranks.world}")
+        raise ConfigError(f"RANK: must be from 0 to WORLD_SIZE - 1, got {ranks.rank} of {ranks.world}")
     return ranks
 
 
 def _variable(name: str, default: int) -> int:
     text = os.environ.get(name, str(default))
     if not text.isdecimal():
-        raise ConfigError(f"{name}: must be a whole number, found {text!r}")
+        raise ConfigError(f"{name}: must be a whole number, got {text!r}")
     return int(text)
 
 
-def join() -> Ranks:
+def init() -> Ranks:
     """Connect the ranks (MASTER_ADDR and MASTER_PORT say where); does nothing for one process, or a second time."""
     ranks = current()
     if ranks.world > 1 and not dist.is_initialized():
         for name in ("MASTER_ADDR", "MASTER_PORT"):
             if name not in os.environ:
-                raise ConfigError(f"{name}: must be set for {ranks.world} ranks, found nothing")
+                raise ConfigError(f"{name}: must be set for {ranks.world} ranks, got nothing")
         backend = "gloo"
         if torch.cuda.is_available():
             torch.cuda.set_device(ranks.local_rank % torch.cuda.device_count())
@@ -62,10 +62,10 @@ def join() -> Ranks:
 
 def barrier() -> None:
     """Wait for all ranks."""
-    highest([0])
+    max_over_ranks([0])
 
 
-def share(value: Any) -> Any:
+def broadcast(value: Any) -> Any:
     """Rank 0's value, which JSON must be able to hold, on every rank."""
     if not dist.is_initialized():
         return value
@@ -78,7 +78,7 @@ def share(value: Any) -> Any:
     return json.loads(bytes(text.tolist()))
 
 
-def gather(value: Any) -> list[Any]:
+def gather_objects(value: Any) -> list[Any]:
     """Every rank's value, which JSON must be able to hold, in the order of ranks, on every rank."""
     if not dist.is_initialized():
         return [value]
@@ -99,7 +99,7 @@ def gather_rows(rows: Tensor) -> Tensor:
     """
     if not dist.is_initialized():
         return rows.detach()
-    sizes = gather(list(rows.shape))
+    sizes = gather_objects(list(rows.shape))
     padded = torch.zeros([max(axis) for axis in zip(*sizes, strict=True)], dtype=rows.dtype, device=rows.device)
     padded[tuple(slice(n) for n in rows.shape)] = rows.detach()
     sent = padded.byte() if rows.dtype == torch.bool else padded
@@ -108,13 +108,13 @@ def gather_rows(rows: Tensor) -> Tensor:
     return torch.cat([part[: size[0]] for part, size in zip(parts, sizes, strict=True)]).to(rows.dtype)
 
 
-def portion(count: int) -> range:
+def shard_range(count: int) -> range:
     """This rank's part of `count` things: consecutive ones, as even as can be; the ranks' parts in order are all."""
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     return range(rank * count // world, (rank + 1) * count // world)
 
 
-def highest(values: Sequence[int]) -> list[int]:
+def max_over_ranks(values: Sequence[int]) -> list[int]:
     """Each value's maximum over the ranks."""
     if not dist.is_initialized():
         return list(values)

@@ -1,52 +1,17 @@
-"""What stands between a loss and the next policy: plain torch here, the same methods under DeepSpeed.
-
-With several ranks a loss is a sum over all ranks' samples, and each rank gives `backward` its own samples' part.
-"""
+"""The engine of plain PyTorch: each rank has the whole policy and optimiser, and gradients are summed."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from conf.schema import ConfigError, Decay, OptimizerConfig
-from launch.engines import distributed
-
-ZERO = {"zero1": (1, False), "zero2": (2, False), "zero3": (3, False), "zero3_offload": (3, True)}  # stage, offload
-
-
-class Engine(Protocol):
-    """All that a training step may use. `module` is the policy."""
-
-    module: nn.Module
-
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradient of this rank's part of the loss to what the step has so far."""
-
-    def step(self) -> Tensor:
-        """Sum the gradient over the ranks, update the policy, clear the gradient, advance the schedule.
-
-        Returns the gradient's norm before clipping; all ranks must call it, after as many calls of `backward`.
-        """
-
-    def apply(self, function: Callable[[nn.Module], Tensor]) -> Tensor:
-        """function(policy), of which `backward` may be given a loss. All ranks must call it as often."""
-
-    def gather(self) -> AbstractContextManager[Any]:
-        """The policy with every parameter whole on this rank, to sample from or to save; not to be changed.
-
-        All ranks must enter it; inside, each may do as it likes.
-        """
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that the next step needs."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a `state_dict`."""
+from conf.schema.run import OptimizerConfig
+from launch.engines.base import lr_factor, make_adamw
 
 
 class TorchEngine:
@@ -119,17 +84,6 @@ class TorchEngine:
         self.schedule.load_state_dict(state["schedule"])
 
 
-def make_adamw(parameters: Iterable[Tensor], optimizer: OptimizerConfig) -> torch.optim.AdamW:
-    """Fused: one pass over all parameters, without temporaries."""
-    return torch.optim.AdamW(
-        parameters,
-        lr=optimizer.lr,
-        betas=(optimizer.beta1, optimizer.beta2),
-        weight_decay=optimizer.weight_decay,
-        fused=True,
-    )
-
-
 def _pass_on(master: nn.Parameter, parameter: Tensor) -> None:
     """Add a parameter's gradient to its master copy's."""
     assert parameter.grad is not None
@@ -138,42 +92,3 @@ def _pass_on(master: nn.Parameter, parameter: Tensor) -> None:
     else:
         master.grad.add_(parameter.grad)
     parameter.grad = None
-
-
-def lr_factor(step: int, steps: int, warmup_steps: int, decay: Decay) -> float:
-    """Share of the learning rate at a step (from 0): linear warm-up, then constant, or down to 0 after the last."""
-    if step < warmup_steps:
-        return (step + 1) / (warmup_steps + 1)
-    done = (step - warmup_steps) / max(steps - warmup_steps, 1)
-    if decay is Decay.linear:
-        return max(1 - done, 0.0)
-    if decay is Decay.cosine:
-        return (1 + math.cos(math.pi * min(done, 1.0))) / 2
-    return 1.0
-
-
-def make_engine(
-    name: str, module: nn.Module, optimizer: OptimizerConfig, steps: int, *, shared: bool = False
-) -> Engine:
-    """The engine that `engine.name` asks for.
-
-    Args:
-        shared: the caller gives each rank its own part of a step's samples, and so may have several.
-
-    Raises:
-        ConfigError: there are several ranks, and nothing for them to share.
-    """
-    world = distributed.current().world
-    if world > 1 and not shared:
-        raise ConfigError(
-            f"hydra.launcher.tasks_per_node: must be 1 (and .nodes=1) for this package, whose steps are one "
-            f"process's, found {world} ranks"
-        )
-    if name == "torch":
-        return TorchEngine(module, optimizer, steps)
-    if name in ZERO:
-        from launch.engines.deepspeed import ZeroEngine  # imports DeepSpeed
-
-        stage, offload = ZERO[name]
-        return ZeroEngine(module, optimizer, steps, stage=stage, offload=offload)
-    raise ValueError(f"engine.name: must be one of torch, {', '.join(ZERO)}, found {name}")

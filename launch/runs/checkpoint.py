@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple, Protocol
@@ -19,15 +19,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from conf.schema import ConfigError
+from conf.schema.base import ConfigError
+from conf.schema.renames import upgraded_flat
+from launch.runs.line_files import line_file
 from launch.runs.run_folder import flatten
 
-VOLATILE = ("resume", "checkpoint", "writers")  # keys of a configuration that change no result
-HALF = ".half_"  # what is being written or removed
+VOLATILE = ("resume", "checkpoint", "loggers")  # keys of a configuration that change no result
+PARTIAL = ".half_"  # prefix of what is being written or removed
 
 
-class Savable(Protocol):
-    """What `Run.keep` takes."""
+class Stateful(Protocol):
+    """What `Run.register_state` takes."""
 
     def state_dict(self) -> Mapping[str, Any]:
         """Nested mappings and lists of tensors, numbers, text, booleans and None."""
@@ -36,8 +38,8 @@ class Savable(Protocol):
         """Continue from a `state_dict`; tensors come on the CPU, tuples as lists."""
 
 
-class Values(SimpleNamespace):
-    """Plain values of a training loop that a checkpoint holds: `values = Values(beta=.1)`, then `values.beta`."""
+class LoopState(SimpleNamespace):
+    """Plain values of a training loop that a checkpoint holds: `values = LoopState(beta=.1)`, then `values.beta`."""
 
     def state_dict(self) -> dict[str, Any]:
         return dict(vars(self))
@@ -56,7 +58,7 @@ class Manifest(NamedTuple):
     score: float | None  # the higher the better; of the metric that chooses the best
 
 
-class Damaged(Exception):
+class DamagedCheckpoint(Exception):
     """A checkpoint that is not what was written."""
 
 
@@ -69,7 +71,7 @@ def save_checkpoint(folder: Path, manifest: Manifest, state: Mapping[str, Any], 
     """
     home = folder / "checkpoints"
     home.mkdir(exist_ok=True)
-    half, whole = home / f"{HALF}{manifest.step:08}", _path(folder, manifest.step)
+    half, whole = home / f"{PARTIAL}{manifest.step:08}", _path(folder, manifest.step)
     shutil.rmtree(half, ignore_errors=True)
     try:
         half.mkdir()
@@ -113,20 +115,46 @@ def read_manifest(folder: Path, step: int) -> Manifest:
     """Check a checkpoint as a whole and say what it belongs to.
 
     Raises:
-        Damaged: a file is missing, or is not what was written.
+        DamagedCheckpoint: a file is missing, or is not what was written.
     """
     path = _path(folder, step)
     try:
         content = json.loads((path / "manifest.json").read_text("utf-8"))
         said = content.pop("checksum")
         if said != _checksum_of(content):
-            raise Damaged("manifest.json does not have its checksum")
+            raise DamagedCheckpoint("manifest.json does not have its checksum")
         for name, checksum in content.pop("checksums").items():
             if _checksum(path / name) != checksum:
-                raise Damaged(f"{name} does not have its checksum")
+                raise DamagedCheckpoint(f"{name} does not have its checksum")
+        content["config"] = upgraded_flat(content["config"])
         return Manifest(**content)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise Damaged(str(error)) from error
+        raise DamagedCheckpoint(str(error)) from error
+
+
+def newest_checkpoint(
+    folder: Path, config: Mapping[str, Any], identity: Mapping[str, str], warn: Callable[[str], None]
+) -> Manifest | None:
+    """The newest checkpoint of a run folder that is whole and whose lines are all there; None where there is none.
+
+    Raises:
+        ConfigError: it is of another configuration or identity.
+    """
+    for step in checkpoint_steps(folder):
+        where = str(_path(folder, step))
+        try:
+            manifest = read_manifest(folder, step)
+            for name, position in manifest.positions.items():
+                path = line_file(folder, name)
+                if not path.exists() or path.stat().st_size < position:
+                    raise DamagedCheckpoint(f"{path.name} is shorter than when the checkpoint was written")
+        except DamagedCheckpoint as error:
+            warn(f"{where} is damaged and is not used: {error}")
+            continue
+        check_equal(where, manifest.config, config, "use a new folder for another run")
+        check_equal(where, manifest.identity, identity, "use a new folder for another model")
+        return manifest
+    return None
 
 
 def read_state(folder: Path, step: int) -> dict[str, Any]:
@@ -136,12 +164,12 @@ def read_state(folder: Path, step: int) -> dict[str, Any]:
     return decode(json.loads((path / "state.json").read_text("utf-8")), tensors)
 
 
-def fixed_config(config: Mapping[str, Any]) -> dict[str, Any]:
+def result_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a resolved configuration that results depend on, with dotted keys."""
     return flatten({key: value for key, value in config.items() if key not in VOLATILE})
 
 
-def refuse_other(what: str, theirs: Mapping[str, Any], ours: Mapping[str, Any], way_out: str) -> None:
+def check_equal(what: str, theirs: Mapping[str, Any], ours: Mapping[str, Any], way_out: str) -> None:
     """Raise ConfigError, naming the first keys, where two flat mappings differ."""
     keys = [key for key in {**theirs, **ours} if theirs.get(key, "nothing") != ours.get(key, "nothing")]
     if keys:
@@ -149,7 +177,7 @@ def refuse_other(what: str, theirs: Mapping[str, Any], ours: Mapping[str, Any], 
             f"{key} is {theirs.get(key, 'nothing')} there and {ours.get(key, 'nothing')} here" for key in keys
         ]
         more = f", and {len(keys) - 3} more keys" if len(keys) > 3 else ""
-        raise ConfigError(f"{what}: must be of the same run, found {', '.join(differences[:3])}{more}; {way_out}")
+        raise ConfigError(f"{what}: must be of the same run, got {', '.join(differences[:3])}{more}; {way_out}")
 
 
 def encode(value: Any, tensors: dict[str, Tensor], seen: dict[Any, str]) -> Any:
@@ -171,7 +199,7 @@ def encode(value: Any, tensors: dict[str, Tensor], seen: dict[Any, str]) -> Any:
         return [encode(item, tensors, seen) for item in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise TypeError(f"a checkpoint holds tensors, numbers, text, lists and mappings, found {type(value).__name__}")
+    raise TypeError(f"a checkpoint holds tensors, numbers, text, lists and mappings, got {type(value).__name__}")
 
 
 def decode(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
@@ -193,15 +221,15 @@ def tensors_hash(tensors: Iterable[tuple[str, Tensor]]) -> str:
     return digest.hexdigest()
 
 
-def clear_halves(folder: Path) -> None:
+def remove_partial(folder: Path) -> None:
     """Remove what an earlier process was writing or removing when it was killed."""
-    for path in (folder / "checkpoints").glob(f"{HALF}*"):
+    for path in (folder / "checkpoints").glob(f"{PARTIAL}*"):
         shutil.rmtree(path, ignore_errors=True)
 
 
 def remove(path: Path) -> None:
     """Remove a folder so that no half of it keeps its name."""
-    half = path.with_name(f"{HALF}{path.name}")
+    half = path.with_name(f"{PARTIAL}{path.name}")
     shutil.rmtree(half, ignore_errors=True)
     path.rename(half)
     shutil.rmtree(half, ignore_errors=True)

@@ -1,14 +1,14 @@
-"""Other places that metrics go to beside metrics.jsonl: `writers=[tensorboard,wandb]`."""
+"""Other places that metrics go to beside metrics.jsonl: `loggers=[tensorboard,wandb]`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
 
-from conf.schema import ConfigError
+from conf.schema.base import ConfigError
 
 
-class Writer(Protocol):
+class MetricLogger(Protocol):
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         """The metrics of a step; what is not a number is left out."""
 
@@ -16,7 +16,7 @@ class Writer(Protocol):
         """Have everything written."""
 
 
-class TensorBoardWriter:
+class TensorBoardLogger:
     """Event files in the run folder: `tensorboard --logdir FOLDER`. A resumed run hides the steps it takes again."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
@@ -37,7 +37,7 @@ class TensorBoardWriter:
             self._writer.close()
 
 
-class WandbWriter:
+class WandbLogger:
     """One Weights & Biases run for a run folder, whose id is kept there so that a resumed run continues it.
 
     Where it goes is Weights & Biases' own affair: WANDB_MODE=offline, WANDB_PROJECT, WANDB_ENTITY, ...
@@ -61,27 +61,28 @@ class WandbWriter:
         self._run.finish()
 
 
-WRITERS: dict[str, Callable[[Path, Mapping[str, Any]], Writer]] = {
-    "tensorboard": TensorBoardWriter,
-    "wandb": WandbWriter,
+LOGGERS: dict[str, Callable[[Path, Mapping[str, Any]], MetricLogger]] = {
+    "tensorboard": TensorBoardLogger,
+    "wandb": WandbLogger,
 }
 
 
-def make_writers(names: Sequence[str], folder: Path, config: Mapping[str, Any]) -> list[Writer]:
-    """The writers that `writers` asks for.
+def make_loggers(names: Sequence[str], folder: Path, config: Mapping[str, Any]) -> list[MetricLogger]:
+    """The loggers that the key `loggers` asks for.
 
     Raises:
         ConfigError: one whose package is not installed.
     """
-    writers: list[Writer] = []
+    loggers: list[MetricLogger] = []
     for name in names:
         try:
-            writers.append(WRITERS[name](folder, config))
+            loggers.append(LOGGERS[name](folder, config))
         except ImportError as error:
             raise ConfigError(
-                f"writers: must be installed (pip install -e .[tracking]), found {name} and no package {error.name}"
+                f"loggers: {name} needs the package {error.name}, which is not installed: "
+                "pip install -e '.[tracking]', or take it out of the list"
             ) from error
-    return writers
+    return loggers
 
 
 def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:

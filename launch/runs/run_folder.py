@@ -12,28 +12,29 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from conf.schema import ConfigError
+from conf.schema.base import ConfigError
+from conf.schema.renames import upgraded
 
 STATES = ("running", "finished", "failed", "preempted")
 LOCK = ".lock"
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a file system without locks answers
 
 
-class Held(OSError):
+class FolderLocked(OSError):
     """Another process has the folder."""
 
 
-def lock(folder: Path, patience: float = 1.0) -> int | None:
+def lock_folder(folder: Path, patience: float = 1.0) -> int | None:
     """Take a run folder for this process, until it closes the descriptor or ends, however it ends.
 
     Args:
-        patience: seconds to go on trying; `state` holds the lock for an instant.
+        patience: seconds to go on trying; `run_state` holds the lock for an instant.
 
     Returns:
         An open descriptor; None where the file system has no locks.
 
     Raises:
-        Held: by another process. OSError: the folder cannot be written to.
+        FolderLocked: by another process. OSError: the folder cannot be written to.
     """
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     deadline = time.monotonic() + patience
@@ -44,7 +45,7 @@ def lock(folder: Path, patience: float = 1.0) -> int | None:
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 os.close(descriptor)
-                raise Held(errno.EBUSY, "another process is running it", str(folder)) from None
+                raise FolderLocked(errno.EBUSY, "another process is running it", str(folder)) from None
             time.sleep(0.05)
         except OSError as error:
             os.close(descriptor)
@@ -53,7 +54,7 @@ def lock(folder: Path, patience: float = 1.0) -> int | None:
             raise
 
 
-def is_held(folder: Path) -> bool | None:
+def is_locked(folder: Path) -> bool | None:
     """Whether a process has the folder; None where that cannot be known."""
     try:
         descriptor = os.open(folder / LOCK, os.O_RDONLY)
@@ -70,6 +71,12 @@ def is_held(folder: Path) -> bool | None:
         return None
     finally:
         os.close(descriptor)
+
+
+def unusable_folder(error: OSError) -> str:
+    """The message for a run folder that cannot be used."""
+    key = "hydra.run.dir (hydra.sweep.dir with -m)"
+    return f"{key}: must be a folder that a new run can be written to, got {error.filename} ({error.strerror})"
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -96,27 +103,23 @@ def read_record(folder: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{folder}: must be a run folder, found no run.json in it") from None
+        raise ConfigError(f"{folder}: must be a run folder, got no run.json in it") from None
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: must be the record of a run, found {error}") from None
+        raise ConfigError(f"{path}: must be the record of a run, got {error}") from None
     if not isinstance(record, dict) or record.get("state") not in STATES:
-        raise ConfigError(f"{path}: must be the record of a run, found no state in it")
+        raise ConfigError(f"{path}: must be the record of a run, got no state in it")
     return record
 
 
-def state(folder: Path) -> str:
+def run_state(folder: Path) -> str:
     """The state in run.json; `dead` for one that says running though no process has the folder."""
     said = str(read_record(folder)["state"])
-    return "dead" if said == "running" and is_held(folder) is False else said
+    return "dead" if said == "running" and is_locked(folder) is False else said
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The resolved configuration of a run."""
-    return dict(read_yaml(folder / "config.yaml"))
-
-
-def read_overrides(folder: Path) -> list[str]:
-    return [str(override) for override in read_yaml(folder / "overrides.yaml")]
+    """The resolved configuration of a run, with the keys that it would have today."""
+    return upgraded(read_yaml(folder / "config.yaml"))
 
 
 def read_yaml(path: Path) -> Any:
@@ -128,9 +131,9 @@ def read_yaml(path: Path) -> Any:
     try:
         return OmegaConf.to_container(OmegaConf.load(path))
     except FileNotFoundError:
-        raise ConfigError(f"{path}: must be a file, found none") from None
+        raise ConfigError(f"{path}: must be a file, got none") from None
     except Exception as error:
-        raise ConfigError(f"{path}: must be valid YAML, found: {str(error).partition(chr(10))[0]}") from None
+        raise ConfigError(f"{path}: must be valid YAML, got: {str(error).partition(chr(10))[0]}") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -142,11 +145,11 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path}: must be a file, found none") from None
+        raise ConfigError(f"{path}: must be a file, got none") from None
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: must be JSON, found {error}") from None
+        raise ConfigError(f"{path}: must be JSON, got {error}") from None
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: must be a JSON object, found {type(content).__name__}")
+        raise ConfigError(f"{path}: must be a JSON object, got {type(content).__name__}")
     return content
 
 

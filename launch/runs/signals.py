@@ -6,14 +6,14 @@ Either way training ends in KeyboardInterrupt(number), and the run's record says
 import signal
 from types import FrameType
 
-ASKED_TO_LEAVE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)  # a cluster sends SIGUSR2
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)  # a cluster sends SIGUSR2
 _deferring = False
 _pending: int | None = None
 
 
 def install() -> None:
     """Handle the signals from now on; one that is ignored (SIGHUP under nohup) stays so."""
-    for number in ASKED_TO_LEAVE:
+    for number in STOP_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _handle)
 

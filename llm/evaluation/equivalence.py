@@ -8,14 +8,18 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from conf.schema import ConfigError, DarlingConfig, EvaluateConfig
+from conf.schema.base import ConfigError
+from conf.schema.llm import EvaluateConfig
+from conf.schema.objective import DarlingConfig, TransformConfig
 from launch.runs.run_folder import folder_or_hub
+from llm.tasks.base import Task
 
 SHORT = 5  # words: up to there NoveltyBench compares words instead of asking the classifier
 PAIR_TOKENS = 128  # of each text, as in NoveltyBench
 EQUIVALENT = 1  # the classifier's label
 KEPT = 100_000  # texts whose embeddings are remembered
 
+Partition = Callable[[Sequence[str]], Sequence[int]]  # a prompt's completions -> the number of each one's class
 # (representative, others) -> which of the others are equivalent to it; numbers of completions of one prompt.
 Compare = Callable[[int, Sequence[int]], Sequence[bool]]
 
@@ -79,7 +83,7 @@ class Embedder:
             )
         except ImportError as error:
             raise ConfigError(
-                f"embedder: pip install -e .[evaluation] brings what it needs, found no {error.name} (embedder=null "
+                f"embedder: pip install -e .[evaluation] brings what it needs, got no {error.name} (embedder=null "
                 "leaves semantic diversity out)"
             ) from None
         except (OSError, ValueError) as error:
@@ -129,7 +133,7 @@ class Classifier:
             ) from None
         if self._model.config.num_labels != 2:
             raise ConfigError(
-                f"classifier: must have two labels, different and equivalent, found {self._model.config.num_labels} "
+                f"classifier: must have two labels, different and equivalent, got {self._model.config.num_labels} "
                 f"in {name}"
             )
         torch.nn.Module.to(self._model, device).eval()
@@ -186,7 +190,35 @@ def make_equivalence(
         words = f"classifier: probability > {config.classifier_threshold:g} by {config.classifier}, the first "
         words += f"{PAIR_TOKENS} tokens; half of the words where both have at most {SHORT}"
         return model.partition, words
-    raise ValueError(f"equivalence: must be exact, embedding or classifier, found {config.equivalence}")
+    raise ValueError(f"equivalence: must be exact, embedding or classifier, got {config.equivalence}")
+
+
+def make_partition(transform: TransformConfig, task: Task, device: torch.device) -> Partition | None:
+    """The partition by which the transform counts completions as the same; None where it needs none.
+
+    Raises:
+        ConfigError: a model that it needs cannot be loaded.
+    """
+    if not isinstance(transform, DarlingConfig):
+        return None
+    if transform.equivalence == "answer":
+        return lambda texts: class_numbers([task.answer(text) for text in texts])
+    try:
+        embed = Embedder(str(transform.embedder), device) if transform.equivalence == "embedding" else None
+        return make_equivalence(transform, embed, device)[0]
+    except ConfigError as error:
+        raise ConfigError(f"transform.{error}") from None
+
+
+def class_numbers(values: Sequence[str]) -> list[int]:
+    """The number of each value's class, equal values being one class."""
+    numbers = {value: number for number, value in enumerate(dict.fromkeys(values))}
+    return [numbers[value] for value in values]
+
+
+def group_classes(texts: Sequence[str], group: int, partition: Partition) -> Tensor:
+    """[P, G] classes of the completions within their groups, `group` consecutive texts each."""
+    return torch.tensor([list(partition(texts[first : first + group])) for first in range(0, len(texts), group)])
 
 
 def same_words(a: str, b: str) -> bool | None:
@@ -198,4 +230,4 @@ def same_words(a: str, b: str) -> bool | None:
 
 def _unloadable(key: str, kind: str, name: str, error: Exception) -> str:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return f"{key}: must be a folder or hub name of {kind}, found {name} ({reason})"
+    return f"{key}: must be a folder or hub name of {kind}, got {name} ({reason})"

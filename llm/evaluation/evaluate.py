@@ -11,26 +11,21 @@ from typing import Any, NamedTuple
 import torch
 from rich.progress import track
 
-from conf.schema import (
-    EQUIVALENCES,
-    ConfigError,
-    EvaluateConfig,
-    LlmConfig,
-    ModelConfig,
-    RewardConfig,
-    RewardFailure,
-    RewardPartConfig,
-)
+from conf.schema.base import ConfigError
+from conf.schema.equivalence import EQUIVALENCES
+from conf.schema.llm import EvaluateConfig, LlmConfig, ModelConfig, RewardConfig, RewardPartConfig
 from launch.cli.compose import compose_typed, recorded
 from launch.runs.checkpoint import tensors_hash
+from launch.runs.console import console
+from launch.runs.line_files import plain
 from launch.runs.rng import stream_seed
-from launch.runs.run import Run, console, plain
+from launch.runs.run import Run
 from launch.runs.run_folder import user_path, write_text
 from llm.evaluation.equivalence import Embedder, make_equivalence
 from llm.evaluation.files import Generations, Question, check_scores, prompt_of, read_generations, read_questions
 from llm.evaluation.metrics import Column, Judged, difference, measures, overall, score_of_reward
 from llm.evaluation.policy import complete
-from llm.models import find_device, find_dtype, load_models
+from llm.models import load_models, resolve_device, resolve_dtype
 from llm.report import report_evaluation
 from llm.rewards import Reward, make_evaluation_reward, make_reward
 from llm.tasks.base import Task, load_task
@@ -49,7 +44,7 @@ class Setting(NamedTuple):
 def assess(config: EvaluateConfig, run: Run) -> None:
     """The whole job: sample or read, judge, measure, report."""
     if run.ranks.world > 1:
-        raise ConfigError(f"hydra.launcher: must start one process of llm.evaluate, found {run.ranks.world} ranks")
+        raise ConfigError(f"hydra.launcher: must start one process of llm.evaluate, got {run.ranks.world} ranks")
     subjects: dict[str, list[Generations]] = {}
     choices: dict[str, Any] = {}
     for key, file in (("generations", config.generations), ("compare", config.compare)):
@@ -57,7 +52,7 @@ def assess(config: EvaluateConfig, run: Run) -> None:
             subjects[file] = read_generations(key, file)
     refuse_unclassed(config, [one for some in subjects.values() for one in some])
     setting = find_setting(config)
-    device = find_device(config.device, "device")
+    device = resolve_device(config.device, "device")
     embed = None if config.embedder is None else Embedder(config.embedder, device)  # before hours of sampling
     if config.generations is None:
         name, sampled, choices = sample_subject(config, setting, run)
@@ -87,7 +82,7 @@ def refuse_unclassed(config: EvaluateConfig, given: Sequence[Generations]) -> No
     missing = next((one for one in given if one.partition is None), None)
     if missing is not None and config.equivalence is None:
         raise ConfigError(
-            f"equivalence: must be one of {', '.join(EQUIVALENCES)} where a prompt has no partition, found null "
+            f"equivalence: must be one of {', '.join(EQUIVALENCES)} where a prompt has no partition, got null "
             f"({missing.place})"
         )
 
@@ -97,7 +92,7 @@ def find_setting(config: EvaluateConfig) -> Setting:
     if config.run is not None:
         found = recorded(user_path(config.run))
         if not isinstance(found, LlmConfig):
-            raise ConfigError(f"run: must be a run folder of python -m llm, found {config.run}")
+            raise ConfigError(f"run: must be a run folder of python -m llm, got {config.run}")
     else:
         found, _ = compose_typed("llm", [] if config.experiment is None else [f"experiment={config.experiment}"])
         if config.experiment is None:
@@ -218,7 +213,7 @@ def kept_lines(path: Path, questions: Sequence[Question], about: Mapping[str, st
         for key, value in expected.items():
             if row.get(key) != value:
                 raise ConfigError(
-                    f"hydra.run.dir: must be a new folder for another evaluation, found {path}, line {number}, with "
+                    f"hydra.run.dir: must be a new folder for another evaluation, got {path}, line {number}, with "
                     f"{key} {row.get(key)!r} instead of {value!r}"
                 )
     return len(rows)
@@ -293,7 +288,7 @@ def reward_in(config: EvaluateConfig, setting: Setting, device: torch.device) ->
     if task is None or not (setting.config.reward.parts or task.has_reward()):
         return None, None
     own = scoring(asdict(setting.config.reward), config)
-    return make_reward(own, task, device, find_dtype(config.dtype, device)), words_of(own.parts) or (
+    return make_reward(own, task, device, resolve_dtype(config.dtype, device)), words_of(own.parts) or (
         f"of task {setting.config.task.name}"
     )
 
@@ -305,7 +300,7 @@ def reward_out(config: EvaluateConfig, setting: Setting, device: torch.device) -
     if setting.task is None or not setting.config.reward.evaluation:
         return None, None
     own = scoring(asdict(setting.config.reward), config)
-    reward = make_evaluation_reward(own, setting.task, device, find_dtype(config.dtype, device))
+    reward = make_evaluation_reward(own, setting.task, device, resolve_dtype(config.dtype, device))
     return reward, words_of(own.evaluation)
 
 
@@ -315,12 +310,12 @@ def named_reward(key: str, name: str, config: EvaluateConfig, setting: Setting, 
     parts = scoring({"parts": {"named": part}, "evaluation": {}}, config)
     task: Any = setting.task  # not asked, since there are parts
     with renamed(key, "reward.parts.named.model", "reward.parts.named.function"):
-        return make_reward(parts, task, device, find_dtype(config.dtype, device))
+        return make_reward(parts, task, device, resolve_dtype(config.dtype, device))
 
 
 def scoring(parts: Mapping[str, Any], config: EvaluateConfig) -> RewardConfig:
     """Rewards with this command's batches; one that fails stops it."""
-    return RewardConfig(**{**parts, "on_failure": RewardFailure.stop, "batch_size": config.reward_batch})
+    return RewardConfig(**{**parts, "on_failure": "stop", "batch_size": config.reward_batch})
 
 
 def words_of(parts: Mapping[str, RewardPartConfig]) -> str:

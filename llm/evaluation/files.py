@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from conf.schema import ConfigError, show
+from conf.schema.base import ConfigError, show
 from launch.runs.run_folder import user_path
 from llm.evaluation.metrics import opens_class
 from llm.inference.prompts import Chat
@@ -81,7 +81,7 @@ def check_scores(one: Generations, partition: Sequence[int]) -> None:
     for score, opens in zip(one.scores or (), opens_class(partition), strict=one.scores is not None):
         if opens and not 1 <= score <= 10:
             expected = "must be from 1 to 10 where a generation opens a class"
-            raise ConfigError(f"{one.place}, generation_scores: {expected}, found {score}")
+            raise ConfigError(f"{one.place}, generation_scores: {expected}, got {score}")
 
 
 def chat_of(prompt: str | Chat) -> Chat:
@@ -102,7 +102,7 @@ class _Line(NamedTuple):
     def error(self, field: str, expected: str, found: Any) -> ConfigError:
         text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False, default=str)
         text = text if len(text) <= 80 else f"{text[:77]}..."
-        return ConfigError(f"{self.place}, {field}: must be {expected}, found {text}")
+        return ConfigError(f"{self.place}, {field}: must be {expected}, got {text}")
 
     def get(self, field: str, expected: str) -> Any:
         if field not in self.content:
@@ -150,18 +150,18 @@ def _lines(key: str, file: str) -> Iterator[_Line]:
     try:
         text = path.read_text("utf-8")
     except OSError as error:
-        raise ConfigError(f"{key}: must be a file of JSON Lines, found {file} ({error.strerror})") from None
+        raise ConfigError(f"{key}: must be a file of JSON Lines, got {file} ({error.strerror})") from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{key}: must be a file in UTF-8, found {file} ({error.reason})") from None
+        raise ConfigError(f"{key}: must be a file in UTF-8, got {file} ({error.reason})") from None
     number = 0
     for number, line in enumerate(text.rstrip("\n").split("\n"), start=1):
         place = f"{key}: {file}, line {number}"
         try:
             content = json.loads(line)
         except ValueError as error:
-            raise ConfigError(f"{place}: must be one JSON object, found {_cut(line)} ({error})") from None
+            raise ConfigError(f"{place}: must be one JSON object, got {_cut(line)} ({error})") from None
         if not isinstance(content, dict):
-            raise ConfigError(f"{place}: must be one JSON object, found {_cut(line)}")
+            raise ConfigError(f"{place}: must be one JSON object, got {_cut(line)}")
         found = _Line(place, content)
         name = found.question().id
         if name in seen:

@@ -3,13 +3,14 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from conf.schema import LlmConfig
+from conf.schema.llm import LlmConfig
 from core.stats import bootstrap_standard_error, entropy
 from launch.engines import distributed
 from launch.runs.rng import rollout_uniforms, stream_seed
@@ -24,10 +25,29 @@ from llm.tasks.base import Task
 BATCH = 256  # completions sampled at a time
 
 
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """completions: in all, spread over the task's first set of prompts. chat_template: switches of the template."""
+
+    seed: int
+    completions: int
+    max_new_tokens: int
+    chat_template: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, config: LlmConfig) -> Self:
+        return cls(config.seed, config.evaluation_completions, config.max_new_tokens, config.model.chat_template)
+
+
 def evaluate_policy(
-    model: PreTrainedModel, models: Models, task: Task, reward: Reward, further: Reward, config: LlmConfig
+    model: PreTrainedModel,
+    models: Models,
+    task: Task,
+    reward: Reward,
+    further: Reward,
+    settings: EvaluationSettings,
 ) -> dict[str, Any]:
-    """Sample `evaluation_completions` completions, spread over the task's prompts, and count.
+    """Sample completions, spread over the task's prompts, and count what they answer.
 
     Every set of `task.evaluation_prompts()` gets as many completions a prompt as the first one.
 
@@ -38,10 +58,10 @@ def evaluate_policy(
         `count_answers` and `mean_rewards` of each set, under its prefix.
     """
     sets = task.evaluation_prompts()
-    each = max(config.evaluation_completions // len(next(iter(sets.values()))), 1)
+    each = max(settings.completions // len(next(iter(sets.values()))), 1)
     results: dict[str, Any] = {}
     for prefix, chats in sets.items():
-        texts = _complete(model, models, config, prefix, chats, each)
+        texts = _complete(model, models, settings, prefix, chats, each)
         asked = [chat for chat in chats for _ in range(each)]
         scores, others = reward(asked, texts), further(asked, texts)
         found = count_answers(texts, task.correct(scores.reward.tolist()), chats, task)
@@ -95,20 +115,25 @@ def mean_rewards(rewards: Mapping[str, Tensor], prompts: int) -> dict[str, Any]:
 
 
 def _complete(
-    model: PreTrainedModel, models: Models, config: LlmConfig, prefix: str, chats: Sequence[Chat], each: int
+    model: PreTrainedModel,
+    models: Models,
+    settings: EvaluationSettings,
+    prefix: str,
+    chats: Sequence[Chat],
+    each: int,
 ) -> list[str]:
     """`each` completions of every chat, from streams of their own; each rank samples a part of them."""
-    seed = stream_seed(config.seed, "evaluation", *([prefix] if prefix else []))
-    width, mine = min(each, BATCH), distributed.portion(each)
+    seed = stream_seed(settings.seed, "evaluation", *([prefix] if prefix else []))
+    width, mine = min(each, BATCH), distributed.shard_range(each)
     texts: list[list[str]] = [[] for _ in chats]
     for first in range(0, len(chats), BATCH // width):
         some = {i: chats[i] for i in range(first, min(first + BATCH // width, len(chats)))}
         for start in range(0, len(mine), width):
             rows = mine[start : start + width]
-            found = complete(model, models, some, rows, seed, config.max_new_tokens, config.model.chat_template)
+            found = complete(model, models, some, rows, seed, settings.max_new_tokens, settings.chat_template)
             for number, each_text in found.items():
                 texts[number] += each_text
-    shares = distributed.gather(texts)
+    shares = distributed.gather_objects(texts)
     return [text for slot in range(len(chats)) for some in shares for text in some[slot]]
 
 

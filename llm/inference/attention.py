@@ -6,7 +6,7 @@ by which transformers lets a model's attention be chosen, by functions that know
 A completion token attends to two blocks, its prompt's and its own row's; the two results are merged by their
 logsumexp, which is exact (Milakov & Gimelshein 2018, arXiv:1805.02867; Dao et al. 2022, arXiv:2205.14135).
 
-Whether a model can be read so is found out by trying, once, on a few tokens (`shares_prefix`).
+Whether a model can be read so is found out by trying, once, on a few tokens (`supports_shared_prefix`).
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
-from launch.runs.run import console
+from launch.runs.console import console
 from llm.inference.prompts import Prompts
 
 NAME = "shared_prefix"
@@ -78,7 +78,7 @@ def chosen(body: nn.Module) -> Iterator[None]:
             config._attn_implementation = name
 
 
-def shares_prefix(body: PreTrainedModel) -> bool:
+def supports_shared_prefix(body: PreTrainedModel) -> bool:
     """Whether `body` can be read packed; says once why a model cannot."""
     if body not in _REASONS:
         _REASONS[body] = _reason(body)

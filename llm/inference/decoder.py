@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from llm.inference.attention import Packing, chosen, forward, read, say, shares_prefix
+from llm.inference.attention import Packing, chosen, forward, read, say, supports_shared_prefix
 from llm.inference.logprobs import positions, read_prompts
 from llm.inference.prompts import Prompts
 
@@ -22,7 +22,7 @@ def make_decoder(body: PreTrainedModel, prompts: Prompts, group: int, length: in
     Its `hidden` [R, D] are the last hidden states of the rows; `step(tokens, running)` reads one more token of each,
     [R] ids, where running [R] bool is False for a row that has ended before.
     """
-    if shares_prefix(body):
+    if supports_shared_prefix(body):
         return PackedDecoder(body, prompts, group, length)
     return PaddedDecoder(body, prompts, group, length)
 

@@ -5,7 +5,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from core.sequence import selected_logp, selected_logp_and_entropy
-from llm.inference.attention import Packing, shares_prefix
+from llm.inference.attention import Packing, supports_shared_prefix
 from llm.inference.prompts import Prompts
 
 
@@ -50,7 +50,7 @@ def _spread(values: Tensor, mask: Tensor) -> Tensor:
 def completion_hidden(model: PreTrainedModel, prompts: Prompts, tokens: Tensor, mask: Tensor) -> Tensor:
     """Last hidden state one position before each completion token, row after row: [mask.sum(), D], with gradient."""
     body = model.get_decoder()
-    hidden = packed_hidden if shares_prefix(body) else padded_hidden
+    hidden = packed_hidden if supports_shared_prefix(body) else padded_hidden
     return hidden(body, prompts, tokens, mask)
 
 

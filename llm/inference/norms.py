@@ -29,7 +29,7 @@ class RmsNorm(nn.Module):
         return (x * _scale(x, self.epsilon)).mul_(self.weight)
 
 
-def in_fewer_passes(model: nn.Module) -> int:
+def fuse_rms_norms(model: nn.Module) -> int:
     """Let the model's RMS norms be `RmsNorm`, in place, where they are on a CPU and a trial shows the same values.
 
     Returns:

@@ -25,7 +25,7 @@ except ModuleNotFoundError as error:
         raise
     raise ImportError("llm.integrations.trl needs TRL: pip install 'mara-rl[trl]'") from None
 if not trl.__version__.startswith("1.16."):  # methods that are not of its public interface are extended
-    raise ImportError(f"llm.integrations.trl needs TRL 1.16: pip install 'mara-rl[trl]', found {trl.__version__}")
+    raise ImportError(f"llm.integrations.trl needs TRL 1.16: pip install 'mara-rl[trl]', got {trl.__version__}")
 
 ALLOWED: dict[str, tuple[tuple[Any, ...], str]] = {  # key of GRPOConfig: values, and why no others
     "beta": (
@@ -104,30 +104,30 @@ class MaraGRPOConfig(trl.GRPOConfig):
         """Raise ValueError where the optimum would be another one than MARA's."""
         for key, (values, reason) in ALLOWED.items():
             if (found := getattr(self, key)) not in values:
-                raise ValueError(f"{key}: must be {values[0]!r} with MARA ({reason}), found {found!r}")
+                raise ValueError(f"{key}: must be {values[0]!r} with MARA ({reason}), got {found!r}")
         if self.gradient_accumulation_steps % (self.steps_per_generation or 1):
             raise ValueError(
                 f"steps_per_generation: must divide gradient_accumulation_steps with MARA (later updates on the same "
-                f"completions are off-policy: the KL in their reward is that of the policy before), found "
+                f"completions are off-policy: the KL in their reward is that of the policy before), got "
                 f"{self.steps_per_generation} and {self.gradient_accumulation_steps}"
             )
         if self.delta is not None and self.delta < 1:
-            raise ValueError(f"delta: must be None or >= 1 (below 1 it removes the gradient), found {self.delta}")
+            raise ValueError(f"delta: must be None or >= 1 (below 1 it removes the gradient), got {self.delta}")
         if self.mara_beta is None:
-            raise ValueError("mara_beta: must be given, in reward units per nat, found None")
+            raise ValueError("mara_beta: must be given, in reward units per nat, got None")
         check_mara_beta(self.mara_beta)
         if (self.mara_threshold is None) == (self.mara_quantile is None):
             raise ValueError(
-                f"mara_threshold: must be given, or mara_quantile in its place, found {self.mara_threshold} and "
+                f"mara_threshold: must be given, or mara_quantile in its place, got {self.mara_threshold} and "
                 f"mara_quantile={self.mara_quantile}"
             )
         if self.mara_quantile is not None and not 0 <= self.mara_quantile <= 1:
-            raise ValueError(f"mara_quantile: must lie in [0, 1], found {self.mara_quantile}")
+            raise ValueError(f"mara_quantile: must lie in [0, 1], got {self.mara_quantile}")
         if self.mara_floor is not None and self.mara_quantile is None:
-            raise ValueError(f"mara_floor: must be None without mara_quantile, found {self.mara_floor}")
+            raise ValueError(f"mara_floor: must be None without mara_quantile, got {self.mara_floor}")
         if self.mara_max_log_weight is not None and self.mara_direction != "forward":
             raise ValueError(
-                f"mara_max_log_weight: only used with mara_direction='forward', found {self.mara_max_log_weight}"
+                f"mara_max_log_weight: only used with mara_direction='forward', got {self.mara_max_log_weight}"
             )
         make_objective(**self.objective_arguments())
 
@@ -141,7 +141,8 @@ class MaraGRPOConfig(trl.GRPOConfig):
         }
         return {
             "transform": "mara",
-            "transform_options": {"threshold": threshold, "algorithm": self.mara_algorithm},
+            "transform_options": {"algorithm": self.mara_algorithm},
+            "threshold": threshold,
             "advantage": "centred",
             "direction": self.mara_direction,
             "max_log_weight": math.inf if self.mara_max_log_weight is None else self.mara_max_log_weight,
@@ -174,7 +175,7 @@ class MaraGRPOTrainer(trl.GRPOTrainer):
         self, model: Any, reward_funcs: Any = None, args: MaraGRPOConfig | None = None, **options: Any
     ) -> None:
         if not isinstance(args, MaraGRPOConfig):
-            raise ValueError(f"args: must be a MaraGRPOConfig, found {type(args).__name__}")
+            raise ValueError(f"args: must be a MaraGRPOConfig, got {type(args).__name__}")
         args.check()
         args = copy.copy(args)
         args.beta = args.mara_beta or 0.0  # TRL makes a reference where its beta is not 0
@@ -218,7 +219,7 @@ class MaraGRPOTrainer(trl.GRPOTrainer):
         reward = (self._rewards * self.reward_weights.to(policy.device)).nansum(-1).view(-1, group)
         valid = ~self._rewards.isnan().all(-1).view(-1, group)
         if not bool(reward.isfinite().all()):
-            raise ValueError(f"rewards must be finite, or None where a completion does not count, found {reward}")
+            raise ValueError(f"rewards must be finite, or None where a completion does not count, got {reward}")
         if self.mask_truncated_completions:
             valid = valid & complete
 
@@ -261,7 +262,7 @@ class MaraGRPOTrainer(trl.GRPOTrainer):
 def _check_model(trainer: MaraGRPOTrainer) -> None:
     """Raise ValueError where the log-probabilities would not be those of the tokens that the policy sampled."""
     if trainer.tools or trainer._is_vlm:
-        raise ValueError("tools: must be none with MaraGRPOTrainer, and the model one of text, found tools or images")
+        raise ValueError("tools: must be none with MaraGRPOTrainer, and the model one of text, got tools or images")
     if trainer.aux_loss_enabled:
         raise ValueError("router_aux_loss_coef: must be 0.0 with MARA (another loss moves the optimum)")
     config = trainer.model.config.get_text_config()
@@ -269,5 +270,5 @@ def _check_model(trainer: MaraGRPOTrainer) -> None:
     if rate := max([*layers, getattr(config, "attention_dropout", 0.0) or 0.0]):
         raise ValueError(
             f"disable_dropout: must be True with MARA, and the model's attention_dropout 0.0 (what is scored must be "
-            f"what is sampled), found dropout at {rate}"
+            f"what is sampled), got dropout at {rate}"
         )

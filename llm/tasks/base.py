@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Self
 
-from conf.schema import ConfigError, LlmConfig
+from conf.schema.base import ConfigError
+from conf.schema.llm import LlmConfig
 from llm.data import Records
 from llm.inference.prompts import Chat
 
@@ -75,8 +76,8 @@ def load_task(name: str, config: LlmConfig) -> Task:
         found = pkgutil.resolve_name(path)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(
-            f"task.name: must be a task of llm.tasks or package.module:Class, found {name} ({error})"
+            f"task.name: must be a task of llm.tasks or package.module:Class, got {name} ({error})"
         ) from None
     if not (isinstance(found, type) and issubclass(found, Task)):
-        raise ConfigError(f"task.name: must be a subclass of llm.tasks.base.Task, found {path}")
+        raise ConfigError(f"task.name: must be a subclass of llm.tasks.base.Task, got {path}")
     return found.load(config)

@@ -3,7 +3,7 @@
 import re
 from typing import NamedTuple, Self
 
-from conf.schema import LlmConfig
+from conf.schema.llm import LlmConfig
 from llm.data import Records, load_both
 from llm.inference.prompts import Chat
 from llm.tasks.base import Task

@@ -2,7 +2,8 @@
 
 from typing import NamedTuple, Self
 
-from conf.schema import ConfigError, LlmConfig
+from conf.schema.base import ConfigError
+from conf.schema.llm import LlmConfig
 from llm.data import load_records
 from llm.inference.prompts import Chat
 from llm.tasks.base import Task
@@ -68,7 +69,7 @@ class OneOfMany(Task):
         if data.train.path is None:
             if data.evaluation.path is not None:
                 raise ConfigError(
-                    f"data.evaluation.path: must be null without data.train.path, found {data.evaluation.path}"
+                    f"data.evaluation.path: must be null without data.train.path, got {data.evaluation.path}"
                 )
             return cls()
         read = {

@@ -31,9 +31,9 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from conf.schema import ConfigError
-from launch.runs.run import console
-from launch.runs.run_folder import cache_folder, folder_or_hub, lock, write_text
+from conf.schema.base import ConfigError
+from launch.runs.console import console
+from launch.runs.run_folder import cache_folder, folder_or_hub, lock_folder, write_text
 from llm.inference.logprobs import completion_logp
 from llm.inference.prompts import Prompts, encode_chats, pad_completions
 from llm.testbed import corpora
@@ -65,7 +65,7 @@ CHAT_TEMPLATE = (
 )
 
 
-def find_model(name: str, recipes: Mapping[str, Any] = RECIPES) -> str:
+def resolve_model(name: str, recipes: Mapping[str, Any] = RECIPES) -> str:
     """What `from_pretrained` takes for one of `recipes`, which is built or in the cache, a folder, or a hub name."""
     return str(tiny_model(name)) if name in recipes else folder_or_hub(name)
 
@@ -76,7 +76,7 @@ def tiny_model(name: str = "tiny") -> Path:
     if not folder.exists():
         workshop = folder.with_name(f".{folder.name}")
         workshop.mkdir(parents=True, exist_ok=True)
-        held = lock(workshop, PATIENCE)  # what another process is building is waited for
+        held = lock_folder(workshop, PATIENCE)  # what another process is building is waited for
         try:
             if not folder.exists():
                 _build(name, workshop, folder)
@@ -102,7 +102,7 @@ def tiny_data(key: str, name: str) -> Path:
     """File of a data set of `corpora.records`, JSON Lines."""
     records = corpora.records(name)
     if records is None:
-        raise ConfigError(f"{key}.path: must be a data set of llm.testbed.corpora, found {name}")
+        raise ConfigError(f"{key}.path: must be a data set of llm.testbed.corpora, got {name}")
     text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     folder = cache_folder() / f"data-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     folder.mkdir(parents=True, exist_ok=True)

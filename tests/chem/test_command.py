@@ -10,8 +10,8 @@ from rdkit import Chem
 
 from chem.oracles import Oracle, Status, TimedOut
 from chem.oracles.base import Molecule
-from chem.oracles.external_program import Command
-from conf.schema import ComponentConfig, ConfigError, OracleConfig
+from conf.schema.base import ConfigError
+from conf.schema.oracle import ComponentConfig, OracleConfig
 
 PROGRAM = """#!/bin/sh
 case "$1" in
@@ -38,20 +38,22 @@ def molecule(smiles):
 def test_a_number_is_picked_and_nothing_is_left(program, tmp_path):
     pattern = r"score: (\S+)"
     for pick, expected in {"first": -4.5, "last": -7.25, "min": -7.25, "max": -4.5}.items():
-        assert Command(program, pattern, pick=pick)(molecule("CCC")).value == expected
+        assert ExternalProgram(program, pattern, pick=pick)(molecule("CCC")).value == expected
     folders = (tmp_path / "log").read_text().split()
     assert len(folders) == 4 and not any(Path(folder).exists() for folder in folders)
 
-    written = Command(["sh", "-c", "echo pose 3.5 > {output}; cat {sdf} >> {output}"], r"pose (\S+)", source="output")
+    written = ExternalProgram(
+        ["sh", "-c", "echo pose 3.5 > {output}; cat {sdf} >> {output}"], r"pose (\S+)", source="output"
+    )
     assert written(molecule("CCC")).value == 3.5
-    sdf = Command(["cat", "{sdf}"], r"^\s*(\d+)\s*\d+.*V2000")
-    assert Command(["grep", "V2000", "{sdf}"], r"^\s*(\d+)")(molecule("CCC")).value == 11  # with hydrogens
+    sdf = ExternalProgram(["cat", "{sdf}"], r"^\s*(\d+)\s*\d+.*V2000")
+    assert ExternalProgram(["grep", "V2000", "{sdf}"], r"^\s*(\d+)")(molecule("CCC")).value == 11  # with hydrogens
     with pytest.raises(ValueError, match="nothing in the stdout matches"):
         sdf(molecule("CCC"))  # control: ^ is the beginning of the text, which the line of counts is not
 
 
 def test_failures_and_hangs(program, tmp_path):
-    command = Command(program, r"score: (\S+)", time_limit_s=0.5)
+    command = ExternalProgram(program, r"score: (\S+)", time_limit_s=0.5)
     with pytest.raises(RuntimeError, match="status 3: no oxygen"):
         command(molecule("CCO"))
     with pytest.raises(ValueError, match="nothing in the stdout matches"):
@@ -85,14 +87,14 @@ def test_the_oracles_limit_ends_the_program_and_its_files_too(program, tmp_path)
     ("options", "message"),
     [
         ({"command": "echo 1"}, "command: must be a list"),
-        ({"command": ["no-such-program"]}, "must be a program that can be run, found no-such-program"),
-        ({"command": ["echo", "{ligand}"]}, r"command: may hold \{folder\}.*found \['ligand'\]"),
+        ({"command": ["no-such-program"]}, "must be a program that can be run, got no-such-program"),
+        ({"command": ["echo", "{ligand}"]}, r"command: may hold \{folder\}.*got \['ligand'\]"),
         ({"pattern": "score"}, "pattern: must have one group"),
         ({"pattern": "(score"}, "cannot be read"),
-        ({"pick": "best"}, "pick: must be one of first, last, min, max, found best"),
+        ({"pick": "best"}, "pick: must be one of first, last, min, max, got best"),
         ({"source": "output"}, r"must hold \{output\} with source=output"),
     ],
 )
 def test_a_mistake_is_refused(options, message):
     with pytest.raises(ConfigError, match=message):
-        Command(**{"command": ["echo"], "pattern": r"(\S+)", **options})
+        ExternalProgram(**{"command": ["echo"], "pattern": r"(\S+)", **options})

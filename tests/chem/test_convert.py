@@ -147,7 +147,7 @@ def test_a_hostile_file_is_refused_and_not_run(tmp_path, where):
             "layer_normalization: must be",
         ),
         ({"network_params": PARAMS | {"cell_type": "gru", "layer_size": 25}}, "network: must be of the sizes"),
-        ({"network_params": PARAMS | {"cell_type": "rnn"}}, "network.name: must be one of lstm, gru, found rnn"),
+        ({"network_params": PARAMS | {"cell_type": "rnn"}}, "network.name: must be one of lstm, gru, got rnn"),
         ({"vocabulary": {"C": 0, "$": 1, "^": 3}}, "vocabulary: must have"),
         ({"model_type": "Libinvent"}, "must be of model_type Reinvent"),
         ({"network": {"other": torch.zeros(1)}}, "network: must have"),

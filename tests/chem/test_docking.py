@@ -8,9 +8,10 @@ pytest.importorskip("meeko", reason="needs the extra docking")
 from chem.oracles import Oracle, Status
 from chem.oracles.base import Molecule
 from chem.oracles.docking import Docking, bound_ligand, conformer, ligand_pdbqt
-from conf.schema import ComponentConfig, ConfigError, OracleConfig, ShapeConfig
+from conf.schema.base import ConfigError
+from conf.schema.oracle import ComponentConfig, ComponentTransformConfig, OracleConfig
 
-SHAPE = ShapeConfig("reverse_sigmoid", low=-16.0, high=0.0, k=0.15)
+SHAPE = ComponentTransformConfig("reverse_sigmoid", low=-16.0, high=0.0, k=0.15)
 
 
 def test_docking_in_clpp(clpp):

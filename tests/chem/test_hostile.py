@@ -14,7 +14,7 @@ from chem.oracles import Oracle, Status
 from chem.oracles.base import MAX_ATOMS
 from chem.oracles.properties import PROPERTIES
 from chem.scoring import Scoring
-from conf.schema import Aggregation, ComponentConfig, OracleConfig, ShapeConfig
+from conf.schema.oracle import ComponentConfig, ComponentTransformConfig, OracleConfig
 
 ALPHABET = "CNOSPFIBrclnos()[]=#@+-\\/%0123456789.*~$:<>{}HXe"
 PIECES = [
@@ -66,14 +66,14 @@ def hostile_strings(count, seed):
 
 def everything():
     """All components computed here and a program, none of which can spare the others: the mean does not stop at 0."""
-    wide = ShapeConfig("sigmoid", low=0.0, high=100.0, k=0.5)
+    wide = ComponentTransformConfig("sigmoid", low=0.0, high=100.0, k=0.5)
     names = [*PROPERTIES, "command", *(["synthesis"] if all(map(find_spec, ("syntheseus", "datamol"))) else [])]
     parts = [ComponentConfig(name, PARAMETERS.get(name, {}), wide) for name in names]
-    return OracleConfig(parts, Aggregation.arithmetic, workers=2, time_limit_s=20.0, max_failed_share=1.0)
+    return OracleConfig(parts, "arithmetic", workers=2, time_limit_s=20.0, max_failed_share=1.0)
 
 
 def docking(clpp):
-    shape = ShapeConfig("reverse_sigmoid", low=-16.0, high=0.0, k=0.15)
+    shape = ComponentTransformConfig("reverse_sigmoid", low=-16.0, high=0.0, k=0.15)
     return OracleConfig([ComponentConfig("docking", clpp, shape)], workers=2, time_limit_s=10.0, max_failed_share=1.0)
 
 

@@ -14,7 +14,7 @@ from rdkit.Chem import AllChem
 
 from chem import metrics
 from chem.csv_metrics import read_molecules
-from conf.schema import ConfigError
+from conf.schema.base import ConfigError
 from launch.runs.run_folder import read_json
 
 HOME = Path(__file__).resolve().parents[2]
@@ -146,7 +146,7 @@ def test_the_command(tmp_path):
 def test_a_score_that_is_none_is_refused(tmp_path, score):
     write(tmp_path / "bad.csv", [("CCO", 0.5), ("CC", score)])
     with pytest.raises(
-        ConfigError, match=rf"score_column: must hold finite numbers.*found {score} \(bad.csv, line 3\)"
+        ConfigError, match=rf"score_column: must hold finite numbers.*got {score} \(bad.csv, line 3\)"
     ):
         read_molecules(tmp_path / "bad.csv", "smiles", "score")
 

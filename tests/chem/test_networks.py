@@ -7,9 +7,10 @@ import torch
 
 from chem.models.networks import Prior, load_prior, make_network, sample, save_prior, token_logp
 from chem.models.tokenizer import END_ID, START_ID, Tokenizer
-from chem.parallel.sampler import Shares
-from chem.parallel.threads import Cores
-from conf.schema import ConfigError, RecurrentConfig, TransformerConfig
+from chem.parallel.sampler import ParallelSampler
+from chem.parallel.threads import RowThreads
+from conf.schema.base import ConfigError
+from conf.schema.chem import RecurrentConfig, TransformerConfig
 
 VOCABULARY = 4  # END, START and two others
 KINDS = {
@@ -107,7 +108,7 @@ def test_drawing_gives_the_log_probabilities_and_the_gradient_of_a_second_readin
     def gradients(logp):
         return torch.autograd.grad((weights * logp).sum(), list(network.parameters()), retain_graph=True)
 
-    with Cores(100, threads) as cores, Shares(network, cores) as shares:
+    with RowThreads(100, threads) as cores, ParallelSampler(network, cores) as shares:
         assert cores.count == threads
         rollout, logp = shares.draw(uniforms)
         plain = sample(network, uniforms)
@@ -116,7 +117,7 @@ def test_drawing_gives_the_log_probabilities_and_the_gradient_of_a_second_readin
         torch.testing.assert_close(logp, again, rtol=1e-12, atol=1e-12)
         own = gradients(logp)
     torch.testing.assert_close(own, gradients(again), rtol=1e-10, atol=1e-12)
-    with Cores(100, threads) as cores:
+    with RowThreads(100, threads) as cores:
         prior = token_logp(network, rollout.tokens, rollout.mask, cores)
         assert torch.equal(prior, again) and not prior.requires_grad
     other = rollout.tokens.clone()  # control: one token of one row is another
@@ -131,7 +132,7 @@ def test_in_single_precision_they_agree_to_a_millionth():
     torch.manual_seed(0)
     network = make_network(40, RecurrentConfig("lstm", layers=3, hidden=256, embedding=128, dropout=0.0)).eval()
     uniforms = torch.rand(64, 40, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    with Cores(64, 2) as cores, Shares(network, cores) as shares:
+    with RowThreads(64, 2) as cores, ParallelSampler(network, cores) as shares:
         rollout, logp = shares.draw(uniforms)
         whole = [values.double().sum(-1) for values in (logp, token_logp(network, rollout.tokens, rollout.mask))]
         gradients = [torch.autograd.grad(values.sum(), list(network.parameters())) for values in whole]
@@ -165,5 +166,5 @@ def test_a_prior_is_saved_and_loaded(tmp_path, kind):
     with pytest.raises(ConfigError, match="must be a prior that was saved whole"):
         load_prior(tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(ConfigError, match=r"found no model\.safetensors"):
+    with pytest.raises(ConfigError, match=r"got no model\.safetensors"):
         load_prior(tmp_path)

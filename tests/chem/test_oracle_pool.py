@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from chem.oracles import Oracle, OracleError, Result, Status
-from conf.schema import ComponentConfig, ConfigError, OracleConfig
+from conf.schema.base import ConfigError
+from conf.schema.oracle import ComponentConfig, OracleConfig
 
 HOME = Path(__file__).resolve().parents[2]
 TROUBLE = '''
@@ -96,7 +97,7 @@ def test_each_molecule_meets_its_own_fate(trouble):
         assert by["C1CC"].score == 0
         assert "SIGSEGV" in by["CN"].message and "within 1 s" in by["CO"].message
         assert by["CF"].message == "trouble: RuntimeError: no fluorine here"
-        assert "finite, found nan" in by["CS"].message and "[0, 1], found 1.5" in by["CP"].message
+        assert "finite, got nan" in by["CS"].message and "[0, 1], got 1.5" in by["CP"].message
         assert oracle.counts == {Status.ok: 39, Status.failed: 4, Status.timed_out: 1, Status.invalid: 1}
         assert 0.9 < by["CO"].seconds < 5 and by["C"].seconds < 0.5
         assert alive(pids) == [] or gone(pids)  # what the hanging molecule had started

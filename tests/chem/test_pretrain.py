@@ -16,7 +16,8 @@ from rdkit import Chem
 from chem.models.corpus import epoch_batches, filter_smiles, read_corpus, respelled, split_rows
 from chem.models.networks import Prior, load_prior, make_network, save_prior, token_logp
 from chem.models.tokenizer import Tokenizer
-from conf.schema import ConfigError, MoleculeFilterConfig, RecurrentConfig
+from conf.schema.base import ConfigError
+from conf.schema.chem import MoleculeFilterConfig, RecurrentConfig
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = MoleculeFilterConfig(["C", "N", "O", "Cl"], 2, 12, 20, 1, True)
@@ -139,10 +140,10 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data=no_such.smi", "chem.pretrain: data: must be a file of SMILES, found no_such.smi"),
+        ("data=no_such.smi", "chem.pretrain: data: must be a file of SMILES, got no_such.smi"),
         ("network.dropout=1", "chem.pretrain: network.dropout: must be finite and >= 0 and < 1"),
-        ("network=rnn", "chem.pretrain: network: must be one of gru, lstm, transformer, found rnn"),
-        ("max_tokens=50", "chem.pretrain: max_tokens: must be >= 100 (filter.max_tokens), found 50"),
+        ("network=rnn", "chem.pretrain: network: must be one of gru, lstm, transformer, got rnn"),
+        ("max_tokens=50", "chem.pretrain: max_tokens: must be >= 100 (filter.max_tokens), got 50"),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path, override, message):

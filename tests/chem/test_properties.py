@@ -8,7 +8,8 @@ from chem.oracles.base import Molecule
 from chem.oracles.compose import Scorer, make_component
 from chem.oracles.properties import HYDROGEN, qed
 from chem.oracles.synthesis.inventory import default_stock, read_stock
-from conf.schema import Aggregation, ComponentConfig, ConfigError, OracleConfig, ShapeConfig
+from conf.schema.base import ConfigError
+from conf.schema.oracle import ComponentConfig, ComponentTransformConfig, OracleConfig
 
 ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
 RHODANINE = "O=C1NC(=S)SC1=Cc1ccccc1"  # a PAINS alert
@@ -71,11 +72,11 @@ def test_similarity_is_tanimoto():
 @pytest.mark.parametrize(
     ("name", "parameters", "message"),
     [
-        ("qedd", {}, r"name must be one of qed, .*docking.*package.module:name.*found qedd"),
-        ("qed", {"bits": 3}, r"qed: parameters: this component has none, found bits"),
-        ("alerts", {"catalogs": ["PAIN"]}, r"alerts.catalogs: must be among PAINS_A.*found PAIN"),
+        ("qedd", {}, r"name must be one of qed, .*docking.*package.module:name.*got qedd"),
+        ("qed", {"bits": 3}, r"qed: parameters: this component has none, got bits"),
+        ("alerts", {"catalogs": ["PAIN"]}, r"alerts.catalogs: must be among PAINS_A.*got PAIN"),
         ("similarity", {"smiles": ["C1C"]}, r"similarity.smiles: must be SMILES"),
-        ("substructure", {"smarts": "[C"}, r"substructure.smarts: must be SMARTS, found \[C"),
+        ("substructure", {"smarts": "[C"}, r"substructure.smarts: must be SMARTS, got \[C"),
         ("substructure", {"pattern": "C"}, r"substructure cannot be made: TypeError"),
         ("no_such_module:Thing", {}, r"cannot be made: ModuleNotFoundError"),
         ("chem.oracles:Thing", {}, r"cannot be made: AttributeError"),
@@ -89,19 +90,19 @@ def test_a_component_that_cannot_be_made_is_refused(name, parameters, message):
 def test_a_property_beyond_one_needs_a_transform():
     with pytest.raises(ConfigError, match=r"weight is not within .* must have a transform"):
         Scorer(OracleConfig([ComponentConfig("weight")]))
-    shape = ShapeConfig("interval", low=100.0, high=200.0, margin=0.0)
+    shape = ComponentTransformConfig("interval", low=100.0, high=200.0, margin=0.0)
     assert Scorer(OracleConfig([ComponentConfig("weight", transform=shape)]))(ASPIRIN).score == 1
 
 
 def test_a_product_is_composed_and_stops_at_zero():
-    donors = ComponentConfig("donors", transform=ShapeConfig("step", edge=1.0, side="below"))
+    donors = ComponentConfig("donors", transform=ComponentTransformConfig("step", edge=1.0, side="below"))
     scorer = Scorer(OracleConfig([donors, ComponentConfig("qed")]))
     aspirin, benzene = scorer(ASPIRIN), scorer("c1ccccc1")
     assert (aspirin.score, aspirin.values) == (0, {"donors": 1})  # QED cannot change it and is not asked
     assert (aspirin.scaffold, scorer("CCO").scaffold, scorer("C(").scaffold) == ("c1ccccc1", "", None)
     assert benzene.score == benzene.values["qed"] == value_of("qed", "c1ccccc1")
 
-    config = OracleConfig([donors, ComponentConfig("qed", weight=3.0)], Aggregation.arithmetic)
+    config = OracleConfig([donors, ComponentConfig("qed", weight=3.0)], "arithmetic")
     assert Scorer(config)(ASPIRIN).score == pytest.approx(0.75 * value_of("qed", ASPIRIN))
 
 

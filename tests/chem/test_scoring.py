@@ -13,7 +13,7 @@ from chem.models.tokenizer import Tokenizer, split
 from chem.oracles import Result, Status
 from chem.replay import Memory, augmented, rows_of, stack
 from chem.scoring import Batch, Cache, Scoring, canonical_forms, murcko, treat_duplicates
-from conf.schema import DiversityFilterConfig, Duplicates, ReplayConfig
+from conf.schema.chem import DiversityFilterConfig, ReplayConfig
 
 
 @pytest.mark.timeout(60)
@@ -113,7 +113,7 @@ def test_a_scoring_goes_on_from_its_state():
 
 def test_duplicates():
     batch = batch_of(["CCO", "C(", "OCC", "CC", "C("], [0.5, 0.0, 0.5, 0.2, 0.0])
-    keep, drop, zero = (treat_duplicates(batch, treatment) for treatment in Duplicates)
+    keep, drop, zero = (treat_duplicates(batch, treatment) for treatment in ("keep", "drop", "zero"))
     assert keep == batch
     assert drop.valid.tolist() == [True, True, False, True, True] and torch.equal(drop.reward, batch.reward)
     assert zero.reward.tolist() == pytest.approx([0.5, 0, 0, 0.2, 0]) and bool(zero.valid.all())

@@ -5,11 +5,12 @@ import math
 import pytest
 
 from chem.oracles import shaping
-from conf.schema import SHAPES, ComponentConfig, ConfigError, OracleConfig, ShapeConfig
+from conf.schema.base import ConfigError, check_config
+from conf.schema.oracle import TRANSFORMS, ComponentConfig, ComponentTransformConfig, OracleConfig
 
 
 def test_every_shape_of_the_schema_is_there():
-    assert set(SHAPES) == set(shaping.SHAPES)
+    assert set(TRANSFORMS) == set(shaping.SHAPES)
 
 
 @pytest.mark.parametrize("value", [-20.0, -16.0, -9.3, -8.0, 0.0, 3.0])
@@ -65,20 +66,34 @@ def test_aggregations():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ShapeConfig("sigmod"), r"transform.name: must be one of .*double_sigmoid.*found sigmod"),
+        (lambda: ComponentTransformConfig("sigmod"), r"transform.name: must be one of .*double_sigmoid.*got sigmod"),
         (
-            lambda: ShapeConfig("sigmoid", low=0.0, high=1.0),
-            r"transform.k: must be given with name=sigmoid, found null",
+            lambda: ComponentTransformConfig("sigmoid", low=0.0, high=1.0),
+            r"transform.k: must be given with name=sigmoid, got null",
         ),
-        (lambda: ShapeConfig("step", edge=4.0, side="below", k=1.0), r"transform.k: must be null .*found 1.0"),
-        (lambda: ShapeConfig("step", edge=4.0, side="above"), r"transform.side: must be one of below, from"),
-        (lambda: ShapeConfig("sigmoid", low=1.0, high=1.0, k=1.0), r"transform.high: must be > low"),
-        (lambda: ShapeConfig("sigmoid", low=0.0, high=1.0, k=-1.0), r"transform.k: must be .*> 0, found -1.0"),
+        (
+            lambda: ComponentTransformConfig("step", edge=4.0, side="below", k=1.0),
+            r"transform.k: must be null .*got 1.0",
+        ),
+        (
+            lambda: ComponentTransformConfig("step", edge=4.0, side="above"),
+            r"transform.side: must be one of below, from",
+        ),
+        (
+            lambda: ComponentTransformConfig("sigmoid", low=1.0, high=1.0, k=1.0),
+            r"transform.high: must be .*> 1 \(.*low\), got 1.0",
+        ),
+        (
+            lambda: ComponentTransformConfig("sigmoid", low=0.0, high=1.0, k=-1.0),
+            r"transform.k: must be .*> 0, got -1.0",
+        ),
         (lambda: OracleConfig(components=[]), r"oracle.components: must be a list of at least one"),
-        (lambda: OracleConfig(components=[ComponentConfig("qed")] * 2), r"labels of their own.*found qed twice"),
+        (lambda: OracleConfig(components=[ComponentConfig("qed")] * 2), r"each needs its own label.*got qed twice"),
         (lambda: ComponentConfig("qed", weight=0.0), r"oracle.components.weight: must be .*> 0"),
     ],
 )
 def test_a_mistake_is_refused_in_one_line(make, message):
+    section = make()
+    prefix = {OracleConfig: "oracle.", ComponentConfig: "oracle.components."}.get(type(section), "transform.")
     with pytest.raises(ConfigError, match=message):
-        make()
+        check_config(section, prefix)

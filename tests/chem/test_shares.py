@@ -1,4 +1,4 @@
-"""Shares of a batch in processes of their own: the same numbers as here, and none outlives the run."""
+"""ParallelSampler of a batch in processes of their own: the same numbers as here, and none outlives the run."""
 
 import subprocess
 import sys
@@ -10,22 +10,22 @@ import torch
 from chem.models.lstm_kernel import parameters
 from chem.models.networks import make_network
 from chem.parallel.processes import SPARED
-from chem.parallel.sampler import Here, Shares
-from chem.parallel.threads import Cores
-from conf.schema import RecurrentConfig
+from chem.parallel.sampler import ParallelSampler
+from chem.parallel.threads import RowThreads
+from conf.schema.chem import RecurrentConfig
 
 ROWS = 70  # in two shares
 
 HOLDER = """
 import sys
 import torch
-from chem.parallel.threads import Cores
+from chem.parallel.threads import RowThreads
 from chem.models.networks import make_network
-from chem.parallel.sampler import Shares
-from conf.schema import RecurrentConfig
+from chem.parallel.sampler import ParallelSampler
+from conf.schema.chem import RecurrentConfig
 
 network = make_network(9, RecurrentConfig("lstm", layers=1, hidden=8, embedding=4, dropout=0.0))
-with Cores(64, 2) as cores, Shares(network, cores) as shares:
+with RowThreads(64, 2) as cores, ParallelSampler(network, cores) as shares:
     for _ in range(2):
         shares.draw(torch.rand(64, 5, dtype=torch.float64))
         print(shares.helpers[0].process.pid, flush=True)
@@ -41,7 +41,7 @@ def network():
 
 @pytest.fixture
 def shares(network):
-    with Cores(ROWS, 2) as cores, Shares(network, cores) as shares:
+    with RowThreads(ROWS, 2) as cores, ParallelSampler(network, cores) as shares:
         yield shares
 
 
@@ -62,9 +62,9 @@ def test_a_helper_gives_what_is_drawn_here_bit_for_bit(network, shares):
     assert len(shares.helpers) == 1
     for step in range(3):
         ours = drawn(shares, step)
-        apart = Shares(network, shares.cores)
+        apart = ParallelSampler(network, shares.cores)
         apart.helpers[0].close()
-        apart.drawers = [Here(network), Here(network)]
+        apart.drawers = [LocalWorker(network), LocalWorker(network)]
         plain = drawn(apart, step)
         for one, other in zip((*ours[0], ours[1], *ours[2]), (*plain[0], plain[1], *plain[2]), strict=True):
             assert torch.equal(one, other)
@@ -94,14 +94,14 @@ def test_other_networks_and_one_core_need_no_helper(network):
     gru = make_network(11, RecurrentConfig("gru", layers=1, hidden=8, embedding=7, dropout=0.0))
     dropping = make_network(11, RecurrentConfig("lstm", layers=2, hidden=8, embedding=7, dropout=0.5)).train()
     for other, threads in ((gru, 2), (dropping, 2), (network, 1)):
-        with Cores(ROWS, threads) as cores, Shares(other, cores) as shares:
+        with RowThreads(ROWS, threads) as cores, ParallelSampler(other, cores) as shares:
             assert not shares.helpers
             rollout, logp, gradients = drawn(shares, 0)
             assert logp.shape == rollout.tokens.shape and any(bool(g.any()) for g in gradients)
 
 
 def test_no_helper_is_left_behind(network):
-    with Cores(ROWS, 2) as cores, Shares(network, cores) as shares:
+    with RowThreads(ROWS, 2) as cores, ParallelSampler(network, cores) as shares:
         pid = shares.helpers[0].process.pid
     assert not psutil.pid_exists(pid)
     command = [sys.executable, "-c", HOLDER]

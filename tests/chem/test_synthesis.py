@@ -26,7 +26,8 @@ from chem.oracles.synthesis.inventory import (
     read_stock,
 )
 from chem.oracles.synthesis.search import Synthesis, chosen, draw_route, route_length, route_steps
-from conf.schema import ComponentConfig, ConfigError, OracleConfig
+from conf.schema.base import ConfigError
+from conf.schema.oracle import ComponentConfig, OracleConfig
 from launch.runs.run_folder import read_json
 
 HOME = Path(__file__).resolve().parents[2]
@@ -116,7 +117,7 @@ def test_limits(blocks):
     for options, message in (
         ({"depth": 0}, "depth, max_expansions, time_limit_s: must be"),
         ({"reactions": ["amide"], "inventory": "none.smi"}, "inventory: must be a file"),
-        ({"reactions": ["amid coupling"]}, "must be tags or names of datamol's templates, found amid coupling"),
+        ({"reactions": ["amid coupling"]}, "must be tags or names of datamol's templates, got amid coupling"),
     ):
         with pytest.raises(ConfigError, match=message):
             Synthesis(**{"inventory": blocks, **options})

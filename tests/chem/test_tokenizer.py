@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from chem.models.tokenizer import Tokenizer, UnknownToken, split
-from conf.schema import ConfigError
+from conf.schema.base import ConfigError
 
 
 @pytest.mark.parametrize(

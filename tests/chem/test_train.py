@@ -19,7 +19,8 @@ from torch import nn
 from chem.models.networks import Prior, load_prior, make_network, save_prior, token_logp
 from chem.models.tokenizer import Tokenizer
 from chem.train import BestPolicy, Reinvent, Watch
-from conf.schema import Decay, OptimizerConfig, RecurrentConfig, StopConfig
+from conf.schema.chem import RecurrentConfig, StopConfig
+from conf.schema.run import OptimizerConfig
 from core.objective import make_objective
 from launch import collect
 from launch.engines.torch import TorchEngine
@@ -44,7 +45,7 @@ def group(seed=0, rows=12, length=5):
 def test_reinvents_gradient_is_the_policy_gradients_by_sigma_is_one_over_beta(transform, beta):
     own = {"algorithm": "auto"} if transform == "mara" else {}
     threshold = {"kind": "constant", "value": 0.6, "floor": None}
-    plain = make_objective(transform=transform, transform_options={"threshold": threshold, **own}, **OPTIONS)
+    plain = make_objective(transform=transform, transform_options=own, threshold=threshold, **OPTIONS)
     reinvent = Reinvent(**vars(plain))
     reward, policy, reference, mask = group()
     valid = torch.arange(12).unsqueeze(0) != 3
@@ -90,7 +91,7 @@ def test_a_run_stops_on_collapse_and_drift(limits, bad, reason):
 
 def test_the_best_policy_comes_back_with_its_optimiser():
     module = nn.Linear(2, 1)
-    engine = TorchEngine(module, OptimizerConfig(0.1, 0.0, 0.9, 0.999, 0, Decay.constant, None), 10)
+    engine = TorchEngine(module, OptimizerConfig(0.1, 0.0, 0.9, 0.999, 0, "constant", None), 10)
     best = BestPolicy(engine)
     assert "no earlier policy" in best.restore()
 
@@ -292,7 +293,7 @@ def check_report(sweep, summaries):
     [
         (["loss=reinvent", "objective.direction=forward"], "objective.direction: must be reverse with loss=reinvent"),
         (["loss=reinvent", "objective.beta=0"], "objective.beta: must be > 0 with loss=reinvent (sigma is 1 / beta)"),
-        (["replay.sample=3"], "replay.sample: must be >= 0 and <= 0 (replay.size), found 3"),
+        (["replay.sample=3"], "replay.sample: must be >= 0 and <= 0 (replay.size), got 3"),
         (["prior=no_such"], "no_such: must be a prior's folder with config.json"),
         (["diversity_filter.name=murcko"], "diversity_filter.name: must be one of none, identical_murcko"),
     ],

@@ -1,22 +1,23 @@
 """Every experiment file of every package composes, resolves and is checked, and --help tells what there is."""
 
 import re
-from enum import Enum
-from pathlib import Path
+from dataclasses import MISSING, fields, is_dataclass
+from typing import get_type_hints
 
 import pytest
 from hydra import compose, initialize_config_module
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from conf import schema
-from conf.schema import ConfigError
-from launch.cli.app import check, register
+from conf.schema.base import ConfigError
+from conf.schema.commands import COMMANDS
+from conf.schema.renames import upgraded, upgraded_flat
 from launch.cli.compose import compose as launch_compose
-from launch.cli.groups import groups, option_table, options, owner
+from launch.cli.groups import CONF, groups, options, owner
+from launch.cli.help import described_keys, option_table, shortened
+from launch.cli.validation import check, register
 from launch.runs.run_folder import flatten
 
-CONF = Path(schema.__file__).parent
 PACKAGES = {path.parent.name: path.parent.name.capitalize() + "Config" for path in sorted(CONF.glob("*/config.yaml"))}
 EXPERIMENTS = [(package, name) for package in PACKAGES for name in options(package, "experiment")]
 OPTIONS = [
@@ -30,7 +31,9 @@ FILES = sorted(path for path in CONF.glob("*/*/*.yaml") if path.parent.name != "
 
 
 def composed(package, *overrides, **keywords):
-    register(package, getattr(schema, PACKAGES[package]))
+    register(package)
+    if package == "llm.evaluate":
+        OmegaConf.register_new_resolver("evaluation_folder", lambda run, otherwise: otherwise, replace=True)
     with initialize_config_module(f"conf.{package}", version_base="1.3"):
         return compose("config", overrides=list(overrides), **keywords)
 
@@ -53,7 +56,8 @@ def test_an_option_composes(package, group, option):
     extra = [f"beta_schedule.{key}" for key in needed.get(option, [])] if group == "beta_schedule" else []
     extra += ["transform.threshold.value=1"] if option == "automatic" else []
     extra += ["transform.threshold.value=1"] if group == "transform" else []
-    sampled = option in ("unlikely", "differential_smoothing", "ucpo", "darling")
+    extra += ["transform.function=my.module:name"] if option == "custom" else []
+    sampled = option in ("unlikely", "differential_smoothing", "ucpo", "darling", "custom")
     extra += ["gradient=sampled"] if package == "didactic" and sampled else []
     check(package, composed(package, f"{group}={option}", *extra))
 
@@ -85,22 +89,95 @@ def test_an_option_file_says_what_it_is(path):
     assert comments and 15 < len(comments[0]) < 120 and comments[0].rstrip()[-1] not in ",:;"
 
 
+def help_of(command):
+    """--help of a command, from its composed configuration, and that configuration."""
+    config = composed(command, return_hydra_config=True)
+    return config.hydra.help.template.replace("$$", "$"), config
+
+
 @pytest.mark.parametrize("package", PACKAGES)
-def test_help_lists_every_option_and_true_keys(package):
-    config = composed(package, return_hydra_config=True)
-    text = config.hydra.help.template
+def test_help_lists_every_option(package):
+    text, _ = help_of(package)
     for group in groups(package):
         for option in options(package, group):
             assert re.search(rf"^ *{group}={re.escape(option)} +\w", text, re.MULTILINE)
-    keys = text.partition("\nKeys")[2].partition("\nAll keys")[0].splitlines()[1:]
-    lines = [re.match(r" *(\w[\w.]*(?:, \w[\w.]*)*)  +(.*)", line) for line in keys if line.strip()]
-    assert len(lines) >= 10
-    for names, meaning in (line.groups() for line in lines):
-        for name in names.split(", "):
-            node = OmegaConf.select(config, name, throw_on_resolution_failure=True, default=config)
-            assert node is not config, f"{name} is in --help and in no configuration"
-            if isinstance(node, Enum):  # every choice is explained
-                assert [choice for choice in type(node).__members__ if not re.search(rf"\b{choice}\b", meaning)] == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_gives_every_key_its_value_and_meaning(command):
+    """One line for each key of the composed configuration, all within the width; each choice is named."""
+    text, config = help_of(command)
+    table = text.partition("\nKeys, with")[2].splitlines()[1:]
+    assert text.startswith("python -m ") and max(map(len, table)) <= 120
+    entries = dict(re.match(r"  ([\w.]+)=(.*)", line).groups() for line in table if re.match(r"  \S", line))
+    keys = [name for name, _, _ in described_keys(config)]
+    assert list(entries) == keys and len(keys) >= 6
+    rest = " ".join(text.split())
+    for name, value, known in described_keys(config):
+        assert entries[name].startswith(shortened(value))
+        assert all(choice in rest for choice in known.choices)
+    if "objective.beta" in entries:
+        assert ">= 0" in rest and "reward units per nat" in rest
+
+
+def test_the_help_follows_the_command_line():
+    config = composed("llm", "transform=mara", "objective.beta=.25", return_hydra_config=True)
+    table = config.hydra.help.template
+    assert re.search(r"^  objective\.beta=0\.25 ", table, re.MULTILINE)
+    assert re.search(r"^  transform\.algorithm=auto ", table, re.MULTILINE)
+    assert "transform.algorithm" not in help_of("llm")[0]  # control
+
+
+def test_defaults_stand_once():
+    """A key has its default in the dataclass or in the base configuration, never in both."""
+    for command in COMMANDS:
+        files = [CONF.joinpath(*command.split("."), "config.yaml"), *CONF.glob("shared/*.yaml")]
+        given = {key for file in files for key in flatten(OmegaConf.to_container(OmegaConf.load(file)))}
+        twice = {
+            name for name, default in defaults(COMMANDS[command]) if default not in (MISSING, "???") and name in given
+        }
+        assert not twice, (command, twice)
+
+
+def defaults(section, prefix=""):
+    """(dotted name, default in the dataclass) of every key below a section."""
+    hints = get_type_hints(section)
+    for field in fields(section):
+        if is_dataclass(hints[field.name]):
+            yield from defaults(hints[field.name], f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", field.default
+
+
+def test_an_option_without_a_dataclass_says_what_to_do(tmp_path):
+    (tmp_path / "transform").mkdir()
+    (tmp_path / "transform" / "power.yaml").write_text(
+        "# R ** k.\ndefaults: [/schema/transform/power@_here_, _self_]\n"
+    )
+    with pytest.raises(
+        ConfigError, match=r'transform=power: no dataclass is registered.*@option\("transform", "power"\)'
+    ):
+        launch_compose("llm", ["transform=power"], ["--config-dir", str(tmp_path)])
+
+
+def test_what_was_renamed_is_named(tmp_path):
+    for override, message in {
+        "objective.mask_tied=true": r"^objective\.mask_tied: was renamed to objective\.skip_tied_groups",
+        "+writers=[]": r"^writers: was renamed to loggers",
+        "engine=none": r"^engine: none was renamed to engine=torch",
+    }.items():
+        with pytest.raises(ConfigError, match=message):
+            launch_compose("llm", [override])
+
+
+def test_a_configuration_of_before_the_renames_is_that_of_today():
+    now = dict(launch_compose("llm", ["objective.skip_tied_groups=true", "loggers=[wandb]"]))
+    before = {**now, "writers": now["loggers"], "objective": dict(now["objective"])}
+    before["objective"]["mask_tied"] = before["objective"].pop("skip_tied_groups")
+    del before["objective"]["direction_options"], before["loggers"], before["advantage_options"]
+    assert upgraded(before) == now != before
+    assert upgraded_flat(flatten(before)) == flatten(now)
+    assert upgraded(now) == now
 
 
 def test_the_table_of_options_survives_a_template(monkeypatch, tmp_path):
@@ -111,17 +188,9 @@ def test_the_table_of_options_survives_a_template(monkeypatch, tmp_path):
     assert option_table("llm") == "  price=high  At $$CONFIG and more.\n  price=low"
 
 
-@pytest.mark.parametrize("command", [name for name in schema.RUN_CONFIGS if "." in name])
-def test_a_further_command_composes_and_its_help_names_true_keys(command):
-    register(command, schema.RUN_CONFIGS[command])
-    with initialize_config_module(f"conf.{command}", version_base="1.3"):
-        config = compose("config", return_hydra_config=True)
-    text = config.hydra.help.template
+@pytest.mark.parametrize("command", [name for name in COMMANDS if "." in name])
+def test_a_further_command_composes(command):
+    config = composed(command, return_hydra_config=True)
     assert launch_compose(command, [], checked=False)["seed"] == 0  # as launch.resume and launch.reproduce do
-    assert text.startswith(f"python -m {command} ") and config.hydra.job.name == command
-    keys = re.findall(r"^ {2,8}(\w[\w.]*(?:, \w[\w.]*)*) {2,}\S", text, re.MULTILINE)
-    named = {name for names in keys for name in names.split(", ")}
-    assert len(named) >= 3
-    known = flatten(OmegaConf.to_container(config))  # also what must be given
-    assert [name for name in named if not any(f"{key}.".startswith(f"{name}.") for key in known)] == []
+    assert config.hydra.job.name == command
     assert not set(groups(command.partition(".")[0])) & {command.partition(".")[2]}  # no group of the package's

@@ -70,40 +70,40 @@ def test_help_teaches_with_examples_that_run(capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], "reward: must be given (see --help), found nothing"),
-        (["reward=[1]", "ref=[1]"], "beta: must be given (see --help), found nothing"),
-        (["betta=1"], "betta: must be one of reward, ref, beta, threshold, entropy_coef, found 'betta=1'"),
+        ([], "reward: must be given (see --help), got nothing"),
+        (["reward=[1]", "ref=[1]"], "beta: must be given (see --help), got nothing"),
+        (["betta=1"], "betta: must be one of reward, ref, beta, threshold, entropy_coef, got 'betta=1'"),
         (["--beta=1"], "--beta: must be one of"),
-        (["beta"], "beta: must be given as beta=VALUE, found 'beta'"),
+        (["beta"], "beta: must be given as beta=VALUE, got 'beta'"),
         (["beta=1", "beta=2"], "beta: must be given once"),
         (["a\nb=1"], "a\\nb: must be one of"),
-        (["reward=1"], "reward: must be a list of numbers such as [1,.5,0], found 1"),
-        (["reward=[]"], "reward: must be a list of numbers such as [1,.5,0], found []"),
-        (["reward=[1,x,0]"], "reward: must be a list of numbers such as [1,.5,0], found '[1,x,0]'"),
-        (["reward=[1,\n"], "reward: must be a list of numbers such as [1,.5,0], found '[1,\\n'"),
-        (["reward=[1,'2',0]"], "reward: must be a list of finite numbers, found '2'"),
-        (["reward=[1,True,0]"], "reward: must be a list of finite numbers, found True"),
-        (["reward=[1,[2],0]"], "reward: must be a list of finite numbers, found [2]"),
-        (["reward=[1,1e999,0]"], "reward: must be a list of finite numbers, found inf"),
-        (["reward=[1,1" + "0" * 400 + ",0]"], "reward: must be a list of finite numbers, found 1000"),
+        (["reward=1"], "reward: must be a list of numbers such as [1,.5,0], got 1"),
+        (["reward=[]"], "reward: must be a list of numbers such as [1,.5,0], got []"),
+        (["reward=[1,x,0]"], "reward: must be a list of numbers such as [1,.5,0], got '[1,x,0]'"),
+        (["reward=[1,\n"], "reward: must be a list of numbers such as [1,.5,0], got '[1,\\n'"),
+        (["reward=[1,'2',0]"], "reward: must be a list of finite numbers, got '2'"),
+        (["reward=[1,True,0]"], "reward: must be a list of finite numbers, got True"),
+        (["reward=[1,[2],0]"], "reward: must be a list of finite numbers, got [2]"),
+        (["reward=[1,1e999,0]"], "reward: must be a list of finite numbers, got inf"),
+        (["reward=[1,1" + "0" * 400 + ",0]"], "reward: must be a list of finite numbers, got 1000"),
         (
             ["reward=__import__('os').getcwd()"],
-            'reward: must be a list of numbers such as [1,.5,0], found "__import__',
+            'reward: must be a list of numbers such as [1,.5,0], got "__import__',
         ),
-        (["ref=.5"], "ref: must be a list of numbers such as [1,.5,0], found 0.5"),
-        (["ref=[.5,.5]"], "ref: must have one number an outcome, 3 as in reward, found 2"),
-        (["ref=[.5,.3,.3]"], "ref: must be probabilities that sum to 1, found a sum of 1.1"),
-        (["ref=[.5,.5,2e-6]"], "ref: must be probabilities that sum to 1, found a sum of 1.000002"),
-        (["ref=[1.5,-.5,0]"], "ref: must be probabilities, none below 0, found -0.5"),
-        (["ref=[.5,None,.5]"], "ref: must be a list of finite numbers, found None"),
-        (["beta=0"], "beta: must be > 0 (at 0 there is no KL term, and forward KL and MARA need one), found 0"),
+        (["ref=.5"], "ref: must be a list of numbers such as [1,.5,0], got 0.5"),
+        (["ref=[.5,.5]"], "ref: must have one number an outcome, 3 as in reward, got 2"),
+        (["ref=[.5,.3,.3]"], "ref: must be probabilities that sum to 1, got a sum of 1.1"),
+        (["ref=[.5,.5,2e-6]"], "ref: must be probabilities that sum to 1, got a sum of 1.000002"),
+        (["ref=[1.5,-.5,0]"], "ref: must be probabilities, none below 0, got -0.5"),
+        (["ref=[.5,None,.5]"], "ref: must be a list of finite numbers, got None"),
+        (["beta=0"], "beta: must be > 0 (at 0 there is no KL term, and forward KL and MARA need one), got 0"),
         (["beta=-1"], "beta: must be > 0"),
-        (["beta=nan"], "beta: must be a finite number, found 'nan'"),
-        (["beta="], "beta: must be a finite number, found ''"),
-        (["beta=[1]"], "beta: must be a finite number, found [1]"),
-        (["threshold=high"], "threshold: must be a finite number, found 'high'"),
-        (["entropy_coef=-.1"], "entropy_coef: must be >= 0, found -0.1"),
-        (["entropy_coef=1e999"], "entropy_coef: must be a finite number, found inf"),
+        (["beta=nan"], "beta: must be a finite number, got 'nan'"),
+        (["beta="], "beta: must be a finite number, got ''"),
+        (["beta=[1]"], "beta: must be a finite number, got [1]"),
+        (["threshold=high"], "threshold: must be a finite number, got 'high'"),
+        (["entropy_coef=-.1"], "entropy_coef: must be >= 0, got -0.1"),
+        (["entropy_coef=1e999"], "entropy_coef: must be a finite number, got inf"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_key(
@@ -121,7 +121,7 @@ def test_a_mistake_is_one_line_that_names_the_key(
 def test_a_mistake_ends_the_command_with_status_1() -> None:
     child = explain("reward=[1,2]", "ref=[.5,.5]", "beta=much")
     assert child.returncode == 1 and child.stdout == ""
-    assert child.stderr == "beta: must be a finite number, found 'much'\n"
+    assert child.stderr == "beta: must be a finite number, got 'much'\n"
 
 
 # --- what is printed -------------------------------------------------------------------------------------

@@ -22,14 +22,14 @@ from .enumeration import (
     random_logp,
 )
 
-GOOD = {"threshold": {"kind": "constant", "value": 0.5}}
+GOOD = {"kind": "constant", "value": 0.5}
 REWARD = torch.tensor([1.0, 1.0, 1.0, 0.0], dtype=torch.float64)
 BETA, NAN = 0.4, math.nan
 
 
 def made(transform: str = "identity", options: dict | None = None, **more: Any) -> Objective:
     defaults = {"advantage": "leave_one_out", "direction": "reverse"}
-    return make_objective(transform=transform, transform_options={**GOOD, **(options or {})}, **{**defaults, **more})
+    return make_objective(transform=transform, transform_options=options, threshold=GOOD, **{**defaults, **more})
 
 
 def group_loss(objective: Objective, reward: Tensor, ref: Tensor, beta: float) -> Callable[[Tensor, Tensor], Tensor]:
@@ -348,7 +348,7 @@ def test_algorithm_two_needs_the_baseline_to_take_out_a_groups_anchor() -> None:
         assert skewed < 1e-6 if algorithm == 1 else skewed > 0.1
     made("mara", {"algorithm": 1}, placement="loss")
     for direction in ("reverse", "forward"):
-        with pytest.raises(ValueError, match=r"Algorithm 2 needs the KL inside the reward.*use placement=reward"):
+        with pytest.raises(ValueError, match="placement: must be reward with MARA's Algorithm 2"):
             made("mara", {"algorithm": 2}, direction=direction, placement="loss")
 
 
@@ -370,9 +370,11 @@ def test_a_divergence_that_is_infinite_is_an_error_and_not_nan(direction: str) -
 
 def test_alpha_belongs_to_its_direction() -> None:
     for options in ({"direction": "alpha"}, {"direction": "reverse", "alpha": 0.5}):
-        with pytest.raises(ValueError, match="alpha must be given with direction=alpha and only there"):
+        with pytest.raises(ValueError, match="alpha: (must be finite|only used) with direction=alpha"):
             Objective(**options)
-    with pytest.raises(ValueError, match="alpha must be finite and neither 0 nor 1"):
+    with pytest.raises(
+        ValueError, match=r"alpha: must be finite with direction=alpha, and neither 0 .* nor 1 .*got 1\.0"
+    ):
         Objective(direction="alpha", alpha=1.0)
     Objective(direction="alpha", alpha=0.5)
 
@@ -380,18 +382,33 @@ def test_alpha_belongs_to_its_direction() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"advantage": "pass_at_k"}, "pass_at_k needs advantage_k, got None"),
-        ({"advantage_k": 3}, "advantage_k is for max_at_k and pass_at_k, got 3 with leave_one_out"),
-        ({"advantage": "pass_at_k", "advantage_k": 2, "transform_options": {}}, "pass_at_k needs a threshold"),
-        ({"transform": "ucpo", "transform_options": {"coef": 0.1}}, "ucpo needs a threshold"),
-        ({"transform": "unlikely", "transform_options": {"strength": 0.1}}, "unlikely needs a threshold"),
-        ({"transform": "darling", "advantage": "group_normalised"}, "without division.*centred or leave_one_out"),
+        ({"advantage": "pass_at_k"}, "advantage_k: must be given with advantage=pass_at_k"),
+        (
+            {"advantage_k": 3},
+            "advantage_k: only used with advantage=max_at_k or pass_at_k.*got 3 with advantage=leave_one_out",
+        ),
+        (
+            {"advantage": "pass_at_k", "advantage_k": 2, "threshold": None},
+            "threshold: must be given with advantage=pass_at_k",
+        ),
+        (
+            {"transform": "ucpo", "transform_options": {"coef": 0.1}, "threshold": None},
+            "threshold: must be given with transform=ucpo",
+        ),
+        (
+            {"transform": "unlikely", "transform_options": {"strength": 0.1}, "threshold": None},
+            "threshold: must be given with transform=unlikely",
+        ),
+        (
+            {"transform": "darling", "advantage": "group_normalised"},
+            "must be centred or leave_one_out.*without division",
+        ),
         ({"transform": "darling", "advantage": "pass_at_k", "advantage_k": 2}, "which samples are good"),
-        ({"transform": "mara", "advantage": "max_at_k"}, "not of the best of k: use leave_one_out"),
+        ({"transform": "mara", "advantage": "max_at_k"}, "that of the expected reward; use advantage=leave_one_out"),
     ],
 )
 def test_refused_with_the_way_out(options: dict, message: str) -> None:
-    defaults = {"transform": "identity", "transform_options": GOOD, "advantage": "leave_one_out"}
+    defaults = {"transform": "identity", "threshold": GOOD, "advantage": "leave_one_out"}
     with pytest.raises(ValueError, match=message):
         make_objective(**{**defaults, "direction": "reverse", **options})
 

@@ -318,11 +318,11 @@ def test_tied_groups_can_be_left_out_by_their_raw_rewards() -> None:
     inputs["reward"] = torch.tensor([[1.0, 1.0, 1.0, 1.0], [1.0, 0.0, 1.0, 0.0]], dtype=torch.float64)
     options: dict[str, Any] = {
         "transform": "mara",  # which unties what the raw rewards tie
-        "transform_options": {"threshold": {"kind": "constant", "value": 1.0}},
+        "threshold": {"kind": "constant", "value": 1.0},
         "advantage": "leave_one_out",
         "direction": "reverse",
     }
-    keep, mask = (make_objective(**options, mask_tied=flag) for flag in (False, True))
+    keep, mask = (make_objective(**options, skip_tied_groups=flag) for flag in (False, True))
     inputs = {name: value[:2, :4] for name, value in inputs.items()}
     kept, masked = (loss_and_gradient(objective, inputs)[1] for objective in (keep, mask))
     assert kept[0].abs().max() > 1e-3  # by default the KL term moves a tied group
@@ -442,7 +442,7 @@ def test_forward_weights_are_logged() -> None:
 def test_groups_that_mara_leaves_alone_are_counted() -> None:
     objective = make_objective(
         transform="mara",
-        transform_options={"threshold": {"kind": "quantile", "value": 0.5}},
+        threshold={"kind": "quantile", "value": 0.5},
         advantage="leave_one_out",
         direction="reverse",
     )
@@ -456,13 +456,13 @@ def test_groups_that_mara_leaves_alone_are_counted() -> None:
 
 # --- by name: what is made and what is refused -----------------------------------------------------------
 
-CONSTANT = {"threshold": {"kind": "constant", "value": 0.5}}
+CONSTANT = {"kind": "constant", "value": 0.5}
 
 
 def made(**options: Any) -> Objective:
     defaults = {
         "transform": "mara",
-        "transform_options": CONSTANT,
+        "threshold": CONSTANT,
         "advantage": "leave_one_out",
         "direction": "reverse",
     }
@@ -477,7 +477,7 @@ def test_make_objective_gives_the_objective_of_its_parts(direction: str) -> None
     torch.testing.assert_close(loss_and_gradient(by_name, inputs), loss_and_gradient(by_hand, inputs))
     other = made(direction=direction, entropy_coef=0.1, advantage="centred")  # control
     assert not torch.allclose(loss_and_gradient(other, inputs)[1], loss_and_gradient(by_hand, inputs)[1])
-    vanilla = made(transform="identity", transform_options={}, direction=direction)
+    vanilla = made(transform="identity", threshold=None, direction=direction)
     assert vanilla.threshold is None
 
 
@@ -493,27 +493,30 @@ def test_thresholds_by_kind() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"length_normalised": True}, "effective beta depend on length.*use length_normalised=false"),
-        ({"gamma": 0.99}, "effective beta depend on length.*use gamma=1, got 0.99"),
+        ({"length_normalised": True}, "length_normalised: must be false.*effective beta depend on length"),
+        ({"gamma": 0.99}, r"gamma: must be 1.*effective beta depend on length, got 0\.99"),
         (
             {"advantage": "group_normalised", "placement": "loss"},
-            "rarest good.*use placement=reward.*or leave_one_out",
+            "rarest good.*use placement=reward.*or advantage=leave_one_out",
         ),
-        ({"advantage": "group_normalised", "level": "token"}, "rarest good.*use placement=reward and level=sequence"),
-        ({"direction": "forward", "level": "token"}, "needs level=sequence"),
-        ({"transform_options": {**CONSTANT, "algorithm": 2}, "level": "token"}, "needs level=sequence"),
-        ({"direction": "jensen_shannon"}, "reverse and forward KL"),
-        ({"placement": "exact"}, "needs all outcomes: use reward or loss"),
-        ({"placement": "k3"}, "placement must be one of"),
-        ({"transform": "identity", "direction": "sideways"}, "direction must be one of"),
-        ({"level": "word"}, "level must be sequence or token, got 'word'"),
-        ({"transform": "maar"}, r"transform must be one of \['darling', .*'mara', .*\], got 'maar'"),
-        ({"advantage": "gae"}, "advantage must be one of .* got 'gae'"),
+        (
+            {"advantage": "group_normalised", "level": "token"},
+            "rarest good.*use placement=reward with level=sequence",
+        ),
+        ({"direction": "forward", "level": "token"}, "level: must be sequence"),
+        ({"transform_options": {"algorithm": 2}, "level": "token"}, "level: must be sequence"),
+        ({"direction": "jensen_shannon"}, "direction: must be reverse or forward with transform=mara"),
+        ({"placement": "exact"}, "placement: must be one of reward, loss, reference, got exact"),
+        ({"placement": "k3"}, "placement: must be one of"),
+        ({"transform": "identity", "direction": "sideways"}, "direction: must be one of"),
+        ({"level": "word"}, "level: must be one of sequence, token, got word"),
+        ({"transform": "maar"}, "transform: must be one of .*mara.*darling.*, got 'maar'"),
+        ({"advantage": "gae"}, "advantage: must be one of .* got gae"),
         (
             {"transform": "identity", "length_normalised": True, "level": "token"},
             "use placement=loss or level=sequence",
         ),
-        ({"transform": "identity", "direction": "jensen_shannon", "placement": "loss"}, "jensen_shannon_reward"),
+        ({"transform": "identity", "direction": "jensen_shannon", "placement": "loss"}, "use placement=reward"),
     ],
 )
 def test_what_breaks_the_mathematics_is_refused_with_the_way_out(options: dict, message: str) -> None:
@@ -542,7 +545,7 @@ def test_mara_without_a_kl_term_is_refused() -> None:
     inputs = batch()
     with pytest.raises(ValueError, match=r"finite beta > 0, got 0.*use identity"):
         made().loss(**inputs, beta=0.0)
-    made(transform="identity", transform_options={}).loss(**inputs, beta=0.0)  # control
+    made(transform="identity", threshold=None).loss(**inputs, beta=0.0)  # control
 
 
 def test_random_logp_is_a_distribution() -> None:

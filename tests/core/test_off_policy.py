@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from core.advantages import ADVANTAGES
-from core.divergences import REFERENCE_TERMS
+from core.divergences import DIVERGENCES
 from core.objective import Objective, make_objective
 
 from .enumeration import (
@@ -100,7 +100,6 @@ def test_the_first_update_is_that_of_the_on_policy_loss(level: str, length_norma
     for ratio, name in itertools.product(("token", "sequence"), ("leave_one_out", "max_at_k", "group_normalised")):
         objective = make_objective(
             transform="identity",
-            transform_options={},
             advantage=name,
             **{"direction": "reverse", "level": level, "placement": placement, "ratio": ratio},
             **{"clip_low": 0.2, "clip_high": 0.3, "length_normalised": length_normalised},
@@ -112,14 +111,10 @@ def test_the_first_update_is_that_of_the_on_policy_loss(level: str, length_norma
 
 def test_methods_use_the_policy_that_sampled() -> None:
     """log pi_old in differential smoothing: its bonus does not move with the policy."""
-    options: dict[str, Any] = {
-        "threshold": {"kind": "constant", "value": 0.5},
-        "correct_coef": 1.0,
-        "wrong_coef": 0.0,
-    }
     objective = make_objective(
         transform="differential_smoothing",
-        transform_options=options,
+        transform_options={"correct_coef": 1.0, "wrong_coef": 0.0},
+        threshold={"kind": "constant", "value": 0.5},
         advantage="no_baseline",
         direction="reverse",
         ratio="sequence",
@@ -202,7 +197,7 @@ def test_with_it_the_step_has_the_gradient_of_the_objective(direction: str) -> N
     )
     assert terms[0].dim() == 0
     options = {"alpha": alpha} if alpha else {}
-    each = REFERENCE_TERMS[direction](SEQUENCES.seq_logp(policy), SEQUENCES.seq_logp(ref), **options)
+    each = DIVERGENCES[direction].form("reference")(SEQUENCES.seq_logp(policy), SEQUENCES.seq_logp(ref), **options)
     reference = torch.autograd.grad(BETA * (ref_chance * each).sum(), policy)[0]
     value = exact_objective(chance, ref_chance, reward, BETA, direction, 0.3)
     torch.testing.assert_close(on_policy + reference, torch.autograd.grad(-value, policy)[0], rtol=1e-9, atol=1e-12)
@@ -211,15 +206,15 @@ def test_with_it_the_step_has_the_gradient_of_the_objective(direction: str) -> N
 
 def test_placement_reference_is_of_whole_completions_and_not_for_mara() -> None:
     defaults: dict[str, Any] = {
-        "transform_options": {"threshold": {"kind": "constant", "value": 0.5}},
+        "threshold": {"kind": "constant", "value": 0.5},
         "advantage": "leave_one_out",
         "direction": "forward",
         "placement": "reference",
     }
     make_objective(transform="identity", **defaults)
-    with pytest.raises(ValueError, match="use level=sequence"):
+    with pytest.raises(ValueError, match="level: must be sequence with placement=reference"):
         make_objective(transform="identity", level="token", **defaults)
-    with pytest.raises(ValueError, match=r"MARA needs the KL on the policy's completions.*use placement=reward"):
+    with pytest.raises(ValueError, match="placement: must be reward with transform=mara.*anchored reference"):
         make_objective(transform="mara", **defaults)
     with pytest.raises(ValueError, match="placement must be reference, got 'reward'"):
         Objective(direction="forward").reference_loss(torch.zeros(1, 1), torch.zeros(1, 1), torch.ones(1, 1), beta=1)

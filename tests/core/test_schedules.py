@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from core.schedules import Observed, adaptive_beta, automatic_beta, make_schedule, place_in_run
+from core.schedules import Observed, adaptive_beta, automatic_beta, make_schedule, progress
 from core.targets import reverse_log_ratio
 
 
@@ -28,13 +28,13 @@ def test_a_scheduled_beta_goes_from_its_start_to_its_final_value(name):
     schedule = make_schedule(name, 0.4, {"final": 0.1})
     steps, beta, seen = 11, 0.4, [0.4]
     for step in range(steps - 1):
-        beta = schedule(beta, observed(done=place_in_run(step + 1, steps)))
+        beta = schedule(beta, observed(done=progress(step + 1, steps)))
         seen.append(beta)
     assert seen[0] == 0.4 and seen[-1] == pytest.approx(0.1) and seen == sorted(seen, reverse=True)
     assert seen[5] == pytest.approx(0.25)
     middle = 0.4 - 0.3 * 2 / 10 if name == "linear" else 0.25 + 0.15 * math.cos(math.pi * 2 / 10)
     assert seen[2] == pytest.approx(middle)
-    assert place_in_run(0, 1) == 0
+    assert progress(0, 1) == 0
     constant = make_schedule("constant", 0.4, {})
     assert constant(0.4, observed(done=1.0)) == 0.4
     with pytest.raises(ValueError, match="got 'quadratic'"):

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from core.mara import anchor_reference, augment_reward, quantile_threshold
-from core.transforms import identity, mara, mara_algorithm
+from core.rules import mara_algorithm
+from core.transforms import identity, mara
 
 REWARD = torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]])
 REF = torch.tensor([[-1.0, -3.0, -0.5], [-1.0, -2.0, -5.0]])
@@ -52,12 +53,12 @@ def test_a_threshold_may_be_a_number_a_tensor_or_a_function() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"direction": "jensen_shannon"}, "reverse and forward KL, got direction='jensen_shannon'"),
-        ({"direction": "alpha", "algorithm": 1}, "reverse and forward KL, got direction='alpha'"),
-        ({"direction": "reverse", "algorithm": 3}, "auto, 1 or 2, got 3"),
-        ({"direction": "reverse", "algorithm": "both"}, "auto, 1 or 2, got 'both'"),
-        ({"direction": "forward", "level": "token"}, "Algorithm 2 .* needs level=sequence"),
-        ({"direction": "reverse", "algorithm": 2, "level": "token"}, "Algorithm 2 .* needs level=sequence"),
+        ({"direction": "jensen_shannon"}, "must be reverse or forward with transform=mara.*got jensen_shannon"),
+        ({"direction": "alpha", "algorithm": 1}, "must be reverse or forward with transform=mara.*got alpha"),
+        ({"direction": "reverse", "algorithm": 3}, "auto, 1, 2, got 3"),
+        ({"direction": "reverse", "algorithm": "both"}, "auto, 1, 2, got both"),
+        ({"direction": "forward", "level": "token"}, "must be sequence with MARA's Algorithm 2"),
+        ({"direction": "reverse", "algorithm": 2, "level": "token"}, "must be sequence with MARA's Algorithm 2"),
         ({"direction": "reverse", "beta": 0.0}, "beta > 0, got 0"),
         ({"direction": "forward", "beta": 0.0}, "beta > 0, got 0"),
         ({"direction": "forward", "beta": float("nan")}, "beta > 0, got nan"),

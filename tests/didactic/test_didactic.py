@@ -8,20 +8,20 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from conf import schema
-from conf.schema import ConfigError
+from conf.schema.base import ConfigError, check_config
+from conf.schema.didactic import ProblemConfig
 from core.divergences import exact_forward_kl, exact_reverse_kl
 from core.stats import coefficient_of_variation
 from didactic.cells import draw, exact_loss, make_cells, sampled_loss
 from didactic.gaussian import forward_kl, minimisers, moments, reverse_kl
 from didactic.problems import make_problem
 from didactic.train import make_policies, next_betas
-from launch.cli.app import register
 from launch.cli.groups import CONF
+from launch.cli.validation import register
 
 
 def make_config(*overrides):
-    register("didactic", schema.DidacticConfig)
+    register("didactic")
     with initialize_config_module("conf.didactic", version_base="1.3"):
         return OmegaConf.to_object(compose("config", overrides=list(overrides)))
 
@@ -32,18 +32,18 @@ def grid(*overrides):
 
 
 def test_the_problems_are_the_papers():
-    bumps = make_problem(schema.ProblemConfig("two_bumps"))
+    bumps = make_problem(ProblemConfig("two_bumps"))
     a, b = (mode.start for mode in bumps.modes)
     assert [float(bumps.ref_logp[i]) for i in (a, b)] == pytest.approx([-4.05, -5.95])
     assert [float(bumps.reward[i]) for i in (a, b)] == pytest.approx([0.75, 1.0])
-    plateaus = make_problem(schema.ProblemConfig("plateaus"))
+    plateaus = make_problem(ProblemConfig("plateaus"))
     ref = plateaus.ref_logp.exp()
     assert float(ref[0]) == pytest.approx(0.05, abs=0.002) and float(ref[99]) < 1e-8
     assert plateaus.reward.sum() == 50 and plateaus.reward[24] == 1 and plateaus.reward[25] == 0
     shares = [float(ref[mode].sum()) for mode in plateaus.modes]
     assert shares[0] / sum(shares) == pytest.approx(0.96, abs=0.005)  # 96:4
     for name in ("two_bumps", "plateaus", "bimodal"):
-        logp = make_problem(schema.ProblemConfig(name)).ref_logp
+        logp = make_problem(ProblemConfig(name)).ref_logp
         assert float(logp.logsumexp(-1)) == pytest.approx(0, abs=1e-12)
 
 
@@ -63,7 +63,7 @@ def test_lists_combine_into_cells():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("objective.beta=[.1,-1]", r"objective\.beta: must be finite and >= 0, found -1"),
+        ("objective.beta=[.1,-1]", r"objective\.beta: must be finite and >= 0, got -1"),
         ("objective.beta=[]", r"objective\.beta: must be a value or a list"),
         ("objective.beta=[.1,.1]", r"objective\.beta: must not repeat"),
         ("objective.direction=[reverse,sideways]", r"objective\.direction: must be one of"),
@@ -94,10 +94,10 @@ def test_each_cell_of_a_figure_is_an_experiment(figure):
 
 
 def test_a_table_must_be_probabilities_and_rewards():
-    assert make_problem(schema.ProblemConfig("table", [0.5, 0.5], [0.0, 1.0])).reward.tolist() == [0, 1]
+    assert make_problem(ProblemConfig("table", [0.5, 0.5], [0.0, 1.0])).reward.tolist() == [0, 1]
     for ref, reward in (([0.5, 0.4], [0.0, 1.0]), ([0.5, 0.5], [1.0]), ([1.5, -0.5], [0.0, 1.0]), (None, [1.0])):
         with pytest.raises(ConfigError, match=r"problem\.(ref|reward): must be"):
-            schema.ProblemConfig("table", ref, reward)
+            check_config(ProblemConfig("table", ref, reward), "problem.")
 
 
 def test_the_exact_loss_is_minus_the_objective_written_out():
@@ -150,7 +150,7 @@ def test_draws_follow_the_probabilities():
 
 def test_cells_trained_together_are_cells_trained_alone():
     """One optimiser step on the grid gives each cell the parameters of its own step."""
-    from launch.engines.torch import make_engine
+    from launch.engines.factory import make_engine
 
     def stepped(*overrides):
         config, cells = grid("experiment=figure4", "family=[categorical]", *overrides)

@@ -25,76 +25,76 @@ MISTAKES = [  # a command line, what the answer must hold
     # keys
     (
         "objective.bta=1",
-        ["objective.bta: no such key", "mean objective.beta?", "beta, direction, level", "found bta"],
+        ["objective.bta: no such key", "mean objective.beta?", "beta, direction, level", "got bta"],
     ),
-    ("beta=1", ["beta: no such key", "mean objective.beta?", "found beta"]),
-    ("experimnt=one_two", ["experimnt: no such key", "mean experiment?", "found experimnt"]),
-    ("foo=1", ["foo: no such key", "allowed: seed", "objective, transform", "found foo"]),
-    ("+foo=1", ["foo: no such key", "allowed: seed", "found foo"]),
-    ("+a.b=1", ["a: no such key", "allowed: seed", "found a"]),
-    ("transform.threshold={value:1,foo:2}", ["transform.threshold.foo", "allowed: kind, value, floor", "found foo"]),
-    ("transform.algorithm=1", ["transform.algorithm: no such key", "allowed: name, threshold", "found algorithm"]),
+    ("beta=1", ["beta: no such key", "mean objective.beta?", "got beta"]),
+    ("experimnt=one_two", ["experimnt: no such key", "mean experiment?", "got experimnt"]),
+    ("foo=1", ["foo: no such key", "allowed: seed", "objective, transform", "got foo"]),
+    ("+foo=1", ["foo: no such key", "allowed: seed", "got foo"]),
+    ("+a.b=1", ["a: no such key", "allowed: seed", "got a"]),
+    ("transform.threshold={value:1,foo:2}", ["transform.threshold.foo", "allowed: kind, value, floor", "got foo"]),
+    ("transform.algorithm=1", ["transform.algorithm: no such key", "allowed: name, threshold", "got algorithm"]),
     ("model.chat_template.foo=1", ["model.chat_template.foo: no such key", "+model.chat_template.foo=VALUE"]),
-    ("~seed", ["seed: must be given", "found ~seed"]),
-    ("~transform.threshold", ["transform.threshold: must be given", "found ~transform.threshold"]),
-    ("~transform", ["identity, mara, ucpo, unlikely", "found nothing"]),
-    ("hydra.foo=1", ["hydra.foo: no such key", "allowed:", "job_logging", "found foo"]),
+    ("~seed", ["seed: must be given", "got ~seed"]),
+    ("~transform.threshold", ["transform.threshold: must be given", "got ~transform.threshold"]),
+    ("~transform", ["identity, mara, ucpo, unlikely", "got nothing"]),
+    ("hydra.foo=1", ["hydra.foo: no such key", "allowed:", "job_logging", "got foo"]),
     # types
-    ("objective.beta=x", ["objective.beta: must be a number", "found x"]),
-    ("objective.beta=", ["objective.beta: must be a number", "found ''"]),
-    ("objective.beta=[1,2]", ["objective.beta: must be a number", "found [1, 2]"]),
-    ("objective.beta=null", ["objective.beta: must be a number", "found null"]),
-    ("objective.max_log_weight=x", ["objective.max_log_weight: must be a number or null", "found x"]),
-    ("objective.length_normalised=maybe", ["objective.length_normalised: must be true or false", "found maybe"]),
-    ("objective.direction=side", ["objective.direction: must be one of reverse, forward", "found side"]),
-    ("objective=3", ["objective: must be a mapping of beta, direction", "found 3"]),
-    ("seed=1.5", ["seed: must be a whole number", "found 1.5"]),
+    ("objective.beta=x", ["objective.beta: must be a number", "got x"]),
+    ("objective.beta=", ["objective.beta: must be a number", "got ''"]),
+    ("objective.beta=[1,2]", ["objective.beta: must be a number", "got [1, 2]"]),
+    ("objective.beta=null", ["objective.beta: must be a number", "got null"]),
+    ("objective.max_log_weight=x", ["objective.max_log_weight: must be a number or null", "got x"]),
+    ("objective.length_normalised=maybe", ["objective.length_normalised: must be true or false", "got maybe"]),
+    ("objective.direction=side", ["objective.direction: must be one of reverse, forward", "got side"]),
+    ("objective=3", ["objective: must be a mapping of beta, direction", "got 3"]),
+    ("seed=1.5", ["seed: must be a whole number", "got 1.5"]),
     # values
-    ("objective.beta=-1", ["objective.beta: must be finite and >= 0", "found -1"]),
-    ("objective.beta=nan", ["objective.beta: must be finite", "found nan"]),
-    ("seed=-1", ["seed: must be >= 0", "found -1"]),
-    ("steps=0", ["steps: must be >= 1", "found 0"]),
-    ("group_size=1", ["group_size: must be >= 2", "found 1"]),
-    ("steps=${foo}", ["steps: must refer to a value that exists", "found ${foo}", "'foo' not found"]),
-    ("beta_schedule=adaptive", ["beta_schedule.kl_target: must be given, a number", "found ???"]),
-    ("transform.name=mara", ["transform.name: must be identity", "transform=OPTION", "found mara"]),
+    ("objective.beta=-1", ["objective.beta: must be finite and >= 0", "got -1"]),
+    ("objective.beta=nan", ["objective.beta: must be finite", "got nan"]),
+    ("seed=-1", ["seed: must be >= 0", "got -1"]),
+    ("steps=0", ["steps: must be >= 1", "got 0"]),
+    ("group_size=1", ["group_size: must be >= 2", "got 1"]),
+    ("steps=${foo}", ["steps: must refer to a value that exists", "got ${foo}", "'foo' not found"]),
+    ("beta_schedule=adaptive", ["beta_schedule.kl_target: must be given, a number", "got ???"]),
+    ("transform.name=mara", ["transform.name: must be identity", "transform=OPTION", "got mara"]),
     # options of groups
-    ("transform=foo", ["identity, mara, ucpo, unlikely", "found foo"]),
-    ("transform=[mara,identity]", ["identity, mara, ucpo, unlikely", "found [mara,identity]"]),
-    ("transform=mara_schema", ["identity, mara, ucpo, unlikely", "found mara_schema"]),
-    ("hydra/launcher=no_such", ["hydra/launcher: must be one of basic", "found no_such"]),
-    ("experiment=", ["experiment: must be one of", "one_two", "found ''"]),
-    ("experiment=null", ["experiment: must be one of", "one_two", "found null"]),
-    ("experiment=figure5", ["experiment: must be one of", "one_two", "found figure5", "to python -m didactic"]),
+    ("transform=foo", ["identity, mara, ucpo, unlikely", "got foo"]),
+    ("transform=[mara,identity]", ["identity, mara, ucpo, unlikely", "got [mara,identity]"]),
+    ("transform=mara_schema", ["identity, mara, ucpo, unlikely", "got mara_schema"]),
+    ("hydra/launcher=no_such", ["hydra/launcher: must be one of basic", "got no_such"]),
+    ("experiment=", ["experiment: must be one of", "one_two", "got ''"]),
+    ("experiment=null", ["experiment: must be one of", "one_two", "got null"]),
+    ("experiment=figure5", ["experiment: must be one of", "one_two", "got figure5", "to python -m didactic"]),
     # combinations
-    ("transform=mara transform.threshold.value=null", ["transform.threshold.value: must be a reward", "found null"]),
+    ("transform=mara transform.threshold.value=null", ["transform.threshold.value: must be a reward", "got null"]),
     (
         "transform=mara transform.threshold.kind=quantile transform.threshold.value=90",
-        ["transform.threshold.value: must be", ">= 0 and <= 1 with kind=quantile", "found 90"],
+        ["transform.threshold.value: must be", ">= 0 and <= 1 with kind=quantile", "got 90"],
     ),
-    ("transform=mara objective.gamma=.5", ["objective.gamma: must be 1 with transform=mara", "found 0.5"]),
-    ("transform=mara objective.length_normalised=true", ["objective.length_normalised: must be false", "found true"]),
-    ("transform=mara objective.beta=0", ["objective.beta: must be > 0", "transform=identity", "found 0"]),
+    ("transform=mara objective.gamma=.5", ["objective.gamma: must be 1 with transform=mara", "got 0.5"]),
+    ("transform=mara objective.length_normalised=true", ["objective.length_normalised: must be false", "got true"]),
+    ("transform=mara objective.beta=0", ["objective.beta: must be > 0", "transform=identity", "got 0"]),
     (
         "transform=mara objective.direction=jensen_shannon",
-        ["objective.direction: must be reverse or forward", "found jensen_shannon"],
+        ["objective.direction: must be reverse or forward", "got jensen_shannon"],
     ),
     (
         "transform=mara advantage=group_normalised objective.placement=loss",
-        ["advantage:", "objective.placement=reward", "found placement=loss"],
+        ["advantage:", "objective.placement=reward", "got placement=loss"],
     ),
     # command lines
-    ("x", ["x: must be written KEY=VALUE", "found 'x'"]),
-    ("=1", ["must be written KEY=VALUE", "found '=1'"]),
-    ("objective.beta=${x", ["objective.beta: must be written KEY=VALUE", "found 'objective.beta=${x'"]),
-    ("objective.beta=.1 objective.beta=.2", ["objective.beta: must be given once", "found .1 and .2"]),
-    ("objective.beta=.1,.2", ["objective.beta: must be one value", "-m", "found .1,.2"]),
+    ("x", ["x: must be written KEY=VALUE", "got 'x'"]),
+    ("=1", ["must be written KEY=VALUE", "got '=1'"]),
+    ("objective.beta=${x", ["objective.beta: must be written KEY=VALUE", "got 'objective.beta=${x'"]),
+    ("objective.beta=.1 objective.beta=.2", ["objective.beta: must be given once", "got .1 and .2"]),
+    ("objective.beta=.1,.2", ["objective.beta: must be one value", "-m", "got .1,.2"]),
     ("+objective.beta=1", ["objective.beta", "remove + prefix"]),
-    ("--no-such-flag", ["--no-such-flag: no such flag", "--multirun", "found --no-such-flag"]),
+    ("--no-such-flag", ["--no-such-flag: no such flag", "--multirun", "got --no-such-flag"]),
     ("--cfg jobs", ["--cfg", "'job'", "'jobs'"]),
     ("--config-dir no/such/folder", ["no/such/folder", "not found"]),
-    ("--config-name no_such", ["must be on the search path", "found no_such"]),
-    ("hydra.run.dir=/dev/null/run", ["hydra.run.dir", "must be a folder", "found /dev/null/run", "Not a directory"]),
+    ("--config-name no_such", ["must be on the search path", "got no_such"]),
+    ("hydra.run.dir=/dev/null/run", ["hydra.run.dir", "must be a folder", "got /dev/null/run", "Not a directory"]),
     # files
     (
         "--config-dir CONF experiment=syntax",
@@ -102,17 +102,17 @@ MISTAKES = [  # a command line, what the answer must hold
     ),
     ("--config-dir CONF experiment=misspelt", ["objective.bta: no such key", "(in experiment/misspelt.yaml)"]),
     ("--config-dir CONF experiment=no_package", ["first line", "# @package _global_", "experiment/no_package.yaml"]),
-    ("--config-dir CONF experiment=option", ["identity, mara, ucpo, unlikely", "found foo"]),
+    ("--config-dir CONF experiment=option", ["identity, mara, ucpo, unlikely", "got foo"]),
     ("--config-dir CONF experiment=group", ["experiment/group", "transfrm"]),
-    ("--config-dir CONF experiment=interpolation", ["steps: must refer", "found ${objective.bta}"]),
-    ("--config-dir CONF experiment=no_such", ["experiment: must be one of", "good", "one_two", "found no_such"]),
-    ("experiment=good --config-dir CONF steps=0", ["steps: must be >= 1", "found 0"]),  # in any order
+    ("--config-dir CONF experiment=interpolation", ["steps: must refer", "got ${objective.bta}"]),
+    ("--config-dir CONF experiment=no_such", ["experiment: must be one of", "good", "one_two", "got no_such"]),
+    ("experiment=good --config-dir CONF steps=0", ["steps: must be >= 1", "got 0"]),  # in any order
     # sweeps
-    ("-m objective.beta=.1,-1", ["objective.beta: must be finite and >= 0", "found -1", "job 1 of 2"]),
-    ("seed=1 -m transform=identity,foo", ["identity, mara, ucpo, unlikely", "found foo", "job 1 of 2"]),
+    ("-m objective.beta=.1,-1", ["objective.beta: must be finite and >= 0", "got -1", "job 1 of 2"]),
+    ("seed=1 -m transform=identity,foo", ["identity, mara, ucpo, unlikely", "got foo", "job 1 of 2"]),
     (
         "-m transform=mara objective.direction=reverse,forward objective.level=sequence,token",
-        ["objective.level: must be sequence", "found token", "job 3 of 4"],
+        ["objective.level: must be sequence", "got token", "job 3 of 4"],
     ),
 ]
 
@@ -172,7 +172,7 @@ def test_a_mistake_is_one_line(type_here, configurations, tmp_path, arguments, p
 def test_an_empty_argument_is_a_mistake(type_here):
     status, _, error = type_here("")
     assert status == 1 and error == (
-        "llm: command line: must be written KEY=VALUE, with special characters of the value in quotes, found ''\n"
+        "llm: command line: must be written KEY=VALUE, with special characters of the value in quotes, got ''\n"
     )
 
 
@@ -186,8 +186,8 @@ def test_an_experiment_of_one_package_is_named_by_the_other(type_here):
 @pytest.mark.parametrize(
     ("argument", "parts"),
     [
-        ("task.name=no_such", ["task.name", "package.module:Class", "found no_such"]),
-        ("model.name_or_path=no/such/folder", ["model.name_or_path", "folder or hub name", "found no/such/folder"]),
+        ("task.name=no_such", ["task.name", "package.module:Class", "got no_such"]),
+        ("model.name_or_path=no/such/folder", ["model.name_or_path", "folder or hub name", "got no/such/folder"]),
     ],
 )
 def test_a_mistake_that_only_loading_finds(type_here, tmp_path, argument, parts):
@@ -208,13 +208,13 @@ def test_a_folder_that_holds_a_broken_run_is_left_alone(type_here, tmp_path):
 def test_a_mistake_in_a_process_of_its_own(tmp_path):
     done = type_command("objective.beta=-1", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "llm: objective.beta: must be finite and >= 0, found -1.0\n"
+    assert done.stderr == "llm: objective.beta: must be finite and >= 0, got -1.0\n"
 
 
 def test_the_traceback_comes_on_request(tmp_path):
     done = type_command("objective.beta=-1", cwd=tmp_path, HYDRA_FULL_ERROR="1")
     assert done.returncode == 1 and "Traceback" in done.stderr
-    assert done.stderr.splitlines()[-1] == "llm: objective.beta: must be finite and >= 0, found -1.0"
+    assert done.stderr.splitlines()[-1] == "llm: objective.beta: must be finite and >= 0, got -1.0"
 
 
 @pytest.mark.parametrize("package", ["llm", "didactic"])

@@ -145,32 +145,32 @@ def test_an_embedding_threshold(evaluate, tmp_path):
 
 SAME = {key: FIRST[0][key] for key in ("id", "prompt", "generations")}
 MISTAKES = [
-    ("", ["generations: must be given, or run, or model", "found none of them"]),
-    ("generations=a.jsonl run=x", ["generations: must be given, or run, or model", "found run and generations"]),
-    ("generations=a.jsonl prompts=x", ["prompts: must be null with generations, found x"]),
-    ("generations=no.jsonl", ["generations: must be a file of JSON Lines, found no.jsonl (No such file"]),
-    ("generations=bad.jsonl", ["generations: bad.jsonl, line 2, partition: must be 4 whole numbers", "found 3"]),
-    ("generations=zero.jsonl", ["zero.jsonl, line 1, generation_scores: must be from 1 to 10", "found 0"]),
+    ("", ["generations: must be given, or run, or model", "got none of them"]),
+    ("generations=a.jsonl run=x", ["generations: must be given, or run, or model", "got run and generations"]),
+    ("generations=a.jsonl prompts=x", ["prompts: must be null with generations, got x"]),
+    ("generations=no.jsonl", ["generations: must be a file of JSON Lines, got no.jsonl (No such file"]),
+    ("generations=bad.jsonl", ["generations: bad.jsonl, line 2, partition: must be 4 whole numbers", "got 3"]),
+    ("generations=zero.jsonl", ["zero.jsonl, line 1, generation_scores: must be from 1 to 10", "got 0"]),
     (
         "generations=a.jsonl",
-        ["equivalence: must be one of exact, embedding, classifier", "found null (generations: a"],
+        ["equivalence: must be one of exact, embedding, classifier", "got null (generations: a"],
     ),
     (
         "generations=a.jsonl equivalence=same",
-        ["equivalence: must be one of exact, embedding, classifier, found same"],
+        ["equivalence: must be one of exact, embedding, classifier, got same"],
     ),
-    ("generations=a.jsonl equivalence=classifier", ["classifier: must be a folder or hub name", "found null"]),
+    ("generations=a.jsonl equivalence=classifier", ["classifier: must be a folder or hub name", "got null"]),
     ("generations=a.jsonl equivalence=embedding embedder=null", ["embedder: must be a folder or hub name"]),
-    ("generations=a.jsonl equivalence=exact embedder=no/such", ["embedder: must be a folder", "found no/such"]),
-    ("generations=a.jsonl vocabulary=1", ["vocabulary: must be >= 2, found 1"]),
-    ("generations=a.jsonl patience=0", ["patience: must be finite and > 0 and <= 1, found 0"]),
-    ("generations=a.jsonl pass_at=[1,1]", ["pass_at: must not repeat a number, found [1, 1]"]),
+    ("generations=a.jsonl equivalence=exact embedder=no/such", ["embedder: must be a folder", "got no/such"]),
+    ("generations=a.jsonl vocabulary=1", ["vocabulary: must be >= 2, got 1"]),
+    ("generations=a.jsonl patience=0", ["patience: must be finite and > 0 and <= 1, got 0"]),
+    ("generations=a.jsonl pass_at=[1,1]", ["pass_at: must not repeat a number, got [1, 1]"]),
     ("generations=a.jsonl score_thresholds=[1,2]", ["score_thresholds: must be nine rising numbers"]),
-    ("generations=a.jsonl device=tpu", ["device: must be auto, cpu, cuda or cuda:N, found tpu"]),
+    ("generations=a.jsonl device=tpu", ["device: must be auto, cpu, cuda or cuda:N, got tpu"]),
     ("generations=a.jsonl embeder=x", ["embeder: no such key", "did you mean embedder?"]),
-    ("model=x equivalence=exact prompts=a.jsonl", ["max_new_tokens: must be >= 1 with model, found null"]),
-    ("model=x equivalence=exact max_new_tokens=3", ["prompts: must be a file with model", "found null"]),
-    ("run=x", ["equivalence: must be one of exact, embedding, classifier", "found null"]),
+    ("model=x equivalence=exact prompts=a.jsonl", ["max_new_tokens: must be >= 1 with model, got null"]),
+    ("model=x equivalence=exact max_new_tokens=3", ["prompts: must be a file with model", "got null"]),
+    ("run=x", ["equivalence: must be one of exact, embedding, classifier", "got null"]),
 ]
 
 
@@ -300,13 +300,13 @@ def test_a_model_on_prompts_of_a_file(evaluate, tiny_run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        ("run=no equivalence=exact", ["no: must be a run folder, found no run.json"]),
+        ("run=no equivalence=exact", ["no: must be a run folder, got no run.json"]),
         ("run=run equivalence=exact experiment=one_two", ["experiment: must be null with run"]),
-        ("model=no/such prompts=p.jsonl max_new_tokens=3", ["model: must be a folder or hub name", "found no/such"]),
+        ("model=no/such prompts=p.jsonl max_new_tokens=3", ["model: must be a folder or hub name", "got no/such"]),
         ("model=run/policy prompts=no.jsonl max_new_tokens=3", ["prompts: must be a file of JSON Lines"]),
-        ("run=run reward_out=mine:none", ["reward_out: must be task or package.module:function", "found mine:none"]),
-        ("run=run reward_out=no/such", ["reward_out: must be a folder or hub name", "found no/such"]),
-        ("model=run/policy experiment=none max_new_tokens=3", ["experiment: must be one of", "found none"]),
+        ("run=run reward_out=mine:none", ["reward_out: must be task or package.module:function", "got mine:none"]),
+        ("run=run reward_out=no/such", ["reward_out: must be a folder or hub name", "got no/such"]),
+        ("model=run/policy experiment=none max_new_tokens=3", ["experiment: must be one of", "got none"]),
     ],
 )
 def test_a_mistake_about_what_is_sampled(evaluate, tiny_run, tmp_path, arguments, parts):

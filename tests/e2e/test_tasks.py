@@ -42,7 +42,7 @@ def test_functions_and_failures_by_the_commands_a_user_types(tmp_path):
     fragile = "+reward.parts.f.function=mine:fragile"  # the tiny model says "1" or "2" 8 times in 100
     said = "".join(llm(*common, fragile, "hydra.run.dir=stopped", folder=tmp_path, status=1))
     (line,) = [line for line in said.splitlines() if line.startswith("llm: ")]
-    assert "reward.parts.f: rewards must be finite, found ZeroDivisionError" in line
+    assert "reward.parts.f: rewards must be finite, got ZeroDivisionError" in line
     assert "of the prompt 'Generate a uniformly" in line and "reward.on_failure=drop" in line
     assert not (tmp_path / "stopped" / "summary.json").exists()
 

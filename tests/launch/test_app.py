@@ -15,7 +15,8 @@ from launch.runs.run_folder import read_jsonl
 ROOT = Path(__file__).parents[2]
 JOB = """
 import time
-from conf.schema import ConfigError, LlmConfig
+from conf.schema.base import ConfigError
+from conf.schema.llm import LlmConfig
 from launch.cli.app import start
 
 def train(config, run):
@@ -25,7 +26,7 @@ def train(config, run):
         if config.objective.beta == 0.5:
             raise RuntimeError("made up")
         if config.objective.beta == 0.25:
-            raise ConfigError("objective.beta: must be another, found 0.25")
+            raise ConfigError("objective.beta: must be another, got 0.25")
         if config.seed == 7:
             time.sleep(0.5)
     run.finish({"threads": __import__("torch").get_num_threads()})
@@ -33,7 +34,7 @@ def train(config, run):
 def report(runs, folder):
     (folder / "report.txt").write_text(" ".join(run.name for run in runs))
 
-start("llm", LlmConfig, train, report)
+start("llm", train, report)
 """
 
 
@@ -73,7 +74,7 @@ def test_a_job_that_fails_leaves_the_others_of_its_sweep_to_go_on(tmp_path):
     assert [record(folder)["state"] for folder in folders] == ["failed"] * 4 + ["finished"] * 4
     assert "made up" in record(folders[2])["traceback"]
     errors = [line for line in done.stderr.splitlines() if line.startswith("llm: ")]
-    mistake, bug = "llm: objective.beta: must be another, found 0.25", "llm: RuntimeError: made up"
+    mistake, bug = "llm: objective.beta: must be another, got 0.25", "llm: RuntimeError: made up"
     assert errors == [mistake, mistake, bug, bug]
     assert done.stderr.count("Traceback") == 2  # of the bug; the mistake needs none
     assert (tmp_path / "sweep" / "report.txt").read_text() == "4 5 6 7"

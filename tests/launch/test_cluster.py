@@ -10,21 +10,21 @@ from pathlib import Path
 
 import pytest
 
-from conf import schema
-from conf.schema import ConfigError
+from conf.schema.base import ConfigError
+from conf.schema.launchers import SlurmLauncherConfig
 from launch.cli.groups import CONF, options
 from launch.cluster import launcher
 from launch.cluster.snapshot import take
 from launch.cluster.sweep import read_sweep
 from launch.engines import distributed
-from launch.runs.run_folder import state
+from launch.runs.run_folder import run_state
 
 ROOT = Path(__file__).parents[2]
 GOOD = {"array_parallelism": 4, "timeout_min": 10, "signal_delay_s": 60, "on_failure": "continue"}
 
 
 def settings(**changes):
-    return schema.SlurmLauncherConfig(**{**GOOD, **changes})
+    return SlurmLauncherConfig(**{**GOOD, **changes})
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def settings(**changes):
     ],
 )
 def test_settings_that_would_hang_or_be_ignored(refused, key, legal):
-    with pytest.raises(ConfigError, match=rf"^hydra\.launcher\.{key}: must .*found"):
+    with pytest.raises(ConfigError, match=rf"^hydra\.launcher\.{key}: must .*got"):
         settings(**refused)
     settings(**legal)
 
@@ -136,11 +136,11 @@ def test_a_job_that_gets_nowhere_is_not_requeued_for_ever(tmp_path, monkeypatch)
 
 
 def test_ranks_with_nothing_to_share_are_refused(monkeypatch):
-    from launch.engines.torch import make_engine
+    from launch.engines.factory import make_engine
 
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("SUBMITIT_EXECUTOR", raising=False)
-    with pytest.raises(ConfigError, match=r"^hydra\.launcher\.tasks_per_node: must be 1 .* found 2 ranks"):
+    with pytest.raises(ConfigError, match=r"^hydra\.launcher\.tasks_per_node: must be 1 .* got 2 ranks"):
         make_engine("torch", None, None, 1)
 
 
@@ -156,7 +156,7 @@ def test_ranks_come_from_torchruns_variables(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     assert distributed.current() == (0, 1, 0)
     monkeypatch.setenv("RANK", "3")
-    with pytest.raises(ConfigError, match="RANK: must be from 0 to WORLD_SIZE - 1, found 3 of 1"):
+    with pytest.raises(ConfigError, match="RANK: must be from 0 to WORLD_SIZE - 1, got 3 of 1"):
         distributed.current()
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert distributed.current() == (3, 4, 0)
@@ -194,6 +194,6 @@ def test_a_sweep_of_local_processes(tmp_path):
     done = command("-m", *common, *launcher, "seed=0,1,2", f"hydra.sweep.dir={sweep}")
     assert done.returncode == 1 and "[1] failed, trying again" in done.stdout
     assert "job 1 (" in done.stderr and "metrics.jsonl" in done.stderr
-    assert [state(sweep / job.folder) for job in read_sweep(sweep).jobs] == ["finished", "failed", "finished"]
+    assert [run_state(sweep / job.folder) for job in read_sweep(sweep).jobs] == ["finished", "failed", "finished"]
     assert command(*common, "seed=2", f"hydra.run.dir={tmp_path / 'here'}").returncode == 0
     assert (sweep / "2" / "metrics.jsonl").read_bytes() == (tmp_path / "here" / "metrics.jsonl").read_bytes()

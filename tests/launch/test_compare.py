@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from scipy.stats import ttest_ind
 
-from conf.schema import ConfigError
+from conf.schema.base import ConfigError
 from launch.analysis.significance import compare, find_base, welch
 from launch.collect import CollectedRun, Row, print_table
 
@@ -53,7 +53,7 @@ def test_the_row_to_compare_with_is_named_by_a_part_of_its_label():
     rows[1].runs[0].overrides.append("experiment=task/cell")
     assert find_base(rows, "task/cell") is rows[1]
     for text in ("method", "nothing"):
-        with pytest.raises(ConfigError, match=rf"--against: must be a part of the label of one row .*found {text}"):
+        with pytest.raises(ConfigError, match=rf"--against: must be a part of the label of one row .*got {text}"):
             find_base(rows, text)
 
 
@@ -64,7 +64,7 @@ def test_a_table_wider_than_the_terminal_is_cut_into_several(monkeypatch):
     texts = {}
     for width in (60, 300):
         console = Console(width=width, record=True, file=io.StringIO())
-        monkeypatch.setattr("launch.runs.run.console", console)
+        monkeypatch.setattr("launch.runs.console.console", console)
         print_table([one], keys)
         texts[width] = console.export_text()
         assert all(key in texts[width] and f"{value:.3f}" in texts[width] for key, value in results.items())

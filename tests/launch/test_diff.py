@@ -10,7 +10,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from conf.schema import ConfigError
+from conf.schema.base import ConfigError
 from launch import diff
 from launch.cli.compose import compose
 from launch.cli.groups import CONF
@@ -46,7 +46,7 @@ def test_every_pair_of_shipped_experiments(package):
 PLACES = {
     "llm": [
         ["transform=mara", "transform.algorithm=2", "objective.direction=forward"],
-        ["beta_schedule=adaptive", "beta_schedule.kl_target=.5", "optimizer.lr=1e-05", "writers=[wandb]"],
+        ["beta_schedule=adaptive", "beta_schedule.kl_target=.5", "optimizer.lr=1e-05", "loggers=[wandb]"],
         ["threads=null", "+model.chat_template={a:'x, y',b:null}", "transform.threshold.floor=null"],
     ],
     "didactic": [["experiment=figure2"], [], ["experiment=ablation", "seed=1"]],
@@ -177,7 +177,7 @@ def test_what_the_command_prints(tmp_path, capsys):
     [
         ("nowhere", "llm:", "nowhere: must be a run folder, a .yaml file or PACKAGE:KEY=VALUE"),
         ("llm:sed=1", "llm:", "sed: no such key"),
-        ("llm:", "didactic:", "B: must be of A's package llm, found didactic"),
+        ("llm:", "didactic:", "B: must be of A's package llm, got didactic"),
     ],
 )
 def test_mistakes_are_one_line_and_status_2(capsys, a, b, message):

@@ -6,13 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from conf.schema import ConfigError, Decay, OptimizerConfig
-from launch.engines.torch import lr_factor, make_engine
+from conf.schema.base import ConfigError
+from conf.schema.run import OptimizerConfig
+from launch.engines.base import lr_factor
+from launch.engines.factory import make_engine
 
 
 def config(**changes):
     values = {"lr": 0.05, "weight_decay": 0.1, "beta1": 0.8, "beta2": 0.95, "warmup_steps": 0}
-    return OptimizerConfig(**{**values, "decay": Decay.constant, "max_grad_norm": None, **changes})
+    return OptimizerConfig(**{**values, "decay": "constant", "max_grad_norm": None, **changes})
 
 
 def module():
@@ -56,7 +58,7 @@ def test_steps_are_adamw_written_out():
 
 def test_steps_are_torchs_bit_for_bit():
     """The loop one would write without an engine, clipping and a falling learning rate included."""
-    options = config(warmup_steps=2, decay=Decay.linear, max_grad_norm=0.3)
+    options = config(warmup_steps=2, decay="linear", max_grad_norm=0.3)
     engine = make_engine("torch", module(), options, steps=6)
     norms = run(engine, range(6))
     plain = module()
@@ -69,7 +71,7 @@ def test_steps_are_torchs_bit_for_bit():
         assert torch.equal(nn.utils.clip_grad_norm_(plain.parameters(), 0.3), norms[step])
         adamw.step()
     assert all(torch.equal(a, b) for a, b in zip(engine.module.parameters(), plain.parameters(), strict=True))
-    unclipped = make_engine("torch", module(), config(warmup_steps=2, decay=Decay.linear), steps=6)
+    unclipped = make_engine("torch", module(), config(warmup_steps=2, decay="linear"), steps=6)
     run(unclipped, range(6))
     assert not torch.equal(unclipped.module.weight, plain.weight)  # control
 
@@ -102,15 +104,15 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update():
 
 
 def test_a_state_continues_bit_for_bit():
-    whole = make_engine("torch", module(), config(decay=Decay.cosine), 6)
+    whole = make_engine("torch", module(), config(decay="cosine"), 6)
     run(whole, range(6))
-    half = make_engine("torch", module(), config(decay=Decay.cosine), 6)
+    half = make_engine("torch", module(), config(decay="cosine"), 6)
     run(half, range(3))
-    resumed = make_engine("torch", nn.Linear(3, 2).double(), config(decay=Decay.cosine), 6)
+    resumed = make_engine("torch", nn.Linear(3, 2).double(), config(decay="cosine"), 6)
     resumed.load_state_dict(half.state_dict())
     run(resumed, range(3, 6))
     assert torch.equal(resumed.module.weight, whole.module.weight)
-    fresh = make_engine("torch", module(), config(decay=Decay.cosine), 6)
+    fresh = make_engine("torch", module(), config(decay="cosine"), 6)
     fresh.module.load_state_dict(half.state_dict()["module"])
     run(fresh, range(3, 6))  # control: weights alone do not continue the run
     assert not torch.equal(fresh.module.weight, whole.module.weight)
@@ -151,10 +153,10 @@ def test_a_state_keeps_the_master_copies():
 
 
 def test_schedules():
-    factors = [lr_factor(step, 10, 4, Decay.constant) for step in range(10)]
+    factors = [lr_factor(step, 10, 4, "constant") for step in range(10)]
     assert factors == pytest.approx([0.2, 0.4, 0.6, 0.8, *[1.0] * 6])
-    assert [lr_factor(s, 4, 0, Decay.linear) for s in range(5)] == pytest.approx([1, 0.75, 0.5, 0.25, 0])
-    assert [lr_factor(s, 4, 0, Decay.cosine) for s in range(5)] == pytest.approx(
+    assert [lr_factor(s, 4, 0, "linear") for s in range(5)] == pytest.approx([1, 0.75, 0.5, 0.25, 0])
+    assert [lr_factor(s, 4, 0, "cosine") for s in range(5)] == pytest.approx(
         [(1 + math.cos(math.pi * s / 4)) / 2 for s in range(5)]
     )
 

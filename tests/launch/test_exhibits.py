@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from conf.schema import ConfigError
+from conf.schema.base import ConfigError
 from launch import collect
-from launch.analysis.artifacts import Item, best_items, fold_curves, read_exhibits
+from launch.analysis.artifacts import Item, best_items, fold_curves, read_artifacts
 from launch.cluster.sweep import Sweep, SweepJob, write_sweep
 
 HOSTILE = "<script>alert(1)</script>\"'"
@@ -93,6 +93,6 @@ def test_the_best_of_equal_names_stays():
 def test_a_damaged_one_is_an_error_of_its_run(sweep, name, content, capsys):
     (sweep / "0" / "report" / name).write_text(content)
     with pytest.raises(ConfigError, match=f"{name}: must be a gallery or curves"):
-        read_exhibits(sweep / "0" / "report")
+        read_artifacts(sweep / "0" / "report")
     assert collect.main([str(sweep)]) == 1
     assert "damaged: " in capsys.readouterr().out

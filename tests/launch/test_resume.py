@@ -15,16 +15,15 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from conf.schema import ConfigError
-from launch.runs import checkpoint
-from launch.runs import run_folder
-from launch.runs.checkpoint import Values
+from conf.schema.base import ConfigError
+from launch.runs import checkpoint, run_folder
+from launch.runs.checkpoint import LoopState
 from launch.runs.run import Run
 from launch.runs.run_folder import read_jsonl
 
 ROOT = Path(__file__).parents[2]
 SAVING = {"every_seconds": 1e9, "every_steps": 2, "keep": 2, "best": None, "best_mode": "max"}
-CONFIG = {"seed": 3, "resume": "auto", "checkpoint": SAVING, "writers": [], "steps": 9, "lr": 0.1}
+CONFIG = {"seed": 3, "resume": "auto", "checkpoint": SAVING, "loggers": [], "steps": 9, "lr": 0.1}
 
 
 class Stop(Exception):
@@ -38,9 +37,9 @@ def job(folder, *, until=None, identity="a", **changes):
     torch.nn.init.constant_(model.weight, 0.5)
     torch.nn.init.zeros_(model.bias)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr)
-    values = Values(beta=1.0, seen=[])
+    values = LoopState(beta=1.0, seen=[])
     with Run(folder, "llm", config, []) as run:
-        run.keep({"reference": identity}, model=model, optimizer=optimizer, values=values)
+        run.register_state({"reference": identity}, model=model, optimizer=optimizer, values=values)
         for step in run.steps(config.steps):
             loss = (model(torch.randn(4, 3)) ** 2).mean() + random.random() * model.bias.sum()
             optimizer.zero_grad()
@@ -51,7 +50,7 @@ def job(folder, *, until=None, identity="a", **changes):
             run.log({"loss": loss, "beta": values.beta, "seen": len(values.seen)})
             if step == until:
                 raise Stop
-            run.sample([{"text": f"{step} é", "loss": loss}])
+            run.log_samples([{"text": f"{step} é", "loss": loss}])
         run.finish({"beta": values.beta})
     return model.state_dict()
 
@@ -129,7 +128,7 @@ def test_a_damaged_checkpoint_is_left_out_for_the_one_before(tmp_path, undisturb
         path.unlink()
     job(tmp_path)
     printed = capsys.readouterr().out
-    assert "step_00000004 is damaged and is left out" in printed and "going on from step 2" in printed
+    assert "step_00000004 is damaged and is not used" in printed and "going on from step 2" in printed
     assert what_counts(tmp_path) == undisturbed[1]
 
 
@@ -139,7 +138,7 @@ def test_without_a_good_checkpoint_a_run_begins_anew(tmp_path, undisturbed, caps
     for path in (tmp_path / "checkpoints").glob("*/state.json"):
         path.write_text("{}")
     job(tmp_path)
-    assert capsys.readouterr().out.count("is damaged and is left out") == 2
+    assert capsys.readouterr().out.count("is damaged and is not used") == 2
     assert what_counts(tmp_path) == undisturbed[1]
 
 
@@ -157,7 +156,7 @@ def test_half_a_checkpoint_is_cleared_away(tmp_path, undisturbed):
     with pytest.raises(Stop):
         job(tmp_path, until=5)
     source = tmp_path / "checkpoints" / "step_00000004"
-    shutil.copytree(source, tmp_path / "checkpoints" / f"{checkpoint.HALF}00000006")
+    shutil.copytree(source, tmp_path / "checkpoints" / f"{checkpoint.PARTIAL}00000006")
     job(tmp_path)
     assert what_counts(tmp_path) == undisturbed[1]
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step_00000008", "step_00000009"]
@@ -167,10 +166,10 @@ def test_another_configuration_or_model_is_refused_and_nothing_is_changed(tmp_pa
     with pytest.raises(Stop):
         job(tmp_path, until=5)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(ConfigError, match=r"config\.yaml: .*found lr is 0\.1 there and 0\.2 here; use a new folder"):
+    with pytest.raises(ConfigError, match=r"config\.yaml: .*got lr is 0\.1 there and 0\.2 here; use a new folder"):
         job(tmp_path, lr=0.2)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-    with pytest.raises(ConfigError, match=r"step_00000004: .*found reference is a there and b here; .*another model"):
+    with pytest.raises(ConfigError, match=r"step_00000004: .*got reference is a there and b here; .*another model"):
         job(tmp_path, identity="b")
     for name in ("metrics.jsonl", "samples.jsonl", "config.yaml"):
         assert (tmp_path / name).read_bytes() == before[tmp_path / name]
@@ -179,11 +178,11 @@ def test_another_configuration_or_model_is_refused_and_nothing_is_changed(tmp_pa
 
 
 def test_resume_can_be_forbidden_and_demanded(tmp_path):
-    with pytest.raises(ConfigError, match=r"^resume: must be auto or never for a new run, found must"):
+    with pytest.raises(ConfigError, match=r"^resume: must be auto or never for a new run, got must"):
         job(tmp_path / "new", resume="must")
     with pytest.raises(Stop):
         job(tmp_path / "run", until=3)
-    with pytest.raises(ConfigError, match=r"^resume: must be auto or must where the folder holds a run, found never"):
+    with pytest.raises(ConfigError, match=r"^resume: must be auto or must where the folder holds a run, got never"):
         job(tmp_path / "run", resume="never")
     job(tmp_path / "run", resume="must")
 
@@ -205,11 +204,11 @@ def test_two_processes_on_one_folder(tmp_path):
     config = OmegaConf.create(CONFIG)
     with Run(tmp_path, "llm", config, []):
         before = (tmp_path / "run.json").read_bytes()
-        assert run_folder.state(tmp_path) == "running"
+        assert run_folder.run_state(tmp_path) == "running"
         with pytest.raises(ConfigError, match=r"hydra\.run\.dir.*another process is running it"):
             Run(tmp_path, "llm", config, [])
         assert (tmp_path / "run.json").read_bytes() == before
-    assert run_folder.state(tmp_path) == "finished"
+    assert run_folder.run_state(tmp_path) == "finished"
 
 
 def test_a_killed_run_is_known_to_be_dead(tmp_path):
@@ -221,7 +220,7 @@ def test_a_killed_run_is_known_to_be_dead(tmp_path):
     done = subprocess.run([sys.executable, "-c", script, tmp_path / "run"], cwd=ROOT, timeout=120)
     assert done.returncode == -9
     assert run_folder.read_record(tmp_path / "run")["state"] == "running"
-    assert run_folder.state(tmp_path / "run") == "dead"
+    assert run_folder.run_state(tmp_path / "run") == "dead"
     job(tmp_path / "run")
     assert run_folder.read_record(tmp_path / "run")["earlier"][0]["state"] == "dead"
 
@@ -236,7 +235,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(tmp_path, undisturbed
     (tmp_path / f"{stream}.jsonl").symlink_to("/dev/full")
     for folder in (tmp_path / "checkpoints").iterdir():  # whose lines /dev/full does not have
         shutil.move(folder, tmp_path / folder.name)
-    with pytest.raises(ConfigError, match=rf"{stream}\.jsonl: must be writable, found: No space left"):
+    with pytest.raises(ConfigError, match=rf"{stream}\.jsonl: must be writable, got: No space left"):
         job(tmp_path)
     (tmp_path / f"{stream}.jsonl").unlink()
     (tmp_path / f"{stream}.jsonl").write_bytes(good)
@@ -255,11 +254,11 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_earlier_ones(tmp_path, u
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    with pytest.raises(ConfigError, match=r"must be writable, found: No space left on device"):
+    with pytest.raises(ConfigError, match=r"must be writable, got: No space left on device"):
         job(tmp_path)
     monkeypatch.undo()
     assert steps_saved(tmp_path) == [4, 2]
-    assert run_folder.state(tmp_path) in ("failed", "dead")
+    assert run_folder.run_state(tmp_path) in ("failed", "dead")
     job(tmp_path)
     assert what_counts(tmp_path) == undisturbed[1]
 
@@ -298,7 +297,7 @@ def test_tied_tensors_are_stored_once_and_other_things_are_refused(tmp_path):
     checkpoint.save_checkpoint(tmp_path, manifest, {"in": weight, "out": weight, "half": weight[:50]}, 1)
     stored = torch.tensor([t.numel() for t in checkpoint.load_file(next(tmp_path.rglob("*.safetensors"))).values()])
     assert sorted(stored.tolist()) == [50, 100]
-    with pytest.raises(TypeError, match="found object"):
+    with pytest.raises(TypeError, match="got object"):
         checkpoint.save_checkpoint(tmp_path, manifest, {"a": object()}, 1)
     assert steps_saved(tmp_path) == [1]
 
@@ -360,7 +359,7 @@ def test_kill_minus_9_at_random_moments(tmp_path, package, most):
         process.wait()
         kills += 1
         later += lines(folder) > 0
-    assert run_folder.state(folder) == "finished"
+    assert run_folder.run_state(folder) == "finished"
     assert kills >= min(most, 3) and later >= 2
     assert hashes(folder) == hashes(whole)
 
@@ -389,7 +388,7 @@ def test_a_signal_saves_and_leaves_in_order(tmp_path, number):
     process.send_signal(number)
     _, error = process.communicate(timeout=60)
     assert (process.returncode, error) == (128 + number, f"didactic: interrupted by {number.name}\n")
-    assert run_folder.state(folder) == "preempted"
+    assert run_folder.run_state(folder) == "preempted"
     done = lines(folder)
     assert 20 <= done < 200 and steps_saved(folder) == [done]  # saved then, for no other reason
     for place in (whole, folder):

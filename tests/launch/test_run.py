@@ -10,12 +10,14 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from conf.schema import ConfigError
-from launch.runs.run import Run, code_version, plain
+from conf.schema.base import ConfigError
+from launch.runs.line_files import plain
+from launch.runs.provenance import code_version
+from launch.runs.run import Run
 from launch.runs.run_folder import read_jsonl, write_text
 
 CHECKPOINT = {"every_seconds": 60.0, "every_steps": None, "keep": 2, "best": None, "best_mode": "max"}
-RUN = {"seed": 3, "resume": "auto", "checkpoint": CHECKPOINT, "writers": []}
+RUN = {"seed": 3, "resume": "auto", "checkpoint": CHECKPOINT, "loggers": []}
 CONFIG = OmegaConf.create({**RUN, "a": 1, "b": "${a}"})
 
 
@@ -33,7 +35,7 @@ def test_a_finished_run(tmp_path):
         assert record(folder)["state"] == "running" and record(folder)["ended"] is None
         for step in run.steps(3, show=("x",)):
             run.log({"x": torch.tensor(step / 2), "n": 7, "none": None})
-            run.sample([{"text": "é"}])
+            run.log_samples([{"text": "é"}])
             assert len(lines(folder, "metrics")) == step + 1  # there as soon as it is logged
         run.finish({"correct": 0.5})
     assert OmegaConf.load(folder / "config.yaml") == {**RUN, "a": 1, "b": 1}
@@ -72,7 +74,7 @@ def test_an_interrupted_run_is_not_finished(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(ConfigError, match=r"hydra\.run\.dir.* found .*file/run \(Not a directory\)"):
+    with pytest.raises(ConfigError, match=r"hydra\.run\.dir.* got .*file/run \(Not a directory\)"):
         Run(tmp_path / "file" / "run", "llm", CONFIG, [])
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "note.txt").write_text("anything else is no obstacle")
@@ -104,7 +106,7 @@ def test_what_is_not_finite_is_null_in_every_file(tmp_path):
     with Run(tmp_path, "llm", CONFIG, []) as run:
         for _ in run.steps(1, show=("x",)):
             run.log({"x": math.nan})
-            run.sample([{"reward": math.inf}])
+            run.log_samples([{"reward": math.inf}])
         run.finish({"entropy_nats": torch.tensor(math.nan)})
     assert lines(tmp_path, "metrics") == ['{"step": 0, "x": null}']
     assert lines(tmp_path, "samples") == ['{"step": 0, "reward": null}']
@@ -114,7 +116,7 @@ def test_what_is_not_finite_is_null_in_every_file(tmp_path):
 def test_samples_come_back_whatever_their_text(tmp_path):
     texts = ["a\nb", "a\r\nb", "a\u2028b", "a\x85b", "[bold]:smile:", "\U0001f600", ""]
     with Run(tmp_path, "llm", CONFIG, []) as run:
-        run.sample({"text": text} for text in texts)
+        run.log_samples({"text": text} for text in texts)
     assert [row["text"] for row in read_jsonl(tmp_path / "samples.jsonl")] == texts
 
 
@@ -125,7 +127,7 @@ def test_nothing_but_timings_depends_on_the_clock(tmp_path, monkeypatch):
         with Run(tmp_path / name, "llm", CONFIG, []) as run:
             for step in run.steps(3):
                 run.log({"x": step})
-                run.sample([{"text": "a"}])
+                run.log_samples([{"text": "a"}])
     for name in ("metrics.jsonl", "samples.jsonl", "config.yaml", "overrides.yaml"):
         assert (tmp_path / "slow" / name).read_bytes() == (tmp_path / "fast" / name).read_bytes()
     assert lines(tmp_path / "slow", "timings") != lines(tmp_path / "fast", "timings")  # control
@@ -155,8 +157,8 @@ def test_the_code_is_named_with_what_no_commit_has(tmp_path, monkeypatch):
 
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     unknown = {"commit": None, "dirty": None, "untracked": None}
-    code = tmp_path / "launch" / "run.py"
-    code.parent.mkdir()
+    code = tmp_path / "launch" / "runs" / "run.py"
+    code.parent.mkdir(parents=True)
     code.write_text("old\n")
     assert code_version(tmp_path) == unknown  # no checkout
     git("init")
@@ -186,7 +188,7 @@ def test_the_code_is_named_with_what_no_commit_has(tmp_path, monkeypatch):
 @pytest.mark.parametrize("patch", ["", "diff --git a/x b/x\n"])
 def test_a_patch_is_written_where_the_code_was_changed(tmp_path, monkeypatch, patch):
     code = {"commit": "0" * 40, "dirty": bool(patch), "untracked": [], "patch": patch}
-    monkeypatch.setattr("launch.runs.run.code_version", lambda root: dict(code))
+    monkeypatch.setattr("launch.runs.record.code_version", lambda root: dict(code))
     with Run(tmp_path, "llm", CONFIG, []):
         pass
     assert record(tmp_path)["code"] == {"commit": "0" * 40, "dirty": bool(patch), "untracked": []}

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
-from conf.schema import ConfigError
+from conf.schema.base import ConfigError
 from launch import collect, resume, status
 from launch.cluster.sweep import Sweep, SweepJob, read_sweep, write_sweep
 from launch.runs import run_folder
@@ -169,9 +169,9 @@ def test_a_damaged_run_is_listed_and_the_others_are_collected(sweep, capsys, dam
 def test_what_cannot_be_collected(tmp_path, sweep, capsys):
     (tmp_path / "empty").mkdir()
     for command in (collect.main, status.main, resume.main):
-        with pytest.raises(SystemExit, match=r"empty: must be a sweep or a run, found neither"):
+        with pytest.raises(SystemExit, match=r"empty: must be a sweep or a run, got neither"):
             command([str(tmp_path / "empty")])
-    with pytest.raises(SystemExit, match=r"--metrics: must be results of the runs .*found nonsense"):
+    with pytest.raises(SystemExit, match=r"--metrics: must be results of the runs .*got nonsense"):
         collect.main([str(sweep), "--metrics", "nonsense"])
     (sweep / "sweep.json").write_text("[]")
     with pytest.raises(ConfigError, match=r"sweep\.json: must be the record of a sweep"):
@@ -233,7 +233,7 @@ def test_the_commands_on_a_real_sweep(tmp_path):
     again = command("launch.resume", str(folder))
     assert again.returncode == 0, again.stdout + again.stderr
     assert {n: read_jsonl(folder / str(n) / "metrics.jsonl") for n in range(4)} == lines
-    assert [run_folder.state(folder / str(n)) for n in range(4)] == ["finished"] * 4
+    assert [run_folder.run_state(folder / str(n)) for n in range(4)] == ["finished"] * 4
     collected = command("launch.collect", str(folder), "--out", str(tmp_path / "out"))
     assert collected.returncode == 0 and "4 of 4 runs finished" in collected.stdout
     table = pd.read_csv(tmp_path / "out" / "table.csv")

@@ -6,7 +6,7 @@ import sys
 import pytest
 from omegaconf import OmegaConf
 
-from conf.schema import ConfigError
+from conf.schema.base import ConfigError
 from launch.runs import loggers
 from launch.runs.run import Run
 
@@ -14,9 +14,9 @@ SAVING = {"every_seconds": 1e9, "every_steps": 2, "keep": 2, "best": None, "best
 
 
 def job(folder, names, until=None):
-    config = OmegaConf.create({"seed": 0, "resume": "auto", "checkpoint": SAVING, "writers": names, "lr": 0.1})
+    config = OmegaConf.create({"seed": 0, "resume": "auto", "checkpoint": SAVING, "loggers": names, "lr": 0.1})
     with Run(folder, "llm", config, []) as run:
-        run.keep()
+        run.register_state()
         for step in run.steps(6):
             if step == until:
                 raise RuntimeError("made up")
@@ -54,8 +54,8 @@ def test_wandb_continues_the_same_run(tmp_path, monkeypatch):
 def test_a_writer_that_is_not_installed_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(
-        ConfigError, match=r"^writers: must be installed \(pip install -e \.\[tracking\]\), found wandb"
+        ConfigError, match=r"^loggers: wandb needs the package wandb, .*pip install -e '\.\[tracking\]'"
     ):
-        loggers.make_writers(["wandb"], tmp_path, {})
-    assert loggers.make_writers([], tmp_path, {}) == []
+        loggers.make_loggers(["wandb"], tmp_path, {})
+    assert loggers.make_loggers([], tmp_path, {}) == []
     assert os.listdir(tmp_path) == []

@@ -6,7 +6,6 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from conf import schema
 from llm.testbed.tiny_models import byte_tokenizer
 
 
@@ -65,9 +64,9 @@ def make_config():
     """A typed llm configuration, from the shipped files and overrides."""
     from hydra import compose, initialize_config_module
 
-    from launch.cli.app import register
+    from launch.cli.validation import register
 
-    register("llm", schema.LlmConfig)
+    register("llm")
 
     def make(*overrides):
         with initialize_config_module("conf.llm", version_base="1.3"):

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from llm.inference import attention
-from llm.inference import logprobs
-from llm.inference.attention import Packing, Rows, block, block_backward, shares_prefix
+from llm.inference import attention, logprobs
+from llm.inference.attention import Packing, Rows, block, block_backward, supports_shared_prefix
 from llm.inference.prompts import Prompts, pad_completions
 
 from .plain import plain_logp
@@ -50,7 +49,7 @@ def difference(model, prompts, tokens, mask):
 @pytest.mark.parametrize("kind", READ)
 def test_a_packed_pass_equals_reading_each_sequence_alone(build_model, kind, device_has_fused, monkeypatch):
     model = build_model(kind, VOCAB)
-    assert shares_prefix(model.get_decoder())
+    assert supports_shared_prefix(model.get_decoder())
     if not device_has_fused:
         monkeypatch.setattr(attention, "FUSED", set())
         monkeypatch.setattr(attention, "SCORES", 300)  # in several pieces
@@ -73,8 +72,10 @@ def test_bfloat16_is_as_exact_as_the_plain_path(build_model):
     exact = plain_logp(model, *batch)
     model.to(torch.bfloat16)
     with torch.no_grad():
-        packed, plain = (float((f(model, *batch) - exact).abs().mean()) for f in (logprobs.completion_logp, plain_logp))
-    assert shares_prefix(model.get_decoder())
+        packed, plain = (
+            float((f(model, *batch) - exact).abs().mean()) for f in (logprobs.completion_logp, plain_logp)
+        )
+    assert supports_shared_prefix(model.get_decoder())
     assert 0 < packed < 2 * plain
 
 
@@ -106,13 +107,13 @@ Packing_init, Merge = Packing.__init__, attention.merge
 def test_control_a_broken_piece_is_noticed(build_model, monkeypatch, where, what, values_differ):
     model = build_model("qwen3", VOCAB)
     batch = make_prompts(3, 9, 1), *make_completions(LENGTHS["ragged"])
-    assert shares_prefix(model.get_decoder())
+    assert supports_shared_prefix(model.get_decoder())
     monkeypatch.setattr(*where, what)
     value, grad = difference(model, *batch)
     assert (value > 1e-3) == values_differ and grad > 1e-3
     # And the trial that decides for a model refuses it where the values are wrong.
     attention._REASONS.clear()
-    assert shares_prefix(model.get_decoder()) != values_differ
+    assert supports_shared_prefix(model.get_decoder()) != values_differ
     attention._REASONS.clear()
 
 
@@ -121,7 +122,7 @@ def test_other_models_are_read_the_plain_way_and_it_is_said_once(build_model, ki
     model = build_model(kind, VOCAB)
     attention.say.cache_clear()
     monkeypatch.setattr(attention.console, "quiet", False)
-    assert not shares_prefix(model.get_decoder()) and not shares_prefix(model.get_decoder())
+    assert not supports_shared_prefix(model.get_decoder()) and not supports_shared_prefix(model.get_decoder())
     said = " ".join(capsys.readouterr().out.split())
     assert said.count(NOT_READ[kind]) == 1
     if kind in ("mistral", "bloom"):
@@ -131,11 +132,11 @@ def test_other_models_are_read_the_plain_way_and_it_is_said_once(build_model, ki
 
 def test_with_gradient_checkpointing_the_plain_way_is_taken(build_model):
     body = build_model("qwen3", VOCAB).get_decoder().train()
-    assert shares_prefix(body)
+    assert supports_shared_prefix(body)
     body.activation_checkpointing_enable()
-    assert not shares_prefix(body)
+    assert not supports_shared_prefix(body)
     with torch.no_grad():
-        assert shares_prefix(body)
+        assert supports_shared_prefix(body)
 
 
 def test_blocks_in_the_open_equal_the_fused_ones(monkeypatch):

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from llm.inference import decoder
-from llm.inference import sampling
+from llm.inference import decoder, sampling
 from llm.inference.decoder import PackedDecoder, PaddedDecoder
 from llm.inference.logprobs import completion_hidden
 from llm.inference.prompts import Prompts

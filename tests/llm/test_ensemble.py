@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from conf.schema import ConfigError
+from conf.schema.base import ConfigError
 from llm.ensemble import average
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +42,7 @@ def test_the_average_lies_between(random_model):
 
 
 def test_another_model_is_refused(build_model, random_model, tokenizer):
-    with pytest.raises(ConfigError, match=r"^reference: must be the model that the policy started from, found \d+"):
+    with pytest.raises(ConfigError, match=r"^reference: must be the model that the policy started from, got \d+"):
         average(build_model("llama", len(tokenizer)), random_model, 0.5)
 
 

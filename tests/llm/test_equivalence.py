@@ -5,7 +5,7 @@ from itertools import combinations
 import pytest
 import torch
 
-from conf.schema import ConfigError
+from conf.schema.base import ConfigError
 from llm.evaluation.equivalence import (
     Classifier,
     Embedder,
@@ -150,13 +150,13 @@ def test_short_texts_are_compared_by_their_words(classifier_folder):
 
 
 def test_what_is_no_classifier_is_refused(tmp_path, classifier_folder):
-    with pytest.raises(ConfigError, match=r"^classifier: must be a folder or hub name .* found no/such"):
+    with pytest.raises(ConfigError, match=r"^classifier: must be a folder or hub name .* got no/such"):
         Classifier("no/such", None, 0.5, CPU)
     from transformers import BertConfig, BertForSequenceClassification
 
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
     BertForSequenceClassification(BertConfig(vocab_size=60, num_labels=3, **sizes)).save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match=r"^classifier: must have two labels, .* found 3"):
+    with pytest.raises(ConfigError, match=r"^classifier: must have two labels, .* got 3"):
         Classifier(str(tmp_path), str(classifier_folder), 0.5, CPU)
 
 
@@ -171,5 +171,5 @@ def test_real_embeddings_know_what_is_alike():
     plain = SentenceTransformer(str(package.get_model_path()), device="cpu").encode(texts[1])
     torch.testing.assert_close(embed([texts[1]])[0], torch.from_numpy(plain), rtol=1e-4, atol=1e-5)
     assert embedding_partition(rows, 0.5) == [0, 0, 1, 0]
-    with pytest.raises(ConfigError, match=r"^embedder: must be a folder or hub name .* found no/such"):
+    with pytest.raises(ConfigError, match=r"^embedder: must be a folder or hub name .* got no/such"):
         Embedder("no/such", CPU)

@@ -4,32 +4,32 @@ import json
 
 import pytest
 
-from conf.schema import ConfigError
+from conf.schema.base import ConfigError
 from llm.evaluation.files import prompt_of, read_generations, read_questions
 
 GOOD = {"id": "a", "prompt": "Name a colour.", "generations": ["red", "blue", "red"]}
 MISTAKES = [  # changes of the second line, what the message must hold after file and line
-    ({"id": None}, "id: must be a text or a number, found null"),
-    ({"id": True}, "id: must be a text or a number, found true"),
-    ({"id": "a"}, "id: must be another one than in line 1, found a"),
-    ({"id": ...}, "id: must be a text or a number, found nothing"),
-    ({"prompt": ...}, "prompt: must be a text or a list of chat turns, found nothing"),
-    ({"prompt": 3}, "prompt: must be a text or a list of chat turns, each with role and content, found 3"),
-    ({"prompt": []}, "prompt: must be a text or a list of chat turns, each with role and content, found []"),
+    ({"id": None}, "id: must be a text or a number, got null"),
+    ({"id": True}, "id: must be a text or a number, got true"),
+    ({"id": "a"}, "id: must be another one than in line 1, got a"),
+    ({"id": ...}, "id: must be a text or a number, got nothing"),
+    ({"prompt": ...}, "prompt: must be a text or a list of chat turns, got nothing"),
+    ({"prompt": 3}, "prompt: must be a text or a list of chat turns, each with role and content, got 3"),
+    ({"prompt": []}, "prompt: must be a text or a list of chat turns, each with role and content, got []"),
     ({"prompt": [{"role": "user"}]}, "prompt: must be a text or a list of chat turns"),
-    ({"generations": ...}, "generations: must be a list of texts, found nothing"),
-    ({"generations": []}, "generations: must be a list of at least one text, found []"),
-    ({"generations": "red"}, "generations: must be a list of texts, found red"),
-    ({"generations": ["red", 3, "x"]}, "generations: must be a list of texts, found 3"),
-    ({"generations": ["red", "x"]}, "generations: must be 3 texts, as many as in line 1, found 2 texts"),
-    ({"partition": [0, 1]}, "partition: must be 3 whole numbers, one for each of the generations, found 2"),
-    ({"partition": [0, 1, 0.5]}, "partition: must be a list of whole numbers, found 0.5"),
-    ({"partition": [0, True, 0]}, "partition: must be a list of whole numbers, found true"),
-    ({"partition": None}, "partition: must be a list of whole numbers, found null"),
-    ({"partition": [0, -1, 1]}, "partition: must be a list of whole numbers >= 0, found -1"),
+    ({"generations": ...}, "generations: must be a list of texts, got nothing"),
+    ({"generations": []}, "generations: must be a list of at least one text, got []"),
+    ({"generations": "red"}, "generations: must be a list of texts, got red"),
+    ({"generations": ["red", 3, "x"]}, "generations: must be a list of texts, got 3"),
+    ({"generations": ["red", "x"]}, "generations: must be 3 texts, as many as in line 1, got 2 texts"),
+    ({"partition": [0, 1]}, "partition: must be 3 whole numbers, one for each of the generations, got 2"),
+    ({"partition": [0, 1, 0.5]}, "partition: must be a list of whole numbers, got 0.5"),
+    ({"partition": [0, True, 0]}, "partition: must be a list of whole numbers, got true"),
+    ({"partition": None}, "partition: must be a list of whole numbers, got null"),
+    ({"partition": [0, -1, 1]}, "partition: must be a list of whole numbers >= 0, got -1"),
     ({"generation_scores": [1, 2]}, "generation_scores: must be 3 finite numbers, one for each of the generations"),
-    ({"generation_scores": [1, 2, float("nan")]}, "generation_scores: must be a list of finite numbers, found NaN"),
-    ({"generation_scores": [1, "2", 3]}, "generation_scores: must be a list of finite numbers, found 2"),
+    ({"generation_scores": [1, 2, float("nan")]}, "generation_scores: must be a list of finite numbers, got NaN"),
+    ({"generation_scores": [1, "2", 3]}, "generation_scores: must be a list of finite numbers, got 2"),
 ]
 
 
@@ -65,7 +65,7 @@ def test_a_mistake_names_file_line_and_key(tmp_path, change, message):
 
 @pytest.mark.parametrize(
     ("line", "message"),
-    [("{'id': 1}\n", "must be one JSON object"), ("[1]\n", "must be one JSON object, found [1]"), ("\n", "found ''")],
+    [("{'id': 1}\n", "must be one JSON object"), ("[1]\n", "must be one JSON object, got [1]"), ("\n", "got ''")],
 )
 def test_a_line_that_is_no_object(tmp_path, line, message):
     path = file_of(tmp_path, GOOD, *({**GOOD, "id": str(i)} for i in range(5)), line, {**GOOD, "id": "z"})

@@ -76,7 +76,7 @@ def test_all_logits_never_exist_at_once(rises):
 
 PAGES = """
 import resource, torch
-from llm.models import keep_freed_memory
+from llm.models import retain_freed_memory
 
 def step():
     [torch.ones(2**20) for _ in range(32)]  # 4 MiB each, all held until the last
@@ -90,7 +90,7 @@ def pages():  # that a step takes from the system, after some
 
 torch.set_num_threads(1)
 given_back = pages()
-keep_freed_memory()
+retain_freed_memory()
 print(given_back, pages())
 """
 

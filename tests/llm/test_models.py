@@ -4,16 +4,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from conf.schema import ConfigError
+from conf.schema.base import ConfigError
 from core.objective import make_objective
-from launch.engines.torch import make_engine
+from launch.engines.factory import make_engine
 from llm import models as llm_models
+from llm.batch import BatchSettings, draw_batch
 from llm.inference.logprobs import completion_logp
-from llm.inference.norms import in_fewer_passes
+from llm.inference.norms import fuse_rms_norms
 from llm.inference.prompts import encode_chats, pad_completions
 from llm.models import load_models, save_policy
-from llm.rewards import make_reward
-from llm.train import draw_batch, train_step
+from llm.train import make_learner, train_step
 
 SMALL = ("group_size=6", "prompts_per_step=3", "max_new_tokens=6", "steps=3", "threads=null", "optimizer.lr=.01")
 LORA = ("model.lora.rank=2", "model.lora.alpha=4")
@@ -45,9 +45,8 @@ def one_step(config, task):
     models = load_models(config.model, config.seed)
     engine = make_engine("torch", models.policy, config.optimizer, config.steps)
     objective = make_objective(**config.objective_arguments())
-    batch = draw_batch(config, models, task, 0)
-    reward = make_reward(config.reward, task, torch.device("cpu"), torch.float32)
-    return models, train_step(models, engine, objective, task, reward, batch, config.objective.beta, config)
+    batch = draw_batch(BatchSettings.of(config), models, task, 0)
+    return models, train_step(make_learner(config, task, models, engine), objective, batch, config.objective.beta)
 
 
 def test_an_adapters_reference_is_the_base(folder, texts, two_letters, make_config):
@@ -55,7 +54,7 @@ def test_an_adapters_reference_is_the_base(folder, texts, two_letters, make_conf
     config = make_config(*SMALL, *LORA, f"model.name_or_path={folder}")
     plain = AutoModelForCausalLM.from_pretrained(folder)
     untouched = logp(plain, texts)
-    assert in_fewer_passes(plain)
+    assert fuse_rms_norms(plain)
     base = logp(plain, texts)
     torch.testing.assert_close(base, untouched, rtol=0, atol=1e-5)
     models, result = one_step(config, two_letters.task)
@@ -131,7 +130,7 @@ def test_gradient_checkpointing_is_refused_where_it_would_lose_the_cache(
     build_model("gpt2", len(tokenizer)).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     options = (f"model.name_or_path={tmp_path}", "model.gradient_checkpointing=true")
-    if not llm_models.shares_prefix(AutoModelForCausalLM.from_pretrained(tmp_path).get_decoder()):
+    if not llm_models.supports_shared_prefix(AutoModelForCausalLM.from_pretrained(tmp_path).get_decoder()):
         with pytest.raises(ConfigError, match=r"^model\.gradient_checkpointing: must be false"):
             load_models(make_config(*options).model)
 

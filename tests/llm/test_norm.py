@@ -10,7 +10,7 @@ from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
-from llm.inference.norms import RmsNorm, in_fewer_passes
+from llm.inference.norms import RmsNorm, fuse_rms_norms
 
 # With how far they are from exact in float64: transformers' norms go through float32.
 KINDS = [(Qwen3RMSNorm, 1e-5), (LlamaRMSNorm, 1e-5), (nn.RMSNorm, 1e-12)]
@@ -22,7 +22,7 @@ def norms(kind):
     own = kind(6, eps=1e-3).double()
     nn.init.normal_(own.weight)
     ours = deepcopy(own)
-    assert in_fewer_passes(nn.ModuleList([ours])) == 1 and type(ours) is RmsNorm
+    assert fuse_rms_norms(nn.ModuleList([ours])) == 1 and type(ours) is RmsNorm
     return own, ours
 
 
@@ -50,7 +50,7 @@ def test_other_norms_are_left_alone():
     others = nn.ModuleList([GemmaRMSNorm(6), nn.LayerNorm(6), Qwen3RMSNorm(6).bfloat16(), nn.RMSNorm((2, 6))])
     nn.init.normal_(others[0].weight)
     before = [type(norm) for norm in others]
-    assert in_fewer_passes(others) == 0 and [type(norm) for norm in others] == before
+    assert fuse_rms_norms(others) == 0 and [type(norm) for norm in others] == before
 
 
 def test_a_whole_model_keeps_its_logits_and_gradients():
@@ -66,7 +66,7 @@ def test_a_whole_model_keeps_its_logits_and_gradients():
     )
     own = Qwen3ForCausalLM(config).eval()
     ours = deepcopy(own)
-    assert in_fewer_passes(ours) == 2 * 4 + 1
+    assert fuse_rms_norms(ours) == 2 * 4 + 1
     assert list(ours.state_dict()) == list(own.state_dict())
     ids = torch.arange(24).view(2, 12) % 31
     for model in (own, ours):

@@ -4,15 +4,14 @@ import json
 import math
 import re
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 from llm.inference.prompts import Prompts
+from llm.microbatch import MicroBatchLimits, plan_micro_batches
 from llm.plan import Setting, estimate, halves, largest_pass, main, model_shape, needed, pass_peak, way_out
-from llm.train import plan_passes
 
 SIZES = {"hidden_size": 128, "intermediate_size": 384, "num_attention_heads": 4, "num_key_value_heads": 2}
 
@@ -60,8 +59,8 @@ def test_the_largest_pass_is_that_of_training():
         cap = None if draw(0, 3) == 0 else draw(20, 800)
         case = setting(prompts=P, group=G, prompt_tokens=L, new_tokens=T, micro_batch=draw(1, 20), tokens_a_pass=cap)
         prompts = Prompts(torch.zeros(P, L, dtype=torch.long), torch.ones(P, L, dtype=torch.bool))
-        config = SimpleNamespace(group_size=G, micro_batch=case.micro_batch, micro_batch_tokens=cap)
-        passes = plan_passes(prompts, torch.ones(P * G, T, dtype=torch.bool), config)
+        limits = MicroBatchLimits(case.micro_batch, cap)
+        passes = plan_micro_batches(prompts, torch.ones(P * G, T, dtype=torch.bool), limits)
         counts = [(p.prompts.stop - p.prompts.start, p.rows.stop - p.rows.start) for p in passes]
         largest = max((g * L + rows * (T - 1), rows * T) for g, rows in counts)
         assert largest_pass(case) == (*largest, len(passes) > 1), (case, counts)
@@ -160,8 +159,8 @@ def test_a_model_made_here_is_found_by_its_name(capsys):
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("memory=much", "memory: must be a number, found 'much'"),
-        ("ranks=0", "ranks: must be > 0, found 0"),
+        ("memory=much", "memory: must be a number, got 'much'"),
+        ("ranks=0", "ranks: must be > 0, got 0"),
         ("micro_batches=4", "micro_batches"),
         ("model.name_or_path=/no/such", "model.name_or_path: must be a folder or hub name"),
         ("model.device=cuda", "memory: must be given"),

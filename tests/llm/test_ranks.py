@@ -18,17 +18,17 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from torch import distributed as dist
 
-from conf import schema
 from core.objective import make_objective
-from launch.cli.app import register
+from launch.cli.validation import register
 from launch.engines import distributed
-from launch.engines.torch import make_engine
+from launch.engines.factory import make_engine
 from launch.runs import signals
 from launch.runs.checkpoint import Manifest, read_state, save_checkpoint
 from launch.runs.rng import torch_generator
 from launch.runs.run import Run
 from launch.runs.run_folder import read_jsonl
 from llm import train
+from llm.batch import BatchSettings, draw_batch
 from llm.inference.sampling import Rollout
 from llm.models import Models
 from llm.tasks.base import Task
@@ -64,7 +64,7 @@ class Lengths(Task):
 
 
 def make_config(*overrides):
-    register("llm", schema.LlmConfig)
+    register("llm")
     with initialize_config_module("conf.llm", version_base="1.3"):
         return compose("config", overrides=list(overrides))
 
@@ -106,18 +106,17 @@ class Recorded:
         self.models = Models(policy, reference, tokenizer, eos, tokenizer.pad_token_id)
         self.engine = make_engine(engine, policy, self.config.optimizer, STEPS, shared=True)
         self.objective = make_objective(**self.config.objective_arguments())
-        self.reward = train.make_reward(self.config.reward, Lengths(), torch.device("cpu"), torch.float32)
+        self.learner = train.make_learner(self.config, Lengths(), self.models, self.engine)
 
     def step(self, step, recorded=True):
         """What the step logs."""
-        batch = train.draw_batch(self.config, self.models, Lengths(), step)
-        parts = (self.models, self.engine, self.objective, Lengths(), self.reward)
+        batch = draw_batch(BatchSettings.of(self.config), self.models, Lengths(), step)
         mine = slice(batch.slots.start * G, batch.slots.stop * G)
         tokens, mask, complete = (t[mine] for t in recorded_rollout(step))
         longest = int(mask.sum(-1).max())
         rollout = Rollout(tokens[:, :longest], mask[:, :longest], complete)
         with patch.object(train, "sample", (lambda *_, **__: rollout) if recorded else train.sample):
-            done = train.train_step(*parts, batch, 0.1, self.config)
+            done = train.train_step(self.learner, self.objective, batch, 0.1)
         return {key: None if value is None else float(value) for key, value in done.metrics.items()}
 
     def weights(self):
@@ -162,10 +161,10 @@ def equal_steps(folder, main):
 def gathered(rank):
     assert "deepspeed" not in sys.modules  # until an engine asks for it
     return [
-        distributed.gather({"of": "é" * rank}),
+        distributed.gather_objects({"of": "é" * rank}),
         distributed.gather_rows(torch.full((rank + 1, 2 - rank), rank + 1.0)).tolist(),
         distributed.gather_rows(torch.ones(2 - rank, dtype=torch.bool)).tolist(),
-        distributed.gather(list(distributed.portion(5))),
+        distributed.gather_objects(list(distributed.shard_range(5))),
     ]
 
 
@@ -349,5 +348,5 @@ def test_a_run_of_two_ranks_goes_on_with_one(runs):
 
 
 if __name__ == "__main__":
-    is_main = distributed.join().rank == 0
+    is_main = distributed.init().rank == 0
     {"equal_steps": equal_steps, "whole_runs": whole_runs}[sys.argv[1]](Path(sys.argv[2]), is_main)

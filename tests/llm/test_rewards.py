@@ -7,20 +7,22 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from conf.schema import ConfigError, RewardConfig, RewardFailure
+from conf.schema.base import ConfigError
+from conf.schema.llm import RewardConfig
 from core.objective import make_objective
-from launch.engines.torch import make_engine
+from launch.engines.factory import make_engine
+from llm.batch import BatchSettings, draw_batch
 from llm.inference.prompts import encode_chats
 from llm.rewards import ModelReward, Part, Reward, make_reward
 from llm.tasks.base import Task
 from llm.tasks.one_two import OneTwo
 from llm.testbed.tiny_models import byte_tokenizer
-from llm.train import draw_batch, train_step
+from llm.train import make_learner, train_step
 
 CPU = torch.device("cpu")
 CHATS = [[{"role": "user", "content": text}] for text in ("hi", "a longer question", "x")]
 TEXTS = ["yes", "a much longer answer than the others", ""]
-STOP, DROP = RewardFailure.stop, RewardFailure.drop
+STOP, DROP = "stop", "drop"
 
 
 def length(prompts, completions):
@@ -96,7 +98,7 @@ def test_a_failure_stops_with_its_completion_or_makes_it_invalid(bad):
 
     Bad.reward = lambda self, prompt, completion: reward(prompt, completion)
     chats, texts = [CHATS[0]] * 3, ["a", "b", "c"]
-    with pytest.raises(ConfigError, match=r"finite, found .* for the completion 'b' of the prompt 'hi'") as error:
+    with pytest.raises(ConfigError, match=r"finite, got .* for the completion 'b' of the prompt 'hi'") as error:
         one(Bad().rewards)(chats, texts)
     assert "\n" not in str(error.value) and (error.value.__cause__ is bad or not isinstance(bad, Exception))
     scores = one(Bad().rewards, DROP)(chats, texts)
@@ -118,7 +120,7 @@ def test_what_is_not_about_a_completion_is_not_blamed_on_one():
         one(together, DROP)(CHATS, TEXTS)
     with pytest.raises(torch.OutOfMemoryError):
         one(memory, DROP)(CHATS, TEXTS)
-    with pytest.raises(ConfigError, match=r"reward\.parts\.f: must give one reward a completion, found 2 for 3"):
+    with pytest.raises(ConfigError, match=r"reward\.parts\.f: must give one reward a completion, got 2 for 3"):
         one(lambda prompts, completions: [1.0, 2.0], DROP)(CHATS, TEXTS)
 
 
@@ -136,7 +138,7 @@ def test_a_long_sample_is_shown_in_part():
         ({"function": "math:pi"}, r"reward\.parts\.p\.function: must be a function"),
         ({"model": "no/such/model"}, r"reward\.parts\.p\.model: must be a folder or hub name"),
         ({"function": "task"}, r"reward\.parts\.p: must be a task with a reward of its own"),
-        (None, r"task\.name: must be a task with a reward of its own, or be scored by reward\.parts, found Mute"),
+        (None, r"task\.name: must be a task with a reward of its own, or be scored by reward\.parts, got Mute"),
     ],
 )
 def test_what_cannot_be_loaded_is_refused_at_once(part, message, monkeypatch):
@@ -220,7 +222,7 @@ def test_an_invalid_completion_leaves_the_update_of_the_others(models, make_conf
         *("transform.threshold.value=1", "reward.on_failure=drop", "optimizer.max_grad_norm=null"),
     )
     objective = make_objective(**config.objective_arguments())
-    batch = draw_batch(config, models, Odd(), step=0)
+    batch = draw_batch(BatchSettings.of(config), models, Odd(), step=0)
 
     def step(task, on_failure):
         policy = copy.deepcopy(models.policy)
@@ -229,8 +231,7 @@ def test_an_invalid_completion_leaves_the_update_of_the_others(models, make_conf
         gradients = []
         engine.step = lambda: gradients.extend(p.grad.clone() for p in policy.parameters()) or torch.tensor(0.0)
         config.reward.on_failure = on_failure
-        reward = make_reward(config.reward, task, CPU, torch.float32)
-        return train_step(moved, engine, objective, task, reward, batch, 0.1, config), gradients, policy
+        return train_step(make_learner(config, task, moved, engine), objective, batch, 0.1), gradients, policy
 
     whole, _, _ = step(Odd(), DROP)
     task = Odd()
@@ -269,7 +270,7 @@ def test_an_invalid_completion_leaves_the_update_of_the_others(models, make_conf
     assert masked_sum(logp, mask).shape == (int(kept.sum()),)
 
     before = [p.clone() for p in models.policy.parameters()]
-    with pytest.raises(ConfigError, match=r"task\.name: rewards must be finite, found ValueError \(unreadable\)"):
+    with pytest.raises(ConfigError, match=r"task\.name: rewards must be finite, got ValueError \(unreadable\)"):
         step(task, STOP)
     assert all(torch.equal(a, b) for a, b in zip(before, models.policy.parameters(), strict=True))
 

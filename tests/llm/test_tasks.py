@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from conf.schema import ConfigError, SourceConfig
+from conf.schema.base import ConfigError
+from conf.schema.llm import SourceConfig
 from llm.data import load_records
 from llm.tasks.base import load_task
 from llm.tasks.creative import LONGEST, read_prompt
@@ -117,7 +118,7 @@ def test_maths_reads_gsm8ks_format(tmp_path, make_config):
     write_lines(tmp_path / "p.jsonl", [{"question": "How many?", "answer": "12"}])
     with pytest.raises(ConfigError, match=r"data\.train\.path: records must have .* in record 0 of p\.jsonl"):
         load_task("maths", config)
-    with pytest.raises(ConfigError, match=r"data\.train\.path: must be given for task\.name=maths, found null"):
+    with pytest.raises(ConfigError, match=r"data\.train\.path: must be given for task\.name=maths, got null"):
         load_task("maths", make_config("task.name=maths"))
 
 
@@ -182,18 +183,18 @@ def test_a_count_of_records_is_chosen_by_the_seed(tmp_path):
 
     assert chosen(0, 8) == chosen(0, 8) != chosen(1, 8) and len(set(chosen(0, 8))) == 8
     assert sorted(chosen(0, 50), key=int) == [str(i) for i in range(50)] != chosen(0, 50)
-    with pytest.raises(ConfigError, match=r"d\.count: must be no more than the records there are, found 51 of 50"):
+    with pytest.raises(ConfigError, match=r"d\.count: must be no more than the records there are, got 51 of 50"):
         chosen(0, 51)
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", None, r"d\.path: must be a file in data\.root, or a hub name, found no a\.jsonl there"),
-        ("a.jsonl", "{", r"d\.path: must be a data set that can be read, found a\.jsonl"),
-        ("a.jsonl", '{"other": 1}\n', r"d\.path: records must have text, found other in record 0 of a\.jsonl"),
-        ("no/such", None, r"d\.path: must be a data set that can be read, found no/such"),
-        ("tiny_nothing", None, r"d\.path: must be a data set of llm\.corpora, found tiny_nothing"),
+        ("a.jsonl", None, r"d\.path: must be a file in data\.root, or a hub name, got no a\.jsonl there"),
+        ("a.jsonl", "{", r"d\.path: must be a data set that can be read, got a\.jsonl"),
+        ("a.jsonl", '{"other": 1}\n', r"d\.path: records must have text, got other in record 0 of a\.jsonl"),
+        ("no/such", None, r"d\.path: must be a data set that can be read, got no/such"),
+        ("tiny_nothing", None, r"d\.path: must be a data set of llm\.corpora, got tiny_nothing"),
     ],
 )
 def test_what_cannot_be_read_is_one_line(name, content, message, tmp_path):

@@ -2,30 +2,30 @@ import contextlib
 import copy
 import json
 import math
-from dataclasses import replace
 from itertools import product
 from unittest.mock import patch
 
 import pytest
 import torch
 
-from conf.schema import ConfigError
+from conf.schema.base import ConfigError
 from core.objective import make_objective
 from core.sequence import masked_sum
 from launch.engines import distributed
-from launch.engines.torch import make_engine
+from launch.engines.factory import make_engine
 from llm import train
+from llm.batch import BatchSettings, Completions, draw_batch, prompt_at
 from llm.evaluation.collapse import CollapseWatch, answer_shares, mode_ratio
 from llm.evaluation.equivalence import normalised
 from llm.inference.logprobs import completion_logp
 from llm.inference.prompts import Prompts, encode_chats
 from llm.inference.sampling import sample
+from llm.microbatch import MicroBatchLimits, forward_micro_batches, plan_micro_batches
 from llm.models import load_models
-from llm.rewards import make_reward
 from llm.tasks.base import Task, load_task
 from llm.tasks.one_two import OneTwo
 from llm.testbed.tiny_models import byte_tokenizer
-from llm.train import by_pass, draw_batch, make_partition, plan_passes, prompt_at, train_step
+from llm.train import make_learner, train_step
 
 SMALL = ("group_size=6", "prompts_per_step=3", "max_new_tokens=6", "steps=3", "threads=null")
 
@@ -35,10 +35,9 @@ def one_step(models, task, config):
     models = models._replace(policy=copy.deepcopy(models.policy))
     engine = make_engine("torch", models.policy, config.optimizer, config.steps)
     objective = make_objective(**config.objective_arguments())
-    batch = draw_batch(config, models, task, step=0)
-    reward = make_reward(config.reward, task, torch.device("cpu"), torch.float32)
-    partition = make_partition(config, task, torch.device("cpu"))
-    result = train_step(models, engine, objective, task, reward, batch, config.objective.beta, config, partition)
+    batch = draw_batch(BatchSettings.of(config), models, task, step=0)
+    learner = make_learner(config, task, models, engine)
+    result = train_step(learner, objective, batch, config.objective.beta)
     return result, torch.cat([p.detach().flatten() for p in models.policy.parameters()])
 
 
@@ -57,18 +56,18 @@ def test_micro_batches_change_nothing(models, two_letters, make_config, directio
     assert (expected - before).abs().max() > 1e-4  # control: the step did something
 
 
-def test_passes_keep_their_budgets(make_config):
+def test_micro_batches_keep_their_budgets():
     """Each row once and in order; whole groups or parts of one; within both budgets, or a row that is alone."""
     G, lengths = 4, torch.tensor([5, 1, 9, 2, 9, 9, 9, 9, 1, 1, 2, 3])
     prompts = Prompts(torch.zeros(3, 20), torch.arange(20).flip(0) < torch.tensor([[20], [3], [7]]))
-    mask, config = torch.arange(9) < lengths.unsqueeze(-1), make_config(f"group_size={G}")
+    mask = torch.arange(9) < lengths.unsqueeze(-1)
 
     def cost(some, more=0):
         rows, sizes = range(12)[some.rows.start : some.rows.stop + more], prompts.mask[some.prompts].sum(-1)
         return len(rows), len(sizes) * int(sizes.max()) + len(rows) * int(lengths[list(rows)].max())
 
     for most, tokens in product((1, 3, 4, 5, 8, 11, 12), (None, 1, 20, 41, 60, 1000)):
-        passes = plan_passes(prompts, mask, replace(config, micro_batch=most, micro_batch_tokens=tokens))
+        passes = plan_micro_batches(prompts, mask, MicroBatchLimits(most, tokens))
         assert [row for some in passes for row in range(12)[some.rows]] == list(range(12))
         for some in passes:
             first, last, _ = some.prompts.indices(3)
@@ -81,15 +80,15 @@ def test_passes_keep_their_budgets(make_config):
                 assert rows > most or size > limit  # no pass is smaller than it must be
 
 
-def test_a_rank_with_fewer_passes_makes_up_for_them(models, tokenizer, make_config):
+def test_a_rank_with_fewer_passes_makes_up_for_them(models, tokenizer):
     """With passes that have no row: nothing is read from them, and gradients through them are 0."""
     prompts = encode_chats(tokenizer, [[{"role": "user", "content": "hi"}]])
     tokens, mask = torch.tensor([[5, 6, 7], [8, 9, 9]]), torch.tensor([[True] * 3, [True, False, False]])
-    with patch.object(distributed, "highest", lambda values: [values[0] + 1]):
-        passes = plan_passes(prompts, mask, make_config("group_size=2"))
+    with patch.object(distributed, "max_over_ranks", lambda values: [values[0] + 1]):
+        passes = plan_micro_batches(prompts, mask, MicroBatchLimits(64))
     assert [some.counted for some in passes] == [True, False]
     apply = lambda read: read(models.policy)  # noqa: E731
-    real, empty = by_pass(apply, completion_logp, passes=passes, prompts=prompts, tokens=tokens, mask=mask)
+    real, empty = forward_micro_batches(apply, completion_logp, passes, Completions(prompts, tokens, mask))
     assert real.shape == (2, 3) and empty.shape == (0, 3)
     gradients = torch.autograd.grad(empty.sum(), list(models.policy.parameters()))
     assert all(bool((gradient == 0).all()) for gradient in gradients)
@@ -117,9 +116,8 @@ def test_the_step_follows_the_gradient_of_the_objective(models, two_letters, mak
             return torch.tensor(0.0)
 
     objective = make_objective(**config.objective_arguments())
-    batch = draw_batch(config, models, two_letters.task, step=0)
-    reward = make_reward(config.reward, two_letters.task, torch.device("cpu"), torch.float32)
-    result = train_step(models, Recorder(), objective, two_letters.task, reward, batch, 0.1, config)
+    batch = draw_batch(BatchSettings.of(config), models, two_letters.task, step=0)
+    result = train_step(make_learner(config, two_letters.task, models, Recorder()), objective, batch, 0.1)
 
     ends = {"eos_ids": models.eos_ids, "pad_id": models.pad_id}
     rollout = sample(models.policy, batch.prompts, batch.uniforms, group_size=6, **ends)
@@ -196,7 +194,7 @@ def test_mode_ratio_is_equation_seven_and_zero_under_mara():
     ref, policy = torch.tensor([[-0.4, -2.3, -3.0, -0.4]]), torch.tensor([[-0.2, -2.0, -5.0, -0.2]])
     texts, good = ["a", "b", "c", "a"], [True, True, False, True]
     complete = torch.ones(1, 4, dtype=torch.bool)
-    common = {"advantage": "leave_one_out", "transform_options": {"threshold": {"kind": "constant", "value": 1.0}}}
+    common = {"advantage": "leave_one_out", "threshold": {"kind": "constant", "value": 1.0}}
     for direction in ("reverse", "forward"):
         vanilla = make_objective(transform="identity", direction=direction, **common)
         mara = make_objective(transform="mara", direction=direction, **common)

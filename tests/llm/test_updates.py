@@ -9,16 +9,15 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from conf.schema import Truncated
 from core.objective import make_objective
 from launch.cli.groups import options as files_of
-from launch.engines.torch import make_engine
+from launch.engines.factory import make_engine
 from launch.runs.run import Run
 from llm import train as training
+from llm.batch import BatchSettings, draw_batch, minibatches
 from llm.inference.logprobs import completion_logp
 from llm.inference.sampling import sample
-from llm.rewards import make_reward
-from llm.train import draw_batch, first_of_equals, make_partition, minibatches, train_step
+from llm.train import first_occurrences, make_learner, train_step
 
 SMALL = ("group_size=4", "prompts_per_step=3", "max_new_tokens=4", "steps=3", "threads=null", "objective.beta=.1")
 BOTH = ("update.epochs=2", "update.minibatches=2")
@@ -45,11 +44,9 @@ def one_step(models, task, config):
         return step()
 
     engine.step = recorded
-    batch = draw_batch(config, models, task, step=0)
+    batch = draw_batch(BatchSettings.of(config), models, task, step=0)
     objective = make_objective(**config.objective_arguments())
-    reward = make_reward(config.reward, task, torch.device("cpu"), torch.float32)
-    partition = make_partition(config, task, torch.device("cpu"))
-    result = train_step(models, engine, objective, task, reward, batch, config.objective.beta, config, partition)
+    result = train_step(make_learner(config, task, models, engine), objective, batch, config.objective.beta)
     return result, parameters(models.policy), gradients
 
 
@@ -58,7 +55,7 @@ def by_hand(models, task, config):
     models = models._replace(policy=copy.deepcopy(models.policy))
     engine = make_engine("torch", models.policy, config.optimizer, config.steps)
     objective = make_objective(**config.objective_arguments())
-    batch, G = draw_batch(config, models, task, step=0), config.group_size
+    batch, G = draw_batch(BatchSettings.of(config), models, task, step=0), config.group_size
     ends = {"eos_ids": models.eos_ids, "pad_id": models.pad_id}
     rollout = sample(models.policy, batch.prompts, batch.uniforms, group_size=G, **ends)
     texts = rollout.texts(models.tokenizer)
@@ -79,7 +76,7 @@ def by_hand(models, task, config):
     for groups in batch.updates:
         policy = logp(models.policy).view(mask.shape)[groups]
         options = {"behaviour_logp": old[groups]} if len(batch.updates) > 1 else {}
-        if config.truncated is Truncated.drop:
+        if config.truncated == "drop":
             options["valid"] = complete[groups]
         loss, _ = objective.loss(
             reward[groups],
@@ -147,7 +144,7 @@ def test_several_updates_are_those_written_out(models, two_letters, make_config,
 
 
 def test_an_epoch_goes_through_every_group_once_in_an_order_of_its_own(make_config):
-    config = make_config("prompts_per_step=7", "update.epochs=3", "update.minibatches=3")
+    config = BatchSettings.of(make_config("prompts_per_step=7", "update.epochs=3", "update.minibatches=3"))
     updates = minibatches(config, step=4)
     assert len(updates) == 9 and updates == minibatches(config, step=4)
     for epoch in range(3):
@@ -156,7 +153,7 @@ def test_an_epoch_goes_through_every_group_once_in_an_order_of_its_own(make_conf
         assert all(part == sorted(part) and len(part) in (2, 3) for part in parts)
     assert len({str(updates[3 * epoch : 3 * epoch + 3]) for epoch in range(3)}) == 3
     assert updates != minibatches(config, step=5)
-    assert minibatches(make_config("prompts_per_step=7"), 0) == [list(range(7))]
+    assert minibatches(BatchSettings.of(make_config("prompts_per_step=7")), 0) == [list(range(7))]
 
 
 @pytest.mark.parametrize("direction", ["forward", "jensen_shannon"])
@@ -184,13 +181,16 @@ def test_completions_of_the_reference_carry_the_divergence(models, two_letters, 
 
 def test_completions_of_the_reference_have_a_stream_of_their_own(models, two_letters, make_config):
     options = (*SMALL, "objective.placement=reference", "objective.direction=forward")
-    batches = [draw_batch(make_config(*options), models, two_letters.task, step) for step in (0, 0, 1)]
+    batches = [
+        draw_batch(BatchSettings.of(make_config(*options)), models, two_letters.task, step) for step in (0, 0, 1)
+    ]
     own = [batch.reference_uniforms for batch in batches]
     assert own[0].shape == (12, 4) and torch.equal(own[0], own[1]) and not torch.equal(own[0], own[2])
     assert not torch.equal(own[0], batches[0].uniforms)
-    fewer = draw_batch(make_config(*options, "reference_completions=2"), models, two_letters.task, 0)
+    settings = BatchSettings.of(make_config(*options, "reference_completions=2"))
+    fewer = draw_batch(settings, models, two_letters.task, 0)
     assert torch.equal(fewer.reference_uniforms, own[0].view(3, 4, 4)[:, :2].reshape(6, 4))
-    assert draw_batch(make_config(*SMALL), models, two_letters.task, 0).reference_uniforms is None
+    assert draw_batch(BatchSettings.of(make_config(*SMALL)), models, two_letters.task, 0).reference_uniforms is None
 
 
 def test_every_method_takes_a_step_of_its_own(models, two_letters, make_config):
@@ -210,7 +210,7 @@ def test_every_method_takes_a_step_of_its_own(models, two_letters, make_config):
 
 
 def test_equal_completions_count_once():
-    assert first_of_equals(["a", "b", "a", "a", "a", "c"], 2).tolist() == [[True, True, False], [True, False, True]]
+    assert first_occurrences(["a", "b", "a", "a", "a", "c"], 2).tolist() == [[True, True, False], [True, False, True]]
 
 
 # --- what changes over a run -------------------------------------------------------------------------------------

@@ -61,10 +61,10 @@ def test_a_sweep_over_direction_and_beta(cluster, tmp_path):
     )
     assert "submitted 4 jobs to SLURM" in didactic.stdout and "direction" in didactic.stdout
     done = command("-m", "llm", "-m", "hydra/launcher=slurm", *llm, *axes, *SMALL, f"hydra.sweep.dir={tmp_path}/b")
-    assert (tmp_path / "b" / "figure.png").exists() and "Shares of all completions" in done.stdout
+    assert (tmp_path / "b" / "figure.png").exists() and "ParallelSampler of all completions" in done.stdout
     for sweep in (tmp_path / "a", tmp_path / "b"):
         jobs = read_sweep(sweep).jobs
-        assert [run_folder.state(sweep / job.folder) for job in jobs] == ["finished"] * 4
+        assert [run_folder.run_state(sweep / job.folder) for job in jobs] == ["finished"] * 4
         objectives = [run_folder.read_config(sweep / job.folder)["objective"] for job in jobs]
         settings = [(objective["direction"], objective["beta"]) for objective in objectives]
         assert settings == [(d, b) for d in ("reverse", "forward") for b in (0.05, 0.1)]
@@ -92,7 +92,7 @@ def test_a_job_that_fails_hides_no_other(cluster, tmp_path):
     )
     assert done.returncode == 1
     assert "job 1 (" in done.stderr and "RuntimeError: made up" in done.stderr and "Traceback" in done.stderr
-    assert [run_folder.state(sweep / str(n)) for n in range(3)] == ["finished", "failed", "finished"]
+    assert [run_folder.run_state(sweep / str(n)) for n in range(3)] == ["finished", "failed", "finished"]
     assert "sweep" in done.stdout  # the table of the others
 
 
@@ -108,7 +108,7 @@ def test_a_requeued_job_goes_on_and_ends_as_if_undisturbed(cluster, tmp_path):
         subprocess.run(stop, check=True)
         cluster.wait_until(lambda: run_folder.read_record(run)["state"] == "preempted")
     wait_for_end(cluster, [one])
-    assert run_folder.state(run) == "finished"
+    assert run_folder.run_state(run) == "finished"
     assert [entry["state"] for entry in run_folder.read_record(run)["earlier"]] == ["preempted", "preempted"]
     command("-m", "didactic", *BANDIT, f"hydra.run.dir={tmp_path}/whole")
     assert same_results(run, tmp_path / "whole")
@@ -123,7 +123,7 @@ def test_molecules_whose_job_leaves_and_comes_back(cluster, tmp_path):
     cluster.wait_until(lambda: lines(sweep / "0") >= 4)
     subprocess.run(["scancel", "--signal=USR2", one], check=True)
     wait_for_end(cluster, [one])
-    assert run_folder.state(sweep / "0") == "finished"
+    assert run_folder.run_state(sweep / "0") == "finished"
     assert [entry["state"] for entry in run_folder.read_record(sweep / "0")["earlier"]] == ["preempted"]
     command("-m", "chem", *chem, f"hydra.run.dir={tmp_path}/whole")
     names = ("metrics.jsonl", "samples.jsonl", "summary.json", "molecules.csv", "policy/model.safetensors")
@@ -137,7 +137,7 @@ def test_a_cancelled_sweep_is_resumed(cluster, tmp_path):
     cluster.wait_until(lambda: lines(sweep / "0") >= 4)
     subprocess.run(["scancel", ids[0].partition("_")[0]], check=True)
     wait_for_end(cluster, ids)
-    assert run_folder.state(sweep / "0") == "preempted" and not (sweep / "1" / "run.json").exists()
+    assert run_folder.run_state(sweep / "0") == "preempted" and not (sweep / "1" / "run.json").exists()
     done = command("-m", "launch.resume", str(sweep), cwd=cwd)
     again = [job.id for job in read_sweep(sweep).jobs]
     assert not set(again) & set(ids), done.stdout
@@ -156,7 +156,7 @@ def test_jobs_run_the_code_as_it_was_at_submission(cluster, tmp_path):
     finally:
         subprocess.run(["scontrol", "update", "PartitionName=debug", "State=UP"], check=True)
     wait_for_end(cluster, [one])
-    assert run_folder.state(tmp_path / "sweep" / "0") == "finished"
+    assert run_folder.run_state(tmp_path / "sweep" / "0") == "finished"
     broken = command("-m", "didactic", *BANDIT, f"hydra.run.dir={tmp_path}/control", cwd=cwd, check=False)
     assert "broken later" in broken.stderr
 
@@ -214,7 +214,7 @@ def test_two_ranks_of_a_language_model_under_deepspeed(cluster, tmp_path):
     out, error = process.communicate(timeout=400)
     assert process.returncode == 1, out + error
     assert "rank 1 of 2" in error and "RuntimeError: rank 1 is made to fail" in error and "TypeError" not in error
-    assert run_folder.state(run) == "finished", out + error
+    assert run_folder.run_state(run) == "finished", out + error
     assert [entry["state"] for entry in run_folder.read_record(run)["earlier"]] == ["preempted"]
     assert run_folder.read_record(run)["ranks"] == 2
     alone = tmp_path / "alone"
@@ -255,6 +255,6 @@ def test_on_failure(cluster, tmp_path, on_failure, states):
     )
     time.sleep(2)
     wait_for_end(cluster, ids)
-    assert [run_folder.state(sweep / str(number)) for number in range(len(ids))] == states
+    assert [run_folder.run_state(sweep / str(number)) for number in range(len(ids))] == states
     if on_failure.startswith("retry"):
         assert [entry["state"] for entry in run_folder.read_record(sweep / "0")["earlier"]] == ["failed", "failed"]

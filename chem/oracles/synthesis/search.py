@@ -24,7 +24,7 @@ from chem.files import file_hash, find_file
 from chem.oracles.base import Molecule, TimedOut, Value
 from chem.oracles.synthesis.inventory import default_stock, read_stock
 from chem.oracles.synthesis.templates import Retrosynthesis, Template, datamol_templates, datamol_version
-from conf.schema import ConfigError
+from conf.schema.base import ConfigError
 
 CACHED = 20_000  # molecules whose reactions a worker remembers
 
@@ -128,18 +128,18 @@ class Synthesis:
     ) -> None:
         if not (depth >= 1 and max_expansions >= 1 and time_limit_s > 0):
             raise ConfigError(
-                f"depth, max_expansions, time_limit_s: must be >= 1, >= 1 and > 0, found {depth}, {max_expansions} "
+                f"depth, max_expansions, time_limit_s: must be >= 1, >= 1 and > 0, got {depth}, {max_expansions} "
                 f"and {time_limit_s}"
             )
         self.path = default_stock() if inventory is None else find_file("inventory", inventory)
         stock = read_stock(self.path)
         if not stock:
-            raise ConfigError(f"inventory: must hold molecules, found none in {self.path.name}")
+            raise ConfigError(f"inventory: must hold molecules, got none in {self.path.name}")
         self.own_model = model
         if model is None:
             one_step: BackwardReactionModel = TemplateModel(chosen(reactions), use_cache=True, max_cache_size=CACHED)
         elif reactions is not None:
-            raise ConfigError("reactions: must be null with a model of your own, which decides itself, found a list")
+            raise ConfigError("reactions: must be null with a model of your own, which decides itself, got a list")
         else:
             one_step = load_model(model, model_parameters or {})
         self.search = RouteSearch(
@@ -176,16 +176,16 @@ def chosen(reactions: Sequence[str] | None) -> list[Template]:
     tags = {tag for template in templates for tag in (*template.tags, template.name)}
     for wanted in reactions:
         if wanted not in tags:
-            raise ConfigError(f"reactions: must be tags or names of datamol's templates, found {wanted}")
+            raise ConfigError(f"reactions: must be tags or names of datamol's templates, got {wanted}")
     return [one for one in templates if set(reactions) & {*one.tags, one.name}]
 
 
 def load_model(path: str, parameters: dict[str, Any]) -> BackwardReactionModel:
     if ":" not in path:
-        raise ConfigError(f"model: must be package.module:name, found {path}")
+        raise ConfigError(f"model: must be package.module:name, got {path}")
     model = resolve_name(path)(**parameters)
     if not isinstance(model, BackwardReactionModel):
-        raise ConfigError(f"model: must be a syntheseus BackwardReactionModel, found {type(model).__name__}")
+        raise ConfigError(f"model: must be a syntheseus BackwardReactionModel, got {type(model).__name__}")
     model.reset(use_cache=True)
     return model
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from rdkit import Chem, DataStructs
 from rdkit.Chem import rdChemReactions
 
-from conf.schema import ConfigError
+from conf.schema.base import ConfigError
 
 TABLES = (("chembl_drugs.csv", "smiles"), ("chembl_samples.csv", "smiles"), ("freesolv.csv", "smiles"))
 STRUCTURES = ("cdk2.sdf", "solubility.train.sdf", "solubility.test.sdf")

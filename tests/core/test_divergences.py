@@ -27,12 +27,12 @@ PLACES = [(d, "reward") for d in DIRECTIONS] + [(d, "loss") for d in LOSS_DIRECT
 
 
 def term(direction: str, placement: str) -> Callable[..., Tensor]:
-    function = divergences.kl_term(direction, placement)
+    function = divergences.find_divergence(direction).form(placement)
     return partial(function, alpha=ALPHA) if direction == "alpha" else function
 
 
 def value(direction: str) -> Callable[..., Tensor]:
-    function = divergences.VALUES[direction]
+    function = divergences.DIVERGENCES[direction].value
     return partial(function, alpha=ALPHA) if direction == "alpha" else function
 
 
@@ -236,7 +236,7 @@ def test_the_exact_divergences(direction: str, seed: int) -> None:
 def test_outcomes_without_mass_on_either_side_count_for_nothing(direction: str, alpha: float) -> None:
     """0 times anything is 0, in the value and in the gradient."""
     options = {"alpha": alpha} if direction == "alpha" else {}
-    exact = partial(divergences.kl_term(direction, "exact"), **options)
+    exact = partial(divergences.find_divergence(direction).form("exact"), **options)
     logits, ref = random_logits(4, seed=1).requires_grad_(), random_logp(4, seed=2)
     expected = exact(logits.log_softmax(-1), ref)
     expected_gradient = gradient(expected, logits)
@@ -266,11 +266,11 @@ def test_mass_off_the_other_support_is_infinite_only_where_it_must_be() -> None:
 def test_alpha_tends_to_forward_and_reverse() -> None:
     policy, ref = random_logp(5, seed=3), random_logp(5, seed=4)
     for limit, direction, shift in ((0.0, "forward", 1.0), (1.0, "reverse", 0.0)):
-        exact = divergences.kl_term(direction, "exact")(policy, ref)
+        exact = divergences.find_divergence(direction).form("exact")(policy, ref)
         near = divergences.exact_alpha(policy, ref, alpha=limit + 1e-6)
         far = divergences.exact_alpha(policy, ref, alpha=limit + 0.3)
         assert abs(float(near - exact)) < 1e-5 < abs(float(far - exact))
-        reward = divergences.kl_term(direction, "reward")(policy, ref) + shift  # up to a constant
+        reward = divergences.find_divergence(direction).form("reward")(policy, ref) + shift  # up to a constant
         torch.testing.assert_close(
             divergences.alpha_reward(policy, ref, alpha=limit + 1e-7), reward, rtol=0, atol=1e-5
         )
@@ -382,21 +382,21 @@ def test_shapes_and_masks_are_checked(direction: str, placement: str) -> None:
     assert function(x, x, mask=torch.ones(2, 3, dtype=torch.bool)).shape == (2, 3)  # control
 
 
-def test_kl_term_gives_the_named_function_or_names_the_legal_one() -> None:
+def test_a_form_is_the_named_function_or_the_message_names_the_legal_ones() -> None:
     for direction in DIRECTIONS:
-        for placement in divergences.TERMS:
+        for placement in divergences.PLACEMENTS:
             if (direction, placement) == ("jensen_shannon", "loss"):
                 continue
-            name = divergences.kl_term(direction, placement).__name__
+            name = divergences.find_divergence(direction).form(placement).__name__
             parts = {"reverse": "reverse_kl", "forward": "forward_kl"}.get(direction, direction)
             names = {"exact": f"exact_{parts}", "reference": f"{parts}_from_reference"}
             assert name == names.get(placement, f"{parts}_{placement}")
-    with pytest.raises(ValueError, match=r"jensen_shannon has no .* loss.*jensen_shannon_reward"):
-        divergences.kl_term("jensen_shannon", "loss")
-    with pytest.raises(ValueError, match=r"placement must be one of .*'loss', 'reference', 'reward'.* got 'k3'"):
-        divergences.kl_term("reverse", "k3")
-    with pytest.raises(ValueError, match=r"direction must be one of .*'forward'.* got 'sideways'"):
-        divergences.kl_term("sideways", "reward")
+    with pytest.raises(ValueError, match=r"jensen_shannon has no loss form: use reward or reference or exact"):
+        divergences.find_divergence("jensen_shannon").form("loss")
+    with pytest.raises(ValueError, match=r"placement must be one of reward, loss, reference, exact, got 'k3'"):
+        divergences.find_divergence("reverse").form("k3")
+    with pytest.raises(ValueError, match=r"direction: must be one of .*forward.* got 'sideways'"):
+        divergences.find_divergence("sideways").form("reward")
 
 
 def test_alpha_is_refused_where_another_function_is_meant() -> None:

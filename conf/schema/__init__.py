@@ -1,0 +1,1 @@
+"""The schema of every configuration: types, ranges, meanings and legal combinations of all keys."""

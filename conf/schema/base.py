@@ -1,0 +1,146 @@
+"""How a configuration is described and checked. Standard library only.
+
+A configuration is a tree of dataclasses. `key` gives a field its meaning, range and choices, which `check_config`
+checks and `--help` prints; what depends on several keys is checked by the method `check` of the class that holds them.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, TypeVar
+
+MISSING: Any = "???"  # OmegaConf's mark for a value that must be given
+
+T = TypeVar("T", bound=type)
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used. The message is one line: the key, what is wrong and what to do."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """What is known of a key beside its type.
+
+    help: one phrase, as `--help` prints it. low, above, high, below: bounds of a number, or of each in a list.
+    choices: the values that a text, or each text in a list, may have. import_path: it may also be package.module:name.
+    """
+
+    help: str
+    low: float | None = None
+    above: float | None = None
+    high: float | None = None
+    below: float | None = None
+    choices: tuple[str, ...] = ()
+    import_path: bool = False
+
+    def allowed(self) -> str:
+        """Range or choices in words; empty where the type is all there is to say."""
+        if self.choices:
+            return ", ".join([*self.choices, *(["package.module:name"] if self.import_path else [])])
+        return " and ".join(self._bounds())
+
+    def _bounds(self) -> list[str]:
+        bounds = ((">=", self.low), (">", self.above), ("<=", self.high), ("<", self.below))
+        return [f"{sign} {bound:g}" for sign, bound in bounds if bound is not None]
+
+    def check(self, name: str, value: Any, note: str = "") -> None:
+        """Raise ConfigError unless `value` is within the bounds, finite, and one of the choices."""
+        if isinstance(value, list):
+            for item in value:
+                self.check(name, item, note)
+        elif isinstance(value, str) and self.choices:
+            if value not in self.choices and not (self.import_path and ":" in value):
+                raise ConfigError(f"{name}: must be one of {self.allowed()}{note}, got {show(value)}")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            self._check_number(name, value, note)
+
+    def _check_number(self, name: str, value: float, note: str) -> None:
+        inside = (
+            (isinstance(value, int) or math.isfinite(value))  # isfinite overflows for an int of 309 digits
+            and (self.low is None or value >= self.low)
+            and (self.above is None or value > self.above)
+            and (self.high is None or value <= self.high)
+            and (self.below is None or value < self.below)
+        )
+        if not inside:
+            bounds = ["finite", *self._bounds()] if isinstance(value, float) else self._bounds()
+            raise ConfigError(f"{name}: must be {' and '.join(bounds)}{note}, got {value}")
+
+
+def key(
+    help: str,
+    *,
+    default: Any = MISSING,
+    factory: Callable[[], Any] | None = None,
+    low: float | None = None,
+    above: float | None = None,
+    high: float | None = None,
+    below: float | None = None,
+    choices: Sequence[str] = (),
+    import_path: bool = False,
+) -> Any:
+    """A field of a configuration: its meaning, and what values it may have (`Key`).
+
+    Args:
+        default, factory: only where code makes the class as well; otherwise the default is in a YAML file.
+    """
+    metadata = {"key": Key(help, low, above, high, below, tuple(choices), import_path)}
+    if factory is not None:
+        return field(default_factory=factory, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def key_of(described: Field[Any]) -> Key:
+    """What `key` said of a field; an empty description for one that holds further keys."""
+    return described.metadata.get("key", Key(""))
+
+
+class Section:
+    """Base of the dataclasses that make up a configuration."""
+
+    def check(self, prefix: str) -> None:
+        """Raise ConfigError where the values do not go together.
+
+        Args:
+            prefix: of the keys in messages, "" or "objective." and the like.
+        """
+
+
+def check_config(config: Section, prefix: str = "") -> None:
+    """Check every key of a configuration, then what depends on several of them, the innermost sections first."""
+    for described in fields(config):  # type: ignore[arg-type]
+        name, value = f"{prefix}{described.name}", getattr(config, described.name)
+        key_of(described).check(name, value)
+        for section in value if isinstance(value, list) else [value]:
+            if isinstance(section, Section):
+                check_config(section, f"{name}.")
+    config.check(prefix)
+
+
+def check_range(name: str, value: float, *, note: str = "", **bounds: float | None) -> None:
+    """Raise ConfigError unless `value` is finite and within bounds that depend on other keys (as in `Key`)."""
+    Key("", **bounds).check(name, value, note)  # type: ignore[arg-type]
+
+
+def show(value: object) -> str:
+    """A value as YAML writes it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return "''" if value == "" else str(value)
+
+
+# --- options of groups ---------------------------------------------------------------------------------------
+
+OPTIONS: dict[str, type] = {}  # "transform/mara" -> the dataclass that types the option
+
+
+def option(group: str, *names: str) -> Callable[[T], T]:
+    """Register a dataclass as the type of `group=name`, for the option's file: `/schema/GROUP/NAME@_here_`."""
+
+    def register(section: T) -> T:
+        for name in names:
+            OPTIONS[f"{group}/{name}"] = section
+        return section
+
+    return register

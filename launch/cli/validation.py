@@ -1,0 +1,103 @@
+"""Checking a composed configuration, and every job of a sweep before the first one starts."""
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import filter_overrides
+from hydra.errors import HydraException
+from hydra.plugins.sweeper import Sweeper
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from conf.schema.base import OPTIONS, ConfigError
+from conf.schema.commands import COMMANDS
+from launch.cli.errors import explain, no_such_key
+from launch.cli.help import key_table, option_table
+from launch.cluster.sweep import Sweep, SweepJob, config_flags, write_sweep
+
+
+def register(package: str) -> None:
+    """Tell Hydra a command's schema and the resolvers that its configuration files use; the last call counts."""
+    store = ConfigStore.instance()
+    store.store(name="run_schema", node=COMMANDS[package])
+    for name, section in OPTIONS.items():
+        group, _, option = f"schema/{name}".rpartition("/")
+        store.store(group=group, name=option, node=section)
+    OmegaConf.register_new_resolver("option_table", lambda: option_table(package), replace=True)
+    OmegaConf.register_new_resolver("key_table", lambda *, _root_: key_table(_root_), replace=True)
+
+    # The sweeper's own check only composes every job; this one validates them, too.
+    def check_batch(self: Sweeper, batch: Sequence[Sequence[str]]) -> None:
+        check_sweep(package, self, batch)
+
+    Sweeper.validate_batch_is_legal = check_batch  # type: ignore[method-assign]
+
+
+def check(package: str, config: DictConfig) -> Any:
+    """The typed configuration. Raises ConfigError where it cannot be used."""
+    try:
+        check_keys(package, config)
+        return OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error, package)) from error
+
+
+def check_keys(package: str, node: DictConfig, prefix: str = "") -> None:
+    """Refuse keys that +KEY=VALUE added to a typed node or ~KEY removed from it: the schema is complete."""
+    node_type = OmegaConf.get_type(node)
+    if not is_dataclass(node_type):
+        return
+    allowed = [f.name for f in fields(node_type)]
+    for key in map(str, node):
+        if key not in allowed:
+            raise ConfigError(no_such_key(f"{prefix}{key}", node, package))
+    for key in allowed:
+        if key not in node and not OmegaConf.is_missing(node, key):
+            raise ConfigError(f"{prefix}{key}: must be given, got ~{prefix}{key}")
+        child = None if OmegaConf.is_missing(node, key) else node[key]
+        if isinstance(child, DictConfig):
+            check_keys(package, child, f"{prefix}{key}.")
+
+
+def check_sweep(package: str, sweeper: Sweeper, jobs: Sequence[Sequence[str]]) -> None:
+    """Compose and check every job of a sweep, and record it; raises ConfigError with the first job's mistake."""
+    planned: list[SweepJob] = []
+    assert sweeper.config is not None and sweeper.hydra_context is not None
+    for number, overrides in enumerate(jobs):
+        try:
+            config = sweeper.hydra_context.config_loader.load_sweep_config(sweeper.config, list(overrides))
+            with open_dict(config):
+                config.hydra.job.id, config.hydra.job.num = str(number), number
+                subdir = str(config.hydra.sweep.subdir)
+                HydraConfig.instance().set_config(config)
+                del config["hydra"]
+            check(package, config)
+            planned.append(SweepJob(number, list(filter_overrides(overrides)), subdir))
+        except (ConfigError, HydraException, OmegaConfBaseException) as error:
+            remove_empty_sweep(Path(sweeper.config.hydra.sweep.dir))
+            which = f"job {number} of {len(jobs)}, {' '.join(overrides)}"
+            raise ConfigError(f"{explain(error, package)} (no job was started; this is {which})") from error
+    try:
+        OmegaConf.to_object(sweeper.config.hydra.launcher)  # checks it
+    except (ConfigError, OmegaConfBaseException):
+        remove_empty_sweep(Path(sweeper.config.hydra.sweep.dir))
+        raise
+    if "BasicLauncher" in sweeper.config.hydra.launcher._target_:  # the other launchers write their own record
+        command = ["python", "-m", package, *sys.argv[1:]]
+        flags = config_flags(sweeper.config)
+        sweep = Sweep(package, command, "basic", planned, cwd=os.getcwd(), flags=flags)
+        write_sweep(Path(sweeper.config.hydra.sweep.dir), sweep)
+
+
+def remove_empty_sweep(folder: Path) -> None:
+    """Remove the folder that Hydra makes before a sweep is checked; it stays where it holds anything else."""
+    (folder / "multirun.yaml").unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
