@@ -29,7 +29,9 @@ from torch import Tensor
 
 from benchmarks.llm_step import machine_busy
 from chem.filters import DiversityFilter
-from chem.models.networks import SHIPPED, Prior, Recurrent, load_prior, token_logp
+from chem.models.network import token_logp
+from chem.models.prior import SHIPPED, Prior, load_prior
+from chem.models.recurrent import Recurrent
 from chem.models.tokenizer import END_ID, START_ID
 from chem.oracles import Oracle
 from chem.parallel.sampler import ParallelSampler

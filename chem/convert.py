@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chem.models.networks import Prior, make_network, save_prior
+from chem.models.prior import Prior, make_network, save_prior
 from chem.models.tokenizer import END, START, Tokenizer
-from conf.schema.base import ConfigError
+from conf.schema.base import ConfigError, check_config
 from conf.schema.chem import RecurrentConfig
 from launch.runs.run_folder import one_line_errors
 
@@ -114,6 +114,7 @@ def convert(content: Mapping[str, Any]) -> Prior:
         embedding=params["embedding_layer_size"],
         dropout=float(params["dropout"]),
     )
+    check_config(config, "network.")
     weights: dict[str, Tensor] = {}
     for name, tensor in content["network"].items():
         part = next((part for part in PARTS if name.startswith(part)), None)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from chem.filters import DiversityFilter, batch_diversity
-from chem.models.networks import SHIPPED, Prior, Rollout, load_prior, save_prior, token_logp
+from chem.models.network import Rollout, token_logp
+from chem.models.prior import SHIPPED, Prior, load_prior, save_prior
 from chem.oracles import Oracle, OracleError
 from chem.parallel.sampler import ParallelSampler
 from chem.parallel.threads import RowThreads
@@ -221,7 +222,7 @@ def off_policy(config: ChemConfig) -> list[str]:
 
 
 def describe(scored: Batch, filtered: Sequence[bool], rollout: Rollout) -> dict[str, Scalar]:
-    """ParallelSampler of the samples: valid; of the valid: distinct, distinct scaffolds, met in an earlier step."""
+    """Shares of the samples: valid; of the valid: distinct, distinct scaffolds, met in an earlier step."""
     molecules = [one for one in scored.canonical if one is not None]
     fresh = {result.smiles for result in scored.fresh}
     of = max(len(molecules), 1)

@@ -85,7 +85,7 @@ def _short(override: str) -> str:
 def answer_table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
     """One row a model, a column for whatever its task counts, from fresh completions.
 
-    ParallelSampler of all completions (correct, each listed answer, each correct token sequence); mean rewards; coverage of
+    Shares of all completions (correct, each listed answer, each correct token sequence); mean rewards; coverage of
     the known right answers; entropy of the correct answers; log pi(a)/pi(b) of the two most frequent correct
     completions, observed and by eq. 7; then the same of further sets of prompts.
     """
@@ -109,9 +109,7 @@ def answer_table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
         shown.remove(f"{prefix}reward/mean" if f"{prefix}correct" in base else f"{prefix}correct")
         columns |= {key.removesuffix("/mean"): partial(_number, key=key) for key in shown if key in base}
 
-    title = (
-        "ParallelSampler of all completions" if answers else "From fresh completions, ± standard error over prompts"
-    )
+    title = "Shares of all completions" if answers else "From fresh completions, ± standard error over prompts"
     table = Table(title=title, title_justify="left")
     table.add_column("model")
     for name in columns:
@@ -143,7 +141,7 @@ def _log_ratios(row: Mapping[str, Any]) -> str:
 def draw_training(axes: Axes, metrics: Sequence[Mapping[str, Any]], base: Mapping[str, Any]) -> None:
     """What the task counts, over the steps; dotted: the base's, where it is counted in the same way.
 
-    ParallelSampler of the listed answers; or, of a group: correct share, coverage and the share of the commonest answer; or,
+    Shares of the listed answers; or, of a group: correct share, coverage and the share of the commonest answer; or,
     where there is no right and wrong, the reward and the commonest answer's share.
     """
     counted = {"correct": "correct"} | {

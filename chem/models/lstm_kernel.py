@@ -6,17 +6,22 @@ three that pass a sigmoid stand together.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from chem.models.tokenizer import START_ID
 
-if TYPE_CHECKING:
-    from chem.models.networks import Recurrent
-
 BLOCK = 272  # tokens whose gates' gradients are held at a time: few enough to stay in the cache, wide enough for BLAS
+
+
+class LstmModules(NamedTuple):
+    """The modules of a network whose recurrent cells are an LSTM."""
+
+    embedding: nn.Embedding
+    cells: nn.RNNBase
+    head: nn.Linear
 
 
 @dataclass
@@ -33,14 +38,14 @@ class Trace:
 
 
 class LstmReader:
-    """See `chem.models.networks.Reader`. The first layer's product with a token's embedding is looked up."""
+    """See `chem.models.network.Reader`. The first layer's product with a token's embedding is looked up."""
 
-    def __init__(self, network: "Recurrent", rows: int, trace: Trace | None = None) -> None:
-        cells = network.cells
+    def __init__(self, modules: LstmModules, rows: int, trace: Trace | None = None) -> None:
+        cells = modules.cells
         self.size, self.trace = cells.hidden_size, trace
         weights = [[ordered(t.detach()) for t in layer] for layer in layer_weights(cells)]
         w_in, w_rec, b_in, b_rec = weights[0]
-        self.table = torch.addmm((b_in + b_rec).unsqueeze(1), w_in, network.embedding.weight.detach().T)  # [4H, V]
+        self.table = torch.addmm((b_in + b_rec).unsqueeze(1), w_in, modules.embedding.weight.detach().T)  # [4H, V]
         self.first = w_rec
         self.later = [(torch.cat(layer[:2], 1), (layer[2] + layer[3]).unsqueeze(1)) for layer in weights[1:]]
         self.hidden = [w_rec.new_zeros(self.size, rows) for _ in weights]
@@ -97,9 +102,9 @@ def torch_ordered(weights: Tensor) -> Tensor:
     return weights.roll(-len(weights) // 4, 0)
 
 
-def parameters(network: "Recurrent") -> list[Tensor]:
-    layers = [t for layer in layer_weights(network.cells) for t in layer]
-    return [network.embedding.weight, *layers, network.head.weight, network.head.bias]
+def parameters(modules: LstmModules) -> list[Tensor]:
+    layers = [t for layer in layer_weights(modules.cells) for t in layer]
+    return [modules.embedding.weight, *layers, modules.head.weight, modules.head.bias]
 
 
 class Share:
@@ -118,7 +123,7 @@ class Share:
         """[N, T] -> [S]."""
         return values.T[self.mask.T]
 
-    def gradients(self, network: "Recurrent", gradient: Tensor) -> list[Tensor]:
+    def gradients(self, modules: LstmModules, gradient: Tensor) -> list[Tensor]:
         """Of `parameters`, given that of the log-probabilities, [N, T]: backpropagation through time.
 
         Layer by layer from the top: only the recurrent product needs one step after the other, all others are
@@ -129,9 +134,9 @@ class Share:
         logits = self.logp_all.exp().mul_(-wanted)  # of the logits: gradient (1{token} - p), [S, V]
         logits.scatter_add_(1, self._in_order(self.tokens).unsqueeze(-1), wanted)
         found += [logits.sum(0), logits.T @ torch.cat(trace.hidden[-1], 1).T]
-        above = network.head.weight.detach().T @ logits.T  # of the layer's hidden states, [H, S]
-        weights = layer_weights(network.cells)
-        read = self._read(network.embedding.num_embeddings, above)
+        above = modules.head.weight.detach().T @ logits.T  # of the layer's hidden states, [H, S]
+        weights = layer_weights(modules.cells)
+        read = self._read(modules.embedding.num_embeddings, above)
         for layer in reversed(range(len(weights))):
             w_in, w_rec = (ordered(weight.detach()) for weight in weights[layer][:2])
             bias, recurrent, below = w_rec.new_zeros(len(w_rec)), torch.zeros_like(w_rec), torch.empty_like(above)
@@ -148,7 +153,7 @@ class Share:
             if layer:
                 found.append(torch_ordered(entering))
             else:
-                found += [torch_ordered(entering @ network.embedding.weight.detach()), entering.T @ w_in]
+                found += [torch_ordered(entering @ modules.embedding.weight.detach()), entering.T @ w_in]
             above = below
         return found[::-1]
 

@@ -14,7 +14,8 @@ from rich.table import Table
 from scipy.stats import wasserstein_distance
 
 from chem.models.corpus import Corpus
-from chem.models.networks import Prior, sample
+from chem.models.network import sample
+from chem.models.prior import Prior
 from chem.oracles.base import Molecule
 from chem.oracles.properties import PROPERTIES
 from chem.scoring import canonical_forms, murcko

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from chem.models.corpus import Corpus, epoch_batches, read_corpus, respelled, spellings, split_rows
-from chem.models.networks import SHIPPED, Network, Prior, load_prior, make_network, save_prior, token_logp
+from chem.models.network import Network, token_logp
+from chem.models.prior import SHIPPED, Prior, load_prior, make_network, save_prior
 from chem.models.prior_report import report_prior
 from chem.models.tokenizer import Tokenizer, split
 from conf.schema.base import ConfigError

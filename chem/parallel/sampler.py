@@ -1,4 +1,4 @@
-"""ParallelSampler of a batch, drawn and learnt from side by side in processes of one core each.
+"""Shares of a batch, drawn and learnt from side by side in processes of one core each.
 
 Threads would wait for each other: an LSTM read by hand is tens of thousands of short operations a second, and Python
 lets one thread at a time start one. A helper is `python -m chem.parallel.sampler CHANNEL MEMORY`; it ends when the pipe to it
@@ -19,7 +19,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from chem.models.lstm_kernel import Share, Trace, parameters
-from chem.models.networks import Network, Recurrent, Rollout, joined, make_network, sample, token_logp
+from chem.models.network import Network, Rollout, joined, sample, token_logp
+from chem.models.prior import make_network
+from chem.models.recurrent import Recurrent
 from chem.parallel.processes import ignore_stop_signals, start_module
 from chem.parallel.threads import RowThreads
 from conf.schema.chem import RecurrentConfig
@@ -29,7 +31,7 @@ SHARED_MEMORY = Path("/dev/shm")  # where there is none: a temporary file
 
 class SamplerWorker(Protocol):
     def draw(self, uniforms: Tensor) -> tuple[Rollout, Tensor]:
-        """`chem.models.networks.sample`, and the log-probabilities [N, T] of what was drawn."""
+        """`chem.models.network.sample`, and the log-probabilities [N, T] of what was drawn."""
 
     def gradients(self, gradient: Tensor) -> list[Tensor]:
         """Of `chem.models.lstm_kernel.parameters`, given that of those log-probabilities; columns beyond them are of others."""
@@ -48,7 +50,7 @@ class LocalWorker:
         return rollout, self.share.logp()
 
     def gradients(self, gradient: Tensor) -> list[Tensor]:
-        return self.share.gradients(self.network, gradient[:, : self.share.mask.shape[1]])
+        return self.share.gradients(self.network.lstm, gradient[:, : self.share.mask.shape[1]])
 
 
 class WorkerProcess:
@@ -56,7 +58,7 @@ class WorkerProcess:
 
     def __init__(self, network: Recurrent) -> None:
         self.network = network
-        size = 2 * sum(p.nbytes for p in parameters(network))
+        size = 2 * sum(p.nbytes for p in parameters(network.lstm))
         self.connection, theirs = Pipe()
         with tempfile.TemporaryFile(dir=SHARED_MEMORY if SHARED_MEMORY.is_dir() else None) as file:
             file.truncate(size)
@@ -70,7 +72,7 @@ class WorkerProcess:
         self.connection.send((vocabulary, config, network.head.weight.dtype))
 
     def draw(self, uniforms: Tensor) -> tuple[Rollout, Tensor]:
-        torch._foreach_copy_(self.weights, parameters(self.network))
+        torch._foreach_copy_(self.weights, parameters(self.network.lstm))
         tokens, mask, complete, logp = map(torch.from_numpy, self._ask("draw", uniforms.numpy()))
         return Rollout(tokens, mask, complete), logp
 
@@ -94,7 +96,7 @@ class WorkerProcess:
 
 def views(network: Recurrent, memory: mmap.mmap) -> tuple[list[Tensor], list[Tensor]]:
     """Room for the parameters and for their gradients in memory of that size."""
-    like = parameters(network)
+    like = parameters(network.lstm)
     flat = torch.frombuffer(memory, dtype=like[0].dtype)
     found = [part.view_as(p) for part, p in zip(flat.split([p.numel() for p in like] * 2), like * 2, strict=True)]
     return found[: len(like)], found[len(like) :]
@@ -113,9 +115,9 @@ class ParallelSampler:
 
     def __init__(self, network: Network, cores: RowThreads) -> None:
         self.network, self.cores, self.draws = network, cores, 0
-        self.lstm = network if isinstance(network, Recurrent) and network.traceable else None
-        self.helpers = [WorkerProcess(self.lstm) for _ in range(cores.count - 1)] if self.lstm else []
-        self.drawers: list[SamplerWorker] = [LocalWorker(self.lstm), *self.helpers] if self.lstm else []
+        self.recurrent = network if isinstance(network, Recurrent) and network.traceable else None
+        self.helpers = [WorkerProcess(self.recurrent) for _ in range(cores.count - 1)] if self.recurrent else []
+        self.drawers: list[SamplerWorker] = [LocalWorker(self.recurrent), *self.helpers] if self.recurrent else []
 
     def __enter__(self) -> "ParallelSampler":
         return self
@@ -125,7 +127,7 @@ class ParallelSampler:
             helper.close()
 
     def draw(self, uniforms: Tensor) -> tuple[Rollout, Tensor]:
-        """As `chem.models.networks.sample` does; and the tokens' log-probabilities [N, T], with gradient.
+        """As `chem.models.network.sample` does; and the tokens' log-probabilities [N, T], with gradient.
 
         The gradient is to be asked for before the next draw.
 
@@ -134,13 +136,13 @@ class ParallelSampler:
         """
         self.draws += 1
         parts = self.cores.share(uniforms)
-        if self.lstm is None:
+        if self.recurrent is None:
             rollout = joined(self.cores.map(lambda part: sample(self.network, part), parts))
             return rollout, token_logp(self.network, rollout.tokens, rollout.mask)
         drawn = self.cores.map(lambda drawer, part: drawer.draw(part), self.drawers, parts)
         rollout = joined([one for one, _ in drawn])
         logp = torch.cat([functional.pad(one, (0, rollout.tokens.shape[1] - one.shape[1])) for _, one in drawn])
-        return rollout, _WithGradient.apply(logp, self, *parameters(self.lstm))
+        return rollout, _WithGradient.apply(logp, self, *parameters(self.recurrent.lstm))
 
 
 class _WithGradient(torch.autograd.Function):
@@ -169,7 +171,7 @@ def main() -> None:
     network = make_network(vocabulary, config).to(dtype)
     assert isinstance(network, Recurrent)
     weights, found = views(network, mmap.mmap(file, 0))
-    for parameter, view in zip(parameters(network), weights, strict=True):
+    for parameter, view in zip(parameters(network.lstm), weights, strict=True):
         parameter.data = view
     here = LocalWorker(network)
     with torch.no_grad(), suppress(EOFError, ConnectionError):

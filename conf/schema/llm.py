@@ -25,9 +25,11 @@ def check_device(name: str, value: str) -> None:
 class LoraConfig(Section):
     """A low-rank adapter, W + (alpha / rank) B A; without dropout, so that what is sampled is what is scored."""
 
-    rank: int | None = key("of a low-rank adapter (LoRA); null: no adapter, all weights train", low=1)
-    alpha: int = key("scale of the adapter, alpha / rank", above=0)
-    target_modules: list[str] = key("ends of the names of the layers that get an adapter, or [all-linear]")
+    rank: int | None = key("of a low-rank adapter (LoRA); null: no adapter, all weights train", default=None, low=1)
+    alpha: int = key("scale of the adapter, alpha / rank", default=32, above=0)
+    target_modules: list[str] = key(
+        "ends of the names of the layers that get an adapter, or [all-linear]", factory=lambda: ["all-linear"]
+    )
 
     def check(self, prefix: str) -> None:
         if not self.target_modules:
@@ -49,7 +51,7 @@ class ModelConfig(Section):
     gradient_checkpointing: bool = key("recompute activations in the backward pass: less memory, more time")
     reference_on_cpu: bool = key("keep the reference on the CPU between the passes that need it")
     compile_decoding: bool = key("compile the sampling step with torch.compile: faster after a minute of compiling")
-    lora: LoraConfig = key("a low-rank adapter")
+    lora: LoraConfig = key("a low-rank adapter", factory=LoraConfig)
 
     def check(self, prefix: str) -> None:
         check_device(f"{prefix}device", self.device)

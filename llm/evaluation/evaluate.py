@@ -185,7 +185,7 @@ def sample_all(
     """
     done = kept_lines(path, questions, about)
     if done:
-        console.print(f"going on after {done} of {len(questions)} prompts", soft_wrap=True)
+        console.print(f"resuming after {done} of {len(questions)} prompts", soft_wrap=True)
     starts = range(done, len(questions), at_once)
     with path.open("a", encoding="utf-8", newline="\n") as out:
         hidden = not console.is_terminal

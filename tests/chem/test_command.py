@@ -10,6 +10,7 @@ from rdkit import Chem
 
 from chem.oracles import Oracle, Status, TimedOut
 from chem.oracles.base import Molecule
+from chem.oracles.external_program import ExternalProgram
 from conf.schema.base import ConfigError
 from conf.schema.oracle import ComponentConfig, OracleConfig
 

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from chem.convert import main
-from chem.models.networks import load_prior, token_logp
+from chem.models.network import token_logp
+from chem.models.prior import load_prior
 
 TOKENS = ["$", "^", "(", ")", "1", "=", "C", "N", "O", "[nH]", "c"]
 SMILES = ["CCO", "c1cc[nH]c1", "CC(=O)N", "N"]

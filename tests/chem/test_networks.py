@@ -5,7 +5,8 @@ from itertools import product
 import pytest
 import torch
 
-from chem.models.networks import Prior, load_prior, make_network, sample, save_prior, token_logp
+from chem.models.network import sample, token_logp
+from chem.models.prior import Prior, load_prior, make_network, save_prior
 from chem.models.tokenizer import END_ID, START_ID, Tokenizer
 from chem.parallel.sampler import ParallelSampler
 from chem.parallel.threads import RowThreads

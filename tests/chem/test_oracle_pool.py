@@ -139,7 +139,7 @@ def test_workers_end_with_the_run_however_it_ends(trouble, tmp_path):
     _, pids = trouble
     script = tmp_path / "run.py"
     script.write_text(
-        "from chem.oracles import Oracle\nfrom conf.schema import ComponentConfig, OracleConfig\n"
+        "from chem.oracles import Oracle\nfrom conf.schema.oracle import ComponentConfig, OracleConfig\n"
         f"parts = [ComponentConfig('trouble:Trouble', {{'pids': {str(pids)!r}}})]\n"
         "Oracle(OracleConfig(parts, workers=2, time_limit_s=600.0))(['CO', 'CCO'])\n"
     )

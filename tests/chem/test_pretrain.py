@@ -14,7 +14,8 @@ import torch
 from rdkit import Chem
 
 from chem.models.corpus import epoch_batches, filter_smiles, read_corpus, respelled, split_rows
-from chem.models.networks import Prior, load_prior, make_network, save_prior, token_logp
+from chem.models.network import token_logp
+from chem.models.prior import Prior, load_prior, make_network, save_prior
 from chem.models.tokenizer import Tokenizer
 from conf.schema.base import ConfigError
 from conf.schema.chem import MoleculeFilterConfig, RecurrentConfig
@@ -126,7 +127,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path):
     printed = resumed.communicate()[0]
     said = whole.communicate()[0]
     assert whole.returncode == resumed.returncode == 0, said + printed
-    assert "going on from step" in printed and "validity" in printed
+    assert "resuming from step" in printed and "validity" in printed
     for name in ("metrics.jsonl", "summary.json", "prior/model.safetensors", "prior/vocabulary.json"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes(), name
     metrics = [json.loads(line) for line in lines.read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""ParallelSampler of a batch in processes of their own: the same numbers as here, and none outlives the run."""
+"""Shares of a batch in processes of their own: the same numbers as here, and none outlives the run."""
 
 import subprocess
 import sys
@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from chem.models.lstm_kernel import parameters
-from chem.models.networks import make_network
+from chem.models.prior import make_network
 from chem.parallel.processes import SPARED
-from chem.parallel.sampler import ParallelSampler
+from chem.parallel.sampler import LocalWorker, ParallelSampler
 from chem.parallel.threads import RowThreads
 from conf.schema.chem import RecurrentConfig
 
@@ -20,7 +20,7 @@ HOLDER = """
 import sys
 import torch
 from chem.parallel.threads import RowThreads
-from chem.models.networks import make_network
+from chem.models.prior import make_network
 from chem.parallel.sampler import ParallelSampler
 from conf.schema.chem import RecurrentConfig
 
@@ -53,7 +53,7 @@ def drawn(shares, seed):
     """Rollout, log-probabilities and gradient of a weighted sum of them."""
     rollout, logp = shares.draw(uniforms(seed))
     (logp.sum(-1) * torch.linspace(-1, 1, ROWS)).sum().backward()
-    gradients = [p.grad.clone() for p in parameters(shares.network)]
+    gradients = [p.grad.clone() for p in parameters(shares.network.lstm)]
     shares.network.zero_grad()
     return rollout, logp, gradients
 

@@ -6,7 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from chem.models.networks import SHIPPED, load_prior, sample, token_logp
+from chem.models.network import sample, token_logp
+from chem.models.prior import SHIPPED, load_prior
 from chem.models.prior_report import draw
 from chem.scoring import canonical_forms
 from launch.runs.rng import rollout_uniforms

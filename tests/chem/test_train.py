@@ -16,7 +16,8 @@ import pytest
 import torch
 from torch import nn
 
-from chem.models.networks import Prior, load_prior, make_network, save_prior, token_logp
+from chem.models.network import token_logp
+from chem.models.prior import Prior, load_prior, make_network, save_prior
 from chem.models.tokenizer import Tokenizer
 from chem.train import BestPolicy, Reinvent, Watch
 from conf.schema.chem import RecurrentConfig, StopConfig
@@ -179,7 +180,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path):
     resumed = chem(prior, tmp_path / "killed", *ALL_PARTS, rows=64, threads=2)
     printed, said = resumed.communicate()[0], whole.communicate()[0]
     assert whole.returncode == resumed.returncode == 0, said + printed
-    assert "going on from step" in printed and "off-policy: replayed molecules" in said and "Best molecules" in said
+    assert "resuming from step" in printed and "off-policy: replayed molecules" in said and "Best molecules" in said
     for name in ("metrics.jsonl", "samples.jsonl", "summary.json", "molecules.csv", "policy/model.safetensors"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes(), name
 
@@ -240,7 +241,7 @@ def test_killed_while_a_molecule_is_docked(prior, tmp_path, kind):
         process = chem(prior, tmp_path / name, *options)
         printed = process.communicate()[0]
         assert process.returncode == 0, printed
-        assert ("going on from step" in printed) == (name == "killed")
+        assert ("resuming from step" in printed) == (name == "killed")
     for name in ("metrics.jsonl", "samples.jsonl", "summary.json", "molecules.csv", "policy/model.safetensors"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes(), name
 
@@ -292,8 +293,11 @@ def check_report(sweep, summaries):
     ("overrides", "message"),
     [
         (["loss=reinvent", "objective.direction=forward"], "objective.direction: must be reverse with loss=reinvent"),
-        (["loss=reinvent", "objective.beta=0"], "objective.beta: must be > 0 with loss=reinvent (sigma is 1 / beta)"),
-        (["replay.sample=3"], "replay.sample: must be >= 0 and <= 0 (replay.size), got 3"),
+        (
+            ["loss=reinvent", "objective.beta=0"],
+            "objective.beta: must be > 0 with loss=reinvent, whose sigma is 1 / beta",
+        ),
+        (["replay.sample=3"], "replay.sample: must be <= 0 (replay.size), got 3"),
         (["prior=no_such"], "no_such: must be a prior's folder with config.json"),
         (["diversity_filter.name=murcko"], "diversity_filter.name: must be one of none, identical_murcko"),
     ],

@@ -145,8 +145,11 @@ def test_an_embedding_threshold(evaluate, tmp_path):
 
 SAME = {key: FIRST[0][key] for key in ("id", "prompt", "generations")}
 MISTAKES = [
-    ("", ["generations: must be given, or run, or model", "got none of them"]),
-    ("generations=a.jsonl run=x", ["generations: must be given, or run, or model", "got run and generations"]),
+    ("", ["generations: give exactly one of run, model and generations", "got none"]),
+    (
+        "generations=a.jsonl run=x",
+        ["generations: give exactly one of run, model and generations", "got run and generations"],
+    ),
     ("generations=a.jsonl prompts=x", ["prompts: must be null with generations, got x"]),
     ("generations=no.jsonl", ["generations: must be a file of JSON Lines, got no.jsonl (No such file"]),
     ("generations=bad.jsonl", ["generations: bad.jsonl, line 2, partition: must be 4 whole numbers", "got 3"]),
@@ -301,7 +304,7 @@ def test_a_model_on_prompts_of_a_file(evaluate, tiny_run, tmp_path):
     ("arguments", "parts"),
     [
         ("run=no equivalence=exact", ["no: must be a run folder, got no run.json"]),
-        ("run=run equivalence=exact experiment=one_two", ["experiment: must be null with run"]),
+        ("run=run equivalence=exact experiment=one_two", ["experiment: cannot be combined with run="]),
         ("model=no/such prompts=p.jsonl max_new_tokens=3", ["model: must be a folder or hub name", "got no/such"]),
         ("model=run/policy prompts=no.jsonl max_new_tokens=3", ["prompts: must be a file of JSON Lines"]),
         ("run=run reward_out=mine:none", ["reward_out: must be task or package.module:function", "got mine:none"]),

@@ -128,7 +128,7 @@ def test_a_damaged_checkpoint_is_left_out_for_the_one_before(tmp_path, undisturb
         path.unlink()
     job(tmp_path)
     printed = capsys.readouterr().out
-    assert "step_00000004 is damaged and is not used" in printed and "going on from step 2" in printed
+    assert "step_00000004 is damaged and is not used" in printed and "resuming from step 2" in printed
     assert what_counts(tmp_path) == undisturbed[1]
 
 

@@ -194,7 +194,7 @@ def test_a_count_of_records_is_chosen_by_the_seed(tmp_path):
         ("a.jsonl", "{", r"d\.path: must be a data set that can be read, got a\.jsonl"),
         ("a.jsonl", '{"other": 1}\n', r"d\.path: records must have text, got other in record 0 of a\.jsonl"),
         ("no/such", None, r"d\.path: must be a data set that can be read, got no/such"),
-        ("tiny_nothing", None, r"d\.path: must be a data set of llm\.corpora, got tiny_nothing"),
+        ("tiny_nothing", None, r"d\.path: must be a data set of llm\.testbed\.corpora, got tiny_nothing"),
     ],
 )
 def test_what_cannot_be_read_is_one_line(name, content, message, tmp_path):

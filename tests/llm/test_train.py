@@ -13,7 +13,6 @@ from core.objective import make_objective
 from core.sequence import masked_sum
 from launch.engines import distributed
 from launch.engines.factory import make_engine
-from llm import train
 from llm.batch import BatchSettings, Completions, draw_batch, prompt_at
 from llm.evaluation.collapse import CollapseWatch, answer_shares, mode_ratio
 from llm.evaluation.equivalence import normalised
@@ -162,7 +161,7 @@ def test_darling_multiplies_by_the_share_of_others_with_another_answer(models, t
         (first, lambda text: text[:1] or "-"),
     ):
         config = make_config(*SMALL, "transform=darling", f"transform.equivalence={equivalence}", *options)
-        with patch.object(train, "Embedder", FirstCharacters):
+        with patch.object(equivalence, "Embedder", FirstCharacters):
             result, _ = one_step(models, task, config)
         total = 0.0
         for p in range(3):

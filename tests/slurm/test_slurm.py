@@ -61,7 +61,7 @@ def test_a_sweep_over_direction_and_beta(cluster, tmp_path):
     )
     assert "submitted 4 jobs to SLURM" in didactic.stdout and "direction" in didactic.stdout
     done = command("-m", "llm", "-m", "hydra/launcher=slurm", *llm, *axes, *SMALL, f"hydra.sweep.dir={tmp_path}/b")
-    assert (tmp_path / "b" / "figure.png").exists() and "ParallelSampler of all completions" in done.stdout
+    assert (tmp_path / "b" / "figure.png").exists() and "Shares of all completions" in done.stdout
     for sweep in (tmp_path / "a", tmp_path / "b"):
         jobs = read_sweep(sweep).jobs
         assert [run_folder.run_state(sweep / job.folder) for job in jobs] == ["finished"] * 4

@@ -7,7 +7,7 @@ from rdkit import rdBase
 from rich.table import Table
 
 from chem.files import file_hash, find_file
-from chem.models.networks import SHIPPED, load_prior
+from chem.models.prior import SHIPPED, load_prior
 from chem.models.prior_report import draw
 from chem.oracles import Oracle
 from chem.oracles.synthesis.inventory import default_stock, first_words, make_stock, read_stock, write_stock
