@@ -11,8 +11,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from didactic.outcomes import Outcome, switches
 from didactic.problems import Problem
-from didactic.report import Outcome, switches
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
 COLOURS = {"identity": BLUE, "mara": ORANGE}

@@ -1,42 +1,22 @@
 """What a run ends with: summary.json, a table and a picture."""
 
 import json
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
-from torch import Tensor
 
 from conf.schema.didactic import DidacticConfig
 from core import stats
-from core.targets import forward_crossover_beta, reverse_crossover_beta
-from didactic.cells import Cell
-from didactic.families import Gaussian, Policies
+from didactic.families import Policies
+from didactic.figures import draw
+from didactic.outcomes import Outcome, gaussians, switches
 from didactic.problems import Problem
 from launch.runs.console import console
 from launch.runs.run import Run
 
 SHOWN_OUTCOMES = 10  # policies over at most as many are written out
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A cell at the end: logp [A] of its policy, and the beta then in force."""
-
-    cell: Cell
-    logp: Tensor
-    beta: float
-
-    @property
-    def policy(self) -> Tensor:
-        return self.logp.exp()
-
-    @property
-    def target(self) -> Tensor | None:
-        return self.cell.target(self.beta)
 
 
 def report_run(
@@ -72,8 +52,6 @@ def report_run(
             f"{name} Gaussian: mean {fit['mean']:.4f}, std {fit['std']:.4f}; nearest minimum by quadrature "
             f"{fit['minimiser']['mean']:.4f}, {fit['minimiser']['std']:.4f}"
         )
-    from didactic.figures import draw  # matplotlib takes a second to load
-
     draw(problem, outcomes, beta_history, run.folder / "figure.png")
 
 
@@ -105,61 +83,6 @@ def summarise(outcome: Outcome) -> dict[str, Any]:
         if target is not None:
             row["exact_coefficient_of_variation"] = float(stats.coefficient_of_variation(target[good]))
     return row
-
-
-def switches(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
-    """For each direction, the beta at which the two modes tie: exactly, and between which trained policies.
-
-    Of vanilla cells; MARA has no switch. None where no formula or no single change of sides is known.
-    """
-    found = {}
-    outcomes = [o for o in outcomes if o.cell.config.transform.name == "identity" and o.cell.objective.has_target]
-    for direction in dict.fromkeys(outcome.cell.objective.direction for outcome in outcomes):
-        some = [o for o in outcomes if o.cell.objective.direction == direction]
-        some.sort(key=lambda outcome: outcome.beta)
-        problem = some[0].cell.problem
-        a, b = (mode.start for mode in problem.modes)
-        ref, reward = problem.ref_logp, problem.reward
-        predicted = None
-        if direction == "reverse":
-            predicted = float(reverse_crossover_beta(ref[a], ref[b], reward[a], reward[b]))
-        elif direction == "forward" and not some[0].cell.objective.entropy_coef:
-            predicted = float(forward_crossover_beta(ref, reward, a, b))
-        favours_b = [bool(o.logp[b] > o.logp[a]) for o in some]
-        seen = [[some[i].beta, some[i + 1].beta] for i in range(len(some) - 1) if favours_b[i] != favours_b[i + 1]]
-        found[direction] = {"predicted": predicted, "seen": seen[0] if len(seen) == 1 else None}
-    return found
-
-
-def gaussians(outcomes: Sequence[Outcome], policies: Policies) -> dict[str, dict[str, Any]]:
-    """Where each Gaussian ended, and the minimum found by quadrature that is nearest to it."""
-    from didactic.gaussian import minimisers, moments
-
-    rows = policies.rows.get("gaussian", [])
-    if not rows:
-        return {}
-    family = policies.parts["gaussian"]
-    assert isinstance(family, Gaussian)
-    found = {}
-    for place, row in enumerate(rows):
-        cell = outcomes[row].cell
-        direction = cell.objective.direction
-        if (
-            direction not in ("reverse", "forward")
-            or cell.config.transform.name != "identity"
-            or not cell.objective.has_target
-            or not outcomes[row].beta
-        ):
-            continue  # the quadrature knows these alone
-        mean, std = family.mean[place].item(), family.log_std[place].exp().item()
-        weight = cell.objective.entropy_coef / outcomes[row].beta
-        minima = minimisers(direction, weight)
-        nearest = min(minima, key=lambda m: math.hypot(m["mean"] - mean, m["std"] - std))
-        name = cell.label or direction
-        found[name] = {"mean": mean, "std": std, "minimiser": nearest, "all_minima": minima}
-        if direction == "forward" and not weight:
-            found[name]["moments"] = moments()
-    return found
 
 
 def cell_table(title: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> Table:

@@ -8,8 +8,9 @@ from torch import Tensor
 from conf.schema.didactic import DidacticConfig
 from didactic.cells import Cell, exact_loss, make_cells, sampled_loss
 from didactic.families import Policies
+from didactic.outcomes import Outcome
 from didactic.problems import Problem, make_problem
-from didactic.report import Outcome, report_run
+from didactic.report import report_run
 from launch.engines.factory import make_engine
 from launch.runs.checkpoint import LoopState
 from launch.runs.rng import torch_generator

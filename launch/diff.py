@@ -92,7 +92,7 @@ def read_side(text: str) -> Side:
 
 def read_runs_side(folder: Path) -> Side:
     """A run, or runs that differ in their seed alone."""
-    from launch.collect import fold, read_runs, result_keys
+    from launch.analysis.table import fold, read_runs, result_keys
 
     runs = [run for run in read_runs(folder) if run.config]
     rows = fold([run for run in runs if run.state == "finished"])

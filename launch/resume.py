@@ -13,7 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from conf.schema.base import ConfigError
+from conf.schema.launchers import SlurmLauncherConfig
 from launch.cli.compose import compose
+from launch.cluster.launcher import read_settings
+from launch.cluster.local import run_locally
+from launch.cluster.slurm import submit
 from launch.cluster.sweep import Sweep, SweepJob, job_states, read_sweep, slurm_queue
 from launch.runs.checkpoint import check_equal, result_config
 from launch.runs.run_folder import one_line_errors, read_config
@@ -52,10 +56,8 @@ def resume(folder: Path, dry_run: bool) -> int:
         return 0
     if sweep.launcher == "basic":
         return max(run_here(folder, sweep, job) for job in jobs)
-    from launch.cluster.launcher import read_settings, run_locally, submit
-
     settings = read_settings(sweep.settings)
-    if sweep.launcher == "local":
+    if not isinstance(settings, SlurmLauncherConfig):
         return 1 if run_locally(folder, sweep, jobs, settings) else 0
     submit(folder, sweep, jobs, settings)
     print(f"submitted {len(jobs)} jobs to SLURM: {', '.join(str(job.id) for job in jobs)}")

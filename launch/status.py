@@ -17,7 +17,14 @@ from typing import Any
 
 from conf.schema.objective import DIVERGENCE_METRICS
 from launch.cluster.sweep import Sweep, job_states, read_sweep, slurm_queue
-from launch.runs.run_folder import last_line, one_line_errors, read_config, read_jsonl, read_record
+from launch.runs.run_folder import (
+    last_line,
+    last_traceback_line,
+    one_line_errors,
+    read_config,
+    read_jsonl,
+    read_record,
+)
 
 METRICS = ("reward/raw", *DIVERGENCE_METRICS, "loss")  # the first two that a run has
 RECENT = 20  # lines of timings.jsonl
@@ -73,7 +80,7 @@ def statuses(folder: Path, sweep: Sweep, queue: dict[str, str], wanted: Sequence
             if state == "running" and status.total is not None:
                 status.seconds_left = seconds_left(run, status.total - status.steps)
             if state == "failed":
-                status.error = last_words(read_record(run)["traceback"])
+                status.error = last_traceback_line(read_record(run)["traceback"])
         found.append(status)
     return found
 
@@ -84,11 +91,6 @@ def seconds_left(run: Path, steps: int) -> float | None:
     if not lines:
         return None
     return steps * median(line["seconds"] for line in lines)
-
-
-def last_words(trace: str | None) -> str:
-    """A traceback's last line."""
-    return (trace or "").strip().rpartition("\n")[2]
 
 
 def print_table(folder: Path, jobs: Sequence[JobStatus]) -> None:

@@ -30,4 +30,4 @@ class ClusterLauncher(BaseSubmititLauncher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from launch.cluster.launcher import launch
 
-        return launch(self, job_overrides, initial_job_idx)
+        return launch(self, self.params, job_overrides, initial_job_idx)

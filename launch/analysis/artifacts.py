@@ -6,12 +6,10 @@ NAME.curves.json    {"title", "x", "series": {label: [[x, ...], [y, ...]]}}: cur
                     configuration at the x that all of them have.
 """
 
-import base64
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -86,32 +84,6 @@ def best_items(galleries: Sequence[Sequence[Item]]) -> list[Item]:
     for item in sorted((item for items in galleries for item in items), key=lambda item: -item.value):
         distinct.setdefault(item.name, item)
     return list(distinct.values())[:SHOWN]
-
-
-def gallery_html(label: str, items: Sequence[Item]) -> str:
-    """A heading and the pictures; as images, in which scripts do not run and nothing is loaded."""
-    figures = "".join(
-        f'<figure><img alt="{escape(item.name)}" title="{escape(item.name)}" '
-        f'src="data:image/svg+xml;base64,{base64.b64encode(item.svg.encode()).decode()}">'
-        f"<figcaption>{escape(item.caption)}</figcaption></figure>"
-        for item in items
-    )
-    return f'<h3>{escape(label)}</h3><div class="gallery">{figures}</div>'
-
-
-def galleries_html(rows: Sequence[tuple[str, Sequence[Artifacts]]]) -> str:
-    """Every gallery, with the best items of each configuration.
-
-    rows: (label, the artifacts of its runs).
-    """
-    titles = dict.fromkeys(title for _, runs in rows for run in runs for title in run.galleries)
-    parts: list[str] = []
-    for title in titles:
-        parts.append(f"<h2>{escape(title)}</h2>")
-        for label, runs in rows:
-            items = best_items([run.galleries.get(title, []) for run in runs])
-            parts += [gallery_html(label, items)] if items else []
-    return "\n".join(parts)
 
 
 def curve_panels(rows: Sequence[tuple[str, Sequence[Artifacts]]]) -> dict[str, list[tuple[str, str, Any]]]:

@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from conf.schema.base import OPTIONS, ConfigError
 from conf.schema.commands import COMMANDS
 from launch.cli.errors import explain, no_such_key
 from launch.cli.help import key_table, option_table
-from launch.cluster.sweep import Sweep, SweepJob, config_flags, write_sweep
+from launch.cluster.sweep import Sweep, SweepJob, config_flags, remove_empty_sweep, write_sweep
 
 
 def register(package: str) -> None:
@@ -94,10 +93,3 @@ def check_sweep(package: str, sweeper: Sweeper, jobs: Sequence[Sequence[str]]) -
         flags = config_flags(sweeper.config)
         sweep = Sweep(package, command, "basic", planned, cwd=os.getcwd(), flags=flags)
         write_sweep(Path(sweeper.config.hydra.sweep.dir), sweep)
-
-
-def remove_empty_sweep(folder: Path) -> None:
-    """Remove the folder that Hydra makes before a sweep is checked; it stays where it holds anything else."""
-    (folder / "multirun.yaml").unlink(missing_ok=True)
-    with suppress(OSError):
-        folder.rmdir()

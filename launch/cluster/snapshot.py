@@ -11,7 +11,7 @@ from launch.runs.run_folder import write_json
 SOURCES = (*ROOMS, "hydra_plugins")
 
 
-def take(destination: Path, home: Path = HOME) -> Path:
+def take_snapshot(destination: Path, home: Path = HOME) -> Path:
     """Copy every room, untracked files included, and say in code.json what git knows of them.
 
     Returns:

@@ -4,6 +4,7 @@ import getpass
 import json
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -59,6 +60,13 @@ def config_flags(config: DictConfig) -> list[str]:
 def write_sweep(folder: Path, sweep: Sweep) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "sweep.json", asdict(sweep))
+
+
+def remove_empty_sweep(folder: Path) -> None:
+    """Remove the folder that Hydra makes before a sweep is checked; it stays where it holds anything else."""
+    (folder / "multirun.yaml").unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def read_sweep(folder: Path) -> Sweep:

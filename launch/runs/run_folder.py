@@ -182,6 +182,11 @@ def last_line(path: Path) -> dict[str, Any] | None:
     return json.loads(whole[-1]) if whole else None
 
 
+def last_traceback_line(trace: str | None) -> str:
+    """What a recorded traceback ends with, the error; empty where there is none."""
+    return (trace or "").strip().rpartition("\n")[2]
+
+
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     """Nested mappings as one mapping with dotted keys; lists and empty mappings are values."""
     if not isinstance(tree, Mapping) or (not tree and prefix):

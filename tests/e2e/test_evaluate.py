@@ -261,7 +261,7 @@ def test_a_run_is_measured_on_its_own_task_and_goes_on_after_a_kill(evaluate, ti
     (tiny_run / "run.json").write_text(
         json.dumps({"state": "finished", "package": "llm", "command": [], "traceback": None})
     )
-    from launch.collect import read_runs
+    from launch.analysis.table import read_runs
 
     (found,) = read_runs(tiny_run)
     assert found.results["distinct/mean"] == summary["distinct/mean"] and found.results["correct"] == 0.5

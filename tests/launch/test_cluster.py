@@ -13,8 +13,8 @@ import pytest
 from conf.schema.base import ConfigError
 from conf.schema.launchers import SlurmLauncherConfig
 from launch.cli.groups import CONF, options
-from launch.cluster import launcher
-from launch.cluster.snapshot import take
+from launch.cluster import job as cluster_job
+from launch.cluster.snapshot import take_snapshot
 from launch.cluster.sweep import read_sweep
 from launch.engines import distributed
 from launch.runs.run_folder import run_state
@@ -112,25 +112,25 @@ def test_a_snapshot_has_untracked_source_and_knows_its_commit(tmp_path):
         shutil.copytree(ROOT / room, home / room, ignore=shutil.ignore_patterns("__pycache__"))
     (home / "core" / "mine.py").write_text("VALUE = 1\n")
     (home / "runs").mkdir()
-    code = take(tmp_path / "sweep" / ".code", home) if (tmp_path / "sweep").mkdir() is None else None
+    code = take_snapshot(tmp_path / "sweep" / ".code", home) if (tmp_path / "sweep").mkdir() is None else None
     assert (code / "core" / "mine.py").read_text() == "VALUE = 1\n" and not (code / "runs").exists()
     assert (code / "hydra_plugins" / "mara" / "__init__.py").exists()
     assert set(json.loads((code / "code.json").read_text())) >= {"commit", "dirty", "untracked"}
     (home / "core" / "mine.py").write_text("VALUE = 2\n")
-    assert (take(code, home) / "core" / "mine.py").read_text() == "VALUE = 1\n"  # a sweep has one
+    assert (take_snapshot(code, home) / "core" / "mine.py").read_text() == "VALUE = 1\n"  # a sweep has one
 
 
 def test_a_job_that_gets_nowhere_is_not_requeued_for_ever(tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(launcher.subprocess, "run", lambda command, **_: calls.append(command))
-    task = launcher.Task("didactic", (), str(tmp_path), 0, str(tmp_path / "0"), "continue", str(tmp_path))
+    monkeypatch.setattr(cluster_job.subprocess, "run", lambda command, **_: calls.append(command))
+    task = cluster_job.JobTask("didactic", (), str(tmp_path), 0, str(tmp_path / "0"), "continue", str(tmp_path))
     job = types.SimpleNamespace(job_id="7_0", cluster="slurm", global_rank=0)
     for step in (0, 0, 4, 4, 9):  # two fruitless ones are never in a row
         (tmp_path / "0" / "checkpoints" / f"step_{step:08}").mkdir(parents=True, exist_ok=True)
         task._requeue(job)
     task._requeue(job)
     assert calls == [["scontrol", "requeue", "7_0"]] * 6
-    with pytest.raises(launcher.JobFailed, match=r"told to leave 3 times at step 9 and came no further"):
+    with pytest.raises(cluster_job.JobFailed, match=r"told to leave 3 times at step 9 and came no further"):
         task._requeue(job)
     assert len(calls) == 6
 
@@ -145,9 +145,9 @@ def test_ranks_with_nothing_to_share_are_refused(monkeypatch):
 
 
 def test_ports_of_jobs_and_of_restarts_differ():
-    ports = {launcher.port(str(job), str(restart)) for job in range(100) for restart in range(3)}
+    ports = {cluster_job.port(str(job), str(restart)) for job in range(100) for restart in range(3)}
     assert len(ports) > 290 and all(20000 <= port < 32000 for port in ports)
-    assert launcher.port("7", "0") == launcher.port("7", "0")
+    assert cluster_job.port("7", "0") == cluster_job.port("7", "0")
 
 
 def test_ranks_come_from_torchruns_variables(monkeypatch):

@@ -52,7 +52,7 @@ def test_the_report_shows_the_best_of_each_configuration_once(sweep, capsys):
     text = (sweep / "collected" / "report.html").read_text()
     section = text.split("<h2>Best things</h2>")[1].split("<h2>")[0]
     titles = re.findall(r'<img alt="([^"]*)"', section)
-    hostile = "&lt;script&gt;alert(1)&lt;/script&gt;&quot;&#x27;"
+    hostile = "&lt;script&gt;alert(1)&lt;/script&gt;&#34;&#39;"
     assert titles == [
         *("plain2", "plain1", "plain0", "shared", hostile),
         *("mara2", "mara1", "mara0", "shared", hostile),

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from conf.schema.base import ConfigError
 from launch import collect, resume, status
+from launch.analysis import plots, table
 from launch.cluster.sweep import Sweep, SweepJob, read_sweep, write_sweep
 from launch.runs import run_folder
 from launch.runs.run_folder import read_jsonl
@@ -113,16 +114,16 @@ def test_the_table(sweep, capsys):
     assert collect.main([str(sweep)]) == 1
     out = capsys.readouterr().out
     assert "failed: " in out and "missing: " in out and "dead: " in out and "3 of 6 runs finished" in out
-    table = pd.read_parquet(sweep / "collected" / "table.parquet")
-    assert list(table.columns[:2]) == ["transform.name", "n"]
-    assert table["transform.name"].tolist() == ["identity", "mara"] and table["n"].tolist() == [2, 1]
-    assert table["correct"].tolist() == pytest.approx([0.905, 0.9]) and table["base.correct"].tolist() == [0.5, 0.5]
-    assert table["correct/se"][0] == pytest.approx(0.005 / math.sqrt(2)) and math.isnan(table["correct/se"][1])
-    assert table["entropy_nats/se"].tolist() == [0, 0.5]  # a single run's own, where it has one
+    written = pd.read_parquet(sweep / "collected" / "table.parquet")
+    assert list(written.columns[:2]) == ["transform.name", "n"]
+    assert written["transform.name"].tolist() == ["identity", "mara"] and written["n"].tolist() == [2, 1]
+    assert written["correct"].tolist() == pytest.approx([0.905, 0.9]) and written["base.correct"].tolist() == [0.5, 0.5]
+    assert written["correct/se"][0] == pytest.approx(0.005 / math.sqrt(2)) and math.isnan(written["correct/se"][1])
+    assert written["entropy_nats/se"].tolist() == [0, 0.5]  # a single run's own, where it has one
     command = "python -m llm -m experiment=one_two transform=identity seed=0,1"
-    assert table["command"].tolist() == [command, "python -m llm experiment=one_two transform=mara seed=0"]
+    assert written["command"].tolist() == [command, "python -m llm experiment=one_two transform=mara seed=0"]
     again = pd.read_csv(sweep / "collected" / "table.csv")
-    pd.testing.assert_frame_equal(again, table, check_dtype=False)
+    pd.testing.assert_frame_equal(again, written, check_dtype=False)
     with (sweep / "collected" / "runs.csv").open() as rows:
         runs = list(csv.DictReader(rows))
     assert [run["state"] for run in runs] == ["finished", "finished", "failed", "finished", "missing", "dead"]
@@ -134,27 +135,27 @@ def test_standard_error_is_that_of_all_resamples(values):
     means = [sum(resample) / len(values) for resample in product(values, repeat=len(values))]
     centre = sum(means) / len(means)
     exact = math.sqrt(sum((mean - centre) ** 2 for mean in means) / len(means))
-    assert collect.standard_error(values) == pytest.approx(exact, abs=1e-15)
+    assert table.standard_error(values) == pytest.approx(exact, abs=1e-15)
     unbiased = math.sqrt(sum((v - centre) ** 2 for v in values) / (len(values) - 1) / len(values))
-    assert exact < 1e-12 or collect.standard_error(values) != pytest.approx(unbiased)  # control
-    assert math.isnan(collect.standard_error(values[:1]))
+    assert exact < 1e-12 or table.standard_error(values) != pytest.approx(unbiased)  # control
+    assert math.isnan(table.standard_error(values[:1]))
 
 
 def test_the_front_is_what_nothing_beats():
     points = [(0, 3), (1, 3), (1, 1), (2, 2), (3, 0), (3, 0), (2.5, -1)]
     beaten = [any(a >= x and b >= y and (a > x or b > y) for a, b in points) for x, y in points]
-    front = collect.pareto_front(points)
+    front = plots.pareto_front(points)
     assert {points[i] for i in front} == {p for p, bad in zip(points, beaten, strict=True) if not bad}
     assert [points[i] for i in front] == [(1, 3), (2, 2), (3, 0)]
 
 
 def test_curves_are_means_over_the_seeds(sweep):
-    rows = collect.fold(collect.read_runs(sweep))
-    steps, mean, error = collect.curve(rows[0], "reward/raw")
+    rows = table.fold(table.read_runs(sweep))
+    steps, mean, error = plots.curve(rows[0], "reward/raw")
     assert (steps, mean.tolist()) == ([0, 1, 2, 3], [0.5, 1.5, 2.5, 3.5]) and error == pytest.approx(
         0.5 / math.sqrt(2)
     )
-    assert collect.curve(rows[0], "loss")[0] == [0, 1, 3]
+    assert plots.curve(rows[0], "loss")[0] == [0, 1, 3]
 
 
 @pytest.mark.parametrize("damage", ["summary", "metrics", "config"])
@@ -236,13 +237,13 @@ def test_the_commands_on_a_real_sweep(tmp_path):
     assert [run_folder.run_state(folder / str(n)) for n in range(4)] == ["finished"] * 4
     collected = command("launch.collect", str(folder), "--out", str(tmp_path / "out"))
     assert collected.returncode == 0 and "4 of 4 runs finished" in collected.stdout
-    table = pd.read_csv(tmp_path / "out" / "table.csv")
-    assert table["objective.direction"].tolist() == ["reverse", "forward"] and table["n"].tolist() == [2, 2]
+    written = pd.read_csv(tmp_path / "out" / "table.csv")
+    assert written["objective.direction"].tolist() == ["reverse", "forward"] and written["n"].tolist() == [2, 2]
     assert all((tmp_path / "out" / name).exists() for name in ("pareto.png", "curves.png", "report.html"))
 
 
 def collected(overrides, **config):
-    return collect.CollectedRun(Path("run"), "llm", overrides, "finished", config=config, results={"reward": 1.0})
+    return table.CollectedRun(Path("run"), "llm", overrides, "finished", config=config, results={"reward": 1.0})
 
 
 def test_a_group_option_that_changes_several_keys_is_one_column():
@@ -253,7 +254,7 @@ def test_a_group_option_that_changes_several_keys_is_one_column():
         return collected([f"method={method}", f"seed={seed}"], **{"x": x, "y": y, "seed": seed, **changed})
 
     runs = [run("a", 0), run("a", 1), run("b", 0), run("c", 0)]
-    rows = collect.fold(runs)
+    rows = table.fold(runs)
     assert [(row.varying, len(row.runs)) for row in rows] == [
         ({"method": "a"}, 2),
         ({"method": "b"}, 1),
@@ -261,5 +262,5 @@ def test_a_group_option_that_changes_several_keys_is_one_column():
     ]
     assert rows[0].label == "method=a"
     changed = [*runs, run("c", 1, y=4)]  # what the option means has changed in between
-    assert {tuple(row.varying) for row in collect.fold(changed)} == {("x", "y")}
-    assert len(collect.fold(changed)) == 4
+    assert {tuple(row.varying) for row in table.fold(changed)} == {("x", "y")}
+    assert len(table.fold(changed)) == 4

@@ -1,0 +1,72 @@
+"""Jobs of a sweep as processes of this machine, through submitit."""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import chdir, contextmanager
+from pathlib import Path
+from typing import Any
+
+from conf.schema.launchers import LocalLauncherConfig
+from launch.cluster.job import import_submitit, job_failure, make_task, retries
+from launch.cluster.snapshot import take_snapshot
+from launch.cluster.sweep import Sweep, SweepJob, write_sweep
+
+
+def run_locally(
+    folder: Path, sweep: Sweep, jobs: Sequence[SweepJob], settings: LocalLauncherConfig
+) -> dict[int, str]:
+    """Run jobs as processes of this machine, `array_parallelism` at a time; why each of those that failed did."""
+    submitit = import_submitit()
+    take_snapshot(folder / ".code")
+    write_sweep(folder, sweep)
+    executor = submitit.LocalExecutor(folder / ".submitit" / "%j")
+    executor.update_parameters(
+        tasks_per_node=settings.tasks_per_node,
+        gpus_per_node=settings.gpus_per_node or 0,
+        timeout_min=settings.timeout_min,
+    )
+    waiting, tries = list(jobs), dict.fromkeys((job.number for job in jobs), 0)
+    running: dict[int, tuple[SweepJob, Any]] = {}
+    failures: dict[int, str] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < settings.array_parallelism:
+                job = waiting.pop(0)
+                with _from_snapshot(folder / ".code"):
+                    running[job.number] = (job, executor.submit(make_task(folder, sweep, job)))
+            for number, (job, handle) in list(running.items()):
+                if not handle.done():
+                    continue
+                del running[number]
+                failure = job_failure(folder / job.folder, handle)
+                tries[number] += 1
+                if failure is None:
+                    print(f"[{number}] finished: {' '.join(job.overrides)}", flush=True)
+                elif tries[number] <= retries(sweep.on_failure):
+                    print(f"[{number}] failed, trying again: {' '.join(job.overrides)}", flush=True)
+                    waiting.append(job)
+                else:
+                    failures[number] = failure
+                    if sweep.on_failure == "stop":
+                        failures |= {other.number: "not started: an earlier job failed" for other in waiting}
+                        waiting.clear()
+            time.sleep(0.1)
+    finally:
+        for _, handle in running.values():
+            handle.cancel()
+    return failures
+
+
+@contextmanager
+def _from_snapshot(code: Path) -> Iterator[None]:
+    """Processes started meanwhile have the snapshot first on the path, and as working folder."""
+    before, cwd = os.environ.get("PYTHONPATH"), os.getcwd()
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(code), cwd, *([before] if before else [])])
+    try:
+        with chdir(code):
+            yield
+    finally:
+        del os.environ["PYTHONPATH"]
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
