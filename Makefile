@@ -1,7 +1,7 @@
 PYTHON = python3
 EXTRAS = dev,slurm,reports,tracking,deepspeed,lora,data,evaluation,trl,chem,docking,synthesis
 ALONE = datamol
-ROOMS = core conf launch didactic llm chem
+ROOMS = $(patsubst %/__init__.py,%,$(wildcard */__init__.py))
 BIN = .venv/bin
 TEST = OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 DEMO = $(BIN)/python -m llm -m experiment=one_two objective.direction=reverse,forward transform=identity,mara

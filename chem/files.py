@@ -18,3 +18,8 @@ def find_file(key: str, name: str) -> Path:
 
 def file_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def folder_hash(folder: Path) -> str:
+    """Of the Python files of a folder."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))).hexdigest()

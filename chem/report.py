@@ -1,7 +1,6 @@
 """Tables and pictures of a run and of a sweep: the best molecules, what was found how soon, how rewards went."""
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,10 @@ from rdkit.Chem.Draw import rdMolDraw2D
 from rich.table import Table
 
 from chem.metrics import COUNTS, Found, collect, screen_metrics, yield_curve
+from launch.analysis.sweep_runs import read_sweep_runs, write_summaries
 from launch.runs.console import console
 from launch.runs.run import Run
-from launch.runs.run_folder import read_jsonl, write_json
+from launch.runs.run_folder import read_config, read_jsonl, write_json
 
 SHOWN = 12  # molecules in the picture and in the table
 LAST = 10  # steps that closing figures are means of
@@ -173,32 +173,14 @@ def draw_curves(path: Path, runs: Sequence[tuple[str, Sequence[Mapping[str, Any]
     plt.close(figure)
 
 
-def report_sweep(runs: Sequence[Path], folder: Path) -> None:
+def report_sweep(folders: Sequence[Path], sweep: Path) -> None:
     """The closing table and figure.png of a sweep, and its summaries in one file."""
-    summaries = [json.loads((run / "summary.json").read_text()) for run in runs]
-    names = run_names(runs)
-    named = list(zip(names, summaries, strict=True))
-    console.print(run_table(named))
-    screens = [OmegaConf.load(run / "config.yaml").screens for run in runs]
-    if all(some == screens[0] for some in screens):
-        console.print(screen_table(named, screens[0]))
-    write_json(folder / "summaries.json", dict(named))
-    draw_curves(
-        folder / "figure.png",
-        [(name, read_jsonl(run / "metrics.jsonl")) for name, run in zip(names, runs, strict=True)],
-    )
-    console.print(f"picture: {folder / 'figure.png'}", soft_wrap=True)
-
-
-def run_names(runs: Sequence[Path]) -> list[str]:
-    """What distinguishes each run of a sweep: the overrides that not all of them share."""
-    overrides = [[str(one) for one in OmegaConf.load(run / "overrides.yaml")] for run in runs]
-    common = set.intersection(*(set(some) for some in overrides))
-    names = [", ".join(short(one) for one in some if one not in common) for some in overrides]
-    return [name or f"run {number}" for number, name in enumerate(names)]
-
-
-def short(override: str) -> str:
-    """An override by the last part of its key: beta=0.1, threshold's value=0.8; an experiment by its name alone."""
-    key, _, value = override.partition("=")
-    return value if key == "experiment" else f"{key.rpartition('.')[2]}={value}"
+    runs = read_sweep_runs(folders, without_key=("experiment",))
+    summaries = [(run.name, run.summary) for run in runs]
+    console.print(run_table(summaries))
+    screens = [read_config(run.folder)["screens"] for run in runs]
+    if all(own == screens[0] for own in screens):
+        console.print(screen_table(summaries, screens[0]))
+    write_summaries(sweep, runs)
+    draw_curves(sweep / "figure.png", [(run.name, run.metrics) for run in runs])
+    console.print(f"picture: {sweep / 'figure.png'}", soft_wrap=True)

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 
 from didactic.outcomes import Outcome, switches
 from didactic.problems import Problem
+from launch.analysis.palette import BLUE, GREEN, GREY, ORANGE
 
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
-COLOURS = {"identity": BLUE, "mara": ORANGE}
+TRANSFORM_COLOURS = {"identity": BLUE, "mara": ORANGE}
 NAMES = {"identity": "vanilla", "mara": "MARA", "reverse": "reverse KL", "forward": "forward KL"}
 
 Beta = Sequence[Sequence[float]]
@@ -92,7 +92,12 @@ def _draw_policy(axes: Axes, problem: Problem, outcome: Outcome) -> None:
     name = NAMES.get(transform, transform) + ("" if start == "uniform" else ", from reference")
     width = 2.0 if start == "uniform" else 0.9
     axes.plot(
-        problem.position, outcome.policy, color=COLOURS.get(transform, GREEN), linewidth=width, alpha=0.85, label=name
+        problem.position,
+        outcome.policy,
+        color=TRANSFORM_COLOURS.get(transform, GREEN),
+        linewidth=width,
+        alpha=0.85,
+        label=name,
     )
     if outcome.target is not None and start == "uniform":
         axes.plot(problem.position, outcome.target, "k:", linewidth=1.1, label="exact optimum")
@@ -111,7 +116,7 @@ def _draw_betas(axes: Axes, outcomes: Sequence[Outcome], beta_history: Beta) -> 
         config = outcome.cell.config
         dashes = "-" if config.beta_schedule.name == "adaptive" else "--"
         label = f"{NAMES.get(config.transform.name, config.transform.name)}, {config.beta_schedule.name}"
-        axes.plot(betas, dashes, color=COLOURS.get(config.transform.name, GREEN), label=label)
+        axes.plot(betas, dashes, color=TRANSFORM_COLOURS.get(config.transform.name, GREEN), label=label)
     axes.set(title="beta in force", xlabel="step", ylabel="beta", yscale="log")
     axes.legend(frameon=False, fontsize="small")
 
@@ -141,7 +146,7 @@ def _draw_bars(axes: Axes, problem: Problem, outcome: Outcome) -> None:
     config, policy = outcome.cell.config, outcome.policy
     place = torch.arange(len(policy)).double()
     axes.bar(place - 0.2, problem.ref_logp.exp(), 0.4, color=GREY, alpha=0.6, label="reference")
-    axes.bar(place + 0.2, policy, 0.4, color=COLOURS.get(config.transform.name, GREEN), label="trained")
+    axes.bar(place + 0.2, policy, 0.4, color=TRANSFORM_COLOURS.get(config.transform.name, GREEN), label="trained")
     if outcome.target is not None:
         axes.plot(place + 0.2, outcome.target, "kx", markersize=7, label="exact optimum")
     for x, value in zip(place + 0.2, policy, strict=True):

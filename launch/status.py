@@ -28,7 +28,7 @@ from launch.runs.run_folder import (
 
 METRICS = ("reward/raw", *DIVERGENCE_METRICS, "loss")  # the first two that a run has
 RECENT = 20  # lines of timings.jsonl
-COLOURS = {"finished": "green", "failed": "red", "dead": "red", "running": "cyan", "preempted": "yellow"}
+STATE_COLOURS = {"finished": "green", "failed": "red", "dead": "red", "running": "cyan", "preempted": "yellow"}
 
 
 @dataclass
@@ -105,7 +105,7 @@ def print_table(folder: Path, jobs: Sequence[JobStatus]) -> None:
     for job in jobs:
         step = f"{job.steps}/{'?' if job.total is None else job.total}"
         values = [job.metrics.get(key) for key in keys]
-        colour = COLOURS.get(job.state, "")
+        colour = STATE_COLOURS.get(job.state, "")
         state = f"[{colour}]{job.state}[/]" if colour else job.state
         shown = [
             "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value) for value in values

@@ -1,6 +1,5 @@
 """Tables and pictures of a run and of a sweep."""
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -13,16 +12,16 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from omegaconf import OmegaConf
 from rich.table import Table
 
+from launch.analysis.palette import BLACK, COLOURS
+from launch.analysis.sweep_runs import read_sweep_runs, write_summaries
 from launch.runs.console import console
 from launch.runs.run import Run
-from launch.runs.run_folder import read_jsonl, write_json
+from launch.runs.run_folder import read_jsonl
 from llm.evaluation.metrics import Column
 
 SMOOTHING = 12  # steps in a point of a curve
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 
 
 def report_run(
@@ -48,38 +47,20 @@ def _last(metrics: Sequence[Mapping[str, Any]], key: str) -> float | None:
     return next((row[key] for row in reversed(metrics) if row.get(key) is not None), None)
 
 
-def report_sweep(runs: Sequence[Path], folder: Path) -> None:
+def report_sweep(folders: Sequence[Path], sweep: Path) -> None:
     """The closing table and figure.png of a sweep, and its summaries in one file."""
-    summaries = [json.loads((run / "summary.json").read_text()) for run in runs]
-    names = run_names(runs)
-    base = summaries[0]["base"]
-    rows = [("base", base), *zip(names, summaries, strict=True)]
+    runs = read_sweep_runs(folders, without_key=("direction", "transform", "advantage"))
+    base = runs[0].summary["base"]
+    rows = [("base", base), *((run.name, run.summary) for run in runs)]
     console.print(answer_table(rows))
-    write_json(folder / "summaries.json", {name: summary for name, summary in zip(names, summaries, strict=True)})
+    write_summaries(sweep, runs)
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    draw_pareto(
-        left, [(name, read_jsonl(run / "metrics.jsonl")) for name, run in zip(names, runs, strict=True)], base
-    )
+    draw_pareto(left, [(run.name, run.metrics) for run in runs], base)
     draw_final(right, rows)
-    figure.savefig(folder / "figure.png", dpi=130)
+    figure.savefig(sweep / "figure.png", dpi=130)
     plt.close(figure)
-    console.print(f"picture: {folder / 'figure.png'}", soft_wrap=True)
-
-
-def run_names(runs: Sequence[Path]) -> list[str]:
-    """What distinguishes each run of a sweep: the overrides that not all of them share."""
-    overrides = [[str(o) for o in OmegaConf.load(run / "overrides.yaml")] for run in runs]
-    common = set.intersection(*(set(some) for some in overrides))
-    names = [", ".join(_short(o) for o in some if o not in common) for some in overrides]
-    return [name or f"run {number}" for number, name in enumerate(names)]
-
-
-def _short(override: str) -> str:
-    """objective.beta=.03 -> beta=.03; a choice of the experiment's own groups needs no key at all."""
-    key, _, value = override.partition("=")
-    name = key.rpartition(".")[2]
-    return value if name in ("direction", "transform", "advantage") else f"{name}={value}"
+    console.print(f"picture: {sweep / 'figure.png'}", soft_wrap=True)
 
 
 def answer_table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
@@ -163,7 +144,7 @@ def draw_training(axes: Axes, metrics: Sequence[Mapping[str, Any]], base: Mappin
     if "correct" not in base:
         right = axes.twinx()
         steps, values = smoothed(metrics, "reward/raw")
-        right.plot([0, *steps], [base["reward/mean"], *values], color=COLOURS[6], label="reward")
+        right.plot([0, *steps], [base["reward/mean"], *values], color=BLACK, label="reward")
         right.set(ylabel="reward")
         axes.set(title="Reward (right) and answers")
         right.legend(frameon=False, loc="lower right")

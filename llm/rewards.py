@@ -1,7 +1,6 @@
 """Rewards of completions: the task's own, a Python function, a sequence-classification model, or a weighted sum."""
 
 import math
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from conf.schema.base import ConfigError
+from conf.schema.base import ConfigError, load_object
 from conf.schema.llm import RewardConfig, RewardPartConfig
 from launch.engines import distributed
 from launch.runs.checkpoint import tensors_hash
@@ -237,12 +236,7 @@ def _own_reward(task: Task, key: str) -> RewardFunction:
 
 
 def _load_function(path: str, key: str) -> RewardFunction:
-    try:
-        if ":" not in path:
-            raise ValueError("no colon")
-        function = pkgutil.resolve_name(path)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{key}.function: must be task or package.module:function, got {path} ({error})") from None
+    function: RewardFunction = load_object(f"{key}.function", path)
     if not callable(function):
         raise ConfigError(f"{key}.function: must be a function of (prompts, completions), got {path}")
     return function

@@ -1,15 +1,20 @@
-"""The import arrows between rooms: every import of every file, at any depth, importlib's included."""
+"""The import arrows between rooms, and no circle of files: every import of every file, at any depth.
+
+importlib.import_module, __import__, pkgutil.resolve_name and runpy count as imports, and so do imports inside functions
+and those for type checkers only.
+"""
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.util import resolve_name
 from pathlib import Path
 
 import pytest
 
+from launch.cli.shadowing import ROOMS
+
 HOME = Path(__file__).resolve().parents[1]
-ROOMS = ("core", "conf", "launch", "didactic", "llm", "chem")
 MAY_IMPORT = {
     "core": {"core"},
     "conf": {"conf"},
@@ -18,17 +23,18 @@ MAY_IMPORT = {
     "llm": {"llm", "core", "launch", "conf"},
     "chem": {"chem", "core", "launch", "conf"},
 }
+PURE = {"core.rules", "core.extension"}  # of core, without torch: conf reads them, too
 OUTSIDE = {"tests", "tools", "benchmarks", "docs"}  # of the repository, and of no room's concern
 THIRD_PARTY = {"core": {"torch"}}  # a room that is absent here may use any
-STANDARD_LIBRARY_ONLY = {"conf", "conf.schema"}  # `conf`: its __init__ runs before schema.py does
 STANDARD_LIBRARY = sys.stdlib_module_names
 
-# (module, argument as written) of each import_module whose argument is computed, and why it is safe.
+# (module, argument as written) of each import of a computed name, and why it is safe.
 COMPUTED_IMPORTS: set[tuple[str, str]] = {
-    ("chem.files", "module"),  # of a component: named by the configuration, loaded in a worker process
+    ("core.extension", "path"),  # package.module:name of the user's own part, which the configuration names
+    ("launch.cluster.job", "self.package"),  # the package of the command that the job is
 }
 
-IMPORTERS = {"import_module", "__import__"}
+IMPORTERS = {"import_module", "__import__", "resolve_name", "run_module", "run_path"}
 
 
 def violations(
@@ -41,13 +47,16 @@ def violations(
 ) -> list[str]:
     """What `source`, the text of `module` in `room`, imports against the arrows; one line each."""
     module = module or f"{room}.module"
-    package = module if is_package else module.rpartition(".")[0]
     found = []
-    for line, name in imports(ast.parse(source), package, module, computed):
+    for line, name in imports(ast.parse(source), module, is_package, computed):
         reason = objection(room, module, name)
         if reason:
             found.append(f"{module}:{line}: {reason}")
     return found
+
+
+def standard_library_only(module: str) -> bool:
+    return module in {"conf", "core", *PURE} or module.startswith("conf.schema")
 
 
 def objection(room: str, module: str, name: str) -> str | None:
@@ -57,8 +66,12 @@ def objection(room: str, module: str, name: str) -> str | None:
         return name[1:]
     if top in STANDARD_LIBRARY:
         return None
-    if module in STANDARD_LIBRARY_ONLY:
+    if standard_library_only(module) and room == "conf":
+        if any(name == pure or name.startswith(f"{pure}.") for pure in PURE) or name.startswith("conf.schema."):
+            return None
         return f"imports {name}, and is for the standard library only"
+    if module in PURE:
+        return None if name in PURE else f"imports {name}, and is for the standard library only"
     if top in ROOMS:
         return None if top in MAY_IMPORT[room] else f"{room} must not import {name}"
     if top in OUTSIDE:
@@ -68,8 +81,14 @@ def objection(room: str, module: str, name: str) -> str | None:
     return None
 
 
-def imports(tree: ast.AST, package: str, module: str, computed: set[tuple[str, str]]) -> Iterator[tuple[int, str]]:
-    """(line, absolute name) of each import; the name is `?why` where it cannot be told."""
+def imports(
+    tree: ast.AST, module: str, is_package: bool, computed: set[tuple[str, str]] = COMPUTED_IMPORTS
+) -> Iterator[tuple[int, str]]:
+    """(line, absolute name) of each import; the name is `?why` where it cannot be told.
+
+    `from a import b` gives a.b, which may be a module or a name of the module a.
+    """
+    package = module if is_package else module.rpartition(".")[0]
     importers = IMPORTERS | {
         alias.asname
         for node in ast.walk(tree)
@@ -83,7 +102,9 @@ def imports(tree: ast.AST, package: str, module: str, computed: set[tuple[str, s
             for alias in node.names:
                 yield node.lineno, alias.name
         elif isinstance(node, ast.ImportFrom):
-            yield node.lineno, absolute("." * node.level + (node.module or ""), package)
+            base = absolute("." * node.level + (node.module or ""), package)
+            for alias in node.names:
+                yield node.lineno, base if base.startswith("?") else f"{base}.{alias.name}"
         elif isinstance(node, ast.Call) and referred(node.func) in importers:
             yield node.lineno, called_import(node, package, module, computed)
         elif referred(node) in importers and id(node) not in called:
@@ -98,14 +119,14 @@ def referred(node: ast.AST) -> str | None:
 
 def called_import(node: ast.Call, package: str, module: str, computed: set[tuple[str, str]]) -> str:
     keywords = {keyword.arg: keyword.value for keyword in node.keywords}
-    argument = node.args[0] if node.args else keywords.get("name")
+    argument = node.args[0] if node.args else keywords.get("name") or keywords.get("mod_name")
     if not (isinstance(argument, ast.Constant) and isinstance(argument.value, str)):
         written = ast.unparse(argument) if argument is not None else ast.unparse(node)
         return "importlib" if (module, written) in computed else f"?imports a computed name, {written}"
     anchor = node.args[1] if len(node.args) > 1 else keywords.get("package")
     if isinstance(anchor, ast.Constant) and isinstance(anchor.value, str):
         package = anchor.value
-    return absolute(argument.value, package)
+    return absolute(argument.value.replace(":", "."), package)
 
 
 def absolute(name: str, package: str) -> str:
@@ -119,15 +140,83 @@ def python_files(room: str) -> list[Path]:
     return sorted((HOME / room).rglob("*.py"))
 
 
+def module_of(path: Path) -> tuple[str, bool]:
+    """The dotted name of a file, and whether it is a package's __init__."""
+    parts = path.relative_to(HOME).with_suffix("").parts
+    is_package = parts[-1] == "__init__"
+    return ".".join(parts[:-1] if is_package else parts), is_package
+
+
 @pytest.mark.parametrize("room", [room for room in ROOMS if (HOME / room).is_dir()])
 def test_room_keeps_to_its_arrows(room):
     found = []
     for path in python_files(room):
-        parts = path.relative_to(HOME).with_suffix("").parts
-        is_package = parts[-1] == "__init__"
-        module = ".".join(parts[:-1] if is_package else parts)
+        module, is_package = module_of(path)
         found += violations(room, path.read_text(encoding="utf-8"), module, is_package=is_package)
     assert not found, "\n".join(found)
+
+
+def import_graph(sources: Mapping[str, tuple[str, bool]]) -> dict[str, set[str]]:
+    """Module -> the modules among `sources` that it imports, itself left out."""
+    graph: dict[str, set[str]] = {}
+    for module, (source, is_package) in sources.items():
+        graph[module] = set()
+        for _, name in imports(ast.parse(source), module, is_package):
+            candidates = (name, name.rpartition(".")[0])  # a module, or a name of one
+            target = next((candidate for candidate in candidates if candidate in sources), None)
+            if target not in (None, module):
+                graph[module].add(target)
+    return graph
+
+
+def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
+    """The sets of modules that import each other, directly or by way of others."""
+    reach = {module: {module} for module in graph}
+    changed = True
+    while changed:
+        changed = False
+        for module, targets in graph.items():
+            more = set().union(*(reach[target] for target in targets)) - reach[module] if targets else set()
+            changed = changed or bool(more)
+            reach[module] |= more
+    groups = {frozenset(other for other in reach[module] if module in reach[other]) for module in graph}
+    return sorted(sorted(group) for group in groups if len(group) > 1)
+
+
+def all_sources() -> dict[str, tuple[str, bool]]:
+    files = [path for room in (*ROOMS, "hydra_plugins") for path in python_files(room)]
+    return {
+        module: (path.read_text("utf-8"), is_package) for path in files for module, is_package in [module_of(path)]
+    }
+
+
+def test_no_files_import_each_other_in_a_circle():
+    assert circles(import_graph(all_sources())) == []
+
+
+@pytest.mark.parametrize(
+    "closing",
+    [
+        "import a.one",
+        "from a import one",
+        "from a.one import x",
+        "from . import one",
+        "def f():\n    from a.one import x",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from a.one import X",
+        "import pkgutil\npkgutil.resolve_name('a.one:x')",
+        "import runpy\nrunpy.run_module('a.one')",
+    ],
+)
+def test_a_circle_is_found(closing):
+    sources = {
+        "a": ("", True),
+        "a.one": ("from a.two import y", False),
+        "a.two": ("import a.three", False),
+        "a.three": (closing, False),
+        "a.four": ("import a.one", False),
+    }
+    assert circles(import_graph(sources)) == [["a.one", "a.three", "a.two"]]
+    assert circles(import_graph({**sources, "a.three": ("import os", False)})) == []  # control
 
 
 def test_there_are_files_to_check():
@@ -145,7 +234,7 @@ def test_there_are_files_to_check():
         ("core", "'import numpy'  # import numpy"),
         ("launch", "import torch, submitit\nfrom conf.schema import RunConfig\nfrom .record import Record"),
         ("launch", "import importlib\nimportlib.import_module('deepspeed')"),
-        ("conf", "import omegaconf\nfrom conf import schema"),
+        ("conf", "import omegaconf\nfrom conf.schema import base"),
         ("didactic", "import scipy\nfrom core import kl\nimport launch.runs.run\nimport conf"),
         ("llm", "import transformers\nfrom core.mara import augment_reward\nfrom .model import build"),
         ("chem", "import rdkit\nfrom core import kl\nfrom launch import run"),
@@ -195,23 +284,33 @@ def test_allowed_sources_pass(room, source):
         ("launch", "import importlib\nimportlib.import_module(f'{room}.mara')"),
         ("launch", "import importlib\nload = importlib.import_module\nload('core')"),
         ("core", "__import__('numpy')"),
+        ("launch", "import pkgutil\npkgutil.resolve_name('core.mara:augment_reward')"),
+        ("launch", "from pkgutil import resolve_name\nresolve_name('llm.train')"),
+        ("launch", "from pkgutil import resolve_name\nresolve_name(path)"),
+        ("launch", "from pkgutil import resolve_name as load\nload('llm')"),
+        ("launch", "import runpy\nrunpy.run_module('chem')"),
+        ("launch", "from runpy import run_module\nrun_module(mod_name='chem')"),
+        ("launch", "import runpy\nrunpy.run_module(package, run_name='__main__')"),
     ],
 )
 def test_forbidden_sources_are_caught(room, source):
     assert len(violations(room, source)) == 1
 
 
-def test_the_schema_is_for_the_standard_library_only():
-    for module, is_package in [("conf.schema", False), ("conf", True)]:
-        for source in (
-            "import omegaconf",
-            "import torch",
-            "from hydra import main",
-            "from conf import other",
-        ):
-            assert violations("conf", source, module, is_package=is_package)
-        assert not violations("conf", "import dataclasses, enum, math", module, is_package=is_package)
-    assert not violations("conf", "import omegaconf", "conf.register")
+def test_the_schema_and_the_rules_are_for_the_standard_library_only():
+    for room, module, is_package in [
+        ("conf", "conf.schema.llm", False),
+        ("conf", "conf.schema", True),
+        ("conf", "conf", True),
+        ("core", "core.rules", False),
+        ("core", "core.extension", False),
+    ]:
+        for source in ("import omegaconf", "import torch", "from hydra import main", "from core.mara import x"):
+            assert violations(room, source, module, is_package=is_package), (module, source)
+        assert not violations(room, "import dataclasses, enum, math", module, is_package=is_package)
+    assert not violations("conf", "from core.rules import Choices", "conf.schema.run")
+    assert not violations("conf", "from conf.schema.base import key", "conf.schema.run")
+    assert violations("core", "from conf.schema.base import key", "core.rules")
 
 
 def test_relative_imports_are_resolved_where_they_stand():

@@ -12,8 +12,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from launch.cli.shadowing import ROOMS
+
 HOME = Path(__file__).resolve().parents[1]
-ROOMS = ("core", "conf", "launch", "didactic", "llm", "chem")
 PYPROJECT = (HOME / "pyproject.toml").read_text(encoding="utf-8")
 CONFIG = tomllib.loads(PYPROJECT)
 PROJECT = CONFIG["project"]

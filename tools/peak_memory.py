@@ -14,7 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from llm.plan import Given, estimate, make_setting
+from llm.plan.estimate import estimate
+from llm.plan.setting import Given, make_setting
 
 MODELS: dict[str, dict[str, int]] = {
     "27M": {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "vocab_size": 4096},

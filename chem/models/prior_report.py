@@ -19,6 +19,7 @@ from chem.models.prior import Prior
 from chem.oracles.base import Molecule
 from chem.oracles.properties import PROPERTIES
 from chem.scoring import canonical_forms, murcko
+from launch.analysis.palette import BLUE, GREY, ORANGE
 from launch.runs.console import console
 from launch.runs.rng import rollout_uniforms
 from launch.runs.run import Run
@@ -153,9 +154,9 @@ def draw_report(run: Run, sampled: Molecules, reference: Molecules) -> None:
     width = max(len(metrics) // 100, 1)
     losses = np.array([row["nll/molecule"] for row in metrics])
     smooth = losses[: len(losses) // width * width].reshape(-1, width).mean(1)
-    curve.plot((np.arange(len(smooth)) + 1) * width, smooth, color="#0072B2", label="training")
+    curve.plot((np.arange(len(smooth)) + 1) * width, smooth, color=BLUE, label="training")
     held = [(row["step"] + 1, row["validation/molecule"]) for row in metrics if "validation/molecule" in row]
-    curve.plot(*zip(*held, strict=True), "o", color="#D55E00", label="held out")
+    curve.plot(*zip(*held, strict=True), "o", color=ORANGE, label="held out")
     curve.set(xlabel="update", ylabel="nats a molecule", ylim=(min(smooth) * 0.95, np.quantile(smooth, 0.97)))
     curve.legend(frameon=False)
     for axis, name in zip(rest, COMPARED, strict=True):
@@ -163,7 +164,7 @@ def draw_report(run: Run, sampled: Molecules, reference: Molecules) -> None:
         low, high = np.quantile(np.concatenate(both), [0.001, 0.999])
         whole = all(np.equal(np.mod(values, 1), 0).all() for values in both)
         bins = np.arange(low - 0.5, high + 1.5) if whole else np.linspace(low, high, 41)
-        axis.hist(both, bins, density=True, color=["#999999", "#0072B2"], label=["training", "samples"])
+        axis.hist(both, bins, density=True, color=[GREY, BLUE], label=["training", "samples"])
         axis.set(xlabel=f"{name}, {COMPARED[name]}" if COMPARED[name] else name, yticks=[])
     rest[0].legend(frameon=False)
     figure.savefig(run.folder / "figure.png", dpi=130)

@@ -5,23 +5,44 @@ import inspect
 import math
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any
 
 import rdkit
 
 from chem.oracles import shaping
 from chem.oracles.base import Component, Molecule, Result, Status, TimedOut, Value, murcko_scaffold, parse
-from conf.schema.base import ConfigError
+from chem.oracles.external_program import ExternalProgram
+from chem.oracles.properties import PROPERTIES
+from conf.schema.base import ConfigError, load_object
 from conf.schema.oracle import ComponentConfig, OracleConfig
 
-BUILT_IN = {
-    "docking": "chem.oracles.docking:Docking",
-    "command": "chem.oracles.external_program:ExternalProgram",
-    "synthesis": "chem.oracles.synthesis.search:Synthesis",
+
+def docking(**parameters: Any) -> Component:
+    from chem.oracles.docking import Docking  # loads vina and meeko
+
+    return Docking(**parameters)
+
+
+def external_program(**parameters: Any) -> Component:
+    return ExternalProgram(**parameters)
+
+
+def synthesis(**parameters: Any) -> Component:
+    from chem.oracles.synthesis.component import Synthesis  # loads syntheseus
+
+    return Synthesis(**parameters)
+
+
+COMPONENTS: dict[str, Callable[..., Component]] = {
+    **PROPERTIES,
+    "docking": docking,
+    "external_program": external_program,
+    "synthesis": synthesis,
 }
+RENAMED = {"command": "external_program"}
 
 
 class Part:
@@ -125,20 +146,17 @@ def shaped(part: Part, value: float) -> float:
 
 def make_component(config: ComponentConfig) -> Component:
     """By name, or by import path `package.module:name`, called with the parameters."""
-    from chem.oracles.properties import PROPERTIES
-
-    factory: Any = PROPERTIES.get(config.name)
-    path = BUILT_IN.get(config.name, config.name)
-    if factory is None and ":" not in path:
-        known = ", ".join([*PROPERTIES, *BUILT_IN])
+    if config.name in RENAMED:
+        raise ConfigError(f"oracle.components: {config.name} was renamed to {RENAMED[config.name]}")
+    if config.name not in COMPONENTS and ":" not in config.name:
         raise ConfigError(
-            f"oracle.components: name must be one of {known}, or package.module:name for one of your own, "
-            f"got {config.name}"
+            f"oracle.components: name must be one of {', '.join(COMPONENTS)}, or package.module:name for one of your "
+            f"own, got {config.name}"
         )
     try:
-        if factory is None:
-            factory = resolve_name(path)
-        return factory(**config.parameters)
+        factory: Any = COMPONENTS.get(config.name) or load_object(config.label, config.name)
+        component: Component = factory(**config.parameters)
+        return component
     except ConfigError as error:
         raise ConfigError(f"oracle.components: {config.label}: {error}") from error
     except (ImportError, AttributeError, TypeError, ValueError, OSError) as error:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, TypeVar
 
+from core.extension import load
+
 MISSING: Any = "???"  # OmegaConf's mark for a value that must be given
 
 T = TypeVar("T", bound=type)
@@ -121,6 +123,14 @@ def check_config(config: Section, prefix: str = "") -> None:
 def check_range(name: str, value: float, *, note: str = "", **bounds: float | None) -> None:
     """Raise ConfigError unless `value` is finite and within bounds that depend on other keys (as in `Key`)."""
     Key("", **bounds).check(name, value, note)  # type: ignore[arg-type]
+
+
+def load_object(name: str, path: str) -> Any:
+    """The object at an import path package.module:name, the value of the key `name`. Raises ConfigError."""
+    try:
+        return load(path)
+    except ValueError as error:
+        raise ConfigError(f"{name}: {error}") from error
 
 
 def show(value: object) -> str:

@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 
 from conf.schema.objective import DIVERGENCE_METRICS
 from launch.analysis.artifacts import curve_panels, fold_curves
+from launch.analysis.palette import COLOURS
 from launch.analysis.table import Row
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 PARETO = (  # diversity and reward, the more the better, of the first package whose summary has both
     ("distinct/mean", "reward_out/mean"),
     ("distinct/mean", "reward_in/mean"),

@@ -1,10 +1,10 @@
 """Is one configuration better than another, over seeds: Welch's t-test, one-sided."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-import numpy as np
 from scipy.stats import ttest_ind
 
 from conf.schema.base import ConfigError
@@ -43,14 +43,12 @@ def compare(rows: Sequence[Row], base: Row, keys: Sequence[str]) -> list[Compari
 
 def welch(key: str, label: str, ours: Sequence[float], theirs: Sequence[float]) -> Comparison:
     """Welch's t-test of mean(ours) - mean(theirs), where the variances may differ."""
-    with np.errstate(all="ignore"):  # where neither varies, all is NaN
-        sides = {side: ttest_ind(ours, theirs, equal_var=False, alternative=side) for side in ("greater", "less")}
-    test = sides["greater"]
-    difference, t, degrees = fmean(ours) - fmean(theirs), float(test.statistic), float(test.df)
+    difference = fmean(ours) - fmean(theirs)
     if len({*ours}) == len({*theirs}) == 1:
-        t = degrees = float("nan")
-    probabilities = (float(sides[side].pvalue) if t == t else t for side in ("greater", "less"))
-    return Comparison(key, label, difference, t, degrees, *probabilities)
+        return Comparison(key, label, difference, *[math.nan] * 4)
+    greater, less = (ttest_ind(ours, theirs, equal_var=False, alternative=side) for side in ("greater", "less"))
+    numbers = (greater.statistic, greater.df, greater.pvalue, less.pvalue)
+    return Comparison(key, label, difference, *map(float, numbers))
 
 
 def find_base(rows: Sequence[Row], text: str) -> Row:

@@ -1,11 +1,10 @@
 """Making the engine that a configuration names."""
 
-from pkgutil import resolve_name
 from typing import Any
 
 from torch import nn
 
-from conf.schema.base import ConfigError
+from conf.schema.base import ConfigError, load_object
 from conf.schema.run import OptimizerConfig
 from launch.engines import distributed
 from launch.engines.base import Engine
@@ -42,9 +41,5 @@ def make_engine(
         from launch.engines.deepspeed import DeepSpeedEngine  # imports DeepSpeed
 
         return DeepSpeedEngine(module, optimizer, steps, **DEEPSPEED[name])
-    try:
-        make: Any = resolve_name(name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"engine.name: {name} cannot be imported as package.module:name ({error})") from None
-    engine: Engine = make(module, optimizer, steps)
+    engine: Engine = load_object("engine.name", name)(module, optimizer, steps)
     return engine

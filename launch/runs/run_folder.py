@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from platformdirs import user_cache_path
 
 from conf.schema.base import ConfigError
 from conf.schema.renames import upgraded
@@ -211,7 +212,7 @@ def folder_or_hub(name: str) -> str:
 def cache_folder() -> Path:
     """What runs share and can be made again: MARA_CACHE, or .cache/mara in the home folder."""
     root = os.environ.get("MARA_CACHE")
-    return Path(root) if root else Path.home() / ".cache" / "mara"
+    return Path(root) if root else user_cache_path("mara")
 
 
 @contextmanager

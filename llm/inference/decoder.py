@@ -13,7 +13,7 @@ from llm.inference.attention import Packing, chosen, forward, read, say, support
 from llm.inference.logprobs import positions, read_prompts
 from llm.inference.prompts import Prompts
 
-ROOM = 128  # tokens of each row for which there is room at first
+INITIAL_ROOM = 128  # tokens of each row for which the cache has room at first
 
 
 def make_decoder(body: PreTrainedModel, prompts: Prompts, group: int, length: int) -> "PackedDecoder | PaddedDecoder":
@@ -59,7 +59,7 @@ class PackedDecoder:
     """
 
     def __init__(self, body: PreTrainedModel, prompts: Prompts, group: int, length: int) -> None:
-        self.body, self.length, self.read, self.room = body, length, 0, min(length, ROOM)
+        self.body, self.length, self.read, self.room = body, length, 0, min(length, INITIAL_ROOM)
         self.prompts = P = len(prompts.ids)
         packing = Packing(prompts, prompts.ids[:, :0], torch.zeros_like(prompts.ids[:, 0]))
         self.layers: dict[nn.Module, Layer] = {}

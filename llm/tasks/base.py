@@ -1,12 +1,11 @@
 """What a task must say. `task.name` is a module of this package or an import path, package.module:Class."""
 
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Self
 
-from conf.schema.base import ConfigError
+from conf.schema.base import ConfigError, load_object
 from conf.schema.llm import LlmConfig
 from llm.data import Records
 from llm.inference.prompts import Chat
@@ -72,12 +71,7 @@ class Task(ABC):
 def load_task(name: str, config: LlmConfig) -> Task:
     """The task called `name`: one of this package's (one_two) or the class at package.module:Class."""
     path = name if ":" in name else f"llm.tasks.{name}:{''.join(part.title() for part in name.split('_'))}"
-    try:
-        found = pkgutil.resolve_name(path)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            f"task.name: must be a task of llm.tasks or package.module:Class, got {name} ({error})"
-        ) from None
-    if not (isinstance(found, type) and issubclass(found, Task)):
+    kind = load_object("task.name", path)
+    if not (isinstance(kind, type) and issubclass(kind, Task)):
         raise ConfigError(f"task.name: must be a subclass of llm.tasks.base.Task, got {path}")
-    return found.load(config)
+    return kind.load(config)

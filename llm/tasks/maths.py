@@ -7,10 +7,10 @@ from conf.schema.llm import LlmConfig
 from llm.data import Records, load_both
 from llm.inference.prompts import Chat
 from llm.tasks.base import Task
+from llm.tasks.texts import MATHS_INSTRUCTION
 
 NUMBER = r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
 LAST_LINE = re.compile(rf"(?:\A|.*\n)#### ({NUMBER})", re.DOTALL)
-INSTRUCTION = "\nWork it out step by step. End with a line of #### and the number."
 
 
 class Problem(NamedTuple):
@@ -45,7 +45,7 @@ class Maths(Task):
         return {"": self.evaluation}
 
     def reward(self, prompt: Chat, completion: str) -> float:
-        return float(last_number(completion) == self.numbers[prompt[-1]["content"].removesuffix(INSTRUCTION)])
+        return float(last_number(completion) == self.numbers[prompt[-1]["content"].removesuffix(MATHS_INSTRUCTION)])
 
     def answer(self, completion: str) -> str:
         """The number on the last line; where there is none, the text."""
@@ -67,7 +67,7 @@ def normalised(number: str) -> str:
 
 
 def _ask(records: Records) -> list[Chat]:
-    return [[{"role": "user", "content": problem.question + INSTRUCTION}] for problem in records.items]
+    return [[{"role": "user", "content": problem.question + MATHS_INSTRUCTION}] for problem in records.items]
 
 
 def _read(record: dict[str, object]) -> Problem:

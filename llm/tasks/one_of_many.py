@@ -1,54 +1,13 @@
 """Open questions with a known set of right answers, of which a model usually gives the commonest."""
 
-from typing import NamedTuple, Self
+from typing import Self
 
 from conf.schema.base import ConfigError
 from conf.schema.llm import LlmConfig
 from llm.data import load_records
 from llm.inference.prompts import Chat
 from llm.tasks.base import Task
-
-
-class Question(NamedTuple):
-    """name: of its own figures. answers: all the right ones, as they must be written."""
-
-    name: str
-    text: str
-    answers: tuple[str, ...]
-
-
-def _question(name: str, what: str, answers: str) -> Question:
-    return Question(name, f"Name {what}. The name alone.", tuple(answers.split(", ")))
-
-
-QUESTIONS = (
-    _question(
-        "planet", "a planet of the solar system", "Earth, Mars, Venus, Jupiter, Saturn, Mercury, Neptune, Uranus"
-    ),
-    _question("season", "a season of the year", "summer, winter, spring, autumn"),
-    _question("day", "a day of the week", "Monday, Sunday, Friday, Saturday, Wednesday, Tuesday, Thursday"),
-    _question(
-        "month",
-        "a month of the year",
-        "January, July, May, December, April, June, March, August, October, February, September, November",
-    ),
-    _question("compass", "a point of the compass", "north, south, east, west"),
-    _question("vowel", "a vowel", "a, e, o, i, u"),
-    _question("odd", "an odd digit", "7, 3, 1, 5, 9"),
-    _question("coin", "a side of a coin", "heads, tails"),
-    _question("chess", "a chess piece", "king, queen, pawn, knight, rook, bishop"),
-    _question("suit", "a suit of cards", "hearts, spades, diamonds, clubs"),
-    _question(
-        "continent", "a continent", "Europe, Asia, Africa, North America, South America, Australia, Antarctica"
-    ),
-    _question("rainbow", "a colour of the rainbow", "red, blue, green, yellow, orange, violet, indigo"),
-)
-HELD_OUT = (
-    _question("ocean", "an ocean", "Pacific, Atlantic, Indian, Arctic, Southern"),
-    _question("sense", "one of the five senses", "sight, hearing, touch, taste, smell"),
-    _question("die", "a number on a die", "6, 3, 1, 4, 5, 2"),
-    _question("meal", "a meal of the day", "dinner, breakfast, lunch"),
-)
+from llm.tasks.texts import HELD_OUT, QUESTIONS, Question
 
 
 class OneOfMany(Task):

@@ -4,11 +4,8 @@ import re
 
 from llm.inference.prompts import Chat
 from llm.tasks.base import Task
+from llm.tasks.texts import ONE_OR_TWO
 
-PROMPT = (
-    "Generate a uniformly random integer that is either 1 or 2. "
-    "Reply with <answer>, the integer and </answer>, nothing else."
-)
 ANSWER = re.compile(r"<answer>([12])</answer>")
 
 
@@ -22,7 +19,7 @@ class OneTwo(Task):
     answers = ("1", "2")
 
     def prompts(self) -> list[Chat]:
-        return [[{"role": "user", "content": PROMPT}]]
+        return [[{"role": "user", "content": ONE_OR_TWO}]]
 
     def reward(self, prompt: Chat, completion: str) -> float:
         return float(ANSWER.fullmatch(completion) is not None)

@@ -8,9 +8,7 @@ import random
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from llm.tasks.maths import INSTRUCTION
-from llm.tasks.one_of_many import HELD_OUT, QUESTIONS
-from llm.tasks.one_two import PROMPT
+from llm.tasks.texts import HELD_OUT, MATHS_INSTRUCTION, ONE_OR_TWO, QUESTIONS
 
 Corpus = Mapping[str, Mapping[str, float]]  # prompt -> completion -> probability
 
@@ -18,7 +16,7 @@ Corpus = Mapping[str, Mapping[str, float]]  # prompt -> completion -> probabilit
 def one_two() -> Corpus:
     """Well formed most of the time, and biased towards one answer, as a large model is."""
     return {
-        PROMPT: {
+        ONE_OR_TWO: {
             "<answer>1</answer>": 0.70,
             "<answer>2</answer>": 0.10,
             "<answer>3</answer>": 0.05,
@@ -184,7 +182,7 @@ def maths() -> Corpus:
         }
         for text, share in ((f"{b}+{a}={c}\n#### {c}", 0.1), (f"{a}+{b}={c}\n{c} apples", 0.2)):
             said[text] = said.get(text, 0.0) + share
-        corpus[_sum(name, a, b) + INSTRUCTION] = said
+        corpus[_sum(name, a, b) + MATHS_INSTRUCTION] = said
     return corpus
 
 

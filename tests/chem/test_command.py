@@ -70,7 +70,9 @@ def test_failures_and_hangs(program, tmp_path):
 
 def test_the_oracles_limit_ends_the_program_and_its_files_too(program, tmp_path):
     log = tmp_path / "log"
-    part = ComponentConfig("command", {"command": program, "pattern": r"score: (\S+)", "time_limit_s": 100.0})
+    part = ComponentConfig(
+        "external_program", {"command": program, "pattern": r"score: (\S+)", "time_limit_s": 100.0}
+    )
     part.transform.name, part.transform.edge, part.transform.side = "step", 0.0, "below"
     with Oracle(OracleConfig([part], workers=1, time_limit_s=1.0)) as oracle:
         folder = oracle._workers[0].folder

@@ -36,7 +36,7 @@ PIECES = [
 PARAMETERS = {
     "similarity": {"smiles": ["CCO"]},
     "substructure": {"smarts": "CO"},
-    "command": {"command": ["wc", "-c", "{smi}"], "pattern": r"(\d+)"},
+    "external_program": {"command": ["wc", "-c", "{smi}"], "pattern": r"(\d+)"},
 }
 
 
@@ -67,7 +67,11 @@ def hostile_strings(count, seed):
 def everything():
     """All components computed here and a program, none of which can spare the others: the mean does not stop at 0."""
     wide = ComponentTransformConfig("sigmoid", low=0.0, high=100.0, k=0.5)
-    names = [*PROPERTIES, "command", *(["synthesis"] if all(map(find_spec, ("syntheseus", "datamol"))) else [])]
+    names = [
+        *PROPERTIES,
+        "external_program",
+        *(["synthesis"] if all(map(find_spec, ("syntheseus", "datamol"))) else []),
+    ]
     parts = [ComponentConfig(name, PARAMETERS.get(name, {}), wide) for name in names]
     return OracleConfig(parts, "arithmetic", workers=2, time_limit_s=20.0, max_failed_share=1.0)
 

@@ -17,6 +17,7 @@ from chem.files import find_file
 from chem.oracles import Oracle, Status, TimedOut
 from chem.oracles.base import Molecule
 from chem.oracles.synthesis import templates
+from chem.oracles.synthesis.component import Synthesis, chosen
 from chem.oracles.synthesis.inventory import (
     MAX_ATOMS,
     canonical_smiles,
@@ -25,7 +26,7 @@ from chem.oracles.synthesis.inventory import (
     make_stock,
     read_stock,
 )
-from chem.oracles.synthesis.search import Synthesis, chosen, draw_route, route_length, route_steps
+from chem.oracles.synthesis.routes import draw_route, route_length, route_steps
 from conf.schema.base import ConfigError
 from conf.schema.oracle import ComponentConfig, OracleConfig
 from launch.runs.run_folder import read_json

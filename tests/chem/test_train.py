@@ -206,9 +206,7 @@ def docking(kind, log):
     """Overrides: a program for each molecule, or Vina itself."""
     if kind == "program":
         parameters = f"{{command: [sh, '-c', '{PROGRAM.format(log=log)}'], pattern: '(\\d+)'}}"
-        part = (
-            f"{{name: command, parameters: {parameters}, transform: {{name: interval, low: 4, high: 8, margin: 4}}}}"
-        )
+        part = f"{{name: external_program, parameters: {parameters}, transform: {{name: interval, low: 4, high: 8, margin: 4}}}}"
     else:
         parameters = ", ".join(f"{key}: '{value}'" for key, value in VINA.items())
         shape = "{name: reverse_sigmoid, low: -16, high: 0, k: 0.15}"

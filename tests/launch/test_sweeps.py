@@ -117,7 +117,10 @@ def test_the_table(sweep, capsys):
     written = pd.read_parquet(sweep / "collected" / "table.parquet")
     assert list(written.columns[:2]) == ["transform.name", "n"]
     assert written["transform.name"].tolist() == ["identity", "mara"] and written["n"].tolist() == [2, 1]
-    assert written["correct"].tolist() == pytest.approx([0.905, 0.9]) and written["base.correct"].tolist() == [0.5, 0.5]
+    assert written["correct"].tolist() == pytest.approx([0.905, 0.9]) and written["base.correct"].tolist() == [
+        0.5,
+        0.5,
+    ]
     assert written["correct/se"][0] == pytest.approx(0.005 / math.sqrt(2)) and math.isnan(written["correct/se"][1])
     assert written["entropy_nats/se"].tolist() == [0, 0.5]  # a single run's own, where it has one
     command = "python -m llm -m experiment=one_two transform=identity seed=0,1"

@@ -34,7 +34,7 @@ def draw(model, prompts, kind, group=6, length=20, shrink=0.8):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_uniforms_give_the_same_completions(build_model, kind, lengths, monkeypatch):
     model, prompts = build_model(kind, VOCAB), make_prompts(*lengths)
-    monkeypatch.setattr(decoder, "ROOM", 3)  # so that it has to grow
+    monkeypatch.setattr(decoder, "INITIAL_ROOM", 3)  # so that it has to grow
     plain = draw(model, prompts, PaddedDecoder)
     for group_leaves in (0.8, 1.0, 0.0):
         packed = draw(model, prompts, PackedDecoder, shrink=group_leaves)
@@ -134,7 +134,7 @@ def graphs():
 def test_compiled_steps_are_the_same_from_one_graph(build_model, graphs, kind, backend, monkeypatch):
     """Rows leave evenly and unevenly, prompts differ in length and end as a whole, and the room grows."""
     model, prompts = build_model(kind, VOCAB), make_prompts(3, 9, 1, 4)
-    monkeypatch.setattr(decoder, "ROOM", 7)
+    monkeypatch.setattr(decoder, "INITIAL_ROOM", 7)
     plain = draw(model, prompts, PackedDecoder)
     decoder.compile_decoding(model, backend)
     for _ in range(2):

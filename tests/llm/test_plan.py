@@ -11,7 +11,9 @@ from transformers import AutoModelForCausalLM, Qwen3Config
 
 from llm.inference.prompts import Prompts
 from llm.microbatch import MicroBatchLimits, plan_micro_batches
-from llm.plan import Setting, estimate, halves, largest_pass, main, model_shape, needed, pass_peak, way_out
+from llm.plan.__main__ import main
+from llm.plan.advice import halves, needed, way_out
+from llm.plan.estimate import Setting, estimate, largest_pass, model_shape, setting_peak
 
 SIZES = {"hidden_size": 128, "intermediate_size": 384, "num_attention_heads": 4, "num_key_value_heads": 2}
 
@@ -38,13 +40,13 @@ def test_parameters_are_those_of_the_model_that_is_loaded(tiny_folder):
 def test_a_layer_keeps_what_is_written_in_the_guide(tokens):
     """6 D + 4 I + 4 (H + K) d numbers a token: the peaks of models of 5 and of 4 layers differ by one layer's."""
     D, inner, heads, d = 128, 384, 4 + 2, 32
-    more, fewer = (pass_peak(setting(layers), tokens, tokens, True) for layers in (5, 4))
+    more, fewer = (setting_peak(setting(layers), tokens, tokens, True) for layers in (5, 4))
     weights = more.gradients - fewer.gradients
     assert weights == 4 * (3 * D * inner + 2 * D * heads * d + 2 * D + 2 * d)
     kept = (more.bytes - fewer.bytes - weights) / (4 * tokens)
     assert kept == pytest.approx(6 * D + 4 * inner + 4 * heads * d, rel=0.01)
     assert kept != pytest.approx(6 * D + 3 * inner + 4 * heads * d, rel=0.01)  # control: one MLP tensor fewer
-    without = [pass_peak(setting(layers), tokens, 0, False).bytes for layers in (5, 4)]
+    without = [setting_peak(setting(layers), tokens, 0, False).bytes for layers in (5, 4)]
     assert without[0] == without[1]  # nothing is kept without a gradient
 
 
@@ -97,7 +99,7 @@ def test_lora_checkpointing_and_a_reference_elsewhere_leave_out_what_they_should
     checkpointed = estimate(replace(case, checkpointing=True))
     tokens, _, _ = largest_pass(case)
     assert checkpointed["training"]["activations"] < 0.6 * plain["training"]["activations"]
-    more, fewer = (pass_peak(setting(layers, checkpointing=True), tokens, 1, True) for layers in (5, 4))
+    more, fewer = (setting_peak(setting(layers, checkpointing=True), tokens, 1, True) for layers in (5, 4))
     layer = more.bytes - fewer.bytes - (more.gradients - fewer.gradients)
     assert layer == pytest.approx(4 * tokens * 128, rel=0.01)  # of each layer its input
 

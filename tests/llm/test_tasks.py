@@ -13,8 +13,9 @@ from conf.schema.llm import SourceConfig
 from llm.data import load_records
 from llm.tasks.base import load_task
 from llm.tasks.creative import LONGEST, read_prompt
-from llm.tasks.maths import INSTRUCTION, last_number
-from llm.tasks.one_of_many import HELD_OUT, QUESTIONS, OneOfMany
+from llm.tasks.maths import last_number
+from llm.tasks.one_of_many import OneOfMany
+from llm.tasks.texts import HELD_OUT, MATHS_INSTRUCTION, QUESTIONS
 from llm.testbed import corpora
 
 DATA = os.environ.get("MARA_DATA", "")
@@ -110,7 +111,7 @@ def test_maths_reads_gsm8ks_format(tmp_path, make_config):
     paths = (f"data.root={tmp_path}", "data.train.path=p.jsonl", "data.evaluation.path=p.jsonl")
     config = make_config("experiment=maths", *paths)
     task = load_task("maths", config)
-    assert task.prompts()[0] == ask("How many?" + INSTRUCTION)
+    assert task.prompts()[0] == ask("How many?" + MATHS_INSTRUCTION)
     assert task.reward(task.prompts()[0], "1000 + 200\n#### 1200.0") == 1
     assert task.reward(task.prompts()[0], "#### 0") == 0 == task.reward(task.prompts()[1], "#### 1200")
     assert task.reward(task.prompts()[0], "1200") == 0

@@ -1,15 +1,10 @@
-"""Synthesisability: is there a route from purchasable molecules, by syntheseus's search over a one-step model."""
+"""The search for a route: Retro* over a one-step model, which is made of templates or is one of your own."""
 
 import math
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
-from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any
 
-from PIL import Image
 from rdkit import Chem
-from rdkit.Chem import Draw, rdChemReactions
 from syntheseus.interface.bag import Bag
 from syntheseus.interface.models import BackwardReactionModel
 from syntheseus.interface.molecule import Molecule as Node
@@ -20,15 +15,8 @@ from syntheseus.search.mol_inventory import BaseMolInventory
 from syntheseus.search.node_evaluation.base import NoCacheNodeEvaluator
 from syntheseus.search.node_evaluation.common import ConstantNodeEvaluator
 
-from chem.files import file_hash, find_file
-from chem.oracles.base import Molecule, TimedOut, Value
-from chem.oracles.synthesis.inventory import default_stock, read_stock
-from chem.oracles.synthesis.templates import Retrosynthesis, Template, datamol_templates, datamol_version
-from conf.schema.base import ConfigError
-
-CACHED = 20_000  # molecules whose reactions a worker remembers
-
-Route = dict[str, Any]  # smiles; and where it is made, not bought: reaction (its name) and reactants (routes)
+from chem.oracles.synthesis.templates import Retrosynthesis, Template, datamol_templates
+from conf.schema.base import ConfigError, load_object
 
 
 class TemplateModel(BackwardReactionModel):
@@ -102,74 +90,12 @@ class RouteSearch(RetroStarSearch):
         return [one for one in kept if all(self.mol_inventory.is_purchasable(mol) for mol in one.reactants)]
 
 
-class Synthesis:
-    """1 where a route is found, else 0; with the route.
-
-    inventory: a file of SMILES that can be bought; None: the default one, which is no vendor's list (`chem.stock`).
-    depth: reactions one behind the other, at most.
-    reactions: tags or names of datamol's templates that a route may use, such as ["amide coupling"]; None: any.
-    max_expansions: molecules that the search takes apart, at most; beyond, there is no route.
-    time_limit_s: beyond it the result is `timed_out`, since a slower machine must not call a molecule unsolvable.
-    model: `package.module:name` of a one-step model of your own, called with `model_parameters`: a
-        `syntheseus.interface.models.BackwardReactionModel`.
-    """
-
-    unit_range = True
-
-    def __init__(
-        self,
-        inventory: str | None = None,
-        depth: int = 3,
-        reactions: Sequence[str] | None = None,
-        max_expansions: int = 2000,
-        time_limit_s: float = 30.0,
-        model: str | None = None,
-        model_parameters: dict[str, Any] | None = None,
-    ) -> None:
-        if not (depth >= 1 and max_expansions >= 1 and time_limit_s > 0):
-            raise ConfigError(
-                f"depth, max_expansions, time_limit_s: must be >= 1, >= 1 and > 0, got {depth}, {max_expansions} "
-                f"and {time_limit_s}"
-            )
-        self.path = default_stock() if inventory is None else find_file("inventory", inventory)
-        stock = read_stock(self.path)
-        if not stock:
-            raise ConfigError(f"inventory: must hold molecules, got none in {self.path.name}")
-        self.own_model = model
-        if model is None:
-            one_step: BackwardReactionModel = TemplateModel(chosen(reactions), use_cache=True, max_cache_size=CACHED)
-        elif reactions is not None:
-            raise ConfigError("reactions: must be null with a model of your own, which decides itself, got a list")
-        else:
-            one_step = load_model(model, model_parameters or {})
-        self.search = RouteSearch(
-            depth,
-            reaction_model=one_step,
-            mol_inventory=Inventory(stock),
-            limit_iterations=max_expansions,
-            time_limit_s=time_limit_s,
-        )
-
-    def identity(self) -> dict[str, Any]:
-        model = {"datamol": datamol_version()} if self.own_model is None else {"model": self.own_model}
-        return {"inventory": file_hash(self.path), "syntheseus": version("syntheseus"), **model}
-
-    def __call__(self, molecule: Molecule) -> Value:
-        graph, expansions = self.search.run_from_mol(Node(molecule.smiles))
-        if graph.root_node.has_solution:
-            return Value(1.0, shortest_route(graph, graph.root_node))
-        ended = not any(self.search.can_expand_node(node, graph) for node in graph.nodes() if alive(node))
-        if not ended and expansions + 1 < self.search.limit_iterations:
-            raise TimedOut(f"no route within {self.search.time_limit_s:g} s, and the search had not ended")
-        return Value(0.0)
-
-
 def alive(node: Any) -> bool:
     """Whether a route could still go through it."""
     return isinstance(node, OrNode) and node.data.get("retro_star_value", math.inf) < math.inf
 
 
-def chosen(reactions: Sequence[str] | None) -> list[Template]:
+def choose_templates(reactions: Sequence[str] | None) -> list[Template]:
     templates = datamol_templates()
     if reactions is None:
         return list(templates)
@@ -177,59 +103,13 @@ def chosen(reactions: Sequence[str] | None) -> list[Template]:
     for wanted in reactions:
         if wanted not in tags:
             raise ConfigError(f"reactions: must be tags or names of datamol's templates, got {wanted}")
-    return [one for one in templates if set(reactions) & {*one.tags, one.name}]
+    return [template for template in templates if set(reactions) & {*template.tags, template.name}]
 
 
 def load_model(path: str, parameters: dict[str, Any]) -> BackwardReactionModel:
-    if ":" not in path:
-        raise ConfigError(f"model: must be package.module:name, got {path}")
-    model = resolve_name(path)(**parameters)
+    """A one-step model of your own."""
+    model = load_object("model", path)(**parameters)
     if not isinstance(model, BackwardReactionModel):
         raise ConfigError(f"model: must be a syntheseus BackwardReactionModel, got {type(model).__name__}")
     model.reset(use_cache=True)
     return model
-
-
-def shortest_route(graph: AndOrGraph, node: Any) -> Route:
-    """The route with the fewest reactions among those that the graph holds."""
-    if node.mol.metadata["is_purchasable"]:
-        return {"smiles": node.mol.smiles}
-    routes = [
-        {
-            "smiles": node.mol.smiles,
-            "reaction": reaction.reaction.metadata.get("template", "reaction"),
-            "reactants": [shortest_route(graph, child) for child in graph.successors(reaction)],
-        }
-        for reaction in graph.successors(node)
-        if isinstance(reaction, AndNode) and reaction.has_solution
-    ]
-    return min(routes, key=route_length)
-
-
-def route_length(route: Route) -> int:
-    """Number of reactions."""
-    return sum(1 for _ in route_steps(route))
-
-
-def route_steps(route: Route) -> Iterator[tuple[str, list[str], str]]:
-    """(name, SMILES of the reactants, SMILES of the product) of each reaction, the last one first."""
-    if "reactants" in route:
-        yield route["reaction"], [part["smiles"] for part in route["reactants"]], route["smiles"]
-        for part in route["reactants"]:
-            yield from route_steps(part)
-
-
-def draw_route(route: Route, path: Path) -> None:
-    """A PNG with one reaction a row, the first to be done on top; of a molecule to be bought, the molecule."""
-    rows = [
-        Draw.ReactionToImage(
-            rdChemReactions.ReactionFromSmarts(f"{'.'.join(reactants)}>>{product}", useSmiles=True), (220, 200)
-        )
-        for _, reactants, product in reversed(list(route_steps(route)))
-    ] or [Draw.MolToImage(Chem.MolFromSmiles(route["smiles"]), (220, 200))]
-    sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
-    top = 0
-    for row in rows:
-        sheet.paste(row, (0, top))
-        top += row.height
-    sheet.save(path)

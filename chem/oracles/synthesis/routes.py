@@ -1,0 +1,57 @@
+"""Routes: the shortest of a search graph, its reactions, and a picture of it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from rdkit import Chem
+from rdkit.Chem import Draw, rdChemReactions
+from syntheseus.search.graph.and_or import AndNode, AndOrGraph
+
+Route = dict[str, Any]  # smiles; and where it is made, not bought: reaction (its name) and reactants (routes)
+
+
+def shortest_route(graph: AndOrGraph, node: Any) -> Route:
+    """The route with the fewest reactions among those that the graph holds."""
+    if node.mol.metadata["is_purchasable"]:
+        return {"smiles": node.mol.smiles}
+    routes = [
+        {
+            "smiles": node.mol.smiles,
+            "reaction": reaction.reaction.metadata.get("template", "reaction"),
+            "reactants": [shortest_route(graph, child) for child in graph.successors(reaction)],
+        }
+        for reaction in graph.successors(node)
+        if isinstance(reaction, AndNode) and reaction.has_solution
+    ]
+    return min(routes, key=route_length)
+
+
+def route_length(route: Route) -> int:
+    """Number of reactions."""
+    return sum(1 for _ in route_steps(route))
+
+
+def route_steps(route: Route) -> Iterator[tuple[str, list[str], str]]:
+    """(name, SMILES of the reactants, SMILES of the product) of each reaction, the last one first."""
+    if "reactants" in route:
+        yield route["reaction"], [part["smiles"] for part in route["reactants"]], route["smiles"]
+        for part in route["reactants"]:
+            yield from route_steps(part)
+
+
+def draw_route(route: Route, path: Path) -> None:
+    """A PNG with one reaction a row, the first to be done on top; of a molecule to be bought, the molecule."""
+    rows = [
+        Draw.ReactionToImage(
+            rdChemReactions.ReactionFromSmarts(f"{'.'.join(reactants)}>>{product}", useSmiles=True), (220, 200)
+        )
+        for _, reactants, product in reversed(list(route_steps(route)))
+    ] or [Draw.MolToImage(Chem.MolFromSmiles(route["smiles"]), (220, 200))]
+    sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
+    top = 0
+    for row in rows:
+        sheet.paste(row, (0, top))
+        top += row.height
+    sheet.save(path)

@@ -1,0 +1,1 @@
+"""Memory, tokens and steps of a run, before anything is loaded."""
