@@ -36,7 +36,7 @@ from chem.models.tokenizer import END_ID, START_ID
 from chem.oracles import Oracle
 from chem.parallel.sampler import ParallelSampler
 from chem.parallel.threads import RowThreads
-from chem.replay import Memory
+from chem.replay import ReplayMemory
 from chem.scoring import Scoring
 from chem.train import Learner, make_chem_objective, train_step
 from conf.schema.chem import ChemConfig
@@ -152,7 +152,7 @@ def main() -> None:
             make_chem_objective(config),
             Scoring(oracle, None, None),
             DiversityFilter(config.diversity_filter),
-            Memory(config.replay, prior.tokenizer),
+            ReplayMemory(config.replay, prior.tokenizer),
             thread,
             cores,
             shares,

@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 from rich.table import Table
 
 from chem.files import file_hash, find_file
-from chem.metrics import Found, collect, metrics, yield_curve
+from chem.metrics import ScoredMolecules, collect_molecules, metrics, yield_curve
 from chem.oracles.synthesis.inventory import read_stock
 from chem.report import draw_molecules, screen_table, shown
 from conf.schema.base import ConfigError
@@ -25,7 +25,7 @@ from launch.runs.run import Run
 def evaluate_file(config: ChemEvaluateConfig, run: Run) -> None:
     """summary.json, the table, figure.png and molecules.png of a CSV file."""
     path = find_file("file", config.file)
-    found = collect(*read_molecules(path, config.smiles_column, config.score_column))
+    found = collect_molecules(*read_molecules(path, config.smiles_column, config.score_column))
     known = None if config.known is None else read_stock(find_file("known", config.known))
     row = metrics(found, config.screens, known, config.circle_distance)
     run.finish({**row, "file": path.name, "sha256": file_hash(path)})
@@ -79,7 +79,7 @@ def overall_table(row: Mapping[str, Any]) -> Table:
     return table
 
 
-def draw_yield(path: Path, found: Found, screens: Sequence[float]) -> None:
+def draw_yield(path: Path, found: ScoredMolecules, screens: Sequence[float]) -> None:
     """Good molecules over the oracle's calls, and the scores as they came."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     calls = range(1, len(found.smiles) + 1)

@@ -19,7 +19,7 @@ COUNTS = (1, 10, 100)  # n of OBn
 
 
 @dataclass(frozen=True)
-class Found:
+class ScoredMolecules:
     """Distinct molecules in the order they were first generated, each an oracle call.
 
     smiles: [N] canonical. score: [N], NaN where the oracle gave none. generated, valid: strings of all kinds, and
@@ -36,7 +36,7 @@ class Found:
         return np.asarray(self.score >= screen)
 
 
-def collect(smiles: Sequence[str], score: Sequence[float | None]) -> Found:
+def collect_molecules(smiles: Sequence[str], score: Sequence[float | None]) -> ScoredMolecules:
     """Distinct molecules with their first score; a later score counts where the earlier ones were missing."""
     scores: dict[str, float] = {}
     canonical = canonical_forms(smiles)
@@ -44,11 +44,11 @@ def collect(smiles: Sequence[str], score: Sequence[float | None]) -> Found:
         if one is not None and np.isnan(scores.get(one, np.nan)):
             scores[one] = np.nan if value is None else float(value)
     valid = sum(one is not None for one in canonical)
-    return Found(list(scores), np.array(list(scores.values()), dtype=float), len(smiles), valid)
+    return ScoredMolecules(list(scores), np.array(list(scores.values()), dtype=float), len(smiles), valid)
 
 
 def metrics(
-    found: Found,
+    found: ScoredMolecules,
     screens: Sequence[float],
     known: Collection[str] | None = None,
     circle_distance: float = CIRCLE_DISTANCE,
@@ -74,7 +74,7 @@ def metrics(
 
 
 def screen_metrics(
-    found: Found, screens: Sequence[float], circle_distance: float = CIRCLE_DISTANCE
+    found: ScoredMolecules, screens: Sequence[float], circle_distance: float = CIRCLE_DISTANCE
 ) -> dict[str, Any]:
     """The part of `metrics` that stands under `SCREEN/`."""
     row: dict[str, Any] = {}

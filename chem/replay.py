@@ -23,7 +23,7 @@ class Rows(NamedTuple):
     complete: Tensor
 
 
-class Memory:
+class ReplayMemory:
     """The `size` molecules of the highest reward so far, as they were first sampled; the earlier one of equals."""
 
     def __init__(self, config: ReplayConfig, tokenizer: Tokenizer) -> None:
@@ -70,7 +70,7 @@ def stack(first: Tensor, second: Tensor) -> Tensor:
 
 
 def augmented(
-    smiles: Sequence[str], batch: Batch, memory: Memory, *, longest: int, seed: int, step: int, number: int
+    smiles: Sequence[str], batch: Batch, memory: ReplayMemory, *, longest: int, seed: int, step: int, number: int
 ) -> Rows:
     """Augmented memory (Guo and Schwaller, 2024): the batch's molecules and the whole memory, spelled anew.
 

@@ -14,7 +14,7 @@ from rdkit import Chem
 from rdkit.Chem.Draw import rdMolDraw2D
 from rich.table import Table
 
-from chem.metrics import COUNTS, Found, collect, screen_metrics, yield_curve
+from chem.metrics import COUNTS, ScoredMolecules, collect_molecules, screen_metrics, yield_curve
 from launch.analysis.sweep_runs import read_sweep_runs, write_summaries
 from launch.runs.console import console
 from launch.runs.run import Run
@@ -44,7 +44,7 @@ def report_run(run: Run, calls: int, failures: int, reason: str) -> None:
     summary |= {name: sum(row[key] for row in last) / len(last) for key, name in CURVES.items()}
     config = OmegaConf.load(run.folder / "config.yaml")
     summary["good"] = good_molecules(found, config.transform.threshold)
-    molecules = collect([row["smiles"] for row in asked], [row["score"] for row in asked])
+    molecules = collect_molecules([row["smiles"] for row in asked], [row["score"] for row in asked])
     summary |= screen_metrics(molecules, config.screens)
     summary["best"] = [{"smiles": row["smiles"], "score": row["score"]} for row in best]
     run.finish(summary)
@@ -110,7 +110,9 @@ def shown(value: float | None) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
 
 
-def write_artifacts(folder: Path, found: Found, screens: Sequence[float], best: Sequence[Mapping[str, Any]]) -> None:
+def write_artifacts(
+    folder: Path, found: ScoredMolecules, screens: Sequence[float], best: Sequence[Mapping[str, Any]]
+) -> None:
     """What `launch.collect` puts into its report: drawn molecules, and the yield over the oracle's calls."""
     folder.mkdir(exist_ok=True)
     items = [

@@ -16,7 +16,7 @@ from chem.models.prior import SHIPPED, Prior, load_prior, save_prior
 from chem.oracles import Oracle, OracleError
 from chem.parallel.sampler import ParallelSampler
 from chem.parallel.threads import RowThreads
-from chem.replay import Memory, Rows, augmented, rows_of, stack
+from chem.replay import ReplayMemory, Rows, augmented, rows_of, stack
 from chem.report import report_run
 from chem.scoring import Batch, Cache, Scoring, treat_duplicates
 from conf.schema.base import ConfigError
@@ -64,7 +64,7 @@ class Learner(NamedTuple):
     objective: Objective
     scoring: Callable[[Sequence[str]], Batch]
     diversity: DiversityFilter
-    memory: Memory
+    memory: ReplayMemory
     thread: ThreadPoolExecutor  # in which the scoring waits for the oracle
     cores: RowThreads  # threads for what needs no other row
     shares: ParallelSampler  # draws from the policy
@@ -86,10 +86,10 @@ def train(config: ChemConfig, run: Run) -> None:
         for note in oracle.notes:
             run.info(note)
         scoring = Scoring(oracle, open_cache(config.cache, oracle.key), config.budget)
-        memory, diversity = Memory(config.replay, prior.tokenizer), DiversityFilter(config.diversity_filter)
+        memory, diversity = ReplayMemory(config.replay, prior.tokenizer), DiversityFilter(config.diversity_filter)
         objective = make_chem_objective(config)
         learner = Learner(prior, engine, objective, scoring, diversity, memory, thread, cores, shares)
-        watch, best = Watch(config.stop), BestPolicy(engine)
+        watch, best = StopMonitor(config.stop), BestPolicy(engine)
         values = LoopState(beta=config.objective.beta)
         identity = {"prior": tensors_hash(prior.network.named_parameters()), "oracle": oracle.key}
         run.register_state(
@@ -115,7 +115,7 @@ def learn(
     run: Run,
     learner: Learner,
     scoring: Scoring,
-    watch: "Watch",
+    watch: "StopMonitor",
     best: "BestPolicy",
     values: LoopState,
 ) -> str:
@@ -149,7 +149,7 @@ def train_step(learner: Learner, config: ChemConfig, step: int, beta: float) -> 
     rows = list(range(config.batch_size))
     uniforms = rollout_uniforms(config.seed, step, [0] * len(rows), rows, prior.max_tokens)
     rollout, own_logp = learner.shares.draw(uniforms)
-    smiles = prior.written(rollout)
+    smiles = prior.decode(rollout)
 
     answer = learner.thread.submit(learner.scoring, smiles)  # the oracle's processes work meanwhile
     replayed = rows_of(learner.memory.draw(config.seed, step), prior.tokenizer)
@@ -250,7 +250,7 @@ def sample_rows(batch: Batch) -> list[Mapping[str, object]]:
     ]
 
 
-class Watch:
+class StopMonitor:
     """Means over the last steps, and the reason to stop that they give."""
 
     KEYS = ("reward/raw", "valid", "unique", "scaffolds", "repeats")

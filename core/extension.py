@@ -21,7 +21,7 @@ def find(kind: str, name: str, known: Mapping[str, T], options: Mapping[str, Any
         options: of a part of your own.
 
     Raises:
-        ValueError: an unknown name, a path that names nothing, options that do not fit, or options of a built-in part.
+        ValueError: an unknown name, a path to nothing, options that do not fit, or options of a built-in part.
     """
     if ":" in name:
         return with_options(kind, load(name), options or {})
@@ -47,7 +47,7 @@ def with_options(kind: str, target: Any, options: Mapping[str, Any]) -> Any:
     """An instance of a dataclass with these options; anything else as it is.
 
     Raises:
-        ValueError: an unknown option, a value of another type, an option that is missing, or options without a dataclass.
+        ValueError: an unknown option, one of another type, one that is missing, or options without a dataclass.
     """
     if not (isinstance(target, type) and is_dataclass(target)):
         if options:

@@ -302,7 +302,7 @@ RULES: tuple[Rule, ...] = (
         "advantage",
         lambda c: c.mara and c.advantage == "group_normalised" and not c.kl_in_sequence_reward,
         "group_normalised with transform=mara needs the KL term inside the reward before normalising, or the policy "
-        "collapses onto the rarest good sample; use placement=reward with level=sequence, or advantage=leave_one_out, "
+        "collapses onto the rarest good sample; set placement=reward and level=sequence, or advantage=leave_one_out; "
         "got placement={placement}, level={level}",
     ),
     # --- REINVENT's loss: a policy gradient without a baseline, with the sequence's reverse KL in the reward

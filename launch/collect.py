@@ -1,7 +1,7 @@
 """`python -m launch.collect SWEEP...`: all runs of sweeps in one table, with seeds folded, pictures and a report.
 
 Written into --out (by default the first sweep's folder, in `collected`):
-  table.csv, table.parquet   one row per configuration: what varies, n, and each result's mean and standard error (/se)
+  table.csv, table.parquet   one row per configuration: varied keys, n, each result's mean and standard error (/se)
   runs.csv                   one row per run, failures included
   pareto.png, curves.png     reward against diversity with the front; metrics over the steps
   tests.csv                  with --against ROW: one-sided Welch t-tests of the other rows' results against that row's

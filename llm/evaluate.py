@@ -14,9 +14,8 @@ if TYPE_CHECKING:
 
 
 def evaluate(config: EvaluateConfig, run: "Run") -> None:
-    from llm.evaluation.evaluate import assess  # loads torch and transformers
 
-    assess(config, run)
+    evaluate(config, run)
 
 
 def evaluation_folder(run: str | None, otherwise: str) -> str:

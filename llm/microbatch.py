@@ -103,7 +103,7 @@ def plan_micro_batches(
 def forward_micro_batches(
     apply: Apply, logp_of: LogpFunction, micro_batches: Sequence[MicroBatch], completions: Completions
 ) -> Iterator[Tensor]:
-    """What `logp_of` gives of each micro-batch's rows, [..., rows, T], padding left out; no rows where not counted."""
+    """`logp_of` of each micro-batch's rows, [..., rows, T], without padding; no rows where not counted."""
     prompts, tokens, mask = completions
     for batch in micro_batches:
         longest, T = int(prompts.mask[batch.prompts].sum(-1).max()), int(mask[batch.rows].sum(-1).max())

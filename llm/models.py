@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -18,11 +17,11 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
 from conf.schema.base import ConfigError
-from conf.schema.llm import LoraConfig, ModelConfig
+from conf.schema.llm import ModelConfig
 from launch.engines.deepspeed import quieten
 from launch.runs.checkpoint import tensors_hash
-from launch.runs.rng import stream_seed
-from llm.inference.attention import chosen, supports_shared_prefix
+from llm.adapters import adapter_off, add_adapter, save_adapter
+from llm.inference.attention import shared_prefix_attention, supports_shared_prefix
 from llm.inference.decoder import compile_decoding
 from llm.inference.norms import fuse_rms_norms
 from llm.testbed.tiny_models import POLICIES, resolve_model
@@ -123,64 +122,6 @@ def save_policy(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, con
     tokenizer.save_pretrained(run / "policy")
 
 
-# --- low-rank adapters ---------------------------------------------------------------------------------------
-
-
-def add_adapter(policy: PreTrainedModel, config: LoraConfig, seed: int) -> None:
-    """Put an adapter into the model's layers, in place, and freeze the rest. At first it changes nothing."""
-    try:
-        import peft
-    except ImportError:
-        raise ConfigError("model.lora.rank: must be null without peft (pip install -e .[lora] brings it)") from None
-    with torch.random.fork_rng():
-        torch.manual_seed(stream_seed(seed, "adapter"))
-        try:
-            peft.get_peft_model(policy, _peft_config(config))
-        except ValueError as error:
-            raise ConfigError(f"model.lora.target_modules: must name layers of the model, got {error}") from None
-    if isinstance(policy.get_output_embeddings(), peft.tuners.tuners_utils.BaseTunerLayer):
-        raise ConfigError(
-            f"model.lora.target_modules: must leave out the output embedding, got {config.target_modules}"
-        )
-
-
-def _peft_config(config: LoraConfig) -> Any:
-    import peft
-
-    targets: Any = config.target_modules
-    targets = targets[0] if targets == ["all-linear"] else targets
-    return peft.LoraConfig(
-        r=config.rank or 0, lora_alpha=config.alpha, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM"
-    )
-
-
-@contextmanager
-def adapter_off(policy: PreTrainedModel) -> Iterator[None]:
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    layers = [layer for layer in policy.modules() if isinstance(layer, BaseTunerLayer)]
-    for layer in layers:
-        layer.enable_adapters(False)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.enable_adapters(True)
-
-
-def save_adapter(policy: PreTrainedModel, config: ModelConfig, folder: Path) -> None:
-    """As peft saves one: `PeftModel.from_pretrained(base, folder)` loads it."""
-    adapter = _peft_config(config.lora)
-    adapter.base_model_name_or_path, adapter.inference_mode = config.name_or_path, True
-    adapter.save_pretrained(folder)
-    weights = {
-        f"base_model.model.{name.replace('.default', '')}": value.detach().cpu().contiguous()
-        for name, value in policy.named_parameters()
-        if ".lora_" in name
-    }
-    save_file(weights, folder / "adapter_model.safetensors", {"format": "pt"})
-
-
 # --- memory --------------------------------------------------------------------------------------------------
 
 
@@ -222,7 +163,9 @@ def enable_gradient_checkpointing(policy: PreTrainedModel) -> None:
             "model.gradient_checkpointing: must be false for a model whose prompts are not read packed, "
             f"got true and {type(policy).__name__}"
         )
-    again = partial(checkpoint, use_reentrant=False, context_fn=lambda: (nullcontext(), chosen(body)))
+    again = partial(
+        checkpoint, use_reentrant=False, context_fn=lambda: (nullcontext(), shared_prefix_attention(body))
+    )
     for layer in layers:
         layer.gradient_checkpointing, layer._gradient_checkpointing_func = True, again
 

@@ -1,7 +1,7 @@
 """The import arrows between rooms, and no circle of files: every import of every file, at any depth.
 
-importlib.import_module, __import__, pkgutil.resolve_name and runpy count as imports, and so do imports inside functions
-and those for type checkers only.
+importlib.import_module, __import__, pkgutil.resolve_name and runpy count as imports, as do imports inside functions
+and imports for type checkers only.
 """
 
 import ast

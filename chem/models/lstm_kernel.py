@@ -107,7 +107,7 @@ def parameters(modules: LstmModules) -> list[Tensor]:
     return [modules.embedding.weight, *layers, modules.head.weight, modules.head.bias]
 
 
-class Share:
+class TracedRows:
     """Rows that were drawn together. S of their tokens count; in the order of reading, one step after the other."""
 
     def __init__(self, tokens: Tensor, mask: Tensor, trace: Trace) -> None:

@@ -132,7 +132,7 @@ def sample(network: Network, uniforms: Tensor, trace: Trace | None = None) -> Ro
     return Rollout(tokens[:, :width], mask[:, :width], complete)
 
 
-def joined(parts: Sequence[Rollout]) -> Rollout:
+def concat_rollouts(parts: Sequence[Rollout]) -> Rollout:
     """Rows of all parts, filled with END to one width."""
     width = max(part.tokens.shape[1] for part in parts)
     fill = [(0, width - part.tokens.shape[1]) for part in parts]

@@ -22,7 +22,7 @@ class Prior(NamedTuple):
     config: NetworkConfig
     max_tokens: int
 
-    def written(self, rollout: Rollout) -> list[str]:
+    def decode(self, rollout: Rollout) -> list[str]:
         """The SMILES of a rollout; one that was cut at the longest length is no SMILES and comes as ""."""
         smiles = self.tokenizer.decode(rollout.tokens)
         return [one if whole else "" for one, whole in zip(smiles, rollout.complete.tolist(), strict=True)]

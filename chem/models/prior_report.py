@@ -54,7 +54,7 @@ def draw(prior: Prior, count: int, seed: int) -> list[str]:
     for first in track(firsts, "sampling", console=console, transient=True, disable=quiet):
         rows = list(range(first, min(first + SAMPLE_BATCH, count)))
         uniforms = rollout_uniforms(seed, 0, [0] * len(rows), rows, prior.max_tokens)
-        found += prior.written(sample(prior.network, uniforms))
+        found += prior.decode(sample(prior.network, uniforms))
     return found
 
 

@@ -37,7 +37,7 @@ class Recurrent(Network):
 
     @property
     def traceable(self) -> bool:
-        """Whether `chem.models.lstm_kernel.Share` knows its gradient: an LSTM that drops nothing out."""
+        """Whether `chem.models.lstm_kernel.TracedRows` knows its gradient: an LSTM that drops nothing out."""
         return isinstance(self.cells, nn.LSTM) and not (self.training and self.cells.dropout)
 
 

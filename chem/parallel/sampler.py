@@ -1,8 +1,8 @@
-"""Shares of a batch, drawn and learnt from side by side in processes of one core each.
+"""Processes of one core each that sample a part of a batch and compute its gradients.
 
-Threads would wait for each other: an LSTM read by hand is tens of thousands of short operations a second, and Python
-lets one thread at a time start one. A helper is `python -m chem.parallel.sampler CHANNEL MEMORY`; it ends when the pipe to it
-closes, and so with the run, kill -9 included.
+Threads would be slower: the LSTM's loop issues tens of thousands of short operations a second, and the interpreter
+lets one thread at a time do so. A worker is `python -m chem.parallel.sampler CHANNEL MEMORY`. It ends when the pipe
+to it closes, also when the run was killed.
 """
 
 import mmap
@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from chem.models.lstm_kernel import Share, Trace, parameters
-from chem.models.network import Network, Rollout, joined, sample, token_logp
+from chem.models.lstm_kernel import Trace, TracedRows, parameters
+from chem.models.network import Network, Rollout, concat_rollouts, sample, token_logp
 from chem.models.prior import make_network
 from chem.models.recurrent import Recurrent
 from chem.parallel.processes import ignore_stop_signals, start_module
@@ -34,7 +34,11 @@ class SamplerWorker(Protocol):
         """`chem.models.network.sample`, and the log-probabilities [N, T] of what was drawn."""
 
     def gradients(self, gradient: Tensor) -> list[Tensor]:
-        """Of `chem.models.lstm_kernel.parameters`, given that of those log-probabilities; columns beyond them are of others."""
+        """The gradients of `chem.models.lstm_kernel.parameters`, given that of the log-probabilities.
+
+        Args:
+            gradient: [N, T or more]. Columns beyond T, of other workers' longer molecules, are ignored.
+        """
 
 
 class LocalWorker:
@@ -46,7 +50,7 @@ class LocalWorker:
     def draw(self, uniforms: Tensor) -> tuple[Rollout, Tensor]:
         trace = Trace()
         rollout = sample(self.network, uniforms, trace)
-        self.share = Share(rollout.tokens, rollout.mask, trace)
+        self.share = TracedRows(rollout.tokens, rollout.mask, trace)
         return rollout, self.share.logp()
 
     def gradients(self, gradient: Tensor) -> list[Tensor]:
@@ -137,10 +141,10 @@ class ParallelSampler:
         self.draws += 1
         parts = self.cores.share(uniforms)
         if self.recurrent is None:
-            rollout = joined(self.cores.map(lambda part: sample(self.network, part), parts))
+            rollout = concat_rollouts(self.cores.map(lambda part: sample(self.network, part), parts))
             return rollout, token_logp(self.network, rollout.tokens, rollout.mask)
         drawn = self.cores.map(lambda drawer, part: drawer.draw(part), self.drawers, parts)
-        rollout = joined([one for one, _ in drawn])
+        rollout = concat_rollouts([one for one, _ in drawn])
         logp = torch.cat([functional.pad(one, (0, rollout.tokens.shape[1] - one.shape[1])) for _, one in drawn])
         return rollout, _WithGradient.apply(logp, self, *parameters(self.recurrent.lstm))
 

@@ -1,7 +1,7 @@
 """How a configuration is described and checked. Standard library only.
 
 A configuration is a tree of dataclasses. `key` gives a field its meaning, range and choices, which `check_config`
-checks and `--help` prints; what depends on several keys is checked by the method `check` of the class that holds them.
+checks and `--help` prints; what depends on several keys is checked by `check` of the class that holds them.
 """
 
 import math
@@ -25,7 +25,7 @@ class Key:
     """What is known of a key beside its type.
 
     help: one phrase, as `--help` prints it. low, above, high, below: bounds of a number, or of each in a list.
-    choices: the values that a text, or each text in a list, may have. import_path: it may also be package.module:name.
+    choices: the values that a text, or each text in a list, may have. import_path: or package.module:name.
     """
 
     help: str

@@ -266,8 +266,9 @@ class EvaluateConfig(JobConfig, EquivalenceSection):
     )
     patience: float = key("weight of each generation in utility over that of the one before", above=0, high=1)
     score_thresholds: list[float] | None = key(
-        "nine rising values of reward_out, for utility: a score is 1 and 1 more for each one passed. NoveltyBench's, of "
-        "Skywork/Skywork-Reward-Gemma-2-27B-v0.2: [-7.71875,-6.28125,-6.0,-5.71875,-5.5,-5.0,-4.375,-3.4375,-2.046875]"
+        "nine increasing values of reward_out, for utility: a score is 1 plus the number of values passed. "
+        "NoveltyBench's, of Skywork/Skywork-Reward-Gemma-2-27B-v0.2: "
+        "[-7.71875,-6.28125,-6.0,-5.71875,-5.5,-5.0,-4.375,-3.4375,-2.046875]"
     )
     reward_in: str | None = key(
         "what was trained on: a reward model's folder or hub name, or package.module:function of (prompts, "

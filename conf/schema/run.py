@@ -107,11 +107,9 @@ class RunConfig(TrainingConfig):
     beta_schedule: BetaScheduleConfig = key("how beta changes over the run")
 
     def check(self, prefix: str) -> None:
-        if isinstance(self.transform, DarlingConfig) and not self.compares_texts:
-            if self.transform.equivalence != "answer":
-                raise ConfigError(
-                    f"transform.equivalence: must be answer in this package, got {self.transform.equivalence}"
-                )
+        transform = self.transform
+        if isinstance(transform, DarlingConfig) and not self.compares_texts and transform.equivalence != "answer":
+            raise ConfigError(f"transform.equivalence: must be answer in this package, got {transform.equivalence}")
         if self.objective.placement == "reference" and not self.samples_reference:
             raise ConfigError(
                 "objective.placement: must be reward or loss in this package, which samples no completions from the "

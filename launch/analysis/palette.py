@@ -1,4 +1,4 @@
-"""Colours that people with colour-blindness can tell apart (Okabe and Ito, 2008), in the order in which they are used."""
+"""Colours that stay distinct under colour blindness (Okabe and Ito, 2008), in the order of their use."""
 
 BLUE, ORANGE, GREEN, PINK, AMBER, SKY, BLACK, YELLOW = (
     "#0072B2",

@@ -79,7 +79,7 @@ def draw_curves(rows: Sequence[Row], path: Path) -> Path:
 
 
 def draw_artifact_curves(rows: Sequence[Row], out: Path) -> list[Path]:
-    """The packages' own curves, one picture for each title: means over the seeds, and a standard error around them."""
+    """The packages' own curves, one picture for each title: means over the seeds with their standard errors."""
     pictures = []
     named = [(row.label, [run.artifacts for run in row.runs]) for row in rows]
     for title, panels in curve_panels(named).items():

@@ -111,7 +111,7 @@ def slurm_queue() -> dict[str, str] | None:
 
 
 def job_states(folder: Path, jobs: Sequence[SweepJob], queue: Mapping[str, str]) -> list[str]:
-    """Each job's state: its run's (`launch.runs.run_folder.run_state`); `pending` while it waits in the queue, else `missing`."""
+    """The state of each job: its run's (`run_state`), `pending` while it waits in the queue, or `missing`."""
     found = []
     for job in jobs:
         queued = queue.get(job.id or "", "ENDED")

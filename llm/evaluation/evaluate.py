@@ -1,4 +1,4 @@
-"""The work of `python -m llm.evaluate`: completions, what they are judged by, and the measures of llm.evaluation.metrics."""
+"""Reads or samples completions and computes the measures of llm.evaluation.metrics, for `python -m llm.evaluate`."""
 
 import json
 import os
@@ -41,7 +41,7 @@ class Setting(NamedTuple):
     task: Task | None
 
 
-def assess(config: EvaluateConfig, run: Run) -> None:
+def evaluate(config: EvaluateConfig, run: Run) -> None:
     """The whole job: sample or read, judge, measure, report."""
     if run.ranks.world > 1:
         raise ConfigError(f"hydra.launcher: must start one process of llm.evaluate, got {run.ranks.world} ranks")

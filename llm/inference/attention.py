@@ -63,7 +63,7 @@ AttentionInterface.register(NAME, attend)
 
 
 @contextmanager
-def chosen(body: nn.Module) -> Iterator[None]:
+def shared_prefix_attention(body: nn.Module) -> Iterator[None]:
     """Within it, every layer of `body` attends through `attend`."""
     if body not in _CONFIGS:
         _CONFIGS[body] = list({id(m.config): m.config for m in body.modules() if hasattr(m, "config")}.values())
@@ -86,7 +86,7 @@ def supports_shared_prefix(body: PreTrainedModel) -> bool:
     if getattr(body, "is_activation_checkpointing", False) and body.training and torch.is_grad_enabled():
         reason = "gradient checkpointing is on"  # its second forward pass would not know the rows
     if reason is not None:
-        say(f"{type(body).__name__} reads a prompt's keys and values once for each completion: {reason}")
+        log_once(f"{type(body).__name__} reads a prompt's keys and values once for each completion: {reason}")
     return reason is None
 
 
@@ -95,7 +95,7 @@ _REASONS: WeakKeyDictionary[nn.Module, str | None] = WeakKeyDictionary()
 
 
 @cache
-def say(text: str) -> None:
+def log_once(text: str) -> None:
     console.print(text)
 
 
@@ -130,7 +130,7 @@ def _reason(body: PreTrainedModel) -> str | None:
 
 def read(body: nn.Module, ids: Tensor, positions: Tensor, attention: Attention) -> Tensor:
     """Last hidden states [N, D] of packed tokens and their positions, [N] each."""
-    with chosen(body):
+    with shared_prefix_attention(body):
         return forward(body, ids, positions, attention)
 
 
@@ -146,7 +146,7 @@ def forward(body: nn.Module, ids: Tensor, positions: Tensor, attention: Attentio
     return hidden
 
 
-class Rows:
+class PaddedRows:
     """B consecutive pieces of a packed sequence, from `start` on, and the way to a padded batch and back.
 
     lengths: [B] tokens of each piece.
@@ -191,9 +191,9 @@ class Packing:
     def __init__(self, prompts: Prompts, tokens: Tensor, lengths: Tensor) -> None:
         sizes = prompts.mask.sum(-1)
         group = len(tokens) // len(sizes)
-        self.prompts = Rows(sizes, 0)
-        self.rows = Rows(lengths, self.prompts.stop)
-        self.groups = Rows(lengths.view(-1, group).sum(-1), self.prompts.stop)
+        self.prompts = PaddedRows(sizes, 0)
+        self.rows = PaddedRows(lengths, self.prompts.stop)
+        self.groups = PaddedRows(lengths.view(-1, group).sum(-1), self.prompts.stop)
         read = torch.arange(tokens.shape[1], device=tokens.device) < lengths.unsqueeze(-1)
         position = torch.arange(tokens.shape[1], device=tokens.device) + sizes.repeat_interleave(group).unsqueeze(-1)
         prompt_position = prompts.mask.cumsum(-1) - 1
@@ -229,12 +229,14 @@ class PackedAttention(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float) -> Tensor:
         prompts, rows, groups = packing.prompts, packing.rows, packing.groups
         prompt_key, prompt_value = prompts.pad(key), prompts.pad(value)
-        out, lse = block(prompts.pad(query), prompt_key, prompt_value, True, None, scaling)
+        out, lse = attention_block(prompts.pad(query), prompt_key, prompt_value, True, None, scaling)
         out, lse = prompts.pack(out), prompts.pack(lse)
         if rows.count:
-            shared, shared_lse = block(groups.pad(query), prompt_key, prompt_value, False, packing.invisible, scaling)
-            own, own_lse = block(rows.pad(query), rows.pad(key), rows.pad(value), True, None, scaling)
-            merged = merge(groups.pack(shared), groups.pack(shared_lse), rows.pack(own), rows.pack(own_lse))
+            shared, shared_lse = attention_block(
+                groups.pad(query), prompt_key, prompt_value, False, packing.invisible, scaling
+            )
+            own, own_lse = attention_block(rows.pad(query), rows.pad(key), rows.pad(value), True, None, scaling)
+            merged = merge_attention(groups.pack(shared), groups.pack(shared_lse), rows.pack(own), rows.pack(own_lse))
             out, lse = torch.cat([out, merged[0]]), torch.cat([lse, merged[1]])
         ctx.save_for_backward(query, key, value, out, lse)
         ctx.packing, ctx.scaling = packing, scaling
@@ -246,8 +248,8 @@ class PackedAttention(torch.autograd.Function):
         packing, scaling = ctx.packing, ctx.scaling
         prompts, rows, groups = packing.prompts, packing.rows, packing.groups
 
-        def parts(queries: Rows, keys: Rows, causal: bool, invisible: Tensor | None) -> list[Tensor]:
-            d_query, d_key, d_value = block_backward(
+        def parts(queries: PaddedRows, keys: PaddedRows, causal: bool, invisible: Tensor | None) -> list[Tensor]:
+            d_query, d_key, d_value = attention_block_backward(
                 queries.pad_zero(grads[0]),
                 queries.pad(query),
                 keys.pad(key),
@@ -271,13 +273,13 @@ class PackedAttention(torch.autograd.Function):
         return (*(torch.cat(pair) for pair in zip(d_prompts, d_rows, strict=True)), None, None)
 
 
-def merge(a: Tensor, a_lse: Tensor, b: Tensor, b_lse: Tensor) -> tuple[Tensor, Tensor]:
+def merge_attention(a: Tensor, a_lse: Tensor, b: Tensor, b_lse: Tensor) -> tuple[Tensor, Tensor]:
     """Attention over two sets of keys from attention over each: outputs [..., D], logsumexp of scores [...]."""
     share = (a_lse - b_lse).sigmoid().unsqueeze(-1)
     return torch.lerp(b, a, share.to(a.dtype)), torch.logaddexp(a_lse, b_lse)
 
 
-def block(
+def attention_block(
     query: Tensor, key: Tensor, value: Tensor, causal: bool, invisible: Tensor | None, scaling: float
 ) -> tuple[Tensor, Tensor]:
     """softmax(query key) value and the logsumexp of its scores: [B, H, M, D], [B, K, L, D] -> same, [B, H, M] float.
@@ -285,14 +287,14 @@ def block(
     invisible: [B, 1, 1, L] bool, True on keys that nothing attends to.
     """
     if query.device.type in FUSED:
-        mask = None if invisible is None else additive(invisible, query)
+        mask = None if invisible is None else additive_mask(invisible, query)
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, 0.0, causal, attn_mask=mask, scale=scaling
         )
-    key, value = (repeat(states, query) for states in (key, value))
+    key, value = (repeat_heads(states, query) for states in (key, value))
 
     def piece(query: Tensor, key: Tensor, value: Tensor, invisible: Tensor | None) -> tuple[Tensor, ...]:
-        score = scores(query, key, causal, invisible, scaling)
+        score = attention_scores(query, key, causal, invisible, scaling)
         lse = score.logsumexp(-1)
         return score.sub_(lse.unsqueeze(-1)).exp_().to(value.dtype) @ value, lse
 
@@ -300,7 +302,7 @@ def block(
     return out, lse
 
 
-def block_backward(
+def attention_block_backward(
     grad: Tensor,
     query: Tensor,
     key: Tensor,
@@ -313,17 +315,17 @@ def block_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """This block's gradients with respect to query, key and value; out and lse are those over all blocks."""
     if query.device.type in FUSED:
-        mask = None if invisible is None else additive(invisible, query)
+        mask = None if invisible is None else additive_mask(invisible, query)
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
             grad, query, key, value, out, lse, 0.0, causal, attn_mask=mask, scale=scaling
         )
     heads = key.shape[1]
-    key, value = (repeat(states, query) for states in (key, value))
+    key, value = (repeat_heads(states, query) for states in (key, value))
 
     def piece(
         grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, invisible: Tensor | None
     ) -> tuple[Tensor, ...]:
-        weight = scores(query, key, causal, invisible, scaling).sub_(lse.unsqueeze(-1)).exp_()
+        weight = attention_scores(query, key, causal, invisible, scaling).sub_(lse.unsqueeze(-1)).exp_()
         delta = (grad.to(lse.dtype) * out).sum(-1, keepdim=True)
         d_score = ((grad @ value.transpose(-1, -2)).sub(delta).mul_(weight) * scaling).to(query.dtype)
         d_value = weight.to(grad.dtype).transpose(-1, -2) @ grad
@@ -346,7 +348,7 @@ def in_pieces(piece: Callable[..., tuple[Tensor, ...]], *tensors: Tensor | None)
     return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 
-def scores(query: Tensor, key: Tensor, causal: bool, invisible: Tensor | None, scaling: float) -> Tensor:
+def attention_scores(query: Tensor, key: Tensor, causal: bool, invisible: Tensor | None, scaling: float) -> Tensor:
     """query key * scaling, float32 at least: [B, H, M, L], -inf where nothing is attended to."""
     score = query @ key.transpose(-1, -2) * scaling
     score = score if score.dtype == torch.float64 else score.float()
@@ -358,11 +360,11 @@ def scores(query: Tensor, key: Tensor, causal: bool, invisible: Tensor | None, s
     return score
 
 
-def additive(invisible: Tensor, like: Tensor) -> Tensor:
+def additive_mask(invisible: Tensor, like: Tensor) -> Tensor:
     return torch.zeros(invisible.shape, dtype=like.dtype, device=like.device).masked_fill(invisible, -torch.inf)
 
 
-def repeat(states: Tensor, query: Tensor) -> Tensor:
+def repeat_heads(states: Tensor, query: Tensor) -> Tensor:
     """Keys or values once for each query head that reads them: [B, K, L, D] -> [B, H, L, D]."""
     times = query.shape[1] // states.shape[1]
     return states if times == 1 else states.repeat_interleave(times, 1)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from llm.inference.attention import Packing, chosen, forward, read, say, supports_shared_prefix
+from llm.inference.attention import Packing, forward, log_once, read, shared_prefix_attention, supports_shared_prefix
 from llm.inference.logprobs import positions, read_prompts
 from llm.inference.prompts import Prompts
 
@@ -95,13 +95,13 @@ class PackedDecoder:
         from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
         name = type(self.body).__name__
-        say(f"compiling the decoding step of {name}: the first may take minutes")
+        log_once(f"compiling the decoding step of {name}: the first may take minutes")
         try:
             return self._read_compiled(tokens, compiled)
         except (TorchDynamoException, FailOnRecompileLimitHit) as error:
             del _COMPILED[self.body]
             reason = str(error).strip().partition("\n")[0]
-            say(f"the decoding step of {name} is not compiled: {type(error).__name__}: {reason}")
+            log_once(f"the decoding step of {name} is not compiled: {type(error).__name__}: {reason}")
             return self._read(tokens)
 
     def _read_compiled(self, tokens: Tensor, compiled: Callable[..., Tensor]) -> Tensor:
@@ -112,7 +112,7 @@ class PackedDecoder:
                 torch._dynamo.mark_static(states, [1, states.dim() - 1])
         tokens, position = (t.index_select(0, self.occupant) for t in (tokens, self.position))
         now = torch.full((1,), self.read, device=tokens.device)
-        with chosen(self.body):
+        with shared_prefix_attention(self.body):
             hidden = compiled(self.body, tokens, position, self.layers, now, self.invisible)
         return hidden.index_select(0, self.slots)
 

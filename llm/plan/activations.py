@@ -19,8 +19,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from conf.schema.llm import LoraConfig
 from core.sequence import selected_logp
-from llm.inference.attention import chosen
-from llm.models import add_adapter
+from llm.adapters import add_adapter
+from llm.inference.attention import shared_prefix_attention
 
 
 class Peak(NamedTuple):
@@ -53,7 +53,7 @@ def pass_peak(
     if checkpointing and scored:
         checkpoint_layers(model.get_decoder())
     body, live = model.get_decoder(), LiveBytes(model)
-    with torch.set_grad_enabled(scored > 0), torch.device("meta"), chosen(body), live:
+    with torch.set_grad_enabled(scored > 0), torch.device("meta"), shared_prefix_attention(body), live:
         if several:
             for parameter in live.trained:
                 parameter.grad = torch.empty_like(parameter)
@@ -89,7 +89,7 @@ def adapt(model: Any, lora: tuple[int, tuple[str, ...]]) -> None:
 
 
 def checkpoint_layers(body: Any) -> None:
-    """Gradient checkpointing of every layer, as `llm.models.enable_gradient_checkpointing` does, without its trial."""
+    """Gradient checkpointing of every layer, as in `llm.models.enable_gradient_checkpointing` without its trial."""
     layers: list[Any] = [layer for layer in body.modules() if isinstance(layer, GradientCheckpointingLayer)]
     for layer in layers:
         layer.gradient_checkpointing = layer.training = True

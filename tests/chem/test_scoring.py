@@ -11,7 +11,7 @@ from rdkit.Chem.Scaffolds.MurckoScaffold import MurckoScaffoldSmiles
 from chem.filters import MORGAN, PENALTIES, DiversityFilter, batch_diversity
 from chem.models.tokenizer import Tokenizer, split
 from chem.oracles import Result, Status
-from chem.replay import Memory, augmented, rows_of, stack
+from chem.replay import ReplayMemory, augmented, rows_of, stack
 from chem.scoring import Batch, Cache, Scoring, canonical_forms, murcko, treat_duplicates
 from conf.schema.chem import DiversityFilterConfig, ReplayConfig
 
@@ -179,7 +179,9 @@ def test_penalties(penalty, expected):
 
 def memory(**settings):
     tokenizer = Tokenizer.of([*split("CNOc1(=)ccc2"), "F"])
-    return Memory(ReplayConfig(**{"size": 3, "sample": 2, "augmentations": 1, "purge": False} | settings), tokenizer)
+    return ReplayMemory(
+        ReplayConfig(**{"size": 3, "sample": 2, "augmentations": 1, "purge": False} | settings), tokenizer
+    )
 
 
 def test_the_memory_holds_the_best_as_they_were_sampled():

@@ -19,7 +19,7 @@ from torch import nn
 from chem.models.network import token_logp
 from chem.models.prior import Prior, load_prior, make_network, save_prior
 from chem.models.tokenizer import Tokenizer
-from chem.train import BestPolicy, Reinvent, Watch
+from chem.train import BestPolicy, Reinvent, StopMonitor
 from conf.schema.chem import RecurrentConfig, StopConfig
 from conf.schema.run import OptimizerConfig
 from core.objective import make_objective
@@ -77,16 +77,16 @@ def step_of(**shares):
 )
 def test_a_run_stops_on_collapse_and_drift(limits, bad, reason):
     nothing = {"min_validity": None, "min_uniqueness": None, "min_scaffolds": None, "max_repeats": None}
-    watch = Watch(StopConfig(3, **nothing | limits))
+    watch = StopMonitor(StopConfig(3, **nothing | limits))
     assert [watch.update(step_of()) for _ in range(4)] == [None] * 4
-    again = Watch(watch.config)
+    again = StopMonitor(watch.config)
     again.load_state_dict(watch.state_dict())
     said = [watch.update(step_of(**bad)) for _ in range(3)]
     assert (said[-1].startswith(f"{reason} over the last 3 steps") and said[0] is None) or limits == {
         "max_repeats": 0.5
     }
     assert [again.update(step_of(**bad)) for _ in range(3)] == said
-    calm = Watch(StopConfig(3, **nothing))
+    calm = StopMonitor(StopConfig(3, **nothing))
     assert [calm.update(step_of(**bad)) for _ in range(9)] == [None] * 9  # control
 
 
@@ -206,7 +206,8 @@ def docking(kind, log):
     """Overrides: a program for each molecule, or Vina itself."""
     if kind == "program":
         parameters = f"{{command: [sh, '-c', '{PROGRAM.format(log=log)}'], pattern: '(\\d+)'}}"
-        part = f"{{name: external_program, parameters: {parameters}, transform: {{name: interval, low: 4, high: 8, margin: 4}}}}"
+        transform = "{name: interval, low: 4, high: 8, margin: 4}"
+        part = f"{{name: external_program, parameters: {parameters}, transform: {transform}}}"
     else:
         parameters = ", ".join(f"{key}: '{value}'" for key, value in VINA.items())
         shape = "{name: reverse_sigmoid, low: -16, high: 0, k: 0.15}"

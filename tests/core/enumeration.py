@@ -22,7 +22,7 @@ def random_logp(*shape: int, seed: int, scale: float = 1.0) -> Tensor:
 
 
 def divergence(policy: Tensor, ref: Tensor, direction: str) -> Tensor:
-    """E_ref[f(u)], u = policy / ref, from probabilities on the last axis: written without looking at core.divergences."""
+    """E_ref[f(u)], u = policy / ref, from probabilities on the last axis; independent of core.divergences."""
     u = policy / ref
     f = {
         "reverse": lambda: u * u.log(),

@@ -370,7 +370,7 @@ def test_a_divergence_that_is_infinite_is_an_error_and_not_nan(direction: str) -
 
 def test_alpha_belongs_to_its_direction() -> None:
     for options in ({"direction": "alpha"}, {"direction": "reverse", "alpha": 0.5}):
-        with pytest.raises(ValueError, match="alpha: (must be finite|only used) with direction=alpha"):
+        with pytest.raises(ValueError, match=r"alpha: (must be finite|only used) with direction=alpha"):
             Objective(**options)
     with pytest.raises(
         ValueError, match=r"alpha: must be finite with direction=alpha, and neither 0 .* nor 1 .*got 1\.0"

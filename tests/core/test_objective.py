@@ -501,7 +501,7 @@ def test_thresholds_by_kind() -> None:
         ),
         (
             {"advantage": "group_normalised", "level": "token"},
-            "rarest good.*use placement=reward with level=sequence",
+            "rarest good.*set placement=reward and level=sequence",
         ),
         ({"direction": "forward", "level": "token"}, "level: must be sequence"),
         ({"transform_options": {"algorithm": 2}, "level": "token"}, "level: must be sequence"),

@@ -214,7 +214,7 @@ def test_placement_reference_is_of_whole_completions_and_not_for_mara() -> None:
     make_objective(transform="identity", **defaults)
     with pytest.raises(ValueError, match="level: must be sequence with placement=reference"):
         make_objective(transform="identity", level="token", **defaults)
-    with pytest.raises(ValueError, match="placement: must be reward with transform=mara.*anchored reference"):
+    with pytest.raises(ValueError, match=r"placement: must be reward with transform=mara.*anchored reference"):
         make_objective(transform="mara", **defaults)
     with pytest.raises(ValueError, match="placement must be reference, got 'reward'"):
         Objective(direction="forward").reference_loss(torch.zeros(1, 1), torch.zeros(1, 1), torch.ones(1, 1), beta=1)

@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from llm.inference import attention, logprobs
-from llm.inference.attention import Packing, Rows, block, block_backward, supports_shared_prefix
+from llm.inference.attention import (
+    Packing,
+    PaddedRows,
+    attention_block,
+    attention_block_backward,
+    supports_shared_prefix,
+)
 from llm.inference.prompts import Prompts, pad_completions
 
 from .plain import plain_logp
@@ -120,7 +126,7 @@ def test_control_a_broken_piece_is_noticed(build_model, monkeypatch, where, what
 @pytest.mark.parametrize("kind", NOT_READ)
 def test_other_models_are_read_the_plain_way_and_it_is_said_once(build_model, kind, capsys, monkeypatch):
     model = build_model(kind, VOCAB)
-    attention.say.cache_clear()
+    attention.log_once.cache_clear()
     monkeypatch.setattr(attention.console, "quiet", False)
     assert not supports_shared_prefix(model.get_decoder()) and not supports_shared_prefix(model.get_decoder())
     said = " ".join(capsys.readouterr().out.split())
@@ -149,18 +155,21 @@ def test_blocks_in_the_open_equal_the_fused_ones(monkeypatch):
         results = []
         for fused in ({"cpu"}, set()):
             monkeypatch.setattr(attention, "FUSED", fused)
-            made, lse = block(query, key, value, causal, mask, 0.3)
-            results.append((made, lse, *block_backward(grad, query, key, value, out, lse + 1, causal, mask, 0.3)))
+            made, lse = attention_block(query, key, value, causal, mask, 0.3)
+            results.append(
+                (made, lse, *attention_block_backward(grad, query, key, value, out, lse + 1, causal, mask, 0.3))
+            )
         for one, other in zip(*results, strict=True):
             torch.testing.assert_close(one, other)
     assert not torch.allclose(
-        block(query, key, value, False, None, 0.3)[0], block(query, key, value, False, hidden, 0.3)[0]
+        attention_block(query, key, value, False, None, 0.3)[0],
+        attention_block(query, key, value, False, hidden, 0.3)[0],
     )
 
 
 def test_rows_pad_and_pack():
     packed = torch.arange(10.0).view(10, 1, 1)
-    rows = Rows(torch.tensor([3, 0, 2]), 4)
+    rows = PaddedRows(torch.tensor([3, 0, 2]), 4)
     padded = rows.pad_zero(packed)[:, 0, :, 0]
     assert padded.tolist() == [[4, 5, 6], [0, 0, 0], [7, 8, 0]]
     assert rows.pack(rows.pad(packed)).flatten().tolist() == [4, 5, 6, 7, 8]

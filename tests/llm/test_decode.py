@@ -124,7 +124,7 @@ def graphs():
 
     torch._dynamo.reset()
     counters.clear()
-    decoder.say.cache_clear()
+    decoder.log_once.cache_clear()
     yield lambda: counters["stats"]["unique_graphs"]
     torch._dynamo.reset()
 

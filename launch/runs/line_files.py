@@ -1,0 +1,81 @@
+"""The files of a run folder that get a line of JSON at a time: metrics, timings and samples."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from torch import Tensor
+
+from conf.schema.base import ConfigError
+
+NAMES = ("metrics", "timings", "samples")
+
+
+class LineFiles:
+    """Open for appending, each from a given position on; what stood behind it is cut off.
+
+    Args:
+        folder: of the run.
+        positions: bytes of each file that are kept.
+
+    Raises:
+        ConfigError: a file cannot be written.
+    """
+
+    def __init__(self, folder: Path, positions: Mapping[str, int]) -> None:
+        self.folder = folder
+        try:
+            self._files = {name: _open_at(line_file(folder, name), positions[name]) for name in NAMES}
+        except OSError as error:
+            raise ConfigError(unwritable(error, folder)) from error
+
+    def append(self, name: str, row: Mapping[str, Any]) -> None:
+        """Write one line and flush it. Raises ConfigError where the file cannot be written."""
+        try:
+            self._files[name].write(json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n")
+            self._files[name].flush()
+        except OSError as error:
+            raise ConfigError(unwritable(error, line_file(self.folder, name))) from error
+
+    def sync(self) -> dict[str, int]:
+        """Have all lines on the disk; returns each file's size in bytes."""
+        for file in self._files.values():
+            os.fsync(file.fileno())
+        return {name: file.tell() for name, file in self._files.items()}
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+
+
+def line_file(folder: Path, name: str) -> Path:
+    return folder / f"{name}.jsonl"
+
+
+def _open_at(path: Path, position: int) -> TextIO:
+    with path.open("ab") as file:
+        if file.tell() != position:
+            file.truncate(position)
+    return path.open("a", encoding="utf-8", newline="\n")
+
+
+def unwritable(error: OSError, path: Path) -> str:
+    """The message for a file of a run that cannot be written."""
+    reason = error.strerror or error
+    way_out = "checkpoints are safe; run the same command to resume"
+    return f"{error.filename or path}: must be writable, got: {reason}; {way_out}"
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it: tensors and arrays become numbers or lists, a number that is not finite null."""
+    if isinstance(value, Mapping):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, Tensor | np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

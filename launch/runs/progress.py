@@ -1,0 +1,60 @@
+"""The progress of a training loop: a bar on a terminal, elsewhere a line at each quarter."""
+
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
+
+from launch.runs.console import console
+
+
+class StepProgress:
+    """Shows steps done and the values of some metrics.
+
+    Args:
+        total, done: steps, and how many of them are done already.
+        show: keys of metrics, or label -> key, whose latest values are shown.
+        info: prints a line.
+        visible: whether this process prints at all.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        done: int,
+        show: Mapping[str, str] | Iterable[str],
+        info: Callable[[str], None],
+        visible: bool,
+    ) -> None:
+        self.total, self.info = total, info
+        self.show = dict(show) if isinstance(show, Mapping) else {key: key for key in show}
+        self.with_bar = console.is_terminal and visible
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=12),
+            MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=7)),
+            TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)),
+            TextColumn("{task.fields[values]}"),
+        )
+        self.bar = Progress(*columns, console=console, disable=not self.with_bar)
+        self.task = self.bar.add_task("train", total=total, completed=done, values="")
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def advance(self, done: int, metrics: Mapping[str, Any]) -> None:
+        """One more step, `done` in all, with the metrics that were logged last."""
+        latest = ((label, metrics.get(key)) for label, key in self.show.items())
+        values = "  ".join(f"{label} {value:.3f}" for label, value in latest if value is not None)
+        self.bar.update(self.task, advance=1, values=values)
+        quarter_done = 4 * done // self.total > 4 * (done - 1) // self.total
+        if quarter_done and not self.with_bar:
+            self.info(f"step {done}/{self.total}  {values}")
