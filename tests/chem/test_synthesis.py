@@ -17,7 +17,7 @@ from chem.files import find_file
 from chem.oracles import Oracle, Status, TimedOut
 from chem.oracles.base import Molecule
 from chem.oracles.synthesis import templates
-from chem.oracles.synthesis.component import Synthesis, chosen
+from chem.oracles.synthesis.component import Synthesis
 from chem.oracles.synthesis.inventory import (
     MAX_ATOMS,
     canonical_smiles,
@@ -27,6 +27,7 @@ from chem.oracles.synthesis.inventory import (
     read_stock,
 )
 from chem.oracles.synthesis.routes import draw_route, route_length, route_steps
+from chem.oracles.synthesis.search import choose_templates
 from conf.schema.base import ConfigError
 from conf.schema.oracle import ComponentConfig, OracleConfig
 from launch.runs.run_folder import read_json
@@ -57,7 +58,7 @@ def ask(oracle, smiles):
 
 def test_datamol_carries_127_templates():
     assert len(templates.datamol_templates()) == 127
-    assert {one.name for one in chosen(["amide coupling"])} == {f"amide_coupling-{n}" for n in (1, 2, 3, 4)}
+    assert {one.name for one in choose_templates(["amide coupling"])} == {f"amide_coupling-{n}" for n in (1, 2, 3, 4)}
 
 
 def test_a_route_is_found_within_the_depth_alone(blocks, tmp_path):

@@ -497,7 +497,7 @@ def test_thresholds_by_kind() -> None:
         ({"gamma": 0.99}, r"gamma: must be 1.*effective beta depend on length, got 0\.99"),
         (
             {"advantage": "group_normalised", "placement": "loss"},
-            "rarest good.*use placement=reward.*or advantage=leave_one_out",
+            "rarest good.*set placement=reward.*or advantage=leave_one_out",
         ),
         (
             {"advantage": "group_normalised", "level": "token"},

@@ -98,15 +98,15 @@ def wrong_lse(a, a_lse, b, b_lse):
     return Merge(a, a_lse, b, b_lse)[0], b_lse
 
 
-Packing_init, Merge = Packing.__init__, attention.merge
+Packing_init, Merge = Packing.__init__, attention.merge_attention
 
 
 @pytest.mark.parametrize(
     "where, what, values_differ",
     [
         ((Packing, "__init__"), shifted, True),
-        ((attention, "merge"), unmerged, True),
-        ((attention, "merge"), wrong_lse, False),
+        ((attention, "merge_attention"), unmerged, True),
+        ((attention, "merge_attention"), wrong_lse, False),
     ],
     ids=["wrong positions", "merge without weights", "one block's logsumexp"],
 )
