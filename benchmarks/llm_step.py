@@ -344,7 +344,8 @@ def ours(name: str, folder: str, make_meter: Callable[[], Meter], compiled: bool
         result = train.train_step(learner, objective, batch, config.objective.beta)
         meter.step()
     tokens = round(float(result.metrics["length"]) * setting["P"] * setting["G"])  # type: ignore[arg-type]
-    assert tokens == lengths(name).sum() and batch.prompts.mask.sum(-1).eq(setting["prompt"]).all()
+    assert tokens == lengths(name).sum()
+    assert batch.prompts.mask.sum(-1).eq(setting["prompt"]).all()
     found = {"tokens": tokens, "memory_mb": meter.memory_mb()}
     if cuda:
         found |= {

@@ -31,7 +31,8 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names and numbers of mallopt(3)
 
 class Models(NamedTuple):
     """policy trains, reference is frozen; both start from the same weights, without dropout, so that what is
-    sampled is what is scored. With LoRA the reference is the policy with its adapter off, and the field is None."""
+    sampled is what is scored. With LoRA the reference is the policy with its adapter off, and the field is None.
+    """
 
     policy: PreTrainedModel
     reference: PreTrainedModel | None

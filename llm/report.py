@@ -153,7 +153,8 @@ def draw_training(axes: Axes, metrics: Sequence[Mapping[str, Any]], base: Mappin
 
 def draw_pareto(axes: Axes, runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], base: Mapping[str, Any]) -> None:
     """Correct share, or reward where there is no right and wrong, against entropy of the correct answers in a group,
-    over training, up to the end (dot); from the base's (cross) where that is counted over as many completions."""
+    over training, up to the end (dot); from the base's (cross) where that is counted over as many completions.
+    """
     key, start = ("correct", "correct") if "correct" in base else ("reward/raw", "reward/mean")
     comparable = base["entropy_nats"] is not None and any(name.startswith("share/") for name in base)
     for colour, (name, metrics) in zip(COLOURS, runs, strict=False):

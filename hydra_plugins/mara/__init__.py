@@ -25,7 +25,8 @@ except ImportError:  # launch.cluster.launcher says what to install
 
 class ClusterLauncher(BaseSubmititLauncher):
     """hydra-submitit-launcher with another `launch`: its own pickles the live code, loses all but the first rank's
-    result, waits with sacct, and forgets the other jobs' results when one fails."""
+    result, waits with sacct, and forgets the other jobs' results when one fails.
+    """
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from launch.cluster.launcher import launch

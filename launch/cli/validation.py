@@ -68,7 +68,8 @@ def check_keys(package: str, node: DictConfig, prefix: str = "") -> None:
 def check_sweep(package: str, sweeper: Sweeper, jobs: Sequence[Sequence[str]]) -> None:
     """Compose and check every job of a sweep, and record it; raises ConfigError with the first job's mistake."""
     planned: list[SweepJob] = []
-    assert sweeper.config is not None and sweeper.hydra_context is not None
+    assert sweeper.config is not None
+    assert sweeper.hydra_context is not None
     for number, overrides in enumerate(jobs):
         try:
             config = sweeper.hydra_context.config_loader.load_sweep_config(sweeper.config, list(overrides))

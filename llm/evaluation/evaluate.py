@@ -35,7 +35,8 @@ FILES = ("prompts.jsonl", "compare.jsonl")  # every prompt of the first subject,
 
 class Setting(NamedTuple):
     """What a run or an experiment of python -m llm gives: prompts, rewards, answers; task is None where neither is
-    named, and config then is the default one, of which only the model's keys are used."""
+    named, and config then is the default one, of which only the model's keys are used.
+    """
 
     config: LlmConfig
     task: Task | None

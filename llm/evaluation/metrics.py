@@ -89,7 +89,8 @@ def pass_at_k(total: int, correct: int, k: int) -> float:
 
 def answer_entropy(answers: Sequence[Hashable]) -> float:
     """Entropy of the shares of the answers, nats; of the correct completions' answers it is the valid-answer entropy
-    (GX-Chen et al., 2026, arXiv:2510.20817, section 6.1). nan where there is none."""
+    (GX-Chen et al., 2026, arXiv:2510.20817, section 6.1). nan where there is none.
+    """
     if not answers:
         return math.nan
     return float(entropy(torch.tensor(list(Counter(answers).values()), dtype=torch.float64)))
@@ -136,7 +137,8 @@ def measures(judged: Judged, *, vocabulary: int, patience: float, pass_at: Seque
 
 def overall(rows: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
     """Over the prompts where a measure is defined: NAME/mean, NAME/se the mean's bootstrap standard error, and
-    NAME/prompts, their number. None where there is no such prompt; a single one has no error."""
+    NAME/prompts, their number. None where there is no such prompt; a single one has no error.
+    """
     found: dict[str, float | None] = {}
     for name in rows[0]:
         values = torch.tensor([row[name] for row in rows], dtype=torch.float64)

@@ -41,7 +41,8 @@ def test_a_number_is_picked_and_nothing_is_left(program, tmp_path):
     for pick, expected in {"first": -4.5, "last": -7.25, "min": -7.25, "max": -4.5}.items():
         assert ExternalProgram(program, pattern, pick=pick)(molecule("CCC")).value == expected
     folders = (tmp_path / "log").read_text().split()
-    assert len(folders) == 4 and not any(Path(folder).exists() for folder in folders)
+    assert len(folders) == 4
+    assert not any(Path(folder).exists() for folder in folders)
 
     written = ExternalProgram(
         ["sh", "-c", "echo pose 3.5 > {output}; cat {sdf} >> {output}"], r"pose (\S+)", source="output"
@@ -78,10 +79,13 @@ def test_the_oracles_limit_ends_the_program_and_its_files_too(program, tmp_path)
         folder = oracle._workers[0].folder
         results = oracle(["CCC", "CCN", "CCCC"])
         assert [result.status for result in results] == [Status.ok, Status.timed_out, Status.ok]
-        assert not folder.exists() and oracle._workers[0].folder.exists()
+        assert not folder.exists()
+        assert oracle._workers[0].folder.exists()
         last = oracle._workers[0].folder
     first, child, second = log.read_text().split()
-    assert Path(first).parent == folder and Path(second).parent == last and not last.exists()
+    assert Path(first).parent == folder
+    assert Path(second).parent == last
+    assert not last.exists()
     time.sleep(0.2)
     assert not psutil.pid_exists(int(child)) or psutil.Process(int(child)).status() == psutil.STATUS_ZOMBIE
 

@@ -26,7 +26,8 @@ def test_docking_in_clpp(clpp):
         results = oracle(smiles)
         again = oracle(smiles[2::-2])
     energy = float(note.split(" docks at ")[1].split()[0])
-    assert -13 < energy < -8 and float(note.split("its centre ")[1].split()[0]) < 2
+    assert -13 < energy < -8
+    assert float(note.split("its centre ")[1].split()[0]) < 2
     assert [result.status for result in results] == [Status.ok, Status.failed, Status.ok, Status.invalid]
     assert "one fragment" in results[1].message
     assert energy < results[0].values["docking"] < results[2].values["docking"] < 0
@@ -44,12 +45,15 @@ def test_a_box_elsewhere_is_refused(clpp):
 def test_conformers_are_seeded_and_whole():
     mol = Chem.MolFromSmiles("N#Cc1cccc(CN2CCc3ncn(Cc4ccc(Cl)cc4)c(=O)c3C2)c1")
     one, same, other = (conformer(mol, seed).GetConformer().GetPositions() for seed in (1, 1, 2))
-    assert (one == same).all() and (one != other).any()
+    assert (one == same).all()
+    assert (one != other).any()
     assert len(one) == Chem.AddHs(mol).GetNumAtoms()
     text = ligand_pdbqt(mol, 1)
-    assert text.count("BRANCH") == 2 * 2 * 2 and text == ligand_pdbqt(mol, 1)  # 4 bonds turn: opened and ended
+    assert text.count("BRANCH") == 2 * 2 * 2
+    assert text == ligand_pdbqt(mol, 1)
     seeds = {Molecule(Chem.MolFromSmiles(s)).seed for s in ("OCC", "CCO", "C(O)C")}
-    assert len(seeds) == 1 and Molecule(Chem.MolFromSmiles("CCO"), run_seed=1).seed not in seeds
+    assert len(seeds) == 1
+    assert Molecule(Chem.MolFromSmiles("CCO"), run_seed=1).seed not in seeds
 
 
 def test_bond_orders_come_from_the_template(tmp_path):

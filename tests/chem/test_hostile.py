@@ -106,7 +106,8 @@ def test_hostile_strings():
     results, _, crashed = put_through(everything(), hostile_strings(600, seed=0))
     statuses = {status: [r for r in results if r.status is status] for status in Status}
     assert not crashed, [r for r in results if "worker process" in r.message]
-    assert len(statuses[Status.invalid]) > 240 and len(statuses[Status.ok]) > 60
+    assert len(statuses[Status.invalid]) > 240
+    assert len(statuses[Status.ok]) > 60
     assert not statuses[Status.timed_out]
     assert {r.message for r in statuses[Status.failed]} == set()
     assert all(r.score == 0 for r in results if len(r.smiles) > 30 * MAX_ATOMS)
@@ -118,7 +119,9 @@ def test_a_hundred_thousand_hostile_strings():
     results, seconds, crashed = put_through(everything(), hostile_strings(100_000, seed=1))
     counts = {status.value: sum(r.status is status for r in results) for status in Status}
     print(counts, f"{seconds:.0f} s", {r.message for r in results if r.failure})
-    assert not crashed and counts["timed_out"] == 0 and counts["ok"] > 10_000
+    assert not crashed
+    assert counts["timed_out"] == 0
+    assert counts["ok"] > 10_000
 
 
 @pytest.mark.long
@@ -136,9 +139,12 @@ def test_docking_a_hundred_thousand_hostile_strings(clpp):
         return results
 
     batch = Scoring(shown, cache=None, budget=None)(strings)
-    assert len(batch.reward) == len(strings) and len({row.smiles for row in rows}) == len(rows) > 500
+    assert len(batch.reward) == len(strings)
+    assert len({row.smiles for row in rows}) == len(rows) > 500
     docked = {row.smiles: (row.values["docking"], row.score) for row in rows if row.status is Status.ok}
-    assert len(docked) > 100 and all(math.isfinite(energy) for energy, _ in docked.values())
+    assert len(docked) > 100
+    assert all(math.isfinite(energy) for energy, _ in docked.values())
     small = [energy for smiles, (energy, _) in docked.items() if fits(smiles)]
-    assert len(small) > 80 and all(-16 < energy < 0 for energy in small)
+    assert len(small) > 80
+    assert all(-16 < energy < 0 for energy in small)
     assert all(0 <= score < 0.16 for energy, score in docked.values() if energy > 0)  # 1e8 where it does not fit

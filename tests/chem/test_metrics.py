@@ -49,7 +49,8 @@ def test_internal_diversity_counts_the_diagonal():
     assert metrics.int_div1(metrics.fingerprints(MOLECULES)) == pytest.approx(expected, abs=1e-12)
     rows = len(MOLECULES)
     assert abs(expected - distances(MOLECULES).sum() / rows / (rows - 1)) > 0.01  # control: without the diagonal
-    assert metrics.int_div1(metrics.fingerprints(["CCO"])) == 0 and metrics.int_div1([]) is None
+    assert metrics.int_div1(metrics.fingerprints(["CCO"])) == 0
+    assert metrics.int_div1([]) is None
 
 
 @pytest.mark.parametrize("start", range(5))
@@ -58,7 +59,8 @@ def test_circles_are_apart_and_as_many_as_can_be(start):
     smiles = (MOLECULES * 2)[start : start + 10]
     apart = distances(smiles) > 0.75
     kept = metrics.circles(metrics.fingerprints(smiles))
-    assert kept[0] == 0 and all(apart[a, b] for a, b in combinations(kept, 2))
+    assert kept[0] == 0
+    assert all(apart[a, b] for a, b in combinations(kept, 2))
     largest = max(
         size
         for size in range(1, 11)
@@ -76,8 +78,10 @@ def test_circles_follow_the_order_of_generation():
     prints = dict(zip([*ends, middle], metrics.fingerprints([*ends, middle]), strict=True))
     near = distances([*ends, middle]) <= 0.75
     kept = [len(metrics.circles([prints[s] for s in order])) for order in ((*ends, middle), (middle, *ends))]
-    assert near[0, 2] and not near[0, 1]
-    assert kept[0] == 2 and kept[1] == (1 if near[1, 2] else 2)
+    assert near[0, 2]
+    assert not near[0, 1]
+    assert kept[0] == 2
+    assert kept[1] == (1 if near[1, 2] else 2)
 
 
 def test_a_run_by_hand():
@@ -100,7 +104,8 @@ def test_oracle_burden_and_yield_agree():
     curve = metrics.yield_curve(good)
     for n in (1, 10, 100):
         calls = metrics.oracle_burden(good, n)
-        assert calls is not None and curve[calls - 1] == n == good[:calls].sum()
+        assert calls is not None
+        assert curve[calls - 1] == n == good[:calls].sum()
         assert curve[calls - 2] == n - 1 or calls == 1
     assert metrics.oracle_burden(good, int(good.sum()) + 1) is None
     assert curve[-1] == good.sum()
@@ -128,18 +133,22 @@ def test_the_command(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     summary = read_json(tmp_path / "run" / "summary.json")
-    assert summary["0.5/yield"] == 4 and summary["0.5/OB1"] == 11 and summary["0.5/OB10"] is None
-    assert summary["0.3/yield"] == 8 and summary["unscored"] == 1 and summary["generated"] == 16
-    assert summary["novelty"] == pytest.approx(13 / 15) and summary["validity"] == pytest.approx(15 / 16)
+    assert summary["0.5/yield"] == 4
+    assert summary["0.5/OB1"] == 11
+    assert summary["0.5/OB10"] is None
+    assert summary["0.3/yield"] == 8
+    assert summary["unscored"] == 1
+    assert summary["generated"] == 16
+    assert summary["novelty"] == pytest.approx(13 / 15)
+    assert summary["validity"] == pytest.approx(15 / 16)
     assert summary["0.3/int_div1"] == pytest.approx(distances(MOLECULES[6:]).mean())
-    assert "not reached" in done.stdout and "#Circles" in done.stdout
+    assert "not reached" in done.stdout
+    assert "#Circles" in done.stdout
     assert {"figure.png", "molecules.png"} <= {path.name for path in (tmp_path / "run").iterdir()}
 
     wrong = evaluate(f"file={tmp_path / 'other.csv'}", f"hydra.run.dir={tmp_path / 'wrong'}")
-    assert (
-        wrong.returncode == 1
-        and "smiles_column: must be a column of other.csv (step, Reward, SMILES)" in wrong.stderr
-    )
+    assert wrong.returncode == 1
+    assert "smiles_column: must be a column of other.csv (step, Reward, SMILES)" in wrong.stderr
 
 
 @pytest.mark.parametrize("score", ["high", "nan", "inf"])
@@ -153,4 +162,5 @@ def test_a_score_that_is_none_is_refused(tmp_path, score):
 
 def test_collect_keeps_what_has_no_score_apart():
     found = metrics.collect(["CCO", "CC"], [None, 0.5])
-    assert math.isnan(found.score[0]) and found.good(-math.inf).tolist() == [False, True]
+    assert math.isnan(found.score[0])
+    assert found.good(-math.inf).tolist() == [False, True]

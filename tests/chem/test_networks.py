@@ -42,7 +42,8 @@ def test_the_probabilities_of_all_sequences_sum_to_one(network):
     tokens = torch.tensor([[*row, *[END_ID] * (4 - len(row))] for row in rows])
     mask = torch.tensor([[t < len(row) for t in range(4)] for row in rows])
     logp = token_logp(network, tokens, mask)
-    assert bool((logp <= 0).all()) and bool((logp[~mask] == 0).all())
+    assert bool((logp <= 0).all())
+    assert bool((logp[~mask] == 0).all())
     total = logp.sum(-1).exp().sum()
     torch.testing.assert_close(total, torch.ones_like(total))
     # Control: with padding counted, as some implementations do, they do not.
@@ -83,7 +84,8 @@ def test_a_drawn_token_is_the_inverse_cdf_of_its_uniform(network):
     assert inside(uniforms[:, :width]) == 1
     assert inside(1 - uniforms[:, :width]) < 0.7  # control
     assert rollout.complete.tolist() == [END_ID in row for row in rollout.tokens[:, :5].tolist()]
-    assert rollout.complete.any() and not rollout.complete.all()
+    assert rollout.complete.any()
+    assert not rollout.complete.all()
 
 
 def test_a_sequence_depends_on_its_own_uniforms_alone(network):
@@ -93,7 +95,8 @@ def test_a_sequence_depends_on_its_own_uniforms_alone(network):
         alone = sample(network, uniforms[row : row + 1])
         count = int(alone.mask.sum())
         assert alone.tokens[0, :count].tolist() == together.tokens[row, :count].tolist()
-        assert int(together.mask[row].sum()) == count and bool(alone.complete[0]) == bool(together.complete[row])
+        assert int(together.mask[row].sum()) == count
+        assert bool(alone.complete[0]) == bool(together.complete[row])
 
 
 @pytest.mark.parametrize(("threads", "block"), [(1, 150), (3, 10)])  # blocks of some steps, and of one or some
@@ -113,14 +116,16 @@ def test_drawing_gives_the_log_probabilities_and_the_gradient_of_a_second_readin
         assert cores.count == threads
         rollout, logp = shares.draw(uniforms)
         plain = sample(network, uniforms)
-        assert all(map(torch.equal, rollout, plain)) and not rollout.complete.all()
+        assert all(map(torch.equal, rollout, plain))
+        assert not rollout.complete.all()
         again = token_logp(network, rollout.tokens, rollout.mask)
         torch.testing.assert_close(logp, again, rtol=1e-12, atol=1e-12)
         own = gradients(logp)
     torch.testing.assert_close(own, gradients(again), rtol=1e-10, atol=1e-12)
     with RowThreads(100, threads) as cores:
         prior = token_logp(network, rollout.tokens, rollout.mask, cores)
-        assert torch.equal(prior, again) and not prior.requires_grad
+        assert torch.equal(prior, again)
+        assert not prior.requires_grad
     other = rollout.tokens.clone()  # control: one token of one row is another
     other[7, 0] = next(i for i in range(VOCABULARY) if i not in (END_ID, int(other[7, 0])))
     changed = token_logp(network, other, rollout.mask)
@@ -161,7 +166,9 @@ def test_a_prior_is_saved_and_loaded(tmp_path, kind):
     again = load_prior(tmp_path)
     tokens, mask = tokenizer.encode_batch(["CO", "CCO", "O"])
     assert torch.equal(token_logp(network, tokens, mask), token_logp(again.network, tokens, mask))
-    assert again.config == KINDS[kind] and again.max_tokens == 8 and again.tokenizer.tokens == tokenizer.tokens
+    assert again.config == KINDS[kind]
+    assert again.max_tokens == 8
+    assert again.tokenizer.tokens == tokenizer.tokens
 
     (tmp_path / "vocabulary.json").write_text('["$", "^", "C"]')
     with pytest.raises(ConfigError, match="must be a prior that was saved whole"):

@@ -57,8 +57,11 @@ def test_molecules_are_filtered_and_reasons_counted():
     assert counts == {"lines": 11, "kept": 5, **reasons}
     strict = MoleculeFilterConfig(["C", "N", "O", "Cl"], 2, 15, 15, 2, False)
     smiles, counts = filter_smiles(lines, strict)
-    assert counts["several fragments"] == 1 and counts["too long"] == 2 and counts["rare token"] == 1
-    assert smiles == ["CCO", "COC"] and sum(count for reason, count in counts.items() if reason != "lines") == 11
+    assert counts["several fragments"] == 1
+    assert counts["too long"] == 2
+    assert counts["rare token"] == 1
+    assert smiles == ["CCO", "COC"]
+    assert sum(count for reason, count in counts.items() if reason != "lines") == 11
 
 
 def test_a_file_is_read_plain_or_gzipped_and_once(tmp_path):
@@ -94,13 +97,15 @@ def test_an_epoch_has_every_molecule_once_and_little_padding():
     assert sum(len(batch) * int(lengths[batch].max()) for batch in unsorted) > 1.5 * int(lengths.sum())
     assert not torch.equal(batches[0], epoch_batches(lengths, 64, 0, 4)[0])
     train, held = split_rows(100, 0.1, 0)
-    assert len(held) == 10 and sorted(train + held) == list(range(100))
+    assert len(held) == 10
+    assert sorted(train + held) == list(range(100))
 
 
 def test_another_spelling_is_the_same_molecule():
     smiles = "CC(=O)Nc1ccc(O)cc1"
     spelled = {respelled(smiles, 0, epoch) for epoch in range(10)}
-    assert len(spelled) > 5 and {Chem.CanonSmiles(one) for one in spelled} == {Chem.CanonSmiles(smiles)}
+    assert len(spelled) > 5
+    assert {Chem.CanonSmiles(one) for one in spelled} == {Chem.CanonSmiles(smiles)}
     assert respelled(smiles, 0, 3) == respelled(smiles, 0, 3)
 
 
@@ -127,7 +132,8 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path):
     printed = resumed.communicate()[0]
     said = whole.communicate()[0]
     assert whole.returncode == resumed.returncode == 0, said + printed
-    assert "resuming from step" in printed and "validity" in printed
+    assert "resuming from step" in printed
+    assert "validity" in printed
     for name in ("metrics.jsonl", "summary.json", "prior/model.safetensors", "prior/vocabulary.json"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes(), name
     metrics = [json.loads(line) for line in lines.read_text().splitlines()]
@@ -151,7 +157,9 @@ def test_a_mistake_is_one_line(tmp_path, override, message):
     data = [] if override.startswith("data") else ["data=a.smi"]
     process = pretrain(tmp_path / "run", override, *data)
     printed = process.communicate()[0]
-    assert process.returncode == 1 and printed.startswith(message) and printed.count("\n") == 1
+    assert process.returncode == 1
+    assert printed.startswith(message)
+    assert printed.count("\n") == 1
 
 
 def test_training_goes_on_from_a_prior_and_its_vocabulary(tmp_path):
@@ -168,4 +176,5 @@ def test_training_goes_on_from_a_prior_and_its_vocabulary(tmp_path):
     before, after = (token_logp(prior.network, tokens, mask).sum() for prior in (start, trained))
     assert float(after.detach()) > float(before.detach())
     other = pretrain(tmp_path / "other", f"data={tmp_path / 'a.smi'}", f"init={tmp_path / 'start'}")
-    assert "chem.pretrain: network: must be that of init" in other.communicate()[0] and other.returncode == 1
+    assert "chem.pretrain: network: must be that of init" in other.communicate()[0]
+    assert other.returncode == 1

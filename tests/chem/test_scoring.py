@@ -56,10 +56,12 @@ def test_a_batch_is_scored_once_a_molecule():
     torch.testing.assert_close(batch.reward, torch.tensor([0.2, 0.2, 0.0, 0.0, 0.0, 0.0]))
     assert batch.valid.tolist() == [True, True, True, True, False, True]  # a failure does not count
     assert batch.complete.tolist() == [True, True, False, False, True, True]  # no molecule is never good
-    assert scoring.calls == 3 and scoring.failures == 1
+    assert scoring.calls == 3
+    assert scoring.failures == 1
     assert batch.scaffolds == ["", "", None, None, "", "c1ccccc1"]  # the oracle told none
     again = scoring(["CCO", "CCN", "CCC"])
-    assert oracle.asked[3:] == ["CCN", "CCC"] and scoring.calls == 4  # a failure is asked again, at no further cost
+    assert oracle.asked[3:] == ["CCN", "CCC"]
+    assert scoring.calls == 4
     assert [result.smiles for result in again.fresh] == ["CCC"]
 
 
@@ -77,8 +79,11 @@ def test_the_budget_counts_distinct_canonical_molecules(tmp_path):
         scoring(["C", "CC", "C"])
         assert not scoring.spent
         batch = scoring(["CCC", "CCCC", "CC"])
-        assert batch.valid.tolist() == [True, False, True] and scoring.spent and scoring.calls == 3
-    assert oracle.asked == [] and scoring.cached == 3  # the cache's answers count like fresh ones
+        assert batch.valid.tolist() == [True, False, True]
+        assert scoring.spent
+        assert scoring.calls == 3
+    assert oracle.asked == []
+    assert scoring.cached == 3
 
 
 def test_the_cache_is_by_oracle_and_never_keeps_failures(tmp_path):
@@ -107,16 +112,21 @@ def test_a_scoring_goes_on_from_its_state():
     first(["C", "CCN", "CC"])
     second = Scoring(Counting(), None, 5)
     second.load_state_dict(first.state_dict())
-    assert second.scores == first.scores and second.calls == 3 and second.failures == 1
-    assert second(["CC"]).reward.tolist() == first(["CC"]).reward.tolist() and second.oracle.asked == []
+    assert second.scores == first.scores
+    assert second.calls == 3
+    assert second.failures == 1
+    assert second(["CC"]).reward.tolist() == first(["CC"]).reward.tolist()
+    assert second.oracle.asked == []
 
 
 def test_duplicates():
     batch = batch_of(["CCO", "C(", "OCC", "CC", "C("], [0.5, 0.0, 0.5, 0.2, 0.0])
     keep, drop, zero = (treat_duplicates(batch, treatment) for treatment in ("keep", "drop", "zero"))
     assert keep == batch
-    assert drop.valid.tolist() == [True, True, False, True, True] and torch.equal(drop.reward, batch.reward)
-    assert zero.reward.tolist() == pytest.approx([0.5, 0, 0, 0.2, 0]) and bool(zero.valid.all())
+    assert drop.valid.tolist() == [True, True, False, True, True]
+    assert torch.equal(drop.reward, batch.reward)
+    assert zero.reward.tolist() == pytest.approx([0.5, 0, 0, 0.2, 0])
+    assert bool(zero.valid.all())
     assert zero.complete.tolist() == [True, True, False, True, True]  # invalid strings are no duplicates
 
 
@@ -136,13 +146,15 @@ def test_a_full_bucket_takes_the_reward_and_the_chance_to_be_good():
     assert batch.complete.tolist() == [not out for out in filtered]
     batch, filtered = filtering(batch_of([SAME[0], PYRIDINE], [0.9, 0.9]))
     assert filtered == [True, False]  # two others share its bucket by now; the pyridine has its own to itself
-    assert filtering.penalises(SAME[0]) and not filtering.penalises(PYRIDINE)
+    assert filtering.penalises(SAME[0])
+    assert not filtering.penalises(PYRIDINE)
     again = diversity("identical_murcko")
     again.load_state_dict(filtering.state_dict())
     assert again.buckets == filtering.buckets
 
     none, filtered = diversity("none")(batch_of(SAME, [0.9] * 4))  # control
-    assert not any(filtered) and none.reward.tolist() == pytest.approx([0.9] * 4)
+    assert not any(filtered)
+    assert none.reward.tolist() == pytest.approx([0.9] * 4)
 
 
 def test_topological_scaffolds_and_similar_ones_share_buckets():
@@ -173,7 +185,8 @@ def test_penalties(penalty, expected):
     smiles = [f"{'C' * n}c1ccccc1" for n in range(1, 6)]
     batch, filtered = diversity("identical_murcko", penalty, size=4)(batch_of(smiles, [0.8] * 5))
     assert batch.reward.tolist() == pytest.approx([0.8 * expected(n / 4) for n in range(5)], abs=1e-6)
-    assert filtered == [expected(n / 4) < 1 for n in range(5)] and not filtered[0]
+    assert filtered == [expected(n / 4) < 1 for n in range(5)]
+    assert not filtered[0]
     assert PENALTIES[penalty](0) == 1
 
 
@@ -194,10 +207,12 @@ def test_the_memory_holds_the_best_as_they_were_sampled():
         "CCO": ("OCC", 0.5),
     }
     drawn = [tuple(sorted(smiles for smiles, _ in best.draw(0, step))) for step in range(20)]
-    assert all(len(set(some)) == 2 for some in drawn) and len(set(drawn)) == 3
+    assert all(len(set(some)) == 2 for some in drawn)
+    assert len(set(drawn)) == 3
     again = memory()
     again.load_state_dict(best.state_dict())
-    assert again.draw(0, 7) == best.draw(0, 7) and again.entries == best.entries
+    assert again.draw(0, 7) == best.draw(0, 7)
+    assert again.entries == best.entries
     best.purge(lambda smiles: smiles == "CCC")
     assert list(best.entries) == ["CCF", "CCO"]
 
@@ -218,8 +233,10 @@ def test_rows_join_and_spellings_are_of_the_same_molecules():
     assert best.tokenizer.decode(stack(rows.tokens, short.tokens)) == [*spelled, "CCO"]
     assert stack(rows.mask, short.mask).sum(-1)[-1] == 4 == stack(short.mask, rows.mask).sum(-1)[0]
     none = rows_of([], best.tokenizer)
-    assert torch.equal(stack(rows.tokens, none.tokens), rows.tokens) and len(none.reward) == 0
-    assert murcko("CCO") == "" and murcko(PYRIDINE) == "c1ccncc1"
+    assert torch.equal(stack(rows.tokens, none.tokens), rows.tokens)
+    assert len(none.reward) == 0
+    assert murcko("CCO") == ""
+    assert murcko(PYRIDINE) == "c1ccncc1"
 
 
 def test_diversity_is_the_mean_distance_to_the_others():
@@ -227,4 +244,5 @@ def test_diversity_is_the_mean_distance_to_the_others():
     found = batch_diversity(smiles)
     pair = [MORGAN.GetFingerprint(Chem.MolFromSmiles(smiles[row])) for row in (0, 3)]
     far = 1 - DataStructs.TanimotoSimilarity(*pair)
-    assert found.tolist() == pytest.approx([far / 2, 0.0, far / 2, far]) and far > 0.5
+    assert found.tolist() == pytest.approx([far / 2, 0.0, far / 2, far])
+    assert far > 0.5

@@ -97,7 +97,8 @@ def test_other_networks_and_one_core_need_no_helper(network):
         with RowThreads(ROWS, threads) as cores, ParallelSampler(other, cores) as shares:
             assert not shares.helpers
             rollout, logp, gradients = drawn(shares, 0)
-            assert logp.shape == rollout.tokens.shape and any(bool(g.any()) for g in gradients)
+            assert logp.shape == rollout.tokens.shape
+            assert any(bool(g.any()) for g in gradients)
 
 
 def test_no_helper_is_left_behind(network):
@@ -110,7 +111,8 @@ def test_no_helper_is_left_behind(network):
     for number in SPARED:
         helper.send_signal(number)
     print(file=holder.stdin, flush=True)
-    assert int(holder.stdout.readline()) == helper.pid and helper.is_running()  # control: it has drawn again
+    assert int(holder.stdout.readline()) == helper.pid
+    assert helper.is_running()
     holder.kill()
     holder.wait()
     gone, _ = psutil.wait_procs([helper], timeout=20)

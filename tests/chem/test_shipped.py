@@ -48,5 +48,6 @@ def test_the_default_command_designs_molecules(tmp_path):
     done = subprocess.run([*command, f"hydra.run.dir={tmp_path}"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Best molecules" in done.stdout
-    assert (tmp_path / "molecules.png").stat().st_size > 5000 and (tmp_path / "figure.png").stat().st_size > 5000
+    assert (tmp_path / "molecules.png").stat().st_size > 5000
+    assert (tmp_path / "figure.png").stat().st_size > 5000
     assert len(read_jsonl(tmp_path / "samples.jsonl")) > 16

@@ -19,7 +19,8 @@ from conf.schema.base import ConfigError
     ],
 )
 def test_a_smiles_is_split_into_tokens(smiles, tokens):
-    assert split(smiles) == tokens and "".join(tokens) == smiles
+    assert split(smiles) == tokens
+    assert "".join(tokens) == smiles
 
 
 def test_encoding_and_decoding_are_inverse(tmp_path):
@@ -28,7 +29,8 @@ def test_encoding_and_decoding_are_inverse(tmp_path):
     tokens, mask = tokenizer.encode_batch(smiles)
     assert tokenizer.decode(tokens) == smiles
     assert mask.sum(-1).tolist() == [len(split(one)) + 1 for one in smiles]
-    assert bool((tokens[~mask] == 0).all()) and bool((tokens[mask] == 0).sum() == len(smiles))
+    assert bool((tokens[~mask] == 0).all())
+    assert bool((tokens[mask] == 0).sum() == len(smiles))
     tokenizer.save(tmp_path / "vocabulary.json")
     assert Tokenizer.load(tmp_path / "vocabulary.json").tokens == tokenizer.tokens
     assert tokenizer.decode(torch.tensor([[2, 0, 3]])) == [tokenizer.tokens[2]]  # up to the first END

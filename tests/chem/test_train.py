@@ -55,9 +55,11 @@ def test_reinvents_gradient_is_the_policy_gradients_by_sigma_is_one_over_beta(tr
     for objective in (plain, reinvent):
         loss, metrics = objective.loss(reward, policy, reference, mask, beta=beta, valid=valid, complete=complete)
         gradients.append(torch.autograd.grad(loss, policy)[0])
-        assert "reward/augmented" in metrics and "mara/good_share" in metrics
+        assert "reward/augmented" in metrics
+        assert "mara/good_share" in metrics
     torch.testing.assert_close(gradients[1], gradients[0] * 2 / beta)
-    assert not gradients[1][~mask].any() and not gradients[1][:, 3].any()
+    assert not gradients[1][~mask].any()
+    assert not gradients[1][:, 3].any()
     loss, _ = reinvent.loss(reward, policy, reference, mask, beta=2 * beta, valid=valid, complete=complete)  # control
     assert not torch.allclose(torch.autograd.grad(loss, policy)[0], gradients[0] * 2 / beta)
 
@@ -109,7 +111,8 @@ def test_the_best_policy_comes_back_with_its_optimiser():
     best.update(0.3, True)
     again = BestPolicy(engine)
     again.load_state_dict(best.state_dict())
-    assert "0.400" in again.restore() and torch.equal(module.weight, kept)
+    assert "0.400" in again.restore()
+    assert torch.equal(module.weight, kept)
     assert [torch.equal(move(), weight) for weight in after] == [True, True]  # Adam's moments came back, too
 
 
@@ -175,12 +178,15 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path):
     helpers = [child for child in psutil.Process(killed.pid).children() if "chem.parallel.sampler" in child.cmdline()]
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
-    assert len(helpers) == 1 and not psutil.wait_procs(helpers, timeout=20)[1]
+    assert len(helpers) == 1
+    assert not psutil.wait_procs(helpers, timeout=20)[1]
     assert not (tmp_path / "killed" / "summary.json").exists()
     resumed = chem(prior, tmp_path / "killed", *ALL_PARTS, rows=64, threads=2)
     printed, said = resumed.communicate()[0], whole.communicate()[0]
     assert whole.returncode == resumed.returncode == 0, said + printed
-    assert "resuming from step" in printed and "off-policy: replayed molecules" in said and "Best molecules" in said
+    assert "resuming from step" in printed
+    assert "off-policy: replayed molecules" in said
+    assert "Best molecules" in said
     for name in ("metrics.jsonl", "samples.jsonl", "summary.json", "molecules.csv", "policy/model.safetensors"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes(), name
 
@@ -266,7 +272,8 @@ def test_a_sweep_shares_the_cache_and_the_budget_ends_a_run(prior, tmp_path):
     assert len(summaries) == 4
     assert {row["stopped_by"] for row in summaries.values()} == {"budget"}
     assert {row["calls"] for row in summaries.values()} == {20}  # the first batch is the same: cached answers count
-    assert said.count("oracle: 20 distinct molecules") == 4 and "20 distinct molecules, 0 answers" in said
+    assert said.count("oracle: 20 distinct molecules") == 4
+    assert "20 distinct molecules, 0 answers" in said
     assert said.count("20 distinct molecules, 0 answers") == 1
     assert (tmp_path / "sweep" / "figure.png").stat().st_size > 1000
     check_report(tmp_path / "sweep", summaries)
@@ -277,15 +284,18 @@ def check_report(sweep, summaries):
     assert collect.main([str(sweep), "--metrics", "0.4/yield,0.4/OB1"]) == 0
     page = (sweep / "collected" / "report.html").read_text()
     drawn = page.split("<h2>Best distinct molecules</h2>")[1].split("<h2>")[0]
-    assert drawn.count("data:image/svg+xml;base64,") == 4 * 12 and "<h2>Yield</h2>" in page
+    assert drawn.count("data:image/svg+xml;base64,") == 4 * 12
+    assert "<h2>Yield</h2>" in page
     assert (sweep / "collected" / "yield.png").stat().st_size > 1000
     for number, row in enumerate(summaries.values()):
         with (sweep / str(number) / "molecules.csv").open() as file:
             scores = [float(line["score"]) for line in csv.DictReader(file)]
         assert [row["0.4/yield"], row["0.45/yield"]] == [sum(s >= screen for s in scores) for screen in (0.4, 0.45)]
         assert row["0.4/OB1"] == 1 + [score >= 0.4 for score in scores].index(True)
-        assert row["0.4/OB100"] is None and scores[0] != max(scores)
-        assert html.escape(row["best"][0]["smiles"]) in drawn and len(scores) == 20
+        assert row["0.4/OB100"] is None
+        assert scores[0] != max(scores)
+        assert html.escape(row["best"][0]["smiles"]) in drawn
+        assert len(scores) == 20
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,8 @@ def test_what_is_not_in_the_schema_does_not_compose(package):
 def test_experiments_have_one_owner():
     assert {owner("experiment", name) for _, name in EXPERIMENTS} == set(PACKAGES)
     assert [owner("experiment", name) for package, name in EXPERIMENTS] == [package for package, _ in EXPERIMENTS]
-    assert owner("experiment", "no_such") is None and owner("experiment", "") is None
+    assert owner("experiment", "no_such") is None
+    assert owner("experiment", "") is None
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONF)))
@@ -86,7 +87,9 @@ def test_an_option_file_says_what_it_is(path):
     if path.parent.name == "experiment":
         assert lines[0] == "# @package _global_"
     comments = [line for line in lines if line.startswith("#") and "@package" not in line]
-    assert comments and 15 < len(comments[0]) < 120 and comments[0].rstrip()[-1] not in ",:;"
+    assert comments
+    assert 15 < len(comments[0]) < 120
+    assert comments[0].rstrip()[-1] not in ",:;"
 
 
 def help_of(command):
@@ -108,16 +111,19 @@ def test_help_gives_every_key_its_value_and_meaning(command):
     """One line for each key of the composed configuration, all within the width; each choice is named."""
     text, config = help_of(command)
     table = text.partition("\nKeys, with")[2].splitlines()[1:]
-    assert text.startswith("python -m ") and max(map(len, table)) <= 120
+    assert text.startswith("python -m ")
+    assert max(map(len, table)) <= 120
     entries = dict(re.match(r"  ([\w.]+)=(.*)", line).groups() for line in table if re.match(r"  \S", line))
     keys = [name for name, _, _ in described_keys(config)]
-    assert list(entries) == keys and len(keys) >= 6
+    assert list(entries) == keys
+    assert len(keys) >= 6
     rest = " ".join(text.split())
     for name, value, known in described_keys(config):
         assert entries[name].startswith(shortened(value))
         assert all(choice in rest for choice in known.choices)
     if "objective.beta" in entries:
-        assert ">= 0" in rest and "reward units per nat" in rest
+        assert ">= 0" in rest
+        assert "reward units per nat" in rest
 
 
 def test_the_help_follows_the_command_line():

@@ -73,7 +73,8 @@ def test_invalid_samples_are_as_if_they_were_not_there(advantage) -> None:  # ty
     kept = advantage(reward[:1, valid[0]])
     result = advantage(reward, valid)
     torch.testing.assert_close(result[:1, valid[0]], kept)
-    assert result[0, 1] == 0 and result[1].tolist() == [0] * 5  # one valid sample has no pair
+    assert result[0, 1] == 0
+    assert result[1].tolist() == [0] * 5
     with pytest.raises(ValueError, match="NaN"):
         advantage(reward)
 

@@ -128,7 +128,8 @@ def test_gradient_of_the_token_divergences(direction: str, placement: str, seed:
 
 def test_token_and_sequence_level_have_different_optima() -> None:
     """Where later tokens are held away from the reference, the sequence divergence moves the first token away from
-    prefixes that lead there; the token divergences leave it at the reference."""
+    prefixes that lead there; the token divergences leave it at the reference.
+    """
     ref = conditionals(0)
     policy = ref.clone()
     policy[3:] = random_logits(4, VOCABULARY, seed=5)  # the last tokens differ from the reference, held there
@@ -170,7 +171,8 @@ def test_k3_is_forward_in_the_loss_and_neither_in_the_reward(seed: int) -> None:
     k3 = torch.expm1(ref - logp) - (ref - logp)
     torch.testing.assert_close((logp.exp() * k3).sum(), divergence(logp.exp(), ref.exp(), "reverse"))  # its value
     in_loss = gradient(surrogate(logp.exp(), k3, logp, "loss"), logits)
-    assert same(in_loss, exact["forward"]) and not same(in_loss, exact["reverse"])
+    assert same(in_loss, exact["forward"])
+    assert not same(in_loss, exact["reverse"])
     in_reward = gradient(surrogate(logp.exp(), k3.detach(), logp, "reward"), logits)
     for scale in (1.0, -1.0):
         assert not any(same(scale * in_reward, exact[direction]) for direction in DIRECTIONS)
@@ -182,7 +184,8 @@ def test_each_loss_term_is_smallest_where_policy_and_reference_agree(direction: 
     ref = random_logp(6, seed=1)
     at = ref.clone().requires_grad_()
     terms = term(direction, "loss")(at, ref)
-    assert terms.tolist() == [0] * 6 and gradient(terms.sum(), at).abs().max() < 1e-15
+    assert terms.tolist() == [0] * 6
+    assert gradient(terms.sum(), at).abs().max() < 1e-15
     away = term(direction, "loss")(random_logp(6, seed=2), ref)
     assert bool((away > 0).all())
     noisier = torch.expm1(ref - at) - (at - ref)  # control: 1/u - log u, right on average
@@ -316,9 +319,11 @@ def test_the_cap_binds_where_it_is_exceeded_and_nowhere_else() -> None:
     cap = 0.5
     capped = divergences.forward_kl_reward(policy, ref, max_log_weight=cap)
     binds = ref - policy > cap
-    assert bool(binds.any()) and not bool(binds.all())
+    assert bool(binds.any())
+    assert not bool(binds.all())
     torch.testing.assert_close(capped[~binds], free[~binds], rtol=0, atol=0)
-    assert bool((capped[binds] == -math.exp(cap)).all()) and bool((free[binds] < capped[binds]).all())
+    assert bool((capped[binds] == -math.exp(cap)).all())
+    assert bool((free[binds] < capped[binds]).all())
 
 
 # --- weights and detached arguments ----------------------------------------------------------------------
@@ -345,7 +350,9 @@ def test_only_the_policy_has_a_gradient_and_only_in_the_loss(direction: str, pla
     assert terms.requires_grad == (placement == "loss")
     if placement == "loss":
         gradients = torch.autograd.grad(terms.sum(), (logp, ref, behaviour), allow_unused=True)
-        assert gradients[0].abs().max() > 0 and gradients[1] is None and gradients[2] is None
+        assert gradients[0].abs().max() > 0
+        assert gradients[1] is None
+        assert gradients[2] is None
 
 
 # --- masks, shapes and names -----------------------------------------------------------------------------
@@ -363,7 +370,8 @@ def test_what_is_masked_reaches_neither_value_nor_gradient(direction: str, place
         scalar = (terms * torch.where(mask, logp, 0.0)).sum()
         results.append(torch.cat([terms.detach(), gradient(scalar, logp)]))
     assert results[0].isfinite().all()
-    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
     counted = clean[0].masked_fill(mask, math.nan)
     assert term(direction, placement)(counted, clean[1], mask=mask)[mask].isnan().all()  # control
 

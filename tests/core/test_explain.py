@@ -40,11 +40,13 @@ def rows_of(text: str, outcomes: int) -> list[list[str]]:
 
 def test_the_command_prints_the_targets() -> None:
     child = explain(*EXAMPLE)
-    assert child.returncode == 0 and child.stderr == ""
+    assert child.returncode == 0
+    assert child.stderr == ""
     rows = rows_of(child.stdout, 3)
     assert rows[0] == ["0", "1", "0.3", "anchor", "0.9375", "0.9311", "0.5000", "0.4966"]
     assert rows[1] == ["1", "1", "0.02", "yes", "0.0625", "0.0621", "0.5000", "0.4966"]
-    assert rows[2][:4] == ["2", "0", "0.68", "no"] and rows[2][5] == "0.0068"
+    assert rows[2][:4] == ["2", "0", "0.68", "no"]
+    assert rows[2][5] == "0.0068"
     assert "reward >= 1 (the best reward on the support, since no threshold= is given)" in child.stdout
     assert "anchor: outcome 0" in child.stdout
     assert "2.7081 by eq. 7, 2.7081 in the target, 0.0000 after MARA" in child.stdout
@@ -57,7 +59,9 @@ def test_the_command_prints_the_targets() -> None:
 
 def test_help_teaches_with_examples_that_run(capsys: pytest.CaptureFixture[str]) -> None:
     child = explain("--help")
-    assert child.returncode == 0 and child.stderr == "" and child.stdout == HELP
+    assert child.returncode == 0
+    assert child.stderr == ""
+    assert child.stdout == HELP
     assert printed(capsys, "-h") == printed(capsys, *EXAMPLE, "--help") == HELP
     for key in KEYS:
         assert key in HELP
@@ -114,13 +118,17 @@ def test_a_mistake_is_one_line_that_names_the_key(
         arguments = arguments + [default for default in EXAMPLE if default.partition("=")[0] not in keys]
     assert main(arguments) == 1
     out, err = capsys.readouterr()
-    assert out == "" and err.endswith("\n") and len(err.splitlines()) == 1 and len(err) < 200
+    assert out == ""
+    assert err.endswith("\n")
+    assert len(err.splitlines()) == 1
+    assert len(err) < 200
     assert err.startswith(expected)
 
 
 def test_a_mistake_ends_the_command_with_status_1() -> None:
     child = explain("reward=[1,2]", "ref=[.5,.5]", "beta=much")
-    assert child.returncode == 1 and child.stdout == ""
+    assert child.returncode == 1
+    assert child.stdout == ""
     assert child.stderr == "beta: must be a finite number, got 'much'\n"
 
 
@@ -154,7 +162,8 @@ def test_every_cell_is_the_value_of_its_target(
         threshold = max(x for x, p in zip(reward, ref, strict=True) if p > 0)
         assert f"reward >= {threshold:g} (the best reward on the support" in text
     else:
-        assert f"reward >= {threshold:g}\n" in text and "best reward" not in text
+        assert f"reward >= {threshold:g}\n" in text
+        assert "best reward" not in text
     anchored_reward, anchored_ref = anchor_reference(r, logp, threshold=threshold)
     columns = [
         reverse_kl_target(logp, r, beta),
@@ -189,7 +198,8 @@ def test_crossovers_are_those_of_the_pairs(capsys: pytest.CaptureFixture[str]) -
         forward = forward_crossover_beta(logp, r, better, likelier)
         cells = [f"{float(x):.4g}" if x < math.inf else "none" for x in (reverse, forward)]
         assert line.split()[-2:] == cells
-    assert "0.1315" in text and "none" in text
+    assert "0.1315" in text
+    assert "none" in text
     assert "crossover: none" not in text
     nothing = printed(capsys, "reward=[1,0]", "ref=[.7,.3]", "beta=.1")
     assert "crossover: none; no outcome is better rewarded than one that the reference finds likelier" in nothing
@@ -204,7 +214,8 @@ def test_of_many_crossovers_those_next_to_beta_are_shown(capsys: pytest.CaptureF
 
 def test_entropy_leaves_forward_out_and_enters_reverse(capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(capsys, *EXAMPLE, "entropy_coef=.5")
-    assert "forward KL has no closed form with entropy_coef > 0" in text and "target forward" not in text
+    assert "forward KL has no closed form with entropy_coef > 0" in text
+    assert "target forward" not in text
     r, logp = torch.tensor([1, 1, 0.0]).double(), torch.tensor([0.3, 0.02, 0.68], dtype=torch.float64).log()
     target = reverse_kl_target(logp, r, 0.01, 0.5)
     assert all(close(row[4], target[i]) for i, row in enumerate(rows_of(text, 3)))
@@ -229,7 +240,8 @@ def test_entropy_leaves_forward_out_and_enters_reverse(capsys: pytest.CaptureFix
 )
 def test_the_sentence_is_computed(arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
     last = printed(capsys, *arguments).splitlines()[-1]
-    assert sentence in last and last.endswith(".")
+    assert sentence in last
+    assert last.endswith(".")
     assert sentence not in printed(capsys, "reward=[1,1]", "ref=[.97,.03]", "beta=.1")  # control
 
 

@@ -53,7 +53,8 @@ def test_the_optimum_is_uniform_over_the_good_outcomes(seed: int, beta: float) -
         shares = target(direction, r, ref, beta).exp()[good]
         assert float(coefficient_of_variation(shares)) > 0.3
     # Untouched: what is not good.
-    assert torch.equal(augmented[~good], reward[~good]) and torch.equal(ref_2[~good], ref[~good])
+    assert torch.equal(augmented[~good], reward[~good])
+    assert torch.equal(ref_2[~good], ref[~good])
 
 
 def figure_5() -> tuple[Tensor, Tensor, Tensor]:
@@ -77,7 +78,8 @@ def test_figure_5(beta: float) -> None:
     # Control: Algorithm 1 under forward KL piles onto the least likely good outcome.
     piled = target("forward", augmented, ref, beta).exp()
     assert abs(float(coefficient_of_variation(piled[good])) - 5.75) < 0.05
-    assert int(piled.argmax()) == 74 and float(piled[74] / piled[good].sum()) > 0.8
+    assert int(piled.argmax()) == 74
+    assert float(piled[74] / piled[good].sum()) > 0.8
 
 
 def test_both_algorithms_share_the_reverse_gradient() -> None:
@@ -117,7 +119,8 @@ def test_the_anchor_is_the_likeliest_good_sample() -> None:
     assert good.tolist() == [[False, True, True, True], [True, True, False, False]]
     assert anchor.tolist() == [[2], [1]]
     anchor, good = select_anchor(reward, ref, torch.tensor([[2.0], [0.0]]))  # one threshold a group
-    assert anchor.tolist() == [[2], [2]] and good.tolist() == [[False, False, True, False], [True] * 4]
+    assert anchor.tolist() == [[2], [2]]
+    assert good.tolist() == [[False, False, True, False], [True] * 4]
     assert augment_reward(reward, ref, beta=0.5, threshold=1.0).tolist() == [[0, 2.5, 2, 3], [1.5, 1, 0, 0]]
     anchored_reward, anchored_ref = anchor_reference(reward, ref, threshold=1.0)
     assert anchored_reward.tolist() == [[0, 2, 2, 2], [1, 1, 0, 0]]
@@ -141,7 +144,8 @@ def test_of_equally_likely_good_samples_the_best_rewarded_then_the_first_is_the_
 def test_samples_off_the_references_support_are_never_good() -> None:
     reward, ref = torch.tensor([1.0, 1.0, 1.0]), torch.tensor([-INF, -1.0, -3.0])
     anchor, good = select_anchor(reward, ref, 1.0)
-    assert good.tolist() == [False, True, True] and anchor.tolist() == [1]
+    assert good.tolist() == [False, True, True]
+    assert anchor.tolist() == [1]
     augmented = augment_reward(reward, ref, beta=1.0, threshold=1.0)
     assert augmented.tolist() == [1, 1, 3]
     nowhere = torch.full((3,), -INF)
@@ -159,12 +163,15 @@ def test_a_group_with_none_one_some_or_all_good(good: int) -> None:
     augmented = augment_reward(reward, ref, beta=0.3, threshold=1.0)
     anchored = anchor_reference(reward, ref, threshold=1.0)
     if good < 2:  # nothing to equalise
-        assert torch.equal(augmented, reward) and torch.equal(anchored[0], reward) and torch.equal(anchored[1], ref)
+        assert torch.equal(augmented, reward)
+        assert torch.equal(anchored[0], reward)
+        assert torch.equal(anchored[1], ref)
         return
     best = float(ref[:good].max())
     torch.testing.assert_close(augmented[:good], 1 + 0.3 * (best - ref[:good]))
     assert bool((anchored[1][:good] == best).all())
-    assert torch.equal(augmented[good:], reward[good:]) and torch.equal(anchored[1][good:], ref[good:])
+    assert torch.equal(augmented[good:], reward[good:])
+    assert torch.equal(anchored[1][good:], ref[good:])
     assert not torch.equal(augmented, reward)  # control
 
 
@@ -179,7 +186,8 @@ def test_invalid_samples_are_never_good_never_the_anchor_and_may_hold_anything()
         assert torch.equal(augmented[1:], kept)
         assert torch.equal(augmented[:1], r[:1]) or math.isnan(garbage)
         anchored_reward, anchored_ref = anchor_reference(r, f, threshold=1.0, valid=valid)
-        assert anchored_ref[1:].tolist() == [-2, -2, -1] and anchored_reward[1:].tolist() == [1, 1, 0]
+        assert anchored_ref[1:].tolist() == [-2, -2, -1]
+        assert anchored_reward[1:].tolist() == [1, 1, 0]
     assert not torch.equal(
         augment_reward(reward, ref, beta=0.5, threshold=1.0)[1:], kept
     )  # control: it was the anchor
@@ -213,7 +221,8 @@ def test_inputs_are_not_modified_and_dtypes_kept() -> None:
     kept = reward.clone(), ref.clone()
     augmented = augment_reward(reward, ref, beta=1.0, threshold=1.0)
     anchored = anchor_reference(reward, ref, threshold=1.0)
-    assert torch.equal(reward, kept[0]) and torch.equal(ref, kept[1])
+    assert torch.equal(reward, kept[0])
+    assert torch.equal(ref, kept[1])
     assert augmented.dtype == anchored[1].dtype == torch.float32
     assert not torch.equal(augmented, reward)  # control
 

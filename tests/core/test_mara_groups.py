@@ -78,7 +78,8 @@ def unevenness(policy: Tensor) -> float:
 )
 def test_reverse_is_uniform_at_a_small_beta(size: int, beta: float, placement: str) -> None:
     policy = led_to(size, beta, placement=placement)
-    assert unevenness(policy) < 1e-3 and float(policy[:3].sum()) > 0.99
+    assert unevenness(policy) < 1e-3
+    assert float(policy[:3].sum()) > 0.99
     vanilla = led_to(size, beta, placement=placement, with_mara=False)  # control: the reference's ratios
     assert vanilla[:3].tolist() == pytest.approx([11 / 15, 3 / 15, 1 / 15], abs=1e-3)
 
@@ -89,7 +90,8 @@ def test_forward_is_nearly_uniform_at_a_small_beta(size: int, beta: float, limit
     assert unevenness(policy) < limit
     # Control: Algorithm 1 piles onto the least likely good outcome.
     first = led_to(size, beta, direction="forward", algorithm=1, start=NEAR_UNIFORM, steps=250)
-    assert int(first[:3].argmax()) == 2 and float(first[2]) > 0.6
+    assert int(first[:3].argmax()) == 2
+    assert float(first[2]) > 0.6
 
 
 def test_a_large_beta_and_a_small_group_are_biased_towards_the_likely_ones() -> None:
@@ -117,7 +119,8 @@ def test_the_table_of_the_guide_is_where_the_gradient_leads(size: int, beta: flo
 def test_the_bias_falls_with_a_larger_group_and_a_smaller_beta(direction: str) -> None:
     assert (SIZES, BETAS) == ((2, 4, 8, 16), (0.01, 0.03, 0.1, 0.3, 1.0))
     table = torch.tensor([[bias(size, beta, direction) for size in SIZES[:3]] for beta in BETAS[2:]])
-    assert bool((table[:, 1:] < table[:, :-1]).all()) and bool((table[:-1] < table[1:]).all())
+    assert bool((table[:, 1:] < table[:, :-1]).all())
+    assert bool((table[:-1] < table[1:]).all())
     small_beta = bias(2, 0.1, direction)
     assert small_beta < 1e-3 if direction == "reverse" else 1e-3 < small_beta < 5e-3
 
@@ -139,7 +142,8 @@ FALLING = (0.5, 0.1, 0.02, 0.004, 0.001)
 def test_group_normalised_is_uniform_with_the_kl_in_the_reward(direction: str) -> None:
     """The normalised advantage does not shrink near the optimum, so that only a falling rate settles."""
     policy = led_to(4, 0.03, direction=direction, advantage="group_normalised", rates=FALLING, steps=120)
-    assert unevenness(policy) < 1e-3 and float(policy[:3].sum()) > 0.98
+    assert unevenness(policy) < 1e-3
+    assert float(policy[:3].sum()) > 0.98
     constant = led_to(4, 0.03, direction=direction, advantage="group_normalised", rates=(0.5,), steps=200)  # control
     assert unevenness(constant) > 1e-2
 

@@ -196,14 +196,17 @@ def test_bonuses_of_what_does_not_count_are_zero() -> None:
         ucpo(logp, good, valid, coef=2.0),
         differential_smoothing(logp, good, valid, correct_coef=2.0, wrong_coef=1.0),
     ):
-        assert bool((bonus[~valid] == 0).all()) and bool(bonus.isfinite().all()) and bool((bonus[0, 0] != 0).all())
+        assert bool((bonus[~valid] == 0).all())
+        assert bool(bonus.isfinite().all())
+        assert bool((bonus[0, 0] != 0).all())
         with pytest.raises(ValueError, match="NaN"):
             ucpo(logp, good, None, coef=2.0)
     only = ucpo(logp, good & valid, valid, coef=2.0)
     q = torch.tensor([-1.0, -3.0]).softmax(-1)
     entropy = -(q * q.log()).sum()
     torch.testing.assert_close(only[0, [0, 2]], 2 * (-q.log() - entropy))
-    assert bool((only[1] == 0).all()) and float(only[0, 3]) == 0
+    assert bool((only[1] == 0).all())
+    assert float(only[0, 3]) == 0
 
 
 # --- what is done to rewards -----------------------------------------------------------------------------------
@@ -414,7 +417,9 @@ def test_refused_with_the_way_out(options: dict, message: str) -> None:
 
 
 def test_only_objectives_of_reward_and_reference_have_a_target() -> None:
-    assert made().has_target and made("mara").has_target and made(advantage="group_normalised").has_target
+    assert made().has_target
+    assert made("mara").has_target
+    assert made(advantage="group_normalised").has_target
     assert not any(made(**options).has_target for options in METHODS.values())
 
 

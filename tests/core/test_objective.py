@@ -270,13 +270,15 @@ def test_groups_with_no_or_one_valid_sample_change_nothing_else(name: str) -> No
 
     valid = torch.tensor([[True, False, False, False, False]] * 2)
     _, gradient, _ = loss_and_gradient(objective, inputs, valid=valid)
-    assert bool((gradient[:, 1:] == 0).all()) and bool(gradient.isfinite().all())
+    assert bool((gradient[:, 1:] == 0).all())
+    assert bool(gradient.isfinite().all())
     in_baseline = (objective.placement, objective.level) == ("reward", "sequence")
     assert bool((gradient == 0).all()) == in_baseline  # a lone sample has no advantage; a KL outside it stays
 
     none = torch.zeros(2, 5, dtype=torch.bool)
     loss, gradient, logged = loss_and_gradient(objective, inputs, valid=none)
-    assert float(loss) == 0 and bool((gradient == 0).all())
+    assert float(loss) == 0
+    assert bool((gradient == 0).all())
     assert all(not bool(value.isnan()) for value in logged.values())
 
 
@@ -391,8 +393,10 @@ def test_truncated_completions_keep_their_reward_and_their_place_and_are_never_g
     # Controls: dropping them (valid) and treating them as complete are two other things.
     _, dropped, _ = loss_and_gradient(objective, inputs, valid=complete)
     _, as_complete, _ = loss_and_gradient(objective, inputs)
-    assert not torch.allclose(dropped, gradient) and not torch.allclose(as_complete, gradient)
-    assert bool((dropped[~complete] == 0).all()) and bool((gradient[~complete][:, 0] != 0).all())
+    assert not torch.allclose(dropped, gradient)
+    assert not torch.allclose(as_complete, gradient)
+    assert bool((dropped[~complete] == 0).all())
+    assert bool((gradient[~complete][:, 0] != 0).all())
     # Both at once: what is dropped counts nowhere, what is truncated counts in the baseline.
     valid = torch.ones(2, 5, dtype=torch.bool)
     valid[:, 0] = False
@@ -422,7 +426,8 @@ def test_logged_figures_are_those_of_the_batch() -> None:
     assert float(logged["reward/augmented"]) > float(logged["reward/raw"])  # control: two figures
     assert all(value.dim() == 0 and not value.requires_grad for value in logged.values())
     _, _, vanilla = loss_and_gradient(OBJECTIVES["reverse-reward-sequence-identity"], inputs)
-    assert "mara/good_share" not in vanilla and float(vanilla["reward/augmented"]) == float(vanilla["reward/raw"])
+    assert "mara/good_share" not in vanilla
+    assert float(vanilla["reward/augmented"]) == float(vanilla["reward/raw"])
 
 
 def test_forward_weights_are_logged() -> None:
@@ -561,7 +566,8 @@ def test_random_logp_is_a_distribution() -> None:
     members, log_orders = all_groups(4, 3)
     first = float((logp[ordered].sum(-1).exp() * (ordered == 2).sum(-1)).sum())
     second = float(((log_orders + logp[members].sum(-1)).exp() * (members == 2).sum(-1)).sum())
-    assert abs(first - second) < 1e-13 and abs(first - 3 * float(logp[2].exp())) < 1e-13
+    assert abs(first - second) < 1e-13
+    assert abs(first - 3 * float(logp[2].exp())) < 1e-13
     assert abs(float(logp[members].sum(-1).exp().sum()) - 1) > 0.1  # control: without the orders
     back = conditionals_of(SEQUENCES.seq_logp(policy).exp())
     torch.testing.assert_close(back.log_softmax(-1), policy.log_softmax(-1))

@@ -30,7 +30,9 @@ def test_a_scheduled_beta_goes_from_its_start_to_its_final_value(name):
     for step in range(steps - 1):
         beta = schedule(beta, observed(done=progress(step + 1, steps)))
         seen.append(beta)
-    assert seen[0] == 0.4 and seen[-1] == pytest.approx(0.1) and seen == sorted(seen, reverse=True)
+    assert seen[0] == 0.4
+    assert seen[-1] == pytest.approx(0.1)
+    assert seen == sorted(seen, reverse=True)
     assert seen[5] == pytest.approx(0.25)
     middle = 0.4 - 0.3 * 2 / 10 if name == "linear" else 0.25 + 0.15 * math.cos(math.pi * 2 / 10)
     assert seen[2] == pytest.approx(middle)

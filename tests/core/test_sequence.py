@@ -104,7 +104,8 @@ def test_selected_logp_sums_in_float32_at_least(dtype: torch.dtype, result: torc
     if dtype == torch.bfloat16:  # control: summing in the model's own type is coarser
         assert not torch.allclose(plain_logp(hidden, weight, tokens).double(), exact, rtol=0, atol=1e-3)
     logp.sum().backward()
-    assert hidden.grad is not None and hidden.grad.dtype == dtype
+    assert hidden.grad is not None
+    assert hidden.grad.dtype == dtype
 
 
 def test_selected_logp_at_the_edges() -> None:
@@ -114,7 +115,8 @@ def test_selected_logp_at_the_edges() -> None:
         assert not selected_logp(hidden, weight, tokens).requires_grad
     assert selected_logp(hidden, weight, tokens).requires_grad  # control
     large = selected_logp(1e4 * hidden.detach(), weight, tokens)  # logits of 1e4: no overflow
-    assert bool(large.isfinite().all()) and bool((large <= 0).all())
+    assert bool(large.isfinite().all())
+    assert bool((large <= 0).all())
     with pytest.raises(ValueError, match=r"hidden \[N, D\] and tokens \[N\], got \(3, 4\) and \(2,\)"):
         selected_logp(hidden, weight, tokens[:2])
     with pytest.raises(ValueError, match=r"got \(1, 3, 4\) and \(1, 3\)"):
@@ -172,7 +174,8 @@ def test_entropy_is_exact_where_nothing_and_everything_is_certain() -> None:
     _, entropy = selected_logp_and_entropy(hidden, weight, torch.zeros(3, dtype=torch.long))
     torch.testing.assert_close(entropy, torch.tensor([math.log(4), 0.0, math.log(2)]))
     entropy.sum().backward()
-    assert hidden.grad is not None and bool(hidden.grad.isfinite().all())
+    assert hidden.grad is not None
+    assert bool(hidden.grad.isfinite().all())
 
 
 def test_a_larger_vocabulary_means_fewer_rows_at_a_time() -> None:
@@ -189,7 +192,8 @@ def test_masked_sum_counts_what_the_mask_counts() -> None:
     total = masked_sum(value, mask)
     assert total.tolist() == [3, 1]
     total.sum().backward()
-    assert value.grad is not None and torch.equal(value.grad, mask.float())
+    assert value.grad is not None
+    assert torch.equal(value.grad, mask.float())
     assert masked_sum(value.detach(), ~mask).tolist()[1] == math.inf  # control
     assert masked_sum(value.detach(), torch.zeros_like(mask)).tolist() == [0, 0]
     with pytest.raises(ValueError, match=r"value \(2, 3\), mask \(3,\)"):

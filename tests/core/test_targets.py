@@ -171,7 +171,8 @@ def test_leading_axes_are_a_batch(target) -> None:
     ref, reward = random_logp(3, 1, 6, seed=0, scale=3), random_logits(4, 6, seed=1, scale=2)
     ref[1, 0, 2] = -INF
     batched = target(ref, reward, 0.05)
-    assert batched.shape == (3, 4, 6) and batched.dtype == torch.float64
+    assert batched.shape == (3, 4, 6)
+    assert batched.dtype == torch.float64
     looped = torch.stack([torch.stack([target(a[0], b, 0.05) for b in reward]) for a in ref])
     torch.testing.assert_close(batched.exp(), looped.exp(), rtol=0, atol=1e-14)
     assert not torch.allclose(batched[0, 0], batched[0, 1])  # control: the rows differ
@@ -184,7 +185,8 @@ def test_inputs_are_left_alone_and_float32_is_computed_in_float64() -> None:
         result = target(ref, reward, 0.3)
         assert result.dtype == torch.float64
         torch.testing.assert_close(result, target(ref.double(), reward.double(), 0.3), rtol=0, atol=0)
-    assert torch.equal(ref, kept[0]) and torch.equal(reward, kept[1])
+    assert torch.equal(ref, kept[0])
+    assert torch.equal(reward, kept[1])
 
 
 # --- limits ----------------------------------------------------------------------------------------------
@@ -352,11 +354,13 @@ def test_missing_mass_goes_to_the_best_outcomes_off_the_support() -> None:
     inside = a + b < 1
     value = 0.5 * b + 2 * (1 - a - b) + beta * (0.6 * a.log() + 0.4 * b.log())
     best = int(value.masked_fill(~inside, -INF).argmax())
-    assert abs(float(a.flatten()[best] - seen[0])) < 3e-3 and abs(float(b.flatten()[best] - seen[1])) < 3e-3
+    assert abs(float(a.flatten()[best] - seen[0])) < 3e-3
+    assert abs(float(b.flatten()[best] - seen[1])) < 3e-3
 
     # Control: at a large beta the support takes all the mass and the best reward none.
     control = forward_kl_target(ref, reward, 50.0).exp()
-    assert float(control[2:].sum()) == 0 and abs(float(control.sum()) - 1) < 1e-12
+    assert float(control[2:].sum()) == 0
+    assert abs(float(control.sum()) - 1) < 1e-12
     # Under reverse KL it never gets any.
     assert float(reverse_kl_target(ref, reward, beta)[2:].exp().sum()) == 0
 
@@ -387,7 +391,8 @@ def test_figure_4_equal_rewards_keep_the_references_ratio() -> None:
 
 def test_remark_4_2_and_equation_7() -> None:
     ratio = reverse_log_ratio(0.0, 0.0, 1.1, 1.0, 1e-3)
-    assert abs(float(ratio) - 100) < 1e-9 and f"{math.exp(float(ratio)):.1e}" == "2.7e+43"
+    assert abs(float(ratio) - 100) < 1e-9
+    assert f"{math.exp(float(ratio)):.1e}" == "2.7e+43"
     for seed in range(6):
         ref, reward, beta, entropy_coef = random_problem(seed)
         target = reverse_kl_target(ref, reward, beta, entropy_coef)
@@ -433,7 +438,8 @@ def test_the_crossovers_depend_on_different_things() -> None:
     other = f64([0.5, 0.1, 0.4]).log(), f64([0.5, 1.0, 0.9])
     reverse = [float(reverse_crossover_beta(f[0], f[1], r[0], r[1])) for f, r in ((ref, reward), other)]
     forward = [float(forward_crossover_beta(f, r, 0, 1)) for f, r in ((ref, reward), other)]
-    assert reverse[0] == reverse[1] and abs(forward[0] - forward[1]) > 0.05
+    assert reverse[0] == reverse[1]
+    assert abs(forward[0] - forward[1]) > 0.05
 
 
 def test_pairs_without_a_crossover() -> None:

@@ -15,7 +15,8 @@ REF = torch.tensor([[-1.0, -3.0, -0.5], [-1.0, -2.0, -5.0]])
 
 def test_identity_returns_what_it_is_given() -> None:
     transformed = identity(REWARD, REF, beta=0.1)
-    assert transformed.reward is REWARD and transformed.ref_seq_logp is REF
+    assert transformed.reward is REWARD
+    assert transformed.ref_seq_logp is REF
     assert identity(REWARD, REF, beta=0.0).reward is REWARD  # without a KL term as well
 
 
@@ -36,7 +37,8 @@ def test_auto_is_the_algorithm_that_is_uniform(direction: str, algorithm: str | 
     first = augment_reward(REWARD, REF, beta=0.3, threshold=1.0), REF
     second = anchor_reference(REWARD, REF, threshold=1.0)
     chosen, other = (first, second) if expected == 1 else (second, first)
-    assert torch.equal(transformed.reward, chosen[0]) and torch.equal(transformed.ref_seq_logp, chosen[1])
+    assert torch.equal(transformed.reward, chosen[0])
+    assert torch.equal(transformed.ref_seq_logp, chosen[1])
     assert not torch.equal(transformed.reward, other[0])  # control
 
 

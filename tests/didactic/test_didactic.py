@@ -38,8 +38,11 @@ def test_the_problems_are_the_papers():
     assert [float(bumps.reward[i]) for i in (a, b)] == pytest.approx([0.75, 1.0])
     plateaus = make_problem(ProblemConfig("plateaus"))
     ref = plateaus.ref_logp.exp()
-    assert float(ref[0]) == pytest.approx(0.05, abs=0.002) and float(ref[99]) < 1e-8
-    assert plateaus.reward.sum() == 50 and plateaus.reward[24] == 1 and plateaus.reward[25] == 0
+    assert float(ref[0]) == pytest.approx(0.05, abs=0.002)
+    assert float(ref[99]) < 1e-8
+    assert plateaus.reward.sum() == 50
+    assert plateaus.reward[24] == 1
+    assert plateaus.reward[25] == 0
     shares = [float(ref[mode].sum()) for mode in plateaus.modes]
     assert shares[0] / sum(shares) == pytest.approx(0.96, abs=0.005)  # 96:4
     for name in ("two_bumps", "plateaus", "bimodal"):
@@ -89,7 +92,8 @@ def test_each_cell_of_a_figure_is_an_experiment(figure):
         (cell,) = make_config(f"experiment={figure}/{path.stem}").cells()
         found.append(cell)
     grid_of_figure = make_config(f"experiment={figure}").cells()
-    assert len(found) == len(grid_of_figure) and all(found.count(cell) == 1 for cell in grid_of_figure)
+    assert len(found) == len(grid_of_figure)
+    assert all(found.count(cell) == 1 for cell in grid_of_figure)
     assert make_config("experiment=bandit").cells()[0] not in grid_of_figure  # control
 
 
@@ -177,7 +181,8 @@ def test_algorithm_1_under_forward_kl_piles_onto_the_rarest():
         options = ("objective.direction=forward", "objective.beta=1.0", f"transform.algorithm='{algorithm}'")
         _, (cell,) = grid("transform=mara", *options)
         variation[algorithm] = float(coefficient_of_variation(cell.target(1.0)[cell.good()]))
-    assert variation[2] < 1e-9 and variation[1] > 1
+    assert variation[2] < 1e-9
+    assert variation[1] > 1
 
 
 @pytest.mark.parametrize(
@@ -193,7 +198,8 @@ def test_algorithm_1_under_forward_kl_piles_onto_the_rarest():
 def test_what_is_no_expected_reward_trains_on_samples_and_has_no_target(options):
     sampled = ("experiment=bandit", "gradient=sampled", "samples=8")
     _, (cell,) = grid(*sampled, *options)
-    assert cell.target(0.1) is None and "reward/augmented" not in cell.metrics(cell.start_logp(), 0.1)
+    assert cell.target(0.1) is None
+    assert "reward/augmented" not in cell.metrics(cell.start_logp(), 0.1)
     logp = cell.start_logp().clone().requires_grad_()
     loss, _ = sampled_loss(cell, logp, 0.1, torch.rand(8, generator=torch.Generator().manual_seed(0)).double())
     assert float(torch.autograd.grad(loss, logp)[0].abs().max()) > 0

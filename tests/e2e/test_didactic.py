@@ -29,7 +29,8 @@ def run(folder, *arguments):
 
 def flexible_cells_reach_their_targets(summary):
     cells = [cell for cell in summary["cells"] if cell.get("family", "categorical") == "categorical"]
-    assert cells and all(cell["total_variation"] < 1e-5 for cell in cells)
+    assert cells
+    assert all(cell["total_variation"] < 1e-5 for cell in cells)
 
 
 @pytest.mark.slow
@@ -40,12 +41,14 @@ def test_figure_1(tmp_path):
     assert set(summary["gaussian"]) == {"gaussian/reverse", "gaussian/forward"}
     for fit in summary["gaussian"].values():
         best = fit["all_minima"][0]
-        assert abs(fit["mean"] - best["mean"]) < 0.01 and abs(fit["std"] - best["std"]) < 0.01
+        assert abs(fit["mean"] - best["mean"]) < 0.01
+        assert abs(fit["std"] - best["std"]) < 0.01
     forward = summary["gaussian"]["gaussian/forward"]
     assert abs(forward["mean"] - forward["moments"]["mean"]) < 0.01
     assert abs(forward["std"] - forward["moments"]["std"]) < 0.01
     shares = {cell["direction"]: cell["mode_shares"][0] for cell in summary["cells"] if cell["family"] == "gaussian"}
-    assert shares["reverse"] > 0.98 and shares["forward"] < 0.7  # one seeks a mode, the other covers
+    assert shares["reverse"] > 0.98
+    assert shares["forward"] < 0.7
     gaussian = [cell for cell in summary["cells"] if cell["family"] == "gaussian"]
     assert all(cell["total_variation"] > 0.2 for cell in gaussian)  # control: the other family cannot match
 
@@ -56,7 +59,8 @@ def test_figure_2(tmp_path):
     summary = run(tmp_path / "run", "experiment=figure2")
     flexible_cells_reach_their_targets(summary)
     reverse, forward = summary["switch"]["reverse"], summary["switch"]["forward"]
-    assert reverse["predicted"] == pytest.approx(0.132, abs=5e-4) and reverse["seen"] == [0.1, 0.15]
+    assert reverse["predicted"] == pytest.approx(0.132, abs=5e-4)
+    assert reverse["seen"] == [0.1, 0.15]
     assert forward["seen"][0] < forward["predicted"] < forward["seen"][1]
     assert forward["seen"] != reverse["seen"]
 
@@ -93,7 +97,8 @@ def test_figure_5(tmp_path):
         variation = cell["coefficient_of_variation"]
         first, second = cell["mode_shares"]
         if cell["transform"] == "mara":
-            assert variation < 1e-4 and cell["exact_coefficient_of_variation"] < 1e-9
+            assert variation < 1e-4
+            assert cell["exact_coefficient_of_variation"] < 1e-9
         else:
             assert variation > 0.9  # control
             assert first / second == pytest.approx(24.558, rel=1e-4)  # the reference's
@@ -135,6 +140,8 @@ def test_sweeps(tmp_path):
     summaries = [json.loads((tmp_path / str(i) / "summary.json").read_text()) for i in range(4)]
     assert all(len(summary["cells"]) == 1 for summary in summaries)
     assert len({round(summary["cells"][0]["kl_nats"], 9) for summary in summaries}) == 4
-    assert "sweep" in out and "objective.beta=1" in out
+    assert "sweep" in out
+    assert "objective.beta=1" in out
     first = json.loads((tmp_path / "0" / "metrics.jsonl").read_text().splitlines()[-1])
-    assert first["step"] == 299 and math.isfinite(first["kl/reverse_nats"])
+    assert first["step"] == 299
+    assert math.isfinite(first["kl/reverse_nats"])

@@ -175,14 +175,17 @@ def test_a_mistake_is_one_line(type_here, configurations, tmp_path, arguments, p
     (line,) = error.splitlines()
     assert line.startswith("llm: ")
     assert [part for part in parts if part.replace("CONF", str(configurations)) not in line] == [], line
-    assert "://" not in line and "full_key" not in line
-    assert out == "" and not list(tmp_path.rglob("run.json"))
+    assert "://" not in line
+    assert "full_key" not in line
+    assert out == ""
+    assert not list(tmp_path.rglob("run.json"))
     assert not list((tmp_path / "runs").glob("*/*/*"))  # an empty folder is not left, either
 
 
 def test_an_empty_argument_is_a_mistake(type_here):
     status, _, error = type_here("")
-    assert status == 1 and error == (
+    assert status == 1
+    assert error == (
         "llm: command line: must be written KEY=VALUE, with special characters of the value in quotes, got ''\n"
     )
 
@@ -191,7 +194,8 @@ def test_an_experiment_of_one_package_is_named_by_the_other(type_here):
     status, _, error = type_here("experiment=one_two", package="didactic")
     assert status == 1
     (line,) = error.splitlines()
-    assert "python -m llm" in line and "figure5" in line
+    assert "python -m llm" in line
+    assert "figure5" in line
 
 
 @pytest.mark.parametrize(
@@ -205,15 +209,19 @@ def test_a_mistake_that_only_loading_finds(type_here, tmp_path, argument, parts)
     status, _, error = type_here(argument, f"hydra.run.dir={tmp_path / 'run'}")
     assert status == 1
     (line,) = error.splitlines()
-    assert line.startswith("llm: ") and [part for part in parts if part not in line] == []
+    assert line.startswith("llm: ")
+    assert [part for part in parts if part not in line] == []
     assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "failed"
 
 
 def test_a_folder_that_holds_a_broken_run_is_left_alone(type_here, tmp_path):
     (tmp_path / "run.json").write_text("{}")
     status, _, error = type_here(f"hydra.run.dir={tmp_path}")
-    assert status == 1 and "run.json: must be the record of a run" in error and error.count("\n") == 1
-    assert (tmp_path / "run.json").read_text() == "{}" and not (tmp_path / "config.yaml").exists()
+    assert status == 1
+    assert "run.json: must be the record of a run" in error
+    assert error.count("\n") == 1
+    assert (tmp_path / "run.json").read_text() == "{}"
+    assert not (tmp_path / "config.yaml").exists()
 
 
 def test_a_mistake_in_a_process_of_its_own(tmp_path):
@@ -224,14 +232,16 @@ def test_a_mistake_in_a_process_of_its_own(tmp_path):
 
 def test_the_traceback_comes_on_request(tmp_path):
     done = type_command("objective.beta=-1", cwd=tmp_path, HYDRA_FULL_ERROR="1")
-    assert done.returncode == 1 and "Traceback" in done.stderr
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
     assert done.stderr.splitlines()[-1] == "llm: objective.beta: must be finite and >= 0, got -1.0"
 
 
 @pytest.mark.parametrize("package", ["llm", "didactic"])
 def test_help_teaches(package):
     done = type_command("--help", package=package)
-    assert done.returncode == 0 and done.stderr == ""
+    assert done.returncode == 0
+    assert done.stderr == ""
     words = ("transform=mara", "beta_schedule=adaptive", "objective.beta", "-m ", "--cfg job", "HYDRA_FULL_ERROR=1")
     assert [word for word in words if word not in done.stdout] == []
 
@@ -256,5 +266,7 @@ def test_what_does_not_run_loads_no_torch(tmp_path, package, arguments):
 
 def test_the_composed_configuration_is_shown_without_running(tmp_path):
     done = type_command("transform=mara", "objective.beta=.25", "--cfg", "job", "--resolve", cwd=tmp_path)
-    assert done.returncode == 0 and "beta: 0.25" in done.stdout and "name: mara" in done.stdout
+    assert done.returncode == 0
+    assert "beta: 0.25" in done.stdout
+    assert "name: mara" in done.stdout
     assert not list(tmp_path.iterdir())

@@ -82,11 +82,14 @@ def test_a_file_with_partition_and_scores(evaluate, tmp_path):
     status, out, error = evaluate("generations=scores.jsonl", "embedder=null", "hydra.run.dir=out")
     assert status == 0, error
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert summary["distinct/mean"] == 2.5 and summary["distinct/se"] == pytest.approx(0.35, abs=0.03)
+    assert summary["distinct/mean"] == 2.5
+    assert summary["distinct/se"] == pytest.approx(0.35, abs=0.03)
     assert summary["utility/mean"] == pytest.approx(float(sum(UTILITIES) / 2), rel=1e-12)
     assert summary["utility/se"] == pytest.approx(float(abs(UTILITIES[0] - UTILITIES[1])) / 2 / 2**0.5, rel=0.05)
-    assert summary["semantic_diversity/mean"] is None and summary["ead/prompts"] == summary["prompts"] == 2
-    assert summary["choices"]["equivalence"] == "partition of the file" and summary["choices"]["vocabulary"] == 50257
+    assert summary["semantic_diversity/mean"] is None
+    assert summary["ead/prompts"] == summary["prompts"] == 2
+    assert summary["choices"]["equivalence"] == "partition of the file"
+    assert summary["choices"]["vocabulary"] == 50257
     rows = read(tmp_path / "out" / "prompts.jsonl")
     assert [row["utility"] for row in rows] == pytest.approx([float(u) for u in UTILITIES], rel=1e-12)
     assert [row["distinct"] for row in rows] == [3, 2]
@@ -113,9 +116,12 @@ def test_two_files_side_by_side(evaluate, tmp_path):
     assert status == 0, error
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["distinct/mean"] == 3  # red, blue, a deep green; Rome, old Rome, Oslo
-    assert summary["compare"]["distinct/mean"] == 1 and summary["difference"]["distinct/mean"] == -2
-    assert summary["utility/mean"] is None and summary["compare"]["utility/mean"] > 0
-    assert "exact, after NFKC" in summary["choices"]["equivalence"] and "difference" in out
+    assert summary["compare"]["distinct/mean"] == 1
+    assert summary["difference"]["distinct/mean"] == -2
+    assert summary["utility/mean"] is None
+    assert summary["compare"]["utility/mean"] > 0
+    assert "exact, after NFKC" in summary["choices"]["equivalence"]
+    assert "difference" in out
     assert [row["id"] for row in read(tmp_path / "out" / "compare.jsonl")] == ["p2", "p1"]
 
 
@@ -199,8 +205,10 @@ def test_help_teaches_and_loads_no_torch(tmp_path):
     )
     assert done.returncode == 0
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "hydra" in imported and not {"torch", "transformers", "matplotlib"} & imported
-    assert "generations=scores.jsonl" in done.stdout and not list(tmp_path.iterdir())
+    assert "hydra" in imported
+    assert not {"torch", "transformers", "matplotlib"} & imported
+    assert "generations=scores.jsonl" in done.stdout
+    assert not list(tmp_path.iterdir())
 
 
 # --- sampling ------------------------------------------------------------------------------------------------
@@ -227,16 +235,20 @@ def test_a_run_is_measured_on_its_own_task_and_goes_on_after_a_kill(evaluate, ti
     folder = tiny_run / "evaluation"  # by default
     summary = json.loads((folder / "summary.json").read_text())
     (row,), (line,) = read(folder / "prompts.jsonl"), read(folder / "generations.jsonl")
-    assert line["generations"] == row["generations"] and len(row["generations"]) == 64
+    assert line["generations"] == row["generations"]
+    assert len(row["generations"]) == 64
     # A second way: count the completions.
     good = [text for text in row["generations"] if text in ("<answer>1</answer>", "<answer>2</answer>")]
-    assert 40 < len(good) < 64 and summary["pass@1/mean"] == summary["reward_in/mean"] == len(good) / 64
+    assert 40 < len(good) < 64
+    assert summary["pass@1/mean"] == summary["reward_in/mean"] == len(good) / 64
     share = good.count("<answer>1</answer>") / len(good)
     entropy = -sum(p * math.log(p) for p in (share, 1 - share) if p)
-    assert summary["answer_entropy_nats/mean"] == pytest.approx(entropy) and summary["pass@1/se"] is None
+    assert summary["answer_entropy_nats/mean"] == pytest.approx(entropy)
+    assert summary["pass@1/se"] is None
     assert summary["distinct/mean"] == len({" ".join(text.casefold().split()) for text in row["generations"]})
     choices = summary["choices"]
-    assert choices["correct"] == "reward_in >= 1" and choices["answers"] == choices["reward_in"] == "of task one_two"
+    assert choices["correct"] == "reward_in >= 1"
+    assert choices["answers"] == choices["reward_in"] == "of task one_two"
     assert "64 completions a prompt, temperature 1, at most 24 tokens" in out
 
     # Killed while it wrote: the same command goes on, and ends at the same figures.
@@ -253,7 +265,9 @@ def test_a_run_is_measured_on_its_own_task_and_goes_on_after_a_kill(evaluate, ti
     (folder / "run.json").write_text(json.dumps({**record, "state": "failed"}))
     (folder / "generations.jsonl").write_bytes(whole.replace(line["weights"].encode(), b"0" * 16))
     status, _, error = evaluate(*command)
-    assert status == 1 and "hydra.run.dir: must be a new folder" in error and "weights" in error
+    assert status == 1
+    assert "hydra.run.dir: must be a new folder" in error
+    assert "weights" in error
     # Where launch.collect finds it.
     (folder / "summary.json").write_text(json.dumps(summary))
     (tiny_run / "summary.json").write_text(json.dumps({"correct": 0.5}))
@@ -264,8 +278,10 @@ def test_a_run_is_measured_on_its_own_task_and_goes_on_after_a_kill(evaluate, ti
     from launch.analysis.table import read_runs
 
     (found,) = read_runs(tiny_run)
-    assert found.results["distinct/mean"] == summary["distinct/mean"] and found.results["correct"] == 0.5
-    assert "distinct/prompts" not in found.results and "choices.vocabulary" not in found.results
+    assert found.results["distinct/mean"] == summary["distinct/mean"]
+    assert found.results["correct"] == 0.5
+    assert "distinct/prompts" not in found.results
+    assert "choices.vocabulary" not in found.results
 
 
 def test_a_model_on_prompts_of_a_file(evaluate, tiny_run, tmp_path):
@@ -297,7 +313,8 @@ def test_a_model_on_prompts_of_a_file(evaluate, tiny_run, tmp_path):
     )
     assert status == 0, error
     summary = json.loads((tmp_path / "file" / "summary.json").read_text())
-    assert summary["pass@1/mean"] == 1 and summary["reward_in/mean"] < 1
+    assert summary["pass@1/mean"] == 1
+    assert summary["reward_in/mean"] < 1
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,8 @@ def run(tmp_path_factory):
 def test_a_run_is_reproduced_bit_for_bit_and_a_tampered_one_is_not(run, tmp_path):
     done = command("launch.reproduce", str(run), "--out", str(tmp_path / "again"))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "compared bit for bit" in done.stdout and "reproduced: 12 lines of metrics" in done.stdout
+    assert "compared bit for bit" in done.stdout
+    assert "reproduced: 12 lines of metrics" in done.stdout
     assert (run / "metrics.jsonl").read_bytes() == (tmp_path / "again" / "metrics.jsonl").read_bytes()
     rows = read_jsonl(run / "metrics.jsonl")
     rows[7]["grad_norm"] += 1e-12
@@ -48,8 +49,10 @@ def test_a_run_is_reproduced_bit_for_bit_and_a_tampered_one_is_not(run, tmp_path
     record["hardware"]["processor"] = "another"
     (again / "run.json").write_text(json.dumps(record))
     done = command("launch.reproduce", str(again), "--out", str(tmp_path / "fourth"))
-    assert done.returncode == 1 and "hardware: processor: another -> " in done.stdout
-    assert "compared within 0.0001" in done.stdout and "the first difference: step 9, loss" in done.stdout
+    assert done.returncode == 1
+    assert "hardware: processor: another -> " in done.stdout
+    assert "compared within 0.0001" in done.stdout
+    assert "the first difference: step 9, loss" in done.stdout
 
 
 def test_a_run_under_a_config_diff(run, tmp_path):
@@ -57,8 +60,10 @@ def test_a_run_under_a_config_diff(run, tmp_path):
         "launch.reproduce", str(run), "--out", str(tmp_path / "mara"), "--with", "transform=mara", "seed=1"
     )
     assert done.returncode == 0, done.stderr
-    assert "transform.name: identity -> mara" in done.stdout and "seed: 0 -> 1" in done.stdout
+    assert "transform.name: identity -> mara" in done.stdout
+    assert "seed: 0 -> 1" in done.stdout
     assert "B - A" in done.stdout
     wrong = command("launch.reproduce", str(run), "--out", str(tmp_path / "wrong"), "--with", "sed=1")
-    assert wrong.returncode == 2 and wrong.stderr.startswith("launch.reproduce: sed: no such key")
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("launch.reproduce: sed: no such key")
     assert not (tmp_path / "wrong").exists()

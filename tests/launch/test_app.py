@@ -63,7 +63,8 @@ def test_a_run_lies_where_its_package_and_experiment_say(tmp_path):
         f"run folder: {folder.relative_to(tmp_path)}",
     ]
     assert record(folder)["command"] == ["python", "-m", "llm", "steps=4", "objective.beta=2"]
-    assert not (folder / ".hydra").exists() and not (folder / "job.log").exists()
+    assert not (folder / ".hydra").exists()
+    assert not (folder / "job.log").exists()
 
 
 def test_a_job_that_fails_leaves_the_others_of_its_sweep_to_go_on(tmp_path):
@@ -80,7 +81,8 @@ def test_a_job_that_fails_leaves_the_others_of_its_sweep_to_go_on(tmp_path):
     assert (tmp_path / "sweep" / "report.txt").read_text() == "4 5 6 7"
     assert [row["x"] for row in read_jsonl(folders[7] / "metrics.jsonl")] == [2, 4, 6, 8]
     threads = [json.loads((folder / "summary.json").read_text())["threads"] for folder in folders[4:]]
-    assert threads[0] == threads[2] == 1 and threads[1] == threads[3] == record(folders[1])["hardware"]["threads"]
+    assert threads[0] == threads[2] == 1
+    assert threads[1] == threads[3] == record(folders[1])["hardware"]["threads"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -98,7 +100,8 @@ def test_a_run_that_is_told_to_stop_leaves_a_true_record(tmp_path, number):
     folder, limit = tmp_path / "run", time.monotonic() + 100
     try:
         while not (folder / "metrics.jsonl").exists() or not (folder / "metrics.jsonl").stat().st_size:
-            assert process.poll() is None and time.monotonic() < limit
+            assert process.poll() is None
+            assert time.monotonic() < limit
             time.sleep(0.05)
         assert record(folder)["state"] == "running"
         process.send_signal(number)

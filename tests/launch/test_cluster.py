@@ -82,11 +82,9 @@ def test_a_dry_run_shows_the_script_and_leaves_nothing(tmp_path, launcher):
         "slurm_multinode": ["--nodes=2", "--gpus-per-node=8", "--ntasks-per-node=8"],
     }[launcher]
     assert [line for line in expected if f"#SBATCH {line}\n" not in script] == []
-    assert (
-        "\nmodule load cuda\n" in script
-        and "--kill-on-bad-exit=1" in script
-        and f'cd "{tmp_path}/sweep/.code"' in script
-    )
+    assert "\nmodule load cuda\n" in script
+    assert "--kill-on-bad-exit=1" in script
+    assert f'cd "{tmp_path}/sweep/.code"' in script
     assert list(tmp_path.iterdir()) == []
 
 
@@ -113,7 +111,8 @@ def test_a_snapshot_has_untracked_source_and_knows_its_commit(tmp_path):
     (home / "core" / "mine.py").write_text("VALUE = 1\n")
     (home / "runs").mkdir()
     code = take_snapshot(tmp_path / "sweep" / ".code", home) if (tmp_path / "sweep").mkdir() is None else None
-    assert (code / "core" / "mine.py").read_text() == "VALUE = 1\n" and not (code / "runs").exists()
+    assert (code / "core" / "mine.py").read_text() == "VALUE = 1\n"
+    assert not (code / "runs").exists()
     assert (code / "hydra_plugins" / "mara" / "__init__.py").exists()
     assert set(json.loads((code / "code.json").read_text())) >= {"commit", "dirty", "untracked"}
     (home / "core" / "mine.py").write_text("VALUE = 2\n")
@@ -146,7 +145,8 @@ def test_ranks_with_nothing_to_share_are_refused(monkeypatch):
 
 def test_ports_of_jobs_and_of_restarts_differ():
     ports = {cluster_job.port(str(job), str(restart)) for job in range(100) for restart in range(3)}
-    assert len(ports) > 290 and all(20000 <= port < 32000 for port in ports)
+    assert len(ports) > 290
+    assert all(20000 <= port < 32000 for port in ports)
     assert cluster_job.port("7", "0") == cluster_job.port("7", "0")
 
 
@@ -192,8 +192,10 @@ def test_a_sweep_of_local_processes(tmp_path):
     (sweep / "1").mkdir(parents=True)
     (sweep / "1" / "metrics.jsonl").mkdir()  # nothing can be written there
     done = command("-m", *common, *launcher, "seed=0,1,2", f"hydra.sweep.dir={sweep}")
-    assert done.returncode == 1 and "[1] failed, trying again" in done.stdout
-    assert "job 1 (" in done.stderr and "metrics.jsonl" in done.stderr
+    assert done.returncode == 1
+    assert "[1] failed, trying again" in done.stdout
+    assert "job 1 (" in done.stderr
+    assert "metrics.jsonl" in done.stderr
     assert [run_state(sweep / job.folder) for job in read_sweep(sweep).jobs] == ["finished", "failed", "finished"]
     assert command(*common, "seed=2", f"hydra.run.dir={tmp_path / 'here'}").returncode == 0
     assert (sweep / "2" / "metrics.jsonl").read_bytes() == (tmp_path / "here" / "metrics.jsonl").read_bytes()

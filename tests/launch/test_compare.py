@@ -55,12 +55,14 @@ def test_only_what_all_runs_have_is_compared():
     assert compare(rows, rows[1], ["OB100"]) == []  # a base that has not reached it
     assert compare([base, row("one", "OB100", [1.0])], base, ["OB100"]) == []
     (test,) = compare([base := row("a", "x", [1.0, 1.0]), row("b", "x", [2.0, 2.0])], base, ["x"])
-    assert test.difference == 1 and all(math.isnan(n) for n in (test.t, test.degrees, test.greater, test.less))
+    assert test.difference == 1
+    assert all(math.isnan(n) for n in (test.t, test.degrees, test.greater, test.less))
 
 
 def test_the_row_to_compare_with_is_named_by_a_part_of_its_label():
     rows = [row(name, "x", [1.0]) for name in ("mara", "mara_0.8", "reinvent")]
-    assert find_base(rows, "reinv") is rows[2] and find_base(rows, "mara_") is rows[1]
+    assert find_base(rows, "reinv") is rows[2]
+    assert find_base(rows, "mara_") is rows[1]
     assert find_base(rows, "method=mara") is rows[0]  # a whole label wins
     rows[1].runs[0].overrides.append("experiment=task/cell")
     assert find_base(rows, "task/cell") is rows[1]
@@ -82,5 +84,6 @@ def test_a_table_wider_than_the_terminal_is_cut_into_several(monkeypatch):
         print_table([one], keys)
         texts[width] = console.export_text()
         assert all(key in texts[width] and f"{value:.3f}" in texts[width] for key, value in results.items())
-        assert max(map(len, texts[width].splitlines())) <= width and "…" not in texts[width]
+        assert max(map(len, texts[width].splitlines())) <= width
+        assert "…" not in texts[width]
     assert texts[300].count("mean ±") == 1 < texts[60].count("mean ±")

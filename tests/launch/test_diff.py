@@ -159,9 +159,9 @@ def test_what_the_command_prints(tmp_path, capsys):
     assert "equal" in capsys.readouterr().out
     assert diff.main(["llm:transform=identity", "llm:transform=mara seed=4"]) == 1
     out = capsys.readouterr().out
-    assert (
-        "seed: 0 -> 4" in out and "transform.name: identity -> mara" in out and "+ transform.algorithm: auto" in out
-    )
+    assert "seed: 0 -> 4" in out
+    assert "transform.name: identity -> mara" in out
+    assert "+ transform.algorithm: auto" in out
     assert diff.main(["--overrides", "llm:seed=3", "llm:transform=mara seed=4"]) == 1
     assert capsys.readouterr().out.split() == ["transform=mara", "seed=4"]
     assert diff.main(["--json", "llm:seed=3", "llm:seed=4"]) == 1
@@ -183,7 +183,8 @@ def test_what_the_command_prints(tmp_path, capsys):
 def test_mistakes_are_one_line_and_status_2(capsys, a, b, message):
     assert diff.main(["--overrides", a, b]) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and message in error
+    assert error.count("\n") == 1
+    assert message in error
 
 
 def test_results_stand_side_by_side(tmp_path, capsys):
@@ -201,7 +202,9 @@ def test_results_stand_side_by_side(tmp_path, capsys):
         (folder / "metrics.jsonl").touch()
     assert diff.main([str(tmp_path / "a"), str(tmp_path / "b")]) == 1
     out = capsys.readouterr().out
-    assert "code.commit: a -> b" in out and "torch" not in out
-    assert "0.5 ± 0.3" in out and "0.25 ± 0.42" in out  # sqrt(.3^2 + .3^2)
+    assert "code.commit: a -> b" in out
+    assert "torch" not in out
+    assert "0.5 ± 0.3" in out
+    assert "0.25 ± 0.42" in out
     assert read_side(str(tmp_path / "a")).results["correct"][0] == 0.5
     assert Path(read_side(str(tmp_path / "a")).name) == tmp_path / "a"

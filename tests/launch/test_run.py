@@ -32,7 +32,8 @@ def lines(folder, name):
 def test_a_finished_run(tmp_path):
     folder = tmp_path / "deep" / "run"
     with Run(folder, "llm", CONFIG, ["a=1"]) as run:
-        assert record(folder)["state"] == "running" and record(folder)["ended"] is None
+        assert record(folder)["state"] == "running"
+        assert record(folder)["ended"] is None
         for step in run.steps(3, show=("x",)):
             run.log({"x": torch.tensor(step / 2), "n": 7, "none": None})
             run.log_samples([{"text": "é"}])
@@ -48,8 +49,10 @@ def test_a_finished_run(tmp_path):
     assert (written["state"], written["seed"], written["traceback"]) == ("finished", 3, None)
     assert written["command"] == ["python", "-m", "llm", "a=1"]
     assert {"commit", "dirty", "untracked"} == set(written["code"])  # a patch is a file of its own
-    assert {"python", "torch", "numpy"} <= set(written["versions"]) and written["hardware"]["threads"] >= 1
-    assert written["started"] <= written["ended"] and written["pid"] == os.getpid()
+    assert {"python", "torch", "numpy"} <= set(written["versions"])
+    assert written["hardware"]["threads"] >= 1
+    assert written["started"] <= written["ended"]
+    assert written["pid"] == os.getpid()
     files = {"config.yaml", "overrides.yaml", "run.json", "summary.json"}
     files |= {"metrics.jsonl", "timings.jsonl", "samples.jsonl", "checkpoints", ".lock"}
     assert {path.name for path in folder.iterdir()} - {"code.patch"} == files  # no temporary file stays
@@ -60,8 +63,10 @@ def test_a_failed_run_says_where(tmp_path):
         for step in run.steps(3):
             run.log({"x": 1 / (1 - step)})
     written = record(tmp_path / "run")
-    assert written["state"] == "failed" and written["ended"] is not None
-    assert "ZeroDivisionError" in written["traceback"] and "test_run.py" in written["traceback"]
+    assert written["state"] == "failed"
+    assert written["ended"] is not None
+    assert "ZeroDivisionError" in written["traceback"]
+    assert "test_run.py" in written["traceback"]
     assert len(lines(tmp_path / "run", "metrics")) == 1  # what was computed stays
 
 
@@ -99,7 +104,8 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     ],
 )
 def test_what_json_lacks_becomes_null(value, expected):
-    assert plain(value) == expected and type(plain(value)) is type(expected)
+    assert plain(value) == expected
+    assert type(plain(value)) is type(expected)
 
 
 def test_what_is_not_finite_is_null_in_every_file(tmp_path):
@@ -167,12 +173,14 @@ def test_the_code_is_named_with_what_no_commit_has(tmp_path, monkeypatch):
     git("add", ".")
     git("commit", "-m", "second")
     clean = code_version(tmp_path)
-    assert len(clean["commit"]) == 40 and (clean["dirty"], clean["untracked"], clean["patch"]) == (False, [], "")
+    assert len(clean["commit"]) == 40
+    assert (clean["dirty"], clean["untracked"], clean["patch"]) == (False, [], "")
 
     code.write_text("new: é\n")
     git("config", "color.ui", "always")
     changed = code_version(tmp_path)
-    assert changed["dirty"] is True and changed["commit"] == clean["commit"]
+    assert changed["dirty"] is True
+    assert changed["commit"] == clean["commit"]
     (tmp_path / "code.patch").write_text(changed["patch"])
     git("checkout", "launch/runs/run.py")
     git("apply", "code.patch")

@@ -31,7 +31,9 @@ def test_a_row_depends_on_its_key_alone():
 def test_they_are_uniform():
     n = 20_000
     values = rollout_uniforms(0, 0, [0] * n, list(range(n)), 2).flatten()
-    assert values.dtype == torch.float64 and values.min() >= 0 and values.max() < 1
+    assert values.dtype == torch.float64
+    assert values.min() >= 0
+    assert values.max() < 1
     shares = torch.histc(values, 20, 0, 1) / len(values)
     assert (shares - 0.05).abs().max() < 0.005
     pairs = values.view(n, 2) - 0.5

@@ -72,7 +72,8 @@ def test_status_of_every_job(sweep, capsys):
     (jobs,) = json.loads(capsys.readouterr().out).values()
     assert [job["state"] for job in jobs] == ["finished", "finished", "failed", "finished", "missing", "dead"]
     assert [job["varies"] for job in jobs[:2]] == ["transform=identity seed=0", "transform=identity seed=1"]
-    assert jobs[2]["error"] == f"ValueError: {HOSTILE}" and jobs[0]["error"] == ""
+    assert jobs[2]["error"] == f"ValueError: {HOSTILE}"
+    assert jobs[0]["error"] == ""
     assert [(job["steps"], job["total"]) for job in jobs] == [(4, 4)] * 4 + [(0, None), (4, 4)]
     assert jobs[1]["metrics"] == {"reward/raw": 4, "loss": 0.30000000000000004}
     assert status.main([str(sweep), "--metrics", "loss"]) == 1
@@ -101,8 +102,10 @@ def test_resume_runs_what_is_missing_or_failed_and_nothing_else(sweep, monkeypat
     ran = []
     monkeypatch.setattr(resume, "refuse_changed", lambda folder, sweep, job: None)
     monkeypatch.setattr(resume, "run_here", lambda folder, sweep, job: ran.append(job.number) or 0)
-    assert resume.main([str(sweep), "--dry-run"]) == 0 and ran == []
-    assert resume.main([str(sweep)]) == 0 and ran == [2, 4, 5]
+    assert resume.main([str(sweep), "--dry-run"]) == 0
+    assert ran == []
+    assert resume.main([str(sweep)]) == 0
+    assert ran == [2, 4, 5]
 
 
 def test_a_sweep_whose_configuration_has_changed_is_refused(sweep, capsys):
@@ -113,15 +116,21 @@ def test_a_sweep_whose_configuration_has_changed_is_refused(sweep, capsys):
 def test_the_table(sweep, capsys):
     assert collect.main([str(sweep)]) == 1
     out = capsys.readouterr().out
-    assert "failed: " in out and "missing: " in out and "dead: " in out and "3 of 6 runs finished" in out
+    assert "failed: " in out
+    assert "missing: " in out
+    assert "dead: " in out
+    assert "3 of 6 runs finished" in out
     written = pd.read_parquet(sweep / "collected" / "table.parquet")
     assert list(written.columns[:2]) == ["transform.name", "n"]
-    assert written["transform.name"].tolist() == ["identity", "mara"] and written["n"].tolist() == [2, 1]
-    assert written["correct"].tolist() == pytest.approx([0.905, 0.9]) and written["base.correct"].tolist() == [
+    assert written["transform.name"].tolist() == ["identity", "mara"]
+    assert written["n"].tolist() == [2, 1]
+    assert written["correct"].tolist() == pytest.approx([0.905, 0.9])
+    assert written["base.correct"].tolist() == [
         0.5,
         0.5,
     ]
-    assert written["correct/se"][0] == pytest.approx(0.005 / math.sqrt(2)) and math.isnan(written["correct/se"][1])
+    assert written["correct/se"][0] == pytest.approx(0.005 / math.sqrt(2))
+    assert math.isnan(written["correct/se"][1])
     assert written["entropy_nats/se"].tolist() == [0, 0.5]  # a single run's own, where it has one
     command = "python -m llm -m experiment=one_two transform=identity seed=0,1"
     assert written["command"].tolist() == [command, "python -m llm experiment=one_two transform=mara seed=0"]
@@ -155,9 +164,8 @@ def test_the_front_is_what_nothing_beats():
 def test_curves_are_means_over_the_seeds(sweep):
     rows = table.fold(table.read_runs(sweep))
     steps, mean, error = plots.curve(rows[0], "reward/raw")
-    assert (steps, mean.tolist()) == ([0, 1, 2, 3], [0.5, 1.5, 2.5, 3.5]) and error == pytest.approx(
-        0.5 / math.sqrt(2)
-    )
+    assert (steps, mean.tolist()) == ([0, 1, 2, 3], [0.5, 1.5, 2.5, 3.5])
+    assert error == pytest.approx(0.5 / math.sqrt(2))
     assert plots.curve(rows[0], "loss")[0] == [0, 1, 3]
 
 
@@ -167,7 +175,8 @@ def test_a_damaged_run_is_listed_and_the_others_are_collected(sweep, capsys, dam
     (sweep / "0" / name).write_text("{'\n")
     assert collect.main([str(sweep)]) == 1
     out = capsys.readouterr().out
-    assert re.search(rf"damaged: .*{name}", out) and "2 of 6 runs finished" in out
+    assert re.search(rf"damaged: .*{name}", out)
+    assert "2 of 6 runs finished" in out
 
 
 def test_what_cannot_be_collected(tmp_path, sweep, capsys):
@@ -196,7 +205,8 @@ def test_the_report_opens_offline_in_a_browser(sweep, tmp_path):
     collect.main([str(sweep)])
     page = sweep / "collected" / "report.html"
     text = page.read_text()
-    assert HOSTILE not in text and "&lt;script&gt;document.title" in text
+    assert HOSTILE not in text
+    assert "&lt;script&gt;document.title" in text
     assert not re.search(r'(src|href)="(?!data:)', text)  # nothing is loaded from anywhere
     log = tmp_path / "net.json"
     done = browse(f"--log-net-log={log}", "--dump-dom", page.as_uri())
@@ -233,15 +243,19 @@ def test_the_commands_on_a_real_sweep(tmp_path):
     shutil.rmtree(folder / "1")
     (folder / "2" / "run.json").write_text((folder / "2" / "run.json").read_text().replace('"finished"', '"failed"'))
     seen = command("launch.status", str(folder))
-    assert seen.returncode == 1 and "1 missing" in seen.stdout and "1 failed" in seen.stdout
+    assert seen.returncode == 1
+    assert "1 missing" in seen.stdout
+    assert "1 failed" in seen.stdout
     again = command("launch.resume", str(folder))
     assert again.returncode == 0, again.stdout + again.stderr
     assert {n: read_jsonl(folder / str(n) / "metrics.jsonl") for n in range(4)} == lines
     assert [run_folder.run_state(folder / str(n)) for n in range(4)] == ["finished"] * 4
     collected = command("launch.collect", str(folder), "--out", str(tmp_path / "out"))
-    assert collected.returncode == 0 and "4 of 4 runs finished" in collected.stdout
+    assert collected.returncode == 0
+    assert "4 of 4 runs finished" in collected.stdout
     written = pd.read_csv(tmp_path / "out" / "table.csv")
-    assert written["objective.direction"].tolist() == ["reverse", "forward"] and written["n"].tolist() == [2, 2]
+    assert written["objective.direction"].tolist() == ["reverse", "forward"]
+    assert written["n"].tolist() == [2, 2]
     assert all((tmp_path / "out" / name).exists() for name in ("pareto.png", "curves.png", "report.html"))
 
 

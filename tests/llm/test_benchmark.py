@@ -11,11 +11,13 @@ def test_prompts_have_exactly_the_length_that_the_setting_says(tokenizer, name):
     setting = llm_step.SETTINGS[name]
     chats = llm_step.chats(name)
     prompts = encode_chats(tokenizer, chats)
-    assert prompts.ids.shape == (setting["P"], setting["prompt"]) and prompts.mask.all()
+    assert prompts.ids.shape == (setting["P"], setting["prompt"])
+    assert prompts.mask.all()
     assert len({chat[0]["content"] for chat in chats}) == setting["P"]
     lengths = llm_step.lengths(name)
     assert len(lengths) == setting["P"] * setting["G"]
-    assert setting["least"] <= lengths.min() and lengths.max() == setting["most"]
+    assert setting["least"] <= lengths.min()
+    assert lengths.max() == setting["most"]
     assert (lengths == setting["most"]).all() == (setting["least"] == setting["most"])
 
 
@@ -33,6 +35,8 @@ def test_our_side_runs(tmp_path, monkeypatch):
         "long", str(tmp_path), lambda: llm_step.Meter("long", 2, told.append, lambda: waited.append(len(told)))
     )
     assert result["tokens"] == llm_step.lengths("long").sum() > 4
-    assert waited == [1, 2] and len(told) == 3  # the end of the warm-up, then a line for each turn of two steps
+    assert waited == [1, 2]
+    assert len(told) == 3
     for turn in told[1:]:
-        assert 0 < turn["objective"] < turn["seconds"] and 0 < turn["sampling"] < turn["seconds"]
+        assert 0 < turn["objective"] < turn["seconds"]
+        assert 0 < turn["sampling"] < turn["seconds"]

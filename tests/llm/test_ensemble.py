@@ -73,6 +73,8 @@ def test_the_command_saves_an_ordinary_model(random_model, tokenizer, tmp_path):
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["weight"] == 0.5
     assert json.loads((tmp_path / "out" / "run.json").read_text())["state"] == "finished"
     wrong = command("policy=nowhere/at/all", f"reference={tmp_path / 'base'}", f"hydra.run.dir={tmp_path / 'no'}")
-    assert wrong.returncode == 1 and "llm.ensemble: policy: must be a run, a folder" in wrong.stderr
+    assert wrong.returncode == 1
+    assert "llm.ensemble: policy: must be a run, a folder" in wrong.stderr
     wrong = command(f"policy={tmp_path}", f"reference={tmp_path}", "weight=2", f"hydra.run.dir={tmp_path / 'no2'}")
-    assert wrong.returncode == 1 and "weight: must be" in wrong.stderr
+    assert wrong.returncode == 1
+    assert "weight: must be" in wrong.stderr

@@ -48,7 +48,8 @@ def test_what_noveltybench_writes_is_read(tmp_path):
     first, second = read_generations("generations", file_of(tmp_path, GOOD, more))
     assert first[:5] == ("a", [{"role": "user", "content": "Name a colour."}], ["red", "blue", "red"], None, None)
     assert second[:1] + second[2:5] == ("7", ["a", "", "a"], [0, 1, 0], [3, 10.0, 0])
-    assert prompt_of(first.chat) == GOOD["prompt"] and prompt_of(second.chat) == more["prompt"]
+    assert prompt_of(first.chat) == GOOD["prompt"]
+    assert prompt_of(second.chat) == more["prompt"]
     assert [one.id for one in read_questions("prompts", file_of(tmp_path, GOOD, more))] == ["a", "7"]
 
 
@@ -59,7 +60,8 @@ def test_a_mistake_names_file_line_and_key(tmp_path, change, message):
     with pytest.raises(ConfigError) as caught:
         read_generations("generations", path)
     text = str(caught.value)
-    assert text.startswith(f"generations: {path}, line 2, {message}") and "\n" not in text
+    assert text.startswith(f"generations: {path}, line 2, {message}")
+    assert "\n" not in text
     read_generations("generations", file_of(tmp_path, GOOD, {**GOOD, "id": "b"}))  # control
 
 
@@ -71,7 +73,8 @@ def test_a_line_that_is_no_object(tmp_path, line, message):
     path = file_of(tmp_path, GOOD, *({**GOOD, "id": str(i)} for i in range(5)), line, {**GOOD, "id": "z"})
     with pytest.raises(ConfigError) as caught:
         read_generations("compare", path)
-    assert str(caught.value).startswith(f"compare: {path}, line 7: ") and message in str(caught.value)
+    assert str(caught.value).startswith(f"compare: {path}, line 7: ")
+    assert message in str(caught.value)
 
 
 def test_a_file_that_cannot_be_read(tmp_path):
@@ -85,4 +88,5 @@ def test_a_file_that_cannot_be_read(tmp_path):
             path.write_bytes(content)
         with pytest.raises(ConfigError, match=message) as caught:
             read_questions("prompts", str(path))
-        assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+        assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)

@@ -41,7 +41,8 @@ def test_entropy_is_that_of_what_each_token_was_drawn_from(random_model, batch):
     prompts, tokens, mask = batch
     logp, entropy = completion_logp_and_entropy(random_model, prompts, tokens, mask, chunk=5)
     torch.testing.assert_close(logp, completion_logp(random_model, prompts, tokens, mask))
-    assert logp.requires_grad and bool((entropy[~mask] == 0).all())
+    assert logp.requires_grad
+    assert bool((entropy[~mask] == 0).all())
     group = len(tokens) // len(prompts.ids)
     for row in range(len(tokens)):
         prompt = prompts.ids[row // group][prompts.mask[row // group]]
@@ -63,6 +64,7 @@ def test_what_is_masked_changes_nothing(random_model, batch):
 def test_prompts_are_left_padded_and_read_through_the_template(tokenizer):
     chats = [[{"role": "user", "content": text}] for text in ("hi", "hello")]
     prompts = encode_chats(tokenizer, chats)
-    assert prompts.mask[:, -1].all() and prompts.mask.sum(-1).diff().item() == 3
+    assert prompts.mask[:, -1].all()
+    assert prompts.mask.sum(-1).diff().item() == 3
     text = tokenizer.decode(prompts.ids[0][prompts.mask[0]])
     assert text == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"

@@ -82,7 +82,9 @@ def test_semantic_diversity_is_the_mean_over_pairs():
 def test_classes_open_with_their_first_member():
     assert opens_class([0, 1, 0, 2, 1, 2]) == [True, True, False, True, False, False]
     assert opens_class([5, 5, 3]) == [True, False, True]  # numbers are names
-    assert distinct([5, 5, 3]) == 2 and distinct([0, 0, 0]) == 1 and distinct([2, 1, 0]) == 3
+    assert distinct([5, 5, 3]) == 2
+    assert distinct([0, 0, 0]) == 1
+    assert distinct([2, 1, 0]) == 3
 
 
 def test_utility_is_its_formula():
@@ -100,7 +102,8 @@ def test_a_score_counts_the_thresholds_that_are_passed():
     thresholds = [-7.7, -6.3, -6.0, -5.7, -5.5, -5.0, -4.4, -3.4, -2.0]
     for reward in (-9.0, -7.7, -7.6, -5.5, -5.49, -2.0, -1.9, 100.0):
         assert score_of_reward(reward, thresholds) == bisect_left(thresholds, reward) + 1
-    assert score_of_reward(-9, thresholds) == 1 and score_of_reward(0, thresholds) == 10
+    assert score_of_reward(-9, thresholds) == 1
+    assert score_of_reward(0, thresholds) == 10
 
 
 @pytest.mark.parametrize("total", [1, 4, 6])
@@ -118,7 +121,8 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_correct_one(total):
 def test_answer_entropy_is_in_nats():
     assert answer_entropy(["a", "b", "a", "b"]) == pytest.approx(math.log(2))
     assert answer_entropy(["a", "a", "a", "b"]) == pytest.approx(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))
-    assert answer_entropy([1, 1]) == 0 and math.isnan(answer_entropy([]))
+    assert answer_entropy([1, 1]) == 0
+    assert math.isnan(answer_entropy([]))
 
 
 def test_all_measures_of_a_prompt():
@@ -136,7 +140,8 @@ def test_all_measures_of_a_prompt():
     expected = {"reward_in": 1.0, "reward_out": -2.0, "semantic_diversity": 2 / 3, "distinct": 2}
     expected |= {"utility": (8 + 4 * 0.25) / 1.75, "pass@1": 2 / 3, "pass@2": 1.0, "answer_entropy_nats": math.log(2)}
     assert {key: found[key] for key in expected} == pytest.approx(expected)
-    assert math.isnan(found["pass@4"]) and found["ead"] == pytest.approx(2 / (100 * (1 - 0.99**3)) / 5)
+    assert math.isnan(found["pass@4"])
+    assert found["ead"] == pytest.approx(2 / (100 * (1 - 0.99**3)) / 5)
     nothing = measures(Judged(["x"], [0], answers=[0]), vocabulary=100, patience=0.5, pass_at=[1])
     assert nothing.keys() == measures(judged, vocabulary=100, patience=0.5, pass_at=[1]).keys()
     assert {key for key, value in nothing.items() if not math.isnan(value)} == {"ead", "distinct"}
@@ -146,7 +151,8 @@ def test_over_prompts():
     rows = [{"a": float(i), "b": 1.0, "c": NAN, "d": NAN} for i in range(8)]
     rows[3]["d"] = 5.0
     found = overall(rows)
-    assert found["a/mean"] == 3.5 and found["a/prompts"] == 8
+    assert found["a/mean"] == 3.5
+    assert found["a/prompts"] == 8
     assert found["a/se"] == pytest.approx(
         math.sqrt(sum((i - 3.5) ** 2 for i in range(8)) / 8) / math.sqrt(8), rel=0.1
     )
@@ -160,6 +166,7 @@ def test_a_difference_is_paired_by_prompt():
     second = {str(i): {"a": float(i) + 1 + i % 2 / 10} for i in reversed(range(6))}
     columns = [Column("x", rows, overall(list(rows.values()))) for rows in (first, second)]
     found = difference(*columns)
-    assert found["a/mean"] == pytest.approx(1.05) and found["a/se"] < 0.03
+    assert found["a/mean"] == pytest.approx(1.05)
+    assert found["a/se"] < 0.03
     assert columns[0].overall["a/se"] > 0.5  # control: unpaired, the error would be that of the prompts
     assert difference(columns[0], Column("y", {"0": {"a": 1.0}}, {})) is None

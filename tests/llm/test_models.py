@@ -64,7 +64,8 @@ def test_an_adapters_reference_is_the_base(folder, texts, two_letters, make_conf
     assert (logp(models.policy, texts) - base).abs().max() > 1e-3  # control: the step did something
     assert float(result.metrics["kl/reverse_nats"]) == pytest.approx(0.0, abs=1e-6)  # of the step before it was taken
     trained = {name for name, p in models.policy.named_parameters() if p.requires_grad}
-    assert trained and all(".lora_" in name for name in trained)
+    assert trained
+    assert all(".lora_" in name for name in trained)
     before = load_models(config.model, config.seed).reference_hash()
     assert models.reference_hash() == before
 
@@ -92,7 +93,8 @@ def test_an_adapter_depends_on_the_seed_and_names_layers(folder, make_config):
         policy = load_models(config.model, seed).policy
         return torch.cat([p.detach().flatten() for name, p in policy.named_parameters() if ".lora_A" in name])
 
-    assert torch.equal(first_weights(0), first_weights(0)) and not torch.equal(first_weights(0), first_weights(1))
+    assert torch.equal(first_weights(0), first_weights(0))
+    assert not torch.equal(first_weights(0), first_weights(1))
     for targets, message in (("nothing", "must name layers"), ("lm_head", "must leave out the output embedding")):
         bad = make_config(*LORA, f"model.lora.target_modules=[{targets}]", f"model.name_or_path={folder}")
         with pytest.raises(ConfigError, match=rf"^model\.lora\.target_modules: {message}"):

@@ -104,7 +104,8 @@ def test_lora_checkpointing_and_a_reference_elsewhere_leave_out_what_they_should
     assert layer == pytest.approx(4 * tokens * 128, rel=0.01)  # of each layer its input
 
     away = estimate(replace(case, reference_on_cpu=True))
-    assert plain["training"]["reference"] == shape.bytes and away["training"]["reference"] == 0
+    assert plain["training"]["reference"] == shape.bytes
+    assert away["training"]["reference"] == 0
     assert away["reference"]["reference"] == shape.bytes
 
     pytest.importorskip("peft", reason="needs the extra lora")
@@ -113,7 +114,8 @@ def test_lora_checkpointing_and_a_reference_elsewhere_leave_out_what_they_should
     assert model_shape(adapted).trained == adapter
     assert model_shape(adapted).parameters == shape.parameters + adapter
     phase = estimate(adapted)["update"]
-    assert phase["reference"] == 0 and phase["Adam's moments"] == 2 * phase["gradients"] == 2 * 4 * adapter
+    assert phase["reference"] == 0
+    assert phase["Adam's moments"] == 2 * phase["gradients"] == 2 * 4 * adapter
 
 
 def test_the_prompt_is_kept_once_and_the_rows_cache_doubles():
@@ -142,7 +144,8 @@ def test_the_command_says_what_to_change_and_that_is_enough(tiny_folder, capsys)
     long = ("experiment=one_two", "max_new_tokens=1000", "group_size=64")
     assert main([*long, "memory=64"]) == 0
     out = capsys.readouterr().out
-    assert "115,264 parameters" in out and "64,000 sampled tokens" in out
+    assert "115,264 parameters" in out
+    assert "64,000 sampled tokens" in out
     fits = float(re.search(r"needs ([\d.]+) of", out).group(1))
     given = f"memory={0.75 * fits:.3f}"
     assert main([*long, given]) == 1
@@ -171,7 +174,9 @@ def test_a_model_made_here_is_found_by_its_name(capsys):
 def test_mistakes_are_one_line(tiny_folder, capsys, argument, message):
     assert main(["experiment=one_two", argument]) == 1
     error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1 and error.startswith("llm.plan: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert error.startswith("llm.plan: ")
 
 
 @pytest.mark.long

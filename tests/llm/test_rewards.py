@@ -66,7 +66,9 @@ def classifier(tmp_path_factory):
 def test_the_default_is_the_tasks_own_reward():
     reward = make_reward(reward_config(), OneTwo(), CPU, torch.float32)
     scores = reward(CHATS[:2], ["<answer>2</answer>", "2"])
-    assert scores.reward.tolist() == [1.0, 0.0] and scores.failure is None and reward.identity == {}
+    assert scores.reward.tolist() == [1.0, 0.0]
+    assert scores.failure is None
+    assert reward.identity == {}
 
 
 def test_parts_are_weighted_and_scored_in_batches():
@@ -82,7 +84,8 @@ def test_parts_are_weighted_and_scored_in_batches():
 
     scores = make_reward(config, Batched(), CPU, torch.float32)(CHATS, TEXTS)
     assert scores.reward.tolist() == [2.0 - 1.5, -0.5 * len(TEXTS[1]), 1.0]
-    assert scores.parts["own"].tolist() == [1.0, 0.0, 0.5] and scores.parts["long"].tolist()[0] == 3.0
+    assert scores.parts["own"].tolist() == [1.0, 0.0, 0.5]
+    assert scores.parts["long"].tolist()[0] == 3.0
     assert calls == [3]
 
 
@@ -100,9 +103,11 @@ def test_a_failure_stops_with_its_completion_or_makes_it_invalid(bad):
     chats, texts = [CHATS[0]] * 3, ["a", "b", "c"]
     with pytest.raises(ConfigError, match=r"finite, got .* for the completion 'b' of the prompt 'hi'") as error:
         one(Bad().rewards)(chats, texts)
-    assert "\n" not in str(error.value) and (error.value.__cause__ is bad or not isinstance(bad, Exception))
+    assert "\n" not in str(error.value)
+    assert error.value.__cause__ is bad or not isinstance(bad, Exception)
     scores = one(Bad().rewards, DROP)(chats, texts)
-    assert scores.reward.isnan().tolist() == [False, True, False] and "'b'" in scores.failure
+    assert scores.reward.isnan().tolist() == [False, True, False]
+    assert "'b'" in scores.failure
     for on_failure in (STOP, DROP):  # control
         assert one(Bad().rewards, on_failure)(chats, ["a", "c", "d"]).reward.tolist() == [1.0] * 3
 
@@ -127,7 +132,8 @@ def test_what_is_not_about_a_completion_is_not_blamed_on_one():
 def test_a_long_sample_is_shown_in_part():
     with pytest.raises(ConfigError) as error:
         one(lambda prompts, completions: [math.nan])([CHATS[0]], ["y" * 10_000])
-    assert "yyy...'" in str(error.value) and len(str(error.value)) < 1000
+    assert "yyy...'" in str(error.value)
+    assert len(str(error.value)) < 1000
 
 
 @pytest.mark.parametrize(
@@ -167,7 +173,8 @@ def test_a_reward_model_reads_the_conversation_in_its_template(classifier):
         assert reward(CHATS, TEXTS) == pytest.approx(expected, abs=1e-5)
     assert max(expected) - min(expected) > 1e-2  # control: the conversations differ
     assert abs(reward([CHATS[1], *CHATS[1:]], TEXTS)[0] - expected[0]) > 1e-3  # the prompt is read as well
-    assert not any(p.requires_grad for p in reward.model.parameters()) and not reward.model.training
+    assert not any(p.requires_grad for p in reward.model.parameters())
+    assert not reward.model.training
 
 
 def test_a_reward_model_knows_its_dtype_and_its_weights(classifier, tmp_path):
@@ -239,8 +246,10 @@ def test_an_invalid_completion_leaves_the_update_of_the_others(models, make_conf
     broken = [text in task.broken for text in whole.texts]
     assert 0 < sum(broken) < 5
     result, gradients, policy = step(task, DROP)
-    assert result.reward.isnan().flatten().tolist() == broken and "ValueError (unreadable)" in result.failure
-    assert result.metrics["reward/invalid_share"] == sum(broken) / 6 and whole.failure is None
+    assert result.reward.isnan().flatten().tolist() == broken
+    assert "ValueError (unreadable)" in result.failure
+    assert result.metrics["reward/invalid_share"] == sum(broken) / 6
+    assert whole.failure is None
     assert whole.metrics["reward/invalid_share"] == 0
 
     from core.sequence import masked_sum

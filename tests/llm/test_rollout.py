@@ -61,10 +61,12 @@ def test_completions_end_at_eos_or_at_the_limit(random_model, tokenizer):
     prompts = encode_chats(tokenizer, [[{"role": "user", "content": "hi"}]])
     uniforms = torch.rand(64, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     first = sample(random_model, prompts, uniforms, group_size=64, eos_ids=torch.tensor([-1]), pad_id=0)
-    assert not first.complete.any() and first.mask.all()
+    assert not first.complete.any()
+    assert first.mask.all()
     eos = torch.unique(first.tokens[:, 1])[:40]  # tokens that do occur
     rollout = sample(random_model, prompts, uniforms, group_size=64, eos_ids=eos, pad_id=0)
-    assert rollout.complete.any() and not rollout.complete.all()
+    assert rollout.complete.any()
+    assert not rollout.complete.all()
     ends = torch.isin(rollout.tokens, eos) & rollout.mask
     assert torch.equal(ends.any(-1), rollout.complete)
     assert bool((ends.sum(-1) <= 1).all())

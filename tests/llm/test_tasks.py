@@ -39,9 +39,11 @@ def write_lines(path, records):
 
 def test_every_question_has_several_answers_each_with_one_spelling():
     task = OneOfMany()
-    assert len(task.prompts()) == 12 and len(task.evaluation_prompts()["held_out/"]) == 4
+    assert len(task.prompts()) == 12
+    assert len(task.evaluation_prompts()["held_out/"]) == 4
     asked = [chat[0]["content"] for chats in task.evaluation_prompts().values() for chat in chats]
-    assert len(set(asked)) == 16 and len({question.name for question in (*QUESTIONS, *HELD_OUT)}) == 16
+    assert len(set(asked)) == 16
+    assert len({question.name for question in (*QUESTIONS, *HELD_OUT)}) == 16
     for question in (*QUESTIONS, *HELD_OUT):
         assert len(set(question.answers)) == len(question.answers) >= 2
         assert task.right_answers(ask(question.text)) == question.answers
@@ -64,8 +66,10 @@ def test_questions_of_your_own_come_from_a_file(tmp_path, make_config):
     )
     task = load_task("one_of_many", config)
     assert [chat[0]["content"] for chat in task.prompts()] == ["Say a or b."]
-    assert task.reward(ask("Say a or b."), "b") == 1 and task.prompt_name(ask("Say a or b.")) == "ab"
-    assert list(task.evaluation_prompts()) == ["", "held_out/"] and task.data["train"].origin == "q.jsonl"
+    assert task.reward(ask("Say a or b."), "b") == 1
+    assert task.prompt_name(ask("Say a or b.")) == "ab"
+    assert list(task.evaluation_prompts()) == ["", "held_out/"]
+    assert task.data["train"].origin == "q.jsonl"
     write_lines(tmp_path / "q.jsonl", [{"question": "Say a.", "answers": "a"}])
     with pytest.raises(ConfigError, match=r"data\.train\.path: records must have question: .*answers: a list"):
         load_task("one_of_many", config)
@@ -143,7 +147,8 @@ def test_novelty_benchs_own_files_are_read(name, monkeypatch):
         pytest.skip(f"needs MARA_DATA with {name}.jsonl")
     monkeypatch.setenv("MARA_DATA", DATA)
     found = load_records("data.evaluation", source(f"{name}.jsonl"), None, 0, read_prompt)
-    assert found.origin == f"{name}.jsonl" and len(found.items) == {"curated": 100, "wildchat": 1000}[name[13:]]
+    assert found.origin == f"{name}.jsonl"
+    assert len(found.items) == {"curated": 100, "wildchat": 1000}[name[13:]]
 
 
 # --- records ----------------------------------------------------------------------------------------------------
@@ -173,7 +178,8 @@ def test_records_come_from_json_lines_json_and_parquet(tmp_path, monkeypatch):
     other.mkdir()
     write_lines(other / "a.jsonl", rows[:2])
     here = load_records("d", source("a.jsonl"), str(other), 0, read_text)  # data.root comes before MARA_DATA
-    assert here.items == expected[:2] and here.sha256 != read[0].sha256
+    assert here.items == expected[:2]
+    assert here.sha256 != read[0].sha256
 
 
 def test_a_count_of_records_is_chosen_by_the_seed(tmp_path):
@@ -182,7 +188,8 @@ def test_a_count_of_records_is_chosen_by_the_seed(tmp_path):
     def chosen(seed, count):
         return load_records("d", source("a.jsonl", count), str(tmp_path), seed, read_text).items
 
-    assert chosen(0, 8) == chosen(0, 8) != chosen(1, 8) and len(set(chosen(0, 8))) == 8
+    assert chosen(0, 8) == chosen(0, 8) != chosen(1, 8)
+    assert len(set(chosen(0, 8))) == 8
     assert sorted(chosen(0, 50), key=int) == [str(i) for i in range(50)] != chosen(0, 50)
     with pytest.raises(ConfigError, match=r"d\.count: must be no more than the records there are, got 51 of 50"):
         chosen(0, 51)
@@ -213,7 +220,8 @@ def test_what_cannot_be_read_is_one_line(name, content, message, tmp_path):
 def test_a_corpus_is_a_distribution_for_each_prompt(name):
     corpus = corpora.CORPORA[name]()
     for said in corpus.values():
-        assert sum(said.values()) == pytest.approx(1) and min(said.values()) > 0
+        assert sum(said.values()) == pytest.approx(1)
+        assert min(said.values()) > 0
         assert max(len(text.encode()) for text in said) < 40
 
 
@@ -223,7 +231,8 @@ def test_the_reference_of_one_of_many_knows_all_answers_and_prefers_one():
         said = corpus[question.text]
         right = [said[answer] for answer in question.answers]
         assert 0.75 < sum(share for text, share in said.items() if task.reward(ask(question.text), text)) < 0.9
-        assert right == sorted(right, reverse=True) and right[0] / right[1] == pytest.approx(1 / 0.6)
+        assert right == sorted(right, reverse=True)
+        assert right[0] / right[1] == pytest.approx(1 / 0.6)
 
 
 def test_the_sums_have_the_right_answer_by_another_way(make_config):
@@ -233,15 +242,20 @@ def test_the_sums_have_the_right_answer_by_another_way(make_config):
         words = chat[0]["content"].split()
         right = str(int(words[2]) + int(words[6]))
         shares = {text: share for text, share in said[chat[0]["content"]].items() if task.reward(chat, text)}
-        assert {last_number(text) for text in shares} == {right} and 0.4 < sum(shares.values()) < 0.5
+        assert {last_number(text) for text in shares} == {right}
+        assert 0.4 < sum(shares.values()) < 0.5
     asked = [{chat[0]["content"] for chat in chats} for chats in (task.prompts(), task.evaluation_prompts()[""])]
-    assert len(asked[0]) == 108 and len(asked[1]) == 36 and not asked[0] & asked[1]
+    assert len(asked[0]) == 108
+    assert len(asked[1]) == 36
+    assert not asked[0] & asked[1]
 
 
 def test_raters_like_different_lines_about_the_topic(make_config):
     task = load_task("creative", make_config("experiment=creative_tiny"))
-    assert len(task.prompts()) == 8 and len(task.evaluation_prompts()[""]) == 3
-    assert task.correct_reward is None and not task.has_reward()
+    assert len(task.prompts()) == 8
+    assert len(task.evaluation_prompts()[""]) == 3
+    assert task.correct_reward is None
+    assert not task.has_reward()
     first, other = corpora.RATERS.values()
     assert first.quality("sea", "wild gull sings in rain") == 3 == other.quality("sea", "wild gull burns in rain")
     assert first.quality("city", "wild gull sings in rain") == 1
@@ -249,6 +263,7 @@ def test_raters_like_different_lines_about_the_topic(make_config):
         assert first.quality("sea", broken) == -3
     qualities = [[rater.quality("sea", str(line)) for line in corpora.lines("sea")] for rater in (first, other)]
     best = [{i for i, value in enumerate(some) if value == max(some)} for some in qualities]
-    assert min(map(len, best)) >= 30 and 0 < len(best[0] & best[1]) < len(best[0])  # many good lines, not the same
+    assert min(map(len, best)) >= 30
+    assert 0 < len(best[0] & best[1]) < len(best[0])
     compared = corpora.comparisons(random.Random(0), 500)
     assert len({first.quality(topic, text) for topic, *pair in compared for text in pair}) >= 6

@@ -70,7 +70,9 @@ def test_micro_batches_keep_their_budgets():
         assert [row for some in passes for row in range(12)[some.rows]] == list(range(12))
         for some in passes:
             first, last, _ = some.prompts.indices(3)
-            assert first * G <= some.rows.start and some.rows.stop <= last * G and some.counted
+            assert first * G <= some.rows.start
+            assert some.rows.stop <= last * G
+            assert some.counted
             assert last == first + 1 or (some.rows.start, some.rows.stop) == (first * G, last * G)
             (rows, size), limit = cost(some), tokens or math.inf
             assert (rows <= most and size <= limit) or rows == 1
@@ -88,7 +90,8 @@ def test_a_rank_with_fewer_passes_makes_up_for_them(models, tokenizer):
     assert [some.counted for some in passes] == [True, False]
     apply = lambda read: read(models.policy)  # noqa: E731
     real, empty = forward_micro_batches(apply, completion_logp, passes, Completions(prompts, tokens, mask))
-    assert real.shape == (2, 3) and empty.shape == (0, 3)
+    assert real.shape == (2, 3)
+    assert empty.shape == (0, 3)
     gradients = torch.autograd.grad(empty.sum(), list(models.policy.parameters()))
     assert all(bool((gradient == 0).all()) for gradient in gradients)
 
@@ -177,7 +180,8 @@ def test_darling_multiplies_by_the_share_of_others_with_another_answer(models, t
 def test_a_step_repeats_exactly_and_seed_zero_is_a_seed(models, two_letters, make_config):
     runs = {seed: one_step(models, two_letters.task, make_config(*SMALL, f"seed={seed}")) for seed in (0, 1)}
     again = one_step(models, two_letters.task, make_config(*SMALL, "seed=0"))
-    assert torch.equal(again[1], runs[0][1]) and again[0].texts == runs[0][0].texts
+    assert torch.equal(again[1], runs[0][1])
+    assert again[0].texts == runs[0][0].texts
     assert runs[0][0].texts != runs[1][0].texts
 
 
@@ -222,7 +226,8 @@ def test_answer_shares_count_all_completions():
     assert shares["answers/entropy_nats"] == pytest.approx(entropy)
     assert (shares["coverage"], shares["answers/distinct"], shares["answers/top_share"]) == (1.0, 2, 0.75)
     nothing = answer_shares(["1"], [False], CHATS[:1], task)
-    assert nothing["answers/entropy_nats"] is None and nothing["coverage"] == 0.0
+    assert nothing["answers/entropy_nats"] is None
+    assert nothing["coverage"] == 0.0
 
 
 def test_answers_are_counted_prompt_by_prompt():
@@ -243,7 +248,8 @@ def test_answers_are_counted_prompt_by_prompt():
         correct_reward = None
 
     free = answer_shares(texts, Free().correct([0.0, -1.0, math.nan, *[0.5] * 5]), CHATS, Free())
-    assert "correct" not in free and free["answers/distinct"] == 1.5  # 1 and x; 2
+    assert "correct" not in free
+    assert free["answers/distinct"] == 1.5
 
 
 def test_collapse_is_said_once_and_only_then():
@@ -253,7 +259,9 @@ def test_collapse_is_said_once_and_only_then():
         return [watch.update(texts, [True] * len(texts), CHATS[: len(counts)], task) for _ in range(40)]
 
     collapsed = [w for w in warnings((19, 1)) if w]
-    assert len(collapsed) == 1 and "95%" in collapsed[0] and "'1'" in collapsed[0]
+    assert len(collapsed) == 1
+    assert "95%" in collapsed[0]
+    assert "'1'" in collapsed[0]
     assert not any(warnings((12, 8)))  # both kept
     assert not any(warnings((20, 0)))  # only one answer was ever seen: nothing to lose
     assert len([w for w in warnings((19, 1), (0, 20)) if w]) == 1  # each prompt has one left, though not the same

@@ -96,7 +96,8 @@ def core_gradient(folder, tokenizer, record, objective, beta, truncated):
     rewards = [reward_of(ids) for ids in record.ids]
     valid = torch.tensor([reward is not None for reward in rewards]).view(-1, GROUP)
     reward = torch.tensor([reward or 0.0 for reward in rewards]).view(-1, GROUP)
-    assert not complete.all() and (complete & valid & (reward > 0.8)).any()  # both kinds, and good ones
+    assert not complete.all()
+    assert (complete & valid & (reward > 0.8)).any()
     assert (~complete & valid & (reward > 0.8)).any()  # one that would be good, had it ended
     shape = (-1, GROUP, tokens.shape[1])
     with torch.no_grad():
@@ -140,7 +141,8 @@ def test_the_gradient_of_a_step_is_that_of_core(tiny_folder, tokenizer, tmp_path
     logged = {name: value for row in trainer.state.log_history for name, value in row.items()}
     for name, value in metrics.items():
         assert logged[name] == pytest.approx(float(value), rel=1e-4, abs=1e-5), name
-    assert 0 < logged["mara/good_share"] < 1 and logged[f"kl/{arguments['direction']}_nats"] != 0
+    assert 0 < logged["mara/good_share"] < 1
+    assert logged[f"kl/{arguments['direction']}_nats"] != 0
     assert "kl" not in logged  # TRL's own, in the loss
 
     # Controls: another beta, no MARA, division by the standard deviation, the other treatment of truncation.
@@ -156,7 +158,8 @@ def test_with_lora_the_reference_is_the_base(tiny_folder, tokenizer, tmp_path):
     record, trainer = one_step(
         tiny_folder, tokenizer, tmp_path, MARA, peft_config=peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"])
     )
-    assert trainer.ref_model is None and all("lora" in name for name in record.gradients)
+    assert trainer.ref_model is None
+    assert all("lora" in name for name in record.gradients)
     logged = {name: value for row in trainer.state.log_history for name, value in row.items()}
     assert logged["kl/reverse_nats"] == pytest.approx(0, abs=1e-6)  # an adapter starts at zero
     assert max(float(g.abs().max()) for g in record.gradients.values()) > 0
@@ -199,7 +202,8 @@ def test_what_breaks_the_optimum_is_refused_by_name(tmp_path, key):
         MaraGRPOConfig(**legal | {key: REFUSED[key]})
     message = str(refusal.value)
     named = {"mara_beta": "beta", "mara_quantile": "mara_threshold", "mara_direction": "direction"}
-    assert named.get(key, key.removeprefix("mara_")) in message and "\n" not in message
+    assert named.get(key, key.removeprefix("mara_")) in message
+    assert "\n" not in message
     assert re.search(r"got", message)
 
 
@@ -264,7 +268,9 @@ def rarer_share(folder, tokenizer):
 
 def test_the_guide_runs(tiny_folder, tmp_path):
     out = run_guide(tmp_path, ("max_steps=60", "max_steps=1"))
-    assert "mara/good_share" in out and "kl/reverse_nats" in out and out.splitlines()[-1].startswith("Counter(")
+    assert "mara/good_share" in out
+    assert "kl/reverse_nats" in out
+    assert out.splitlines()[-1].startswith("Counter(")
     assert (tmp_path / "policy" / "model.safetensors").exists()
 
 

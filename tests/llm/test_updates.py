@@ -106,14 +106,17 @@ def test_one_update_is_the_same_whatever_is_said_about_several(models, two_lette
     plain = one_step(models, two_letters.task, make_config(*SMALL, "transform=mara"))
     for options in (["update.clip_low=0", "update.clip_high=0"], ["update.ratio=sequence", "update.clip_low=null"]):
         other = one_step(models, two_letters.task, make_config(*SMALL, "transform=mara", *options))
-        assert torch.equal(other[1], plain[1]) and len(other[2]) == 1
-        assert other[0].metrics == plain[0].metrics and "update/clipped_share" not in plain[0].metrics
+        assert torch.equal(other[1], plain[1])
+        assert len(other[2]) == 1
+        assert other[0].metrics == plain[0].metrics
+        assert "update/clipped_share" not in plain[0].metrics
     assert (
         float((plain[1] - by_hand(models, two_letters.task, make_config(*SMALL, "transform=mara"))).abs().max())
         < 2e-6
     )
     several = one_step(models, two_letters.task, make_config(*SMALL, "transform=mara", "update.epochs=2"))
-    assert len(several[2]) == 2 and not torch.equal(several[1], plain[1])  # control
+    assert len(several[2]) == 2
+    assert not torch.equal(several[1], plain[1])
     torch.testing.assert_close(several[2][0], plain[2][0], atol=1e-6, rtol=1e-4)  # its first update is that one
 
 
@@ -146,7 +149,8 @@ def test_several_updates_are_those_written_out(models, two_letters, make_config,
 def test_an_epoch_goes_through_every_group_once_in_an_order_of_its_own(make_config):
     config = BatchSettings.of(make_config("prompts_per_step=7", "update.epochs=3", "update.minibatches=3"))
     updates = minibatches(config, step=4)
-    assert len(updates) == 9 and updates == minibatches(config, step=4)
+    assert len(updates) == 9
+    assert updates == minibatches(config, step=4)
     for epoch in range(3):
         parts = updates[3 * epoch : 3 * epoch + 3]
         assert sorted(slot for part in parts for slot in part) == list(range(7))
@@ -185,7 +189,9 @@ def test_completions_of_the_reference_have_a_stream_of_their_own(models, two_let
         draw_batch(BatchSettings.of(make_config(*options)), models, two_letters.task, step) for step in (0, 0, 1)
     ]
     own = [batch.reference_uniforms for batch in batches]
-    assert own[0].shape == (12, 4) and torch.equal(own[0], own[1]) and not torch.equal(own[0], own[2])
+    assert own[0].shape == (12, 4)
+    assert torch.equal(own[0], own[1])
+    assert not torch.equal(own[0], own[2])
     assert not torch.equal(own[0], batches[0].uniforms)
     settings = BatchSettings.of(make_config(*options, "reference_completions=2"))
     fewer = draw_batch(settings, models, two_letters.task, 0)
@@ -254,7 +260,8 @@ def test_the_value_in_force_is_logged_used_and_survives_a_resume(
     rows = trained(whole, models, two_letters.task, make_config, *options)
     values = [row[key] for row in rows]
     if expected is None:
-        assert values[0] == 0.1 and len(set(values)) > 2
+        assert values[0] == 0.1
+        assert len(set(values)) > 2
     else:
         assert values == pytest.approx(expected, abs=1e-6)
     part = tmp_path / "part"

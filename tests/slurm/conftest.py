@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 spec = importlib.util.spec_from_file_location("tests_slurm_cluster", Path(__file__).parent / "cluster.py")
-assert spec is not None and spec.loader is not None
+assert spec is not None
+assert spec.loader is not None
 cluster_module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(cluster_module)
 

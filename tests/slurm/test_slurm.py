@@ -59,9 +59,11 @@ def test_a_sweep_over_direction_and_beta(cluster, tmp_path):
     didactic = command(
         "-m", "didactic", "-m", "hydra/launcher=slurm", *BANDIT, *axes, *SMALL, f"hydra.sweep.dir={tmp_path}/a"
     )
-    assert "submitted 4 jobs to SLURM" in didactic.stdout and "direction" in didactic.stdout
+    assert "submitted 4 jobs to SLURM" in didactic.stdout
+    assert "direction" in didactic.stdout
     done = command("-m", "llm", "-m", "hydra/launcher=slurm", *llm, *axes, *SMALL, f"hydra.sweep.dir={tmp_path}/b")
-    assert (tmp_path / "b" / "figure.png").exists() and "Shares of all completions" in done.stdout
+    assert (tmp_path / "b" / "figure.png").exists()
+    assert "Shares of all completions" in done.stdout
     for sweep in (tmp_path / "a", tmp_path / "b"):
         jobs = read_sweep(sweep).jobs
         assert [run_folder.run_state(sweep / job.folder) for job in jobs] == ["finished"] * 4
@@ -72,7 +74,8 @@ def test_a_sweep_over_direction_and_beta(cluster, tmp_path):
     here = command(
         "-m", "didactic", *BANDIT, "objective.direction=forward", "objective.beta=.1", f"hydra.run.dir={tmp_path}/c"
     )
-    assert here.returncode == 0 and same_results(tmp_path / "a" / "3", tmp_path / "c")
+    assert here.returncode == 0
+    assert same_results(tmp_path / "a" / "3", tmp_path / "c")
 
 
 def test_a_job_that_fails_hides_no_other(cluster, tmp_path):
@@ -91,7 +94,9 @@ def test_a_job_that_fails_hides_no_other(cluster, tmp_path):
         check=False,
     )
     assert done.returncode == 1
-    assert "job 1 (" in done.stderr and "RuntimeError: made up" in done.stderr and "Traceback" in done.stderr
+    assert "job 1 (" in done.stderr
+    assert "RuntimeError: made up" in done.stderr
+    assert "Traceback" in done.stderr
     assert [run_folder.run_state(sweep / str(n)) for n in range(3)] == ["finished", "failed", "finished"]
     assert "sweep" in done.stdout  # the table of the others
 
@@ -137,7 +142,8 @@ def test_a_cancelled_sweep_is_resumed(cluster, tmp_path):
     cluster.wait_until(lambda: lines(sweep / "0") >= 4)
     subprocess.run(["scancel", ids[0].partition("_")[0]], check=True)
     wait_for_end(cluster, ids)
-    assert run_folder.run_state(sweep / "0") == "preempted" and not (sweep / "1" / "run.json").exists()
+    assert run_folder.run_state(sweep / "0") == "preempted"
+    assert not (sweep / "1" / "run.json").exists()
     done = command("-m", "launch.resume", str(sweep), cwd=cwd)
     again = [job.id for job in read_sweep(sweep).jobs]
     assert not set(again) & set(ids), done.stdout
@@ -194,7 +200,8 @@ class Fails(OneTwo):
 @pytest.mark.long
 def test_two_ranks_of_a_language_model_under_deepspeed(cluster, tmp_path):
     """One of them writes, both leave for a requeue and come back, and the lines are those of one process without
-    DeepSpeed; a rank that fails fails its job."""
+    DeepSpeed; a rank that fails fails its job.
+    """
     (tmp_path / "slurm_task.py").write_text(TASK)
     path = f"{ROOT}:{tmp_path}"
     options = ["steps=8", "prompts_per_step=2", "group_size=8", "evaluation_completions=16", "threads=1"]
@@ -213,7 +220,9 @@ def test_two_ranks_of_a_language_model_under_deepspeed(cluster, tmp_path):
     subprocess.run(["scancel", "--signal=USR2", read_sweep(tmp_path / "sweep").jobs[0].id], check=True)
     out, error = process.communicate(timeout=400)
     assert process.returncode == 1, out + error
-    assert "rank 1 of 2" in error and "RuntimeError: rank 1 is made to fail" in error and "TypeError" not in error
+    assert "rank 1 of 2" in error
+    assert "RuntimeError: rank 1 is made to fail" in error
+    assert "TypeError" not in error
     assert run_folder.run_state(run) == "finished", out + error
     assert [entry["state"] for entry in run_folder.read_record(run)["earlier"]] == ["preempted"]
     assert run_folder.read_record(run)["ranks"] == 2
