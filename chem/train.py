@@ -199,7 +199,7 @@ def update(
 
 def make_chem_objective(config: ChemConfig) -> Objective:
     """The policy gradient's objective, or REINVENT's with the same transform."""
-    objective = make_objective(**config.objective_arguments())
+    objective = config.build_objective(make_objective)
     if config.loss == "reinvent":
         return Reinvent(**{f.name: getattr(objective, f.name) for f in fields(objective)})
     return objective

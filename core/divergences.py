@@ -326,6 +326,61 @@ DIVERGENCES: dict[str, Divergence] = {
 }
 
 
+def f_divergence(
+    name: str,
+    f: Callable[[Tensor], Tensor],
+    derivative: Callable[[Tensor], Tensor],
+    *,
+    surrogate: Callable[[Tensor], Tensor] | None = None,
+    exact: Term | None = None,
+) -> Divergence:
+    """The divergence D = E_ref[f(u)], u = pi / ref, from functions of log u.
+
+    Args:
+        name: in the name of its metric, `kl/NAME_nats`.
+        f: log u -> f(u), convex with f(1) = 0 and, for a value that is nonnegative at each sample, f'(1) = 0.
+        derivative: log u -> f'(u), used in the reward.
+        surrogate: log u -> g(u) with u g'(u) = f'(u), used in the loss; None: the divergence has no loss form.
+        exact: (policy_logp, ref_logp), all outcomes on the last axis -> D. None: E_ref[f(u)], which is correct if
+            every outcome has a positive probability under the reference.
+
+    Returns:
+        A record whose functions take the arguments of `reverse_kl_reward` and its like.
+    """
+
+    def reward(
+        policy_logp: Tensor, ref_logp: Tensor, *, behaviour_logp: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        log_u, log_weight = _log_ratio_and_weight(policy_logp.detach(), ref_logp, behaviour_logp, mask)
+        return _masked(log_weight.exp() * derivative(log_u), mask)
+
+    def loss(
+        policy_logp: Tensor, ref_logp: Tensor, *, behaviour_logp: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        assert surrogate is not None
+        log_u, log_weight = _log_ratio_and_weight(policy_logp, ref_logp, behaviour_logp, mask)
+        return _masked(log_weight.exp() * surrogate(log_u), mask)
+
+    def value(policy_logp: Tensor, ref_logp: Tensor) -> Tensor:
+        log_u = policy_logp.detach() - ref_logp.detach()
+        return (-log_u).exp() * f(log_u)
+
+    def on_reference(policy_logp: Tensor, ref_logp: Tensor) -> Tensor:
+        return f(policy_logp - ref_logp.detach())
+
+    def expectation(policy_logp: Tensor, ref_logp: Tensor) -> Tensor:
+        return _expect(ref_logp, f(policy_logp - ref_logp))
+
+    return Divergence(
+        name,
+        value=value,
+        reward=reward,
+        loss=None if surrogate is None else loss,
+        reference=on_reference,
+        exact=exact or expectation,
+    )
+
+
 def find_divergence(name: str, options: Mapping[str, Any] | None = None) -> Divergence:
     """A divergence by its built-in name, or one of your own by import path.
 
@@ -334,7 +389,12 @@ def find_divergence(name: str, options: Mapping[str, Any] | None = None) -> Dive
     """
     divergence = find("direction", name, DIVERGENCES, options)
     if callable(divergence):  # an instance of a dataclass of options, or a function without any
-        divergence = divergence()
+        try:
+            divergence = divergence()
+        except TypeError as error:
+            raise ValueError(
+                f"direction: {name} must make a Divergence when called without arguments ({error})"
+            ) from error
     if not isinstance(divergence, Divergence):
         raise ValueError(
             f"direction: {name} must name a core.divergences.Divergence, got {type(divergence).__name__}"

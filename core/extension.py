@@ -24,7 +24,11 @@ def find(kind: str, name: str, known: Mapping[str, T], options: Mapping[str, Any
         ValueError: an unknown name, a path to nothing, options that do not fit, or options of a built-in part.
     """
     if ":" in name:
-        return with_options(kind, load(name), options or {})
+        try:
+            target = load(name)
+        except ValueError as error:
+            raise ValueError(f"{kind}: {error}") from error
+        return with_options(kind, target, options or {})
     if name not in known:
         raise ValueError(f"{kind}: must be one of {', '.join(known)} or package.module:name, got {name!r}")
     if options:
@@ -51,7 +55,7 @@ def with_options(kind: str, target: Any, options: Mapping[str, Any]) -> Any:
     """
     if not (isinstance(target, type) and is_dataclass(target)):
         if options:
-            name = getattr(target, "__name__", target)
+            name = getattr(target, "__name__", f"an object of {type(target).__name__}")
             raise ValueError(f"{kind}: {name} is not a dataclass and takes no options, got {dict(options)}")
         return target
     types = get_type_hints(target)

@@ -93,7 +93,7 @@ def make_cells(config: DidacticConfig, problem: Problem) -> list[Cell]:
     axes = [_axes(cell) for cell in cells]
     varied = tuple(name for name in axes[0] if len({some[name] for some in axes}) > 1)
     return [
-        Cell(cell, problem, make_objective(**cell.objective_arguments()), some, varied)
+        Cell(cell, problem, cell.build_objective(make_objective), some, varied)
         for cell, some in zip(cells, axes, strict=True)
     ]
 

@@ -97,7 +97,7 @@ def train(config: LlmConfig, run: Run) -> None:
             f"{config.prompts_per_step} and {run.ranks.world} ranks"
         )
     task = load_task(config.task.name, config)
-    objective = make_objective(**config.objective_arguments())
+    objective = config.build_objective(make_objective)
     models = load_models(config.model, config.seed)
     reference_hash = models.reference_hash()
     updates = config.steps * config.update.count

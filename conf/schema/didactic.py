@@ -15,6 +15,7 @@ from conf.schema.objective import (
     TransformConfig,
 )
 from conf.schema.run import RunConfig
+from core.rules import DIVERGENCE_PLACEMENTS
 
 PROBLEMS = ("table", "plateaus", "two_bumps", "bimodal")
 FAMILIES = ("categorical", "gaussian")
@@ -53,7 +54,7 @@ class DidacticObjectiveConfig(ObjectiveConfig):
     """`beta` and `direction` are one value or a list of values; each cell of the grid checks its own."""
 
     beta: Any = key("weight of the divergence D between policy and reference, reward units per nat; or a list")
-    direction: Any = key("D: reverse, forward, jensen_shannon or alpha; or a list")
+    direction: Any = key("D; or a list", choices=tuple(DIVERGENCE_PLACEMENTS), import_path=True)
 
     def check(self, prefix: str) -> None:
         alone = "(a completion is one token)"

@@ -1,8 +1,9 @@
 """What every run has: seed, optimiser, engine, checkpoints; and what every run of KL-regularised RL has."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from conf.schema.base import ConfigError, Section, check_config, check_range, key
 from conf.schema.objective import (
@@ -13,6 +14,8 @@ from conf.schema.objective import (
     TransformConfig,
 )
 from core.rules import ADVANTAGES, Choices, first_violation
+
+Built = TypeVar("Built")
 
 ENGINES = ("torch", "zero1", "zero2", "zero3", "zero3_offload")
 LOGGERS = ("tensorboard", "wandb")
@@ -139,6 +142,18 @@ class RunConfig(TrainingConfig):
         if self.advantage_k is not None and self.advantage_k > low:
             check_range(name, size, low=self.advantage_k, note=" (advantage_k)")
         check_range(name, size, low=low)
+
+    def build_objective(self, make: Callable[..., Built]) -> Built:
+        """`make(**self.objective_arguments())`, `make` being `core.objective.make_objective`.
+
+        Raises:
+            ConfigError: a part cannot be found, or its options do not fit; names the configuration's key.
+        """
+        try:
+            return make(**self.objective_arguments())
+        except ValueError as error:
+            name, colon, text = str(error).partition(": ")
+            raise ConfigError(f"{CONFIG_KEYS.get(name, name)}{colon}{text}") from error
 
     def objective_arguments(self) -> dict[str, Any]:
         """Keyword arguments of `core.objective.make_objective`."""

@@ -13,6 +13,7 @@ from hydra.core.utils import filter_overrides
 from hydra.errors import HydraException
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf._utils import is_dict_annotation
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.schema.base import OPTIONS, ConfigError
@@ -25,10 +26,10 @@ from launch.cluster.sweep import Sweep, SweepJob, config_flags, remove_empty_swe
 def register(package: str) -> None:
     """Tell Hydra a command's schema and the resolvers that its configuration files use; the last call counts."""
     store = ConfigStore.instance()
-    store.store(name="run_schema", node=COMMANDS[package])
+    store.store(name="run_schema", node=with_open_dictionaries(COMMANDS[package]))
     for name, section in OPTIONS.items():
         group, _, option = f"schema/{name}".rpartition("/")
-        store.store(group=group, name=option, node=section)
+        store.store(group=group, name=option, node=with_open_dictionaries(section))
     OmegaConf.register_new_resolver("option_table", lambda: option_table(package), replace=True)
     OmegaConf.register_new_resolver("key_table", lambda *, _root_: key_table(_root_), replace=True)
 
@@ -37,6 +38,30 @@ def register(package: str) -> None:
         check_sweep(package, self, batch)
 
     Sweeper.validate_batch_is_legal = check_batch  # type: ignore[method-assign]
+
+
+def with_open_dictionaries(schema: type) -> DictConfig:
+    """The schema as a configuration. Keys of type dict[str, ...] accept new entries without Hydra's `+`."""
+    config = OmegaConf.structured(schema)
+    open_dictionaries(config)
+    return config
+
+
+def open_dictionaries(node: DictConfig) -> bool:
+    """Let the dictionaries in a node, at any depth, accept new entries. Returns whether there are any."""
+    any_opened = False
+    for key in list(node):
+        child = node._get_node(key)
+        kind = child._metadata.ref_type if isinstance(child, DictConfig) else None
+        if is_dict_annotation(kind):
+            child._set_flag("struct", False)
+            any_opened = True
+        elif is_dataclass(kind):
+            section = OmegaConf.structured(kind) if child._is_missing() else child
+            if not section._is_none() and open_dictionaries(section):
+                node[key] = section
+                any_opened = True
+    return any_opened
 
 
 def check(package: str, config: DictConfig) -> Any:

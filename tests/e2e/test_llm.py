@@ -96,18 +96,3 @@ def test_adaptive_beta_moves_towards_its_budget(tmp_path):
     llm("beta_schedule=adaptive", "beta_schedule.kl_target=5", "steps=4", f"hydra.run.dir={tmp_path / 'run'}")
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["beta"] for row in rows] == pytest.approx([0.03 * 0.98**i for i in range(4)])  # KL far below it
-
-
-@pytest.mark.slow
-def test_the_guide_to_your_own_task(tmp_path):
-    guide = (ROOT / "docs" / "own_task.md").read_text()
-    (code,) = re.findall(r"```python\n# bare\.py\n(.*?)```", guide, re.DOTALL)
-    (command,) = re.findall(r"```sh\npython -m llm (.*?)\n```", guide)
-    assert len(code.strip().splitlines()) <= 20
-    (tmp_path / "bare.py").write_text(code)
-    llm(*command.split(), "hydra.run.dir=run", folder=tmp_path)
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary["base"]["correct"] < 0.12
-    assert summary["correct"] > 0.95
-    assert 0.4 < summary["share/1"] < 0.6
-    assert 0.4 < summary["share/2"] < 0.6
