@@ -116,3 +116,28 @@ def test_python_bound_is_one():
     minor = int(PROJECT["requires-python"].removeprefix(">=3."))
     assert CONFIG["tool"]["mypy"]["python_version"] == f"3.{minor}"
     assert CONFIG["tool"]["ruff"]["target-version"] == f"py3{minor}"
+
+
+def unknown_targets(workflow: str, makefile: str) -> list[str]:
+    """The `make TARGET` of a workflow's steps that the Makefile does not have."""
+    targets = re.findall(r"^([a-z-]+):", makefile, re.MULTILINE)
+    used = re.findall(r"\bmake ([a-z-]+)", workflow)
+    return [target for target in used if target not in targets]
+
+
+WORKFLOWS = sorted((HOME / ".github" / "workflows").glob("*.yml"))
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_workflows_call_targets_that_exist(path):
+    workflow, makefile = path.read_text(encoding="utf-8"), (HOME / "Makefile").read_text(encoding="utf-8")
+    assert yaml.safe_load(workflow)["jobs"]
+    assert unknown_targets(workflow, makefile) == []
+    assert unknown_targets(workflow + "\n  - run: make tests", makefile) == ["tests"]  # control
+
+
+def test_each_supported_python_is_tested():
+    matrix = yaml.safe_load((HOME / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8"))
+    versions = matrix["jobs"]["test"]["strategy"]["matrix"]["python"]
+    assert versions[0] == PROJECT["requires-python"].removeprefix(">=")
+    assert len(versions) == 3
