@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, TypeVar
 
-from core.extension import load
+from core.extension import import_object
 
 MISSING: Any = "???"  # OmegaConf's mark for a value that must be given
 
@@ -128,7 +128,7 @@ def check_range(name: str, value: float, *, note: str = "", **bounds: float | No
 def load_object(name: str, path: str) -> Any:
     """The object at an import path package.module:name, the value of the key `name`. Raises ConfigError."""
     try:
-        return load(path)
+        return import_object(path)
     except ValueError as error:
         raise ConfigError(f"{name}: {error}") from error
 
