@@ -1,6 +1,7 @@
 """Sequence helpers: masks, group checks, sampling, and log-probabilities without holding all logits."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -65,7 +66,7 @@ def test_selected_logp_has_the_value_and_gradient_of_log_softmax(chunk: int) -> 
 def test_selected_logp_never_holds_all_logits() -> None:
     rows, width, vocabulary, chunk = 256, 4, 500, 16
     hidden, weight, tokens = problem(rows, width, vocabulary, torch.float32)
-    for function, bound in ((lambda *x: selected_logp(*x, chunk=chunk), chunk * vocabulary), (plain_logp, None)):
+    for function, bound in ((partial(selected_logp, chunk=chunk), chunk * vocabulary), (plain_logp, None)):
         with LargestTensor() as seen:
             function(hidden, weight, tokens).sum().backward()
         if bound:
@@ -83,7 +84,7 @@ def test_selected_logp_keeps_no_logits_for_the_backward_pass() -> None:
         saved.append(tensor.numel())
         return tensor
 
-    for function, limit in ((lambda *x: selected_logp(*x, chunk=chunk), vocabulary * 4), (plain_logp, None)):
+    for function, limit in ((partial(selected_logp, chunk=chunk), vocabulary * 4), (plain_logp, None)):
         saved.clear()
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             function(hidden, weight, tokens)
@@ -161,8 +162,8 @@ def test_entropy_never_holds_all_logits() -> None:
     rows, vocabulary, chunk = 256, 500, 16
     hidden, weight, tokens = problem(rows, 4, vocabulary, torch.float32)
     for function, bound in (
-        (lambda *x: sum(selected_logp_and_entropy(*x, chunk=chunk)), chunk * vocabulary),
-        (lambda *x: plain_logp(*x) + plain_entropy(*x[:2]), None),
+        (lambda h, w, t: sum(selected_logp_and_entropy(h, w, t, chunk)), chunk * vocabulary),
+        (lambda h, w, t: plain_logp(h, w, t) + plain_entropy(h, w), None),
     ):
         with LargestTensor() as seen:
             function(hidden, weight, tokens).sum().backward()
