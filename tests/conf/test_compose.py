@@ -110,7 +110,7 @@ def test_help_lists_every_option(package):
 def test_help_gives_every_key_its_value_and_meaning(command):
     """One line for each key of the composed configuration, all within the width; each choice is named."""
     text, config = help_of(command)
-    table = text.partition("\nKeys, with")[2].splitlines()[1:]
+    table = text.partition("\nKeys and")[2].splitlines()[1:]
     assert text.startswith("python -m ")
     assert max(map(len, table)) <= 120
     entries = dict(re.match(r"  ([\w.]+)=(.*)", line).groups() for line in table if re.match(r"  \S", line))
