@@ -63,7 +63,7 @@ class MoleculeFilterConfig(Section):
     max_heavy_atoms: int = key("maximum number of heavy atoms")
     max_tokens: int = key("maximum number of tokens of the canonical SMILES, end token included", low=2)
     min_token_count: int = key("leave out molecules with a token that fewer molecules than this have", low=1)
-    largest_fragment: bool = key("of a salt or mixture, keep the largest fragment; false: leave such molecules out")
+    largest_fragment: bool = key("keep the largest fragment of a salt or mixture; false: leave such molecules out")
 
     def check(self, prefix: str) -> None:
         """Check that there are elements, and that the largest size is not below the smallest."""
