@@ -1,1 +1,1 @@
-"""Hydra configuration: one folder a package, `shared` groups on everyone's search path, and `schema`."""
+"""Hydra configuration files, one folder per package and `shared` for all of them, and their `schema`."""

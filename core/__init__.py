@@ -1,1 +1,1 @@
-"""Objectives, reward transforms and estimators of KL-regularised RL. Pure torch, no config, no logging."""
+"""Objectives, reward transforms and gradient estimators of KL-regularised RL; only torch and the standard library."""

@@ -1,8 +1,8 @@
-"""Advantages: rewards of a group, KL already subtracted, less a baseline.
+"""Advantages: the rewards of a group minus a baseline.
 
-All take reward [..., G] and valid [..., G] bool (None: all), and return [..., G]. An invalid sample has
-advantage 0 and is in no baseline or standard deviation; what its reward holds (NaN included) is ignored.
-NaN where valid is an error.
+Each function takes reward [..., G], from which the KL term is already subtracted, and valid [..., G] bool (None: all
+samples are valid), and returns advantages [..., G]. An invalid sample has advantage 0 and enters no baseline and no
+standard deviation; its reward is ignored and may be NaN. NaN in the reward of a valid sample is an error.
 """
 
 from collections.abc import Callable
@@ -15,91 +15,105 @@ from core.sequence import check_group
 
 def no_baseline(reward: Tensor, valid: Tensor | None = None) -> Tensor:
     """REINFORCE (Williams, 1992): the reward itself."""
-    return reward.masked_fill(~_valid(reward, valid), 0.0)
+    return reward.masked_fill(~_checked_valid(reward, valid), 0.0)
 
 
 def centred(reward: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Less the group's mean: (n-1)/n of `leave_one_out`. GRPO without its standard deviation."""
-    kept = _valid(reward, valid)
-    reward = reward.masked_fill(~kept, 0.0)
-    mean = reward.sum(-1, keepdim=True) / kept.sum(-1, keepdim=True).clamp_min(1)
-    return (reward - mean).masked_fill(~kept, 0.0)
+    """GRPO without its standard deviation: reward minus the group's mean, (n-1)/n times `leave_one_out`."""
+    valid = _checked_valid(reward, valid)
+    reward = reward.masked_fill(~valid, 0.0)
+    mean = reward.sum(-1, keepdim=True) / valid.sum(-1, keepdim=True).clamp_min(1)
+    return (reward - mean).masked_fill(~valid, 0.0)
 
 
 def leave_one_out(reward: Tensor, valid: Tensor | None = None) -> Tensor:
-    """RLOO (Kool et al., 2019; Ahmadian et al., 2024): less the mean of the others; 0 for a lone valid sample."""
-    count = _valid(reward, valid).sum(-1, keepdim=True)
+    """RLOO (Kool et al., 2019; Ahmadian et al., 2024): reward minus the mean of the group's other samples.
+
+    The advantage of a group's only valid sample is 0.
+    """
+    count = _checked_valid(reward, valid).sum(-1, keepdim=True)
     return centred(reward, valid) * count / (count - 1).clamp_min(1)
 
 
 def group_normalised(reward: Tensor, valid: Tensor | None = None) -> Tensor:
-    """GRPO (Shao et al., 2024): centred, over the group's standard deviation; 0 where all are tied.
+    """GRPO (Shao et al., 2024): `centred` divided by the group's standard deviation; 0 if all rewards are equal.
 
-    The reward must already hold the KL term. Normalising first and adding the KL to the loss changes the
-    effective beta with the spread of the rewards; with MARA it collapses onto the rarest good sample.
+    The reward must already contain the KL term. If the KL is added to the loss instead, the effective beta depends on
+    the spread of the rewards, and with MARA the policy collapses onto the rarest good sample.
     """
-    kept = _valid(reward, valid)
+    valid = _checked_valid(reward, valid)
     advantage = centred(reward, valid)
-    std = (advantage.square().sum(-1, keepdim=True) / kept.sum(-1, keepdim=True).clamp_min(1)).sqrt()
-    scale = reward.masked_fill(~kept, 0.0).abs().amax(-1, keepdim=True)
-    tied = std <= 4 * torch.finfo(reward.dtype).eps * scale  # rounding of equal rewards is not a spread
+    std = (advantage.square().sum(-1, keepdim=True) / valid.sum(-1, keepdim=True).clamp_min(1)).sqrt()
+    scale = reward.masked_fill(~valid, 0.0).abs().amax(-1, keepdim=True)
+    tied = std <= 4 * torch.finfo(reward.dtype).eps * scale  # a std this small is rounding of equal rewards
     return (advantage / std.masked_fill(tied, 1.0)).masked_fill(tied, 0.0)
 
 
 def max_at_k(reward: Tensor, valid: Tensor | None = None, *, k: int | None = None) -> Tensor:
-    """Best of k: over all k-subsets with a sample, the mean of their maximum less their maximum without it.
+    """Best of k: how much a sample raises the maximum of a k-subset, averaged over the k-subsets that contain it.
 
-    With `policy_gradient` its expected gradient is 1/k of that of E[max of k draws], whatever the group's size
-    n >= k. At k = n the best sample has r_(1) - r_(2) and the others 0.
+    With `policy_gradient`, the expected gradient is 1/k of the gradient of E[max of k draws], for every group size
+    n >= k. At k = n the best sample has advantage r_(1) - r_(2) and the others have 0.
 
     Args:
-        k: >= 2, or None for each group's number of valid samples. A group with fewer has advantage 0.
+        reward: [..., G].
+        valid: [..., G] bool.
+        k: >= 2, or None for the number of valid samples of each group. A smaller group has advantage 0.
 
     Source: the U-statistic of the maximum with a leave-one-out baseline (Walder and Karkhanis, 2025,
-    arXiv:2505.15201); k = n: Best-of-N training.
+    arXiv:2505.15201); at k = n this is Best-of-N training.
     """
     if k is not None and k < 2:
         raise ValueError(f"k must be >= 2, got {k}")
-    kept = _valid(reward, valid)
-    ordered, order = reward.masked_fill(~kept, -torch.inf).sort(-1, descending=True)
+    valid = _checked_valid(reward, valid)
+    ordered, order = reward.masked_fill(~valid, -torch.inf).sort(-1, descending=True)
     ordered = ordered.masked_fill(ordered == -torch.inf, 0.0)
-    count = kept.sum(-1, keepdim=True)  # n
-    place = torch.arange(reward.shape[-1], device=reward.device)
+    n = valid.sum(-1, keepdim=True)
+    rank = torch.arange(reward.shape[-1], device=reward.device)
+    # A sample that is the best of a subset raises its maximum by its reward minus that of the runner-up. For each
+    # sample as the runner-up: the number of subsets with a given better sample, whose k - 2 others rank lower.
     if k is None:
-        second, subsets, few = (place == 1).to(reward).expand_as(reward), torch.ones_like(reward[..., :1]), count < 2
-    else:  # subsets in which a sample is the second best: the k - 2 others are among the valid ones after it
-        second, subsets = _choose(count - 1 - place, k - 2, reward), _choose(count - 1, k - 1, reward)
-        few = count < k
-    after = second.flip(-1).cumsum(-1).flip(-1) - second  # over the samples below
-    weighted = second * ordered
-    rest = weighted.flip(-1).cumsum(-1).flip(-1) - weighted
-    gain = (ordered * after - rest) / subsets.clamp_min(1.0)
-    return torch.zeros_like(reward).scatter(-1, order, gain).masked_fill(~kept | few, 0.0)
+        runner_up, subsets = (rank == 1).to(reward).expand_as(reward), torch.ones_like(reward[..., :1])
+        too_small = n < 2
+    else:
+        runner_up, subsets = _choose(n - 1 - rank, k - 2, reward), _choose(n - 1, k - 1, reward)
+        too_small = n < k
+    subsets_as_best = runner_up.flip(-1).cumsum(-1).flip(-1) - runner_up  # sums over the samples that rank lower
+    runner_up_reward = runner_up * ordered
+    sum_of_runner_ups = runner_up_reward.flip(-1).cumsum(-1).flip(-1) - runner_up_reward
+    gain = (ordered * subsets_as_best - sum_of_runner_ups) / subsets.clamp_min(1.0)
+    return torch.zeros_like(reward).scatter(-1, order, gain).masked_fill(~valid | too_small, 0.0)
 
 
 def pass_at_k(reward: Tensor, valid: Tensor | None = None, *, k: int, threshold: float) -> Tensor:
-    """Pass@k training: a sample's mean, over the k-subsets with it, of whether they hold a correct one, standardised.
+    """Pass@k training: how often the k-subsets that contain a sample pass, standardised over all k-subsets.
+
+    A subset passes if it contains a correct sample. With n samples, c of them correct, a share
+    rho = 1 - C(n-c, k) / C(n, k) of the subsets passes, with standard deviation s = sqrt(rho (1 - rho)). A correct
+    sample has advantage (1 - rho) / s, any other one (1 - rho - C(n-c-1, k-1) / C(n-1, k-1)) / s.
 
     Args:
-        k: >= 1. A group with fewer valid samples, or in which all subsets agree, has advantage 0.
-        threshold: rewards at and above are correct.
+        reward: [..., G].
+        valid: [..., G] bool.
+        k: >= 1. A group with fewer valid samples, or in which all subsets or none pass, has advantage 0.
+        threshold: samples with at least this reward are correct.
 
     Source: Chen et al. (2025), arXiv:2508.10751.
     """
     if k < 1:
         raise ValueError(f"k must be >= 1, got {k}")
-    kept = _valid(reward, valid)
-    correct = kept & (reward >= threshold)
-    n, c = kept.sum(-1, keepdim=True), correct.sum(-1, keepdim=True)
+    valid = _checked_valid(reward, valid)
+    correct = valid & (reward >= threshold)
+    n, c = valid.sum(-1, keepdim=True), correct.sum(-1, keepdim=True)
     rho = 1 - _choose(n - c, k, reward) / _choose(n, k, reward).clamp_min(1.0)
-    spread = (rho * (1 - rho)).sqrt()
-    without = _choose(n - c - 1, k - 1, reward) / _choose(n - 1, k - 1, reward).clamp_min(1.0)
-    advantage = torch.where(correct, 1 - rho, 1 - rho - without) / spread.masked_fill(spread == 0, 1.0)
-    return advantage.masked_fill(~kept | (spread == 0) | (n < k), 0.0)
+    std = (rho * (1 - rho)).sqrt()
+    fail_share = _choose(n - c - 1, k - 1, reward) / _choose(n - 1, k - 1, reward).clamp_min(1.0)
+    advantage = torch.where(correct, 1 - rho, 1 - rho - fail_share) / std.masked_fill(std == 0, 1.0)
+    return advantage.masked_fill(~valid | (std == 0) | (n < k), 0.0)
 
 
 def _choose(n: Tensor, k: int, like: Tensor) -> Tensor:
-    """Binomial coefficients as floats; 0 where n < k or n < 0."""
+    """Binomial coefficients in the dtype of `like`; 0 where n < k or n < 0."""
     result = torch.ones(n.shape, dtype=like.dtype, device=like.device)
     for i in range(k):
         result = result * (n - i).clamp_min(0) / (i + 1)
@@ -107,19 +121,20 @@ def _choose(n: Tensor, k: int, like: Tensor) -> Tensor:
 
 
 def tied_groups(reward: Tensor, valid: Tensor | None = None) -> Tensor:
-    """True where all valid rewards of a group are equal, also where none is valid: [..., G] -> [..., 1] bool."""
-    kept = _valid(reward, valid)
-    highest = reward.masked_fill(~kept, -torch.inf).amax(-1, keepdim=True)
-    lowest = reward.masked_fill(~kept, torch.inf).amin(-1, keepdim=True)
+    """True where all valid rewards of a group are equal or none is valid: [..., G] -> [..., 1] bool."""
+    valid = _checked_valid(reward, valid)
+    highest = reward.masked_fill(~valid, -torch.inf).amax(-1, keepdim=True)
+    lowest = reward.masked_fill(~valid, torch.inf).amin(-1, keepdim=True)
     return highest <= lowest
 
 
-def _valid(reward: Tensor, valid: Tensor | None) -> Tensor:
+def _checked_valid(reward: Tensor, valid: Tensor | None) -> Tensor:
+    """Check the group and return `valid`, all True if it is None."""
     check_group(valid, reward=reward)
     return torch.ones_like(reward, dtype=torch.bool) if valid is None else valid
 
 
-# --- added to the advantages: policy_seq_logp and good [..., G] -> [..., G] ----------------------------------
+# --- bonuses, which are added to the advantages: policy_seq_logp and good [..., G] -> [..., G] ---------------
 
 
 def differential_smoothing(
@@ -130,36 +145,42 @@ def differential_smoothing(
     correct_coef: float,
     wrong_coef: float,
 ) -> Tensor:
-    """-correct_coef log pi_old(y) where y is good, +wrong_coef log pi_old(y) where it is not; 0 where invalid.
+    """-correct_coef log pi_old(y) for good samples, +wrong_coef log pi_old(y) for the others, 0 for invalid ones.
 
-    With an unbiased advantage the expected gradient is that of E[R] - correct_coef sum_good pi (log pi - 1)
-    + wrong_coef sum_bad pi (log pi - 1): an entropy bonus among good completions only.
+    With an unbiased advantage, the expected gradient is the gradient of E[R] - correct_coef sum_good pi (log pi - 1)
+    + wrong_coef sum_bad pi (log pi - 1). The entropy bonus thus applies to good completions only.
 
     Args:
-        policy_seq_logp: [..., G] under the policy that drew them, nats.
+        policy_seq_logp: [..., G] under the policy that sampled the completions, nats.
         good: [..., G] bool.
-        correct_coef, wrong_coef: reward units per nat, >= 0.
+        valid: [..., G] bool.
+        correct_coef: reward units per nat, >= 0.
+        wrong_coef: reward units per nat, >= 0.
 
     Source: differential smoothing, arXiv:2511.19942.
     """
-    kept = _valid(policy_seq_logp, valid)
+    valid = _checked_valid(policy_seq_logp, valid)
     bonus = torch.where(good, -correct_coef * policy_seq_logp, wrong_coef * policy_seq_logp)
-    return bonus.detach().masked_fill(~kept, 0.0)
+    return bonus.detach().masked_fill(~valid, 0.0)
 
 
 def ucpo(policy_seq_logp: Tensor, good: Tensor, valid: Tensor | None = None, *, coef: float) -> Tensor:
-    """coef (-log q - H(q)) with q the softmax of log pi_old over a group's good samples; 0 elsewhere.
+    """coef (-log q - H(q)), where q is the softmax of log pi_old over a group's good samples; 0 for the others.
 
-    Its q-weighted sum is 0, and it vanishes where all good samples of the group are equally likely.
+    The q-weighted sum of the bonus is 0, and the bonus is 0 if all good samples of the group are equally likely.
 
-    Args: as in `differential_smoothing`; coef in reward units per nat, >= 0.
+    Args:
+        policy_seq_logp: [..., G] under the policy that sampled the completions, nats.
+        good: [..., G] bool.
+        valid: [..., G] bool.
+        coef: reward units per nat, >= 0.
 
     Source: UCPO, arXiv:2605.00365.
     """
-    good = good & _valid(policy_seq_logp, valid)
+    good = good & _checked_valid(policy_seq_logp, valid)
     log_q = policy_seq_logp.detach().masked_fill(~good, -torch.inf)
     log_q = log_q - log_q.logsumexp(-1, keepdim=True)
-    surprise = (-log_q).masked_fill(~good, 0.0)  # also where a group has no good sample: inf - inf
+    surprise = (-log_q).masked_fill(~good, 0.0)  # log_q is inf - inf in a group without good samples
     entropy = (log_q.masked_fill(~good, 0.0).exp() * surprise).sum(-1, keepdim=True)
     return coef * (surprise - entropy).masked_fill(~good, 0.0)
 

@@ -1,24 +1,21 @@
 """Divergences between policy and reference: one function per divergence and place in the objective.
 
-With u = pi / ref and D_f = E_ref[f(u)], grad D_f = E_pi[f'(u) grad log pi]. Hence four places:
+Let u = pi / ref and D_f = E_ref[f(u)]. Then grad D_f = E_pi[f'(u) grad log pi], which gives these functions:
 
-- `*_reward`: detached f'(u), to be subtracted (times beta) from the reward of a policy gradient;
-- `*_loss`: differentiable g(u) with u g'(u) = f'(u), to be added (times beta) to the loss;
-- `exact_*`: the divergence itself, from all outcomes on the last axis.
+- `*_reward`: f'(u), detached. Subtract it, times beta, from the reward of a policy gradient.
+- `*_loss`: g(u) with u g'(u) = f'(u), differentiable. Add it, times beta, to the loss.
+- `*_from_reference`: f(u), differentiable. Add it, times beta, to the loss on completions sampled from the reference,
+  which need no importance weight. For whole sequences only.
+- `exact_*`: the divergence itself, summed over all outcomes on the last axis.
+- `*_value`: an estimate of the divergence for logging. It differs from both `*_reward` and `*_loss`.
 
-`*_value` estimates the divergence for logging; it is another function than either of the first two.
+Level. Without `mask`, the arguments are log-probabilities of whole sequences and the divergence is between the
+distributions of sequences. With `mask`, they are per token, [..., T], time last, and the divergence is sum_t D_t at
+prefixes drawn from the policy, whose distribution is held fixed: the term of a token affects that token only. This is
+another objective with another optimum; the paper's targets and MARA's guarantee hold per sequence.
 
-- `*_from_reference`: differentiable f(u), to be added (times beta) to the loss on completions sampled from the
-  reference, where nothing needs a weight. Of whole sequences only.
-
-Level. Without `mask` the arguments are log-probabilities of whole sequences and the divergence is the one
-between sequence distributions. With `mask` they are per token, [..., T], time last: the objective is then
-sum_t D_t at prefixes drawn from the policy, their distribution held fixed. Each token's term belongs to that
-token alone. That is another objective, with another optimum; the paper's targets and MARA's guarantee are per
-sequence.
-
-Off-policy. With `behaviour_logp`, the log-probability under the policy that drew the samples, each term carries
-the detached weight pi / pi_behaviour: of the sequence, or of the prefix up to and including the token.
+Off-policy. With `behaviour_logp`, the log-probabilities under the policy that sampled the completions, each term is
+multiplied by the detached weight pi / pi_behaviour of the sequence, or of the prefix up to and including the token.
 
 Source: GX-Chen et al. (2026), arXiv:2510.20817; f-divergence gradients: Go et al. (2023), arXiv:2302.08215.
 """
@@ -32,7 +29,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from core.extension import find
+from core.extension import find_part
 
 # --- in the reward: detached f'(u) -----------------------------------------------------------------------
 
@@ -40,21 +37,22 @@ from core.extension import find
 def reverse_kl_reward(
     policy_logp: Tensor, ref_logp: Tensor, *, behaviour_logp: Tensor | None = None, mask: Tensor | None = None
 ) -> Tensor:
-    """KL(pi || ref) in the reward: log u, nats, no gradient (f' less its constant 1).
+    """KL(pi || ref) in the reward: log u, nats, no gradient (f' without its constant 1).
 
     Args:
-        policy_logp, ref_logp: [...] of whole sequences, or [..., T] per token with `mask`; nats.
-        behaviour_logp: same shape, for samples not drawn from the policy.
+        policy_logp: [...] of whole sequences, or [..., T] per token with `mask`; nats.
+        ref_logp: same shape, under the reference.
+        behaviour_logp: same shape, under the policy that sampled the completions; None: `policy_logp`.
         mask: [..., T] bool, True on completion tokens including EOS.
 
     Returns:
-        The same shape, 0 where masked. Its mean over on-policy samples is KL(pi || ref).
+        The same shape, 0 where mask is False. Its mean over on-policy samples is KL(pi || ref).
 
     Raises:
         ValueError: shapes differ, or mask is not bool.
     """
     log_u, log_weight = _log_ratio_and_weight(policy_logp.detach(), ref_logp, behaviour_logp, mask)
-    return _masked(log_weight.exp() * log_u, mask)
+    return _zero_masked(log_weight.exp() * log_u, mask)
 
 
 def forward_kl_reward(
@@ -65,17 +63,15 @@ def forward_kl_reward(
     mask: Tensor | None = None,
     max_log_weight: float = math.inf,
 ) -> Tensor:
-    """KL(ref || pi) in the reward: -1/u, no gradient. Arguments as in `reverse_kl_reward`.
+    """KL(ref || pi) in the reward: -1/u, no gradient. Other arguments as in `reverse_kl_reward`.
 
-    With `behaviour_logp=ref_logp` (completions sampled from the reference) a sequence's value is -1.
+    `max_log_weight` caps log(1/u), or log(ref / pi_behaviour) off-policy, nats. The cap bounds the variance, and
+    biases the optimum wherever it applies; log `stats.effective_sample_size` and the share of weights above the cap.
 
-    Args:
-        max_log_weight: cap on log(1/u), or log(ref / pi_behaviour) off-policy, nats. A cap bounds the variance
-            and biases the optimum wherever it binds; `stats.effective_sample_size` and the share above the cap
-            say how often it does.
+    With `behaviour_logp=ref_logp` (completions sampled from the reference) the value of a sequence is -1.
     """
     log_u, log_weight = _log_ratio_and_weight(policy_logp.detach(), ref_logp, behaviour_logp, mask)
-    return _masked(-(log_weight - log_u).clamp_max(max_log_weight).exp(), mask)
+    return _zero_masked(-(log_weight - log_u).clamp_max(max_log_weight).exp(), mask)
 
 
 def jensen_shannon_reward(
@@ -86,7 +82,7 @@ def jensen_shannon_reward(
     JS = KL(pi || m)/2 + KL(ref || m)/2 with m = (pi + ref)/2, at most log 2.
     """
     log_u, log_weight = _log_ratio_and_weight(policy_logp.detach(), ref_logp, behaviour_logp, mask)
-    return _masked(log_weight.exp() * (math.log(2) - softplus(-log_u)) / 2, mask)
+    return _zero_masked(log_weight.exp() * (math.log(2) - softplus(-log_u)) / 2, mask)
 
 
 def alpha_reward(
@@ -100,17 +96,17 @@ def alpha_reward(
     """Alpha divergence in the reward: (u^(alpha-1) - 1) / (alpha - 1), no gradient.
 
     D_alpha = (E_ref[u^alpha] - 1) / (alpha (alpha - 1)): it tends to the reverse KL as alpha -> 1 and to the
-    forward KL as alpha -> 0, which have functions of their own. Other arguments as in `reverse_kl_reward`.
+    forward KL as alpha -> 0, which have their own functions. Other arguments as in `reverse_kl_reward`.
     """
-    check_alpha(alpha)
+    _check_alpha(alpha)
     log_u, log_weight = _log_ratio_and_weight(policy_logp.detach(), ref_logp, behaviour_logp, mask)
-    return _masked(log_weight.exp() * torch.expm1((alpha - 1) * log_u) / (alpha - 1), mask)
+    return _zero_masked(log_weight.exp() * torch.expm1((alpha - 1) * log_u) / (alpha - 1), mask)
 
 
 def entropy_reward(
     policy_logp: Tensor, *, behaviour_logp: Tensor | None = None, mask: Tensor | None = None
 ) -> Tensor:
-    """Entropy H(pi) in the reward: -log pi, nats, no gradient; to be added times the entropy coefficient."""
+    """Entropy H(pi) in the reward: -log pi, nats, no gradient. Add it, times its coefficient, to the reward."""
     zero = torch.zeros_like(policy_logp)
     return -reverse_kl_reward(policy_logp, zero, behaviour_logp=behaviour_logp, mask=mask)
 
@@ -123,10 +119,11 @@ def reverse_kl_loss(
 ) -> Tensor:
     """KL(pi || ref) in the loss: k2 = (log u)^2 / 2, with gradient. Arguments as in `reverse_kl_reward`.
 
-    Its expected gradient is the divergence's; its value is not. (log u itself, "k1", has zero expected gradient.)
+    Its expected gradient is that of the divergence, but its mean is not the divergence. (The expected gradient of
+    log u itself, "k1", is 0.)
     """
     log_u, log_weight = _log_ratio_and_weight(policy_logp, ref_logp, behaviour_logp, mask)
-    return _masked(log_weight.exp() * log_u.square() / 2, mask)
+    return _zero_masked(log_weight.exp() * log_u.square() / 2, mask)
 
 
 def forward_kl_loss(
@@ -134,10 +131,10 @@ def forward_kl_loss(
 ) -> Tensor:
     """KL(ref || pi) in the loss: 1/u + log u - 1, with gradient. Arguments as in `reverse_kl_reward`.
 
-    The same expression as "k3": its mean is KL(pi || ref) but its expected gradient is that of KL(ref || pi).
+    This is "k3": its mean is KL(pi || ref), but its expected gradient is that of KL(ref || pi).
     """
     log_u, log_weight = _log_ratio_and_weight(policy_logp, ref_logp, behaviour_logp, mask)
-    return _masked(log_weight.exp() * (torch.expm1(-log_u) + log_u), mask)
+    return _zero_masked(log_weight.exp() * (torch.expm1(-log_u) + log_u), mask)
 
 
 def alpha_loss(
@@ -152,55 +149,60 @@ def alpha_loss(
 
     g(u) = (u^(alpha-1) - 1) / (alpha-1)^2 - log u / (alpha-1).
     """
-    check_alpha(alpha)
+    _check_alpha(alpha)
     log_u, log_weight = _log_ratio_and_weight(policy_logp, ref_logp, behaviour_logp, mask)
     power = torch.expm1((alpha - 1) * log_u) / (alpha - 1)
-    return _masked(log_weight.exp() * (power - log_u) / (alpha - 1), mask)
+    return _zero_masked(log_weight.exp() * (power - log_u) / (alpha - 1), mask)
 
 
 # --- exact, from all outcomes on the last axis ------------------------------------------------------------
 
 
 def exact_reverse_kl(policy_logp: Tensor, ref_logp: Tensor) -> Tensor:
-    """sum_y pi (log pi - log ref), nats, with gradient: [..., A] -> [...]. inf where pi leaves the support."""
-    return _expect(policy_logp, policy_logp - ref_logp)
+    """sum_y pi (log pi - log ref), nats, with gradient: [..., A] -> [...]. inf if pi leaves the support of ref."""
+    return _expectation(policy_logp, policy_logp - ref_logp)
 
 
 def exact_forward_kl(policy_logp: Tensor, ref_logp: Tensor) -> Tensor:
     """sum_y ref (log ref - log pi), nats, with gradient: [..., A] -> [...]. `ref_logp` may be unnormalised."""
-    return _expect(ref_logp, ref_logp - policy_logp)
+    return _expectation(ref_logp, ref_logp - policy_logp)
 
 
 def exact_jensen_shannon(policy_logp: Tensor, ref_logp: Tensor) -> Tensor:
     """KL(pi || m)/2 + KL(ref || m)/2, m = (pi + ref)/2, nats, with gradient: [..., A] -> [...]."""
-    neither = _off_both(policy_logp, ref_logp)
-    mixture = torch.logaddexp(policy_logp.masked_fill(neither, 0.0), ref_logp.masked_fill(neither, 0.0)) - math.log(2)
-    return (_expect(policy_logp, policy_logp - mixture) + _expect(ref_logp, ref_logp - mixture)) / 2
+    both_off = _off_both_supports(policy_logp, ref_logp)
+    log_sum = torch.logaddexp(policy_logp.masked_fill(both_off, 0.0), ref_logp.masked_fill(both_off, 0.0))
+    mixture = log_sum - math.log(2)
+    return (_expectation(policy_logp, policy_logp - mixture) + _expectation(ref_logp, ref_logp - mixture)) / 2
 
 
 def exact_alpha(policy_logp: Tensor, ref_logp: Tensor, *, alpha: float) -> Tensor:
     """(sum_y pi^alpha ref^(1-alpha) - 1) / (alpha (alpha - 1)), with gradient: [..., A] -> [...]."""
-    check_alpha(alpha)
+    _check_alpha(alpha)
     log_power = alpha * policy_logp + (1 - alpha) * ref_logp
-    log_power = log_power.masked_fill(_off_both(policy_logp, ref_logp), -torch.inf)  # not inf - inf
+    log_power = log_power.masked_fill(_off_both_supports(policy_logp, ref_logp), -torch.inf)  # else inf - inf
     return torch.expm1(log_power.logsumexp(-1)) / (alpha * (alpha - 1))
 
 
-# --- in the loss, on completions of the reference: f(u), whose mean is the divergence -----------------------
+# --- in the loss, on completions of the reference: f(u), whose mean is the divergence --------------------
 
 
 def reverse_kl_from_reference(policy_logp: Tensor, ref_logp: Tensor) -> Tensor:
-    """u log u, nats, with gradient: its mean over completions of the reference is KL(pi || ref).
+    """u log u, nats, with gradient; its mean over completions of the reference is KL(pi || ref).
 
     Args:
-        policy_logp, ref_logp: [...] of whole sequences drawn from the reference, nats.
+        policy_logp: [...] of whole sequences sampled from the reference, nats.
+        ref_logp: [...] of the same sequences under the reference, nats.
     """
     log_u = policy_logp - ref_logp.detach()
     return log_u.exp() * log_u
 
 
 def forward_kl_from_reference(policy_logp: Tensor, ref_logp: Tensor) -> Tensor:
-    """-log u, nats, its gradient -grad log pi: no weight explodes. Arguments as in `reverse_kl_from_reference`."""
+    """-log u, nats, with gradient -grad log pi, so no weight can explode.
+
+    Arguments as in `reverse_kl_from_reference`.
+    """
     return ref_logp.detach() - policy_logp
 
 
@@ -212,7 +214,7 @@ def jensen_shannon_from_reference(policy_logp: Tensor, ref_logp: Tensor) -> Tens
 
 def alpha_from_reference(policy_logp: Tensor, ref_logp: Tensor, *, alpha: float) -> Tensor:
     """(u^alpha - 1) / (alpha (alpha - 1)), with gradient. Arguments as in `reverse_kl_from_reference`."""
-    check_alpha(alpha)
+    _check_alpha(alpha)
     return torch.expm1(alpha * (policy_logp - ref_logp.detach())) / (alpha * (alpha - 1))
 
 
@@ -220,26 +222,29 @@ def alpha_from_reference(policy_logp: Tensor, ref_logp: Tensor, *, alpha: float)
 
 
 def reverse_kl_value(policy_logp: Tensor, ref_logp: Tensor) -> Tensor:
-    """log u ("k1"), nats, no gradient: mean over policy samples is KL(pi || ref); single values may be negative."""
+    """log u ("k1"), nats, no gradient; its mean over policy samples is KL(pi || ref). It may be negative."""
     return policy_logp.detach() - ref_logp.detach()
 
 
 def forward_kl_value(policy_logp: Tensor, ref_logp: Tensor) -> Tensor:
-    """1 - (1 + log u)/u, nats, >= 0, no gradient: mean over policy samples is KL(ref || pi)."""
+    """1 - (1 + log u)/u, nats, >= 0, no gradient; its mean over policy samples is KL(ref || pi)."""
     log_u = policy_logp.detach() - ref_logp.detach()
     return 1 - (1 + log_u) * (-log_u).exp()
 
 
 def jensen_shannon_value(policy_logp: Tensor, ref_logp: Tensor) -> Tensor:
-    """[log(2u/(1+u)) + log(2/(1+u))/u]/2, nats, no gradient: mean over policy samples is JS(pi, ref)."""
+    """[log(2u/(1+u)) + log(2/(1+u))/u]/2, nats, no gradient; its mean over policy samples is JS(pi, ref)."""
     log_u = policy_logp.detach() - ref_logp.detach()
     log_2 = math.log(2)
     return (log_2 - softplus(-log_u) + (log_2 - softplus(log_u)) * (-log_u).exp()) / 2
 
 
 def alpha_value(policy_logp: Tensor, ref_logp: Tensor, *, alpha: float) -> Tensor:
-    """(u^(alpha-1) - alpha - (1-alpha)/u) / (alpha (alpha-1)), >= 0, no gradient: mean is D_alpha."""
-    check_alpha(alpha)
+    """(u^(alpha-1) - alpha - (1-alpha)/u) / (alpha (alpha-1)), >= 0, no gradient.
+
+    Its mean over policy samples is D_alpha.
+    """
+    _check_alpha(alpha)
     log_u = policy_logp.detach() - ref_logp.detach()
     return (((alpha - 1) * log_u).exp() - alpha - (1 - alpha) * (-log_u).exp()) / (alpha * (alpha - 1))
 
@@ -252,17 +257,17 @@ PLACEMENTS = ("reward", "loss", "reference", "exact")
 
 @dataclass(frozen=True)
 class Divergence:
-    """One divergence in every place where it may stand; None where it has no form.
+    """The functions of one divergence, one for each place in the objective; None where it cannot be used.
 
     Attributes:
-        name: in `kl/NAME_nats`, the key under which its value is logged.
-        value: estimate for logging, from samples of the policy.
-        reward: detached term for the reward.
-        loss: differentiable term for the loss.
-        reference: differentiable term for the loss, on completions of the reference.
-        exact: the divergence from all outcomes on the last axis.
-        options: names of keyword arguments that all of these take, fields of `core.objective.Objective`.
-        reward_options: names of those that `reward` takes in addition.
+        name: its value is logged as `kl/NAME_nats`.
+        value: estimate from samples of the policy, for logging.
+        reward: detached term of the reward.
+        loss: differentiable term of the loss.
+        reference: differentiable term of the loss, on completions of the reference.
+        exact: the divergence, from all outcomes on the last axis.
+        options: keyword arguments of all these functions; they are fields of `core.objective.Objective`.
+        reward_options: further keyword arguments of `reward`.
     """
 
     name: str
@@ -275,17 +280,17 @@ class Divergence:
     reward_options: tuple[str, ...] = ()
 
     def form(self, placement: str) -> Term:
-        """The function for a place in the objective: reward, loss, reference or exact.
+        """Return the function for a place in the objective: reward, loss, reference or exact.
 
         Raises:
-            ValueError: there is no such place, or the divergence has no form for it; names those that it has.
+            ValueError: there is no such place, or the divergence cannot be used there.
         """
         if placement not in PLACEMENTS:
             raise ValueError(f"placement must be one of {', '.join(PLACEMENTS)}, got {placement!r}")
         term: Term | None = getattr(self, placement)
         if term is None:
-            legal = [place for place in PLACEMENTS if getattr(self, place) is not None]
-            raise ValueError(f"the divergence {self.name} has no {placement} form: use {' or '.join(legal)}")
+            available = [place for place in PLACEMENTS if getattr(self, place) is not None]
+            raise ValueError(f"the divergence {self.name} has no {placement} form; use {' or '.join(available)}")
         return term
 
 
@@ -382,22 +387,25 @@ def f_divergence(
 
 
 def find_divergence(name: str, options: Mapping[str, Any] | None = None) -> Divergence:
-    """A divergence by its built-in name, or one of your own by import path.
+    """Return a built-in divergence by name, or a user's own by import path.
+
+    Args:
+        name: a key of `DIVERGENCES`, or the import path package.module:name of a `Divergence` or of a callable that
+            returns one.
+        options: fields of the dataclass that the import path names.
 
     Raises:
-        ValueError: there is none, or what the path names is no `Divergence`.
+        ValueError: the name or path is unknown, or does not give a `Divergence`.
     """
-    divergence = find("direction", name, DIVERGENCES, options)
-    if callable(divergence):  # an instance of a dataclass of options, or a function without any
+    divergence = find_part("direction", name, DIVERGENCES, options)
+    if callable(divergence):  # a function, or an instance of a dataclass with options
         try:
             divergence = divergence()
         except TypeError as error:
-            raise ValueError(
-                f"direction: {name} must make a Divergence when called without arguments ({error})"
-            ) from error
+            raise ValueError(f"direction: {name} cannot be called without arguments ({error})") from error
     if not isinstance(divergence, Divergence):
         raise ValueError(
-            f"direction: {name} must name a core.divergences.Divergence, got {type(divergence).__name__}"
+            f"direction: {name} must be or return a core.divergences.Divergence, got {type(divergence).__name__}"
         )
     return divergence
 
@@ -408,37 +416,40 @@ def find_divergence(name: str, options: Mapping[str, Any] | None = None) -> Dive
 def _log_ratio_and_weight(
     policy_logp: Tensor, ref_logp: Tensor, behaviour_logp: Tensor | None, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """log u and the detached log importance weight (of the prefix, per token); 0 where masked."""
-    named = {"ref_logp": ref_logp, "behaviour_logp": behaviour_logp, "mask": mask}
-    for name, other in named.items():
-        if other is not None and other.shape != policy_logp.shape:
+    """Return log u and the detached log importance weight, both 0 where mask is False.
+
+    With `mask`, the weight is that of the prefix up to and including the token.
+    """
+    others = {"ref_logp": ref_logp, "behaviour_logp": behaviour_logp, "mask": mask}
+    for name, tensor in others.items():
+        if tensor is not None and tensor.shape != policy_logp.shape:
             raise ValueError(
-                f"shapes must match: policy_logp {tuple(policy_logp.shape)}, {name} {tuple(other.shape)}"
+                f"shapes must match: policy_logp {tuple(policy_logp.shape)}, {name} {tuple(tensor.shape)}"
             )
     if mask is not None and mask.dtype != torch.bool:
         raise ValueError(f"mask must be bool, got {mask.dtype}")
-    log_u = _masked(policy_logp - ref_logp.detach(), mask)
+    log_u = _zero_masked(policy_logp - ref_logp.detach(), mask)
     if behaviour_logp is None:
         return log_u, torch.zeros_like(log_u)
-    log_weight = _masked(policy_logp.detach() - behaviour_logp.detach(), mask)
+    log_weight = _zero_masked(policy_logp.detach() - behaviour_logp.detach(), mask)
     return log_u, log_weight if mask is None else log_weight.cumsum(-1)
 
 
-def _masked(value: Tensor, mask: Tensor | None) -> Tensor:
-    return value if mask is None else value.masked_fill(~mask, 0.0)  # fill: 0 * inf is NaN
+def _zero_masked(value: Tensor, mask: Tensor | None) -> Tensor:
+    return value if mask is None else value.masked_fill(~mask, 0.0)  # not value * mask: 0 * inf is NaN
 
 
-def _expect(weight_logp: Tensor, value: Tensor) -> Tensor:
-    """sum over the last axis of exp(weight_logp) * value, where 0 * anything is 0, also in the gradient."""
+def _expectation(weight_logp: Tensor, value: Tensor) -> Tensor:
+    """Sum exp(weight_logp) * value over the last axis; where the weight is 0, so are the term and its gradient."""
     empty = weight_logp == -torch.inf
     return (weight_logp.masked_fill(empty, 0.0).exp() * value.masked_fill(empty, 0.0)).sum(-1)
 
 
-def _off_both(policy_logp: Tensor, ref_logp: Tensor) -> Tensor:
+def _off_both_supports(policy_logp: Tensor, ref_logp: Tensor) -> Tensor:
     return (policy_logp == -torch.inf) & (ref_logp == -torch.inf)
 
 
-def check_alpha(alpha: float) -> None:
+def _check_alpha(alpha: float) -> None:
     if alpha in (0, 1) or not math.isfinite(alpha):
-        legal = "forward_kl_*" if alpha == 0 else "reverse_kl_*" if alpha == 1 else "a finite alpha"
-        raise ValueError(f"alpha must be finite and neither 0 nor 1, got {alpha}: use {legal}")
+        alternative = "forward_kl_*" if alpha == 0 else "reverse_kl_*" if alpha == 1 else "a finite alpha"
+        raise ValueError(f"alpha must be finite and neither 0 nor 1, got {alpha}; use {alternative}")

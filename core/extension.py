@@ -1,7 +1,7 @@
-"""Parts of a method by name: built in, or one of your own by import path `package.module:name`.
+"""Find the parts of a method by name: built-in ones, or a user's own by import path `package.module:name`.
 
-What a path names is used as it is. Where it is a dataclass, its fields are the part's options, and an instance of it
-is used.
+An object named by an import path is used as it is. If it is a dataclass, its fields are the options of the part, and
+an instance of it is used.
 """
 
 from collections.abc import Mapping
@@ -13,45 +13,55 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 T = TypeVar("T")
 
 
-def find(kind: str, name: str, known: Mapping[str, T], options: Mapping[str, Any] | None = None) -> T:
-    """`known[name]`, or what an import path names.
+def find_part(kind: str, name: str, builtin: Mapping[str, T], options: Mapping[str, Any] | None = None) -> T:
+    """Return `builtin[name]`, or the object at the import path `name`.
 
     Args:
-        kind: what is looked for, for messages.
-        options: of a part of your own.
+        kind: the key that holds the name, for messages.
+        name: a name in `builtin`, or package.module:name.
+        builtin: the built-in parts by name.
+        options: fields of the dataclass at the import path.
 
     Raises:
-        ValueError: an unknown name, a path to nothing, options that do not fit, or options of a built-in part.
+        ValueError: the name is unknown, the path cannot be imported, or the options do not fit the part.
     """
     if ":" in name:
         try:
-            target = load(name)
+            target = import_object(name)
         except ValueError as error:
             raise ValueError(f"{kind}: {error}") from error
-        return with_options(kind, target, options or {})
-    if name not in known:
-        raise ValueError(f"{kind}: must be one of {', '.join(known)} or package.module:name, got {name!r}")
+        return instantiate(kind, target, options or {})
+    if name not in builtin:
+        raise ValueError(f"{kind}: must be one of {', '.join(builtin)} or package.module:name, got {name!r}")
     if options:
-        raise ValueError(f"{kind}: options are for parts of your own (package.module:name), got {dict(options)}")
-    return known[name]
+        raise ValueError(
+            f"{kind}: the built-in {name} takes no options; only a part of your own (package.module:name) does, got "
+            f"{dict(options)}"
+        )
+    return builtin[name]
 
 
-def load(path: str) -> Any:
-    """The object at `package.module:name`. Raises ValueError, in one line, where there is none."""
+def import_object(path: str) -> Any:
+    """Return the object at `package.module:name`. Raises a ValueError of one line if it cannot be imported."""
     try:
         if ":" not in path:
-            raise ValueError("there is no colon in it")
+            raise ValueError("it has no colon")
         return resolve_name(path)
     except (ImportError, AttributeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} cannot be imported as package.module:name ({reason})") from error
 
 
-def with_options(kind: str, target: Any, options: Mapping[str, Any]) -> Any:
-    """An instance of a dataclass with these options; anything else as it is.
+def instantiate(kind: str, target: Any, options: Mapping[str, Any]) -> Any:
+    """Return an instance of `target` if it is a dataclass, otherwise `target` itself.
+
+    Args:
+        kind: the key that the options belong to, for messages.
+        target: a dataclass, or any other object.
+        options: values of the dataclass's fields.
 
     Raises:
-        ValueError: an unknown option, one of another type, one that is missing, or options without a dataclass.
+        ValueError: an option is unknown, of the wrong type or missing, or `target` is not a dataclass.
     """
     if not (isinstance(target, type) and is_dataclass(target)):
         if options:
@@ -59,23 +69,26 @@ def with_options(kind: str, target: Any, options: Mapping[str, Any]) -> Any:
             raise ValueError(f"{kind}: {name} is not a dataclass and takes no options, got {dict(options)}")
         return target
     types = get_type_hints(target)
-    known = {f.name: f for f in fields(target) if f.init}
+    known = {field.name: field for field in fields(target) if field.init}
     for option, value in options.items():
         if option not in known:
-            raise ValueError(f"{kind}: {target.__name__} has the options {', '.join(known) or 'none'}, got {option}")
-        if not _fits(value, types[option]):
-            raise ValueError(f"{kind}: option {option} must be {_words(types[option])}, got {value!r}")
-    missing = [name for name, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
-    missing = [name for name in missing if name not in options]
-    if missing:
-        raise ValueError(f"{kind}: option {missing[0]} of {target.__name__} must be given")
+            raise ValueError(
+                f"{kind}: {target.__name__} has no option {option}; its options are {', '.join(known) or 'none'}"
+            )
+        if not _has_type(value, types[option]):
+            raise ValueError(
+                f"{kind}: option {option} of {target.__name__} must be {_type_in_words(types[option])}, got {value!r}"
+            )
+    for option, field in known.items():
+        if option not in options and field.default is MISSING and field.default_factory is MISSING:
+            raise ValueError(f"{kind}: option {option} of {target.__name__} must be given")
     return target(**options)
 
 
-def _fits(value: Any, expected: Any) -> bool:
-    """Whether a plain value is of a type; types other than numbers, text and optional ones are not checked."""
+def _has_type(value: Any, expected: Any) -> bool:
+    """Whether a value is a number, boolean, text or null as expected; values of other types are not checked."""
     if get_origin(expected) in (Union, UnionType):
-        return any(_fits(value, one) for one in get_args(expected))
+        return any(_has_type(value, member) for member in get_args(expected))
     if expected in (int, float):
         return isinstance(value, (int, expected)) and not isinstance(value, bool)
     if expected in (bool, str, NoneType):
@@ -83,9 +96,9 @@ def _fits(value: Any, expected: Any) -> bool:
     return True
 
 
-def _words(expected: Any) -> str:
+def _type_in_words(expected: Any) -> str:
     if get_origin(expected) in (Union, UnionType):
-        return " or ".join(_words(one) for one in get_args(expected))
+        return " or ".join(_type_in_words(member) for member in get_args(expected))
     return {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}.get(
         expected, str(expected)
     )

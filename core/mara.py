@@ -1,8 +1,8 @@
 """Mode-anchored reward augmentation (MARA; GX-Chen et al., 2026, arXiv:2510.20817, section 5).
 
-A sample is *good* when its reward reaches the threshold, it is valid and it lies on the reference's support.
-The *anchor* of a group is the good sample that the reference finds likeliest. Samples that count in baselines
-but must never be good (truncated completions) are passed with valid=False here and True to the advantages.
+A sample is *good* if its reward reaches the threshold, it is valid and it lies on the reference's support. The
+*anchor* z of a group is its good sample with the highest probability under the reference. A sample that counts in
+baselines but is never good, such as a truncated completion, is passed as invalid here and as valid to the advantages.
 """
 
 import math
@@ -16,20 +16,21 @@ from core.sequence import check_group
 def select_anchor(
     reward: Tensor, ref_seq_logp: Tensor, threshold: float | Tensor, valid: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The good samples of each group and the index of its anchor.
+    """Find the good samples of each group and the index of its anchor.
 
     Args:
-        reward, ref_seq_logp: [..., G], one group a row; log-probabilities summed over tokens, nats.
+        reward: [..., G], one group per row.
+        ref_seq_logp: [..., G] under the reference, summed over tokens, nats.
         threshold: a float, or a tensor that broadcasts to [..., G] (see `quantile_threshold`).
         valid: [..., G] bool, False for samples that cannot be good.
 
     Returns:
-        anchor: [..., 1] long; of equally likely good samples the best rewarded, then the first. Meaningless
-            in a group with no good sample.
+        anchor: [..., 1] long. Of equally likely good samples, the one with the highest reward, then the first.
+            Meaningless in a group without good samples.
         good: [..., G] bool.
 
     Raises:
-        ValueError: shapes differ, valid is not bool, or NaN where valid.
+        ValueError: shapes differ, valid is not bool, or a valid entry is NaN.
     """
     check_group(valid, reward=reward, ref_seq_logp=ref_seq_logp)
     good = (reward >= threshold) & (ref_seq_logp > -torch.inf)
@@ -48,21 +49,23 @@ def augment_reward(
     threshold: float | Tensor,
     valid: Tensor | None = None,
 ) -> Tensor:
-    """Algorithm 1: good samples get R(z) + beta (log ref(z) - log ref(y)); the rest keep their reward.
+    """Algorithm 1: good samples get R(z) + beta (log ref(z) - log ref(y)); the others keep their reward.
 
-    The optimum under reverse KL is constant, ref(z) exp(R(z)/beta), over the good samples. Under forward KL
-    it is not: use `anchor_reference`.
+    The optimum under reverse KL is the same for all good samples, ref(z) exp(R(z)/beta) up to normalisation. Under
+    forward KL it is not uniform: use `anchor_reference`.
 
     Args:
-        beta: reward units per nat, > 0, the coefficient of the objective it is used with.
-        Others as in `select_anchor`.
+        reward: [..., G], one group per row.
+        ref_seq_logp: [..., G] under the reference, nats.
+        beta: reward units per nat, > 0; must be the coefficient of the KL term in the objective.
+        threshold: as in `select_anchor`.
+        valid: as in `select_anchor`.
 
     Returns:
-        [..., G] rewards; a group with no good sample is unchanged.
+        [..., G] rewards; a group without good samples is unchanged.
 
     Raises:
-        ValueError: as in `select_anchor`, or beta is not finite and > 0 (without a KL term nothing is to be
-            undone, and no target is defined).
+        ValueError: as in `select_anchor`, or beta is not finite and > 0.
     """
     check_mara_beta(beta)
     anchor, good = select_anchor(reward, ref_seq_logp, threshold, valid)
@@ -73,16 +76,15 @@ def augment_reward(
 def anchor_reference(
     reward: Tensor, ref_seq_logp: Tensor, *, threshold: float | Tensor, valid: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Algorithm 2: good samples get R(z) and log ref(z), in the reward and in the KL term.
+    """Algorithm 2: good samples get R(z) as reward and log ref(z) as log-probability under the reference.
 
-    Its optimum is uniform over the good samples under either KL; under reverse KL it has Algorithm 1's gradient
-    (appendix B.8). The KL term must take the returned log-probabilities, summed over the sequence.
-
-    Args: as in `select_anchor`.
+    The optimum is uniform over the good samples under reverse and forward KL. Under reverse KL the gradient is that
+    of Algorithm 1 (appendix B.8). The KL term must use the returned log-probabilities of whole sequences. The
+    arguments are those of `select_anchor`.
 
     Returns:
-        reward, ref_seq_logp: [..., G]; a group with no good sample is unchanged. The second is no longer
-        normalised.
+        reward: [..., G]; a group without good samples is unchanged.
+        ref_seq_logp: [..., G], likewise. It is no longer normalised.
     """
     anchor, good = select_anchor(reward, ref_seq_logp, threshold, valid)
     return (
@@ -92,27 +94,27 @@ def anchor_reference(
 
 
 def quantile_threshold(reward: Tensor, q: float, floor: float | None = None, valid: Tensor | None = None) -> Tensor:
-    """The q-quantile of each group's valid rewards, linearly interpolated, and at least `floor`.
+    """Return the q-quantile of each group's valid rewards, linearly interpolated, or `floor` if that is higher.
 
     Args:
         reward: [..., G].
         q: in [0, 1].
-        floor: no threshold below it; None for none.
-        valid: [..., G] bool; the rest are left out.
+        floor: lower bound of the threshold; None: no bound.
+        valid: [..., G] bool; other samples are ignored.
 
     Returns:
-        [..., 1]. A threshold that does not exceed the group's lowest reward would make every sample good
-        and so say nothing: it is inf there, which leaves the group unchanged; count them with `isinf`.
+        [..., 1]. A threshold at or below the group's lowest reward would make every sample good. It is replaced by
+        inf, which leaves the group unchanged; count such groups with `isinf`.
 
     Raises:
-        ValueError: q outside [0, 1], shapes differ, or NaN where valid.
+        ValueError: q lies outside [0, 1], shapes differ, or a valid entry is NaN.
     """
     if not 0 <= q <= 1:
         raise ValueError(f"q must lie in [0, 1], got {q}")
     check_group(valid, reward=reward)
-    kept = torch.ones_like(reward, dtype=torch.bool) if valid is None else valid
-    ordered = reward.masked_fill(~kept, torch.inf).sort(-1).values
-    count = kept.sum(-1, keepdim=True)
+    valid = torch.ones_like(reward, dtype=torch.bool) if valid is None else valid
+    ordered = reward.masked_fill(~valid, torch.inf).sort(-1).values
+    count = valid.sum(-1, keepdim=True)
     position = q * (count - 1).clamp_min(0).to(reward.dtype)
     lower, upper = ordered.gather(-1, position.floor().long()), ordered.gather(-1, position.ceil().long())
     fraction = position - position.floor()
@@ -123,7 +125,9 @@ def quantile_threshold(reward: Tensor, q: float, floor: float | None = None, val
 
 
 def check_mara_beta(beta: float) -> None:
+    """Raise ValueError unless beta is finite and > 0; without a KL term MARA has no target."""
     if not 0 < beta < math.inf:
         raise ValueError(
-            f"MARA needs a finite beta > 0, got {beta}: it undoes the pull of the KL term; use identity without one"
+            f"MARA needs a finite beta > 0, got {beta}; to train without a KL term, use identity (MARA only "
+            "compensates for the KL term)"
         )

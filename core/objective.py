@@ -1,4 +1,4 @@
-"""The middle of a training step: transform -> KL term -> advantage -> loss, for every package."""
+"""The middle of a training step, the same for all packages: transform -> KL term -> advantage -> loss."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -12,21 +12,27 @@ from torch import Tensor
 from core import divergences, losses
 from core.advantages import ADVANTAGES, BONUSES, leave_one_out, tied_groups
 from core.divergences import Divergence, find_divergence
-from core.extension import find
+from core.extension import find_part
 from core.mara import quantile_threshold, select_anchor
 from core.rules import Choices, check_choices
 from core.sequence import check_group, masked_sum
 from core.stats import effective_sample_size
 from core.transforms import INPUTS, TRANSFORMS, Threshold, Transformed, identity, mara
 
-ADVANTAGE_OF = {"max_at_k": "reward", "pass_at_k": "good"}  # the others are of the shaped reward
+ADVANTAGE_INPUTS = {"max_at_k": "reward", "pass_at_k": "good"}  # all others take the shaped reward
 
 
 class Group(NamedTuple):
-    """Samples of one group a row, [..., G] each or [..., G, T], and what the transform makes of them.
+    """A batch of groups, one per row: tensors are [..., G], or [..., G, T] per token.
 
-    Log-probabilities are as in `Objective.loss`, 0 where a sample is not valid; old_seq_logp is under the policy that
-    sampled. may_be_good: valid and complete. good: None without a threshold.
+    Log-probabilities are those of `Objective.loss`, set to 0 for invalid samples.
+
+    Attributes:
+        old_seq_logp: [..., G] under the policy that sampled the completions.
+        valid: [..., G] bool; None: all samples are valid.
+        may_be_good: [..., G] bool, samples that are valid and complete; None: all.
+        good: [..., G] bool; None without a threshold.
+        transformed: the reward and reference log-probabilities that the transform returned.
     """
 
     reward: Tensor
@@ -45,23 +51,31 @@ class Group(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """E_pi[R'] - beta D(pi, ref') + entropy_coef H(pi) and how its gradient is estimated from samples.
+    """E_pi[R'] - beta D(pi, ref') + entropy_coef H(pi), and how its gradient is estimated from samples.
 
-    transform: (reward, ref_seq_logp, *, beta, valid) -> the R' and ref' of a group.
-    transform_inputs: what else it takes, of `core.transforms.INPUTS`.
-    advantage: (reward, valid) -> advantages of a group.
-    advantage_of: what it is given. "shaped": R' with the entropy and, at placement=reward, the KL term in it.
-        "reward": R' alone; "good": 1 where a sample is good and 0 elsewhere. With the last two, entropy and KL
-        have a leave-one-out baseline of their own, for advantages that are not linear.
-    bonus: (policy_seq_logp, good, valid) -> what is added to the advantages; None for nothing.
-    direction: the divergence, a name of `core.divergences.DIVERGENCES` or an import path; direction_options: of the
-        latter.
-    level, placement: of the divergence, see `core.divergences`.
-    entropy_coef: reward units per nat of sequence entropy.
-    skip_tied_groups: leave out groups whose raw rewards are all equal, which only the KL term would move.
-    threshold: what counts as good, for the metrics; None where the transform has no such notion.
-    clip_low, clip_high, ratio: of updates on completions of an earlier policy, see
-        `core.losses.clipped_policy_gradient`; ratio is its `level`.
+    Attributes:
+        direction: the divergence D, a name in `core.divergences.DIVERGENCES` or an import path.
+        direction_options: options of a divergence given by import path.
+        transform: (reward, ref_seq_logp, *, beta, valid) -> R' and ref' of a group.
+        transform_inputs: further keyword arguments of the transform, from `core.transforms.INPUTS`.
+        advantage: (reward, valid) -> advantages of a group.
+        advantage_input: the reward that `advantage` gets. "shaped": R' plus the entropy term and, at
+            placement=reward, the KL term. "reward": R' only. "good": 1 for good samples, 0 for the others. The last
+            two are for advantages that are not linear in the reward; the entropy and KL terms then get a
+            leave-one-out baseline of their own.
+        bonus: (policy_seq_logp, good, valid) -> values that are added to the advantages; None: no bonus.
+        level: of the divergence, see `core.divergences`.
+        placement: of the divergence, see `core.divergences`.
+        entropy_coef: reward units per nat of sequence entropy.
+        alpha: of the alpha divergence.
+        max_log_weight: cap on the log weights of forward KL, see `core.divergences.forward_kl_reward`.
+        gamma: discount, see `core.losses.token_policy_gradient`.
+        length_normalised: use `core.losses.length_normalised_policy_gradient`.
+        skip_tied_groups: leave out groups whose raw rewards are all equal. Otherwise the KL term moves them.
+        threshold: defines the good samples, for metrics, `bonus` and advantage_input="good"; None: none are defined.
+        clip_low: of updates on completions of an earlier policy, see `core.losses.clipped_policy_gradient`.
+        clip_high: likewise.
+        ratio: likewise, the `level` of the clipped ratio.
     """
 
     direction: str
@@ -69,7 +83,7 @@ class Objective:
     transform: Callable[..., Transformed] = identity
     transform_inputs: tuple[str, ...] = ()
     advantage: Callable[..., Tensor] = leave_one_out
-    advantage_of: str = "shaped"
+    advantage_input: str = "shaped"
     bonus: Callable[..., Tensor] | None = None
     level: str = "sequence"
     placement: str = "reward"
@@ -87,25 +101,28 @@ class Objective:
     def __post_init__(self) -> None:
         choices = {name: getattr(self, name) for name in SHARED_CHOICES}
         check_choices(
-            Choices(direction=self.direction, max_log_weight=finite_or_none(self.max_log_weight), **choices)
+            Choices(direction=self.direction, max_log_weight=_finite_or_none(self.max_log_weight), **choices)
         )
-        self.divergence.form(self.placement)
-        if self.threshold is None and (self.advantage_of == "good" or self.bonus is not None):
-            raise ValueError("threshold: must be given with an advantage or bonus of good samples")
+        self.divergence.form(self.placement)  # raises if the divergence cannot be used there
+        if self.threshold is None and (self.advantage_input == "good" or self.bonus is not None):
+            raise ValueError(
+                "threshold: must be given, since the advantage or the bonus depends on which samples are good"
+            )
 
     @property
     def divergence(self) -> Divergence:
+        """The divergence D with its functions."""
         return find_divergence(self.direction, self.direction_options)
 
     @property
     def divergence_metric(self) -> str:
-        """The key under which the divergence's value is logged, nats."""
+        """The metric that holds the value of the divergence, in nats."""
         return f"kl/{self.divergence.name}_nats"
 
     @property
     def has_target(self) -> bool:
-        """Whether the optimum is that of E_pi[R'] - beta D + entropy_coef H, R' of reward and reference alone."""
-        return self.advantage_of == "shaped" and self.bonus is None and not self.transform_inputs
+        """Whether the optimum is that of E_pi[R'] - beta D + entropy_coef H, with R' a function of R and ref only."""
+        return self.advantage_input == "shaped" and self.bonus is None and not self.transform_inputs
 
     def loss(
         self,
@@ -120,34 +137,34 @@ class Objective:
         diversity: Tensor | None = None,
         behaviour_logp: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss whose expected gradient is that of minus the objective, and what to log.
+        """Return a loss whose expected gradient is minus that of the objective, and metrics.
 
         Args:
-            reward: [..., G] raw, one group a row.
+            reward: [..., G] raw rewards, one group per row.
             policy_logp: [..., G, T] per token, nats, with gradient, of completions sampled from the policy.
             ref_logp: [..., G, T] the same tokens under the reference.
             mask: [..., G, T] bool, True on completion tokens including EOS.
-            beta: reward units per nat, the one now in force.
-            valid: [..., G] bool, False for samples that do not count at all.
-            complete: [..., G] bool, False for truncated completions: they keep their raw reward and their
-                place in the baseline and are never good.
-            diversity: [..., G], where the transform takes it.
-            behaviour_logp: [..., G, T] under the policy that the completions were sampled from; None where that
-                is the policy. KL and entropy are the present policy's, with the weights that this takes. At
-                ratio=sequence without clipping the expected gradient is exact for advantages that are linear up
-                to a baseline; clipping, ratio=token and the other advantages are approximations.
+            beta: the current coefficient of the divergence, reward units per nat.
+            valid: [..., G] bool, False for samples to ignore.
+            complete: [..., G] bool, False for truncated completions. They keep their raw reward, count in the
+                baseline, and are never good.
+            diversity: [..., G], for transforms that need it.
+            behaviour_logp: [..., G, T] under the policy that sampled the completions; None: it is the current policy.
+                The KL and entropy terms are those of the current policy, with importance weights. With
+                ratio=sequence and no clipping, the expected gradient is exact for advantages that are linear up to
+                a baseline; with clipping, ratio=token or other advantages it is an approximation.
 
         Returns:
-            A scalar, and detached scalars by name.
+            The scalar loss, and detached scalar metrics by name.
 
         Raises:
-            ValueError: shapes differ, NaN where valid, a divergence that is infinite at a valid sample, or no
-                `diversity` where the transform takes it; or a discount off-policy.
+            ValueError: shapes differ, a valid entry is NaN, the divergence of a valid sample is infinite, `diversity`
+                is missing, or a discount is used off-policy.
         """
         if self.skip_tied_groups:
-            kept = ~tied_groups(reward, valid).expand_as(reward)
-            valid = kept if valid is None else valid & kept
-        if valid is not None:  # what an invalid sample holds must not reach a gradient: 0 * inf is NaN
+            not_tied = ~tied_groups(reward, valid).expand_as(reward)
+            valid = not_tied if valid is None else valid & not_tied
+        if valid is not None:  # values of invalid samples must not reach a gradient: 0 * inf is NaN
             policy_logp, ref_logp = (torch.where(valid.unsqueeze(-1), x, 0.0) for x in (policy_logp, ref_logp))
             if behaviour_logp is not None:
                 behaviour_logp = torch.where(valid.unsqueeze(-1), behaviour_logp, 0.0)
@@ -156,14 +173,14 @@ class Objective:
         may_be_good = valid if complete is None else complete if valid is None else valid & complete
         good = self.good(reward, ref_seq_logp, may_be_good)
         old_seq_logp = policy_seq_logp.detach() if behaviour_logp is None else masked_sum(behaviour_logp, mask)
-        known = {
+        available = {
             "policy_mean_logp": old_seq_logp / mask.sum(-1).clamp_min(1),
             "counted": valid,
             "diversity": diversity,
         }
         if "diversity" in self.transform_inputs and diversity is None:
-            raise ValueError("the transform needs the diversity of each sample, got None")
-        inputs = {name: known[name] for name in self.transform_inputs}
+            raise ValueError("the transform needs the diversity of each sample, but diversity is None")
+        inputs = {name: available[name] for name in self.transform_inputs}
         transformed = self.transform(reward, ref_seq_logp, beta=beta, valid=may_be_good, **inputs)
         group = Group(
             reward=reward,
@@ -179,17 +196,39 @@ class Objective:
             good=good,
             transformed=transformed,
         )
-        loss, logged = self._estimate(group, beta)
-        return loss, self._metrics(group) | logged
+        loss, metrics = self._estimate(group, beta)
+        return loss, self._metrics(group) | metrics
 
     def _estimate(self, group: Group, beta: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """The policy gradient's loss, and what to log of it."""
-        regulariser = torch.zeros_like(group.reward)  # what the entropy and the KL term add to the reward
+        """Return the loss and the metrics of the estimator. A subclass may estimate the gradient in another way."""
+        reward_term, token_reward, penalty = self._regularisation(group, beta)
+        advantage = self._advantage(group.transformed.reward, reward_term, group.good, group.valid)
+        if self.bonus is not None:
+            advantage = advantage + self.bonus(group.old_seq_logp, group.good, group.valid)
+        metrics: dict[str, Tensor] = {}
+        if group.behaviour_logp is None:
+            loss = self._policy_gradient(group, advantage, token_reward)
+        else:
+            loss = self._surrogate(group, group.behaviour_logp, advantage, token_reward)
+            metrics = self._off_policy_metrics(group, group.behaviour_logp)
+        if penalty is not None:
+            loss = loss + beta * losses.mean_valid(penalty, group.valid)
+        return loss, metrics | {"advantage/std": losses.mean_valid(advantage.square(), group.valid).sqrt()}
+
+    def _regularisation(self, group: Group, beta: float) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return the entropy and KL terms, each where the placement and the level put it.
+
+        Returns:
+            reward_term: [..., G], to be added to the reward of each sequence.
+            token_reward: [..., G, T], to be added to the reward of each token.
+            penalty: [..., G], to be added, times beta, to the loss.
+        """
+        reward_term = torch.zeros_like(group.reward)
         if self.entropy_coef:
-            regulariser = regulariser + self.entropy_coef * divergences.entropy_reward(group.policy_seq_logp)
+            reward_term = reward_term + self.entropy_coef * divergences.entropy_reward(group.policy_seq_logp)
         token_reward = penalty = None
         if self.placement == "reference":
-            term = torch.zeros_like(group.reward)  # it stands in `reference_loss`
+            term = torch.zeros_like(group.reward)  # the KL term is in `reference_loss`
         elif self.level == "token":
             term = self._term()(
                 group.policy_logp, group.ref_logp, behaviour_logp=group.behaviour_logp, mask=group.mask
@@ -199,44 +238,33 @@ class Objective:
             else:
                 penalty = term.sum(-1)
         else:
-            weighed = None  # in the reward the surrogate's ratio is its weight
+            weight_logp = None  # in the reward, the surrogate's ratio is the importance weight
             if self.placement == "loss" and group.behaviour_logp is not None:
-                weighed = group.old_seq_logp
-            term = self._term()(group.policy_seq_logp, group.transformed.ref_seq_logp, behaviour_logp=weighed)
+                weight_logp = group.old_seq_logp
+            term = self._term()(group.policy_seq_logp, group.transformed.ref_seq_logp, behaviour_logp=weight_logp)
             if self.placement == "reward":
-                regulariser = regulariser - beta * term
+                reward_term = reward_term - beta * term
             else:
                 penalty = term
         self._check_finite(term, group.ref_seq_logp, group.valid)
-
-        advantage = self._advantage(group.transformed.reward, regulariser, group.good, group.valid)
-        if self.bonus is not None:
-            advantage = advantage + self.bonus(group.old_seq_logp, group.good, group.valid)
-        logged: dict[str, Tensor] = {}
-        if group.behaviour_logp is None:
-            loss = self._policy_gradient(group, advantage, token_reward)
-        else:
-            loss = self._surrogate(group, group.behaviour_logp, advantage, token_reward)
-            logged = self._off_policy_metrics(group, group.behaviour_logp)
-        if penalty is not None:
-            loss = loss + beta * losses.mean_valid(penalty, group.valid)
-        return loss, logged | {"advantage/std": losses.mean_valid(advantage.square(), group.valid).sqrt()}
+        return reward_term, token_reward, penalty
 
     def reference_loss(
         self, policy_logp: Tensor, ref_logp: Tensor, mask: Tensor, *, beta: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """beta D at placement=reference, from completions sampled from the reference; to be added to `loss`.
+        """Return beta D at placement=reference, from completions sampled from the reference. Add it to `loss`.
 
         Args:
             policy_logp: [..., T] per token, nats, with gradient, of completions of the reference.
-            ref_logp, mask: [..., T] as in `loss`.
+            ref_logp: [..., T] as in `loss`.
+            mask: [..., T] as in `loss`.
             beta: as in `loss`.
 
         Returns:
-            A scalar, and the divergence in nats by name.
+            The scalar loss, and the divergence in nats by its metric's name.
 
         Raises:
-            ValueError: another placement, or a divergence that is not finite.
+            ValueError: the placement is not reference, or the divergence is not finite.
         """
         if self.placement != "reference":
             raise ValueError(f"placement must be reference, got {self.placement!r}")
@@ -247,6 +275,7 @@ class Objective:
         return beta * divergence, {f"kl/{self.divergence.name}_from_reference_nats": divergence.detach()}
 
     def _term(self) -> Callable[..., Tensor]:
+        """The function of the divergence for the placement."""
         names = self.divergence.options
         if self.placement == "reward":
             names += self.divergence.reward_options
@@ -256,30 +285,31 @@ class Objective:
         return partial(term, **{name: getattr(self, name) for name in names}) if names else term
 
     def exact_divergence(self, policy_logp: Tensor, ref_logp: Tensor) -> Tensor:
-        """The divergence from all outcomes on the last axis, nats, with gradient: [..., A] -> [...]."""
+        """Return the divergence from all outcomes on the last axis, nats, with gradient: [..., A] -> [...]."""
         return self._with_options(self.divergence.form("exact"), self.divergence.options)(policy_logp, ref_logp)
 
     def good(self, reward: Tensor, ref_seq_logp: Tensor, may_be_good: Tensor | None = None) -> Tensor | None:
-        """[..., G] bool, the samples that reach the threshold; None without one. Arguments as in `select_anchor`."""
+        """Return which samples are good, [..., G] bool; None without a threshold. Arguments as in `select_anchor`."""
         if self.threshold is None:
             return None
         return select_anchor(reward, ref_seq_logp, self.threshold(reward, may_be_good), may_be_good)[1]
 
-    def _advantage(self, reward: Tensor, regulariser: Tensor, good: Tensor | None, valid: Tensor | None) -> Tensor:
-        if self.advantage_of == "shaped":
-            return self.advantage(reward + regulariser, valid)
-        of = reward if good is None or self.advantage_of == "reward" else good.to(reward.dtype)
-        return self.advantage(of, valid) + leave_one_out(regulariser, valid)
+    def _advantage(self, reward: Tensor, reward_term: Tensor, good: Tensor | None, valid: Tensor | None) -> Tensor:
+        if self.advantage_input == "shaped":
+            return self.advantage(reward + reward_term, valid)
+        if self.advantage_input == "good" and good is not None:
+            reward = good.to(reward.dtype)
+        return self.advantage(reward, valid) + leave_one_out(reward_term, valid)
 
     def _check_finite(self, term: Tensor, ref_seq_logp: Tensor, valid: Tensor | None) -> None:
-        """An infinite divergence has no gradient to follow: 0 * inf is NaN in the loss."""
+        """Raise ValueError if the divergence of a valid sample is infinite: 0 * inf is NaN in the loss."""
         infinite = ~(term.isfinite() if term.dim() == ref_seq_logp.dim() else term.isfinite().all(-1))
         infinite = infinite if valid is None else infinite & valid
         if bool(infinite.any()):
             where = infinite.nonzero()[0].tolist()
             raise ValueError(
                 f"the {self.divergence.name} divergence is not finite at {where}, where ref_logp sums to "
-                f"{float(ref_seq_logp[tuple(where)])}: mark samples off the reference's support as not valid, or "
+                f"{float(ref_seq_logp[tuple(where)])}; mark samples off the reference's support as not valid, or "
                 "use direction=forward"
             )
 
@@ -294,7 +324,10 @@ class Objective:
         self, group: Group, behaviour_logp: Tensor, advantage: Tensor, token_reward: Tensor | None
     ) -> Tensor:
         if self.gamma != 1:
-            raise ValueError(f"a discount needs completions of the present policy: use gamma=1, got {self.gamma}")
+            raise ValueError(
+                f"gamma must be 1 with completions of an earlier policy, got {self.gamma}: the clipped surrogate "
+                "supports no discount"
+            )
         if self.length_normalised:
             advantage = advantage / group.mask.sum(-1).clamp_min(1)
         loss = losses.clipped_policy_gradient(
@@ -307,26 +340,26 @@ class Objective:
             level=self.ratio,
             valid=group.valid,
         )
-        if token_reward is not None:  # its weights are in it
-            nothing = torch.zeros_like(advantage)
+        if token_reward is not None:  # already multiplied by its importance weights
+            no_advantage = torch.zeros_like(advantage)
             loss = loss + losses.token_policy_gradient(
-                group.policy_logp, nothing, group.mask, token_reward=token_reward, valid=group.valid
+                group.policy_logp, no_advantage, group.mask, token_reward=token_reward, valid=group.valid
             )
         return loss
 
     @torch.no_grad()
     def _off_policy_metrics(self, group: Group, behaviour_logp: Tensor) -> dict[str, Tensor]:
-        """How far the policy is from the one that sampled, and how often its ratio is outside the clipping range."""
+        """KL of the policy from the one that sampled, and how often the ratio lies outside the clipping range."""
         log_ratio = (group.policy_logp - behaviour_logp).masked_fill(~group.mask, 0.0)
         counted = group.mask if group.valid is None else group.mask & group.valid.unsqueeze(-1)
         if self.ratio == "sequence":
             log_ratio, counted = log_ratio.sum(-1), counted.any(-1)
         ratio = log_ratio.exp()
         outside = ((ratio < 1 - self.clip_low) | (ratio > 1 + self.clip_high)).to(ratio.dtype)
-        away = masked_sum(behaviour_logp - group.policy_logp, group.mask)
+        kl_from_sampling = masked_sum(behaviour_logp - group.policy_logp, group.mask)
         return {
             "update/clipped_share": losses.mean_valid(outside, counted),
-            "update/kl_from_sampling_nats": losses.mean_valid(away, group.valid),
+            "update/kl_from_sampling_nats": losses.mean_valid(kl_from_sampling, group.valid),
         }
 
     @torch.no_grad()
@@ -334,29 +367,35 @@ class Objective:
         reward, policy_seq_logp, valid = group.reward, group.policy_seq_logp, group.valid
         mean = partial(losses.mean_valid, valid=valid)
         value = self._with_options(self.divergence.value, self.divergence.options)
-        logged = {
+        metrics = {
             "reward/raw": mean(reward),
             "reward/augmented": mean(group.transformed.reward),
             self.divergence_metric: mean(value(policy_seq_logp, group.ref_seq_logp)),
             "policy/entropy_nats": mean(-policy_seq_logp.detach()),
         }
         if self.threshold is not None and group.good is not None:
-            logged["mara/good_share"] = mean(group.good.to(reward.dtype))
+            metrics["mara/good_share"] = mean(group.good.to(reward.dtype))
             tied = torch.as_tensor(self.threshold(reward, group.may_be_good)).isinf()
-            logged["mara/unchanged_groups"] = (~group.good.any(-1)).sum()
-            logged["mara/tied_groups"] = tied.sum()
+            metrics["mara/unchanged_groups"] = (~group.good.any(-1)).sum()
+            metrics["mara/tied_groups"] = tied.sum()
         if self.direction == "forward":
             log_weight = group.transformed.ref_seq_logp - policy_seq_logp.detach()
             if valid is not None:
                 log_weight = log_weight.masked_fill(~valid, -torch.inf)
-            logged["weight/effective_sample_size"] = effective_sample_size(log_weight).mean()
-            logged["weight/max"] = log_weight.max().exp()
-            logged["weight/capped_share"] = mean((log_weight > self.max_log_weight).to(reward.dtype))
-        return logged
+            metrics["weight/effective_sample_size"] = effective_sample_size(log_weight).mean()
+            metrics["weight/max"] = log_weight.max().exp()
+            metrics["weight/capped_share"] = mean((log_weight > self.max_log_weight).to(reward.dtype))
+        return metrics
 
 
 def make_threshold(kind: str, value: float, floor: float | None = None) -> Threshold:
-    """constant: the value itself; quantile: `core.mara.quantile_threshold` at q = value."""
+    """Return a threshold as a function of (reward, valid).
+
+    Args:
+        kind: constant, or quantile of each group's rewards.
+        value: the threshold, or the q of `core.mara.quantile_threshold`.
+        floor: lower bound of a quantile threshold.
+    """
     if kind == "constant":
         return lambda reward, valid: value
     if kind == "quantile":
@@ -375,56 +414,56 @@ def make_objective(
     advantage_k: int | None = None,
     **options: Any,
 ) -> Objective:
-    """An `Objective` by the names of its parts.
+    """Make an `Objective` from the names of its parts.
 
     Args:
-        direction: a name of `core.divergences.DIVERGENCES`, or an import path.
-        transform: a name of `core.transforms.TRANSFORMS` or `core.advantages.BONUSES`, or an import path.
-        transform_options: the transform's own keywords, without the threshold.
-        threshold: keywords of `make_threshold`; None where nothing is called good.
-        advantage: a name of `core.advantages.ADVANTAGES`, or an import path.
-        advantage_options: of an advantage of your own.
-        advantage_k: k of max_at_k (None: as many as the group has) and pass_at_k.
-        options: the remaining fields of `Objective`.
+        direction: a name in `core.divergences.DIVERGENCES`, or an import path.
+        transform: a name in `core.transforms.TRANSFORMS` or `core.advantages.BONUSES`, or an import path.
+        transform_options: keyword arguments of the transform, without the threshold.
+        threshold: keyword arguments of `make_threshold`; None: no sample is good.
+        advantage: a name in `core.advantages.ADVANTAGES`, or an import path.
+        advantage_options: options of an advantage given by import path.
+        advantage_k: k of max_at_k (None: the whole group) and of pass_at_k.
+        **options: the other fields of `Objective`.
 
     Raises:
-        ValueError: a part that cannot be found, or a combination that `core.rules` refuses, with the way out.
+        ValueError: a part is unknown, or `core.rules` rejects the combination.
     """
-    own = dict(transform_options or {})
+    transform_options = dict(transform_options or {})
     choices = Choices(
         direction=direction,
         transform=transform,
-        algorithm=str(own.get("algorithm", "auto")),
+        algorithm=str(transform_options.get("algorithm", "auto")),
         advantage=advantage,
         advantage_k=advantage_k,
         threshold=threshold is not None,
         **{name: options[name] for name in SHARED_CHOICES & options.keys()},
-        max_log_weight=finite_or_none(options.get("max_log_weight")),
+        max_log_weight=_finite_or_none(options.get("max_log_weight")),
     )
     check_choices(choices)
-    good = None if threshold is None else make_threshold(**threshold)
+    threshold_function = None if threshold is None else make_threshold(**threshold)
     if transform in BONUSES:
-        options["bonus"] = partial(BONUSES[transform], **own)
+        options["bonus"] = partial(BONUSES[transform], **transform_options)
         function: Callable[..., Transformed] = identity
     elif transform == "mara":
         level = options.get("level", "sequence")
         function = partial(mara, direction=direction, algorithm=choices.mara_algorithm, level=level)
     elif ":" in transform:
-        function = find("transform", transform, TRANSFORMS, own)
+        function = find_part("transform", transform, TRANSFORMS, transform_options)
     else:
-        function = partial(find("transform", transform, TRANSFORMS), **own)
+        function = partial(find_part("transform", transform, TRANSFORMS), **transform_options)
     inputs = tuple(INPUTS.get(transform, getattr(function, "inputs", ())))
     if "threshold" in inputs:
-        if good is None:
+        if threshold_function is None:
             raise ValueError(f"threshold: must be given with transform={transform}")
-        function = partial(function, threshold=good)
+        function = partial(function, threshold=threshold_function)
     return Objective(
         direction=direction,
         transform=function,
         transform_inputs=tuple(name for name in inputs if name != "threshold"),
         advantage=_advantage_function(advantage, advantage_k, advantage_options),
-        advantage_of=ADVANTAGE_OF.get(advantage, "shaped"),
-        threshold=good,
+        advantage_input=ADVANTAGE_INPUTS.get(advantage, "shaped"),
+        threshold=threshold_function,
         **options,
     )
 
@@ -432,12 +471,13 @@ def make_objective(
 SHARED_CHOICES = {"level", "placement", "alpha", "entropy_coef", "gamma", "length_normalised", "skip_tied_groups"}
 
 
-def finite_or_none(cap: float | None) -> float | None:
+def _finite_or_none(cap: float | None) -> float | None:
+    """A cap as the configuration gives it: None means that there is no cap."""
     return None if cap is None or cap == math.inf else cap
 
 
 def _advantage_function(name: str, k: int | None, options: Mapping[str, Any] | None) -> Callable[..., Tensor]:
-    function = find("advantage", name, ADVANTAGES, options)
+    function = find_part("advantage", name, ADVANTAGES, options)
     if name == "pass_at_k":
-        return partial(function, k=k, threshold=1.0)  # of 1 where good and 0 elsewhere
+        return partial(function, k=k, threshold=1.0)  # its rewards are 1 for good samples, else 0
     return partial(function, k=k) if name == "max_at_k" else function

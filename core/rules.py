@@ -1,14 +1,15 @@
-"""Which choices of an objective go together: one table, each refusal with its reason and its way out.
+"""Which choices of an objective can be combined: one table of rules, each with its reason and an alternative.
 
-Standard library only: the configuration's schema and `core.objective` both read it, one without loading torch.
+`conf.schema` and `core.objective` both apply this table. It uses the standard library only, so that the configuration
+is checked without loading torch.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-# The names by which the built-in choices go; functions and records are in `core.divergences`, `core.advantages`, ...
-DIVERGENCE_PLACEMENTS: dict[str, tuple[str, ...]] = {  # each with the placements it has a form for
+# The names of the built-in choices. Their functions are in `core.divergences`, `core.advantages` and so on.
+DIVERGENCE_PLACEMENTS: dict[str, tuple[str, ...]] = {  # the placements at which each divergence can be used
     "reverse": ("reward", "loss", "reference"),
     "forward": ("reward", "loss", "reference"),
     "jensen_shannon": ("reward", "reference"),
@@ -20,16 +21,19 @@ ADVANTAGES = ("leave_one_out", "centred", "group_normalised", "no_baseline", "ma
 ALGORITHMS = ("auto", "1", "2")
 LOSSES = ("policy_gradient", "reinvent")
 ADVANTAGES_WITH_K = ("max_at_k", "pass_at_k")
-GOOD_SAMPLE_TRANSFORMS = ("mara", "unlikely", "differential_smoothing", "ucpo")  # they treat good samples differently
-REWARD_KEEPING_TRANSFORMS = ("identity", "differential_smoothing", "ucpo")  # they leave the rewards as they are
+GOOD_SAMPLE_TRANSFORMS = ("mara", "unlikely", "differential_smoothing", "ucpo")  # these change good samples only
+REWARD_KEEPING_TRANSFORMS = ("identity", "differential_smoothing", "ucpo")  # these do not change the rewards
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """What an objective is put together from; names as in the configuration.
+    """The choices that define an objective, with their names in the configuration.
 
-    beta, final_beta: reward units per nat, of the first and, with a linear or cosine schedule, the last step.
-    threshold: whether one is given. updates: of one batch of completions.
+    Attributes:
+        threshold: whether a threshold is given.
+        beta: of the first step, reward units per nat.
+        final_beta: of the last step, with a linear or cosine schedule.
+        updates: updates on one batch of completions.
     """
 
     direction: str
@@ -54,19 +58,22 @@ class Choices:
 
     @property
     def mara(self) -> bool:
+        """Whether the transform is MARA."""
         return self.transform == "mara"
 
     @property
     def mara_algorithm(self) -> int:
+        """The algorithm of MARA that these choices mean, 1 or 2."""
         return mara_algorithm(self.direction, self.algorithm)
 
     @property
     def kl_in_sequence_reward(self) -> bool:
+        """Whether the KL term is subtracted from the reward of the whole sequence."""
         return (self.placement, self.level) == ("reward", "sequence")
 
 
 def mara_algorithm(direction: str, algorithm: str | int = "auto") -> int:
-    """MARA's algorithm, 1 (augment the reward) or 2 (anchor the reference); `auto` is 1 under reverse KL, else 2."""
+    """Return 1 (augment the reward) or 2 (anchor the reference); auto is 1 under reverse KL, else 2."""
     if algorithm == "auto":
         return 1 if direction == "reverse" else 2
     return int(algorithm)
@@ -74,7 +81,12 @@ def mara_algorithm(direction: str, algorithm: str | int = "auto") -> int:
 
 @dataclass(frozen=True)
 class Violation:
-    """key: the name of the choice to change, a field of `Choices`. text: what is wrong and what to do."""
+    """A broken rule.
+
+    Attributes:
+        key: the field of `Choices` to change.
+        text: what is wrong, why, and what to set instead. It continues the sentence that starts with the key.
+    """
 
     key: str
     text: str
@@ -82,255 +94,267 @@ class Violation:
 
 @dataclass(frozen=True)
 class Rule:
-    """A refused combination.
+    """A combination of choices that is rejected.
 
-    key: the field of `Choices` that the message is about. refuses: whether the rule is broken.
-    text: what is wrong and what to do; may hold {field} for any field of `Choices`.
+    Attributes:
+        key: the field of `Choices` that the message is about.
+        rejects: whether choices break the rule.
+        text: as in `Violation`; {field} stands for the value of that field of `Choices`.
     """
 
     key: str
-    refuses: Callable[[Choices], bool]
+    rejects: Callable[[Choices], bool]
     text: str
 
     def violation(self, choices: Choices) -> Violation | None:
-        if not self.refuses(choices):
+        """Return the violation if the choices break the rule, else None."""
+        if not self.rejects(choices):
             return None
-        shown = {name: _show(value) for name, value in vars(choices).items()}
-        return Violation(self.key, self.text.format(**shown))
+        values = {name: _yaml(value) for name, value in vars(choices).items()}
+        return Violation(self.key, self.text.format(**values))
 
 
 def first_violation(choices: Choices) -> Violation | None:
-    """The first rule that the choices break, in the order of `RULES`; None where they break none."""
+    """Return the first rule in `RULES` that the choices break, or None."""
     violations = (rule.violation(choices) for rule in RULES)
     return next((violation for violation in violations if violation is not None), None)
 
 
 def check_choices(choices: Choices) -> None:
-    """Raise ValueError, with the reason and the way out, where the choices break a rule."""
+    """Raise ValueError if the choices break a rule."""
     violation = first_violation(choices)
     if violation is not None:
         raise ValueError(f"{violation.key}: {violation.text}")
 
 
-def _show(value: object) -> str:
+def _yaml(value: object) -> str:
+    """A value as YAML writes it."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return str(value)
 
 
-def _names(key: str, known: tuple[str, ...], own: bool = False) -> Rule:
-    """Refuse a name that is not known; `own`: an import path package.module:name is another legal one."""
-    allowed = ", ".join([*known, *(["package.module:name"] if own else [])])
+def _known_name(key: str, names: tuple[str, ...], import_path: bool = False) -> Rule:
+    """Reject a name that is not in `names`, nor an import path package.module:name where that is allowed."""
+    allowed = ", ".join([*names, *(["package.module:name"] if import_path else [])])
     return Rule(
         key,
-        lambda c: getattr(c, key) not in known and not (own and ":" in getattr(c, key)),
+        lambda c: getattr(c, key) not in names and not (import_path and ":" in getattr(c, key)),
         f"must be one of {allowed}, got {{{key}}}",
     )
 
 
-def _not_finite_alpha(c: Choices) -> bool:
+def _is_no_alpha(c: Choices) -> bool:
     return c.alpha is None or c.alpha in (0, 1) or not math.isfinite(c.alpha)
 
 
-def _lacks_form(c: Choices) -> bool:
+def _lacks_placement(c: Choices) -> bool:
     return c.placement not in DIVERGENCE_PLACEMENTS.get(c.direction, PLACEMENTS)
 
 
+_SET_THRESHOLD = "set it to the lowest reward that counts as good or, with kind=quantile, to a number in [0, 1]"
+
 RULES: tuple[Rule, ...] = (
     # --- names
-    _names("direction", tuple(DIVERGENCE_PLACEMENTS), own=True),
-    _names("level", LEVELS),
-    _names("placement", PLACEMENTS),
-    _names("algorithm", ALGORITHMS),
-    _names("advantage", ADVANTAGES, own=True),
-    _names("loss", LOSSES),
+    _known_name("direction", tuple(DIVERGENCE_PLACEMENTS), import_path=True),
+    _known_name("level", LEVELS),
+    _known_name("placement", PLACEMENTS),
+    _known_name("algorithm", ALGORITHMS),
+    _known_name("advantage", ADVANTAGES, import_path=True),
+    _known_name("loss", LOSSES),
     # --- the divergence
     Rule(
         "direction",
         lambda c: c.mara and c.direction not in ("reverse", "forward"),
-        "must be reverse or forward with transform=mara, whose optimum is known under these two, got {direction}",
+        "must be reverse or forward with transform=mara, got {direction}: MARA's optimum is known for these two only",
     ),
     Rule(
         "alpha",
-        lambda c: c.direction == "alpha" and _not_finite_alpha(c),
-        "must be finite with direction=alpha, and neither 0 (use direction=forward) nor 1 (use direction=reverse), "
-        "got {alpha}",
+        lambda c: c.direction == "alpha" and _is_no_alpha(c),
+        "must be a finite number other than 0 and 1 with direction=alpha, got {alpha}; instead of 0 use "
+        "direction=forward, instead of 1 use direction=reverse",
     ),
     Rule(
         "alpha",
         lambda c: c.direction != "alpha" and c.alpha is not None,
-        "only used with direction=alpha; set it to null, got {alpha} with direction={direction}",
+        "is only used with direction=alpha; set it to null, got {alpha} with direction={direction}",
     ),
     Rule(
         "placement",
-        _lacks_form,
-        "the divergence {direction} has no form for placement={placement}; use placement=reward",
+        _lacks_placement,
+        "cannot be {placement} with direction={direction}, because this divergence has no elementary {placement} "
+        "term; use placement=reward",
     ),
     Rule(
         "max_log_weight",
         lambda c: c.max_log_weight is not None and (c.direction, c.placement) != ("forward", "reward"),
-        "only used with direction=forward and placement=reward; set it to null, got {max_log_weight} with "
-        "direction={direction}, placement={placement}",
+        "is only used with direction=forward and placement=reward; set it to null, got {max_log_weight} with "
+        "direction={direction} and placement={placement}",
     ),
     Rule(
         "level",
         lambda c: c.placement == "reference" and c.level != "sequence",
-        "must be sequence with placement=reference, where the divergence is computed on whole completions of the "
-        "reference, got {level}",
+        "must be sequence with placement=reference, got {level}: the divergence is estimated from whole completions "
+        "of the reference",
     ),
     Rule(
         "length_normalised",
         lambda c: c.length_normalised and (c.level, c.placement) == ("token", "reward"),
-        "a length-normalised loss has no per-token reward; use placement=loss or level=sequence",
+        "cannot be true with level=token and placement=reward, because the length-normalised loss takes no per-token "
+        "reward; use placement=loss or level=sequence",
     ),
     Rule(
         "gamma",
         lambda c: c.gamma != 1 and c.updates > 1,
-        "must be 1 with several updates of a batch (update.epochs * update.minibatches = {updates}), got {gamma}",
+        "must be 1 with several updates per batch (update.epochs * update.minibatches = {updates}), got {gamma}: the "
+        "clipped loss supports no discount",
     ),
     # --- beta and its schedule
     Rule(
         "beta",
         lambda c: c.direction == "forward" and not c.beta > 0,
-        "must be > 0 with direction=forward, got {beta}",
+        "must be > 0 with direction=forward, got {beta}: the forward-KL optimum is not defined at 0; to train "
+        "without a KL term, use direction=reverse",
     ),
     Rule(
         "beta",
         lambda c: c.mara and not c.beta > 0,
-        "must be > 0 with transform=mara, which undoes the pull of the KL term; use transform=identity without one, "
-        "got {beta}",
+        "must be > 0 with transform=mara, got {beta}: MARA compensates for the KL term; to train without a KL term, "
+        "use transform=identity",
     ),
     Rule(
         "beta",
         lambda c: c.beta_schedule == "adaptive" and not c.beta > 0,
-        "must be > 0 with beta_schedule=adaptive, which multiplies it, got {beta}",
+        "must be > 0 with beta_schedule=adaptive, got {beta}: the schedule multiplies beta, so 0 would stay 0",
     ),
     Rule(
         "final_beta",
         lambda c: c.final_beta is not None and not c.final_beta > 0 and (c.mara or c.direction == "forward"),
-        "must be > 0 with transform=mara or direction=forward, got {final_beta} with transform={transform}, "
-        "direction={direction}",
+        "must be > 0 with transform=mara or direction=forward, which need a KL term at every step, got {final_beta} "
+        "with transform={transform} and direction={direction}",
     ),
     # --- thresholds
     Rule(
         "threshold",
         lambda c: c.transform in GOOD_SAMPLE_TRANSFORMS and not c.threshold,
-        "must be given with transform={transform}: the reward from which a sample is good, or with kind=quantile a "
-        "number in [0, 1]",
+        "must be given with transform={transform}, which treats good samples differently; " + _SET_THRESHOLD,
     ),
     Rule(
         "threshold",
         lambda c: c.advantage == "pass_at_k" and not c.threshold,
-        "must be given with advantage=pass_at_k: the reward from which a sample is good, or with kind=quantile a "
-        "number in [0, 1]",
+        "must be given with advantage=pass_at_k, which counts good samples; " + _SET_THRESHOLD,
     ),
     Rule(
         "threshold",
         lambda c: c.beta_schedule == "automatic" and not c.threshold,
-        "must be given with beta_schedule=automatic, which looks at pairs of good samples: the reward from which a "
-        "sample is good, or with kind=quantile a number in [0, 1]",
+        "must be given with beta_schedule=automatic, which compares pairs of good samples; " + _SET_THRESHOLD,
     ),
     # --- advantages
     Rule(
         "advantage_k",
         lambda c: c.advantage == "pass_at_k" and c.advantage_k is None,
-        "must be given with advantage=pass_at_k, a whole number >= 1",
+        "must be given with advantage=pass_at_k; set it to the size of the subsets, a whole number >= 1",
     ),
     Rule(
         "advantage_k",
         lambda c: c.advantage not in ADVANTAGES_WITH_K and c.advantage_k is not None,
-        "only used with advantage=max_at_k or pass_at_k; set it to null, got {advantage_k} with "
+        "is only used with advantage=max_at_k or pass_at_k; set it to null, got {advantage_k} with "
         "advantage={advantage}",
     ),
     Rule(
         "advantage_k",
         lambda c: c.advantage == "pass_at_k" and c.advantage_k is not None and c.advantage_k < 1,
-        "must be >= 1 with advantage=pass_at_k, got {advantage_k}",
+        "must be >= 1 with advantage=pass_at_k, got {advantage_k}: it is the size of the subsets",
     ),
     Rule(
         "advantage_k",
         lambda c: c.advantage == "max_at_k" and c.advantage_k is not None and c.advantage_k < 2,
-        "must be >= 2 with advantage=max_at_k, got {advantage_k}",
+        "must be >= 2 with advantage=max_at_k, got {advantage_k}: the maximum of a subset is compared with that of "
+        "its other samples",
     ),
     Rule(
         "transform",
         lambda c: c.advantage == "pass_at_k" and c.transform not in REWARD_KEEPING_TRANSFORMS,
-        "must be identity with advantage=pass_at_k, which sees only which samples are good and not what "
-        "transform={transform} does to their rewards",
+        f"must be one of {', '.join(REWARD_KEEPING_TRANSFORMS)} with advantage=pass_at_k, got {{transform}}: the "
+        "advantage depends on which samples are good, not on their rewards",
     ),
     Rule(
         "advantage",
         lambda c: c.transform == "darling" and c.advantage == "group_normalised",
-        "must be centred or leave_one_out with transform=darling, which is defined without division by the standard "
-        "deviation, got {advantage}",
+        "cannot be group_normalised with transform=darling, which is defined without division by the standard "
+        "deviation; use advantage=centred or leave_one_out",
     ),
     # --- MARA
     Rule(
         "placement",
         lambda c: c.mara and c.placement == "reference",
-        "must be reward with transform=mara: the reference's completions are not drawn from the anchored reference, "
-        "got {placement}",
+        "cannot be reference with transform=mara, because the reference's completions are not samples of the "
+        "anchored reference; use placement=reward",
     ),
     Rule(
         "advantage",
         lambda c: c.mara and c.advantage == "max_at_k",
-        "must not be max_at_k with transform=mara, whose optimum is that of the expected reward; use "
-        "advantage=leave_one_out or transform=identity",
+        "cannot be max_at_k with transform=mara, whose optimum is that of the expected reward and not of the "
+        "expected maximum; use advantage=leave_one_out or transform=identity",
     ),
     Rule(
         "level",
         lambda c: c.mara and c.mara_algorithm == 2 and c.level == "token",
-        "must be sequence with MARA's Algorithm 2, which replaces log-probabilities of whole sequences, got {level}",
+        "must be sequence with MARA's Algorithm 2, got {level}: the algorithm replaces log-probabilities of whole "
+        "sequences",
     ),
     Rule(
         "placement",
         lambda c: c.mara and c.mara_algorithm == 2 and c.placement != "reward",
-        "must be reward with MARA's Algorithm 2, where the baseline removes the effect of which anchor a group has, "
-        "got {placement}; under direction=reverse algorithm=1 works with it, too",
+        "must be reward with MARA's Algorithm 2, got {placement}: each group has its own anchor, and only a baseline "
+        "over rewards that include the KL term cancels that; under direction=reverse, algorithm=1 also works",
     ),
     Rule(
         "length_normalised",
         lambda c: c.mara and c.length_normalised,
-        "must be false with transform=mara: a length-normalised loss makes the effective beta depend on length",
+        "must be false with transform=mara: a length-normalised loss makes the effective beta depend on length, and "
+        "MARA's guarantee needs the same beta for all samples",
     ),
     Rule(
         "gamma",
         lambda c: c.mara and c.gamma != 1,
-        "must be 1 with transform=mara: a discount makes the effective beta depend on length, got {gamma}",
+        "must be 1 with transform=mara, got {gamma}: a discount makes the effective beta depend on length, and "
+        "MARA's guarantee needs the same beta for all samples",
     ),
     Rule(
         "advantage",
         lambda c: c.mara and c.advantage == "group_normalised" and not c.kl_in_sequence_reward,
-        "group_normalised with transform=mara needs the KL term inside the reward before normalising, or the policy "
-        "collapses onto the rarest good sample; set placement=reward and level=sequence, or advantage=leave_one_out; "
-        "got placement={placement}, level={level}",
+        "cannot be group_normalised with transform=mara unless the KL term is in the reward that is normalised, or "
+        "the policy collapses onto the rarest good sample; use placement=reward and level=sequence, or "
+        "advantage=leave_one_out; got placement={placement} and level={level}",
     ),
     # --- REINVENT's loss: a policy gradient without a baseline, with the sequence's reverse KL in the reward
     *(
         Rule(
             name,
             lambda c, name=name, needed=needed: c.loss == "reinvent" and getattr(c, name) != needed,  # type: ignore[misc]
-            f"must be {_show(needed)} with loss=reinvent, got {{{name}}}",
+            f"must be {_yaml(needed)} with loss=reinvent, got {{{name}}}: {reason}",
         )
-        for name, needed in {
-            "direction": "reverse",
-            "level": "sequence",
-            "placement": "reward",
-            "entropy_coef": 0,
-            "length_normalised": False,
-            "gamma": 1,
-            "skip_tied_groups": False,
-            "advantage": "no_baseline",
-        }.items()
+        for name, needed, reason in (
+            ("direction", "reverse", "the loss has the gradient of the reverse KL"),
+            ("level", "sequence", "the loss is computed from whole sequences"),
+            ("placement", "reward", "the loss has its KL term in the reward"),
+            ("entropy_coef", 0, "the loss has no entropy term"),
+            ("length_normalised", False, "the loss is computed from sums over tokens"),
+            ("gamma", 1, "the loss is computed from whole sequences, without a discount"),
+            ("skip_tied_groups", False, "the loss is defined on all samples"),
+            ("advantage", "no_baseline", "the loss has no baseline"),
+        )
     ),
     Rule(
         "beta",
         lambda c: c.loss == "reinvent" and not c.beta > 0,
-        "must be > 0 with loss=reinvent, whose sigma is 1 / beta, got {beta}",
+        "must be > 0 with loss=reinvent, got {beta}: its sigma is 1 / beta",
     ),
     Rule(
         "transform",
         lambda c: c.loss == "reinvent" and c.transform not in ("identity", "mara"),
-        "must be identity or mara with loss=reinvent, got {transform}",
+        "must be identity or mara with loss=reinvent, got {transform}: the other transforms are for advantages, "
+        "which this loss does not have",
     ),
 )

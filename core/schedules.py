@@ -10,12 +10,14 @@ from torch import Tensor
 
 
 class Observed(NamedTuple):
-    """What a step has shown by its end, for the next one's beta.
+    """Statistics of a finished step, from which a schedule computes the beta of the next step.
 
-    done: in [0, 1], the next step's place in the run: 0 for the first, 1 for the last.
-    kl: nats, the objective's divergence.
-    reward, ref_seq_logp: [..., G] raw rewards and log-probabilities of the completions under the reference.
-    good: [..., G] bool; None without a threshold.
+    Attributes:
+        done: in [0, 1], the position of the next step in the run: 0 for the first step, 1 for the last.
+        kl: the objective's divergence, nats.
+        reward: [..., G] raw rewards.
+        ref_seq_logp: [..., G] log-probabilities of the completions under the reference, nats.
+        good: [..., G] bool; None without a threshold.
     """
 
     done: float
@@ -25,30 +27,32 @@ class Observed(NamedTuple):
     good: Tensor | None
 
 
-Schedule = Callable[[float, Observed], float]  # beta now -> beta of the next step
+Schedule = Callable[[float, Observed], float]  # current beta -> beta of the next step
 
 
 def linear(start: float, final: float, done: float) -> float:
-    """From start at done = 0 to final at done = 1."""
+    """Interpolate linearly from start at done = 0 to final at done = 1."""
     return start + (final - start) * min(max(done, 0.0), 1.0)
 
 
 def cosine(start: float, final: float, done: float) -> float:
-    """From start to final along half a cosine, level at both ends."""
+    """Go from start to final along half a cosine, which is flat at both ends."""
     return final + (start - final) * (1 + math.cos(math.pi * min(max(done, 0.0), 1.0))) / 2
 
 
 def progress(step: int, steps: int) -> float:
-    """`done` of a step, counted from 0: 1 at the last one."""
+    """Return `done` of a step, which is counted from 0: 0 at the first step, 1 at the last."""
     return step / max(steps - 1, 1)
 
 
 def adaptive_beta(beta: float, kl: float, kl_target: float) -> float:
-    """beta for the next step, held near a KL budget: beta * (1 + .1 clip(KL / KL_target - 1, -.2, .2)).
+    """Return the beta of the next step, which steers the KL to a target.
+
+    It is beta * (1 + .1 clip(KL / KL_target - 1, -.2, .2)).
 
     Args:
         beta: reward units per nat, > 0.
-        kl: measured this step, nats.
+        kl: measured in this step, nats.
         kl_target: nats, > 0.
 
     Source: Ziegler et al. (2019), arXiv:1909.08593, section 2.2.
@@ -61,27 +65,30 @@ def adaptive_beta(beta: float, kl: float, kl_target: float) -> float:
 
 
 def tie_betas(reward: Tensor, ref_seq_logp: Tensor, good: Tensor) -> Tensor:
-    """The beta at which each pair of a group's good samples ties, |dR| / |d log ref|: [..., G] -> [pairs].
+    """Return the beta at which each pair of a group's good samples ties, |dR| / |d log ref|: [..., G] -> [pairs].
 
-    Pairs that the reference finds equally likely, to 1e-4 nats, tie at no beta or at all, and are left out.
+    A pair whose reference log-probabilities differ by less than 1e-4 nats is left out: it ties at every beta or none.
     """
-    apart_reward = (reward.unsqueeze(-1) - reward.unsqueeze(-2)).abs()
-    apart_logp = (ref_seq_logp.unsqueeze(-1) - ref_seq_logp.unsqueeze(-2)).abs()
-    both = good.unsqueeze(-1) & good.unsqueeze(-2) & (apart_logp > 1e-4) & apart_logp.isfinite()
-    pairs = both & torch.ones(both.shape[-2:], dtype=torch.bool, device=both.device).triu(1)
-    return apart_reward[pairs] / apart_logp[pairs]
+    reward_gap = (reward.unsqueeze(-1) - reward.unsqueeze(-2)).abs()
+    ref_gap = (ref_seq_logp.unsqueeze(-1) - ref_seq_logp.unsqueeze(-2)).abs()
+    usable = good.unsqueeze(-1) & good.unsqueeze(-2) & (ref_gap > 1e-4) & ref_gap.isfinite()
+    pairs = usable & torch.ones(usable.shape[-2:], dtype=torch.bool, device=usable.device).triu(1)
+    return reward_gap[pairs] / ref_gap[pairs]
 
 
 def automatic_beta(
     beta: float, reward: Tensor, ref_seq_logp: Tensor, good: Tensor, *, quantile: float, low: float, high: float
 ) -> float:
-    """beta for the next step: the quantile of `tie_betas` over a batch, within [low, high]; unchanged without a pair.
+    """Return the beta of the next step: a quantile of `tie_betas` over the batch, clipped to [low, high].
 
     Args:
-        beta: reward units per nat.
-        reward, ref_seq_logp, good: [..., G], one group a row: pairs are of the same group.
+        beta: reward units per nat; returned unchanged if the batch has no pair of good samples.
+        reward: [..., G], one group per row; pairs are formed within a group.
+        ref_seq_logp: [..., G], nats.
+        good: [..., G] bool.
         quantile: in [0, 1], linearly interpolated.
-        low, high: 0 < low <= high < inf.
+        low: lower bound, > 0.
+        high: upper bound, finite, >= low.
     """
     if not (0 <= quantile <= 1 and 0 < low <= high < math.inf):
         raise ValueError(f"quantile must lie in [0, 1] and 0 < low <= high < inf, got {quantile}, {low} and {high}")
@@ -94,13 +101,15 @@ def automatic_beta(
 
 
 def make_schedule(name: str, start: float, options: dict[str, Any]) -> Schedule:
-    """A schedule by name: constant; linear, cosine (final); adaptive (kl_target); automatic (quantile, low, high).
+    """Return a schedule by name.
 
     Args:
+        name: constant, linear, cosine, adaptive or automatic.
         start: beta of the first step.
+        options: final (linear, cosine); kl_target (adaptive); quantile, low and high (automatic).
 
     Raises:
-        ValueError: an unknown name; when called, automatic without a threshold.
+        ValueError: the name is unknown; when the schedule is called: automatic without a threshold.
     """
     curves = {"linear": linear, "cosine": cosine}
     if name == "constant":
@@ -117,5 +126,5 @@ def make_schedule(name: str, start: float, options: dict[str, Any]) -> Schedule:
 
 def _automatic(options: dict[str, Any], beta: float, observed: Observed) -> float:
     if observed.good is None:
-        raise ValueError("an automatic beta needs a threshold: it is of pairs of good samples")
+        raise ValueError("an automatic beta needs a threshold, because it is computed from pairs of good samples")
     return automatic_beta(beta, observed.reward, observed.ref_seq_logp, observed.good, **options)

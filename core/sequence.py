@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LOGITS = 2**26  # at a time: 256 MiB in float32
+LOGITS = 2**26  # largest number of logits held at a time: 256 MiB in float32
 
 
 def masked_sum(value: Tensor, mask: Tensor) -> Tensor:
-    """Sum over the last axis where mask is True: [..., T] -> [...]. What is masked (NaN, inf) is ignored."""
+    """Sum over the last axis where mask is True: [..., T] -> [...]. Other entries are ignored, even NaN and inf."""
     if value.shape != mask.shape:
         raise ValueError(f"shapes must match: value {tuple(value.shape)}, mask {tuple(mask.shape)}")
     if mask.dtype != torch.bool:
@@ -18,10 +18,10 @@ def masked_sum(value: Tensor, mask: Tensor) -> Tensor:
 
 
 def completion_mask(tokens: Tensor, eos_ids: Tensor) -> Tensor:
-    """True up to and including the first end-of-sequence token: [..., T] ids -> [..., T] bool.
+    """Mark the tokens up to and including the first end-of-sequence token: [..., T] ids -> [..., T] bool.
 
     Args:
-        tokens: ids of the completion.
+        tokens: [..., T] ids of the completion.
         eos_ids: [K] ids that end a completion.
     """
     ended = torch.isin(tokens, eos_ids).long()
@@ -29,27 +29,27 @@ def completion_mask(tokens: Tensor, eos_ids: Tensor) -> Tensor:
 
 
 def inverse_cdf(logits: Tensor, uniform: Tensor) -> Tensor:
-    """Draw from softmax(logits) by uniforms in [0, 1): [N, V], [N] -> [N] indices.
+    """Sample from softmax(logits) with the given uniforms in [0, 1): [N, V], [N] -> [N] indices.
 
-    The index is that of the outcome whose stretch of the cumulative distribution, in float64, holds `uniform`.
+    Inverts the cumulative distribution, which is computed in float64.
     """
     cumulative = logits.double().softmax(-1).cumsum(-1)
-    # Scaled to the last entry: rounding leaves the sum a little off 1, and no draw may fall beyond it.
+    # The last entry differs from 1 by rounding; scaling to it keeps every sample inside the distribution.
     target = uniform.double().unsqueeze(-1) * cumulative[:, -1:]
     return torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp_max(logits.shape[-1] - 1)
 
 
 def selected_logp(hidden: Tensor, weight: Tensor, tokens: Tensor, chunk: int | None = None) -> Tensor:
-    """log softmax(hidden @ weight.T)[tokens] without ever holding all logits.
+    """Return log softmax(hidden @ weight.T)[tokens] without holding all logits at once.
 
-    Works through `chunk` rows at a time and computes each chunk's logits again in the backward pass, so that memory
-    is chunk * V instead of N * V.
+    Processes `chunk` rows at a time and recomputes their logits in the backward pass, so that the memory is chunk * V
+    instead of N * V.
 
     Args:
-        hidden: [N, D] last hidden states, each one position before its token.
+        hidden: [N, D] last hidden states, each at the position before its token.
         weight: [V, D] output embedding.
         tokens: [N] ids.
-        chunk: rows at a time; None: as many as have `LOGITS` logits.
+        chunk: rows at a time; None: as many as `LOGITS` allows.
 
     Returns:
         [N] float32 (float64 for float64 input), nats, with gradient to hidden and weight.
@@ -61,21 +61,22 @@ def selected_logp(hidden: Tensor, weight: Tensor, tokens: Tensor, chunk: int | N
 def selected_logp_and_entropy(
     hidden: Tensor, weight: Tensor, tokens: Tensor, chunk: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """`selected_logp`, and the exact entropy of each row's softmax over the vocabulary.
+    """Return `selected_logp` and the exact entropy of each row's softmax over the vocabulary.
 
     Returns:
-        Two times [N], nats, each with gradient to hidden and weight.
+        logp: [N], nats, with gradient to hidden and weight.
+        entropy: [N], nats, likewise.
     """
     return _SelectedLogp.apply(hidden, weight, tokens, chunk, True)
 
 
 def rows_at_a_time(vocabulary: int) -> int:
-    """How many rows have at most `LOGITS` logits, one at least."""
+    """Return how many rows have at most `LOGITS` logits together, and at least 1."""
     return max(LOGITS // vocabulary, 1)
 
 
 class _SelectedLogp(torch.autograd.Function):
-    """Of all that has a row for each position and a column for each word, one chunk exists at a time.
+    """`selected_logp` and the entropy; of the [N, V] tensors, only one chunk of rows exists at a time.
 
     With p = softmax(z) and H = -sum p log p: d log p_t / dz = onehot(t) - p and dH / dz = -p (log p + H).
     """
@@ -86,12 +87,12 @@ class _SelectedLogp(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None]:
         if hidden.shape[:-1] != tokens.shape or hidden.dim() != 2:
             raise ValueError(
-                f"need hidden [N, D] and tokens [N], got {tuple(hidden.shape)} and {tuple(tokens.shape)}"
+                f"shapes must be hidden [N, D] and tokens [N], got {tuple(hidden.shape)} and {tuple(tokens.shape)}"
             )
         ctx.chunk = rows_at_a_time(len(weight)) if chunk is None else chunk
         wide = torch.promote_types(hidden.dtype, torch.float32)
         logp, lse, entropy = (hidden.new_empty(len(tokens), dtype=wide) for _ in range(3))
-        for rows in _pieces(len(tokens), ctx.chunk):
+        for rows in _chunks(len(tokens), ctx.chunk):
             logits = _logits(hidden[rows], weight)
             highest = logits.amax(-1, keepdim=True)
             unscaled = logits.sub_(highest).exp()
@@ -109,9 +110,9 @@ class _SelectedLogp(torch.autograd.Function):
         hidden, weight, tokens, lse, entropy = ctx.saved_tensors
         d_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         d_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
-        for rows in _pieces(len(tokens), ctx.chunk):
-            of_rows: list[Any] = [None if grad is None else grad[rows].unsqueeze(-1) for grad in grads]
-            d_logp, d_entropy = of_rows
+        for rows in _chunks(len(tokens), ctx.chunk):
+            row_grads: list[Any] = [None if grad is None else grad[rows].unsqueeze(-1) for grad in grads]
+            d_logp, d_entropy = row_grads
             d_logits = _logits(hidden[rows], weight).sub_(lse[rows].unsqueeze(-1))
             if d_entropy is None:
                 d_logits.exp_().mul_(-d_logp)
@@ -129,7 +130,7 @@ class _SelectedLogp(torch.autograd.Function):
         return d_hidden, d_weight, None, None, None
 
 
-def _pieces(count: int, size: int) -> list[slice]:
+def _chunks(count: int, size: int) -> list[slice]:
     return [slice(first, first + size) for first in range(0, count, size)]
 
 
@@ -139,16 +140,21 @@ def _logits(hidden: Tensor, weight: Tensor) -> Tensor:
 
 
 def check_group(valid: Tensor | None, **tensors: Tensor) -> None:
-    """Raise ValueError unless the tensors share one shape, valid is bool of it, and no valid entry is NaN."""
+    """Raise ValueError unless the tensors have one shape, `valid` is bool of that shape, and no valid entry is NaN.
+
+    Args:
+        valid: [..., G] bool; None: all entries are valid.
+        **tensors: [..., G] by the name that messages use.
+    """
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if valid is not None:
         shapes["valid"] = tuple(valid.shape)
         if valid.dtype != torch.bool:
             raise ValueError(f"valid must be bool, got {valid.dtype}")
     if len(set(shapes.values())) > 1:
-        raise ValueError("shapes must match: " + ", ".join(f"{k} {v}" for k, v in shapes.items()))
+        raise ValueError("shapes must match: " + ", ".join(f"{name} {shape}" for name, shape in shapes.items()))
     for name, tensor in tensors.items():
         nan = tensor.isnan() if valid is None else tensor.isnan() & valid
         if bool(nan.any()):
             where = nan.nonzero()[0].tolist()
-            raise ValueError(f"{name} is NaN at {where}, where it counts; mark such samples as not valid")
+            raise ValueError(f"{name} is NaN at {where}, which is a valid sample; mark such samples as not valid")

@@ -1,4 +1,4 @@
-"""Statistics that results are reported with."""
+"""Statistics for reports: entropy, coverage, effective sample size, standard errors, Pareto front."""
 
 import math
 from collections.abc import Callable
@@ -8,25 +8,25 @@ from torch import Tensor
 
 
 def entropy(probability: Tensor) -> Tensor:
-    """-sum p log p over the last axis, nats, float64; counts are normalised first, all-zero counts have entropy 0."""
-    probability = probability.double()  # its tiny is 0 in float32
+    """-sum p log p over the last axis, nats, float64. Counts are normalised first; all-zero counts have entropy 0."""
+    probability = probability.double()  # the tiny below is 0 in float32
     probability = probability / probability.sum(-1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
     return torch.special.entr(probability).sum(-1)
 
 
 def effective_modes(probability: Tensor) -> Tensor:
-    """exp(entropy): the number of equally likely outcomes with the same entropy."""
+    """exp(entropy), the number of equally likely outcomes that have the same entropy."""
     return entropy(probability).exp()
 
 
 def mode_coverage(probability: Tensor, min_share: float = 0.5) -> Tensor:
-    """Share of the modes (last axis) that hold at least `min_share` of an equal share of their total."""
+    """Share of the modes (last axis) whose probability is at least `min_share` times the mean over all modes."""
     equal = probability.sum(-1, keepdim=True) / probability.shape[-1]
     return ((probability >= min_share * equal) & (probability > 0)).double().mean(-1)
 
 
 def coefficient_of_variation(value: Tensor) -> Tensor:
-    """Population standard deviation over mean, on the last axis."""
+    """Population standard deviation divided by the mean, over the last axis."""
     return value.std(-1, correction=0) / value.mean(-1)
 
 
@@ -36,7 +36,7 @@ def total_variation(p: Tensor, q: Tensor) -> Tensor:
 
 
 def effective_sample_size(log_weight: Tensor, valid: Tensor | None = None) -> Tensor:
-    """(sum w)^2 / sum w^2 over the last axis, in log space; 0 where nothing is valid."""
+    """(sum w)^2 / sum w^2 over the last axis, computed in log space; 0 if no entry is valid."""
     if valid is not None:
         log_weight = log_weight.masked_fill(~valid, -torch.inf)
     size = (2 * log_weight.logsumexp(-1) - (2 * log_weight).logsumexp(-1)).exp()
@@ -50,14 +50,16 @@ def bootstrap_standard_error(
     resamples: int = 1000,
     seed: int = 0,
 ) -> float:
-    """Standard deviation of a statistic over resamples of the rows, drawn with replacement.
+    """Standard deviation of a statistic over resamples of the rows, which are drawn with replacement.
 
     Args:
-        values: [N, ...], one row an independent observation.
+        values: [N, ...], one independent observation per row.
         statistic: [resamples, N, ...] -> [resamples].
+        resamples: number of resamples.
+        seed: of the resampling.
 
     Returns:
-        nan where there is no observation.
+        The standard error; NaN if there is no observation.
 
     Source: Efron (1979).
     """
@@ -69,7 +71,10 @@ def bootstrap_standard_error(
 
 
 def pareto_front(points: Tensor) -> Tensor:
-    """[N, K] points, each axis better when larger -> [N] bool: no other is as good everywhere and better once."""
+    """Mark the points that no other point dominates: [N, K], larger is better on each axis -> [N] bool.
+
+    A point dominates another if it is at least as good on every axis and better on one.
+    """
     at_least = (points[None, :] >= points[:, None]).all(-1)  # [i, j]: j is at least as good as i
     better = (points[None, :] > points[:, None]).any(-1)
     return ~(at_least & better).any(1)

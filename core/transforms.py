@@ -1,7 +1,7 @@
-"""Reward transforms: what a method does to the rewards of a group before the KL term is applied.
+"""Reward transforms: how a method changes the rewards of a group before the KL term is applied.
 
-Each takes (reward, ref_seq_logp, *, beta, valid=None) and returns the pair that takes their place. Some take more
-of the samples, by keyword: `INPUTS` names what.
+Each takes (reward, ref_seq_logp, *, beta, valid=None) and returns the rewards and reference log-probabilities to use
+instead. `INPUTS` lists the further keyword arguments that some of them take.
 """
 
 from collections.abc import Callable
@@ -18,14 +18,14 @@ Threshold = Callable[[Tensor, Tensor | None], float | Tensor]  # (reward, valid)
 
 
 class Transformed(NamedTuple):
-    """reward and ref_seq_logp, [..., G]: the KL term and the advantages use these."""
+    """The reward and ref_seq_logp, [..., G], that the advantages and the KL term use."""
 
     reward: Tensor
     ref_seq_logp: Tensor
 
 
 def identity(reward: Tensor, ref_seq_logp: Tensor, *, beta: float, valid: Tensor | None = None) -> Transformed:
-    """Vanilla KL-regularised RL."""
+    """Plain KL-regularised RL: return the inputs unchanged."""
     return Transformed(reward, ref_seq_logp)
 
 
@@ -40,19 +40,21 @@ def mara(
     level: str = "sequence",
     valid: Tensor | None = None,
 ) -> Transformed:
-    """Mode-anchored reward augmentation.
+    """Mode-anchored reward augmentation, by Algorithm 1 or 2 (`core.mara`).
 
     Args:
-        reward, ref_seq_logp: [..., G], one group a row, nats.
-        beta: reward units per nat, > 0: the one now in force.
+        reward: [..., G], one group per row.
+        ref_seq_logp: [..., G] under the reference, nats.
+        beta: the current coefficient of the KL term, reward units per nat, > 0.
         threshold: a number, a tensor that broadcasts to [..., G], or a function of (reward, valid).
-        direction: of the KL term. Algorithm 2 is uniform under reverse and forward; Algorithm 1 under reverse only.
-        algorithm: 1, 2 or auto (1 under reverse, 2 under forward).
-        level: of the KL term; Algorithm 2 needs "sequence", since its anchor has no tokens of its own.
+        direction: of the KL term. The optimum of Algorithm 2 is uniform under reverse and forward KL, that of
+            Algorithm 1 under reverse KL only.
+        algorithm: 1, 2 or auto (1 under reverse KL, 2 under forward KL).
+        level: of the KL term. Algorithm 2 needs "sequence": the anchor has no per-token log-probabilities.
         valid: [..., G] bool, False for samples that cannot be good.
 
     Raises:
-        ValueError: a value outside its domain, or a combination without a uniform optimum.
+        ValueError: a value is outside its domain, or the combination has no uniform optimum.
     """
     check_mara_beta(beta)
     choices = Choices(
@@ -78,15 +80,16 @@ def unlikely(
     counted: Tensor | None = None,
     valid: Tensor | None = None,
 ) -> Transformed:
-    """Good samples get R (1 - strength rank/G), the least likely of the group having rank 0.
+    """Good samples get R (1 - strength rank/G), where the least likely sample of the group has rank 0.
 
     Args:
-        reward, ref_seq_logp: [..., G], one group a row.
+        reward: [..., G], one group per row.
+        ref_seq_logp: [..., G] under the reference, nats.
         beta: not used.
-        threshold: what is good, as in `mara`.
-        strength: in [0, 1], the share that the likeliest sample nearly loses.
-        policy_mean_logp: [..., G] mean over tokens of log pi_old, nats. Ties share the mean of their ranks.
-        counted: [..., G] bool, the samples that are ranked, G of them: also those that cannot be good.
+        threshold: lowest good reward, as in `mara`.
+        strength: in [0, 1]; the likeliest of G samples loses the share strength (G-1)/G of its reward.
+        policy_mean_logp: [..., G] mean over tokens of log pi_old, nats. Tied samples share the mean of their ranks.
+        counted: [..., G] bool, the G samples that are ranked, including those that cannot be good.
         valid: [..., G] bool, False for samples that cannot be good.
 
     Source: He et al. (2025), arXiv:2506.02355.
@@ -98,9 +101,9 @@ def unlikely(
         threshold = threshold(reward, valid)
     _, good = select_anchor(reward, ref_seq_logp, threshold, valid)
     ranked = torch.ones_like(good) if counted is None else counted
-    mine, others = policy_mean_logp.unsqueeze(-1), policy_mean_logp.unsqueeze(-2)
-    lower = ((others < mine) & ranked.unsqueeze(-2)).sum(-1)
-    tied = ((others == mine) & ranked.unsqueeze(-2)).sum(-1)
+    logp, other_logp = policy_mean_logp.unsqueeze(-1), policy_mean_logp.unsqueeze(-2)
+    lower = ((other_logp < logp) & ranked.unsqueeze(-2)).sum(-1)
+    tied = ((other_logp == logp) & ranked.unsqueeze(-2)).sum(-1)
     rank = lower.to(reward.dtype) + (tied - 1) / 2
     share = rank / ranked.sum(-1, keepdim=True).clamp_min(1)
     return Transformed(torch.where(good, reward * (1 - strength * share), reward), ref_seq_logp)
@@ -115,37 +118,44 @@ def darling(
     counted: Tensor | None = None,
     valid: Tensor | None = None,
 ) -> Transformed:
-    """R times a sample's diversity within its group.
+    """Multiply the reward of each sample by its diversity within the group.
 
     Args:
-        reward, ref_seq_logp: [..., G], one group a row.
-        beta, valid: not used.
+        reward: [..., G], one group per row.
+        ref_seq_logp: [..., G], returned unchanged.
+        beta: not used.
         diversity: [..., G] in [0, 1], e.g. `class_diversity`.
-        counted: [..., G] bool; the diversity of the rest is ignored.
+        counted: [..., G] bool; other samples keep their reward.
+        valid: not used.
 
     Raises:
-        ValueError: a diversity outside [0, 1] where it counts.
+        ValueError: the diversity of a counted sample lies outside [0, 1].
 
     Source: Li et al. (2025), arXiv:2509.02534.
     """
     check_group(counted, reward=reward, diversity=diversity)
-    kept = torch.ones_like(reward, dtype=torch.bool) if counted is None else counted
-    outside = kept & ~((diversity >= 0) & (diversity <= 1))
+    counted = torch.ones_like(reward, dtype=torch.bool) if counted is None else counted
+    outside = counted & ~((diversity >= 0) & (diversity <= 1))
     if bool(outside.any()):
         raise ValueError(f"diversity must lie in [0, 1], got {float(diversity[outside][0])}")
-    return Transformed(torch.where(kept, reward * diversity, reward), ref_seq_logp)
+    return Transformed(torch.where(counted, reward * diversity, reward), ref_seq_logp)
 
 
 def class_diversity(classes: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Share of a group's other samples that are in another equivalence class: [..., G] ids -> [..., G] in [0, 1].
+    """Share of a group's other valid samples that are in another equivalence class, in [0, 1].
 
-    valid: [..., G] bool; the rest are nobody's others. 0 where there are no others.
+    Args:
+        classes: [..., G] ids of the equivalence classes.
+        valid: [..., G] bool.
+
+    Returns:
+        [..., G]; 0 for an invalid sample and for the only valid sample of a group.
     """
-    kept = torch.ones_like(classes, dtype=torch.bool) if valid is None else valid
-    differs = (classes.unsqueeze(-1) != classes.unsqueeze(-2)) & kept.unsqueeze(-2)
-    others = kept.sum(-1, keepdim=True) - kept.long()
+    valid = torch.ones_like(classes, dtype=torch.bool) if valid is None else valid
+    differs = (classes.unsqueeze(-1) != classes.unsqueeze(-2)) & valid.unsqueeze(-2)
+    others = valid.sum(-1, keepdim=True) - valid.long()
     share = differs.sum(-1) / others.clamp_min(1)
-    return share.masked_fill(~kept, 0.0)
+    return share.masked_fill(~valid, 0.0)
 
 
 TRANSFORMS: dict[str, Callable[..., Transformed]] = {
@@ -154,7 +164,7 @@ TRANSFORMS: dict[str, Callable[..., Transformed]] = {
     "unlikely": unlikely,
     "darling": darling,
 }
-INPUTS = {  # what a transform takes beside reward, ref_seq_logp, beta and valid
+INPUTS = {  # keyword arguments of a transform besides beta and valid
     "mara": ("threshold",),
     "unlikely": ("threshold", "policy_mean_logp", "counted"),
     "darling": ("diversity", "counted"),

@@ -1,4 +1,4 @@
-"""The import arrows between rooms, and no circle of files: every import of every file, at any depth.
+"""Which rooms may import which, and no circular imports: checks every import statement of every file.
 
 importlib.import_module, __import__, pkgutil.resolve_name and runpy count as imports, as do imports inside functions
 and imports for type checkers only.
@@ -23,15 +23,15 @@ MAY_IMPORT = {
     "llm": {"llm", "core", "launch", "conf"},
     "chem": {"chem", "core", "launch", "conf"},
 }
-PURE = {"core.rules", "core.extension"}  # of core, without torch: conf reads them, too
-OUTSIDE = {"tests", "tools", "benchmarks", "docs"}  # of the repository, and of no room's concern
-THIRD_PARTY = {"core": {"torch"}}  # a room that is absent here may use any
+PURE = {"core.rules", "core.extension"}  # modules of core without torch, which conf may import
+OUTSIDE = {"tests", "tools", "benchmarks", "docs"}  # folders that no room may import
+THIRD_PARTY = {"core": {"torch"}}  # the packages that a room may import; a room that is not listed may import any
 STANDARD_LIBRARY = sys.stdlib_module_names
 
-# (module, argument as written) of each import of a computed name, and why it is safe.
+# Imports of computed names, (module, argument as written), with the reason why each is allowed.
 COMPUTED_IMPORTS: set[tuple[str, str]] = {
-    ("core.extension", "path"),  # package.module:name of the user's own part, which the configuration names
-    ("launch.cluster.job", "self.package"),  # the package of the command that the job is
+    ("core.extension", "path"),  # the import path of a user's own part
+    ("launch.cluster.job", "self.package"),  # the package whose command the job runs
 }
 
 IMPORTERS = {"import_module", "__import__", "resolve_name", "run_module", "run_path"}
@@ -45,14 +45,14 @@ def violations(
     is_package: bool = False,
     computed: set[tuple[str, str]] = COMPUTED_IMPORTS,
 ) -> list[str]:
-    """What `source`, the text of `module` in `room`, imports against the arrows; one line each."""
+    """Return the forbidden imports of `source`, the text of `module` in `room`, one line each."""
     module = module or f"{room}.module"
-    found = []
+    lines = []
     for line, name in imports(ast.parse(source), module, is_package, computed):
         reason = objection(room, module, name)
         if reason:
-            found.append(f"{module}:{line}: {reason}")
-    return found
+            lines.append(f"{module}:{line}: {reason}")
+    return lines
 
 
 def standard_library_only(module: str) -> bool:
@@ -60,7 +60,7 @@ def standard_library_only(module: str) -> bool:
 
 
 def objection(room: str, module: str, name: str) -> str | None:
-    """Why `module` may not import `name`, a dotted name or `?...` where it is not to be known."""
+    """Return why `module` may not import `name`, a dotted name or ?REASON if it is unknown; None if it may."""
     top = name.partition(".")[0]
     if top.startswith("?"):
         return name[1:]
@@ -69,9 +69,9 @@ def objection(room: str, module: str, name: str) -> str | None:
     if standard_library_only(module) and room == "conf":
         if any(name == pure or name.startswith(f"{pure}.") for pure in PURE) or name.startswith("conf.schema."):
             return None
-        return f"imports {name}, and is for the standard library only"
+        return f"imports {name}, but may import the standard library only"
     if module in PURE:
-        return None if name in PURE else f"imports {name}, and is for the standard library only"
+        return None if name in PURE else f"imports {name}, but may import the standard library only"
     if top in ROOMS:
         return None if top in MAY_IMPORT[room] else f"{room} must not import {name}"
     if top in OUTSIDE:
@@ -84,9 +84,9 @@ def objection(room: str, module: str, name: str) -> str | None:
 def imports(
     tree: ast.AST, module: str, is_package: bool, computed: set[tuple[str, str]] = COMPUTED_IMPORTS
 ) -> Iterator[tuple[int, str]]:
-    """(line, absolute name) of each import; the name is `?why` where it cannot be told.
+    """Yield (line, absolute name) for each import; the name is ?REASON if it cannot be determined.
 
-    `from a import b` gives a.b, which may be a module or a name of the module a.
+    `from a import b` gives a.b, which is a module or a name in the module a.
     """
     package = module if is_package else module.rpartition(".")[0]
     importers = IMPORTERS | {
@@ -105,24 +105,26 @@ def imports(
             base = absolute("." * node.level + (node.module or ""), package)
             for alias in node.names:
                 yield node.lineno, base if base.startswith("?") else f"{base}.{alias.name}"
-        elif isinstance(node, ast.Call) and referred(node.func) in importers:
+        elif isinstance(node, ast.Call) and name_of(node.func) in importers:
             yield node.lineno, called_import(node, package, module, computed)
-        elif referred(node) in importers and id(node) not in called:
-            yield node.lineno, f"?{referred(node)} is passed on, so what it imports cannot be checked"
+        elif isinstance(node, ast.expr) and name_of(node) in importers and id(node) not in called:
+            yield node.lineno, f"?{name_of(node)} is not called directly, so its imports cannot be checked"
 
 
-def referred(node: ast.AST) -> str | None:
+def name_of(node: ast.AST) -> str | None:
+    """The name of a variable or an attribute."""
     if isinstance(node, ast.Name):
         return node.id
     return node.attr if isinstance(node, ast.Attribute) else None
 
 
 def called_import(node: ast.Call, package: str, module: str, computed: set[tuple[str, str]]) -> str:
+    """The absolute name that a call imports, or ?REASON."""
     keywords = {keyword.arg: keyword.value for keyword in node.keywords}
     argument = node.args[0] if node.args else keywords.get("name") or keywords.get("mod_name")
     if not (isinstance(argument, ast.Constant) and isinstance(argument.value, str)):
-        written = ast.unparse(argument) if argument is not None else ast.unparse(node)
-        return "importlib" if (module, written) in computed else f"?imports a computed name, {written}"
+        text = ast.unparse(argument) if argument is not None else ast.unparse(node)
+        return "importlib" if (module, text) in computed else f"?imports a computed name, {text}"
     anchor = node.args[1] if len(node.args) > 1 else keywords.get("package")
     if isinstance(anchor, ast.Constant) and isinstance(anchor.value, str):
         package = anchor.value
@@ -141,28 +143,28 @@ def python_files(room: str) -> list[Path]:
 
 
 def module_of(path: Path) -> tuple[str, bool]:
-    """The dotted name of a file, and whether it is a package's __init__."""
+    """Return the dotted name of a file and whether it is the __init__ of a package."""
     parts = path.relative_to(HOME).with_suffix("").parts
     is_package = parts[-1] == "__init__"
     return ".".join(parts[:-1] if is_package else parts), is_package
 
 
 @pytest.mark.parametrize("room", [room for room in ROOMS if (HOME / room).is_dir()])
-def test_room_keeps_to_its_arrows(room):
-    found = []
+def test_a_room_imports_only_what_it_may(room):
+    lines = []
     for path in python_files(room):
         module, is_package = module_of(path)
-        found += violations(room, path.read_text(encoding="utf-8"), module, is_package=is_package)
-    assert not found, "\n".join(found)
+        lines += violations(room, path.read_text(encoding="utf-8"), module, is_package=is_package)
+    assert not lines, "\n".join(lines)
 
 
 def import_graph(sources: Mapping[str, tuple[str, bool]]) -> dict[str, set[str]]:
-    """Module -> the modules among `sources` that it imports, itself left out."""
+    """Map each module to the other modules in `sources` that it imports."""
     graph: dict[str, set[str]] = {}
     for module, (source, is_package) in sources.items():
         graph[module] = set()
         for _, name in imports(ast.parse(source), module, is_package):
-            candidates = (name, name.rpartition(".")[0])  # a module, or a name of one
+            candidates = (name, name.rpartition(".")[0])  # a module, or a name in one
             target = next((candidate for candidate in candidates if candidate in sources), None)
             if target not in (None, module):
                 graph[module].add(target)
@@ -170,15 +172,15 @@ def import_graph(sources: Mapping[str, tuple[str, bool]]) -> dict[str, set[str]]
 
 
 def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
-    """The sets of modules that import each other, directly or by way of others."""
+    """Return the sets of modules that import each other, directly or through others."""
     reach = {module: {module} for module in graph}
     changed = True
     while changed:
         changed = False
         for module, targets in graph.items():
-            more = set().union(*(reach[target] for target in targets)) - reach[module] if targets else set()
-            changed = changed or bool(more)
-            reach[module] |= more
+            new = set().union(*(reach[target] for target in targets)) - reach[module] if targets else set()
+            changed = changed or bool(new)
+            reach[module] |= new
     groups = {frozenset(other for other in reach[module] if module in reach[other]) for module in graph}
     return sorted(sorted(group) for group in groups if len(group) > 1)
 
@@ -190,7 +192,7 @@ def all_sources() -> dict[str, tuple[str, bool]]:
     }
 
 
-def test_no_files_import_each_other_in_a_circle():
+def test_there_are_no_circular_imports():
     assert circles(import_graph(all_sources())) == []
 
 
@@ -207,7 +209,7 @@ def test_no_files_import_each_other_in_a_circle():
         "import runpy\nrunpy.run_module('a.one')",
     ],
 )
-def test_a_circle_is_found(closing):
+def test_a_circular_import_is_found(closing):
     sources = {
         "a": ("", True),
         "a.one": ("from a.two import y", False),
@@ -297,7 +299,7 @@ def test_forbidden_sources_are_caught(room, source):
     assert len(violations(room, source)) == 1
 
 
-def test_the_schema_and_the_rules_are_for_the_standard_library_only():
+def test_the_schema_and_the_rules_import_the_standard_library_only():
     for room, module, is_package in [
         ("conf", "conf.schema.llm", False),
         ("conf", "conf.schema", True),
@@ -313,14 +315,14 @@ def test_the_schema_and_the_rules_are_for_the_standard_library_only():
     assert violations("core", "from conf.schema.base import key", "core.rules")
 
 
-def test_relative_imports_are_resolved_where_they_stand():
+def test_relative_imports_are_resolved_from_their_module():
     assert not violations("llm", "from ..model import build", "llm.tasks.one_two")
     assert not violations("llm", "from .model import build", "llm", is_package=True)
     assert violations("llm", "from ...chem import oracles", "llm.tasks.one_two")
     assert violations("llm", "from ..chem import oracles", "llm", is_package=True)
 
 
-def test_a_computed_import_passes_only_in_the_place_listed():
+def test_a_computed_import_is_allowed_only_in_the_listed_module():
     source = "import importlib\nimportlib.import_module(name)"
     listed = {("launch.engines.torch", "name")}
     assert not violations("launch", source, "launch.engines.torch", computed=listed)

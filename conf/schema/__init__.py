@@ -1,1 +1,1 @@
-"""The schema of every configuration: types, ranges, meanings and legal combinations of all keys."""
+"""The schema of all configurations: the type, range, meaning and legal combinations of every key."""

@@ -1,7 +1,7 @@
 """How a configuration is described and checked. Standard library only.
 
 A configuration is a tree of dataclasses. `key` gives a field its meaning, range and choices, which `check_config`
-checks and `--help` prints; what depends on several keys is checked by `check` of the class that holds them.
+checks and `--help` prints. Conditions on several keys are checked by the `check` method of the class that holds them.
 """
 
 import math
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, TypeVar
 
-from core.extension import load
+from core.extension import import_object
 
 MISSING: Any = "???"  # OmegaConf's mark for a value that must be given
 
@@ -22,10 +22,16 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class Key:
-    """What is known of a key beside its type.
+    """The description of a key, besides its type.
 
-    help: one phrase, as `--help` prints it. low, above, high, below: bounds of a number, or of each in a list.
-    choices: the values that a text, or each text in a list, may have. import_path: or package.module:name.
+    Attributes:
+        help: one phrase, printed by `--help`.
+        low: smallest value of a number, or of each number in a list.
+        above: such values must be larger than this.
+        high: largest value.
+        below: such values must be smaller than this.
+        choices: allowed values of a text, or of each text in a list.
+        import_path: whether package.module:name is allowed besides `choices`.
     """
 
     help: str
@@ -37,7 +43,7 @@ class Key:
     import_path: bool = False
 
     def allowed(self) -> str:
-        """Range or choices in words; empty where the type is all there is to say."""
+        """Return the range or the choices as text; empty if only the type matters."""
         if self.choices:
             return ", ".join([*self.choices, *(["package.module:name"] if self.import_path else [])])
         return " and ".join(self._bounds())
@@ -47,7 +53,7 @@ class Key:
         return [f"{sign} {bound:g}" for sign, bound in bounds if bound is not None]
 
     def check(self, name: str, value: Any, note: str = "") -> None:
-        """Raise ConfigError unless `value` is within the bounds, finite, and one of the choices."""
+        """Raise ConfigError unless `value` is finite, within the bounds, and one of the choices."""
         if isinstance(value, list):
             for item in value:
                 self.check(name, item, note)
@@ -82,10 +88,9 @@ def key(
     choices: Sequence[str] = (),
     import_path: bool = False,
 ) -> Any:
-    """A field of a configuration: its meaning, and what values it may have (`Key`).
+    """Declare a field of a configuration. The arguments are those of `Key`, and a default or a default factory.
 
-    Args:
-        default, factory: only where code makes the class as well; otherwise the default is in a YAML file.
+    A default is only for classes that code also makes instances of; other defaults are in YAML files.
     """
     metadata = {"key": Key(help, low, above, high, below, tuple(choices), import_path)}
     if factory is not None:
@@ -93,27 +98,27 @@ def key(
     return field(default=default, metadata=metadata)
 
 
-def key_of(described: Field[Any]) -> Key:
-    """What `key` said of a field; an empty description for one that holds further keys."""
-    return described.metadata.get("key", Key(""))
+def key_of(config_field: Field[Any]) -> Key:
+    """Return the description of a field; an empty one if the field was not declared with `key`."""
+    return config_field.metadata.get("key", Key(""))
 
 
 class Section:
     """Base of the dataclasses that make up a configuration."""
 
     def check(self, prefix: str) -> None:
-        """Raise ConfigError where the values do not go together.
+        """Raise ConfigError if values of this section cannot be combined.
 
         Args:
-            prefix: of the keys in messages, "" or "objective." and the like.
+            prefix: of the keys in messages, such as "" or "objective.".
         """
 
 
 def check_config(config: Section, prefix: str = "") -> None:
-    """Check every key of a configuration, then what depends on several of them, the innermost sections first."""
-    for described in fields(config):  # type: ignore[arg-type]
-        name, value = f"{prefix}{described.name}", getattr(config, described.name)
-        key_of(described).check(name, value)
+    """Check every key of a configuration, then the combinations in each section, innermost sections first."""
+    for config_field in fields(config):  # type: ignore[arg-type]
+        name, value = f"{prefix}{config_field.name}", getattr(config, config_field.name)
+        key_of(config_field).check(name, value)
         for section in value if isinstance(value, list) else [value]:
             if isinstance(section, Section):
                 check_config(section, f"{name}.")
@@ -121,20 +126,20 @@ def check_config(config: Section, prefix: str = "") -> None:
 
 
 def check_range(name: str, value: float, *, note: str = "", **bounds: float | None) -> None:
-    """Raise ConfigError unless `value` is finite and within bounds that depend on other keys (as in `Key`)."""
+    """Raise ConfigError unless `value` is finite and within bounds (those of `Key`) that depend on other keys."""
     Key("", **bounds).check(name, value, note)  # type: ignore[arg-type]
 
 
 def load_object(name: str, path: str) -> Any:
-    """The object at an import path package.module:name, the value of the key `name`. Raises ConfigError."""
+    """Return the object at package.module:name, the value of the key `name`. Raises ConfigError."""
     try:
-        return load(path)
+        return import_object(path)
     except ValueError as error:
         raise ConfigError(f"{name}: {error}") from error
 
 
 def show(value: object) -> str:
-    """A value as YAML writes it."""
+    """Return a value as YAML writes it."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return "''" if value == "" else str(value)
@@ -146,7 +151,7 @@ OPTIONS: dict[str, type] = {}  # "transform/mara" -> the dataclass that types th
 
 
 def option(group: str, *names: str) -> Callable[[T], T]:
-    """Register a dataclass as the type of `group=name`, for the option's file: `/schema/GROUP/NAME@_here_`."""
+    """Register a dataclass as the type of `group=name`, whose file then includes /schema/GROUP/NAME@_here_."""
 
     def register(section: T) -> T:
         for name in names:

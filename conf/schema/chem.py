@@ -9,17 +9,17 @@ from core.rules import LOSSES, Choices
 
 FILTERS = ("none", "identical_murcko", "topological", "similarity")
 PENALTIES = ("step", "sigmoid", "linear", "tanh")
-SCREENS = "scores from which a molecule counts in the closing figures (yield, OB, IntDiv1, #Circles)"
+SCREENS = "score thresholds at which the final metrics (yield, OB, IntDiv1, #Circles) are computed"
 
 
-def check_screens(screens: list[float]) -> None:
+def _check_screens(screens: list[float]) -> None:
     if not screens or len(set(screens)) < len(screens):
-        raise ConfigError(f"screens: must be different scores, at least one, got {screens}")
+        raise ConfigError(f"screens: must be a list of one or more different scores, got {screens}")
 
 
 @dataclass
 class NetworkConfig(Section):
-    """A network over SMILES tokens, in `chem.models`."""
+    """A network over SMILES tokens (`chem.models`)."""
 
     name: str = key("set by network=NAME")
 
@@ -27,28 +27,29 @@ class NetworkConfig(Section):
 @option("network", "lstm", "gru")
 @dataclass
 class RecurrentConfig(NetworkConfig):
-    """REINVENT's: embedding, LSTM or GRU layers, linear output."""
+    """REINVENT's network: an embedding, LSTM or GRU layers, and a linear output."""
 
     name: str = key("set by network=NAME", choices=("lstm", "gru"))
-    layers: int = key("recurrent layers", low=1)
+    layers: int = key("number of recurrent layers", low=1)
     hidden: int = key("width of a layer", low=1)
     embedding: int = key("width of the embedding", low=1)
-    dropout: float = key("between layers", low=0, below=1)
+    dropout: float = key("dropout between layers", low=0, below=1)
 
 
 @option("network", "transformer")
 @dataclass
 class TransformerConfig(NetworkConfig):
-    """Decoder-only."""
+    """A decoder-only transformer."""
 
     name: str = key("set by network=NAME", choices=("transformer",))
-    layers: int = key("blocks", low=1)
-    width: int = key("of the hidden states", low=1)
-    heads: int = key("of attention, a divisor of width", low=1)
-    positions: int = key("tokens of the longest sequence that can be read", low=1)
-    dropout: float = key("after attention and perceptron", low=0, below=1)
+    layers: int = key("number of blocks", low=1)
+    width: int = key("width of the hidden states", low=1)
+    heads: int = key("number of attention heads, a divisor of width", low=1)
+    positions: int = key("maximum length of a sequence, in tokens", low=1)
+    dropout: float = key("dropout after attention and after the perceptron", low=0, below=1)
 
     def check(self, prefix: str) -> None:
+        """Check that the heads divide the width."""
         if self.width % self.heads:
             raise ConfigError(f"{prefix}heads: must divide {prefix}width, got {self.heads} and {self.width}")
 
@@ -57,38 +58,40 @@ class TransformerConfig(NetworkConfig):
 class MoleculeFilterConfig(Section):
     """Which molecules a prior is trained on."""
 
-    elements: list[str] = key("symbols of the elements that a molecule may have")
-    min_heavy_atoms: int = key("of a molecule", low=1)
-    max_heavy_atoms: int = key("of a molecule")
-    max_tokens: int = key("of the canonical SMILES, the end token included", low=2)
-    min_token_count: int = key("molecules with a token that fewer molecules have are left out", low=1)
+    elements: list[str] = key("elements that a molecule may contain, by symbol")
+    min_heavy_atoms: int = key("minimum number of heavy atoms", low=1)
+    max_heavy_atoms: int = key("maximum number of heavy atoms")
+    max_tokens: int = key("maximum number of tokens of the canonical SMILES, end token included", low=2)
+    min_token_count: int = key("leave out molecules with a token that fewer molecules than this have", low=1)
     largest_fragment: bool = key("keep the largest fragment of a salt or mixture; false: leave such molecules out")
 
     def check(self, prefix: str) -> None:
+        """Check that there are elements, and that the largest size is not below the smallest."""
         if not self.elements:
-            raise ConfigError(f"{prefix}elements: must be symbols of elements, got []")
+            raise ConfigError(f"{prefix}elements: must be a list of element symbols, got []")
         low, note = self.min_heavy_atoms, f" ({prefix}min_heavy_atoms)"
         check_range(f"{prefix}max_heavy_atoms", self.max_heavy_atoms, low=low, note=note)
 
 
 @dataclass
 class PretrainConfig(TrainingConfig):
-    """A prior from a file of SMILES."""
+    """Pretraining of a prior on a file of SMILES."""
 
-    data: str = key("a file of SMILES, plain or gzipped")
-    init: str | None = key("a prior's folder to continue from, or shipped; null: fresh weights")
+    data: str = key("file of SMILES, plain or gzipped")
+    init: str | None = key("prior to continue from: a folder, or shipped; null: random weights")
     filter: MoleculeFilterConfig = key("which molecules to train on")
-    spelling: str = key("of the SMILES in training", choices=("canonical", "randomised"))
-    validation_share: float = key("of the molecules, held out", above=0, below=1)
+    spelling: str = key("SMILES that are trained on", choices=("canonical", "randomised"))
+    validation_share: float = key("share of the molecules that is held out for validation", above=0, below=1)
     network: NetworkConfig = key("lstm, gru or transformer, with its sizes")
     epochs: int = key("passes over the molecules", low=1)
-    batch_size: int = key("molecules of an update", low=1)
-    evaluate_every: int | None = key("updates between validations; null: once per epoch", low=1)
-    patience: int | None = key("validations without improvement before training stops; null: never", low=1)
-    max_tokens: int = key("longest sequence that the prior may draw, the end token included")
-    report_samples: int = key("molecules drawn for the report", low=1)
+    batch_size: int = key("molecules per update", low=1)
+    evaluate_every: int | None = key("updates between validations; null: one validation per epoch", low=1)
+    patience: int | None = key("stop after this many validations without improvement; null: never", low=1)
+    max_tokens: int = key("maximum number of tokens that the prior samples, end token included")
+    report_samples: int = key("molecules sampled for the report", low=1)
 
     def check(self, prefix: str) -> None:
+        """Check that the prior can sample, and the network read, the longest molecule."""
         check_range("max_tokens", self.max_tokens, low=self.filter.max_tokens, note=" (filter.max_tokens)")
         if isinstance(self.network, TransformerConfig):
             check_range("network.positions", self.network.positions, low=self.max_tokens, note=" (max_tokens)")
@@ -96,107 +99,128 @@ class PretrainConfig(TrainingConfig):
 
 @dataclass
 class ReplayConfig(Section):
-    """What is learned from again: the best molecules so far."""
+    """Replay of the best molecules so far."""
 
-    size: int = key("best molecules remembered; 0: none", low=0)
-    sample: int = key("of them that join each batch", low=0)
-    augmentations: int = key("updates after each step with batch and memory spelled anew (augmented memory)", low=0)
+    size: int = key("number of best molecules to remember; 0: no replay", low=0)
+    sample: int = key("number of remembered molecules that are added to each batch", low=0)
+    augmentations: int = key(
+        "additional updates per step on the batch and the memory, with randomised SMILES (augmented memory)", low=0
+    )
     purge: bool = key("forget molecules that the diversity filter penalises (selective memory purge)")
 
     def check(self, prefix: str) -> None:
+        """Check that the sample is not larger than the memory."""
         check_range(f"{prefix}sample", self.sample, high=self.size, note=f" ({prefix}size)")
 
 
 @dataclass
 class DiversityFilterConfig(Section):
-    """Which molecules share a bucket, and what they lose by it; `chem.filters`."""
+    """Buckets of molecules with the same scaffold, whose reward falls as a bucket fills (`chem.filters`)."""
 
-    name: str = key("which molecules share a bucket: those with the same or a similar scaffold", choices=FILTERS)
+    name: str = key("how scaffolds are compared; molecules with the same scaffold share a bucket", choices=FILTERS)
     penalty: str = key("how the reward falls as a bucket fills", choices=PENALTIES)
-    bucket_size: int = key("molecules of a full bucket", low=1)
-    min_score: float = key("raw score from which a molecule enters a bucket", low=0, high=1)
-    min_similarity: float = key("of scaffolds in one bucket, with name=similarity", low=0, high=1)
+    bucket_size: int = key("number of molecules of a full bucket", low=1)
+    min_score: float = key("molecules with at least this raw score enter a bucket", low=0, high=1)
+    min_similarity: float = key("with name=similarity, minimum similarity of scaffolds in one bucket", low=0, high=1)
 
 
 @dataclass
 class StopConfig(Section):
-    """When a run ends before its steps and its budget do; shares over the last `window` steps, null: never."""
+    """When a run ends before its steps or its budget are used up."""
 
-    window: int = key("steps that the shares below are taken over", low=1)
-    min_validity: float | None = key("stop when fewer samples are valid; null: never", low=0, high=1)
+    window: int = key("number of last steps over which the following shares are averaged", low=1)
+    min_validity: float | None = key("stop if the share of valid samples is below this; null: never", low=0, high=1)
     min_uniqueness: float | None = key(
-        "... fewer valid molecules of a batch are distinct; null: never", low=0, high=1
+        "stop if the share of distinct molecules among the valid ones of a batch is below this; null: never",
+        low=0,
+        high=1,
     )
-    min_scaffolds: float | None = key("... fewer distinct scaffolds among the valid; null: never", low=0, high=1)
-    max_repeats: float | None = key("... more of the valid were met in an earlier step; null: never", low=0, high=1)
+    min_scaffolds: float | None = key(
+        "stop if the number of distinct scaffolds per valid molecule is below this; null: never", low=0, high=1
+    )
+    max_repeats: float | None = key(
+        "stop if the share of valid molecules that were sampled in an earlier step is above this; null: never",
+        low=0,
+        high=1,
+    )
 
 
 @dataclass
 class ChemConfig(RunConfig):
     """Post-training of a prior over SMILES."""
 
-    prior: str = key("shipped (ZINC), or a folder that chem.pretrain or chem.convert wrote")
-    oracle: OracleConfig = key("what is asked about a molecule (docs/oracles.md)")
+    prior: str = key("the reference: shipped (trained on ZINC), or a folder written by chem.pretrain or chem.convert")
+    oracle: OracleConfig = key("how molecules are scored (docs/oracles.md)")
     loss: str = key(
         "policy_gradient; reinvent: (log prior + sigma R - log policy)^2 with sigma = 1 / objective.beta",
         choices=LOSSES,
     )
-    batch_size: int = key("molecules drawn at a step; the batch is one group")
+    batch_size: int = key("molecules sampled per step; the batch is one group")
     budget: int | None = key(
-        "distinct molecules that the oracle is asked about, cached answers included; null: any number", low=1
+        "maximum number of distinct molecules that are scored, including cached ones; null: no limit", low=1
     )
     duplicates: str = key(
-        "of a molecule within a batch: keep; drop: they do not count; zero: their reward is 0",
+        "repeats of a molecule within a batch: keep them, drop them, or set their reward to zero",
         choices=("keep", "drop", "zero"),
     )
-    replay: ReplayConfig = key("the best molecules so far, learned from again")
-    diversity_filter: DiversityFilterConfig = key("scaffolds that have had their share are worth less")
+    replay: ReplayConfig = key("replay of the best molecules so far")
+    diversity_filter: DiversityFilterConfig = key("lower rewards for scaffolds that were often sampled")
     stop: StopConfig = key("when a run ends early")
-    cache: str | None = key("of the oracle's answers: shared by all runs (in MARA_CACHE), a file, or null for none")
+    cache: str | None = key("cache of scores: shared (by all runs, in MARA_CACHE), a file, or null for none")
     screens: list[float] = key(SCREENS)
 
     def check(self, prefix: str) -> None:
+        """Check the size of the batch, and replay with the options that exclude it."""
         super().check(prefix)
-        check_range("batch_size", self.batch_size, low=1 if self.advantage == "no_baseline" else 2)
-        check_screens(self.screens)
+        low = 1 if self.advantage == "no_baseline" else 2
+        check_range("batch_size", self.batch_size, low=low, note=f" with advantage={self.advantage}")
+        _check_screens(self.screens)
         if self.transform.name == "darling" and (self.replay.sample or self.replay.augmentations):
             raise ConfigError(
-                "replay: must be off with transform=darling, whose diversity is of the batch alone, got "
-                f"sample={self.replay.sample} and augmentations={self.replay.augmentations}"
+                "replay: must be off with transform=darling, whose diversity is that of the sampled batch; set "
+                f"replay.sample and replay.augmentations to 0, got {self.replay.sample} and "
+                f"{self.replay.augmentations}"
             )
         if self.diversity_filter.name == "none" and self.replay.purge:
-            raise ConfigError("replay.purge: must be false with diversity_filter.name=none, got true")
+            raise ConfigError(
+                "replay.purge: must be false with diversity_filter.name=none, because no molecule is penalised, got "
+                "true"
+            )
 
     def choices(self) -> Choices:
+        """Return the choices that the rules of `core.rules` are about, with the loss."""
         return replace(super().choices(), loss=self.loss)
 
 
 @dataclass
 class ChemEvaluateConfig(JobConfig):
-    """A CSV of molecules and scores in the order they were generated."""
+    """A CSV file of molecules and scores, in the order in which they were generated."""
 
-    file: str = key("CSV with a header, one generated string per line, repeats and invalid ones included if known")
+    file: str = key("CSV with a header, one generated string per line, including repeats and invalid ones if known")
     smiles_column: str = key("column of the SMILES")
-    score_column: str = key("column of the scores; an empty score is one that the oracle did not give")
+    score_column: str = key("column of the scores; the score of a molecule that was not scored is empty")
     screens: list[float] = key(SCREENS)
-    circle_distance: float = key("Tanimoto distance above which #Circles counts two molecules", low=0, below=1)
-    shown: int = key("best molecules in the picture", low=1)
+    circle_distance: float = key("#Circles counts molecules at a Tanimoto distance above this", low=0, below=1)
+    shown: int = key("number of best molecules in the picture", low=1)
     known: str | None = key(
-        "SMILES of the prior's training set, plain or gzipped, for the novelty; null: not measured"
+        "file of the prior's training SMILES, plain or gzipped, for the novelty; null: novelty is not computed"
     )
 
     def check(self, prefix: str) -> None:
-        check_screens(self.screens)
+        """Check that the screens are different."""
+        _check_screens(self.screens)
 
 
 @dataclass
 class StockConfig(JobConfig):
-    """The default inventory of building blocks, and what can be made from it."""
+    """The default inventory of building blocks, and the share of molecules with a route from it."""
 
-    max_atoms: int = key("heavy atoms of a piece that is kept", low=1)
-    max_depth: int = key("successive reactions by which a molecule is broken down", low=0)
-    inventory: str = key("make; default: measure the one that comes with the project; or a file to measure")
-    molecules: str | None = key("SMILES to find routes for, plain or gzipped; null: drawn from the shipped prior")
-    count: int = key("molecules to find routes for, chosen at random", low=1)
-    depth: int = key("successive reactions of a route, at most", low=1)
-    workers: int | None = key("processes; null: one per core", low=1)
+    max_atoms: int = key("maximum number of heavy atoms of a building block", low=1)
+    max_depth: int = key("maximum number of successive reactions when a molecule is broken down", low=0)
+    inventory: str = key("make: make an inventory; default: measure the one of this project; or a file to measure")
+    molecules: str | None = key(
+        "file of SMILES to find routes for, plain or gzipped; null: samples of the shipped prior"
+    )
+    count: int = key("number of molecules to find routes for, chosen at random", low=1)
+    depth: int = key("maximum number of successive reactions of a route", low=1)
+    workers: int | None = key("number of processes; null: one per core", low=1)

@@ -1,12 +1,12 @@
-"""Every command that `launch` starts, with the class of its configuration."""
+"""The commands that `launch` starts, each with the class of its configuration."""
 
-from conf.schema import launchers  # noqa: F401  # registers its options
+from conf.schema import launchers  # noqa: F401  # importing it registers the launchers' options
 from conf.schema.chem import ChemConfig, ChemEvaluateConfig, PretrainConfig, StockConfig
 from conf.schema.didactic import DidacticConfig
 from conf.schema.llm import EnsembleConfig, EvaluateConfig, LlmConfig
 from conf.schema.run import JobConfig
 
-COMMANDS: dict[str, type[JobConfig]] = {  # what follows `python -m`
+COMMANDS: dict[str, type[JobConfig]] = {  # by what follows `python -m`
     "didactic": DidacticConfig,
     "llm": LlmConfig,
     "llm.ensemble": EnsembleConfig,

@@ -1,4 +1,4 @@
-"""python -m didactic: policies over a few outcomes, trained side by side."""
+"""python -m didactic: policies over a few outcomes, trained side by side as the cells of a grid."""
 
 from dataclasses import dataclass, fields
 from itertools import product
@@ -20,7 +20,7 @@ from core.rules import DIVERGENCE_PLACEMENTS
 PROBLEMS = ("table", "plateaus", "two_bumps", "bimodal")
 FAMILIES = ("categorical", "gaussian")
 STARTS = ("uniform", "reference")
-SAMPLED_ONLY: dict[str, Any] = {  # keys about sampling, with the value that they keep with gradient=exact
+SAMPLED_ONLY: dict[str, Any] = {  # keys that only sampling uses, with the value they must have with gradient=exact
     "objective.placement": "reward",
     "objective.max_log_weight": None,
     "objective.skip_tied_groups": False,
@@ -30,13 +30,14 @@ SAMPLED_ONLY: dict[str, Any] = {  # keys about sampling, with the value that the
 
 @dataclass
 class ProblemConfig(Section):
-    """Outcomes with a reference and a reward: `table` takes both lists, the others are in `didactic.problems`."""
+    """Outcomes with a reference and a reward; except for `table`, they are defined in `didactic.problems`."""
 
     name: str = key("outcomes with a reference and a reward", choices=PROBLEMS)
-    ref: list[float] | None = key("of problem.name=table: the reference's probabilities", default=None, low=0)
-    reward: list[float] | None = key("of problem.name=table: one reward per outcome", default=None)
+    ref: list[float] | None = key("with problem.name=table, the reference's probabilities", default=None, low=0)
+    reward: list[float] | None = key("with problem.name=table, one reward per outcome", default=None)
 
     def check(self, prefix: str) -> None:
+        """Check that a table, and only a table, has both lists, and that the probabilities sum to 1."""
         if self.name != "table":
             if self.ref is not None or self.reward is not None:
                 raise ConfigError(f"{prefix}name: must be table with {prefix}ref or {prefix}reward, got {self.name}")
@@ -51,25 +52,26 @@ class ProblemConfig(Section):
 
 @dataclass
 class DidacticObjectiveConfig(ObjectiveConfig):
-    """`beta` and `direction` are one value or a list of values; each cell of the grid checks its own."""
+    """The objective, where `beta` and `direction` may be lists; each cell of the grid checks its own values."""
 
-    beta: Any = key("weight of the divergence D between policy and reference, reward units per nat; or a list")
+    beta: Any = key("coefficient of the divergence D between policy and reference, reward units per nat; or a list")
     direction: Any = key("D; or a list", choices=tuple(DIVERGENCE_PLACEMENTS), import_path=True)
 
     def check(self, prefix: str) -> None:
-        alone = "(a completion is one token)"
+        """Check that no key is about the tokens of a completion."""
+        one_token = "in this package, where a completion is one token"
         if self.level != "sequence":
-            raise ConfigError(f"{prefix}level: must be sequence {alone}, got {self.level}")
+            raise ConfigError(f"{prefix}level: must be sequence {one_token}, got {self.level}")
         if self.gamma != 1:
-            raise ConfigError(f"{prefix}gamma: must be 1 {alone}, got {self.gamma}")
+            raise ConfigError(f"{prefix}gamma: must be 1 {one_token}, got {self.gamma}")
         if self.length_normalised:
-            raise ConfigError(f"{prefix}length_normalised: must be false {alone}, got true")
+            raise ConfigError(f"{prefix}length_normalised: must be false {one_token}, got true")
 
 
 @option("transform", "both")
 @dataclass
 class BothTransformsConfig(MaraConfig):
-    """identity and mara, side by side."""
+    """Train with identity and with mara, side by side."""
 
     name: str = "both"
 
@@ -77,65 +79,69 @@ class BothTransformsConfig(MaraConfig):
 @option("beta_schedule", "both")
 @dataclass
 class BothSchedulesConfig(AdaptiveBetaConfig):
-    """constant and adaptive, side by side."""
+    """Train with a constant and with an adaptive beta, side by side."""
 
     name: str = "both"
 
 
 @dataclass
 class CellConfig(RunConfig):
-    """One policy of the grid: what another package would call a run."""
+    """One policy of the grid, configured like a run of another package."""
 
-    family: str = key("of the policy", choices=FAMILIES)
-    start: str = key("the policy before the first step", choices=STARTS)
+    family: str = key("family of policies", choices=FAMILIES)
+    start: str = key("policy before the first step", choices=STARTS)
 
 
 @dataclass
 class DidacticConfig(RunConfig):
     """Policies over a few outcomes, trained side by side.
 
-    `objective.direction`, `objective.beta`, `family` and `start` are one value or a list of values; `transform` and
-    `beta_schedule` may be `both`. All combinations are cells of the grid.
+    `objective.direction`, `objective.beta`, `family` and `start` may be lists; `transform` and `beta_schedule` may be
+    `both`. Every combination of their values is a cell of the grid.
     """
 
     objective: DidacticObjectiveConfig = key("E[R] - beta D(policy, reference) + entropy_coef H(policy)")
     problem: ProblemConfig = key("outcomes with a reference and a reward")
-    family: Any = key("categorical: a logit per outcome; gaussian: a mean and a standard deviation; or a list")
-    start: Any = key("the policy before the first step: uniform or reference; or a list")
-    gradient: str = key(
-        "exact: over all outcomes; sampled: estimated as for language models", choices=("exact", "sampled")
+    family: Any = key(
+        "family of policies: categorical (one logit per outcome) or gaussian (mean and standard deviation); or a list"
     )
-    samples: int = key("with gradient=sampled, draws from the policy at each step")
+    start: Any = key("policy before the first step: uniform or reference; or a list")
+    gradient: str = key(
+        "exact: computed over all outcomes; sampled: estimated from samples, as for language models",
+        choices=("exact", "sampled"),
+    )
+    samples: int = key("with gradient=sampled, number of samples per step")
     log_every: int = key("steps between lines of metrics.jsonl", low=1)
 
     def check(self, prefix: str) -> None:
+        """Check every cell, and the keys that cells share."""
         self.check_group_size("samples", self.samples)
         if self.gradient == "exact":
             self._check_exact()
         cells = self.cells()
         if self.optimizer.max_grad_norm is not None and len(cells) > 1:
             raise ConfigError(
-                f"optimizer.max_grad_norm: must be null with several cells, which share one gradient norm, got "
+                f"optimizer.max_grad_norm: must be null with several cells, whose gradients share one norm, got "
                 f"{self.optimizer.max_grad_norm}"
             )
         directions = {cell.objective.direction for cell in cells}
         if directions != {"forward"} and min(self.problem.ref or [1.0]) == 0:
             raise ConfigError(
-                "problem.ref: must be > 0 everywhere unless direction=forward (a softmax policy gives every outcome "
-                f"some probability, so the divergence would be infinite), got {self.problem.ref}"
+                "problem.ref: must be > 0 everywhere unless direction=forward, because a policy gives every outcome "
+                f"some probability and the divergence would be infinite, got {self.problem.ref}"
             )
 
     def cells(self) -> list[CellConfig]:
-        """Every combination, each checked like a run."""
-        shared = {f.name: getattr(self, f.name) for f in fields(RunConfig)}
-        objective = {f.name: getattr(self.objective, f.name) for f in fields(ObjectiveConfig)}
+        """Return a configuration for each cell of the grid, checked like that of a run."""
+        shared = {field.name: getattr(self, field.name) for field in fields(RunConfig)}
+        objective = {field.name: getattr(self.objective, field.name) for field in fields(ObjectiveConfig)}
         grid = product(
-            one_or_more("family", self.family, str),
-            one_or_more("objective.direction", self.objective.direction, str),
+            _axis("family", self.family, str),
+            _axis("objective.direction", self.objective.direction, str),
             self._transforms(),
             self._beta_schedules(),
-            one_or_more("objective.beta", self.objective.beta, float),
-            one_or_more("start", self.start, str),
+            _axis("objective.beta", self.objective.beta, float),
+            _axis("start", self.start, str),
         )
         return [
             CellConfig(
@@ -166,23 +172,23 @@ class DidacticConfig(RunConfig):
         return [self.beta_schedule]
 
     def _check_exact(self) -> None:
-        """Reject sampling-only options with gradient=exact."""
+        """Reject options that only sampling uses with gradient=exact."""
         if not isinstance(self.transform, IdentityConfig | MaraConfig):
             raise ConfigError(
-                f"transform: must be identity or mara with gradient=exact (the others act on samples; use "
-                f"gradient=sampled), got {self.transform.name}"
+                f"transform: must be identity or mara with gradient=exact, because the others need samples; use "
+                f"gradient=sampled, got {self.transform.name}"
             )
-        for name, kept in SAMPLED_ONLY.items():
+        for name, default in SAMPLED_ONLY.items():
             section, _, last = name.rpartition(".")
             value = getattr(getattr(self, section) if section else self, last)
-            if value != kept:
+            if value != default:
                 raise ConfigError(
-                    f"{name}: only used with gradient=sampled; leave it at {show(kept)}, got {show(value)}"
+                    f"{name}: is only used with gradient=sampled; set it to {show(default)}, got {show(value)}"
                 )
 
 
-def one_or_more(name: str, value: Any, kind: type[str] | type[float]) -> list[Any]:
-    """The value or the list of values of an axis of the grid, as a list of texts or numbers."""
+def _axis(name: str, value: Any, kind: type[str] | type[float]) -> list[Any]:
+    """Return the values of an axis of the grid, given one value or a list of them, as a list of texts or numbers."""
     values = value if isinstance(value, list) else [value]
     if not values:
         raise ConfigError(f"{name}: must be a value or a list of values, got []")

@@ -1,4 +1,4 @@
-"""When two completions count as the same: keys shared by evaluation and by transforms that look at diversity."""
+"""When two completions count as the same: keys shared by evaluation and the transforms that use diversity."""
 
 from dataclasses import dataclass
 
@@ -9,18 +9,25 @@ EQUIVALENCES = ("exact", "embedding", "classifier")
 
 @dataclass
 class EquivalenceSection(Section):
-    """Of texts, by `llm.evaluation.equivalence`; the subclass adds `equivalence`, which chooses one."""
+    """The models that `llm.evaluation.equivalence` compares texts with.
+
+    A subclass adds the key `equivalence`, which chooses how texts are compared.
+    """
 
     embedder: str | None = key(
-        "sentence-transformers model (folder or hub name) for equivalence=embedding and semantic diversity"
+        "sentence-transformers model (folder or hub name), for equivalence=embedding and semantic diversity"
     )
-    embedding_threshold: float = key("cosine similarity from which two completions are equivalent", low=-1, high=1)
-    classifier: str | None = key("sequence-pair classifier (folder or hub name) for equivalence=classifier")
-    classifier_tokenizer: str | None = key("its tokenizer (folder or hub name); null: the classifier's own")
-    classifier_threshold: float = key("probability above which two completions are equivalent", low=0, below=1)
+    embedding_threshold: float = key(
+        "completions with at least this cosine similarity are equivalent", low=-1, high=1
+    )
+    classifier: str | None = key("sequence-pair classifier (folder or hub name), for equivalence=classifier")
+    classifier_tokenizer: str | None = key("tokenizer of the classifier (folder or hub name); null: its own")
+    classifier_threshold: float = key(
+        "completions are equivalent if the classifier's probability is above this", low=0, below=1
+    )
 
     def check_models(self, prefix: str, equivalence: str | None) -> None:
-        """Raise ConfigError where the equivalence needs a model that is not given."""
+        """Raise ConfigError if the equivalence needs a model that is not given."""
         for name, model in (("embedding", "embedder"), ("classifier", "classifier")):
             if equivalence == name and getattr(self, model) is None:
                 raise ConfigError(

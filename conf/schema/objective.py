@@ -1,6 +1,6 @@
-"""The objective: divergence, reward transform, beta schedule, and the options of each."""
+"""The objective: divergence, reward transforms and beta schedules, with the options of each."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from conf.schema.base import ConfigError, Section, check_range, key, option
@@ -14,53 +14,62 @@ DIVERGENCE_METRICS = tuple(f"kl/{direction}_nats" for direction in DIVERGENCE_PL
 class ObjectiveConfig(Section):
     """E[R] - beta D(policy, reference) + entropy_coef H(policy)."""
 
-    beta: float = key("weight of the divergence D between policy and reference, reward units per nat", low=0)
+    beta: float = key("coefficient of the divergence D between policy and reference, reward units per nat", low=0)
     direction: str = key(
         "D: reverse KL(policy || reference), forward KL(reference || policy), or another divergence",
         choices=tuple(DIVERGENCE_PLACEMENTS),
         import_path=True,
     )
     direction_options: dict[str, Any] = key("options of a divergence of your own (docs/extending.md)")
-    level: str = key("sequence, as in the paper; token: another objective with another optimum", choices=LEVELS)
+    level: str = key(
+        "sequence: D of whole completions, as in the paper; token: the sum of per-token divergences, which has "
+        "another optimum",
+        choices=LEVELS,
+    )
     placement: str = key(
-        "where D stands: subtracted from the reward, a term of the loss, or on completions of the reference",
+        "reward: subtract D from the reward; loss: add it to the loss; reference: add it to the loss, estimated from "
+        "completions of the reference",
         choices=PLACEMENTS,
     )
-    entropy_coef: float = key("weight of an entropy bonus, reward units per nat", low=0)
-    alpha: float | None = key("of direction=alpha, neither 0 nor 1; null otherwise")
+    entropy_coef: float = key("coefficient of an entropy bonus, reward units per nat", low=0)
+    alpha: float | None = key("with direction=alpha, the order of the divergence, neither 0 nor 1; otherwise null")
     max_log_weight: float | None = key(
-        "cap on log(reference / policy) with direction=forward, nats; null: no cap", low=0
+        "with direction=forward, a cap on log(reference / policy), nats; null: no cap", low=0
     )
-    gamma: float = key("discount of the per-token return", above=0, high=1)
+    gamma: float = key("discount of the return per token; 1: no discount", above=0, high=1)
     length_normalised: bool = key("divide each completion's loss by its number of tokens")
-    skip_tied_groups: bool = key("leave out groups whose raw rewards are all equal; else the KL term moves them")
+    skip_tied_groups: bool = key("leave out groups whose raw rewards are all equal; otherwise the KL term moves them")
 
 
 @dataclass
 class ThresholdConfig(Section):
-    """What counts as good: a reward of `value`, or each group's `value`-quantile and at least `floor`."""
+    """Which samples are good: rewards of at least `value`, or of at least a group's quantile and `floor`."""
 
     kind: str = key(
-        "constant: value is a reward; quantile: of each group's rewards", choices=("constant", "quantile")
+        "constant: value is a reward; quantile: value is a quantile of each group's rewards",
+        choices=("constant", "quantile"),
     )
-    value: float | None = key("rewards of at least this are good; null: nothing is")
-    floor: float | None = key("with kind=quantile, no threshold below this reward; null: none")
+    value: float | None = key(
+        "lowest good reward or, with kind=quantile, the quantile, in [0, 1]; null: no sample is good"
+    )
+    floor: float | None = key("with kind=quantile, a lower bound of the threshold; null: no bound")
 
     def check(self, prefix: str) -> None:
+        """Check that a floor comes with a quantile, and that a quantile lies in [0, 1]."""
         if self.floor is not None and self.value is None:
             raise ConfigError(f"{prefix}floor: must be null without {prefix}value, got {self.floor}")
         if self.floor is not None and self.kind == "constant":
-            raise ConfigError(f"{prefix}floor: only used with kind=quantile; set it to null, got {self.floor}")
+            raise ConfigError(f"{prefix}floor: is only used with kind=quantile; set it to null, got {self.floor}")
         if self.value is not None and self.kind == "quantile":
             check_range(f"{prefix}value", self.value, low=0, high=1, note=" with kind=quantile")
 
     def options(self) -> dict[str, Any] | None:
-        """Keyword arguments of `core.objective.make_threshold`; None where nothing is good."""
+        """Return the keyword arguments of `core.objective.make_threshold`; None if no sample is good."""
         return None if self.value is None else {"kind": self.kind, "value": self.value, "floor": self.floor}
 
 
-def check_option_name(group: str, prefix: str, section: Any) -> None:
-    """Raise ConfigError where `name` was changed alone, which does not bring the keys of another option."""
+def _check_option_name(group: str, prefix: str, section: Any) -> None:
+    """Raise ConfigError if only `name` was changed, since the keys of the other option are then missing."""
     expected = type(section).name
     if section.name != expected:
         raise ConfigError(
@@ -68,33 +77,30 @@ def check_option_name(group: str, prefix: str, section: Any) -> None:
         )
 
 
-# --- reward transforms: an option each, its function in `core` ------------------------------------------------
+# --- reward transforms: one option each; the functions are in `core` ------------------------------------------
 
 
 @dataclass
 class TransformConfig(Section):
-    """A reward transform. The good samples that its threshold defines are counted with every transform."""
+    """A reward transform. Every transform has a threshold, because the share of good samples is always logged."""
 
     name: str = key("set by transform=NAME")
-    threshold: ThresholdConfig = key("what counts as good")
+    threshold: ThresholdConfig = key("which samples are good")
 
     def check(self, prefix: str) -> None:
-        check_option_name("transform", prefix, self)
+        """Check that the name is that of the option."""
+        _check_option_name("transform", prefix, self)
 
     def options(self) -> dict[str, Any]:
-        """Keyword arguments of the transform beside `threshold`."""
-        own = vars(self).keys() - vars_of(TransformConfig)
-        return {name: value for name, value in vars(self).items() if name in own}
-
-
-def vars_of(section: type) -> set[str]:
-    return set(section.__dataclass_fields__)  # type: ignore[attr-defined]
+        """Return the keyword arguments of the transform, without the threshold."""
+        shared = {field.name for field in fields(TransformConfig)}
+        return {name: value for name, value in vars(self).items() if name not in shared}
 
 
 @option("transform", "identity")
 @dataclass
 class IdentityConfig(TransformConfig):
-    """Vanilla KL-regularised RL: rewards as they are."""
+    """Plain KL-regularised RL: the rewards are not changed."""
 
     name: str = "identity"
 
@@ -102,7 +108,7 @@ class IdentityConfig(TransformConfig):
 @option("transform", "mara")
 @dataclass
 class MaraConfig(TransformConfig):
-    """Mode-anchored reward augmentation."""
+    """Mode-anchored reward augmentation (MARA)."""
 
     name: str = "mara"
     algorithm: str = key(
@@ -114,79 +120,87 @@ class MaraConfig(TransformConfig):
 @option("transform", "unlikely")
 @dataclass
 class UnlikelyConfig(TransformConfig):
-    """Good samples get reward * (1 - strength rank/G), the least likely having rank 0."""
+    """Good samples get R (1 - strength rank/G), where the least likely sample of a group has rank 0."""
 
     name: str = "unlikely"
-    strength: float = key("share of the reward that the likeliest good sample of a group loses", low=0, high=1)
+    strength: float = key("share of its reward that the likeliest good sample of a group loses", low=0, high=1)
 
 
 @option("transform", "differential_smoothing")
 @dataclass
 class DifferentialSmoothingConfig(TransformConfig):
-    """-correct_coef log pi is added to the advantage of good samples, wrong_coef log pi to that of the others."""
+    """Good samples get advantage - correct_coef log pi, the others get advantage + wrong_coef log pi."""
 
     name: str = "differential_smoothing"
-    correct_coef: float = key("good samples: advantage - correct_coef log pi, reward units per nat", low=0)
-    wrong_coef: float = key("the others: advantage + wrong_coef log pi, reward units per nat", low=0)
+    correct_coef: float = key("good samples get advantage - correct_coef log pi; reward units per nat", low=0)
+    wrong_coef: float = key("other samples get advantage + wrong_coef log pi; reward units per nat", low=0)
 
 
 @option("transform", "ucpo")
 @dataclass
 class UcpoConfig(TransformConfig):
-    """Good samples that are rarer than the group's other good ones get a larger advantage."""
+    """Good samples that are less likely than the other good samples of their group get a larger advantage."""
 
     name: str = "ucpo"
-    coef: float = key("advantage + coef (-log q - H(q)), q the softmax of log pi over good samples", low=0)
+    coef: float = key(
+        "good samples get advantage + coef (-log q - H(q)), where q is the softmax of log pi over them", low=0
+    )
 
 
 @option("transform", "darling")
 @dataclass
 class DarlingConfig(TransformConfig, EquivalenceSection):
-    """The reward times a completion's diversity within its group."""
+    """The reward is multiplied by the completion's diversity within its group."""
 
     name: str = "darling"
     equivalence: str = key(
-        "what counts as the same: the task's answer, or texts by one of llm.evaluate's equivalences",
+        "when completions are the same: answer (the same answer to the task), or exact, embedding or classifier as "
+        "in llm.evaluate",
         choices=("answer", *EQUIVALENCES),
     )
 
     def check(self, prefix: str) -> None:
+        """Check that the model of the equivalence is given."""
         super().check(prefix)
         self.check_models(prefix, self.equivalence)
 
     def options(self) -> dict[str, Any]:
-        return {}  # the diversity is computed where the completions are
+        """Return nothing: the package computes the diversity from the completions."""
+        return {}
 
 
 @option("transform", "custom")
 @dataclass
 class CustomTransformConfig(TransformConfig):
-    """A transform of your own, named by import path (docs/extending.md)."""
+    """A transform of your own, given by import path (docs/extending.md)."""
 
     name: str = "custom"
     function: str = key("package.module:name of a function, or of a dataclass whose instances are called")
-    arguments: dict[str, Any] = key("its options")
+    arguments: dict[str, Any] = key("fields of that dataclass")
 
 
-# --- schedules of beta: an option each, its function in `core.schedules` ---------------------------------------
+# --- schedules of beta: one option each; the functions are in `core.schedules` ----------------------------------
 
 
 @dataclass
 class BetaScheduleConfig(Section):
+    """How beta changes over a run."""
+
     name: str = key("set by beta_schedule=NAME")
 
     def check(self, prefix: str) -> None:
-        check_option_name("beta_schedule", prefix, self)
+        """Check that the name is that of the option."""
+        _check_option_name("beta_schedule", prefix, self)
 
     def options(self) -> dict[str, Any]:
-        """The options of `core.schedules.make_schedule`."""
+        """Return the options of `core.schedules.make_schedule`."""
         return {name: value for name, value in vars(self).items() if name != "name"}
 
 
 @option("beta_schedule", "constant")
 @dataclass
 class ConstantBetaConfig(BetaScheduleConfig):
-    """beta stays at objective.beta."""
+    """beta is objective.beta at every step."""
 
     name: str = "constant"
 
@@ -194,25 +208,27 @@ class ConstantBetaConfig(BetaScheduleConfig):
 @option("beta_schedule", "adaptive")
 @dataclass
 class AdaptiveBetaConfig(BetaScheduleConfig):
-    """beta starts at objective.beta and is steered towards a KL budget."""
+    """beta starts at objective.beta and is adapted so that the KL approaches a target."""
 
     name: str = "adaptive"
-    kl_target: float = key("nats; after each step beta *= 1 + .1 clip(KL / kl_target - 1, -.2, .2)", above=0)
+    kl_target: float = key(
+        "target of the KL, nats; after each step beta *= 1 + .1 clip(KL / kl_target - 1, -.2, .2)", above=0
+    )
 
 
 @option("beta_schedule", "linear")
 @dataclass
 class LinearBetaConfig(BetaScheduleConfig):
-    """beta goes from objective.beta at the first step to `final` at the last, in a line."""
+    """beta changes linearly from objective.beta at the first step to `final` at the last step."""
 
     name: str = "linear"
-    final: float = key("beta of the last step, reward units per nat", low=0)
+    final: float = key("beta at the last step, reward units per nat", low=0)
 
 
 @option("beta_schedule", "cosine")
 @dataclass
 class CosineBetaConfig(LinearBetaConfig):
-    """As linear, along half a cosine."""
+    """beta changes from objective.beta at the first step to `final` at the last step along half a cosine."""
 
     name: str = "cosine"
 
@@ -220,13 +236,16 @@ class CosineBetaConfig(LinearBetaConfig):
 @option("beta_schedule", "automatic")
 @dataclass
 class AutomaticBetaConfig(BetaScheduleConfig):
-    """beta starts at objective.beta and is then a quantile of what makes pairs of good samples tie."""
+    """beta starts at objective.beta and is then a quantile of the betas at which pairs of good samples tie."""
 
     name: str = "automatic"
-    quantile: float = key("over pairs of a group's good samples, of |dR| / |d log reference|", low=0, high=1)
+    quantile: float = key(
+        "quantile of |dR| / |d log reference| over the pairs of good samples of each group", low=0, high=1
+    )
     low: float = key("lower bound of beta, reward units per nat", above=0)
     high: float = key("upper bound of beta, reward units per nat", above=0)
 
     def check(self, prefix: str) -> None:
+        """Check that the upper bound is not below the lower one."""
         super().check(prefix)
         check_range(f"{prefix}high", self.high, low=self.low, note=f" ({prefix}low)")

@@ -1,11 +1,11 @@
-"""The oracle of molecules: components, the transform of each and how they are aggregated."""
+"""The oracle, which scores molecules: its components, the transform of each, and how scores are aggregated."""
 
 from dataclasses import dataclass
 from typing import Any
 
 from conf.schema.base import ConfigError, Section, check_range, key, show
 
-TRANSFORMS: dict[str, tuple[str, ...]] = {  # of a component: the options it needs
+TRANSFORMS: dict[str, tuple[str, ...]] = {  # transforms of a component's value, with the options that each needs
     "identity": (),
     "sigmoid": ("low", "high", "k"),
     "reverse_sigmoid": ("low", "high", "k"),
@@ -13,25 +13,27 @@ TRANSFORMS: dict[str, tuple[str, ...]] = {  # of a component: the options it nee
     "step": ("edge", "side"),
     "interval": ("low", "high", "margin"),
 }
-POSITIVE = ("k", "k_low", "k_high", "divisor")
 
 
 @dataclass
 class ComponentTransformConfig(Section):
-    """From a component's raw value to its score in [0, 1]: a function of `chem.oracles.shaping`."""
+    """How a component's raw value becomes a score in [0, 1], by a function of `chem.oracles.shaping`."""
 
-    name: str = key("from the raw value to a score in [0, 1]", default="identity", choices=tuple(TRANSFORMS))
-    low: float | None = key("value where a sigmoid or an interval begins", default=None)
-    high: float | None = key("value where a sigmoid or an interval ends", default=None)
+    name: str = key("function from the raw value to a score in [0, 1]", default="identity", choices=tuple(TRANSFORMS))
+    low: float | None = key("value at which a sigmoid or an interval begins", default=None)
+    high: float | None = key("value at which a sigmoid or an interval ends", default=None)
     k: float | None = key("slope of a sigmoid", default=None, above=0)
     k_low: float | None = key("slope of double_sigmoid at low", default=None, above=0)
     k_high: float | None = key("slope of double_sigmoid at high", default=None, above=0)
     divisor: float | None = key("unit of the slopes of double_sigmoid", default=None, above=0)
-    edge: float | None = key("of a step", default=None)
-    side: str | None = key("of the edge, where a step is 1", default=None, choices=("below", "from"))
-    margin: float | None = key("width over which an interval falls to 0; 0: none", default=None, low=0)
+    edge: float | None = key("value at which a step changes", default=None)
+    side: str | None = key(
+        "where a step is 1: below the edge, or from the edge on", default=None, choices=("below", "from")
+    )
+    margin: float | None = key("width over which the score falls to 0 outside an interval", default=None, low=0)
 
     def check(self, prefix: str) -> None:
+        """Check that exactly the options of the transform are given, and that high is above low."""
         needed = TRANSFORMS[self.name]
         for name, value in vars(self).items():
             if name != "name" and (value is not None) != (name in needed):
@@ -41,19 +43,19 @@ class ComponentTransformConfig(Section):
             check_range(f"{prefix}high", self.high, above=self.low, note=f" ({prefix}low)")
 
     def options(self) -> dict[str, Any]:
-        """Keyword arguments of the function of this name."""
+        """Return the keyword arguments of the function."""
         return {name: getattr(self, name) for name in TRANSFORMS[self.name]}
 
 
 @dataclass
 class ComponentConfig(Section):
-    """One property of a molecule, by name or by import path package.module:name."""
+    """A property of a molecule."""
 
     name: str = key("a built-in component (docs/oracles.md), or package.module:name")
     parameters: dict[str, Any] = key("keyword arguments of the component", factory=dict)
-    transform: ComponentTransformConfig = key("from raw value to score", factory=ComponentTransformConfig)
-    weight: float = key("in the aggregation", default=1.0, above=0)
-    label: str = key("name in records; the component's name where empty", default="")
+    transform: ComponentTransformConfig = key("from the raw value to the score", factory=ComponentTransformConfig)
+    weight: float = key("weight in the aggregation", default=1.0, above=0)
+    label: str = key("name in output files; empty: the component's name", default="")
 
     def __post_init__(self) -> None:
         self.label = self.label or self.name
@@ -61,22 +63,26 @@ class ComponentConfig(Section):
 
 @dataclass
 class OracleConfig(Section):
-    """What is asked about a molecule: components, shaped to [0, 1] and aggregated."""
+    """How molecules are scored: by components, whose scores are aggregated."""
 
     components: list[ComponentConfig] = key("properties, each with name, parameters, transform, weight and label")
     aggregation: str = key(
-        "of the components' scores", default="product", choices=("product", "geometric", "arithmetic")
+        "how the components' scores are combined", default="product", choices=("product", "geometric", "arithmetic")
     )
     seed: int = key(
-        "of what is random in the oracle; apart from the run's, so that runs share results", default=0, low=0
+        "seed of random components; separate from the run's seed, so that runs share results", default=0, low=0
     )
-    workers: int | None = key("processes; null: one per core", default=None, low=1)
-    time_limit_s: float = key("seconds for one molecule", default=60.0, above=0)
+    workers: int | None = key("number of processes; null: one per core", default=None, low=1)
+    time_limit_s: float = key("time limit per molecule, seconds", default=60.0, above=0)
     max_failed_share: float = key(
-        "of the last 200 molecules (at least 20): more failures stop the run", default=0.5, low=0, high=1
+        "stop the run if more than this share of the last 200 molecules (at least 20) fails",
+        default=0.5,
+        low=0,
+        high=1,
     )
 
     def check(self, prefix: str) -> None:
+        """Check that there is a component, and that labels are unique."""
         if not self.components:
             raise ConfigError(f"{prefix}components: must be a list of at least one component, got []")
         labels = [component.label for component in self.components]

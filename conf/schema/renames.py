@@ -1,28 +1,28 @@
-"""Keys and options that have another name now, and keys that are new: how older runs and commands are read."""
+"""Renamed keys and options, and new keys: how the configurations of older runs and commands are read."""
 
 from collections.abc import Mapping
 from typing import Any
 
 KEYS = {"objective.mask_tied": "objective.skip_tied_groups", "writers": "loggers"}  # old -> new
 OPTIONS = {("engine", "none"): "torch"}  # (group, old) -> new
-ADDED: dict[str, Any] = {  # new keys, with the value under which a run is what it was before
+ADDED: dict[str, Any] = {  # new keys, with the value that leaves a run as it was before
     "objective.direction_options": {},
     "advantage_options": {},
 }
 
 
 def renamed_key(key: str) -> str:
-    """The present name of a key."""
+    """Return the current name of a key."""
     return KEYS.get(key, key)
 
 
 def renamed_option(group: str, option: str) -> str:
-    """The present name of a group's option."""
+    """Return the current name of an option of a group."""
     return OPTIONS.get((group, option), option)
 
 
 def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A recorded configuration, nested, with the keys that it would have today."""
+    """Return a recorded configuration, nested, with its current keys."""
     tree = _copy(config)
     for old, new in KEYS.items():
         section, name = _section(tree, old)
@@ -33,13 +33,13 @@ def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
                 target[last] = value
     for key, value in ADDED.items():
         section, name = _section(tree, key)
-        if section is not None and "steps" in tree and "objective" in tree:  # the configuration of a RunConfig
+        if section is not None and "steps" in tree and "objective" in tree:  # a RunConfig
             section.setdefault(name, value)
     return tree
 
 
 def upgraded_flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The same for a configuration with dotted keys."""
+    """Return a recorded configuration with dotted keys, with its current keys."""
     flat = {renamed_key(key): value for key, value in config.items()}
     return {**ADDED, **flat} if "objective.beta" in flat and "steps" in flat else flat
 
@@ -49,7 +49,7 @@ def _copy(tree: Any) -> Any:
 
 
 def _section(tree: dict[str, Any], key: str) -> tuple[dict[str, Any] | None, str]:
-    """The mapping that holds a dotted key, None where there is none, and the key's last part."""
+    """Return the mapping that holds a dotted key (None if there is none) and the last part of the key."""
     *sections, name = key.split(".")
     for part in sections:
         tree = tree.get(part)  # type: ignore[assignment]

@@ -304,7 +304,7 @@ def check_report(sweep, summaries):
         (["loss=reinvent", "objective.direction=forward"], "objective.direction: must be reverse with loss=reinvent"),
         (
             ["loss=reinvent", "objective.beta=0"],
-            "objective.beta: must be > 0 with loss=reinvent, whose sigma is 1 / beta",
+            "objective.beta: must be > 0 with loss=reinvent, got 0.0: its sigma is 1 / beta",
         ),
         (["replay.sample=3"], "replay.sample: must be <= 0 (replay.size), got 3"),
         (["prior=no_such"], "no_such: must be a prior's folder with config.json"),

@@ -1,4 +1,4 @@
-"""Every experiment file of every package composes, resolves and is checked, and --help tells what there is."""
+"""Every experiment and option of every package composes and is valid, and --help lists options and keys."""
 
 import re
 from dataclasses import MISSING, fields, is_dataclass
@@ -11,7 +11,6 @@ from omegaconf import OmegaConf
 
 from conf.schema.base import ConfigError
 from conf.schema.commands import COMMANDS
-from conf.schema.renames import upgraded, upgraded_flat
 from launch.cli.compose import compose as launch_compose
 from launch.cli.groups import CONF, groups, options, owner
 from launch.cli.help import described_keys, option_table, shortened
@@ -38,7 +37,7 @@ def composed(package, *overrides, **keywords):
         return compose("config", overrides=list(overrides), **keywords)
 
 
-def test_there_are_experiments_of_every_package():
+def test_every_package_has_experiments():
     assert {package for package, _ in EXPERIMENTS} == set(PACKAGES) >= {"didactic", "llm"}
     assert {path.stem for path in CONF.glob("*/experiment/*.yaml")} == {name for _, name in EXPERIMENTS}
 
@@ -52,8 +51,8 @@ def test_an_experiment_composes(package, name):
 
 @pytest.mark.parametrize(("package", "group", "option"), OPTIONS)
 def test_an_option_composes(package, group, option):
-    needed = {"adaptive": ["kl_target=1"], "both": ["kl_target=1"], "linear": ["final=1"], "cosine": ["final=1"]}
-    extra = [f"beta_schedule.{key}" for key in needed.get(option, [])] if group == "beta_schedule" else []
+    required = {"adaptive": ["kl_target=1"], "both": ["kl_target=1"], "linear": ["final=1"], "cosine": ["final=1"]}
+    extra = [f"beta_schedule.{key}" for key in required.get(option, [])] if group == "beta_schedule" else []
     extra += ["transform.threshold.value=1"] if option == "automatic" else []
     extra += ["transform.threshold.value=1"] if group == "transform" else []
     extra += ["transform.function=my.module:name"] if option == "custom" else []
@@ -63,7 +62,7 @@ def test_an_option_composes(package, group, option):
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_what_is_not_in_the_schema_does_not_compose(package):
+def test_a_key_outside_the_schema_does_not_compose(package):
     with pytest.raises(HydraException, match=r"objective\.bta"):
         composed(package, "objective.bta=1")
     with pytest.raises(ConfigError, match=r"^objective\.bta: no such key"):
@@ -72,7 +71,7 @@ def test_what_is_not_in_the_schema_does_not_compose(package):
         check(package, composed(package, "~seed"))
 
 
-def test_experiments_have_one_owner():
+def test_each_experiment_belongs_to_one_package():
     assert {owner("experiment", name) for _, name in EXPERIMENTS} == set(PACKAGES)
     assert [owner("experiment", name) for package, name in EXPERIMENTS] == [package for package, _ in EXPERIMENTS]
     assert owner("experiment", "no_such") is None
@@ -80,8 +79,8 @@ def test_experiments_have_one_owner():
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONF)))
-def test_an_option_file_says_what_it_is(path):
-    """In its first line of comment, for --help. `@package` is the first line or none: elsewhere Hydra ignores it."""
+def test_an_option_file_starts_with_a_description(path):
+    """--help prints the first comment. `@package` must be the first line: Hydra ignores it elsewhere."""
     lines = path.read_text(encoding="utf-8").splitlines()
     assert not [line for line in lines[1:] if "@package" in line]
     if path.parent.name == "experiment":
@@ -93,7 +92,7 @@ def test_an_option_file_says_what_it_is(path):
 
 
 def help_of(command):
-    """--help of a command, from its composed configuration, and that configuration."""
+    """Return the text of --help of a command, and the composed configuration that it is made from."""
     config = composed(command, return_hydra_config=True)
     return config.hydra.help.template.replace("$$", "$"), config
 
@@ -108,22 +107,23 @@ def test_help_lists_every_option(package):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_gives_every_key_its_value_and_meaning(command):
-    """One line for each key of the composed configuration, all within the width; each choice is named."""
+    """There is an entry for each key of the composed configuration, within the width, with all its choices."""
     text, config = help_of(command)
-    table = text.partition("\nKeys, with")[2].splitlines()[1:]
+    table = text.partition("\nKeys and")[2].splitlines()[1:]
     assert text.startswith("python -m ")
     assert max(map(len, table)) <= 120
-    entries = dict(re.match(r"  ([\w.]+)=(.*)", line).groups() for line in table if re.match(r"  \S", line))
+    matches = (re.match(r"  ([\w.]+)=(.*)", line) for line in table if re.match(r"  \S", line))
+    entries = {match[1]: match[2] for match in matches if match}
     keys = [name for name, _, _ in described_keys(config)]
     assert list(entries) == keys
     assert len(keys) >= 6
-    rest = " ".join(text.split())
+    words = " ".join(text.split())
     for name, value, known in described_keys(config):
         assert entries[name].startswith(shortened(value))
-        assert all(choice in rest for choice in known.choices)
+        assert all(choice in words for choice in known.choices)
     if "objective.beta" in entries:
-        assert ">= 0" in rest
-        assert "reward units per nat" in rest
+        assert ">= 0" in words
+        assert "reward units per nat" in words
 
 
 def test_the_help_follows_the_command_line():
@@ -134,19 +134,17 @@ def test_the_help_follows_the_command_line():
     assert "transform.algorithm" not in help_of("llm")[0]  # control
 
 
-def test_defaults_stand_once():
+def test_a_default_is_in_one_place():
     """A key has its default in the dataclass or in the base configuration, never in both."""
     for command in COMMANDS:
         files = [CONF.joinpath(*command.split("."), "config.yaml"), *CONF.glob("shared/*.yaml")]
-        given = {key for file in files for key in flatten(OmegaConf.to_container(OmegaConf.load(file)))}
-        twice = {
-            name for name, default in defaults(COMMANDS[command]) if default not in (MISSING, "???") and name in given
-        }
-        assert not twice, (command, twice)
+        in_yaml = {key for file in files for key in flatten(OmegaConf.to_container(OmegaConf.load(file)))}
+        in_dataclass = {name for name, default in defaults(COMMANDS[command]) if default not in (MISSING, "???")}
+        assert not in_yaml & in_dataclass, command
 
 
 def defaults(section, prefix=""):
-    """(dotted name, default in the dataclass) of every key below a section."""
+    """Yield (dotted name, default in the dataclass) for every key below a section."""
     hints = get_type_hints(section)
     for field in fields(section):
         if is_dataclass(hints[field.name]):
@@ -155,7 +153,7 @@ def defaults(section, prefix=""):
             yield f"{prefix}{field.name}", field.default
 
 
-def test_an_option_without_a_dataclass_says_what_to_do(tmp_path):
+def test_the_error_of_an_option_without_a_dataclass_says_what_to_do(tmp_path):
     (tmp_path / "transform").mkdir()
     (tmp_path / "transform" / "power.yaml").write_text(
         "# R ** k.\ndefaults: [/schema/transform/power@_here_, _self_]\n"
@@ -166,27 +164,7 @@ def test_an_option_without_a_dataclass_says_what_to_do(tmp_path):
         launch_compose("llm", ["transform=power"], ["--config-dir", str(tmp_path)])
 
 
-def test_what_was_renamed_is_named(tmp_path):
-    for override, message in {
-        "objective.mask_tied=true": r"^objective\.mask_tied: was renamed to objective\.skip_tied_groups",
-        "+writers=[]": r"^writers: was renamed to loggers",
-        "engine=none": r"^engine: none was renamed to engine=torch",
-    }.items():
-        with pytest.raises(ConfigError, match=message):
-            launch_compose("llm", [override])
-
-
-def test_a_configuration_of_before_the_renames_is_that_of_today():
-    now = dict(launch_compose("llm", ["objective.skip_tied_groups=true", "loggers=[wandb]"]))
-    before = {**now, "writers": now["loggers"], "objective": dict(now["objective"])}
-    before["objective"]["mask_tied"] = before["objective"].pop("skip_tied_groups")
-    del before["objective"]["direction_options"], before["loggers"], before["advantage_options"]
-    assert upgraded(before) == now != before
-    assert upgraded_flat(flatten(before)) == flatten(now)
-    assert upgraded(now) == now
-
-
-def test_the_table_of_options_survives_a_template(monkeypatch, tmp_path):
+def test_the_table_of_options_is_escaped_for_the_template(monkeypatch, tmp_path):
     (tmp_path / "llm" / "price").mkdir(parents=True)
     (tmp_path / "llm" / "price" / "high.yaml").write_text("# @package _global_\n# At $CONFIG and more.\na: 1\n")
     (tmp_path / "llm" / "price" / "low.yaml").write_text("a: 1\n")
@@ -195,8 +173,10 @@ def test_the_table_of_options_survives_a_template(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("command", [name for name in COMMANDS if "." in name])
-def test_a_further_command_composes(command):
+def test_a_command_of_a_package_composes(command):
     config = composed(command, return_hydra_config=True)
-    assert launch_compose(command, [], checked=False)["seed"] == 0  # as launch.resume and launch.reproduce do
+    assert launch_compose(command, [], checked=False)["seed"] == 0  # as in launch.resume and launch.reproduce
     assert config.hydra.job.name == command
-    assert not set(groups(command.partition(".")[0])) & {command.partition(".")[2]}  # no group of the package's
+    assert not set(groups(command.partition(".")[0])) & {
+        command.partition(".")[2]
+    }  # the command is no group of its package

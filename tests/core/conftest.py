@@ -6,7 +6,7 @@ import torch
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """Thousands of small operations: a second thread would only wait for the first."""
+    """These tests run thousands of small operations, which more threads do not speed up."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

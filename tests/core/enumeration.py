@@ -1,4 +1,4 @@
-"""Every outcome of small policies, every short sequence and every group, so that expectations are exact sums."""
+"""Enumerates all outcomes of small policies, all short sequences and all groups, so that expectations are exact."""
 
 import itertools
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from torch import Tensor
 
 ALPHA = 0.4
 DIRECTIONS = ("reverse", "forward", "jensen_shannon", "alpha")
-LOSS_DIRECTIONS = ("reverse", "forward", "alpha")  # those with an elementary term for the loss
+LOSS_DIRECTIONS = ("reverse", "forward", "alpha")  # divergences with a term for the loss
 
 
 def random_logits(*shape: int, seed: int, scale: float = 1.0) -> Tensor:
@@ -22,7 +22,7 @@ def random_logp(*shape: int, seed: int, scale: float = 1.0) -> Tensor:
 
 
 def divergence(policy: Tensor, ref: Tensor, direction: str) -> Tensor:
-    """E_ref[f(u)], u = policy / ref, from probabilities on the last axis; independent of core.divergences."""
+    """E_ref[f(u)], u = policy / ref, from probabilities on the last axis; does not use core.divergences."""
     u = policy / ref
     f = {
         "reverse": lambda: u * u.log(),
@@ -41,17 +41,26 @@ def exact_objective(
     return (policy * reward).sum(-1) - beta * divergence(policy, ref, direction) + entropy_coef * entropy
 
 
-# --- sequences: ids 0 (ends a completion), 1, 2; at most three tokens ------------------------------------
+# --- sequences of at most three tokens: id 0 ends a completion, 1 and 2 do not ---------------------------
 
 VOCABULARY, LENGTH = 3, 3
 
 
 @dataclass
 class Sequences:
-    tokens: Tensor  # [S, T] ids
-    mask: Tensor  # [S, T]
-    row: Tensor  # [S, T] the row of a table of conditionals that a token is drawn from
-    prefix_of: list[tuple[int, ...]]  # the prefix of each row
+    """All completions, and the table of conditional distributions that their tokens are drawn from.
+
+    Attributes:
+        tokens: [S, T] ids.
+        mask: [S, T] bool.
+        row: [S, T] the row of the table that each token is drawn from.
+        prefix_of: the prefix of each row.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    row: Tensor
+    prefix_of: list[tuple[int, ...]]
 
     def token_logp(self, logits: Tensor) -> Tensor:
         """[P, V] logits of the conditionals -> [S, T]."""
@@ -61,7 +70,7 @@ class Sequences:
         return torch.where(self.mask, self.token_logp(logits), 0.0).sum(-1)
 
     def prefix_probability(self, logits: Tensor) -> Tensor:
-        """[P]: the chance that a completion of the policy reaches each prefix."""
+        """[P]: the probability that a completion of the policy reaches each prefix."""
         conditional = logits.softmax(-1)
         chance = [torch.ones((), dtype=logits.dtype)]
         for prefix in self.prefix_of[1:]:
@@ -71,7 +80,7 @@ class Sequences:
 
 
 def all_sequences() -> Sequences:
-    """Fifteen completions: a 0 ends them, three tokens truncate them."""
+    """All 15 completions: those that end with a 0, and those that are truncated after three tokens."""
     prefixes = [p for n in range(LENGTH) for p in itertools.product(range(1, VOCABULARY), repeat=n)]
     complete = [(*p, 0) for p in prefixes]
     truncated = [(*p, v) for p in prefixes if len(p) == LENGTH - 1 for v in range(1, VOCABULARY)]
@@ -85,7 +94,7 @@ def all_sequences() -> Sequences:
 
 
 def token_level_divergence(sequences: Sequences, policy: Tensor, ref: Tensor, direction: str) -> Tensor:
-    """sum_t D_t at prefixes drawn from the policy, their distribution held fixed; [P, V] logits."""
+    """sum_t D_t at prefixes drawn from the policy, whose distribution is held fixed; from [P, V] logits."""
     per_prefix = divergence(policy.softmax(-1), ref.softmax(-1), direction)
     return (sequences.prefix_probability(policy).detach() * per_prefix).sum()
 
@@ -95,7 +104,7 @@ def token_level_divergence(sequences: Sequences, policy: Tensor, ref: Tensor, di
 
 @cache
 def all_groups(outcomes: int, size: int) -> tuple[Tensor, Tensor]:
-    """Every multiset of `size` outcomes: members [M, G] and the log number of its orders [M]."""
+    """All multisets of `size` outcomes: members [M, G], and the log of the number of orders of each, [M]."""
     members = torch.tensor(list(itertools.combinations_with_replacement(range(outcomes), size)))
     counts = torch.nn.functional.one_hot(members, outcomes).sum(1).double()
     log_orders = torch.lgamma(torch.tensor(size + 1.0).double()) - torch.lgamma(counts + 1).sum(-1)
@@ -105,10 +114,13 @@ def all_groups(outcomes: int, size: int) -> tuple[Tensor, Tensor]:
 def expected_group_gradient(
     loss: Callable[[Tensor], Tensor], policy_logp: Tensor, log_chance: Tensor, parameters: Tensor
 ) -> Tensor:
-    """sum over groups of chance * grad loss(group).
+    """Sum of probability * grad loss(group) over all groups.
 
-    loss: takes policy_logp [M, G, ...] and returns the mean over the M groups, as every loss of core does.
-    policy_logp: [M, G, ...], with gradient to `parameters`. log_chance: [M].
+    Args:
+        loss: takes policy_logp [M, G, ...] and returns the mean over the M groups, as every loss of core does.
+        policy_logp: [M, G, ...], with gradient to `parameters`.
+        log_chance: [M] log-probability of each group.
+        parameters: what to differentiate with respect to.
     """
     leaf = policy_logp.detach().requires_grad_()
     (coefficient,) = torch.autograd.grad(loss(leaf), leaf)
@@ -118,7 +130,7 @@ def expected_group_gradient(
 
 
 def one_token_gradient(loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, size: int) -> Tensor:
-    """Expected gradient for completions of one token: loss(members [M, G], policy_logp [M, G]), logits [A]."""
+    """Expected gradient with completions of one token: loss(members [M, G], policy_logp [M, G]), logits [A]."""
     parameters = logits.detach().requires_grad_()
     logp = parameters.log_softmax(-1)
     members, log_orders = all_groups(len(logits), size)
@@ -129,7 +141,7 @@ def one_token_gradient(loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor,
 def follow_gradient(
     loss: Callable[[Tensor, Tensor], Tensor], start: Tensor, *, size: int, rate: float, steps: int
 ) -> Tensor:
-    """[A] probabilities where the expected natural gradient of the loss leads from `start` (logits)."""
+    """Follow the expected natural gradient of the loss from the logits `start`; return the [A] probabilities."""
     logits = start.double()
     for _ in range(steps):
         gradient = one_token_gradient(loss, logits, size)

@@ -1,18 +1,30 @@
-"""Advantages: unbiased over every group, blind to what is invalid, quiet where all are tied."""
+"""Advantages and bonuses: expected gradients over every group, ties, and invalid samples."""
 
 import math
+from itertools import combinations, product
 
 import pytest
 import torch
 from torch import Tensor
 
-from core.advantages import ADVANTAGES, centred, group_normalised, leave_one_out, max_at_k, no_baseline, pass_at_k
+from core.advantages import (
+    ADVANTAGES,
+    centred,
+    differential_smoothing,
+    group_normalised,
+    leave_one_out,
+    max_at_k,
+    no_baseline,
+    pass_at_k,
+    tied_groups,
+    ucpo,
+)
 from core.losses import policy_gradient
 
 from .enumeration import one_token_gradient, random_logits
 
 NAN = math.nan
-PLAIN = {name: some for name, some in ADVANTAGES.items() if not name.endswith("_at_k")}  # those: test_at_k.py
+PLAIN = {name: advantage for name, advantage in ADVANTAGES.items() if not name.endswith("_at_k")}
 
 
 def exact_gradient(logits: Tensor, reward: Tensor) -> Tensor:
@@ -34,7 +46,7 @@ def test_expected_gradient_over_every_group(seed: int, size: int) -> None:
         torch.testing.assert_close(
             sampled_gradient(advantage, logits, reward, size), factor * exact, rtol=1e-10, atol=1e-13
         )
-    # Controls: dividing by the spread is a multiple of it in no direction, and a wrong baseline is not unbiased.
+    # Controls: dividing by the standard deviation changes the direction, and the maximum is no unbiased baseline.
     normalised = sampled_gradient(group_normalised, logits, reward, size)
     ratio = normalised / exact
     assert float(ratio.max() - ratio.min()) > 1e-3 or size == 2
@@ -69,7 +81,7 @@ def test_a_constant_changes_no_advantage_with_a_baseline(shift: float) -> None:
     assert shift == 0 or not torch.allclose(no_baseline(reward + shift), reward)  # control
 
 
-def test_the_spread_is_normalised_whatever_its_scale() -> None:
+def test_group_normalised_does_not_depend_on_the_scale() -> None:
     reward = random_logits(5, 4, seed=0)
     for scale in (1e-8, 1.0, 1e6):
         normalised = group_normalised(scale * reward)
@@ -79,8 +91,8 @@ def test_the_spread_is_normalised_whatever_its_scale() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_rounding_of_equal_rewards_is_no_spread(dtype: torch.dtype) -> None:
-    """0.1 + 0.2 is not 0.3: the group's advantage must stay 0, not become ±1."""
+def test_equal_rewards_that_differ_by_rounding_are_tied(dtype: torch.dtype) -> None:
+    """0.1 + 0.2 is not 0.3, but such rewards are equal: the advantages must be 0 and not ±1."""
     tied = torch.tensor([0.1, 0.3], dtype=dtype) + torch.tensor([0.2, 0.0], dtype=dtype)
     group = torch.cat([tied, tied, tied[:1]])
     assert group_normalised(group).tolist() == [0] * 5
@@ -91,11 +103,10 @@ def test_rounding_of_equal_rewards_is_no_spread(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("name", PLAIN)
 @pytest.mark.parametrize("garbage", [7.0, NAN, math.inf, -math.inf])
-def test_an_invalid_sample_is_as_if_it_were_not_there(name: str, garbage: float) -> None:
+def test_an_invalid_sample_has_no_effect(name: str, garbage: float) -> None:
     advantage, reward = PLAIN[name], random_logits(3, 5, seed=1)
     valid = torch.tensor([True, False, True, True, False]).expand(3, 5)
-    held = reward.masked_fill(~valid, garbage)
-    result = advantage(held, valid)
+    result = advantage(reward.masked_fill(~valid, garbage), valid)
     torch.testing.assert_close(result[:, valid[0]], advantage(reward[:, valid[0]]), rtol=1e-12, atol=1e-14)
     assert bool((result[:, ~valid[0]] == 0).all())
     if name != "no_baseline":
@@ -121,3 +132,114 @@ def test_nan_where_it_counts_is_an_error(name: str) -> None:
     with pytest.raises(ValueError, match="valid must be bool"):
         PLAIN[name](reward, torch.ones(2, 2))
     PLAIN[name](reward, ~reward.isnan())  # control
+
+
+# --- best of k and pass@k --------------------------------------------------------------------------------
+
+
+def expected_maximum(probability: Tensor, reward: Tensor, k: int) -> Tensor:
+    """E[max of k draws], by adding up all k-tuples."""
+    total = probability.new_zeros(())
+    for draws in product(range(len(reward)), repeat=k):
+        total = total + probability[list(draws)].prod() * reward[list(draws)].max()
+    return total
+
+
+@pytest.mark.parametrize(("size", "k"), [(2, 2), (3, 2), (3, 3), (4, 2), (4, 3), (4, 4)])
+@pytest.mark.parametrize("tied", [False, True])
+def test_max_at_k_is_the_gradient_of_the_best_of_k(size: int, k: int, tied: bool) -> None:
+    logits, reward = random_logits(4, seed=k), random_logits(4, seed=9)
+    if tied:
+        reward = (reward > 0).double()
+    parameters = logits.clone().requires_grad_()
+    exact = torch.autograd.grad(-expected_maximum(parameters.softmax(-1), reward, k) / k, parameters)[0]
+
+    def estimated(advantage) -> Tensor:
+        return one_token_gradient(lambda y, logp: policy_gradient(logp, advantage(reward[y])), logits, size)
+
+    torch.testing.assert_close(estimated(lambda r: max_at_k(r, k=k)), exact, rtol=1e-10, atol=1e-13)
+    assert not torch.allclose(estimated(leave_one_out), exact, rtol=1e-2)  # control: the mean's gradient
+    if k < size:  # control: another k is another objective
+        other = estimated(lambda r: max_at_k(r, k=k + 1) * (k + 1) / k)
+        assert tied or not torch.allclose(other, exact, rtol=1e-2)
+
+
+def by_subsets(correct: list[bool], k: int) -> list[float]:
+    """Pass@k advantages from a list of all subsets."""
+    subsets = list(combinations(range(len(correct)), k))
+    passed = {subset: float(any(correct[i] for i in subset)) for subset in subsets}
+    mean = sum(passed.values()) / len(subsets)
+    std = math.sqrt(sum((value - mean) ** 2 for value in passed.values()) / len(subsets))
+    if std == 0:
+        return [0.0] * len(correct)
+    having = [[passed[subset] for subset in subsets if i in subset] for i in range(len(correct))]
+    return [(sum(passes) / len(passes) - mean) / std for passes in having]
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5])
+def test_pass_at_k_is_the_mean_over_subsets(k: int) -> None:
+    groups = list(product([False, True], repeat=5))
+    reward = torch.tensor(groups, dtype=torch.float64)
+    expected = torch.tensor([by_subsets(list(group), k) for group in groups], dtype=torch.float64)
+    torch.testing.assert_close(pass_at_k(reward, k=k, threshold=1.0), expected, rtol=1e-12, atol=1e-14)
+    if k > 1:  # control: only at k = 1 is it the group-normalised reward
+        assert not torch.allclose(pass_at_k(reward, k=1, threshold=1.0), expected)
+
+
+@pytest.mark.parametrize(
+    "advantage", [lambda r, v=None: max_at_k(r, v, k=2), lambda r, v=None: pass_at_k(r, v, k=2, threshold=1)]
+)
+def test_invalid_samples_have_no_effect_on_subsets(advantage) -> None:
+    reward = torch.tensor([[1.0, NAN, 0.5, 0.0, 1.0], [NAN, 3.0, NAN, NAN, NAN]], dtype=torch.float64)
+    valid = ~reward.isnan()
+    without = advantage(reward[:1, valid[0]])
+    result = advantage(reward, valid)
+    torch.testing.assert_close(result[:1, valid[0]], without)
+    assert result[0, 1] == 0
+    assert result[1].tolist() == [0] * 5
+    with pytest.raises(ValueError, match="NaN"):
+        advantage(reward)
+
+
+def test_best_of_n_by_hand() -> None:
+    reward = torch.tensor([[1.0, 5.0, 3.0], [2.0, 2.0, 1.0]])
+    assert max_at_k(reward, k=3).tolist() == [[0, 2, 0], [0, 0, 0]]
+    for k in (0, 1):
+        with pytest.raises(ValueError, match="k must be >= 2"):
+            max_at_k(reward, k=k)
+    with pytest.raises(ValueError, match="k must be >= 1"):
+        pass_at_k(reward, k=0, threshold=1.0)
+
+
+# --- tied groups -----------------------------------------------------------------------------------------
+
+
+def test_a_group_is_tied_if_its_valid_rewards_are_equal() -> None:
+    reward = torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.0, 2.0], [NAN, 3.0, NAN], [NAN, NAN, NAN]])
+    valid = ~reward.isnan()
+    assert tied_groups(reward, valid).tolist() == [[True], [False], [True], [True]]
+    assert tied_groups(reward[:2], torch.tensor([True, True, False]).expand(2, 3)).tolist() == [[True], [True]]
+    assert tied_groups(reward[:2]).tolist() == [[True], [False]]  # control: the invalid sample breaks the tie
+
+
+# --- bonuses ---------------------------------------------------------------------------------------------
+
+
+def test_bonuses_of_invalid_samples_are_zero() -> None:
+    logp = torch.tensor([[-1.0, NAN, -3.0, -2.0], [-1.0, -1.0, NAN, NAN]])
+    valid, good = ~logp.isnan(), torch.tensor([[True, True, True, False], [False, False, False, False]])
+    for bonus in (
+        ucpo(logp, good, valid, coef=2.0),
+        differential_smoothing(logp, good, valid, correct_coef=2.0, wrong_coef=1.0),
+    ):
+        assert bool((bonus[~valid] == 0).all())
+        assert bool(bonus.isfinite().all())
+        assert bool((bonus[0, 0] != 0).all())
+        with pytest.raises(ValueError, match="NaN"):
+            ucpo(logp, good, None, coef=2.0)
+    bonus = ucpo(logp, good & valid, valid, coef=2.0)
+    q = torch.tensor([-1.0, -3.0]).softmax(-1)
+    entropy = -(q * q.log()).sum()
+    torch.testing.assert_close(bonus[0, [0, 2]], 2 * (-q.log() - entropy))
+    assert bool((bonus[1] == 0).all())
+    assert float(bonus[0, 3]) == 0

@@ -41,7 +41,7 @@ def conditionals(seed: int) -> Tensor:
 
 
 def surrogate(chance: Tensor, term: Tensor, logp: Tensor, placement: str) -> Tensor:
-    """What autograd differentiates: the term itself in the loss, term * log pi in the reward."""
+    """The scalar to differentiate: the term itself in the loss, term * log pi in the reward."""
     if placement == "reward":
         assert not term.requires_grad
         term = term * logp
@@ -127,12 +127,14 @@ def test_gradient_of_the_token_divergences(direction: str, placement: str, seed:
 
 
 def test_token_and_sequence_level_have_different_optima() -> None:
-    """Where later tokens are held away from the reference, the sequence divergence moves the first token away from
-    prefixes that lead there; the token divergences leave it at the reference.
+    """The later tokens are fixed away from the reference, the first token starts at the reference.
+
+    The sequence divergence moves the first token away from the prefixes that lead to them. The token divergences
+    leave it at the reference.
     """
     ref = conditionals(0)
     policy = ref.clone()
-    policy[3:] = random_logits(4, VOCABULARY, seed=5)  # the last tokens differ from the reference, held there
+    policy[3:] = random_logits(4, VOCABULARY, seed=5)  # the last tokens differ from the reference and stay so
     first = policy[:1].clone().requires_grad_()
     table = torch.cat([first, policy[1:]])
     whole = divergence(SEQUENCES.seq_logp(table).exp(), SEQUENCES.seq_logp(ref).exp(), "reverse")
@@ -151,7 +153,7 @@ def test_the_gradient_vanishes_at_the_reference(direction: str) -> None:
     assert float(gradient(token_surrogate(policy, ref, policy, direction, "reward"), policy).abs().max()) > 1e-4
 
 
-# --- the well-known mistakes -----------------------------------------------------------------------------
+# --- well-known mistakes ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -180,7 +182,7 @@ def test_k3_is_forward_in_the_loss_and_neither_in_the_reward(seed: int) -> None:
 
 @pytest.mark.parametrize("direction", LOSS_DIRECTIONS)
 def test_each_loss_term_is_smallest_where_policy_and_reference_agree(direction: str) -> None:
-    """So that a single sample's gradient is 0 there: the least variance among terms of the same expectation."""
+    """Then the gradient of each single sample is 0 there, so the estimate has no variance at the reference."""
     ref = random_logp(6, seed=1)
     at = ref.clone().requires_grad_()
     terms = term(direction, "loss")(at, ref)
@@ -188,7 +190,7 @@ def test_each_loss_term_is_smallest_where_policy_and_reference_agree(direction: 
     assert gradient(terms.sum(), at).abs().max() < 1e-15
     away = term(direction, "loss")(random_logp(6, seed=2), ref)
     assert bool((away > 0).all())
-    noisier = torch.expm1(ref - at) - (at - ref)  # control: 1/u - log u, right on average
+    noisier = torch.expm1(ref - at) - (at - ref)  # control: 1/u - log u has the right mean only
     assert direction != "forward" or gradient(noisier.sum(), at).abs().max() > 1
 
 
@@ -236,8 +238,8 @@ def test_the_exact_divergences(direction: str, seed: int) -> None:
 
 @pytest.mark.parametrize("alpha", [ALPHA, -0.5, 2.0])
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_outcomes_without_mass_on_either_side_count_for_nothing(direction: str, alpha: float) -> None:
-    """0 times anything is 0, in the value and in the gradient."""
+def test_outcomes_without_mass_on_either_side_have_no_effect(direction: str, alpha: float) -> None:
+    """Neither on the value nor on the gradient."""
     options = {"alpha": alpha} if direction == "alpha" else {}
     exact = partial(divergences.find_divergence(direction).form("exact"), **options)
     logits, ref = random_logits(4, seed=1).requires_grad_(), random_logp(4, seed=2)
@@ -289,8 +291,10 @@ def test_entropy_reward_has_the_gradient_of_the_entropy() -> None:
     unweighted = surrogate(behaviour.exp(), divergences.entropy_reward(logp), logp, "reward")  # control
     assert not same(gradient(unweighted, logits), exact)
     mask = torch.tensor([True, False, True, True, False, True])
-    holed = logp.detach().masked_fill(~mask, math.nan)
-    torch.testing.assert_close(divergences.entropy_reward(holed, mask=mask), -logp.detach().masked_fill(~mask, 0.0))
+    with_nan = logp.detach().masked_fill(~mask, math.nan)
+    torch.testing.assert_close(
+        divergences.entropy_reward(with_nan, mask=mask), -logp.detach().masked_fill(~mask, 0.0)
+    )
 
 
 # --- forward KL over long sequences ----------------------------------------------------------------------
@@ -313,7 +317,7 @@ def test_weights_of_a_thousand_nats_cancel_in_log_space() -> None:
     assert divergences.forward_kl_reward(logp, ref_logp).tolist() == [-math.inf, 0]  # control
 
 
-def test_the_cap_binds_where_it_is_exceeded_and_nowhere_else() -> None:
+def test_the_cap_applies_only_where_it_is_exceeded() -> None:
     policy, ref = random_logp(6, seed=1, scale=2), random_logp(6, seed=2, scale=2)
     free = divergences.forward_kl_reward(policy, ref)
     cap = 0.5
@@ -331,7 +335,7 @@ def test_the_cap_binds_where_it_is_exceeded_and_nowhere_else() -> None:
 
 @pytest.mark.parametrize(("direction", "placement"), PLACES)
 def test_per_token_weights_are_those_of_the_prefix(direction: str, placement: str) -> None:
-    """Not of the whole completion: the same expectation, with more variance."""
+    """Weights of the whole completion would have the same expectation but more variance."""
     logp, ref, behaviour = (random_logp(4, 3, seed=seed) for seed in (1, 2, 3))
     mask = torch.tensor([[True] * 3, [True, True, False], [True, False, False], [True] * 3])
     weight = torch.where(mask, logp - behaviour, 0.0)
@@ -359,7 +363,7 @@ def test_only_the_policy_has_a_gradient_and_only_in_the_loss(direction: str, pla
 
 
 @pytest.mark.parametrize(("direction", "placement"), PLACES)
-def test_what_is_masked_reaches_neither_value_nor_gradient(direction: str, placement: str) -> None:
+def test_masked_entries_affect_neither_value_nor_gradient(direction: str, placement: str) -> None:
     mask = torch.tensor([[True, True, False], [True, False, False]])
     clean = random_logp(2, 3, seed=1), random_logp(2, 3, seed=2), random_logp(2, 3, seed=3)
     results = []
@@ -390,7 +394,7 @@ def test_shapes_and_masks_are_checked(direction: str, placement: str) -> None:
     assert function(x, x, mask=torch.ones(2, 3, dtype=torch.bool)).shape == (2, 3)  # control
 
 
-def test_a_form_is_the_named_function_or_the_message_names_the_legal_ones() -> None:
+def test_form_returns_the_function_of_that_name_or_the_error_names_the_available_ones() -> None:
     for direction in DIRECTIONS:
         for placement in divergences.PLACEMENTS:
             if (direction, placement) == ("jensen_shannon", "loss"):
@@ -399,7 +403,7 @@ def test_a_form_is_the_named_function_or_the_message_names_the_legal_ones() -> N
             parts = {"reverse": "reverse_kl", "forward": "forward_kl"}.get(direction, direction)
             names = {"exact": f"exact_{parts}", "reference": f"{parts}_from_reference"}
             assert name == names.get(placement, f"{parts}_{placement}")
-    with pytest.raises(ValueError, match=r"jensen_shannon has no loss form: use reward or reference or exact"):
+    with pytest.raises(ValueError, match=r"jensen_shannon has no loss form; use reward or reference or exact"):
         divergences.find_divergence("jensen_shannon").form("loss")
     with pytest.raises(ValueError, match=r"placement must be one of reward, loss, reference, exact, got 'k3'"):
         divergences.find_divergence("reverse").form("k3")

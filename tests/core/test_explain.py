@@ -1,4 +1,4 @@
-"""python -m core.explain, end to end: what it prints is what the targets are, and a mistake is one line."""
+"""python -m core.explain, end to end: it prints the targets, and reports a mistake in one line."""
 
 import math
 import subprocess
@@ -52,8 +52,8 @@ def test_the_command_prints_the_targets() -> None:
     assert "2.7081 by eq. 7, 2.7081 in the target, 0.0000 after MARA" in child.stdout
     assert "15 to 1 as in the reference" in child.stdout
     assert child.stdout.splitlines()[-1] == (
-        "Under reverse and forward KL the optimum collapses onto outcome 0, with 93.8% of the good mass, in effect "
-        "1.26 of 2 good outcomes; after MARA 2.00."
+        "Under reverse and forward KL the optimum collapses onto outcome 0, which has 93.8% of the good mass "
+        "(effectively 1.26 of 2 good outcomes); after MARA, effectively 2.00."
     )
 
 
@@ -74,13 +74,13 @@ def test_help_teaches_with_examples_that_run(capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], "reward: must be given (see --help), got nothing"),
-        (["reward=[1]", "ref=[1]"], "beta: must be given (see --help), got nothing"),
-        (["betta=1"], "betta: must be one of reward, ref, beta, threshold, entropy_coef, got 'betta=1'"),
-        (["--beta=1"], "--beta: must be one of"),
-        (["beta"], "beta: must be given as beta=VALUE, got 'beta'"),
-        (["beta=1", "beta=2"], "beta: must be given once"),
-        (["a\nb=1"], "a\\nb: must be one of"),
+        ([], "reward: must be given; see --help"),
+        (["reward=[1]", "ref=[1]"], "beta: must be given; see --help"),
+        (["betta=1"], "betta: no such key; allowed: reward, ref, beta, threshold, entropy_coef, got 'betta=1'"),
+        (["--beta=1"], "--beta: no such key"),
+        (["beta"], "beta: must be written beta=VALUE, got 'beta'"),
+        (["beta=1", "beta=2"], "beta: must be given once, got it twice"),
+        (["a\nb=1"], "a\\nb: no such key"),
         (["reward=1"], "reward: must be a list of numbers such as [1,.5,0], got 1"),
         (["reward=[]"], "reward: must be a list of numbers such as [1,.5,0], got []"),
         (["reward=[1,x,0]"], "reward: must be a list of numbers such as [1,.5,0], got '[1,x,0]'"),
@@ -95,12 +95,12 @@ def test_help_teaches_with_examples_that_run(capsys: pytest.CaptureFixture[str])
             'reward: must be a list of numbers such as [1,.5,0], got "__import__',
         ),
         (["ref=.5"], "ref: must be a list of numbers such as [1,.5,0], got 0.5"),
-        (["ref=[.5,.5]"], "ref: must have one number an outcome, 3 as in reward, got 2"),
+        (["ref=[.5,.5]"], "ref: must have one number per outcome, 3 as in reward, got 2"),
         (["ref=[.5,.3,.3]"], "ref: must be probabilities that sum to 1, got a sum of 1.1"),
         (["ref=[.5,.5,2e-6]"], "ref: must be probabilities that sum to 1, got a sum of 1.000002"),
-        (["ref=[1.5,-.5,0]"], "ref: must be probabilities, none below 0, got -0.5"),
+        (["ref=[1.5,-.5,0]"], "ref: must not hold a negative probability, got -0.5"),
         (["ref=[.5,None,.5]"], "ref: must be a list of finite numbers, got None"),
-        (["beta=0"], "beta: must be > 0 (at 0 there is no KL term, and forward KL and MARA need one), got 0"),
+        (["beta=0"], "beta: must be > 0, because forward KL and MARA need a KL term, got 0"),
         (["beta=-1"], "beta: must be > 0"),
         (["beta=nan"], "beta: must be a finite number, got 'nan'"),
         (["beta="], "beta: must be a finite number, got ''"),
@@ -155,8 +155,8 @@ def close(cell: str, logp: torch.Tensor) -> bool:
 def test_every_cell_is_the_value_of_its_target(
     reward: list[float], ref: list[float], threshold: float | None, beta: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = [] if threshold is None else [f"threshold={threshold}"]
-    text = printed(capsys, f"reward={reward}", f"ref={ref}", f"beta={beta}", *given)
+    more = [] if threshold is None else [f"threshold={threshold}"]
+    text = printed(capsys, f"reward={reward}", f"ref={ref}", f"beta={beta}", *more)
     r, logp = torch.tensor(reward, dtype=torch.float64), torch.tensor(ref, dtype=torch.float64).log()
     if threshold is None:
         threshold = max(x for x, p in zip(reward, ref, strict=True) if p > 0)
@@ -202,7 +202,7 @@ def test_crossovers_are_those_of_the_pairs(capsys: pytest.CaptureFixture[str]) -
     assert "none" in text
     assert "crossover: none" not in text
     nothing = printed(capsys, "reward=[1,0]", "ref=[.7,.3]", "beta=.1")
-    assert "crossover: none; no outcome is better rewarded than one that the reference finds likelier" in nothing
+    assert "crossover: none; no outcome has a higher reward than one that is likelier under the reference" in nothing
 
 
 def test_of_many_crossovers_those_next_to_beta_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
@@ -225,17 +225,17 @@ def test_entropy_leaves_forward_out_and_enters_reverse(capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["reward=[1,1]", "ref=[.5,.5]", "beta=.1"], "spreads over the good outcomes, in effect 2.00 of 2"),
+        (["reward=[1,1]", "ref=[.5,.5]", "beta=.1"], "spreads evenly over the good outcomes (effectively 2.00 of 2"),
         (
             ["reward=[1,1]", "ref=[.6,.4]", "beta=.1"],
-            "leans to outcome 0, with 60.0% of the good mass, in effect 1.96",
+            "favours outcome 0, which has 60.0% of the good mass (effectively 1.96",
         ),
-        (["reward=[1,1]", "ref=[.95,.05]", "beta=.1"], "collapses onto outcome 0, with 95.0% of the good mass"),
-        (["reward=[1,1]", "ref=[.05,.95]", "beta=.1"], "collapses onto outcome 1, with 95.0%"),
+        (["reward=[1,1]", "ref=[.95,.05]", "beta=.1"], "collapses onto outcome 0, which has 95.0% of the good mass"),
+        (["reward=[1,1]", "ref=[.05,.95]", "beta=.1"], "collapses onto outcome 1, which has 95.0%"),
         (["reward=[1,0]", "ref=[.5,.5]", "beta=.1"], "Only outcome 0 is good, so MARA has nothing to equalise."),
         (["reward=[1,0]", "ref=[.5,.5]", "beta=.1", "threshold=2"], "No outcome is good at this threshold"),
-        (["reward=[1,1,0]", "ref=[.01,.01,.98]", "beta=9"], "which hold 2."),
-        (["reward=[0,.9,1]", "ref=[.34,.33,.33]", "beta=.001", "threshold=.9"], "outcome 2, with over 99.9%"),
+        (["reward=[1,1,0]", "ref=[.01,.01,.98]", "beta=9"], "and the good outcomes have 2."),
+        (["reward=[0,.9,1]", "ref=[.34,.33,.33]", "beta=.001", "threshold=.9"], "outcome 2, which has over 99.9%"),
     ],
 )
 def test_the_sentence_is_computed(arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:

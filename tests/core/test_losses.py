@@ -1,6 +1,7 @@
-"""Losses: expected gradients over every outcome, slow references, and what is invalid."""
+"""Losses: expected gradients over every outcome, slow implementations, and invalid samples."""
 
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from core.advantages import leave_one_out
 from core.losses import (
+    clipped_policy_gradient,
     length_normalised_policy_gradient,
     mean_valid,
     policy_gradient,
@@ -54,7 +56,7 @@ def test_policy_gradient_is_minus_the_mean_of_advantage_times_logp() -> None:
 def slow_token_policy_gradient(
     logp: Tensor, advantage: Tensor, mask: Tensor, gamma: float, token_reward: Tensor | None
 ) -> Tensor:
-    """Token by token: discount the advantage once for each completion token that follows."""
+    """In loops over tokens: discount the advantage once for each completion token that follows."""
     total = torch.zeros(())
     for b in range(logp.shape[0]):
         for g in range(logp.shape[1]):
@@ -68,12 +70,14 @@ def slow_token_policy_gradient(
 
 
 @pytest.mark.parametrize("gamma", [1.0, 0.9, 0.3])
-@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("with_token_reward", [False, True])
 @pytest.mark.parametrize("left_padded", [False, True])
-def test_token_policy_gradient_agrees_with_a_slow_reference(gamma: float, own: bool, left_padded: bool) -> None:
+def test_token_policy_gradient_agrees_with_loops_over_tokens(
+    gamma: float, with_token_reward: bool, left_padded: bool
+) -> None:
     mask = MASK.flip(-1) if left_padded else MASK
     logp, advantage = leaf(), random_logits(2, 3, seed=1)
-    token_reward = random_logits(2, 3, 4, seed=2) if own else None
+    token_reward = random_logits(2, 3, 4, seed=2) if with_token_reward else None
     fast = token_policy_gradient(logp, advantage, mask, gamma=gamma, token_reward=token_reward)
     slow = slow_token_policy_gradient(logp, advantage, mask, gamma, token_reward)
     torch.testing.assert_close(fast, slow, rtol=1e-12, atol=0)
@@ -98,33 +102,113 @@ def test_gamma_lies_in_the_unit_interval(gamma: float) -> None:
     token_policy_gradient(leaf(), torch.zeros(2, 3), MASK, gamma=1.0)  # control
 
 
-# --- what invalid samples and masked tokens hold ---------------------------------------------------------
+# --- the clipped loss ------------------------------------------------------------------------------------
+
+
+def test_at_the_behaviour_policy_clipping_is_policy_gradient() -> None:
+    policy = random_logp(2, 3, 4, seed=1).requires_grad_()
+    mask = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(0)) < 0.7
+    advantage, valid = random_logits(2, 3, seed=2), torch.tensor([[True, True, False], [True, True, True]])
+    plain = policy_gradient((policy * mask).sum(-1), advantage, valid)
+    expected = torch.autograd.grad(plain, policy)[0]
+    for level in ("token", "sequence"):
+        options = {"clip_low": 0.2, "clip_high": 0.3, "level": level, "valid": valid}
+        loss = clipped_policy_gradient(policy, policy.detach(), advantage, mask, **options)
+        torch.testing.assert_close(torch.autograd.grad(loss, policy)[0], expected)
+
+
+def test_off_policy_the_sequence_level_is_unbiased_where_nothing_is_clipped() -> None:
+    """Over all 3^2 sequences of two tokens from another policy."""
+    logits, behaviour = random_logits(2, 3, seed=1).requires_grad_(), random_logp(2, 3, seed=2)
+    tokens = torch.tensor(list(product(range(3), repeat=2)))
+    reward = random_logits(9, seed=3)
+    places = torch.arange(2).expand(9, 2)
+    old = behaviour[places, tokens]
+    chance = old.sum(-1).exp()
+
+    def gradient(level: str, clip_low: float, clip_high: float) -> Tensor:
+        policy = logits.log_softmax(-1)[places, tokens]
+        total = policy.new_zeros(())
+        for s in range(9):
+            row = slice(s, s + 1)
+            mask = torch.ones(1, 2, dtype=torch.bool)
+            options = {"clip_low": clip_low, "clip_high": clip_high, "level": level}
+            loss = clipped_policy_gradient(policy[row], old[row], reward[row], mask, **options)
+            total = total + chance[s] * loss
+        return torch.autograd.grad(total, logits)[0]
+
+    objective = (logits.log_softmax(-1)[places, tokens].sum(-1).exp() * reward).sum()
+    exact = torch.autograd.grad(-objective, logits)[0]
+    torch.testing.assert_close(gradient("sequence", 1.0, math.inf), exact)
+    assert not torch.allclose(gradient("token", 1.0, math.inf), exact, rtol=1e-2)  # controls
+    assert not torch.allclose(gradient("sequence", 0.1, 0.1), exact, rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("log_ratio", "advantage", "moves"),
+    [(0.5, 1, False), (0.5, -1, True), (-0.5, 1, True), (-0.5, -1, False), (0.1, 1, True)],
+)
+def test_clipping_stops_a_ratio_that_would_move_further_out_of_the_range(
+    log_ratio: float, advantage: float, moves: bool
+) -> None:
+    policy = torch.tensor([[-1.0 + log_ratio]], requires_grad=True)
+    loss = clipped_policy_gradient(
+        policy,
+        torch.tensor([[-1.0]]),
+        torch.tensor([float(advantage)]),
+        torch.tensor([[True]]),
+        clip_low=0.2,
+        clip_high=0.2,
+    )
+    assert (float(torch.autograd.grad(loss, policy)[0].abs()) > 0) == moves
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"clip_low": -0.1}, r"clip_low must lie in \[0, 1\] and clip_high must be >= 0, got -0\.1 and 0\.2"),
+        ({"clip_low": 1.1}, r"got 1\.1 and 0\.2"),
+        ({"clip_high": -0.2}, r"got 0\.2 and -0\.2"),
+        ({"clip_high": NAN}, "got 0.2 and nan"),
+        ({"level": "word"}, "level must be token or sequence, got 'word'"),
+    ],
+)
+def test_clipping_ranges_and_levels_are_checked(changes: dict, message: str) -> None:
+    policy, advantage, mask = torch.tensor([[-1.0]]), torch.tensor([1.0]), torch.tensor([[True]])
+    options = {"clip_low": 0.2, "clip_high": 0.2}
+    with pytest.raises(ValueError, match=message):
+        clipped_policy_gradient(policy, policy, advantage, mask, **{**options, **changes})
+    clipped_policy_gradient(policy, policy, advantage, mask, **options)  # control
+
+
+# --- invalid samples and masked tokens -------------------------------------------------------------------
 
 
 def losses_of(logp: Tensor, advantage: Tensor, valid: Tensor | None) -> dict[str, Tensor]:
     sequence = torch.where(MASK, logp, 0.0).sum(-1)
-    own = advantage.unsqueeze(-1) * torch.ones_like(logp)
+    token_reward = advantage.unsqueeze(-1) * torch.ones_like(logp)
     return {
         "policy_gradient": policy_gradient(sequence, advantage, valid),
         "token_policy_gradient": token_policy_gradient(logp, advantage, MASK, gamma=0.7, valid=valid),
-        "token_reward": token_policy_gradient(logp, advantage, MASK, token_reward=own, valid=valid),
+        "token_reward": token_policy_gradient(logp, advantage, MASK, token_reward=token_reward, valid=valid),
         "length_normalised": length_normalised_policy_gradient(logp, advantage, MASK, valid),
         "reinvent": reinvent(sequence, 2 * advantage, advantage, sigma=3.0, valid=valid),
     }
 
 
 @pytest.mark.parametrize("garbage", [5.0, NAN, math.inf, -math.inf])
-def test_an_invalid_sample_is_as_if_it_were_not_there(garbage: float) -> None:
-    """In value and gradient, whatever its advantage, its log-probabilities and its masked tokens hold."""
+def test_an_invalid_sample_has_no_effect(garbage: float) -> None:
+    """Neither on the value nor on the gradient, whatever values it and its masked tokens have."""
     valid = torch.tensor([[True, False, True], [False, False, True]])
     advantage = random_logits(2, 3, seed=1)
     clean = leaf()
-    held = torch.where(valid.unsqueeze(-1) & MASK, clean.detach(), garbage).requires_grad_()
-    for name, loss in losses_of(held, advantage.masked_fill(~valid, garbage), valid).items():
-        (result,) = torch.autograd.grad(loss, held, retain_graph=True)
-        assert bool(result.isfinite().all()) and bool(loss.isfinite()), name
+    dirty = torch.where(valid.unsqueeze(-1) & MASK, clean.detach(), garbage).requires_grad_()
+    for name, loss in losses_of(dirty, advantage.masked_fill(~valid, garbage), valid).items():
+        (result,) = torch.autograd.grad(loss, dirty, retain_graph=True)
+        assert bool(result.isfinite().all()), name
+        assert bool(loss.isfinite()), name
         assert bool((result[~valid] == 0).all()), name
-        # The same loss of the valid samples alone: one group each, so that nothing else is left.
+        # The same loss with each valid sample as the only one.
         alone = clean.detach().clone().requires_grad_()
         rows = [(0, 0), (0, 2), (1, 2)]
         parts = []
@@ -192,10 +276,10 @@ def test_reinvent_has_the_reverse_gradient_on_policy_only(seed: int, sigma: floa
     (exact,) = torch.autograd.grad(-objective, policy, retain_graph=True)
 
     def expected(sampler: Tensor, sigma: float = sigma) -> Tensor:
-        """One completion a row, weighted by its chance under the sampler: core's mean counts each row 1/N."""
-        held = logp.detach().requires_grad_()
-        (coefficient,) = torch.autograd.grad(reinvent(held, ref, reward, sigma=sigma), held)
-        surrogate = (len(held) * sampler.detach() * coefficient * logp).sum()
+        """Weight each completion by its probability under the sampler instead of 1/N, the weight of core's mean."""
+        leaf = logp.detach().requires_grad_()
+        (coefficient,) = torch.autograd.grad(reinvent(leaf, ref, reward, sigma=sigma), leaf)
+        surrogate = (len(leaf) * sampler.detach() * coefficient * logp).sum()
         return torch.autograd.grad(surrogate, policy, retain_graph=True)[0]
 
     torch.testing.assert_close(expected(logp.exp()), 2 * sigma * exact, rtol=1e-9, atol=1e-10)

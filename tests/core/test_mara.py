@@ -1,4 +1,4 @@
-"""MARA on whole outcome sets: what is good, the anchor, both algorithms' optima, thresholds and edge cases."""
+"""MARA on whole outcome sets: good samples, the anchor, the optima of both algorithms, thresholds and edge cases."""
 
 import math
 
@@ -41,7 +41,7 @@ def test_the_optimum_is_uniform_over_the_good_outcomes(seed: int, beta: float) -
         assert float((shares / shares.mean() - 1).abs().max()) < 1e-9, name
         assert float(shares.sum()) > 0, name
 
-    # Elsewhere the vanilla target, and the good ones at the height of the anchor.
+    # The good outcomes have the mass of the anchor, the others that of the vanilla target.
     anchor = int(ref.masked_fill(~good, -INF).argmax())
     log_mass = ref + reward / beta
     expected = torch.where(good, log_mass[anchor], log_mass).log_softmax(-1)
@@ -52,7 +52,7 @@ def test_the_optimum_is_uniform_over_the_good_outcomes(seed: int, beta: float) -
     for direction, r in (("reverse", reward), ("forward", reward), ("forward", augmented)):
         shares = target(direction, r, ref, beta).exp()[good]
         assert float(coefficient_of_variation(shares)) > 0.3
-    # Untouched: what is not good.
+    # Outcomes that are not good are unchanged.
     assert torch.equal(augmented[~good], reward[~good])
     assert torch.equal(ref_2[~good], ref[~good])
 
@@ -83,7 +83,7 @@ def test_figure_5(beta: float) -> None:
 
 
 def test_both_algorithms_share_the_reverse_gradient() -> None:
-    """E_pi[(R' - beta log(pi/ref')) grad log pi]: the same numbers multiply grad log pi (appendix B.8)."""
+    """E_pi[(R' - beta log(pi/ref')) grad log pi]: both have the same factor of grad log pi (appendix B.8)."""
     logits, ref = random_logits(7, seed=1).requires_grad_(), random_logp(7, seed=2, scale=2)
     reward, beta = torch.tensor([1, 0, 1, 1, 0, 1, 0]).double(), 0.2
     logp = logits.log_softmax(-1)
@@ -95,9 +95,9 @@ def test_both_algorithms_share_the_reverse_gradient() -> None:
     first = gradient(augment_reward(reward, ref, beta=beta, threshold=1.0), ref)
     second = gradient(*anchor_reference(reward, ref, threshold=1.0))
     torch.testing.assert_close(first, second, rtol=1e-12, atol=1e-14)
-    assert (first - gradient(reward, ref)).abs().max() > 1e-2  # control: vanilla's is another
+    assert (first - gradient(reward, ref)).abs().max() > 1e-2  # control: without MARA
     other_beta = gradient(augment_reward(reward, ref, beta=2 * beta, threshold=1.0), ref)
-    assert (first - other_beta).abs().max() > 1e-2  # control: the beta of the objective, no other
+    assert (first - other_beta).abs().max() > 1e-2  # control: a beta that is not the objective's
 
 
 def test_entropy_regularisation_keeps_it_uniform() -> None:
@@ -127,14 +127,14 @@ def test_the_anchor_is_the_likeliest_good_sample() -> None:
     assert anchored_ref[0].tolist() == pytest.approx([-0.1, -1, -1, -1])
 
 
-def test_of_equally_likely_good_samples_the_best_rewarded_then_the_first_is_the_anchor() -> None:
+def test_the_anchor_of_equally_likely_good_samples_has_the_highest_reward_then_is_the_first() -> None:
     ref = torch.tensor([-1.0, -1.0, -1.0, -2.0])
     assert select_anchor(torch.tensor([1.0, 2.0, 2.0, 9.0]), ref, 1.0)[0].tolist() == [1]
     assert select_anchor(torch.tensor([1.0, 1.0, 1.0, 9.0]), ref, 1.0)[0].tolist() == [0]
-    # Which of the tied ones is the anchor changes no result when their rewards are equal ...
+    # If tied samples have equal rewards, it does not matter which of them is the anchor ...
     reward = torch.tensor([1.0, 1.0, 0.0, 1.0])
     assert augment_reward(reward, ref, beta=0.5, threshold=1.0).tolist() == [1, 1, 0, 1.5]
-    # ... and the order of the samples never does.
+    # ... and the order of the samples never matters.
     reward, order = torch.tensor([1.0, 2.0, 2.0, 1.5]), torch.tensor([3, 1, 0, 2])
     augmented = augment_reward(reward, ref, beta=0.5, threshold=1.0)
     assert torch.equal(augment_reward(reward[order], ref[order], beta=0.5, threshold=1.0), augmented[order])
@@ -175,27 +175,27 @@ def test_a_group_with_none_one_some_or_all_good(good: int) -> None:
     assert not torch.equal(augmented, reward)  # control
 
 
-def test_invalid_samples_are_never_good_never_the_anchor_and_may_hold_anything() -> None:
+def test_invalid_samples_are_never_good_and_never_the_anchor_whatever_their_values() -> None:
     reward, ref = torch.tensor([1.0, 1.0, 1.0, 0.0]), torch.tensor([-1.0, -2.0, -4.0, -1.0])
     valid = torch.tensor([False, True, True, True])
-    kept = augment_reward(reward[1:], ref[1:], beta=0.5, threshold=1.0)
+    without = augment_reward(reward[1:], ref[1:], beta=0.5, threshold=1.0)
     for garbage in (9.0, NAN, INF, -INF):
         r, f = reward.clone(), ref.clone()
         r[0] = f[0] = garbage
         augmented = augment_reward(r, f, beta=0.5, threshold=1.0, valid=valid)
-        assert torch.equal(augmented[1:], kept)
+        assert torch.equal(augmented[1:], without)
         assert torch.equal(augmented[:1], r[:1]) or math.isnan(garbage)
         anchored_reward, anchored_ref = anchor_reference(r, f, threshold=1.0, valid=valid)
         assert anchored_ref[1:].tolist() == [-2, -2, -1]
         assert anchored_reward[1:].tolist() == [1, 1, 0]
     assert not torch.equal(
-        augment_reward(reward, ref, beta=0.5, threshold=1.0)[1:], kept
-    )  # control: it was the anchor
+        augment_reward(reward, ref, beta=0.5, threshold=1.0)[1:], without
+    )  # control: a valid first sample is the anchor
     none = torch.zeros(4, dtype=torch.bool)
     assert torch.equal(augment_reward(reward, ref, beta=0.5, threshold=1.0, valid=none), reward)
 
 
-def test_nan_where_it_counts_and_wrong_shapes_are_errors() -> None:
+def test_nan_in_a_valid_entry_and_wrong_shapes_are_errors() -> None:
     reward, ref = torch.zeros(2, 3), torch.zeros(2, 3)
     reward[1, 2] = NAN
     with pytest.raises(ValueError, match=r"reward is NaN at \[1, 2\].*mark such samples as not valid"):
@@ -218,11 +218,11 @@ def test_beta_must_be_positive(beta: float) -> None:
 
 def test_inputs_are_not_modified_and_dtypes_kept() -> None:
     reward, ref = torch.tensor([1.0, 1.0, 0.0]), torch.tensor([-1.0, -3.0, -2.0])
-    kept = reward.clone(), ref.clone()
+    copies = reward.clone(), ref.clone()
     augmented = augment_reward(reward, ref, beta=1.0, threshold=1.0)
     anchored = anchor_reference(reward, ref, threshold=1.0)
-    assert torch.equal(reward, kept[0])
-    assert torch.equal(ref, kept[1])
+    assert torch.equal(reward, copies[0])
+    assert torch.equal(ref, copies[1])
     assert augmented.dtype == anchored[1].dtype == torch.float32
     assert not torch.equal(augmented, reward)  # control
 
@@ -237,18 +237,17 @@ def test_quantiles_agree_with_torch_and_numpy(seed: int, q: float) -> None:
     reward = torch.randn(6, 9, generator=generator, dtype=torch.float64)
     valid = torch.rand(6, 9, generator=generator) < 0.7
     valid[0], valid[1, 1:] = True, False
-    held = reward.masked_fill(~valid, NAN)
-    mine = quantile_threshold(held, q, valid=valid)
-    assert mine.shape == (6, 1)
-    expected = torch.nanquantile(held, q, dim=-1, keepdim=True)
+    with_nan = reward.masked_fill(~valid, NAN)
+    threshold = quantile_threshold(with_nan, q, valid=valid)
+    assert threshold.shape == (6, 1)
+    expected = torch.nanquantile(with_nan, q, dim=-1, keepdim=True)
     lowest = torch.where(valid, reward, INF).amin(-1, keepdim=True)
     changed = expected > lowest
-    torch.testing.assert_close(mine[changed], expected[changed], rtol=1e-12, atol=0)
-    assert bool((mine[~changed] == INF).all())
+    torch.testing.assert_close(threshold[changed], expected[changed], rtol=1e-12, atol=0)
+    assert bool((threshold[~changed] == INF).all())
     assert abs(float(quantile_threshold(reward, q)[0]) - numpy.quantile(reward[0].numpy(), q)) < 1e-12 or q == 0
-    if 0 < q < 1:  # control: what is invalid must not be counted
-        everything = quantile_threshold(reward, q)
-        assert not torch.allclose(everything[2:], mine[2:])
+    if 0 < q < 1:  # control: with the invalid samples the quantile is another
+        assert not torch.allclose(quantile_threshold(reward, q)[2:], threshold[2:])
 
 
 def test_a_quantile_that_would_make_all_good_leaves_the_group_unchanged() -> None:
@@ -256,21 +255,21 @@ def test_a_quantile_that_would_make_all_good_leaves_the_group_unchanged() -> Non
     ref = torch.tensor([-1.0, -2.0, -3.0, -4.0]).expand(3, 4)
     threshold = quantile_threshold(reward, 0.5)
     assert threshold.tolist() == [[INF], [INF], [2.5]]
-    assert int(threshold.isinf().sum()) == 2  # so they are counted
+    assert int(threshold.isinf().sum()) == 2  # the metric counts these
     augmented = augment_reward(reward, ref, beta=1.0, threshold=threshold)
     assert torch.equal(augmented[:2], reward[:2])
     assert augmented[2].tolist() == [1, 2, 3, 4]  # the anchor is the third, the fourth gets 3 + 1
     assert augment_reward(reward, ref, beta=1.0, threshold=2.0)[0].tolist() == [2, 3, 4, 5]  # control: a constant
 
 
-def test_the_floor_raises_a_low_quantile_and_no_other() -> None:
+def test_the_floor_raises_only_quantiles_below_it() -> None:
     reward = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.7, 0.8, 0.9, 1.0], [0.9, 0.9, 0.9, 0.9]])
     threshold = quantile_threshold(reward, 0.5, floor=0.6)
     torch.testing.assert_close(threshold, torch.tensor([[0.6], [0.85], [INF]]))
     assert select_anchor(reward, torch.zeros(3, 4), threshold)[1].sum(-1).tolist() == [0, 2, 0]
     assert float(quantile_threshold(reward, 0.5)[0]) == pytest.approx(0.25)  # control: without it
     assert quantile_threshold(reward - 0.5, 0.5, floor=0.0)[0].tolist() == [0]  # 0 is a floor
-    # A floor above a tied group says no more than that none is good; one below it says nothing.
+    # With a floor above its reward, a tied group has no good sample; a floor below it has no effect.
     assert quantile_threshold(torch.full((1, 3), 0.5), 0.9, floor=0.6).tolist() == [[pytest.approx(0.6)]]
     assert quantile_threshold(torch.full((1, 3), 0.5), 0.9, floor=0.4).tolist() == [[INF]]
 
@@ -288,7 +287,7 @@ def test_q_outside_the_unit_interval_is_an_error(q: float) -> None:
         quantile_threshold(torch.zeros(1, 2), q)
 
 
-def test_nan_rewards_are_no_quantile() -> None:
+def test_a_quantile_of_nan_is_an_error() -> None:
     reward = torch.tensor([[1.0, NAN, 3.0]])
     with pytest.raises(ValueError, match=r"reward is NaN at \[0, 1\]"):
         quantile_threshold(reward, 0.5)

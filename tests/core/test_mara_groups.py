@@ -1,6 +1,7 @@
-"""MARA with the anchor of each group, as in training: where the expected gradient over every group leads.
+"""MARA with one anchor per group, as in training: the policy that the expected gradient over all groups leads to.
 
-Three good outcomes of reference .55, .15 and .05 and a bad one of .25; completions of one token.
+There are three good outcomes, of probability .55, .15 and .05 under the reference, and a bad one of .25; completions
+have one token.
 """
 
 from functools import partial
@@ -25,7 +26,7 @@ REWARD = torch.tensor([1, 1, 1, 0], dtype=torch.float64)
 NEAR_UNIFORM = torch.tensor([0.34, 0.33, 0.32, 0.01], dtype=torch.float64).log()
 
 
-def led_to(
+def follow_objective(
     size: int,
     beta: float,
     *,
@@ -38,7 +39,7 @@ def led_to(
     rates: tuple[float, ...] = (),
     steps: int = 60,
 ) -> Tensor:
-    """[4] probabilities after following the expected gradient of `Objective.loss`, at falling rates if given."""
+    """Follow the expected gradient of `Objective.loss`, at one rate after the other; return [4] probabilities."""
     transform = partial(mara, threshold=1.0, direction=direction, algorithm=algorithm)
     objective = Objective(
         direction=direction,
@@ -77,27 +78,27 @@ def unevenness(policy: Tensor) -> float:
     ],
 )
 def test_reverse_is_uniform_at_a_small_beta(size: int, beta: float, placement: str) -> None:
-    policy = led_to(size, beta, placement=placement)
+    policy = follow_objective(size, beta, placement=placement)
     assert unevenness(policy) < 1e-3
     assert float(policy[:3].sum()) > 0.99
-    vanilla = led_to(size, beta, placement=placement, with_mara=False)  # control: the reference's ratios
+    vanilla = follow_objective(size, beta, placement=placement, with_mara=False)  # control: the reference's ratios
     assert vanilla[:3].tolist() == pytest.approx([11 / 15, 3 / 15, 1 / 15], abs=1e-3)
 
 
 @pytest.mark.parametrize(("size", "beta", "limit"), [(2, 0.03, 2e-3), (4, 0.1, 2e-3), (8, 0.1, 1e-3)])
 def test_forward_is_nearly_uniform_at_a_small_beta(size: int, beta: float, limit: float) -> None:
-    policy = led_to(size, beta, direction="forward", start=NEAR_UNIFORM, steps=250)
+    policy = follow_objective(size, beta, direction="forward", start=NEAR_UNIFORM, steps=250)
     assert unevenness(policy) < limit
     # Control: Algorithm 1 piles onto the least likely good outcome.
-    first = led_to(size, beta, direction="forward", algorithm=1, start=NEAR_UNIFORM, steps=250)
+    first = follow_objective(size, beta, direction="forward", algorithm=1, start=NEAR_UNIFORM, steps=250)
     assert int(first[:3].argmax()) == 2
     assert float(first[2]) > 0.6
 
 
 def test_a_large_beta_and_a_small_group_are_biased_towards_the_likely_ones() -> None:
-    policy = led_to(2, 1.0)
+    policy = follow_objective(2, 1.0)
     assert policy[:3].tolist() == pytest.approx([0.337, 0.280, 0.239], abs=1e-3)
-    assert unevenness(led_to(8, 1.0)) < 0.1 * unevenness(policy)  # control: a larger group
+    assert unevenness(follow_objective(8, 1.0)) < 0.1 * unevenness(policy)  # control: a larger group
 
 
 @pytest.mark.parametrize(
@@ -105,13 +106,13 @@ def test_a_large_beta_and_a_small_group_are_biased_towards_the_likely_ones() -> 
     [(2, 0.3, "reverse"), (4, 1.0, "reverse"), (2, 0.1, "forward"), (8, 1.0, "forward")],
 )
 def test_the_table_of_the_guide_is_where_the_gradient_leads(size: int, beta: float, direction: str) -> None:
-    """Two ways: root finding on the expected advantages, and following the gradient of `Objective.loss`."""
+    """Root finding on the expected advantages agrees with following the gradient of `Objective.loss`."""
     solved = fixed_point(size, beta, direction)
     steps = 120 if direction == "reverse" else 300
-    followed = led_to(size, beta, direction=direction, start=NEAR_UNIFORM, steps=steps)
+    followed = follow_objective(size, beta, direction=direction, start=NEAR_UNIFORM, steps=steps)
     torch.testing.assert_close(followed, solved, rtol=0, atol=1e-6)
     assert bias(size, beta, direction) == pytest.approx(unevenness(followed), abs=1e-6)
-    other = led_to(size, 0.9 * beta, direction=direction, start=NEAR_UNIFORM, steps=steps)  # control
+    other = follow_objective(size, 0.9 * beta, direction=direction, start=NEAR_UNIFORM, steps=steps)  # control
     assert not torch.allclose(other, solved, rtol=0, atol=1e-6)
 
 
@@ -130,28 +131,30 @@ def test_the_guide_shows_the_table_that_the_command_prints(capsys: pytest.Captur
     printed = capsys.readouterr().out
     table = printed[printed.index("Algorithm 1") :]
     assert table in (Path(__file__).resolve().parents[2] / "docs" / "mara.md").read_text()
-    assert table.count("\n") == 2 * (2 + len(BETAS)) + 1  # control: all of it
+    assert table.count("\n") == 2 * (2 + len(BETAS)) + 1  # control: the table is complete
 
 
-# --- other advantages: what a baseline is needed for -----------------------------------------------------
+# --- other advantages: why a baseline is needed ----------------------------------------------------------
 
 FALLING = (0.5, 0.1, 0.02, 0.004, 0.001)
 
 
 @pytest.mark.parametrize("direction", ["reverse", "forward"])
 def test_group_normalised_is_uniform_with_the_kl_in_the_reward(direction: str) -> None:
-    """The normalised advantage does not shrink near the optimum, so that only a falling rate settles."""
-    policy = led_to(4, 0.03, direction=direction, advantage="group_normalised", rates=FALLING, steps=120)
+    """The normalised advantage does not shrink near the optimum, so only a falling rate converges."""
+    policy = follow_objective(4, 0.03, direction=direction, advantage="group_normalised", rates=FALLING, steps=120)
     assert unevenness(policy) < 1e-3
     assert float(policy[:3].sum()) > 0.98
-    constant = led_to(4, 0.03, direction=direction, advantage="group_normalised", rates=(0.5,), steps=200)  # control
+    constant = follow_objective(
+        4, 0.03, direction=direction, advantage="group_normalised", rates=(0.5,), steps=200
+    )  # control
     assert unevenness(constant) > 1e-2
 
 
 def test_group_normalised_with_the_kl_in_the_loss_collapses_onto_the_rarest_good_outcome() -> None:
-    policy = led_to(4, 0.03, advantage="group_normalised", placement="loss", rates=(1.0,), steps=500)
+    policy = follow_objective(4, 0.03, advantage="group_normalised", placement="loss", rates=(1.0,), steps=500)
     assert policy.tolist() == pytest.approx([0, 0, 1, 0], abs=1e-3)
-    assert unevenness(led_to(4, 0.03, placement="loss")) < 1e-3  # control: leave-one-out
+    assert unevenness(follow_objective(4, 0.03, placement="loss")) < 1e-3  # control: leave-one-out
 
 
 def test_dividing_by_the_spread_of_raw_rewards_is_skewed() -> None:
@@ -163,12 +166,12 @@ def test_dividing_by_the_spread_of_raw_rewards_is_skewed() -> None:
 
     policy = follow_gradient(loss, REF, size=4, rate=5.0, steps=500)
     assert unevenness(policy) > 0.05
-    assert float(policy[:3].min()) > 0.01  # and yet no collapse
+    assert float(policy[:3].min()) > 0.01  # but it does not collapse
 
 
 def test_centring_is_uniform_with_the_kl_in_the_reward_only() -> None:
-    assert unevenness(led_to(4, 0.03, advantage="centred")) < 1e-3
-    outside = led_to(4, 0.03, advantage="centred", placement="loss")
+    assert unevenness(follow_objective(4, 0.03, advantage="centred")) < 1e-3
+    outside = follow_objective(4, 0.03, advantage="centred", placement="loss")
     assert outside[:3].tolist() == pytest.approx([0.440, 0.318, 0.242], abs=2e-3)  # reference ** (1/4)
     expected = (REF[:3] / 4).softmax(-1)
     torch.testing.assert_close(outside[:3], expected, rtol=0, atol=1e-3)
@@ -183,11 +186,14 @@ def test_centring_is_uniform_with_the_kl_in_the_reward_only() -> None:
     ],
 )
 def test_an_anchor_outside_a_baseline_biases_at_every_beta(options: dict) -> None:
-    """A sample's own group decides its anchor; only a comparison within the group cancels that. More samples help."""
+    """The group of a sample determines its anchor, and only a comparison within the group cancels that effect.
+
+    The bias is smaller in larger groups.
+    """
     options = {"start": NEAR_UNIFORM, "steps": 250 if options.get("direction") == "forward" else 60, **options}
-    by_beta = [unevenness(led_to(4, beta, **options)) for beta in (0.03, 0.1)]
+    by_beta = [unevenness(follow_objective(4, beta, **options)) for beta in (0.03, 0.1)]
     assert min(by_beta) > 0.03
     assert abs(by_beta[0] - by_beta[1]) < 5e-3  # it does not fall with beta
-    assert unevenness(led_to(8, 0.1, **options)) < 0.4 * by_beta[1]
+    assert unevenness(follow_objective(8, 0.1, **options)) < 0.4 * by_beta[1]
     in_baseline = {**options, "advantage": "leave_one_out", "placement": "reward"}  # control
-    assert unevenness(led_to(4, 0.03, **in_baseline)) < 1e-3
+    assert unevenness(follow_objective(4, 0.03, **in_baseline)) < 1e-3

@@ -1,4 +1,4 @@
-"""The middle of a training step: its expected gradient, what invalid samples do to it, and what it refuses."""
+"""The middle of a training step: its expected gradient, invalid samples, metrics, and rejected combinations."""
 
 import itertools
 import math
@@ -45,8 +45,8 @@ def sampled_gradient(objective: Objective, policy: Tensor, ref: Tensor, reward: 
     ref_logp = torch.where(mask, SEQUENCES.token_logp(ref)[members], -INF)
 
     def loss(policy_logp: Tensor) -> Tensor:
-        held = torch.where(mask, policy_logp, NAN)
-        return objective.loss(reward[members], held, ref_logp, mask, beta=beta)[0]
+        with_nan = torch.where(mask, policy_logp, NAN)
+        return objective.loss(reward[members], with_nan, ref_logp, mask, beta=beta)[0]
 
     return expected_group_gradient(loss, SEQUENCES.token_logp(policy)[members], log_chance, policy)
 
@@ -88,7 +88,7 @@ def test_expected_gradient_is_that_of_the_exact_objective(
     exact = exact_gradient(policy, ref, reward, beta, direction, level, entropy_coef)
     torch.testing.assert_close(sampled, exact, rtol=1e-9, atol=1e-12)
 
-    # Controls: another beta, level, direction and entropy coefficient each have another gradient.
+    # Controls: with another beta, level, direction or entropy coefficient the gradient is another one.
     other_level = "token" if level == "sequence" else "sequence"
     other_direction = "forward" if direction == "reverse" else "reverse"
     for wrong in (
@@ -102,8 +102,8 @@ def test_expected_gradient_is_that_of_the_exact_objective(
 
 @pytest.mark.parametrize("placement", ["reward", "loss"])
 @pytest.mark.parametrize("level", ["sequence", "token"])
-def test_centring_scales_what_is_in_the_reward_by_one_less_in_n(level: str, placement: str) -> None:
-    """So with the KL outside the baselined reward, the effective beta is n/(n-1) of the stated one."""
+def test_centring_multiplies_the_gradient_of_the_reward_by_n_minus_1_over_n(level: str, placement: str) -> None:
+    """If the KL is not in the centred reward, the effective beta is therefore n/(n-1) times the given one."""
     policy, ref, reward, beta = conditionals(1).requires_grad_(), conditionals(2), random_logits(15, seed=3), 0.4
     objective = Objective(direction="reverse", placement=placement, level=level, advantage=ADVANTAGES["centred"])
     effective = beta if (placement, level) == ("reward", "sequence") else 2 * beta
@@ -124,14 +124,14 @@ def test_the_cap_on_forward_weights_reaches_the_loss() -> None:
         assert torch.allclose(sampled, exact, rtol=1e-9, atol=1e-12) == unbiased
 
 
-# --- sequences of several lengths: what keeps MARA uniform and what does not -----------------------------
+# --- sequences of several lengths: under which options MARA is uniform -----------------------------------
 
 GOOD = torch.tensor([(s[0] == 1) for s in SEQUENCES.tokens.tolist()])  # completions of one, two and three tokens
 GOOD[SEQUENCES.tokens.tolist().index([0, 0, 0])] = True
 
 
 def conditionals_of(chance: Tensor) -> Tensor:
-    """[P, V] logits of the table whose completions have these probabilities."""
+    """Return the [P, V] logits of the table whose completions have these probabilities."""
     mass = torch.zeros(len(SEQUENCES.prefix_of), VOCABULARY, dtype=torch.float64)
     for row, tokens, mask, p in zip(SEQUENCES.row, SEQUENCES.tokens, SEQUENCES.mask, chance, strict=True):
         mass.index_put_((row[mask], tokens[mask]), p, accumulate=True)
@@ -139,7 +139,7 @@ def conditionals_of(chance: Tensor) -> Tensor:
 
 
 def share_of_good(objective: Objective, ref: Tensor, beta: float, steps: int) -> Tensor:
-    """Where the expected natural gradient leads from the uniform policy, with the anchor over all outcomes."""
+    """Follow the expected natural gradient from the uniform policy, with one anchor for all outcomes."""
     policy = torch.zeros(len(SEQUENCES.prefix_of), VOCABULARY, dtype=torch.float64)
     reward = GOOD.double()
     for _ in range(steps):
@@ -171,7 +171,7 @@ def anchored_over_all(ref: Tensor) -> Any:
     ],
 )
 def test_mara_is_uniform_over_completions_of_any_length_for_sequence_sums_only(options: dict, uniform: bool) -> None:
-    """A discount or a division by length shrinks the reward's pull on some completions and not the KL term's."""
+    """A discount or a division by length scales the reward of some completions, but not their KL term."""
     ref, beta = conditionals(2), 0.2
     assert sorted(SEQUENCES.mask[GOOD].sum(-1).unique().tolist()) == [1, 2, 3]
     objective = Objective(direction="reverse", transform=anchored_over_all(ref), **options)
@@ -181,20 +181,20 @@ def test_mara_is_uniform_over_completions_of_any_length_for_sequence_sums_only(o
     assert spread < 1e-4 if uniform else spread > 0.1
 
 
-@pytest.mark.parametrize("weighing", [{"gamma": 0.7}, {"length_normalised": True}])
-def test_with_the_kl_in_the_baselined_reward_the_target_stays_a_fixed_point(weighing: dict) -> None:
-    """There the shaped reward is the same for every completion: all advantages are 0, whatever multiplies them."""
+@pytest.mark.parametrize("weights", [{"gamma": 0.7}, {"length_normalised": True}])
+def test_with_the_kl_in_the_reward_before_the_baseline_the_target_stays_a_fixed_point(weights: dict) -> None:
+    """The shaped reward of every completion is then the same, so all advantages are 0, whatever their weights."""
     ref, beta = conditionals(2), 0.2
     ref_seq_logp = SEQUENCES.seq_logp(ref)
     augmented = augment_reward(GOOD.double(), ref_seq_logp, beta=beta, threshold=1.0)
     target = conditionals_of((ref_seq_logp + augmented / beta).softmax(-1)).requires_grad_()
 
     def largest(**options: Any) -> float:
-        objective = Objective(**{"direction": "reverse", "transform": anchored_over_all(ref), **weighing, **options})
+        objective = Objective(**{"direction": "reverse", "transform": anchored_over_all(ref), **weights, **options})
         return float(sampled_gradient(objective, target, ref, GOOD.double(), beta).abs().max())
 
     assert largest() < 1e-12
-    # Controls: without a baseline, with the KL in the loss, and without MARA it is none.
+    # Controls: it is no fixed point without a baseline, with the KL in the loss, or without MARA.
     assert largest(advantage=ADVANTAGES["no_baseline"]) > 1e-2
     assert largest(placement="loss") > 1e-3
     assert largest(transform=Objective.transform) > 1e-3
@@ -236,17 +236,17 @@ def loss_and_gradient(objective: Objective, inputs: dict[str, Tensor], **options
 
 @pytest.mark.parametrize("garbage", [2.0, NAN, INF, -INF])
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_an_invalid_sample_is_as_if_it_were_not_there(name: str, garbage: float) -> None:
-    """Loss, gradient and every logged figure equal those of the group without it, whatever it holds."""
+def test_an_invalid_sample_has_no_effect(name: str, garbage: float) -> None:
+    """Loss, gradient and every metric equal those of the group without it, whatever its values are."""
     inputs = batch()
     valid = torch.tensor([True, True, False, True, True]).expand(2, 5)
     without = {key: value[:, valid[0]] for key, value in inputs.items()}
     expected, expected_gradient, expected_log = loss_and_gradient(OBJECTIVES[name], without)
-    held = dict(inputs)
-    held["reward"] = inputs["reward"].masked_fill(~valid, garbage)
+    dirty = dict(inputs)
+    dirty["reward"] = inputs["reward"].masked_fill(~valid, garbage)
     for key in ("policy_logp", "ref_logp"):
-        held[key] = inputs[key].masked_fill(~valid.unsqueeze(-1), garbage)
-    loss, gradient, logged = loss_and_gradient(OBJECTIVES[name], held, valid=valid)
+        dirty[key] = inputs[key].masked_fill(~valid.unsqueeze(-1), garbage)
+    loss, gradient, logged = loss_and_gradient(OBJECTIVES[name], dirty, valid=valid)
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-13)
     torch.testing.assert_close(gradient[:, valid[0]], expected_gradient, rtol=1e-12, atol=1e-13)
     assert bool((gradient[:, ~valid[0]] == 0).all())
@@ -258,7 +258,7 @@ def test_an_invalid_sample_is_as_if_it_were_not_there(name: str, garbage: float)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_groups_with_no_or_one_valid_sample_change_nothing_else(name: str) -> None:
+def test_groups_with_no_or_one_valid_sample_do_not_affect_other_groups(name: str) -> None:
     objective, inputs = OBJECTIVES[name], batch()
     valid = torch.tensor([[True] * 5, [False] * 5])
     alone = {key: value[:1] for key, value in inputs.items()}
@@ -273,7 +273,9 @@ def test_groups_with_no_or_one_valid_sample_change_nothing_else(name: str) -> No
     assert bool((gradient[:, 1:] == 0).all())
     assert bool(gradient.isfinite().all())
     in_baseline = (objective.placement, objective.level) == ("reward", "sequence")
-    assert bool((gradient == 0).all()) == in_baseline  # a lone sample has no advantage; a KL outside it stays
+    assert (
+        bool((gradient == 0).all()) == in_baseline
+    )  # a single sample has no advantage, but a KL term outside it remains
 
     none = torch.zeros(2, 5, dtype=torch.bool)
     loss, gradient, logged = loss_and_gradient(objective, inputs, valid=none)
@@ -284,7 +286,7 @@ def test_groups_with_no_or_one_valid_sample_change_nothing_else(name: str) -> No
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 @pytest.mark.parametrize("key", ["reward", "policy_logp", "ref_logp"])
-def test_nan_where_it_counts_is_an_error_that_names_it(name: str, key: str) -> None:
+def test_nan_in_a_valid_entry_is_an_error_that_names_it(name: str, key: str) -> None:
     inputs = batch()
     inputs[key] = inputs[key].clone()
     inputs[key][1, 2] = NAN
@@ -310,29 +312,29 @@ def test_tied_rewards_leave_the_kl_term(name: str) -> None:
         _, gradient, _ = loss_and_gradient(OBJECTIVES[name], inputs)
         assert float(gradient.abs().max()) > 1e-3
     if OBJECTIVES[name].placement == "reward" and OBJECTIVES[name].level == "sequence":
-        quiet = Objective(direction="reverse")
+        without_entropy = Objective(direction="reverse")
         at_reference = {**inputs, "ref_logp": inputs["policy_logp"]}
-        assert float(loss_and_gradient(quiet, at_reference)[1].abs().max()) == 0  # control: nothing pulls there
+        assert float(loss_and_gradient(without_entropy, at_reference)[1].abs().max()) == 0  # control: no KL there
 
 
-def test_tied_groups_can_be_left_out_by_their_raw_rewards() -> None:
+def test_groups_with_tied_raw_rewards_can_be_skipped() -> None:
     inputs = batch()
     inputs["reward"] = torch.tensor([[1.0, 1.0, 1.0, 1.0], [1.0, 0.0, 1.0, 0.0]], dtype=torch.float64)
     options: dict[str, Any] = {
-        "transform": "mara",  # which unties what the raw rewards tie
+        "transform": "mara",  # its rewards differ even where the raw rewards are equal
         "threshold": {"kind": "constant", "value": 1.0},
         "advantage": "leave_one_out",
         "direction": "reverse",
     }
-    keep, mask = (make_objective(**options, skip_tied_groups=flag) for flag in (False, True))
+    keeping, skipping = (make_objective(**options, skip_tied_groups=flag) for flag in (False, True))
     inputs = {name: value[:2, :4] for name, value in inputs.items()}
-    kept, masked = (loss_and_gradient(objective, inputs)[1] for objective in (keep, mask))
-    assert kept[0].abs().max() > 1e-3  # by default the KL term moves a tied group
-    assert masked[0].abs().max() == 0
-    torch.testing.assert_close(masked[1], 2 * kept[1])  # the mean is over the group that is left
+    with_tied, without_tied = (loss_and_gradient(objective, inputs)[1] for objective in (keeping, skipping))
+    assert with_tied[0].abs().max() > 1e-3  # by default the KL term moves a tied group
+    assert without_tied[0].abs().max() == 0
+    torch.testing.assert_close(without_tied[1], 2 * with_tied[1])  # the mean is over one group instead of two
     valid = torch.tensor([[True] * 4, [True, False, True, False]])
-    both = loss_and_gradient(mask, inputs, valid=valid)[1]
-    assert both.abs().max() == 0  # tied among those that count
+    all_tied = loss_and_gradient(skipping, inputs, valid=valid)[1]
+    assert all_tied.abs().max() == 0  # the valid samples of both groups are tied
 
 
 def test_tied_anchors_give_the_same_gradient_in_any_order() -> None:
@@ -349,8 +351,8 @@ def test_tied_anchors_give_the_same_gradient_in_any_order() -> None:
 
 
 @pytest.mark.parametrize("placement", ["reward", "loss"])
-def test_the_kl_term_takes_the_anchored_reference(placement: str) -> None:
-    """Algorithm 2 by hand: R(z) and ref(z) for good completions, in the reward and in the KL term."""
+def test_the_kl_term_uses_the_anchored_reference(placement: str) -> None:
+    """Algorithm 2 by hand: good completions have R(z) in the reward and ref(z) in the KL term."""
     inputs, beta = batch(), 0.3
     ref = torch.where(inputs["mask"], inputs["ref_logp"], 0.0).sum(-1)
     policy = torch.where(inputs["mask"], inputs["policy_logp"], 0.0).sum(-1)
@@ -371,14 +373,14 @@ def test_the_kl_term_takes_the_anchored_reference(placement: str) -> None:
     assert not torch.allclose(gradient, by_hand(ref))  # control
 
 
-def test_truncated_completions_keep_their_reward_and_their_place_and_are_never_good() -> None:
+def test_truncated_completions_keep_their_reward_count_in_the_baseline_and_are_never_good() -> None:
     objective = OBJECTIVES["reverse-reward-sequence-mara"]
     inputs = batch()
     complete = torch.ones(2, 5, dtype=torch.bool)
     complete[0, 2] = complete[1, 4] = False
     _, gradient, logged = loss_and_gradient(objective, inputs, complete=complete)
 
-    # By hand: Algorithm 1 among the complete ones, leave-one-out over all.
+    # By hand: Algorithm 1 over the complete samples, leave-one-out over all.
     ref = torch.where(inputs["mask"], inputs["ref_logp"], 0.0).sum(-1)
     policy = torch.where(inputs["mask"], inputs["policy_logp"], 0.0).sum(-1)
     augmented = augment_reward(inputs["reward"], ref, beta=0.3, threshold=0.5, valid=complete)
@@ -390,14 +392,14 @@ def test_truncated_completions_keep_their_reward_and_their_place_and_are_never_g
     good = (inputs["reward"] >= 0.5) & complete
     assert float(logged["mara/good_share"]) == pytest.approx(float(good.double().mean()))
 
-    # Controls: dropping them (valid) and treating them as complete are two other things.
+    # Controls: dropping them (valid) and treating them as complete both give another gradient.
     _, dropped, _ = loss_and_gradient(objective, inputs, valid=complete)
     _, as_complete, _ = loss_and_gradient(objective, inputs)
     assert not torch.allclose(dropped, gradient)
     assert not torch.allclose(as_complete, gradient)
     assert bool((dropped[~complete] == 0).all())
     assert bool((gradient[~complete][:, 0] != 0).all())
-    # Both at once: what is dropped counts nowhere, what is truncated counts in the baseline.
+    # Both at once: invalid samples count nowhere, truncated ones count in the baseline.
     valid = torch.ones(2, 5, dtype=torch.bool)
     valid[:, 0] = False
     _, both, _ = loss_and_gradient(objective, inputs, complete=complete, valid=valid)
@@ -406,10 +408,10 @@ def test_truncated_completions_keep_their_reward_and_their_place_and_are_never_g
     torch.testing.assert_close(both[:, 1:], expected)
 
 
-# --- what is logged --------------------------------------------------------------------------------------
+# --- metrics ---------------------------------------------------------------------------------------------
 
 
-def test_logged_figures_are_those_of_the_batch() -> None:
+def test_metrics_are_those_of_the_batch() -> None:
     inputs = batch()
     policy, ref = (torch.where(inputs["mask"], inputs[key], 0.0).sum(-1) for key in ("policy_logp", "ref_logp"))
     _, _, logged = loss_and_gradient(OBJECTIVES["reverse-reward-sequence-mara"], inputs)
@@ -423,7 +425,7 @@ def test_logged_figures_are_those_of_the_batch() -> None:
     }
     for key, value in expected.items():
         torch.testing.assert_close(logged[key], value, msg=key)
-    assert float(logged["reward/augmented"]) > float(logged["reward/raw"])  # control: two figures
+    assert float(logged["reward/augmented"]) > float(logged["reward/raw"])  # control: they differ
     assert all(value.dim() == 0 and not value.requires_grad for value in logged.values())
     _, _, vanilla = loss_and_gradient(OBJECTIVES["reverse-reward-sequence-identity"], inputs)
     assert "mara/good_share" not in vanilla
@@ -444,7 +446,7 @@ def test_forward_weights_are_logged() -> None:
     assert float(free["weight/capped_share"]) == 0  # control
 
 
-def test_groups_that_mara_leaves_alone_are_counted() -> None:
+def test_groups_that_mara_leaves_unchanged_are_counted() -> None:
     objective = make_objective(
         transform="mara",
         threshold={"kind": "quantile", "value": 0.5},
@@ -459,12 +461,12 @@ def test_groups_that_mara_leaves_alone_are_counted() -> None:
     assert int(logged["mara/tied_groups"]) == int(logged["mara/unchanged_groups"]) == 1
 
 
-# --- by name: what is made and what is refused -----------------------------------------------------------
+# --- make_objective: parts by name, rejected combinations ------------------------------------------------
 
 CONSTANT = {"kind": "constant", "value": 0.5}
 
 
-def made(**options: Any) -> Objective:
+def make(**options: Any) -> Objective:
     defaults = {
         "transform": "mara",
         "threshold": CONSTANT,
@@ -475,14 +477,14 @@ def made(**options: Any) -> Objective:
 
 
 @pytest.mark.parametrize("direction", ["reverse", "forward"])
-def test_make_objective_gives_the_objective_of_its_parts(direction: str) -> None:
+def test_make_objective_combines_the_named_parts(direction: str) -> None:
     inputs = batch()
-    by_name = made(direction=direction, entropy_coef=0.1)
+    by_name = make(direction=direction, entropy_coef=0.1)
     by_hand = OBJECTIVES[f"{direction}-reward-sequence-mara"]
     torch.testing.assert_close(loss_and_gradient(by_name, inputs), loss_and_gradient(by_hand, inputs))
-    other = made(direction=direction, entropy_coef=0.1, advantage="centred")  # control
+    other = make(direction=direction, entropy_coef=0.1, advantage="centred")  # control
     assert not torch.allclose(loss_and_gradient(other, inputs)[1], loss_and_gradient(by_hand, inputs)[1])
-    vanilla = made(transform="identity", threshold=None, direction=direction)
+    vanilla = make(transform="identity", threshold=None, direction=direction)
     assert vanilla.threshold is None
 
 
@@ -499,14 +501,14 @@ def test_thresholds_by_kind() -> None:
     ("options", "message"),
     [
         ({"length_normalised": True}, "length_normalised: must be false.*effective beta depend on length"),
-        ({"gamma": 0.99}, r"gamma: must be 1.*effective beta depend on length, got 0\.99"),
+        ({"gamma": 0.99}, r"gamma: must be 1.* got 0\.99: .*effective beta depend on length"),
         (
             {"advantage": "group_normalised", "placement": "loss"},
-            "rarest good.*set placement=reward.*or advantage=leave_one_out",
+            "rarest good.*use placement=reward.*or advantage=leave_one_out; got placement=loss and level=sequence",
         ),
         (
             {"advantage": "group_normalised", "level": "token"},
-            "rarest good.*set placement=reward and level=sequence",
+            "rarest good.*use placement=reward and level=sequence.* got placement=reward and level=token",
         ),
         ({"direction": "forward", "level": "token"}, "level: must be sequence"),
         ({"transform_options": {"algorithm": 2}, "level": "token"}, "level: must be sequence"),
@@ -524,9 +526,11 @@ def test_thresholds_by_kind() -> None:
         ({"transform": "identity", "direction": "jensen_shannon", "placement": "loss"}, "use placement=reward"),
     ],
 )
-def test_what_breaks_the_mathematics_is_refused_with_the_way_out(options: dict, message: str) -> None:
+def test_a_combination_that_breaks_the_mathematics_is_rejected_with_an_alternative(
+    options: dict, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
-        made(**options)
+        make(**options)
 
 
 @pytest.mark.parametrize(
@@ -542,26 +546,26 @@ def test_what_breaks_the_mathematics_is_refused_with_the_way_out(options: dict, 
         {"transform": "identity", "length_normalised": True, "level": "token", "placement": "loss"},
     ],
 )
-def test_the_ways_out_are_accepted(options: dict) -> None:
-    made(**options)
+def test_the_alternatives_are_accepted(options: dict) -> None:
+    make(**options)
 
 
-def test_mara_without_a_kl_term_is_refused() -> None:
+def test_mara_without_a_kl_term_is_an_error() -> None:
     inputs = batch()
     with pytest.raises(ValueError, match=r"finite beta > 0, got 0.*use identity"):
-        made().loss(**inputs, beta=0.0)
-    made(transform="identity", threshold=None).loss(**inputs, beta=0.0)  # control
+        make().loss(**inputs, beta=0.0)
+    make(transform="identity", threshold=None).loss(**inputs, beta=0.0)  # control
 
 
-def test_random_logp_is_a_distribution() -> None:
-    """The helper that every enumeration rests on: chances of all completions and of all groups sum to one."""
+def test_probabilities_of_all_completions_and_of_all_groups_sum_to_one() -> None:
+    """This checks the helpers that every enumeration relies on."""
     policy = conditionals(1)
     assert abs(float(SEQUENCES.seq_logp(policy).exp().sum()) - 1) < 1e-14
     for size in (1, 2, 5):
         members, log_orders = all_groups(4, size)
         logp = random_logp(4, seed=1)
         assert abs(float((log_orders + logp[members].sum(-1)).exp().sum()) - 1) < 1e-13
-    # Multisets with their number of orders are the ordered groups.
+    # Multisets weighted with their number of orders give the same expectation as ordered groups.
     ordered = torch.tensor(list(itertools.product(range(4), repeat=3)))
     members, log_orders = all_groups(4, 3)
     first = float((logp[ordered].sum(-1).exp() * (ordered == 2).sum(-1)).sum())

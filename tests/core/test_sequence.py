@@ -1,6 +1,7 @@
-"""Sequence helpers: masks, group checks, and log-probabilities that never hold all logits."""
+"""Sequence helpers: masks, group checks, sampling, and log-probabilities without holding all logits."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from core.sequence import (
     check_group,
     completion_mask,
+    inverse_cdf,
     masked_sum,
     rows_at_a_time,
     selected_logp,
@@ -64,13 +66,13 @@ def test_selected_logp_has_the_value_and_gradient_of_log_softmax(chunk: int) -> 
 def test_selected_logp_never_holds_all_logits() -> None:
     rows, width, vocabulary, chunk = 256, 4, 500, 16
     hidden, weight, tokens = problem(rows, width, vocabulary, torch.float32)
-    for function, bound in ((lambda *x: selected_logp(*x, chunk), chunk * vocabulary), (plain_logp, None)):
+    for function, bound in ((partial(selected_logp, chunk=chunk), chunk * vocabulary), (plain_logp, None)):
         with LargestTensor() as seen:
             function(hidden, weight, tokens).sum().backward()
         if bound:
             assert seen.largest == bound, "forward and backward together"
         else:
-            assert seen.largest >= rows * vocabulary  # control: the mode does see them where they are
+            assert seen.largest >= rows * vocabulary  # control: the mode notices them
 
 
 def test_selected_logp_keeps_no_logits_for_the_backward_pass() -> None:
@@ -82,7 +84,7 @@ def test_selected_logp_keeps_no_logits_for_the_backward_pass() -> None:
         saved.append(tensor.numel())
         return tensor
 
-    for function, limit in ((lambda *x: selected_logp(*x, chunk), vocabulary * 4), (plain_logp, None)):
+    for function, limit in ((partial(selected_logp, chunk=chunk), vocabulary * 4), (plain_logp, None)):
         saved.clear()
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             function(hidden, weight, tokens)
@@ -123,7 +125,7 @@ def test_selected_logp_at_the_edges() -> None:
         selected_logp(hidden[None], weight, tokens[None])
 
 
-# --- entropy beside it -----------------------------------------------------------------------------------
+# --- selected_logp_and_entropy ---------------------------------------------------------------------------
 
 
 def plain_entropy(hidden: Tensor, weight: Tensor) -> Tensor:
@@ -142,13 +144,13 @@ def test_entropy_has_the_value_and_gradient_of_the_plain_one(chunk: int | None, 
     used = [0, 1] if of == "both" else [1] if of == "entropy" else [0]
     gradients = [torch.autograd.grad((x * upstream)[used].sum(), (hidden, weight)) for x in (ours, plain)]
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-11, atol=1e-12)
-    # Control: the gradient of -log p of the token drawn, whose mean is the entropy's, is another one.
+    # Control: the gradient of -log p of the token differs; only its mean is that of the entropy.
     other = torch.autograd.grad((-plain_logp(hidden, weight, tokens) * upstream[-1]).sum(), (hidden, weight))
     assert of == "logp" or not torch.allclose(other[0], gradients[0][0])
 
 
 def test_entropy_alone_and_log_probabilities_alone_have_their_gradients() -> None:
-    """One of the two results has no gradient to give, and none is made up for it."""
+    """One of the two results has no gradient, and does not affect the gradient of the other."""
     hidden, weight, tokens = problem(9, 5, 17, torch.float64)
     for number, plain in ((0, plain_logp(hidden, weight, tokens)), (1, plain_entropy(hidden, weight))):
         ours = selected_logp_and_entropy(hidden, weight, tokens, 4)[number]
@@ -160,15 +162,15 @@ def test_entropy_never_holds_all_logits() -> None:
     rows, vocabulary, chunk = 256, 500, 16
     hidden, weight, tokens = problem(rows, 4, vocabulary, torch.float32)
     for function, bound in (
-        (lambda *x: sum(selected_logp_and_entropy(*x, chunk)), chunk * vocabulary),
-        (lambda *x: plain_logp(*x) + plain_entropy(*x[:2]), None),
+        (lambda h, w, t: sum(selected_logp_and_entropy(h, w, t, chunk)), chunk * vocabulary),
+        (lambda h, w, t: plain_logp(h, w, t) + plain_entropy(h, w), None),
     ):
         with LargestTensor() as seen:
             function(hidden, weight, tokens).sum().backward()
         assert seen.largest == bound if bound else seen.largest >= rows * vocabulary  # the second is the control
 
 
-def test_entropy_is_exact_where_nothing_and_everything_is_certain() -> None:
+def test_entropy_is_exact_for_uniform_and_deterministic_rows() -> None:
     weight = torch.eye(4)
     hidden = torch.tensor([[0.0, 0.0, 0.0, 0.0], [1e4, 0.0, 0.0, 0.0], [1e4, 1e4, 0.0, 0.0]], requires_grad=True)
     _, entropy = selected_logp_and_entropy(hidden, weight, torch.zeros(3, dtype=torch.long))
@@ -186,7 +188,7 @@ def test_a_larger_vocabulary_means_fewer_rows_at_a_time() -> None:
 # --- masks -----------------------------------------------------------------------------------------------
 
 
-def test_masked_sum_counts_what_the_mask_counts() -> None:
+def test_masked_sum_ignores_masked_entries() -> None:
     value = torch.tensor([[1.0, 2.0, NAN], [math.inf, -3.0, 4.0]], requires_grad=True)
     mask = torch.tensor([[True, True, False], [False, True, True]])
     total = masked_sum(value, mask)
@@ -206,9 +208,33 @@ def test_completion_mask_ends_with_the_first_end_token() -> None:
     tokens = torch.tensor([[5, 6, 7, 8], [5, 2, 9, 2], [2, 2, 2, 2], [5, 6, 7, 3], [3, 5, 2, 5]])
     expected = [[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]]
     assert completion_mask(tokens, torch.tensor([2, 3])).int().tolist() == expected
-    assert completion_mask(tokens, torch.tensor([2])).int().tolist() != expected  # control: 3 ends one too
+    assert completion_mask(tokens, torch.tensor([2])).int().tolist() != expected  # control: 3 also ends a completion
     assert completion_mask(tokens[None], torch.tensor([2, 3])).shape == (1, 5, 4)
     assert bool(completion_mask(tokens, torch.tensor([], dtype=torch.long)).all())
+
+
+# --- sampling --------------------------------------------------------------------------------------------
+
+
+def test_inverse_cdf_gives_each_outcome_its_probability() -> None:
+    """Over a fine grid of uniforms, the share of each outcome is its probability up to one grid point."""
+    logits, points = random_logits(5, seed=1, scale=2), 10_000
+    uniform = (torch.arange(points).double() + 0.5) / points
+    drawn = inverse_cdf(logits.expand(points, -1), uniform)
+    share = torch.bincount(drawn, minlength=5) / points
+    torch.testing.assert_close(share.double(), logits.softmax(-1), rtol=0, atol=1.5 / points)
+    assert bool((drawn[1:] >= drawn[:-1]).all())  # a larger uniform never gives an earlier outcome
+    assert not torch.allclose(share.double(), (2 * logits).softmax(-1), atol=1e-2)  # control
+
+
+def test_inverse_cdf_at_the_ends_of_the_unit_interval() -> None:
+    largest = torch.nextafter(torch.ones(1), torch.zeros(1))  # the float32 just below 1
+    logits = torch.tensor([[-math.inf, 0.0, 0.0, -math.inf]])
+    assert inverse_cdf(logits, torch.zeros(1)).tolist() == [1]
+    assert inverse_cdf(logits, torch.tensor([0.5])).tolist() == [2]
+    assert inverse_cdf(logits, largest).tolist() == [2]  # never an outcome of probability 0
+    many = torch.zeros(1, 151_936)  # the sum of the probabilities differs from 1 by rounding
+    assert int(inverse_cdf(many, largest)) < 151_936
 
 
 # --- groups ----------------------------------------------------------------------------------------------
@@ -219,7 +245,9 @@ def test_check_group_names_what_is_wrong_and_where() -> None:
     check_group(None, reward=good, other=good)
     check_group(~bad.isnan(), reward=bad)
     check_group(None, reward=torch.tensor([math.inf, -math.inf]))  # infinite is a value
-    with pytest.raises(ValueError, match=r"other is NaN at \[1, 1\], where it counts"):
+    with pytest.raises(
+        ValueError, match=r"other is NaN at \[1, 1\], which is a valid sample; mark such samples as not valid"
+    ):
         check_group(None, reward=good, other=bad)
     with pytest.raises(ValueError, match=r"reward is NaN at \[1, 1\]"):
         check_group(torch.ones(2, 3, dtype=torch.bool), reward=bad)

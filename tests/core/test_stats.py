@@ -1,4 +1,4 @@
-"""Statistics, each against a second way of computing it."""
+"""Statistics, each against an independent computation."""
 
 import itertools
 import math
@@ -8,7 +8,6 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from core.schedules import adaptive_beta
 from core.stats import (
     bootstrap_standard_error,
     coefficient_of_variation,
@@ -30,8 +29,8 @@ def test_entropy_agrees_with_scipy_on_probabilities_and_counts(seed: int) -> Non
     counts = torch.randint(0, 9, (4, 6), generator=torch.Generator().manual_seed(seed))
     counts[:, 0] += 1
     expected = torch.as_tensor(scipy.stats.entropy(counts.numpy(), axis=-1))
-    for held in (counts, counts.float(), counts.double()):
-        torch.testing.assert_close(entropy(held).double(), expected, rtol=1e-6, atol=1e-7)
+    for typed in (counts, counts.float(), counts.double()):
+        torch.testing.assert_close(entropy(typed).double(), expected, rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(effective_modes(p), entropy(p).exp())
     assert not torch.allclose(entropy(p), entropy(p.square()))  # control
 
@@ -44,11 +43,11 @@ def test_entropy_at_the_edges(dtype: torch.dtype) -> None:
     assert float(effective_modes(torch.tensor([2, 2, 2, 0], dtype=dtype))) == pytest.approx(3)
 
 
-def test_mode_coverage_counts_modes_with_half_an_equal_share() -> None:
+def test_mode_coverage_counts_modes_with_half_the_mean_probability() -> None:
     p = torch.tensor([[0.25, 0.25, 0.25, 0.25], [0.7, 0.2, 0.1, 0.0], [1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
     assert mode_coverage(p).tolist() == [1, 0.5, 0.25, 0]
     assert mode_coverage(p, 0.1).tolist() == [1, 0.75, 0.25, 0]
-    assert mode_coverage(10 * p).tolist() == mode_coverage(p).tolist()  # of their total, whatever it is
+    assert mode_coverage(10 * p).tolist() == mode_coverage(p).tolist()  # the total does not matter
     assert mode_coverage(torch.tensor([1, 7])).tolist() == 0.5
     by_hand = [sum(x > 0 and x >= 0.5 * sum(row) / 4 for x in row) / 4 for row in p.tolist()]
     assert mode_coverage(p).tolist() == by_hand
@@ -60,7 +59,7 @@ def test_coefficient_of_variation_and_total_variation() -> None:
         coefficient_of_variation(p), torch.as_tensor(scipy.stats.variation(p.numpy(), axis=-1))
     )
     assert float(coefficient_of_variation(torch.ones(4))) == 0
-    # Total variation is the largest difference that any event can have.
+    # Total variation is the largest difference in the probability of an event.
     events = torch.tensor(list(itertools.product([0.0, 1.0], repeat=5))).double()
     largest = ((p - q) @ events.T).amax(-1)
     torch.testing.assert_close(total_variation(p, q), largest)
@@ -78,9 +77,9 @@ def test_effective_sample_size_is_computed_in_logs() -> None:
     assert not torch.allclose(effective_sample_size(2 * log_weight), expected)  # control
 
     valid = torch.tensor([True, True, False, True, False, False, True])
-    held = log_weight.masked_fill(~valid, math.nan)
+    with_nan = log_weight.masked_fill(~valid, math.nan)
     torch.testing.assert_close(
-        effective_sample_size(held, valid.expand(4, 7)), effective_sample_size(log_weight[:, valid])
+        effective_sample_size(with_nan, valid.expand(4, 7)), effective_sample_size(log_weight[:, valid])
     )
     assert effective_sample_size(log_weight, torch.zeros(4, 7, dtype=torch.bool)).tolist() == [0] * 4
 
@@ -98,8 +97,8 @@ def test_bootstrap_standard_error_of_a_mean_is_the_known_one() -> None:
     assert math.isnan(bootstrap_standard_error(values[:0]))
 
 
-def test_the_bootstrap_resamples_rows_whole() -> None:
-    """A statistic over two columns that always move together has no spread in their difference."""
+def test_the_bootstrap_resamples_whole_rows() -> None:
+    """The difference of two columns is constant over rows, so its standard error is 0."""
     column = random_logits(30, seed=1)
     rows = torch.stack([column, column + 1], -1)
 
@@ -111,7 +110,7 @@ def test_the_bootstrap_resamples_rows_whole() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_pareto_front_is_what_nothing_dominates(seed: int) -> None:
+def test_pareto_front_holds_the_points_that_no_point_dominates(seed: int) -> None:
     points = torch.randint(0, 5, (25, 2 + seed % 2), generator=torch.Generator().manual_seed(seed)).double()
     by_hand = []
     for p in points.tolist():
@@ -123,19 +122,3 @@ def test_pareto_front_is_what_nothing_dominates(seed: int) -> None:
     assert pareto_front(points).tolist() == by_hand
     assert pareto_front(-points).tolist() != by_hand  # control
     assert pareto_front(torch.tensor([[1.0, 1.0], [1.0, 1.0], [0.0, 1.0]])).tolist() == [True, True, False]
-
-
-# --- schedules -------------------------------------------------------------------------------------------
-
-
-def test_adaptive_beta_moves_by_at_most_two_percent_towards_the_budget() -> None:
-    assert adaptive_beta(1.0, kl=5.0, kl_target=5.0) == 1.0
-    assert adaptive_beta(1.0, kl=5.5, kl_target=5.0) == pytest.approx(1.01)
-    assert adaptive_beta(0.5, kl=100.0, kl_target=5.0) == pytest.approx(0.51)
-    assert adaptive_beta(0.5, kl=-3.0, kl_target=5.0) == pytest.approx(0.49)  # k1 estimates may be negative
-    for kl, target, message in (
-        (1.0, 0.0, "kl_target must be > 0 nats, got 0"),
-        (math.nan, 1.0, "kl must be finite"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            adaptive_beta(1.0, kl, target)

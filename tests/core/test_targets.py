@@ -1,4 +1,4 @@
-"""The targets against arithmetic of 50 digits, against numerical optimisation and against the paper's numbers."""
+"""The targets, compared with 50-digit arithmetic, numerical optimisation and the numbers of the paper."""
 
 import math
 from functools import partial
@@ -40,7 +40,7 @@ def mp_reverse(ref_logp: list[float], reward: list[float], beta: float, entropy_
 
 
 def mp_forward(ref_logp: list[float], reward: list[float], beta: float) -> list[float]:
-    """Bisection for u = log(Lambda - best); e^u + (best - x), never (e^u + best) - x."""
+    """Bisection for u = log(Lambda - best), with Lambda - x computed as e^u + (best - x)."""
     with mpmath.workdps(50):
         mass = [mpmath.mpf(beta) * mpmath.exp(mpmath.mpf(r)) if r > -INF else mpmath.mpf(0) for r in ref_logp]
         exact = [mpmath.mpf(x) for x in reward]
@@ -122,12 +122,14 @@ def test_targets_agree_with_mpmath_on_random_problems(seed: int) -> None:
     assert error(reverse_kl_target(ref, reward, beta, entropy_coef), mp_reverse(*arguments, entropy_coef)) < TOLERANCE
     forward = forward_kl_target(ref, reward, beta)
     assert error(forward, mp_forward(*arguments)) < TOLERANCE
-    if count > 2 and beta > 0.01 and reward.std() > 0 and seed % 3 == 0:  # control: the tolerance is not vacuous
+    if (
+        count > 2 and beta > 0.01 and reward.std() > 0 and seed % 3 == 0
+    ):  # control: the tolerance notices a beta that is 1% larger
         assert error(forward, mp_forward(ref.tolist(), reward.tolist(), 1.01 * beta)) > TOLERANCE
 
 
 def test_naive_formulas_would_fail_these_tolerances() -> None:
-    """Control: where cancellation is severe, the formulas as the paper prints them lose the answer."""
+    """Control: where cancellation is severe, the formulas as printed in the paper are not accurate enough."""
     ref, reward = f64([-1.0, -0.4, -3.0]), f64([1e3, 1e3 - 1e-6, -1e3])
     expected = mp_reverse(ref.tolist(), reward.tolist(), 1e-6)
     naive = (ref + reward / 1e-6).log_softmax(-1)
@@ -144,7 +146,7 @@ def test_naive_formulas_would_fail_these_tolerances() -> None:
 
 @pytest.mark.parametrize("decades", [1, 3, 10])
 def test_normalisation_is_found_across_three_hundred_decades(decades: int) -> None:
-    """Masses as large as their gaps at every scale: Z falls as slowly as it can, and Newton still arrives."""
+    """The masses equal their gaps at every scale: Z falls as slowly as possible, and Newton still converges."""
     gap = torch.tensor([10.0**-k for k in range(300, -1, -decades)], dtype=torch.float64)
     reward, ref = torch.cat([torch.zeros(1).double(), -gap]), torch.cat([gap[:1], gap]).log()
     target = forward_kl_target(ref, reward, 1.0)
@@ -158,7 +160,7 @@ def test_a_million_outcomes(target, beta: float) -> None:
     ref, reward = random_logp(10**6, seed=0), random_logits(10**6, seed=1, scale=100.0)
     result = target(ref, reward, beta)
     assert abs(float(result.exp().sum()) - 1) < 1e-10
-    # A second way for the whole vector: equal rewards make the sum over the rest collapse to two outcomes.
+    # With two different rewards, the problem is equivalent to one with two outcomes.
     half = torch.arange(10**6) < 10**5
     pooled = torch.stack([ref[half].logsumexp(-1), ref[~half].logsumexp(-1)])
     full = target(ref, half.double(), beta)
@@ -178,15 +180,15 @@ def test_leading_axes_are_a_batch(target) -> None:
     assert not torch.allclose(batched[0, 0], batched[0, 1])  # control: the rows differ
 
 
-def test_inputs_are_left_alone_and_float32_is_computed_in_float64() -> None:
+def test_inputs_are_not_modified_and_float32_is_computed_in_float64() -> None:
     ref, reward = torch.tensor([-1.0, -INF, -0.5]), torch.tensor([1.0, 2.0, 3.0])
-    kept = ref.clone(), reward.clone()
+    copies = ref.clone(), reward.clone()
     for target in (reverse_kl_target, forward_kl_target):
         result = target(ref, reward, 0.3)
         assert result.dtype == torch.float64
         torch.testing.assert_close(result, target(ref.double(), reward.double(), 0.3), rtol=0, atol=0)
-    assert torch.equal(ref, kept[0])
-    assert torch.equal(reward, kept[1])
+    assert torch.equal(ref, copies[0])
+    assert torch.equal(reward, copies[1])
 
 
 # --- limits ----------------------------------------------------------------------------------------------
@@ -198,11 +200,11 @@ def test_small_beta_puts_all_mass_on_the_best_reward_of_the_support() -> None:
     shares = f64([0, 0.4, 0.6, 0])  # tied best: the reference's ratio, at any beta
     torch.testing.assert_close(reverse_kl_target(ref, reward, 1e-9).exp(), shares)
     assert not torch.allclose(reverse_kl_target(ref, reward, 1.0).exp(), shares, atol=1e-2)  # control
-    # Forward: the best reward off the support takes the rest, all of it in the limit.
+    # Forward: the best reward off the support gets the missing mass, which is all mass in the limit.
     torch.testing.assert_close(forward_kl_target(ref, reward, 1e-12).exp(), f64([0, 0, 0, 1.0]))
     inside = reward.clamp_max(1.0)
     torch.testing.assert_close(forward_kl_target(ref[:3], inside[:3], 1e-12).exp(), shares[:3], rtol=0, atol=1e-11)
-    # Without a KL term every outcome is allowed, the entropy alone spreads.
+    # Without a KL term all outcomes are allowed, and the entropy bonus spreads the mass.
     torch.testing.assert_close(
         reverse_kl_target(ref, reward, 0.0, 2.0).exp(), (reward / 2).softmax(-1), rtol=0, atol=1e-15
     )
@@ -267,14 +269,14 @@ TWO = torch.tensor([-0.7, -0.7])
         (lambda: forward_crossover_beta(torch.tensor([0.0, -INF]), TWO, 0, 1), "outcome 1.*support"),
     ],
 )
-def test_what_lies_outside_the_domain_is_an_error(call, message: str) -> None:
+def test_values_outside_their_domain_are_errors(call, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
     reverse_kl_target(TWO, TWO, 0.0, 1.0)  # control: the edge of the domain is inside
     forward_kl_target(TWO, TWO, 1e-6)
 
 
-# --- optimality, shown without the formulas --------------------------------------------------------------
+# --- optimality, without using the formulas --------------------------------------------------------------
 
 
 def random_problem(seed: int) -> tuple[Tensor, Tensor, float, float]:
@@ -295,7 +297,7 @@ def test_no_perturbation_of_the_target_raises_the_objective(direction: str, seed
         value = exact_objective(target, ref.exp(), reward, beta, direction, entropy_coef)
         near = (target.log() + noise).softmax(-1)
         assert bool((exact_objective(near, ref.exp(), reward, beta, direction, entropy_coef) <= value + 1e-13).all())
-    # Control: from any other policy some perturbation does raise it.
+    # Control: at another policy, some perturbation raises the objective.
     other = (0.9 * target.log()).softmax(-1)
     near = (other.log() + random_logits(500, 6, seed=seed, scale=1e-2)).softmax(-1)
     value = exact_objective(other, ref.exp(), reward, beta, direction, entropy_coef)
@@ -328,7 +330,7 @@ def test_numerical_optimisation_agrees(seed: int) -> None:
     assert (forward - reverse).abs().max() > 1e-3  # control: the two directions differ
 
 
-def test_an_unnormalised_reference_acts_as_one_at_another_beta_under_forward_kl_only() -> None:
+def test_an_unnormalised_reference_acts_like_another_beta_under_forward_kl_only() -> None:
     ref, reward, beta, _ = random_problem(1)
     scaled = ref + math.log(5.0)
     torch.testing.assert_close(forward_kl_target(scaled, reward, beta), forward_kl_target(ref, reward, 5 * beta))
@@ -348,7 +350,7 @@ def test_missing_mass_goes_to_the_best_outcomes_off_the_support() -> None:
     seen = f64([beta * 0.6 / 2, beta * 0.4 / 1.5])  # Lambda = 2
     expected = torch.cat([seen, ((1 - seen.sum()) / 2).expand(2), torch.zeros(1)])
     torch.testing.assert_close(target, expected, rtol=0, atol=1e-14)
-    # Independently: the objective over the support and one lump off it, as both terms are constant there.
+    # Independently: maximise the objective over the support and one outcome for everything off it.
     grid = torch.linspace(1e-4, 1 - 1e-4, 400, dtype=torch.float64)
     a, b = torch.meshgrid(grid, grid, indexing="ij")
     inside = a + b < 1
@@ -361,7 +363,7 @@ def test_missing_mass_goes_to_the_best_outcomes_off_the_support() -> None:
     control = forward_kl_target(ref, reward, 50.0).exp()
     assert float(control[2:].sum()) == 0
     assert abs(float(control.sum()) - 1) < 1e-12
-    # Under reverse KL it never gets any.
+    # Under reverse KL outcomes off the support never get mass.
     assert float(reverse_kl_target(ref, reward, beta)[2:].exp().sum()) == 0
 
 
@@ -443,10 +445,10 @@ def test_the_crossovers_depend_on_different_things() -> None:
 
 
 def test_pairs_without_a_crossover() -> None:
-    assert float(reverse_crossover_beta(-1.0, -2.0, 1.0, 0.5)) == INF  # one leads in both
+    assert float(reverse_crossover_beta(-1.0, -2.0, 1.0, 0.5)) == INF  # one outcome leads in both
     assert float(reverse_crossover_beta(-1.0, -1.0, 1.0, 0.5)) == INF  # only the rewards differ
     assert float(reverse_crossover_beta(-1.0, -2.0, 1.0, 1.0)) == 0  # equal rewards: the reference's ratio always
-    assert float(reverse_crossover_beta(-1.0, -INF, 0.5, 1.0)) == INF  # off the support: never
+    assert float(reverse_crossover_beta(-1.0, -INF, 0.5, 1.0)) == INF  # off the support
     assert float(reverse_crossover_beta(-1.0, -2.0, 0.5, 1.0)) == 0.5  # control
     ref, reward = f64([0.5, 0.3, 0.2]).log(), f64([1.0, 0.5, 1.0])
     assert float(forward_crossover_beta(ref, reward, 0, 1)) == INF
@@ -458,7 +460,7 @@ def test_pairs_without_a_crossover() -> None:
 
 
 def test_a_better_reward_off_the_support_can_rule_out_a_forward_crossover() -> None:
-    """Lambda never falls below the best reward, on the support or off it (appendix B.3)."""
+    """Lambda is at least the best reward, whether that is on the support or off it (appendix B.3)."""
     ref, reward = f64([0.6, 0.4, 0.0]).log(), f64([0.0, 0.1, 10.0])
     assert float(forward_crossover_beta(ref, reward, 0, 1)) == INF
     for beta in (1e-6, 1e-3, 0.1, 1.0, 1e3):

@@ -1,4 +1,4 @@
-"""Which algorithm a transform applies, and which combinations it refuses."""
+"""Reward transforms on single groups: the algorithm of MARA, thresholds, ranks, diversity, and errors."""
 
 from functools import partial
 
@@ -7,7 +7,7 @@ import torch
 
 from core.mara import anchor_reference, augment_reward, quantile_threshold
 from core.rules import mara_algorithm
-from core.transforms import identity, mara
+from core.transforms import class_diversity, darling, identity, mara, unlikely
 
 REWARD = torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]])
 REF = torch.tensor([[-1.0, -3.0, -0.5], [-1.0, -2.0, -5.0]])
@@ -31,7 +31,7 @@ def test_identity_returns_what_it_is_given() -> None:
         ("forward", 2, 2),
     ],
 )
-def test_auto_is_the_algorithm_that_is_uniform(direction: str, algorithm: str | int, expected: int) -> None:
+def test_auto_is_the_algorithm_with_a_uniform_optimum(direction: str, algorithm: str | int, expected: int) -> None:
     assert mara_algorithm(direction, algorithm) == expected
     transformed = mara(REWARD, REF, beta=0.3, threshold=1.0, direction=direction, algorithm=algorithm)
     first = augment_reward(REWARD, REF, beta=0.3, threshold=1.0), REF
@@ -66,9 +66,36 @@ def test_a_threshold_may_be_a_number_a_tensor_or_a_function() -> None:
         ({"direction": "forward", "beta": float("nan")}, "beta > 0, got nan"),
     ],
 )
-def test_what_has_no_uniform_optimum_is_refused(options: dict, message: str) -> None:
+def test_a_combination_without_a_uniform_optimum_is_an_error(options: dict, message: str) -> None:
     call = partial(mara, REWARD, REF, threshold=1.0)
     with pytest.raises(ValueError, match=message):
         call(**{"beta": 0.1, **options})
     call(beta=0.1, direction="reverse", level="token")  # control: Algorithm 1 leaves the reference alone
     call(beta=0.1, direction="forward")
+
+
+def test_unlikely_ranks_all_counted_samples_and_changes_the_good_ones() -> None:
+    reward, ref = torch.tensor([[1.0, 2.0, -1.0, 1.0]]), torch.full((1, 4), -1.0)
+    means = torch.tensor([[-1.0, -2.0, -3.0, -0.5]])  # ranks 2, 1, 0, 3
+    call = {"beta": 0.1, "threshold": 0.5, "strength": 0.8}
+    changed = unlikely(reward, ref, policy_mean_logp=means, **call).reward
+    torch.testing.assert_close(changed, torch.tensor([[1 - 0.4, 2 * (1 - 0.2), -1.0, 1 - 0.6]]))
+    counted = torch.tensor([[True, True, False, True]])
+    changed = unlikely(reward, ref, policy_mean_logp=means, counted=counted, valid=counted, **call).reward
+    torch.testing.assert_close(changed[counted], torch.tensor([1 - 0.8 / 3, 2.0, 1 - 1.6 / 3]))
+    with pytest.raises(ValueError, match=r"strength must lie in \[0, 1\], got 2"):
+        unlikely(reward, ref, policy_mean_logp=means, **{**call, "strength": 2})
+
+
+def test_class_diversity_is_the_share_of_others_that_differ() -> None:
+    classes = torch.tensor([[1, 1, 2, 3], [5, 5, 5, 5]])
+    expected = torch.tensor([[2 / 3, 2 / 3, 1, 1], [0, 0, 0, 0]])
+    torch.testing.assert_close(class_diversity(classes), expected)
+    valid = torch.tensor([[True, False, True, True], [True, False, False, False]])
+    torch.testing.assert_close(class_diversity(classes, valid), torch.tensor([[1.0, 0, 1, 1], [0, 0, 0, 0]]))
+    reward = torch.tensor([[2.0, float("nan"), 3.0, -1.0]])
+    diversity = torch.tensor([[0.5, float("nan"), 1.0, 0.0]])
+    changed = darling(reward, reward, beta=0.1, diversity=diversity, counted=valid[:1]).reward
+    torch.testing.assert_close(changed[valid[:1]], torch.tensor([1.0, 3.0, -0.0]))
+    with pytest.raises(ValueError, match=r"diversity must lie in \[0, 1\], got 1.5"):
+        darling(torch.ones(2), torch.ones(2), beta=0.1, diversity=torch.tensor([0.5, 1.5]))

@@ -74,7 +74,10 @@ MISTAKES = [  # a command line, what the answer must hold
     # combinations
     (
         "transform=mara transform.threshold.value=null",
-        ["transform.threshold.value: must be given with transform=mara", "the reward from which"],
+        [
+            "transform.threshold.value: must be given with transform=mara",
+            "set it to the lowest reward that counts as good",
+        ],
     ),
     (
         "transform=mara transform.threshold.kind=quantile transform.threshold.value=90",

@@ -1,4 +1,4 @@
-"""Updates on completions of an earlier policy, and divergences on completions of the reference, by enumeration."""
+"""Updates on completions of an earlier policy, and divergences on completions of the reference."""
 
 import itertools
 import math
@@ -32,13 +32,13 @@ BETA = 0.4
 
 
 def off_policy_gradient(
-    objective: Objective, policy: Tensor, behaviour: Tensor, ref: Tensor, reward: Tensor, told: bool = True
+    objective: Objective, policy: Tensor, behaviour: Tensor, ref: Tensor, reward: Tensor, tell: bool = True
 ) -> Tensor:
-    """Expected gradient over every pair of completions drawn from `behaviour`; `told` whether the loss knows."""
+    """Expected gradient over every pair of completions of `behaviour`; `tell` the loss that they are."""
     members, log_orders = all_groups(len(SEQUENCES.tokens), 2)
     mask = SEQUENCES.mask[members]
     log_chance = log_orders + SEQUENCES.seq_logp(behaviour)[members].sum(-1)
-    old = SEQUENCES.token_logp(behaviour)[members] if told else None
+    old = SEQUENCES.token_logp(behaviour)[members] if tell else None
 
     def loss(policy_logp: Tensor) -> Tensor:
         ref_logp = SEQUENCES.token_logp(ref)[members]
@@ -55,7 +55,7 @@ def problem() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize("advantage", ["leave_one_out", "no_baseline"])
 @pytest.mark.parametrize("level", ["sequence", "token"])
 @pytest.mark.parametrize(("direction", "placement"), LEGAL)
-def test_without_clipping_it_is_the_gradient_of_the_present_objective(
+def test_without_clipping_the_gradient_is_that_of_the_current_policys_objective(
     direction: str, placement: str, level: str, advantage: str
 ) -> None:
     policy, behaviour, ref, reward = problem()
@@ -75,9 +75,9 @@ def test_without_clipping_it_is_the_gradient_of_the_present_objective(
     exact = torch.autograd.grad(-value, policy)[0]
     sampled = off_policy_gradient(objective, policy, behaviour, ref, reward)
     torch.testing.assert_close(sampled, exact, rtol=1e-9, atol=1e-12)
-    # Control: as though the completions were the policy's own.
-    untold = off_policy_gradient(objective, policy, behaviour, ref, reward, told=False)
-    assert not torch.allclose(untold, exact, rtol=1e-2, atol=1e-3)
+    # Control: treat the completions as if the policy had sampled them.
+    unweighted = off_policy_gradient(objective, policy, behaviour, ref, reward, tell=False)
+    assert not torch.allclose(unweighted, exact, rtol=1e-2, atol=1e-3)
 
 
 @pytest.mark.parametrize("changes", [{"ratio": "token"}, {"ratio": "sequence", "clip_low": 0.1, "clip_high": 0.1}])
@@ -88,8 +88,8 @@ def test_token_ratios_and_clipping_are_approximations(changes: dict) -> None:
     exact = torch.autograd.grad(-value, policy)[0]
     biased = off_policy_gradient(Objective(direction="reverse", **changes), policy, behaviour, ref, reward)
     assert not torch.allclose(biased, exact, rtol=1e-2, atol=1e-3)
-    at_home = off_policy_gradient(Objective(direction="reverse", **changes), policy, policy.detach(), ref, reward)
-    torch.testing.assert_close(at_home, exact, rtol=1e-9, atol=1e-12)  # the first update is exact
+    on_policy = off_policy_gradient(Objective(direction="reverse", **changes), policy, policy.detach(), ref, reward)
+    torch.testing.assert_close(on_policy, exact, rtol=1e-9, atol=1e-12)  # the first update is exact
 
 
 @pytest.mark.parametrize("level", ["sequence", "token"])
@@ -105,12 +105,12 @@ def test_the_first_update_is_that_of_the_on_policy_loss(level: str, length_norma
             **{"clip_low": 0.2, "clip_high": 0.3, "length_normalised": length_normalised},
         )
         first = off_policy_gradient(objective, policy, policy.detach(), ref, reward)
-        plain = off_policy_gradient(objective, policy, policy.detach(), ref, reward, told=False)
+        plain = off_policy_gradient(objective, policy, policy.detach(), ref, reward, tell=False)
         torch.testing.assert_close(first, plain, rtol=1e-9, atol=1e-12)
 
 
-def test_methods_use_the_policy_that_sampled() -> None:
-    """log pi_old in differential smoothing: its bonus does not move with the policy."""
+def test_bonuses_use_the_policy_that_sampled() -> None:
+    """The bonus of differential smoothing depends on log pi_old and does not change with the policy."""
     objective = make_objective(
         transform="differential_smoothing",
         transform_options={"correct_coef": 1.0, "wrong_coef": 0.0},
@@ -129,16 +129,16 @@ def test_methods_use_the_policy_that_sampled() -> None:
     assert float(gradient[0, 1, 0]) == 0
 
 
-def test_a_discount_is_refused_off_policy() -> None:
+def test_a_discount_off_policy_is_an_error() -> None:
     logp, mask = torch.zeros(1, 2, 1, requires_grad=True), torch.ones(1, 2, 1, dtype=torch.bool)
     objective = Objective(direction="reverse", gamma=0.9)
     objective.loss(torch.ones(1, 2), logp, logp.detach(), mask, beta=0.1)
-    with pytest.raises(ValueError, match=r"use gamma=1, got 0\.9"):
+    with pytest.raises(ValueError, match=r"gamma must be 1 with completions of an earlier policy, got 0\.9"):
         objective.loss(torch.ones(1, 2), logp, logp.detach(), mask, beta=0.1, behaviour_logp=logp.detach())
 
 
 @pytest.mark.parametrize("garbage", [2.0, math.nan, -math.inf])
-def test_an_invalid_sample_is_as_if_it_were_not_there(garbage: float) -> None:
+def test_an_invalid_sample_has_no_effect(garbage: float) -> None:
     reward, mask = torch.tensor([[1.0, 0.0, 0.5]]), torch.ones(1, 3, 2, dtype=torch.bool)
     policy, old, ref = (-random_logits(1, 3, 2, seed=seed).abs().float() for seed in (1, 2, 3))
     valid = torch.tensor([[True, False, True]])
@@ -148,11 +148,11 @@ def test_an_invalid_sample_is_as_if_it_were_not_there(garbage: float) -> None:
         alone = objective.loss(
             reward[:, rows], policy[:, rows], ref[:, rows], mask[:, rows], beta=0.3, behaviour_logp=old[:, rows]
         )[0]
-        held = [x.clone() for x in (policy, ref, old)]
-        for x in held:
+        leaf, dirty_ref, dirty_old = (x.clone() for x in (policy, ref, old))
+        for x in (leaf, dirty_ref, dirty_old):
             x[:, 1] = garbage
-        leaf = held[0].requires_grad_()
-        loss, _ = objective.loss(reward, leaf, held[1], mask, beta=0.3, behaviour_logp=held[2], valid=valid)
+        leaf.requires_grad_()
+        loss, _ = objective.loss(reward, leaf, dirty_ref, mask, beta=0.3, behaviour_logp=dirty_old, valid=valid)
         torch.testing.assert_close(loss, alone)
         assert bool(torch.autograd.grad(loss, leaf)[0].isfinite().all())
 
@@ -161,7 +161,7 @@ def test_an_invalid_sample_is_as_if_it_were_not_there(garbage: float) -> None:
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_on_completions_of_the_reference_value_and_gradient_are_the_divergences(direction: str) -> None:
+def test_reference_loss_has_the_value_and_gradient_of_the_divergence(direction: str) -> None:
     policy, _, ref, _ = problem()
     alpha = ALPHA if direction == "alpha" else None
     objective = Objective(direction=direction, placement="reference", alpha=alpha)
@@ -182,12 +182,12 @@ def test_on_completions_of_the_reference_value_and_gradient_are_the_divergences(
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_with_it_the_step_has_the_gradient_of_the_objective(direction: str) -> None:
-    """The policy's completions carry the reward and the entropy, the reference's the divergence."""
+def test_loss_and_reference_loss_together_have_the_gradient_of_the_objective(direction: str) -> None:
+    """The policy's completions give the reward and the entropy, those of the reference give the divergence."""
     policy, _, ref, reward = problem()
     alpha = ALPHA if direction == "alpha" else None
     objective = Objective(direction=direction, placement="reference", alpha=alpha, entropy_coef=0.3)
-    on_policy = off_policy_gradient(objective, policy, policy.detach(), ref, reward, told=False)
+    on_policy = off_policy_gradient(objective, policy, policy.detach(), ref, reward, tell=False)
     chance, ref_chance = SEQUENCES.seq_logp(policy).exp(), SEQUENCES.seq_logp(ref).exp()
     terms = objective.reference_loss(
         SEQUENCES.token_logp(policy).unsqueeze(1),
@@ -204,7 +204,7 @@ def test_with_it_the_step_has_the_gradient_of_the_objective(direction: str) -> N
     assert float(reference.abs().max()) > 1e-3  # control
 
 
-def test_placement_reference_is_of_whole_completions_and_not_for_mara() -> None:
+def test_placement_reference_needs_the_sequence_level_and_excludes_mara() -> None:
     defaults: dict[str, Any] = {
         "threshold": {"kind": "constant", "value": 0.5},
         "advantage": "leave_one_out",
@@ -214,7 +214,7 @@ def test_placement_reference_is_of_whole_completions_and_not_for_mara() -> None:
     make_objective(transform="identity", **defaults)
     with pytest.raises(ValueError, match="level: must be sequence with placement=reference"):
         make_objective(transform="identity", level="token", **defaults)
-    with pytest.raises(ValueError, match=r"placement: must be reward with transform=mara.*anchored reference"):
+    with pytest.raises(ValueError, match=r"placement: cannot be reference with transform=mara.*anchored reference"):
         make_objective(transform="mara", **defaults)
     with pytest.raises(ValueError, match="placement must be reference, got 'reward'"):
         Objective(direction="forward").reference_loss(torch.zeros(1, 1), torch.zeros(1, 1), torch.ones(1, 1), beta=1)

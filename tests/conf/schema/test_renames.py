@@ -1,0 +1,69 @@
+"""Old names of keys and options, on the command line and in recorded configurations."""
+
+import copy
+
+import pytest
+
+from conf.schema.base import ConfigError
+from conf.schema.renames import KEYS, OPTIONS, renamed_key, renamed_option, upgraded, upgraded_flat
+from launch.cli.compose import compose as launch_compose
+from launch.cli.groups import options
+from launch.runs.run_folder import flatten
+
+
+def test_what_was_renamed_is_named():
+    for override, message in {
+        "objective.mask_tied=true": r"^objective\.mask_tied: was renamed to objective\.skip_tied_groups",
+        "+writers=[]": r"^writers: was renamed to loggers",
+        "engine=none": r"^engine: none was renamed to engine=torch",
+    }.items():
+        with pytest.raises(ConfigError, match=message):
+            launch_compose("llm", [override])
+
+
+def test_a_configuration_of_before_the_renames_is_that_of_today():
+    now = dict(launch_compose("llm", ["objective.skip_tied_groups=true", "loggers=[wandb]"]))
+    before = {**now, "writers": now["loggers"], "objective": dict(now["objective"])}
+    before["objective"]["mask_tied"] = before["objective"].pop("skip_tied_groups")
+    del before["objective"]["direction_options"], before["loggers"], before["advantage_options"]
+    assert upgraded(before) == now != before
+    assert upgraded_flat(flatten(before)) == flatten(now)
+    assert upgraded(now) == now
+
+
+def test_new_names_exist_and_old_ones_do_not():
+    keys = flatten(dict(launch_compose("llm", [])))
+    assert set(KEYS.values()) <= keys.keys()
+    assert not set(KEYS) & keys.keys()
+    for (group, old), new in OPTIONS.items():
+        assert new in options("llm", group)
+        assert old not in options("llm", group)
+
+
+def test_other_names_stay_as_they_are():
+    assert renamed_key("objective.mask_tied") == "objective.skip_tied_groups"
+    assert renamed_key("objective.beta") == "objective.beta"
+    assert renamed_option("engine", "none") == "torch"
+    assert renamed_option("transform", "none") == "none"  # another group
+    assert renamed_option("engine", "zero1") == "zero1"
+
+
+def test_a_recorded_configuration_is_not_modified():
+    before = {"objective": {"mask_tied": True, "beta": 0.1}, "steps": 3, "writers": []}
+    record = copy.deepcopy(before)
+    assert upgraded(record) == {
+        "objective": {"skip_tied_groups": True, "beta": 0.1, "direction_options": {}},
+        "steps": 3,
+        "loggers": [],
+        "advantage_options": {},
+    }
+    assert record == before
+
+
+def test_only_runs_get_the_keys_of_runs():
+    assert upgraded({"seed": 0, "file": "a.csv"}) == {"seed": 0, "file": "a.csv"}
+    assert upgraded({"objective": 3, "steps": 3}) == {"objective": 3, "steps": 3, "advantage_options": {}}
+    assert upgraded_flat({"seed": 0, "writers": []}) == {"seed": 0, "loggers": []}
+    flat = upgraded_flat({"steps": 3, "objective.beta": 0.1, "objective.direction_options": {"a": 1}})
+    assert flat["objective.direction_options"] == {"a": 1}  # a value that is there stays
+    assert flat["advantage_options"] == {}
