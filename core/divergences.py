@@ -357,14 +357,14 @@ def f_divergence(
         policy_logp: Tensor, ref_logp: Tensor, *, behaviour_logp: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
         log_u, log_weight = _log_ratio_and_weight(policy_logp.detach(), ref_logp, behaviour_logp, mask)
-        return _masked(log_weight.exp() * derivative(log_u), mask)
+        return _zero_masked(log_weight.exp() * derivative(log_u), mask)
 
     def loss(
         policy_logp: Tensor, ref_logp: Tensor, *, behaviour_logp: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
         assert surrogate is not None
         log_u, log_weight = _log_ratio_and_weight(policy_logp, ref_logp, behaviour_logp, mask)
-        return _masked(log_weight.exp() * surrogate(log_u), mask)
+        return _zero_masked(log_weight.exp() * surrogate(log_u), mask)
 
     def value(policy_logp: Tensor, ref_logp: Tensor) -> Tensor:
         log_u = policy_logp.detach() - ref_logp.detach()
@@ -374,7 +374,7 @@ def f_divergence(
         return f(policy_logp - ref_logp.detach())
 
     def expectation(policy_logp: Tensor, ref_logp: Tensor) -> Tensor:
-        return _expect(ref_logp, f(policy_logp - ref_logp))
+        return _expectation(ref_logp, f(policy_logp - ref_logp))
 
     return Divergence(
         name,

@@ -422,3 +422,54 @@ def test_alpha_is_refused_where_another_function_is_meant() -> None:
         with pytest.raises(ValueError, match="finite alpha"):
             function(x, x, alpha=math.nan)
         function(x, x, alpha=0.5)  # control
+
+
+# --- divergences from functions of log u ------------------------------------------------------------------
+
+OWN = {  # f, f' and g of log u; what they must equal, and the factor between the two
+    "reverse": (lambda x: x.exp() * x, lambda x: x, lambda x: x.square() / 2, "reverse", 1.0),
+    "forward": (lambda x: -x, lambda x: -(-x).exp(), lambda x: torch.expm1(-x) + x, "forward", 1.0),
+    "squared_hellinger": (
+        lambda x: torch.expm1(x / 2).square() / 2,
+        lambda x: -torch.expm1(-x / 2) / 2,
+        lambda x: torch.expm1(-x / 2) + x / 2,
+        "alpha",
+        4.0,  # D_alpha at alpha = 1/2 is four times the squared Hellinger distance
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_divergence_from_its_functions_is_the_built_in_one(name: str) -> None:
+    f, derivative, surrogate_, other, factor = OWN[name]
+    own = divergences.f_divergence(name, f, derivative, surrogate=surrogate_)
+    alpha = {"alpha": 0.5} if other == "alpha" else {}
+    logits, ref = random_logits(5, seed=0).requires_grad_(), random_logp(5, seed=1)
+    logp, behaviour = logits.log_softmax(-1), random_logp(5, seed=2)
+
+    def built_in(placement: str) -> Callable[..., Tensor]:
+        return partial(divergences.DIVERGENCES[other].form(placement), **alpha)
+
+    for options in ({}, {"behaviour_logp": behaviour}):
+        assert same(factor * own.form("reward")(logp, ref, **options), built_in("reward")(logp, ref, **options))
+        assert same(factor * own.form("loss")(logp, ref, **options), built_in("loss")(logp, ref, **options))
+    exact = gradient(built_in("exact")(logp, ref), logits)
+    assert same(factor * gradient(own.form("exact")(logp, ref), logits), exact)
+    assert same(factor * gradient((ref.exp() * own.form("reference")(logp, ref)).sum(), logits), exact)
+    mean = (logp.exp() * own.value(logp, ref)).sum()
+    assert same(factor * mean, built_in("exact")(logp, ref))
+    # Control: the functions of another divergence.
+    wrong = divergences.f_divergence(name, f, lambda x: 2 * x, surrogate=lambda x: x.square())
+    for placement in ("reward", "loss"):
+        assert not same(factor * wrong.form(placement)(logp, ref), built_in(placement)(logp, ref))
+
+
+def test_a_divergence_without_a_surrogate_has_no_loss_form_and_masks_apply() -> None:
+    f, derivative, *_ = OWN["squared_hellinger"]
+    own = divergences.f_divergence("squared_hellinger", f, derivative)
+    with pytest.raises(ValueError, match="squared_hellinger"):
+        own.form("loss")
+    mask = torch.tensor([[True, False], [True, True]])
+    masked = own.form("reward")(torch.full((2, 2), -1.0), torch.full((2, 2), -2.0), mask=mask)
+    assert masked[0, 1] == 0
+    assert bool((masked[mask] != 0).all())

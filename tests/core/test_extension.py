@@ -63,10 +63,18 @@ def test_a_builtin_part_is_found_by_name_and_any_object_by_import_path(module):
             "advantage: the built-in one takes no options; only a part of your own (package.module:name) does, got "
             "{'k': 2}",
         ),
-        ("no_such_module_xyz:f", None, "no_such_module_xyz:f cannot be imported as package.module:name (No module"),
-        ("math:no_such", None, "math:no_such cannot be imported as package.module:name (module 'math' has no"),
-        ("a b:c", None, "a b:c cannot be imported as package.module:name ("),
-        ("math:pi", {"k": 2}, "advantage: 3.14"),
+        (
+            "no_such_module_xyz:f",
+            None,
+            "advantage: no_such_module_xyz:f cannot be imported as package.module:name (No module",
+        ),
+        (
+            "math:no_such",
+            None,
+            "advantage: math:no_such cannot be imported as package.module:name (module 'math' has no",
+        ),
+        ("a b:c", None, "advantage: a b:c cannot be imported as package.module:name ("),
+        ("math:pi", {"k": 2}, "advantage: an object of float is not a dataclass and takes no options, got {'k': 2}"),
     ],
 )
 def test_a_part_that_cannot_be_found_is_an_error_of_one_line(name, options, message):
