@@ -17,7 +17,7 @@ from core.mara import quantile_threshold, select_anchor
 from core.rules import Choices, check_choices
 from core.sequence import check_group, masked_sum
 from core.stats import effective_sample_size
-from core.transforms import INPUTS, TRANSFORMS, Threshold, Transformed, identity, mara
+from core.transforms import INPUT_NAMES, INPUTS, TRANSFORMS, Threshold, Transformed, identity, mara
 
 ADVANTAGE_INPUTS = {"max_at_k": "reward", "pass_at_k": "good"}  # all others take the shaped reward
 
@@ -453,6 +453,11 @@ def make_objective(
     else:
         function = partial(find_part("transform", transform, TRANSFORMS), **transform_options)
     inputs = tuple(INPUTS.get(transform, getattr(function, "inputs", ())))
+    unknown = sorted(set(inputs) - INPUT_NAMES)
+    if unknown:
+        raise ValueError(
+            f"transform: {transform} has the input {unknown[0]}; allowed: {', '.join(sorted(INPUT_NAMES))}"
+        )
     if "threshold" in inputs:
         if threshold_function is None:
             raise ValueError(f"threshold: must be given with transform={transform}")

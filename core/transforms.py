@@ -164,6 +164,7 @@ TRANSFORMS: dict[str, Callable[..., Transformed]] = {
     "unlikely": unlikely,
     "darling": darling,
 }
+INPUT_NAMES = {"threshold", "policy_mean_logp", "counted", "diversity"}
 INPUTS = {  # keyword arguments of a transform besides beta and valid
     "mara": ("threshold",),
     "unlikely": ("threshold", "policy_mean_logp", "counted"),

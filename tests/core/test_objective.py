@@ -2,14 +2,19 @@
 
 import itertools
 import math
+import re
+import sys
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from types import ModuleType
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor
 
 from core.advantages import ADVANTAGES
+from core.divergences import DIVERGENCES
 from core.mara import anchor_reference, augment_reward
 from core.objective import Objective, make_objective, make_threshold
 from core.transforms import Transformed, mara
@@ -575,3 +580,86 @@ def test_probabilities_of_all_completions_and_of_all_groups_sum_to_one() -> None
     assert abs(float(logp[members].sum(-1).exp().sum()) - 1) > 0.1  # control: without the orders
     back = conditionals_of(SEQUENCES.seq_logp(policy).exp())
     torch.testing.assert_close(back.log_softmax(-1), policy.log_softmax(-1))
+
+
+# --- parts of a user's own ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OwnMara:
+    """MARA under reverse KL, with a share of its correction."""
+
+    strength: float = 1.0
+    inputs: ClassVar[tuple[str, ...]] = ("threshold",)
+
+    def __call__(
+        self, reward: Tensor, ref_seq_logp: Tensor, *, beta: float, threshold: Any, valid: Any = None
+    ) -> Any:
+        low = threshold(reward, valid)
+        reward = augment_reward(reward, ref_seq_logp, beta=self.strength * beta, threshold=low, valid=valid)
+        return Transformed(reward, ref_seq_logp)
+
+
+@dataclass(frozen=True)
+class OwnBaseline:
+    share: float
+
+    def __call__(self, reward: Tensor, valid: Tensor | None = None) -> Tensor:
+        return reward - self.share * reward.mean(-1, keepdim=True)
+
+
+class UnknownInput(OwnMara):
+    inputs: ClassVar[tuple[str, ...]] = ("threshold", "weather")
+
+
+@pytest.fixture
+def own(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("own")
+    parts = {"OwnMara": OwnMara, "OwnBaseline": OwnBaseline, "UnknownInput": UnknownInput}
+    vars(module).update(parts, reverse=DIVERGENCES["reverse"])
+    monkeypatch.setitem(sys.modules, "own", module)
+
+
+def gradient_of(**options: Any) -> Tensor:
+    return loss_and_gradient(make(**options), batch())[1]
+
+
+def test_parts_by_import_path_are_the_built_in_ones_that_they_copy(own: None) -> None:
+    parts: dict[str, Any] = {"transform": "own:OwnMara", "transform_options": {}, "advantage": "own:OwnBaseline"}
+    parts["advantage_options"] = {"share": 1.0}
+    built_in = gradient_of(transform="mara", advantage="centred")
+    torch.testing.assert_close(gradient_of(**parts), built_in)
+    # Controls: other options give another gradient.
+    for change in ({"transform_options": {"strength": 0.5}}, {"advantage_options": {"share": 0.5}}):
+        assert not torch.allclose(gradient_of(**parts | change), built_in)
+    with_divergence = gradient_of(transform="identity", direction="own:reverse")
+    torch.testing.assert_close(with_divergence, gradient_of(transform="identity"))
+    assert not torch.allclose(with_divergence, gradient_of(transform="identity", direction="forward"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"transform": "own:UnknownInput"},
+            "transform: own:UnknownInput has the input weather;",
+        ),
+        (
+            {"transform": "own:OwnMara", "threshold": None},
+            "threshold: must be given with transform=own:O",
+        ),
+        ({"advantage": "own:OwnBaseline"}, "advantage: option share of OwnBaseline must be given"),
+        (
+            {"direction": "own:OwnBaseline", "transform": "identity"},
+            "direction: option share of OwnBaseline must",
+        ),
+        (
+            {"direction": "own:OwnMara", "transform": "identity"},
+            "direction: own:OwnMara cannot be called",
+        ),
+        ({"direction": "own:reverse"}, "direction: must be reverse or forward with transform=mara"),
+    ],
+)
+def test_a_part_that_does_not_fit_is_an_error_that_names_the_key(own: None, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make(**options)
