@@ -87,27 +87,6 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
         pass
 
 
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        (math.nan, None),
-        (-math.inf, None),
-        (0.0, 0.0),
-        (True, True),
-        (torch.tensor(math.inf), None),
-        (torch.tensor([1, 2]), [1, 2]),
-        (torch.tensor(0.5, dtype=torch.bfloat16), 0.5),
-        (np.float32(0.25), 0.25),
-        (np.array([1.0, np.nan]), [1.0, None]),
-        ({"a": (1, {"b": math.nan})}, {"a": [1, {"b": None}]}),
-        ("nan", "nan"),
-    ],
-)
-def test_what_json_lacks_becomes_null(value, expected):
-    assert plain(value) == expected
-    assert type(plain(value)) is type(expected)
-
-
 def test_what_is_not_finite_is_null_in_every_file(tmp_path):
     with Run(tmp_path, "llm", CONFIG, []) as run:
         for _ in run.steps(1, show=("x",)):
@@ -137,68 +116,3 @@ def test_nothing_but_timings_depends_on_the_clock(tmp_path, monkeypatch):
     for name in ("metrics.jsonl", "samples.jsonl", "config.yaml", "overrides.yaml"):
         assert (tmp_path / "slow" / name).read_bytes() == (tmp_path / "fast" / name).read_bytes()
     assert lines(tmp_path / "slow", "timings") != lines(tmp_path / "fast", "timings")  # control
-
-
-@pytest.mark.parametrize(("total", "shown"), [(1, [1]), (3, [1, 2, 3]), (7, [2, 4, 6, 7]), (100, [25, 50, 75, 100])])
-def test_a_log_has_a_line_a_quarter(tmp_path, capsys, total, shown):
-    with Run(tmp_path, "llm", CONFIG, []) as run:
-        for step in run.steps(total, show=("x", "missing")):
-            run.log({"x": step / 2, "y": 0.0})
-    expected = [f"step {n}/{total}  x {(n - 1) / 2:.3f}" for n in shown]
-    assert capsys.readouterr().out.splitlines() == expected
-
-
-def test_a_file_is_replaced_whole(tmp_path, monkeypatch):
-    write_text(tmp_path / "a", "old")
-    monkeypatch.setattr(os, "fsync", lambda fd: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        write_text(tmp_path / "a", "new")
-    assert (tmp_path / "a").read_text() == "old"
-
-
-def test_the_code_is_named_with_what_no_commit_has(tmp_path, monkeypatch):
-    def git(*arguments):
-        identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
-        subprocess.run(["git", "-C", str(tmp_path), *identity, *arguments], check=True, capture_output=True)
-
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    unknown = {"commit": None, "dirty": None, "untracked": None}
-    code = tmp_path / "launch" / "runs" / "run.py"
-    code.parent.mkdir(parents=True)
-    code.write_text("old\n")
-    assert code_version(tmp_path) == unknown  # no checkout
-    git("init")
-    git("commit", "--allow-empty", "-m", "first")
-    assert code_version(tmp_path) == unknown  # somebody else's checkout
-    git("add", ".")
-    git("commit", "-m", "second")
-    clean = code_version(tmp_path)
-    assert len(clean["commit"]) == 40
-    assert (clean["dirty"], clean["untracked"], clean["patch"]) == (False, [], "")
-
-    code.write_text("new: é\n")
-    git("config", "color.ui", "always")
-    changed = code_version(tmp_path)
-    assert changed["dirty"] is True
-    assert changed["commit"] == clean["commit"]
-    (tmp_path / "code.patch").write_text(changed["patch"])
-    git("checkout", "launch/runs/run.py")
-    git("apply", "code.patch")
-    assert code.read_text() == "new: é\n"
-
-    git("checkout", "launch/runs/run.py")
-    (tmp_path / "launch" / "more.py").touch()
-    (tmp_path / "notes.txt").touch()
-    added = code_version(tmp_path)
-    assert (added["dirty"], added["untracked"], added["patch"]) == (True, ["launch/more.py"], "")
-
-
-@pytest.mark.parametrize("patch", ["", "diff --git a/x b/x\n"])
-def test_a_patch_is_written_where_the_code_was_changed(tmp_path, monkeypatch, patch):
-    code = {"commit": "0" * 40, "dirty": bool(patch), "untracked": [], "patch": patch}
-    monkeypatch.setattr("launch.runs.record.code_version", lambda root: dict(code))
-    with Run(tmp_path, "llm", CONFIG, []):
-        pass
-    assert record(tmp_path)["code"] == {"commit": "0" * 40, "dirty": bool(patch), "untracked": []}
-    assert (tmp_path / "code.patch").exists() == bool(patch)
-    assert not patch or (tmp_path / "code.patch").read_text() == patch

@@ -71,19 +71,3 @@ def test_the_row_to_compare_with_is_named_by_a_part_of_its_label():
             ConfigError, match=rf"--against: must be a part of the label of exactly one row .*got {text}"
         ):
             find_base(rows, text)
-
-
-def test_a_table_wider_than_the_terminal_is_cut_into_several(monkeypatch):
-    keys = [f"long_name_of_result_{number}" for number in range(5)]
-    results = {key: 1000.0 + number for number, key in enumerate(keys)}
-    one = Row({"method": "m"}, [CollectedRun(Path("m"), "chem", [], "finished", results=results)])
-    texts = {}
-    for width in (60, 300):
-        console = Console(width=width, record=True, file=io.StringIO())
-        monkeypatch.setattr("launch.runs.console.console", console)
-        print_table([one], keys)
-        texts[width] = console.export_text()
-        assert all(key in texts[width] and f"{value:.3f}" in texts[width] for key, value in results.items())
-        assert max(map(len, texts[width].splitlines())) <= width
-        assert "…" not in texts[width]
-    assert texts[300].count("mean ±") == 1 < texts[60].count("mean ±")

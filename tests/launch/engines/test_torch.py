@@ -151,25 +151,3 @@ def test_a_state_keeps_the_master_copies():
     assert torch.equal(resumed.masters["weight"], whole.masters["weight"])
     assert float(resumed.masters["weight"].detach()) != float(whole.module.weight)
     assert torch.equal(resumed.module.weight, whole.module.weight)
-
-
-def test_schedules():
-    factors = [lr_factor(step, 10, 4, "constant") for step in range(10)]
-    assert factors == pytest.approx([0.2, 0.4, 0.6, 0.8, *[1.0] * 6])
-    assert [lr_factor(s, 4, 0, "linear") for s in range(5)] == pytest.approx([1, 0.75, 0.5, 0.25, 0])
-    assert [lr_factor(s, 4, 0, "cosine") for s in range(5)] == pytest.approx(
-        [(1 + math.cos(math.pi * s / 4)) / 2 for s in range(5)]
-    )
-
-
-def test_an_engine_without_its_package_is_refused():
-    with (
-        patch.dict(sys.modules, {"deepspeed": None}),
-        pytest.raises(ConfigError, match=r"^engine: must be none with"),
-    ):
-        make_engine("zero2", module().float(), config(), 1)
-
-
-def test_an_unknown_engine_is_refused():
-    with pytest.raises(ValueError, match=r"engine\.name"):
-        make_engine("zero9", module(), config(), 1)
