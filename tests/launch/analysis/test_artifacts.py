@@ -1,50 +1,11 @@
-"""What packages put into `report`: merged over the seeds, folded, and never markup."""
-
-import base64
-import json
-import re
+"""Galleries and curves of packages: reading them, averaging over seeds, and files that are not valid."""
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
 
 from conf.schema.base import ConfigError
 from launch import collect
-from launch.analysis.artifacts import Item, best_items, fold_curves, read_artifacts
-from launch.cluster.sweep import Sweep, SweepJob, write_sweep
-
-HOSTILE = "<script>alert(1)</script>\"'"
-
-
-def made_up(folder, seed, method):
-    """A run whose molecules are its seed's and one that all seeds share."""
-    (folder / "report").mkdir(parents=True)
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create({"seed": seed, "method": method})))
-    record = {"state": "finished", "package": "chem", "command": ["python", "-m", "chem"], "traceback": None}
-    (folder / "run.json").write_text(json.dumps(record))
-    (folder / "metrics.jsonl").write_text("")
-    best = {
-        "0.8/yield": 100 * seed + 7 * (method == "mara") * (1 + seed**2),
-        "0.8/OB1": 3,
-        "0.8/OB10": None if seed else 40,
-    }
-    (folder / "summary.json").write_text(json.dumps(best))
-    names = [(f"{method}{seed}", 0.9 + seed / 100), ("shared", 0.5), (HOSTILE, 0.1)]
-    items = [{"name": n, "value": v, "caption": f"{v:.2f} {n}", "svg": f"<svg><!--{n}--></svg>"} for n, v in names]
-    (folder / "report" / "x.gallery.json").write_text(json.dumps({"title": "Best things", "items": items}))
-    calls = [0, 10, 20, 25 + seed]
-    content = {"title": "Yield", "x": "calls", "series": {"good": [calls, [0, seed, 2 * seed, 50]]}}
-    (folder / "report" / "x.curves.json").write_text(json.dumps(content))
-
-
-@pytest.fixture
-def sweep(tmp_path):
-    jobs = []
-    for number, (method, seed) in enumerate((method, seed) for method in ("plain", "mara") for seed in range(3)):
-        made_up(tmp_path / str(number), seed, method)
-        jobs.append(SweepJob(number, [f"method={method}", f"seed={seed}"], str(number)))
-    write_sweep(tmp_path, Sweep("chem", ["python", "-m", "chem", "-m"], "basic", jobs))
-    return tmp_path
+from launch.analysis.artifacts import Artifacts, Curves, Item, best_items, curve_panels, fold_curves, read_artifacts
 
 
 def test_curves_are_means_where_all_seeds_have_a_point():
@@ -65,9 +26,29 @@ def test_the_best_of_equal_names_stays():
     "content", ["{", "[]", '{"title": "x"}', '{"title": "x", "x": "x", "series": {"a": [[1], []]}}']
 )
 @pytest.mark.parametrize("name", ["x.gallery.json", "x.curves.json"])
-def test_a_damaged_one_is_an_error_of_its_run(sweep, name, content, capsys):
-    (sweep / "0" / "report" / name).write_text(content)
-    with pytest.raises(ConfigError, match=f"{name}: must be a gallery or curves"):
-        read_artifacts(sweep / "0" / "report")
-    assert collect.main([str(sweep)]) == 1
+def test_a_damaged_file_is_an_error_of_its_run(chem_sweep, name, content, capsys):
+    (chem_sweep / "0" / "report" / name).write_text(content)
+    with pytest.raises(ConfigError, match=f"{name}: not a gallery or curves file"):
+        read_artifacts(chem_sweep / "0" / "report")
+    assert collect.main([str(chem_sweep)]) == 1
     assert "damaged: " in capsys.readouterr().out
+
+
+def test_galleries_and_curves_are_read_by_title(chem_sweep, tmp_path):
+    artifacts = read_artifacts(chem_sweep / "4" / "report")
+    assert list(artifacts.galleries) == ["Best things"]
+    first = artifacts.galleries["Best things"][0]
+    assert (first.name, first.value, first.svg) == ("mara1", 0.91, "<svg><!--mara1--></svg>")
+    assert artifacts.curves["Yield"] == Curves("calls", {"good": {0: 0, 10: 1, 20: 2, 26: 50}})
+    (chem_sweep / "4" / "report" / "other.json").write_text("not read")
+    assert read_artifacts(tmp_path / "nowhere") == Artifacts()
+
+
+def test_a_panel_has_a_line_for_each_configuration_that_has_the_series():
+    a0, a1, b = (Curves("calls", series) for series in ({"x": {0: 1}, "y": {0: 5}}, {"x": {0: 3}}, {"y": {0: 7}}))
+    rows = [("a", [Artifacts(curves={"T": a0}), Artifacts(curves={"T": a1})]), ("b", [Artifacts(curves={"T": b})])]
+    rows.append(("c", [Artifacts()]))
+    panels = curve_panels(rows)
+    summary = {name: [(label, mean.tolist()) for label, (_, mean, _) in lines] for name, _, lines in panels.pop("T")}
+    assert panels == {}
+    assert summary == {"x": [("a", [2])], "y": [("a", [5]), ("b", [7])]}
