@@ -9,6 +9,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from conf.schema.base import ConfigError
 from conf.schema.commands import COMMANDS
@@ -59,7 +60,11 @@ def recorded(folder: Path) -> Any:
     record = read_record(folder)
     package, arguments = str(record["package"]), [str(word) for word in record["command"][3:]]
     flags = arguments[:2] if arguments[:1] == ["--config-dir"] else []
-    config = OmegaConf.merge(_compose(package, arguments[len(flags) :], flags), read_config(folder))
+    composed = _compose(package, arguments[len(flags) :], flags)
+    try:
+        config = OmegaConf.merge(composed, read_config(folder))
+    except OmegaConfBaseException as error:
+        raise ConfigError(error_message(error, package)) from error
     return check(package, cast(DictConfig, config))
 
 

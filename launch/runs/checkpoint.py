@@ -187,7 +187,7 @@ def check_equal(name: str, theirs: Mapping[str, Any], ours: Mapping[str, Any], a
         differences = [
             f"{key} is {theirs.get(key, 'absent')} there and {ours.get(key, 'absent')} here" for key in keys
         ]
-        more = f", and {len(keys) - 3} more keys differ" if len(keys) > 3 else ""
+        more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
         raise ConfigError(f"{name}: differs from this run: {', '.join(differences[:3])}{more}; {advice}")
 
 

@@ -191,7 +191,8 @@ def test_a_mistake_is_one_line(evaluate, tmp_path, arguments, parts):
     status, _, error = evaluate(*arguments.split(), "hydra.run.dir=out")
     assert status == 1, error
     line = error.splitlines()[-1]
-    assert line.startswith("llm.evaluate: ") and [part for part in parts if part not in line] == [], line
+    assert line.startswith("llm.evaluate: ")
+    assert [part for part in parts if part not in line] == [], line
 
 
 def test_help_teaches_and_loads_no_torch(tmp_path):
@@ -261,7 +262,7 @@ def test_a_run_is_measured_on_its_own_task_and_goes_on_after_a_kill(evaluate, ti
     assert (folder / "generations.jsonl").read_bytes() == whole
     assert json.loads((folder / "summary.json").read_text()) == summary
     # What is there is not sampled again, and not believed of another model.
-    assert "finished already" in evaluate(*command)[1]
+    assert "already finished" in evaluate(*command)[1]
     (folder / "run.json").write_text(json.dumps({**record, "state": "failed"}))
     (folder / "generations.jsonl").write_bytes(whole.replace(line["weights"].encode(), b"0" * 16))
     status, _, error = evaluate(*command)
@@ -320,11 +321,11 @@ def test_a_model_on_prompts_of_a_file(evaluate, tiny_run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        ("run=no equivalence=exact", ["no: must be a run folder, got no run.json"]),
+        ("run=no equivalence=exact", ["no: not a run folder, it has no run.json"]),
         ("run=run equivalence=exact experiment=one_two", ["experiment: cannot be combined with run="]),
         ("model=no/such prompts=p.jsonl max_new_tokens=3", ["model: must be a folder or hub name", "got no/such"]),
         ("model=run/policy prompts=no.jsonl max_new_tokens=3", ["prompts: must be a file of JSON Lines"]),
-        ("run=run reward_out=mine:none", ["reward_out: must be task or package.module:function", "got mine:none"]),
+        ("run=run reward_out=mine:none", ["reward_out: mine:none cannot be imported as package.module:name"]),
         ("run=run reward_out=no/such", ["reward_out: must be a folder or hub name", "got no/such"]),
         ("model=run/policy experiment=none max_new_tokens=3", ["experiment: must be one of", "got none"]),
     ],
@@ -335,4 +336,5 @@ def test_a_mistake_about_what_is_sampled(evaluate, tiny_run, tmp_path, arguments
     status, _, error = evaluate(*arguments.split(), *common, "embedder=null", "completions=1", "hydra.run.dir=out")
     assert status == 1, error
     line = error.splitlines()[-1]
-    assert line.startswith("llm.evaluate: ") and [part for part in parts if part not in line] == [], line
+    assert line.startswith("llm.evaluate: ")
+    assert [part for part in parts if part not in line] == [], line

@@ -12,7 +12,7 @@ import pytest
 
 from launch.runs.run_folder import read_jsonl
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 JOB = """
 import time
 from conf.schema.base import ConfigError

@@ -8,7 +8,6 @@ from omegaconf import OmegaConf
 from conf.schema.base import ConfigError
 from conf.schema.launchers import LocalLauncherConfig, SlurmLauncherConfig
 from launch.cli.app import Outcomes
-from launch.cli.groups import CONF
 from launch.cluster import launcher
 from launch.cluster.job import JobFailed
 from launch.cluster.launcher import read_settings, report_outcomes
@@ -42,12 +41,6 @@ def test_settings_that_would_hang_or_be_ignored(refused, key, legal):
     with pytest.raises(ConfigError, match=rf"^hydra\.launcher\.{key}: must .*got"):
         read_settings({**GOOD, **refused})
     read_settings({**GOOD, **legal})
-
-
-def test_every_launcher_has_a_file():
-    assert {path.stem for path in (CONF / "shared" / "hydra" / "launcher").glob("*.yaml")} == {
-        *("local", "slurm", "slurm_1gpu", "slurm_node8", "slurm_multinode")
-    }
 
 
 def test_the_settings_are_of_the_launcher_that_is_named():

@@ -1,4 +1,4 @@
-"""Runs that are killed, told to leave, or find their folder damaged: what the resumed run leaves, to the last bit."""
+"""Runs that are killed, stopped by a signal, or find their folder damaged, and the runs that resume them."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ from launch.runs.checkpoint import LoopState
 from launch.runs.run import Run
 from launch.runs.run_folder import read_jsonl
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SAVING = {"every_seconds": 1e9, "every_steps": 2, "keep": 2, "best": None, "best_mode": "max"}
 CONFIG = {"seed": 3, "resume": "auto", "checkpoint": SAVING, "loggers": [], "steps": 9, "lr": 0.1}
 
@@ -167,10 +167,10 @@ def test_another_configuration_or_model_is_refused_and_nothing_is_changed(tmp_pa
     with pytest.raises(Stop):
         job(tmp_path, until=5)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(ConfigError, match=r"config\.yaml: .*got lr is 0\.1 there and 0\.2 here; use a new folder"):
+    with pytest.raises(ConfigError, match=r"config\.yaml: .*: lr is 0\.1 there and 0\.2 here; use a new folder"):
         job(tmp_path, lr=0.2)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-    with pytest.raises(ConfigError, match=r"step_00000004: .*got reference is a there and b here; .*another model"):
+    with pytest.raises(ConfigError, match=r"step_00000004: .*: reference is a there and b here; .*another model"):
         job(tmp_path, identity="b")
     for name in ("metrics.jsonl", "samples.jsonl", "config.yaml"):
         assert (tmp_path / name).read_bytes() == before[tmp_path / name]
@@ -179,11 +179,11 @@ def test_another_configuration_or_model_is_refused_and_nothing_is_changed(tmp_pa
 
 
 def test_resume_can_be_forbidden_and_demanded(tmp_path):
-    with pytest.raises(ConfigError, match=r"^resume: must be auto or never for a new run, got must"):
+    with pytest.raises(ConfigError, match=r"^resume=must: .* holds no run to resume; use auto or never"):
         job(tmp_path / "new", resume="must")
     with pytest.raises(Stop):
         job(tmp_path / "run", until=3)
-    with pytest.raises(ConfigError, match=r"^resume: must be auto or must where the folder holds a run, got never"):
+    with pytest.raises(ConfigError, match=r"^resume=never: .* already holds a run; use auto or must"):
         job(tmp_path / "run", resume="never")
     job(tmp_path / "run", resume="must")
 
@@ -211,7 +211,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(tmp_path, undisturbed
     (tmp_path / f"{stream}.jsonl").symlink_to("/dev/full")
     for folder in (tmp_path / "checkpoints").iterdir():  # whose lines /dev/full does not have
         shutil.move(folder, tmp_path / folder.name)
-    with pytest.raises(ConfigError, match=rf"{stream}\.jsonl: must be writable, got: No space left"):
+    with pytest.raises(ConfigError, match=rf"{stream}\.jsonl: cannot be written: No space left"):
         job(tmp_path)
     (tmp_path / f"{stream}.jsonl").unlink()
     (tmp_path / f"{stream}.jsonl").write_bytes(good)
@@ -230,7 +230,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_earlier_ones(tmp_path, u
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    with pytest.raises(ConfigError, match=r"must be writable, got: No space left on device"):
+    with pytest.raises(ConfigError, match=r"cannot be written: No space left on device"):
         job(tmp_path)
     monkeypatch.undo()
     assert steps_saved(tmp_path) == [4, 2]

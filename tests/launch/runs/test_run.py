@@ -1,9 +1,9 @@
-"""The record of a run: a made-up job through `Run`."""
+"""`Run` with a job that is made up here: what it writes, and how it ends."""
 
 import json
 import math
 import os
-import subprocess
+import random
 
 import numpy as np
 import pytest
@@ -11,10 +11,8 @@ import torch
 from omegaconf import OmegaConf
 
 from conf.schema.base import ConfigError
-from launch.runs.line_files import plain
-from launch.runs.provenance import code_version
-from launch.runs.run import Run
-from launch.runs.run_folder import read_jsonl, write_text
+from launch.runs.run import Run, seed_global_generators
+from launch.runs.run_folder import read_jsonl
 
 CHECKPOINT = {"every_seconds": 60.0, "every_steps": None, "keep": 2, "best": None, "best_mode": "max"}
 RUN = {"seed": 3, "resume": "auto", "checkpoint": CHECKPOINT, "loggers": []}
@@ -59,9 +57,13 @@ def test_a_finished_run(tmp_path):
 
 
 def test_a_failed_run_says_where(tmp_path):
-    with pytest.raises(ZeroDivisionError), Run(tmp_path / "run", "llm", CONFIG, []) as run:
-        for step in run.steps(3):
-            run.log({"x": 1 / (1 - step)})
+    def job():
+        with Run(tmp_path / "run", "llm", CONFIG, []) as run:
+            for step in run.steps(3):
+                run.log({"x": 1 / (1 - step)})
+
+    with pytest.raises(ZeroDivisionError):
+        job()
     written = record(tmp_path / "run")
     assert written["state"] == "failed"
     assert written["ended"] is not None
@@ -79,7 +81,9 @@ def test_an_interrupted_run_is_not_finished(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(ConfigError, match=r"hydra\.run\.dir.* got .*file/run \(Not a directory\)"):
+    with pytest.raises(
+        ConfigError, match=r"hydra\.run\.dir.*: cannot write a run to .*file/run: Not a directory; choose another"
+    ):
         Run(tmp_path / "file" / "run", "llm", CONFIG, [])
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "note.txt").write_text("anything else is no obstacle")
@@ -116,3 +120,85 @@ def test_nothing_but_timings_depends_on_the_clock(tmp_path, monkeypatch):
     for name in ("metrics.jsonl", "samples.jsonl", "config.yaml", "overrides.yaml"):
         assert (tmp_path / "slow" / name).read_bytes() == (tmp_path / "fast" / name).read_bytes()
     assert lines(tmp_path / "slow", "timings") != lines(tmp_path / "fast", "timings")  # control
+
+
+def test_the_global_generators_depend_on_seed_step_and_rank():
+    def draws(*key):
+        seed_global_generators(*key)
+        return random.random(), np.random.random(), torch.rand(()).item()
+
+    keys = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
+    values = [draws(*key) for key in keys]
+    assert [draws(*key) for key in keys] == values
+    for column in zip(*values, strict=True):
+        assert len(set(column)) == len(keys)
+
+
+def test_each_step_starts_with_its_own_generators(tmp_path):
+    with Run(tmp_path, "llm", CONFIG, []) as run:
+        seen = [torch.rand(()).item() for _ in run.steps(3)]
+    expected = []
+    for step in range(3):
+        seed_global_generators(RUN["seed"], step, 0)
+        expected.append(torch.rand(()).item())
+    assert seen == expected
+
+
+def test_only_rank_0_writes_and_prints(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with Run(tmp_path / "run", "llm", CONFIG, []) as run:
+        assert not run.is_main
+        for _ in run.steps(1):
+            run.log({"x": 1.0})
+            run.log_samples([{"text": "a"}])
+        run.info("information")
+        run.warn("a warning")
+        run.finish({})
+    assert not (tmp_path / "run").exists()
+    assert capsys.readouterr().out == ""
+
+
+def test_a_line_may_name_its_step(tmp_path):
+    with Run(tmp_path, "llm", CONFIG, []) as run:
+        run.log({"x": 1.0}, step=7)  # before the loop
+        run.warn("a warning")
+    assert read_jsonl(tmp_path / "metrics.jsonl") == [{"step": 7, "x": 1.0}]
+
+
+def test_loggers_get_each_step_and_are_closed(tmp_path, monkeypatch):
+    calls = []
+
+    class Logger:
+        def log(self, step, metrics):
+            calls.append((step, metrics))
+
+        def close(self):
+            calls.append("closed")
+
+    monkeypatch.setattr("launch.runs.run.make_loggers", lambda names, folder, config: [Logger()])
+    with Run(tmp_path, "llm", CONFIG, []) as run:
+        for step in run.steps(2):
+            run.log({"x": torch.tensor(float(step))})
+    assert calls == [(0, {"x": 0.0}), (1, {"x": 1.0}), "closed"]
+
+
+def test_a_logger_that_cannot_be_closed_fails_the_run(tmp_path, monkeypatch):
+    class Logger:
+        def close(self):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("launch.runs.run.make_loggers", lambda names, folder, config: [Logger()])
+    with (
+        pytest.raises(ConfigError, match="cannot be written: No space left on device"),
+        Run(tmp_path, "llm", CONFIG, []),
+    ):
+        pass
+    assert record(tmp_path)["state"] == "failed"
+
+
+def test_a_run_whose_loggers_are_missing_releases_its_folder(tmp_path):
+    config = OmegaConf.merge(CONFIG, {"loggers": ["no_such"]})
+    for _ in range(2):  # the second time the folder is not locked
+        with pytest.raises(KeyError):
+            Run(tmp_path, "llm", config, [])
