@@ -1,4 +1,4 @@
-"""Mistakes on a command line: one line on standard error that names the key, what is allowed, what was found."""
+"""Errors on a command line: one line on standard error with the key, what is wrong and what is allowed."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ EXPERIMENTS = {  # files of a user's own, for --config-dir
     "interpolation": "# @package _global_\nsteps: ${objective.bta}\n",
     "good": "# @package _global_\ntask: {name: one_two}\n",
 }
-MISTAKES = [  # a command line, what the answer must hold
+MISTAKES = [  # a command line, and what its error message must contain
     # keys
     (
         "objective.bta=1",
@@ -111,7 +111,10 @@ MISTAKES = [  # a command line, what the answer must hold
         ["CONF/experiment/syntax.yaml, line 3: invalid YAML: expected ','"],
     ),
     ("--config-dir CONF experiment=misspelt", ["objective.bta: no such key", "(in experiment/misspelt.yaml)"]),
-    ("--config-dir CONF experiment=no_package", ["first line of the file must be '# @package _global_'", "experiment/no_package.yaml"]),
+    (
+        "--config-dir CONF experiment=no_package",
+        ["first line of the file must be '# @package _global_'", "experiment/no_package.yaml"],
+    ),
     ("--config-dir CONF experiment=option", ["identity, mara, ucpo, unlikely", "got foo"]),
     ("--config-dir CONF experiment=group", ["experiment/group", "transfrm"]),
     ("--config-dir CONF experiment=interpolation", ["steps: cannot resolve ${objective.bta}"]),
@@ -138,7 +141,7 @@ def configurations(tmp_path):
 
 @pytest.fixture
 def type_here(monkeypatch, capfd, tmp_path):
-    """`python -m PACKAGE ...` in this process, which spares each of many mistakes the start of another one."""
+    """Run `python -m PACKAGE ...` in this process, which is faster than a process for each of many mistakes."""
     handler, root = signal.getsignal(signal.SIGTERM), logging.getLogger()
     handlers, level = root.handlers[:], root.level
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")

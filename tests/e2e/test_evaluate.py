@@ -1,4 +1,4 @@
-"""python -m llm.evaluate, as a user types it."""
+"""`python -m llm.evaluate`, as a user types it."""
 
 import json
 import logging
@@ -11,6 +11,7 @@ import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,7 +43,7 @@ UTILITIES = [
 
 @pytest.fixture
 def evaluate(monkeypatch, capfd, tmp_path):
-    """`python -m llm.evaluate ...` in this process, which spares the start of another one; status, output, error."""
+    """Run `python -m llm.evaluate ...` in this process, which is faster; returns status, output and errors."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
@@ -53,7 +54,7 @@ def evaluate(monkeypatch, capfd, tmp_path):
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["python", *map(str, arguments)])
-        status = 0
+        status: Any = 0
         try:
             runpy.run_module("llm.evaluate", run_name="__main__")
         except SystemExit as stop:
@@ -217,7 +218,7 @@ def test_help_teaches_and_loads_no_torch(tmp_path):
 
 @pytest.fixture
 def tiny_run(evaluate, tmp_path):
-    """A run folder as python -m llm leaves it, with the tiny model as its policy: nothing is trained."""
+    """A run folder as `python -m llm` writes it, with the tiny model as its policy, so that nothing is trained."""
     from launch.cli.compose import compose
     from llm.testbed.tiny_models import tiny_model
 
@@ -290,8 +291,8 @@ def test_a_model_on_prompts_of_a_file(evaluate, tiny_run, tmp_path):
     (tmp_path / "mine.py").write_text(
         "def lengths(prompts, completions):\n    return [float(len(text)) for text in completions]\n"
     )
-    common = ("model=run/policy", "prompts=prompts.jsonl", "max_new_tokens=8", "equivalence=exact", "embedder=null")
-    common += ("completions=6", "reward_out=mine:lengths", "score_thresholds=[1,2,3,4,5,6,7,8,9]")
+    common = ["model=run/policy", "prompts=prompts.jsonl", "max_new_tokens=8", "equivalence=exact", "embedder=null"]
+    common += ["completions=6", "reward_out=mine:lengths", "score_thresholds=[1,2,3,4,5,6,7,8,9]"]
     for batch in (2, 4, 64):  # parts of a prompt, one prompt, both
         status, _, error = evaluate(*common, f"batch={batch}", f"hydra.run.dir=out{batch}")
         assert status == 0, error

@@ -29,7 +29,12 @@ def test_hydra_finds_the_launcher(plugin):
 
 def test_the_launcher_hands_on_what_hydra_gives_it(plugin, monkeypatch):
     calls = []
-    monkeypatch.setattr("launch.cluster.launcher.launch", lambda *arguments: calls.append(arguments) or ["result"])
+
+    def launch(*arguments):
+        calls.append(arguments)
+        return ["result"]
+
+    monkeypatch.setattr("launch.cluster.launcher.launch", launch)
     launcher = plugin.ClusterLauncher(cluster="local", timeout_min=3)
     config, context, task = object(), object(), object()
     launcher.setup(hydra_context=context, task_function=task, config=config)

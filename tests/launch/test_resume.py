@@ -84,9 +84,12 @@ def test_a_sweep_of_a_launcher_is_resumed_through_it(sweep, monkeypatch, capsys,
     calls = []
     monkeypatch.setattr(resume, "slurm_queue", lambda: {"7_4": "PENDING"} if launcher == "slurm" else None)
     monkeypatch.setattr(resume, "submit_jobs", lambda folder, sweep, jobs, settings: calls.append((jobs, settings)))
-    monkeypatch.setattr(
-        resume, "run_locally", lambda folder, sweep, jobs, settings: calls.append((jobs, settings)) or {2: "failed"}
-    )
+
+    def run_locally(folder, sweep, jobs, settings):
+        calls.append((jobs, settings))
+        return {2: "failed"}
+
+    monkeypatch.setattr(resume, "run_locally", run_locally)
     status = resume.main([str(sweep)])
     ((jobs, settings),) = calls
     assert settings.cluster == launcher

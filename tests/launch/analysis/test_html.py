@@ -70,7 +70,7 @@ def test_the_report_opens_offline_in_a_browser(sweep, tmp_path):
     done = browse(f"--log-net-log={log}", "--dump-dom", page.as_uri())
     assert "<title>Report</title>" in done.stdout  # the hostile script did not run
     assert "Uncaught" not in done.stderr
-    body = re.search(r'id="results">.*?<tbody>(.*?)</tbody>', done.stdout, re.S)[1]
+    (body,) = re.findall(r'id="results">.*?<tbody>(.*?)</tbody>', done.stdout, re.S)
     assert body.count("<tr>") == 2
     assert done.stdout.count("data:image/png;base64,") >= 2
     assert "3 runs did not finish" in done.stdout

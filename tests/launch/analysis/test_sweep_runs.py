@@ -20,12 +20,12 @@ def write(folder, number, overrides):
 @pytest.fixture
 def folders(tmp_path):
     common = ["experiment=x", "steps=3"]
-    runs = (
+    runs: list[list[str]] = [
         ["transform=mara", "objective.beta=.1"],
         ["transform=mara", "objective.beta=1"],
         ["transform=identity"],
         [],
-    )
+    ]
     return [write(tmp_path, number, [*common, *run]) for number, run in enumerate(runs)]
 
 

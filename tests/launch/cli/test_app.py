@@ -1,4 +1,4 @@
-"""`start` with a job that is made up here: what it runs, what it leaves, how it ends."""
+"""`start` with a job that is made up here: what it runs, what it writes, and how it ends."""
 
 import json
 import os

@@ -25,7 +25,8 @@ class Outer(Section):
 
 
 def configuration(**values):
-    return OmegaConf.merge(OmegaConf.structured(Outer), {"inner": {"beta": 0.5, "mode": "first"}, **values})
+    values["inner"] = {"beta": 0.5, "mode": "first"}
+    return OmegaConf.merge(OmegaConf.structured(Outer), values)
 
 
 def test_each_key_has_a_line_with_value_and_meaning(monkeypatch):

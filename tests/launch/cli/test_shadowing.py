@@ -1,4 +1,4 @@
-"""Another package under one of our names: a child process must stop, and name both paths."""
+"""A child process must stop if another package has one of our names, and print both paths."""
 
 import os
 import subprocess

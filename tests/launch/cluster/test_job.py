@@ -117,7 +117,7 @@ def test_the_first_failure_of_a_sweep_that_stops_cancels_the_others(tmp_path, co
     jobs.append(SweepJob(3, [], "3"))  # not submitted
     write_sweep(tmp_path, Sweep("didactic", [], "slurm", jobs))
     task = JobTask("didactic", (), str(tmp_path), 0, str(tmp_path / "0"), "stop", "")
-    naps = []
+    naps: list[float] = []
     monkeypatch.setattr(time, "sleep", naps.append)
     for _ in range(2):  # the second is another rank of the same job
         task._handle_failure(Environment())

@@ -108,9 +108,13 @@ def test_slurm_jobs_are_submitted_and_waited_for_if_asked(hydra_launcher, tmp_pa
             job.id = f"7_{job.number}"
         return ["handles"]
 
-    waited = []
+    def wait_for_jobs(folder, sweep, handles):
+        waited.append(handles)
+        return {}
+
+    waited: list[list[str]] = []
     monkeypatch.setattr(launcher, "submit_jobs", submit_jobs)
-    monkeypatch.setattr(launcher, "wait_for_jobs", lambda folder, sweep, handles: waited.append(handles) or {})
+    monkeypatch.setattr(launcher, "wait_for_jobs", wait_for_jobs)
     monkeypatch.chdir(tmp_path)
     returns = launcher.launch(hydra_launcher, {**GOOD, "wait": wait}, OVERRIDES, 0)
     assert capsys.readouterr().out == "submitted 2 jobs to SLURM: 7_0, 7_1\nsweep folder: sweep\n"

@@ -3,6 +3,7 @@
 import types
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -90,7 +91,7 @@ class Poll:
     def __init__(self, monkeypatch, tmp_path, states, results_after):
         self.states, self.results_after, self.polls = states, results_after, 0
         self.path = tmp_path / "result.pkl"
-        self.naps = []
+        self.naps: list[float] = []
         monkeypatch.setattr(slurm, "slurm_queue", self.queue)
         monkeypatch.setattr(slurm, "job_failure", lambda run, handle: None if self.path.exists() else "no result")
         monkeypatch.setattr(slurm.time, "sleep", self.naps.append)
@@ -106,7 +107,7 @@ class Poll:
         sweep = make_sweep(2)
         sweep.jobs[0].id = "7_0"  # the other job was not submitted
         task = types.SimpleNamespace(paths=types.SimpleNamespace(result_pickle=self.path))
-        handle = types.SimpleNamespace(num_tasks=1, task=lambda number: task)
+        handle: Any = types.SimpleNamespace(num_tasks=1, task=lambda number: task)
         return slurm.wait_for_jobs(tmp_path, sweep, [handle])
 
 

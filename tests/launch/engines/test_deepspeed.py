@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -104,7 +105,7 @@ def test_what_is_written_to_stderr_on_import_is_discarded(capfd):
 
 def test_an_empty_copy_shares_nothing():
     module = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
-    copy = deepspeed._empty_copy(module)
+    copy: Any = deepspeed._empty_copy(module)
     assert [name for name, _ in copy.named_parameters()] == [name for name, _ in module.named_parameters()]
     assert all(p.numel() == 0 and not p.requires_grad for p in copy.parameters())
     assert all(p.numel() > 0 and p.requires_grad for p in module.parameters())

@@ -27,11 +27,11 @@ CONFIG = {"seed": 3, "resume": "auto", "checkpoint": SAVING, "loggers": [], "ste
 
 
 class Stop(Exception):
-    """Stands for whatever ends a process."""
+    """Stands for anything that ends a process."""
 
 
 def job(folder, *, until=None, identity="a", **changes):
-    """A little stochastic descent whose every part has a state; raises Stop in the middle of step `until`."""
+    """Train a small model with random inputs; raise Stop in the middle of step `until`."""
     config = OmegaConf.create({**CONFIG, **changes})
     model = torch.nn.Linear(3, 1)
     torch.nn.init.constant_(model.weight, 0.5)
@@ -55,7 +55,7 @@ def job(folder, *, until=None, identity="a", **changes):
     return model.state_dict()
 
 
-def what_counts(folder):
+def result_files(folder):
     names = ("metrics.jsonl", "samples.jsonl", "summary.json", "config.yaml")
     return {name: (folder / name).read_bytes() for name in names}
 
@@ -67,7 +67,7 @@ def steps_saved(folder):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    return job(folder), what_counts(folder)
+    return job(folder), result_files(folder)
 
 
 @pytest.mark.parametrize("until", range(9))
@@ -78,7 +78,7 @@ def test_a_run_that_ended_in_any_step_goes_on_as_if_it_had_not(tmp_path, undistu
     assert len(read_jsonl(tmp_path / "metrics.jsonl")) == until + 1
     assert steps_saved(tmp_path) == [done for done in (8, 6, 4, 2) if done <= until][:2]
     resumed = job(tmp_path)
-    assert what_counts(tmp_path) == files
+    assert result_files(tmp_path) == files
     assert all(torch.equal(resumed[name], weights[name]) for name in weights)
     earlier = run_folder.read_record(tmp_path)["earlier"]
     assert [entry["state"] for entry in earlier] == ["failed"]
@@ -96,11 +96,11 @@ def test_control_what_is_not_kept_is_lost(tmp_path, undisturbed):
         (path / "state.json").write_text(json.dumps(tree))
         forge(path)
     job(tmp_path)
-    assert what_counts(tmp_path)["metrics.jsonl"] != undisturbed[1]["metrics.jsonl"]
+    assert result_files(tmp_path)["metrics.jsonl"] != undisturbed[1]["metrics.jsonl"]
 
 
 def forge(path):
-    """Give a checkpoint checksums that fit its files."""
+    """Give a checkpoint the checksums of its present files."""
     content = json.loads((path / "manifest.json").read_text())
     del content["checksum"]
     for name in content["checksums"]:
@@ -130,7 +130,7 @@ def test_a_damaged_checkpoint_is_left_out_for_the_one_before(tmp_path, undisturb
     printed = capsys.readouterr().out
     assert "step_00000004 is damaged and is not used" in printed
     assert "resuming from step 2" in printed
-    assert what_counts(tmp_path) == undisturbed[1]
+    assert result_files(tmp_path) == undisturbed[1]
 
 
 def test_without_a_good_checkpoint_a_run_begins_anew(tmp_path, undisturbed, capsys):
@@ -140,7 +140,7 @@ def test_without_a_good_checkpoint_a_run_begins_anew(tmp_path, undisturbed, caps
         path.write_text("{}")
     job(tmp_path)
     assert capsys.readouterr().out.count("is damaged and is not used") == 2
-    assert what_counts(tmp_path) == undisturbed[1]
+    assert result_files(tmp_path) == undisturbed[1]
 
 
 def test_lines_that_were_lost_send_a_run_further_back(tmp_path, undisturbed, capsys):
@@ -150,7 +150,7 @@ def test_lines_that_were_lost_send_a_run_further_back(tmp_path, undisturbed, cap
     (tmp_path / "metrics.jsonl").write_text("".join(whole[:3]))
     job(tmp_path)
     assert "metrics.jsonl is shorter" in capsys.readouterr().out
-    assert what_counts(tmp_path) == undisturbed[1]
+    assert result_files(tmp_path) == undisturbed[1]
 
 
 def test_half_a_checkpoint_is_cleared_away(tmp_path, undisturbed):
@@ -159,7 +159,7 @@ def test_half_a_checkpoint_is_cleared_away(tmp_path, undisturbed):
     source = tmp_path / "checkpoints" / "step_00000004"
     shutil.copytree(source, tmp_path / "checkpoints" / f"{checkpoint.PARTIAL}00000006")
     job(tmp_path)
-    assert what_counts(tmp_path) == undisturbed[1]
+    assert result_files(tmp_path) == undisturbed[1]
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step_00000008", "step_00000009"]
 
 
@@ -203,7 +203,7 @@ def test_the_last_and_the_best_are_kept(tmp_path):
 
 @pytest.mark.parametrize("stream", ["metrics", "samples", "timings"])
 def test_a_full_disk_is_one_line_and_the_run_goes_on_later(tmp_path, undisturbed, stream):
-    """/dev/full answers each write with ENOSPC."""
+    """Every write to /dev/full fails with ENOSPC."""
     with pytest.raises(Stop):
         job(tmp_path, until=5)
     good = (tmp_path / f"{stream}.jsonl").read_bytes()
@@ -216,7 +216,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(tmp_path, undisturbed
     (tmp_path / f"{stream}.jsonl").unlink()
     (tmp_path / f"{stream}.jsonl").write_bytes(good)
     job(tmp_path)
-    assert what_counts(tmp_path) == undisturbed[1]
+    assert result_files(tmp_path) == undisturbed[1]
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_earlier_ones(tmp_path, undisturbed, monkeypatch):
@@ -236,7 +236,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_earlier_ones(tmp_path, u
     assert steps_saved(tmp_path) == [4, 2]
     assert run_folder.run_state(tmp_path) in ("failed", "dead")
     job(tmp_path)
-    assert what_counts(tmp_path) == undisturbed[1]
+    assert result_files(tmp_path) == undisturbed[1]
 
 
 # --- processes -----------------------------------------------------------------------------------------------

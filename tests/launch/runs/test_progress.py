@@ -24,7 +24,7 @@ def test_a_log_has_a_line_a_quarter(tmp_path, capsys, total, shown):
 
 
 def test_a_resumed_run_counts_from_where_it_was():
-    lines = []
+    lines: list[str] = []
     with StepProgress(8, 5, {"loss": "loss/total"}, lines.append, visible=True) as shown:
         for done in (6, 7, 8):
             shown.advance(done, {"loss/total": done / 4})
@@ -35,7 +35,7 @@ def test_a_resumed_run_counts_from_where_it_was():
 def test_a_terminal_has_a_bar_and_no_lines(monkeypatch, visible, bar):
     file = io.StringIO()
     monkeypatch.setattr(progress, "console", Console(file=file, force_terminal=True, width=100))
-    lines = []
+    lines: list[str] = []
     with StepProgress(4, 0, ["x"], lines.append, visible) as shown:
         for done in range(1, 5):
             shown.advance(done, {"x": 0.5})

@@ -12,6 +12,8 @@ from launch.runs import signals
 def handlers():
     """The handlers of a run, and the former ones again after the test."""
     before = {number: signal.getsignal(number) for number in signals.STOP_SIGNALS}
+    for number in signals.STOP_SIGNALS:
+        signal.signal(number, signal.SIG_DFL)  # the tests themselves may run under nohup
     signals.install()
     yield
     signals.defer(False)
