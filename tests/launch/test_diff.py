@@ -252,10 +252,12 @@ def test_a_change_as_an_override_and_as_a_line(old, new, override, line):
 
 
 def test_a_configuration_that_no_override_makes_is_an_error():
-    target = {**compose("llm", []), "seed": "not a number"}
-    with pytest.raises(ConfigError, match=r"^llm: no combination of overrides reproduces this configuration$"):
-        minimal_overrides("llm", [], [], target, None)
-    assert minimal_overrides("llm", [], ["seed=3"], compose("llm", []), None) == ["seed=0"]  # control
+    package = "llm.evaluate"
+    config = compose(package, [], checked=False)
+    with pytest.raises(ConfigError, match=r"^llm\.evaluate: no combination of overrides reproduces this config"):
+        minimal_overrides(package, [], [], {**config, "seed": "not a number"}, None)
+    good = compose("llm", [])
+    assert minimal_overrides("llm", [], ["seed=3"], good, None) == ["seed=0"]  # control
 
 
 def test_two_files_have_no_package(tmp_path, capsys):
