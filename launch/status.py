@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def job_statuses(folder: Path, sweep: Sweep, queue: dict[str, str], keys: Sequence[str]) -> list[JobStatus]:
-    """The status of the jobs of sweeps.
+    """The status of each job of a sweep.
 
     Args:
         folder: the sweep folder.
@@ -122,10 +122,10 @@ def print_jobs(folder: Path, jobs: Sequence[JobStatus]) -> None:
         values = [job.metrics.get(key) for key in keys]
         colour = STATE_COLOURS.get(job.state, "")
         state = f"[{colour}]{job.state}[/]" if colour else job.state
-        shown = [
+        cells = [
             "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value) for value in values
         ]
-        table.add_row(str(job.number), job.varies or "-", state, step, format_duration(job.seconds_left), *shown)
+        table.add_row(str(job.number), job.varies or "-", state, step, format_duration(job.seconds_left), *cells)
     markup_console = console.__class__(markup=True, emoji=False, highlight=False, width=console.width)
     markup_console.print(table)
     for job in jobs:

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def start_in_background(command: Sequence[str]) -> int:
-    """Start a process that runs the jobs of this machine one after another, and continues without the terminal."""
+    """Start a process that runs the jobs on this machine, and that continues when the terminal is closed."""
     log = Path("runs", f"local_{datetime.now():%Y-%m-%d_%H-%M-%S}.log").absolute()
     log.parent.mkdir(exist_ok=True)
     with log.open("ab") as out:

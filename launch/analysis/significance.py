@@ -36,23 +36,25 @@ def compare(rows: Sequence[Row], base: Row, keys: Sequence[str]) -> list[Compari
     """
     comparisons = []
     for key in keys:
-        theirs = base.values(key)
+        base_values = base.values(key)
         for row in rows:
-            ours = row.values(key)
-            complete = len(ours) == len(row.runs) and len(theirs) == len(base.runs)
-            if row is not base and complete and min(len(ours), len(theirs)) >= 2:
-                comparisons.append(welch_test(key, row.label, ours, theirs))
+            values = row.values(key)
+            complete = len(values) == len(row.runs) and len(base_values) == len(base.runs)
+            if row is not base and complete and min(len(values), len(base_values)) >= 2:
+                comparisons.append(welch_test(key, row.label, values, base_values))
     return comparisons
 
 
-def welch_test(key: str, label: str, ours: Sequence[float], theirs: Sequence[float]) -> Comparison:
-    """Welch's t-test of mean(ours) - mean(theirs). The variances may differ."""
-    difference = fmean(ours) - fmean(theirs)
-    if len({*ours}) == len({*theirs}) == 1:
+def welch_test(key: str, label: str, values: Sequence[float], base_values: Sequence[float]) -> Comparison:
+    """Welch's t-test of mean(values) - mean(base_values). The variances may differ."""
+    difference = fmean(values) - fmean(base_values)
+    if len({*values}) == len({*base_values}) == 1:
         return Comparison(key, label, difference, *[math.nan] * 4)
-    greater, less = (ttest_ind(ours, theirs, equal_var=False, alternative=side) for side in ("greater", "less"))
-    numbers = (greater.statistic, greater.df, greater.pvalue, less.pvalue)
-    return Comparison(key, label, difference, *map(float, numbers))
+    greater, less = (
+        ttest_ind(values, base_values, equal_var=False, alternative=side) for side in ("greater", "less")
+    )
+    statistics = (greater.statistic, greater.df, greater.pvalue, less.pvalue)
+    return Comparison(key, label, difference, *map(float, statistics))
 
 
 def find_baseline(rows: Sequence[Row], text: str) -> Row:

@@ -41,9 +41,9 @@ def key_table(config: DictConfig) -> str:
     terminal = shutil.get_terminal_size(fallback=(WIDTHS[1], 24)).columns
     width = min(max(terminal, WIDTHS[0]), WIDTHS[1]) - COLUMN
     lines: list[str] = []
-    for name, value, known in described_keys(config):
+    for name, value, key in described_keys(config):
         entry = f"  {name}={shortened(value)}"
-        wrapped = textwrap.wrap(meaning(known), width, break_long_words=False, break_on_hyphens=False) or [""]
+        wrapped = textwrap.wrap(meaning(key), width, break_long_words=False, break_on_hyphens=False) or [""]
         if len(entry) > COLUMN - 2:  # the meaning starts on the next line
             lines.append(entry)
             entry = ""
@@ -62,18 +62,18 @@ def described_keys(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, 
         if isinstance(value, DictConfig) and is_dataclass(OmegaConf.get_type(value)):
             yield from described_keys(value, f"{name}.")
         else:
-            known = key_of(described)
-            yield name, value, known if known.help else Key(f"set by {prefix[:-1]}=OPTION")
+            key = key_of(described)
+            yield name, value, key if key.help else Key(f"set by {prefix[:-1]}=OPTION")
 
 
-def meaning(known: Key) -> str:
+def meaning(key: Key) -> str:
     """The help text of a key, followed by its allowed values unless the help text already names each of them."""
-    allowed = known.allowed()
-    if not known.choices:
+    allowed = key.allowed()
+    if not key.choices:
         allowed = allowed.replace(" ", NO_BREAK)
-    if known.choices and all(choice in known.help for choice in known.choices):
-        return known.help
-    return f"{known.help} ({allowed})" if allowed else known.help
+    if key.choices and all(choice in key.help for choice in key.choices):
+        return key.help
+    return f"{key.help} ({allowed})" if allowed else key.help
 
 
 def shortened(value: Any) -> str:

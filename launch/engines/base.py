@@ -73,9 +73,9 @@ def lr_factor(step: int, steps: int, warmup_steps: int, decay: str) -> float:
     """
     if step < warmup_steps:
         return (step + 1) / (warmup_steps + 1)
-    done = (step - warmup_steps) / max(steps - warmup_steps, 1)
+    progress = (step - warmup_steps) / max(steps - warmup_steps, 1)
     if decay == "linear":
-        return max(1 - done, 0.0)
+        return max(1 - progress, 0.0)
     if decay == "cosine":
-        return (1 + math.cos(math.pi * min(done, 1.0))) / 2
+        return (1 + math.cos(math.pi * min(progress, 1.0))) / 2
     return 1.0

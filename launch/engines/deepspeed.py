@@ -52,7 +52,7 @@ class DeepSpeedEngine:
         self, module: nn.Module, optimizer: OptimizerConfig, steps: int, *, stage: int, offload: bool = False
     ) -> None:
         deepspeed = import_deepspeed()
-        self.module, self.stage, self.done = module, stage, 0
+        self.module, self.stage, self.completed_steps = module, stage, 0
         self.lr = lambda step: optimizer.lr * lr_factor(step, steps, optimizer.warmup_steps, optimizer.decay)
         self.names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
         parameters = dict(module.named_parameters())
@@ -103,9 +103,9 @@ class DeepSpeedEngine:
             RuntimeError: the norm of the gradient is not finite.
         """
         for group in self.engine.optimizer.param_groups:
-            group["lr"] = self.lr(self.done)
+            group["lr"] = self.lr(self.completed_steps)
         self.engine.step()
-        self.done += 1
+        self.completed_steps += 1
         norm = torch.as_tensor(self.engine.get_global_grad_norm())
         if not bool(norm.isfinite()):
             raise RuntimeError(f"the norm of the gradient is non-finite: {norm}")
@@ -130,7 +130,7 @@ class DeepSpeedEngine:
         """The completed steps, and on rank 0 only the master weights and moments by parameter name."""
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
-        state: dict[str, Any] = {"steps": self.done, "weights": {}, **{moment: {} for moment in MOMENTS}}
+        state: dict[str, Any] = {"steps": self.completed_steps, "weights": {}, **{moment: {} for moment in MOMENTS}}
         parameters = dict(self.module.named_parameters())
         for name in self.names:
             parts = {"weights": safe_get_full_fp32_param(parameters[name])}
@@ -142,13 +142,13 @@ class DeepSpeedEngine:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a `state_dict`, which must be complete on every rank."""
-        self.done = state["steps"]
+        self.completed_steps = state["steps"]
         zero = self.engine.optimizer
         if self.stage == 3:
             self._load_partitions(zero, state)
             return
         for partition in (p for group in zero.optimizer.param_groups for p in group["params"]):
-            _init_adam_state(zero.optimizer.state[partition], partition, self.done)
+            _init_adam_state(zero.optimizer.state[partition], partition, self.completed_steps)
         zero._lazy_init_hp_params_optimizer_state()
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
@@ -166,7 +166,7 @@ class DeepSpeedEngine:
         from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
 
         for partition in zero.fp32_partitioned_groups_flat:
-            _init_adam_state(zero.optimizer.state[partition], partition, self.done)
+            _init_adam_state(zero.optimizer.state[partition], partition, self.completed_steps)
         parameters: dict[str, Any] = dict(self.module.named_parameters())
         for name in self.names:
             shard = parameters[name].ds_tensor  # this rank's part, flat; that of the last rank is padded

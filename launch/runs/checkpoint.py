@@ -170,22 +170,22 @@ def result_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return flatten({key: value for key, value in config.items() if key not in VOLATILE})
 
 
-def check_equal(name: str, theirs: Mapping[str, Any], ours: Mapping[str, Any], advice: str) -> None:
+def check_equal(name: str, recorded: Mapping[str, Any], current: Mapping[str, Any], advice: str) -> None:
     """Check that two flat mappings are equal.
 
     Args:
-        name: the file or folder that `theirs` was read from, for the message.
-        theirs: values by dotted key.
-        ours: values of this run by dotted key.
+        name: the file or folder that `recorded` was read from, for the message.
+        recorded: values by dotted key.
+        current: values of this run by dotted key.
         advice: what to do if they differ, for the message.
 
     Raises:
         ConfigError: they differ; the message gives the first three keys with both values.
     """
-    keys = [key for key in {**theirs, **ours} if theirs.get(key, "absent") != ours.get(key, "absent")]
+    keys = [key for key in {**recorded, **current} if recorded.get(key, "absent") != current.get(key, "absent")]
     if keys:
         differences = [
-            f"{key} is {theirs.get(key, 'absent')} there and {ours.get(key, 'absent')} here" for key in keys
+            f"{key} is {recorded.get(key, 'absent')} there and {current.get(key, 'absent')} here" for key in keys
         ]
         more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
         raise ConfigError(f"{name}: differs from this run: {', '.join(differences[:3])}{more}; {advice}")

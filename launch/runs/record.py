@@ -168,14 +168,14 @@ def is_finished(folder: Path, config: DictConfig) -> bool:
     return True
 
 
-def check_same_config(folder: Path, ours: Mapping[str, Any]) -> None:
-    """Check that the folder's configuration gives the same results as `ours`.
+def check_same_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Check that the folder's configuration gives the same results as `config`.
 
     Raises:
         ConfigError: a key that affects results differs.
     """
-    theirs = result_config(read_config(folder))
-    check_equal(str(folder / "config.yaml"), theirs, result_config(ours), "use a new folder for another run")
+    recorded = result_config(read_config(folder))
+    check_equal(str(folder / "config.yaml"), recorded, result_config(config), "use a new folder for another run")
 
 
 def resolved_config(config: DictConfig) -> dict[str, Any]:
