@@ -35,9 +35,19 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "long": {"P": 8, "G": 16, "prompt": 256, "least": 8, "most": 64, "turns": 8, "steps": 1},
     "gpu": {"P": 16, "G": 16, "prompt": 512, "least": 256, "most": 256, "turns": 3, "steps": 1},
 }
-SMALL = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4}
+SMALL: dict[str, Any] = {
+    "hidden_size": 128,
+    "intermediate_size": 384,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+}
 SMALL |= {"num_key_value_heads": 2, "head_dim": 32, "vocab_size": 512}
-LARGE = {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "num_attention_heads": 16}
+LARGE: dict[str, Any] = {
+    "hidden_size": 2048,
+    "intermediate_size": 6144,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+}
 LARGE |= {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936}
 MICRO_BATCH = {"short": 128, "long": 128, "gpu": 32}  # sequences in a pass; TRL gets the same
 PEAK = {"H200": (989e12, 4.8e12), "H100": (989e12, 3.35e12), "A100": (312e12, 2.0e12)}  # dense bf16 flop/s, bytes/s
@@ -83,6 +93,7 @@ class Child:
         self.hear()  # it has warmed up
 
     def hear(self) -> dict[str, Any]:
+        """Wait for the process's next message; exit with its log if it has ended."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
@@ -107,6 +118,7 @@ class Child:
         return found
 
     def cpu(self) -> float:
+        """CPU seconds that the process has used."""
         return sum(psutil.Process(self.process.pid).cpu_times()[:2])
 
 
@@ -168,7 +180,8 @@ def build(name: str, folder: str) -> None:
     torch.manual_seed(0)
     dtype = torch.bfloat16 if name == "gpu" else torch.float32
     with torch.device("cuda" if name == "gpu" else "cpu"):
-        Qwen3ForCausalLM(config).to(dtype).save_pretrained(folder)
+        model: Any = Qwen3ForCausalLM(config)
+        model.to(dtype).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
@@ -224,6 +237,7 @@ class Meter:
         self.before, self.done, self.began = resident(), 0, 0.0
 
     def now(self) -> float:
+        """The time in seconds, after the GPU has finished its work."""
         if self.cuda:
             self.torch.cuda.synchronize()
         return time.perf_counter()
@@ -241,6 +255,8 @@ class Meter:
         self.began = self.now()
 
     def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function that adds its time to the span with this name."""
+
         def wrapped(*arguments: Any, **keywords: Any) -> Any:
             began = self.now()
             try:
@@ -251,6 +267,7 @@ class Meter:
         return wrapped
 
     def memory_mb(self) -> float:
+        """Peak memory in MB, on the CPU without that of the imports."""
         if self.cuda:
             return self.torch.cuda.max_memory_allocated() / 2**20
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10 - self.before
@@ -397,7 +414,7 @@ def trl(name: str, folder: str, make_meter: Callable[[], Meter]) -> dict[str, An
         end = torch.arange(scores.shape[1], device=scores.device) == tokenizer.eos_token_id
         return scores.masked_fill(torch.where(over, ~end, end), -torch.inf)
 
-    def rewards(completions: Any, completion_ids: Any, **_: Any) -> list[float]:
+    def rewards(completions: Any, completion_ids: Any, **_: Any) -> list[float | None]:
         seen[0] = sum(map(len, completion_ids))
         return [reward(some[-1]["content"]) for some in completions]
 
@@ -430,7 +447,7 @@ def trl(name: str, folder: str, make_meter: Callable[[], Meter]) -> dict[str, An
             model_init_kwargs={"dtype": "bfloat16" if cuda else "float32"},
         )
         data = datasets.Dataset.from_list([{"prompt": chat} for chat in chats(name)] * meter.steps)
-        trainer = peer.GRPOTrainer(
+        trainer: Any = peer.GRPOTrainer(
             model=folder,
             reward_funcs=rewards,
             args=options,

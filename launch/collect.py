@@ -1,16 +1,17 @@
-"""`python -m launch.collect SWEEP...`: all runs of sweeps in one table, with seeds folded, pictures and a report.
+"""`python -m launch.collect SWEEP...`: collect the runs of sweeps in tables, plots and a report.
 
-Written into --out (by default the first sweep's folder, in `collected`):
-  table.csv, table.parquet   one row per configuration: varied keys, n, each result's mean and standard error (/se)
-  runs.csv                   one row per run, failures included
-  pareto.png, curves.png     reward against diversity with the front; metrics over the steps
-  tests.csv                  with --against ROW: one-sided Welch t-tests of the other rows' results against that row's
-  report.html                all of it in one file that opens offline, with the command that made each row
+Files in --out (default: the folder `collected` in the first sweep):
+  table.csv, table.parquet   one row per configuration: the keys that vary, the number of seeds n, and the mean and
+                             standard error (/se) of each result over the seeds
+  runs.csv                   one row per run, including runs that did not finish
+  pareto.png, curves.png     reward against diversity with the Pareto front; metrics over the training steps
+  tests.csv                  with --against ROW: one-sided Welch t-tests of each row against that row
+  report.html                all of this in one file that works offline, with the command of each row
 
-What python -m llm.evaluate run=RUN measured of a run is among its results (--metrics distinct/mean,...).
-A standard error is the bootstrap's over the seeds (of the mean, over all resamples: exact, not simulated).
-A result that some seeds of a row do not have is the mean of the others, with their number: 9.2 (3 of 5).
-The exit status is 1 where a run did not finish; the others are collected all the same.
+The results of a run include those of python -m llm.evaluate run=RUN (--metrics distinct/mean,...).
+Standard errors are bootstrap standard errors of the mean over the seeds, computed exactly over all resamples.
+If some seeds of a row lack a result, the mean is over the others, and their number is shown: 9.2 (3 of 5).
+The exit status is 1 if a run did not finish; the other runs are still collected.
 """
 
 import argparse
@@ -23,62 +24,78 @@ from launch.runs.run_folder import one_line_errors
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line and return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m launch.collect", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("sweep", type=Path, nargs="+", help="folders of sweeps, or of runs")
+    parser.add_argument("sweep", type=Path, nargs="+", help="folder of a sweep or of a run")
     parser.add_argument("--out", type=Path, help="folder to write to (default: SWEEP/collected)")
-    parser.add_argument("--metrics", default="", help="results to show in the printed table, separated by commas")
-    parser.add_argument("--pareto", default="", help="DIVERSITY,REWARD: two results for the picture")
+    parser.add_argument("--metrics", default="", help="comma-separated results to show in the printed table")
+    parser.add_argument("--pareto", default="", help="DIVERSITY,REWARD: the two results of pareto.png")
     parser.add_argument(
         "--against",
         default="",
-        help="the row that the others are tested against, by a part of its label or of what was typed",
+        help="test the other rows against this one, given by a part of its label or of its overrides",
     )
-    given = parser.parse_args(arguments)
-    out = given.out or given.sweep[0] / "collected"
+    args = parser.parse_args(arguments)
+    out = args.out or args.sweep[0] / "collected"
     with one_line_errors("launch.collect"):
-        return collect(given.sweep, out, _keys(given.metrics), _keys(given.pareto), given.against)
+        return collect(args.sweep, out, _split(args.metrics), _split(args.pareto), args.against)
     return 1
 
 
-def _keys(text: str) -> list[str]:
+def _split(text: str) -> list[str]:
     return [key for key in text.split(",") if key]
 
 
 def collect(
     sweeps: Sequence[Path], out: Path, shown: Sequence[str] = (), pareto: Sequence[str] = (), against: str = ""
 ) -> int:
-    """Write the tables, the pictures and the report; 1 where a run did not finish, else 0."""
+    """Write the tables, plots and report, and print a table.
+
+    Args:
+        sweeps: folders of sweeps or runs.
+        out: the folder to write to.
+        shown: results in the printed table and the tests; by default a selection.
+        pareto: the two results of pareto.png, diversity and reward; by default the first pair that exists.
+        against: a part of the label of the row that the others are tested against; no tests if empty.
+
+    Returns:
+        The exit status: 1 if a run did not finish, otherwise 0.
+
+    Raises:
+        ConfigError: no run has a result, or `against` does not select exactly one row.
+    """
     from launch.analysis.html import write_report
     from launch.analysis.plots import PARETO, draw_artifact_curves, draw_curves, draw_pareto
-    from launch.analysis.significance import compare, find_base
-    from launch.analysis.table import fold, read_runs, result_keys, write_tables
-    from launch.analysis.terminal import chosen_results, print_table, print_tests
+    from launch.analysis.significance import compare, find_baseline
+    from launch.analysis.table import fold_seeds, read_runs, result_keys, write_tables
+    from launch.analysis.terminal import default_results, print_results, print_tests
 
     runs = [run for sweep in sweeps for run in read_runs(sweep)]
-    rows = fold(runs)
-    known = result_keys(runs)
-    for key in (*shown, *pareto):
-        if key not in known:
-            raise ConfigError(f"--metrics: must be results of the runs ({', '.join(known)}), got {key}")
+    rows = fold_seeds(runs)
+    keys = result_keys(runs)
+    for flag, requested in (("--metrics", shown), ("--pareto", pareto)):
+        for key in requested:
+            if key not in keys:
+                raise ConfigError(f"{flag}: no run has a result {key}; the results are {', '.join(keys)}")
     if len(pareto) not in (0, 2):
         raise ConfigError(f"--pareto: must be two results, DIVERSITY,REWARD, got {','.join(pareto)}")
-    tests = compare(rows, find_base(rows, against), list(shown) or known) if against else []
+    tests = compare(rows, find_baseline(rows, against), list(shown) or keys) if against else []
     out.mkdir(parents=True, exist_ok=True)
-    write_tables(out, runs, rows, known, tests)
-    axes = tuple(pareto) or next((pair for pair in PARETO if set(pair) <= set(known)), ())
-    pictures = []
+    write_tables(out, runs, rows, keys, tests)
+    axes = tuple(pareto) or next((pair for pair in PARETO if set(pair) <= set(keys)), ())
+    plots = []
     if len(axes) == 2 and rows:
-        pictures.append(draw_pareto(rows, axes[0], axes[1], out / "pareto.png"))
+        plots.append(draw_pareto(rows, axes[0], axes[1], out / "pareto.png"))
     if any(run.metrics for row in rows for run in row.runs):
-        pictures.append(draw_curves(rows, out / "curves.png"))
-    pictures += draw_artifact_curves(rows, out)
-    write_report(out / "report.html", runs, rows, known, pictures, tests, against)
-    chosen = list(shown) or chosen_results(known, axes)
-    print_table(rows, chosen)
+        plots.append(draw_curves(rows, out / "curves.png"))
+    plots += draw_artifact_curves(rows, out)
+    write_report(out / "report.html", runs, rows, keys, plots, tests, against)
+    printed = list(shown) or default_results(keys, axes)
+    print_results(rows, printed)
     if tests:
-        print_tests([test for test in tests if test.key in chosen], against)
+        print_tests([test for test in tests if test.key in printed], against)
     unfinished = [run for run in runs if run.state != "finished"]
     for run in unfinished:
         print(f"{run.state}: {run.folder}{': ' if run.error else ''}{run.error}")

@@ -1,16 +1,17 @@
-"""`python -m launch.diff A B`: how two configurations differ, and what came of it.
+"""`python -m launch.diff A B`: show how two configurations differ, and how the results of their runs differ.
 
-A and B are each a run folder, a sweep whose runs differ in their seed alone, a resolved configuration (a .yaml file)
-or a command line: PACKAGE:experiment=NAME, or 'PACKAGE:KEY=VALUE KEY=VALUE'.
+A and B are each a run folder, a sweep whose runs differ only in the seed, a resolved configuration (a .yaml file) or
+a command line: PACKAGE:experiment=NAME, or 'PACKAGE:KEY=VALUE KEY=VALUE'.
 
     python -m launch.diff llm:transform=identity 'llm:transform=mara objective.beta=.1'
     python -m launch.diff runs/llm/one_two/A runs/llm/one_two/B
-    python -m launch.diff --overrides A B       the Hydra overrides that turn A into B, one a line
+    python -m launch.diff --overrides A B       the Hydra overrides that turn A into B, one per line
 
-With --overrides, what is printed and A's own overrides (where both give a key, the printed one counts, and a printed
-~KEY takes A's back) give exactly B's configuration, and without any one of them not; both are tried before printing.
-A .yaml file's own overrides are those that make it from its package's defaults.
-The exit status is 0 where the configurations are equal, 1 where they differ, 2 for an error.
+The overrides printed with --overrides, added to those of A, give exactly the configuration of B, and none of them can
+be left out; both are checked. If A and the printed overrides set the same key, the printed value counts. A printed
+~KEY cancels A's override of that key. The overrides of a .yaml file are those that make it from the defaults of its
+package.
+The exit status is 0 if the configurations are equal, 1 if they differ, and 2 after an error.
 """
 
 import argparse
@@ -29,37 +30,38 @@ from launch.cli.compose import compose
 from launch.cli.groups import groups, options
 from launch.runs.run_folder import flatten, read_yaml
 
-ABSENT = object()
-RECORDED = ("code", "versions", "hardware")
+ABSENT = object()  # stands for the value of a key that one side lacks
+RECORDED = ("code", "versions", "hardware")  # the keys of run.json that are compared
 
 
 @dataclass
 class Side:
-    """One of two things that are compared."""
+    """One side of a comparison."""
 
     name: str
     package: str | None
     config: dict[str, Any]
-    overrides: list[str] | None  # None: only the values are known
+    overrides: list[str] | None  # None if only the values are known
     flags: list[str] = field(default_factory=list)
     record: dict[str, Any] = field(default_factory=dict)
-    results: dict[str, tuple[float, float]] = field(default_factory=dict)  # value, standard error
+    results: dict[str, tuple[float, float]] = field(default_factory=dict)  # mean and standard error by key
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line and return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m launch.diff", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("a", metavar="A")
     parser.add_argument("b", metavar="B")
-    parser.add_argument("--overrides", action="store_true", help="only the overrides that turn A into B")
-    parser.add_argument("--json", action="store_true", help="for machines")
-    given = parser.parse_args(arguments)
+    parser.add_argument("--overrides", action="store_true", help="print only the overrides that turn A into B")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    args = parser.parse_args(arguments)
     try:
-        a, b = read_side(given.a), read_side(given.b)
-        if given.overrides:
+        a, b = read_side(args.a), read_side(args.b)
+        if args.overrides:
             print("\n".join(overrides_between(a, b)))
-        elif given.json:
+        elif args.json:
             print(json.dumps(as_json(a, b), indent=2))
         else:
             print_difference(a, b)
@@ -70,35 +72,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def read_side(text: str) -> Side:
-    """What A or B names.
+    """Read an argument A or B.
 
     Raises:
-        ConfigError: it names nothing that has a configuration.
+        ConfigError: it is not a run, a sweep, a .yaml file or a command line, or cannot be read.
     """
-    package, colon, overrides = text.partition(":")
+    package, colon, rest = text.partition(":")
     if colon and package in COMMANDS:
-        given = overrides.split()
-        return Side(text, package, dict(compose(package, given)), given)
+        overrides = rest.split()
+        return Side(text, package, dict(compose(package, overrides)), overrides)
     path = Path(text)
     if path.is_file():
         return Side(text, None, dict(read_yaml(path)), None)
     if path.is_dir():
         return read_runs_side(path)
     raise ConfigError(
-        f"{text}: must be a run folder, a .yaml file or PACKAGE:KEY=VALUE (PACKAGE one of {', '.join(COMMANDS)}), "
-        "got none of them"
+        f"{text}: not a run folder, a .yaml file or PACKAGE:KEY=VALUE, where PACKAGE is one of {', '.join(COMMANDS)}"
     )
 
 
 def read_runs_side(folder: Path) -> Side:
-    """A run, or runs that differ in their seed alone."""
-    from launch.analysis.table import fold, read_runs, result_keys
+    """Read a folder with one run, or with runs that differ only in the seed.
+
+    Raises:
+        ConfigError: it holds no run with a configuration, or runs of several configurations.
+    """
+    from launch.analysis.table import fold_seeds, read_runs, result_keys
 
     runs = [run for run in read_runs(folder) if run.config]
-    rows = fold([run for run in runs if run.state == "finished"])
+    rows = fold_seeds([run for run in runs if run.state == "finished"])
     if not runs or len(rows) > 1:
         raise ConfigError(
-            f"{folder}: must be a run, or runs that differ in seed alone, got {len(rows)} configurations"
+            f"{folder}: must hold one run, or runs that differ only in the seed, got {len(rows)} configurations"
         )
     first = runs[0]
     command = [str(word) for word in first.record["command"][3:]]
@@ -109,28 +114,29 @@ def read_runs_side(folder: Path) -> Side:
 
 
 def config_changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Dotted keys that differ, with both values; ABSENT where a side lacks the key."""
+    """The dotted keys that differ, with both values, which are ABSENT for a side that lacks the key."""
     flat_a, flat_b = flatten(a), flatten(b)
     keys = sorted(flat_a.keys() | flat_b.keys())
     pairs = {key: (flat_a.get(key, ABSENT), flat_b.get(key, ABSENT)) for key in keys}
-    return {key: pair for key, pair in pairs.items() if not same(*pair)}
+    return {key: pair for key, pair in pairs.items() if not same_value(*pair)}
 
 
-def same(a: Any, b: Any) -> bool:
+def same_value(a: Any, b: Any) -> bool:
+    """Whether two values are equal. Unlike in Python, true is not equal to 1."""
     return bool(a == b) and isinstance(a, bool) == isinstance(b, bool)
 
 
 def overrides_between(a: Side, b: Side) -> list[str]:
-    """Hydra overrides that turn A into B, of which none can be left out.
+    """The Hydra overrides that turn A into B. None of them can be left out.
 
     Raises:
-        ConfigError: the two are of different packages, or no overrides do it.
+        ConfigError: A and B belong to different packages, or no overrides turn A into B.
     """
     package = a.package or b.package
     if package is None:
-        raise ConfigError("A: must be a run or PACKAGE:KEY=VALUE where B is a file, got two files")
+        raise ConfigError("A and B: both are .yaml files, so the package is unknown; use a run or PACKAGE:KEY=VALUE")
     if (b.package or package) != package:
-        raise ConfigError(f"B: must be of A's package {package}, got {b.package}")
+        raise ConfigError(f"A and B: must belong to the same package, got {package} and {b.package}")
     base = a.overrides
     if base is None:
         base = minimal_overrides(package, a.flags, [], a.config, None)
@@ -140,91 +146,116 @@ def overrides_between(a: Side, b: Side) -> list[str]:
 def minimal_overrides(
     package: str, flags: Sequence[str], base: Sequence[str], target: Mapping[str, Any], hint: Sequence[str] | None
 ) -> list[str]:
-    """The shorter of what is found with the choices of options that `hint` makes, and without."""
-    picked = [one for one in hint or () if options(package, key_of(one))]
-    for few in ([], picked):  # the usual case, at once
-        if len(few) <= 1 and reaches(package, flags, applied(base, few), target):
-            return few
-    tries = [attempt(package, flags, base, target, choice) for choice in ([picked, []] if picked else [[]])]
-    found = [overrides for overrides in tries if overrides is not None]
-    if found:
-        return min(found, key=len)
-    for name in options(package, "experiment"):  # A's own may set what the target's options do not have
-        overrides = attempt(package, flags, base, target, [f"experiment={name}"])
+    """The overrides that turn the configuration of `base` into `target`, as few as possible.
+
+    Args:
+        package: what follows `python -m`.
+        flags: `--config-dir FOLDER`, if any.
+        base: the overrides to start from.
+        target: the resolved configuration to produce.
+        hint: the overrides that made `target`, if known; the group options among them are tried.
+
+    Raises:
+        ConfigError: no overrides were found.
+    """
+    chosen = [override for override in hint or () if options(package, override_key(override))]
+    for candidate in ([], chosen):  # the common cases, which need no search
+        if len(candidate) <= 1 and produces(package, flags, merge_overrides(base, candidate), target):
+            return candidate
+    searches = [search(package, flags, base, target, picks) for picks in ([chosen, []] if chosen else [[]])]
+    solutions = [overrides for overrides in searches if overrides is not None]
+    if solutions:
+        return min(solutions, key=len)
+    for name in options(package, "experiment"):  # A's own experiment may set keys that the target's options lack
+        overrides = search(package, flags, base, target, [f"experiment={name}"])
         if overrides is not None:
             return overrides
-    raise ConfigError(f"{package}: must be a configuration that overrides can reach, got one that none give")
+    raise ConfigError(f"{package}: no combination of overrides reproduces this configuration")
 
 
-def attempt(
-    package: str, flags: Sequence[str], base: Sequence[str], target: Mapping[str, Any], choice: Sequence[str]
+def search(
+    package: str, flags: Sequence[str], base: Sequence[str], target: Mapping[str, Any], chosen: Sequence[str]
 ) -> list[str] | None:
-    """`choice`, options of groups where the target's name says so, and values; then none that is not needed."""
-    picks = list(choice)
+    """Search for overrides that turn the configuration of `base` into `target`. None if they are not found.
+
+    Starts from the group options in `chosen` and those that the target names, adds an override for each value that
+    still differs, then removes the overrides that are not needed.
+    """
+    picks = list(chosen)
     for group in groups(package):
         name = target.get(group, {}).get("name") if isinstance(target.get(group), Mapping) else None
-        if name in options(package, group) and group not in map(key_of, picks):
+        if name in options(package, group) and group not in map(override_key, picks):
             picks.append(f"{group}={name}")
-    known = flatten(target)
-    gone = [key_of(one) for one in base if not options(package, key_of(one)) and not has(known, key_of(one))]
-    picks += [f"~{key}" for key in gone]
+    flat_target = flatten(target)
+    value_keys = [key for key in map(override_key, base) if not options(package, key)]
+    picks += [f"~{key}" for key in value_keys if not has_key(flat_target, key)]
+    merged = merge_overrides(base, picks)
     try:
-        start = compose(package, applied(base, picks), flags, checked=False)  # on the way: it need not be one to run
+        start = compose(package, merged, flags, checked=False)  # an intermediate configuration need not be valid
     except ConfigError:
         return None
-    values = value_overrides(config_changes(start, target), {key_of(one) for one in applied(base, picks)})
-    full = [*picks, *values]
-    if not reaches(package, flags, applied(base, full), target):
+    overrides = [*picks, *value_overrides(config_changes(start, target), set(map(override_key, merged)))]
+    if not produces(package, flags, merge_overrides(base, overrides), target):
         return None
-    for one in list(full):
-        rest = [other for other in full if other != one]
-        if reaches(package, flags, applied(base, rest), target):
-            full = rest
-    return full
+    for override in list(overrides):
+        others = [other for other in overrides if other != override]
+        if produces(package, flags, merge_overrides(base, others), target):
+            overrides = others
+    return overrides
 
 
-def has(flat: Mapping[str, Any], key: str) -> bool:
+def has_key(flat: Mapping[str, Any], key: str) -> bool:
+    """Whether a flat mapping has a dotted key, or keys below it."""
     return key in flat or any(other.startswith(f"{key}.") for other in flat)
 
 
-def value_overrides(changes: Mapping[str, tuple[Any, Any]], given: set[str]) -> list[str]:
-    """One override for each change; a mapping that is empty on one side is changed through its keys on the other."""
-    found = []
+def value_overrides(changes: Mapping[str, tuple[Any, Any]], overridden: set[str]) -> list[str]:
+    """One override for each change. A mapping that is empty on one side is changed through its keys on the other.
+
+    Args:
+        changes: the result of `config_changes`.
+        overridden: the keys that are overridden already.
+    """
+    overrides = []
     for key, (old, new) in changes.items():
-        fills = old == {} and new is ABSENT  # its keys are added
-        empties = new == {} and old is ABSENT and key not in given  # its keys are taken away
-        parent_is_emptied = any(changes[k][1] == {} and k in given for k in changes if key.startswith(f"{k}."))
+        fills = old == {} and new is ABSENT  # the mapping's keys are added by their own overrides
+        empties = new == {} and old is ABSENT and key not in overridden  # the mapping's keys are removed likewise
+        parent_is_emptied = any(changes[k][1] == {} and k in overridden for k in changes if key.startswith(f"{k}."))
         if not (fills or empties or parent_is_emptied):
-            found.append(f"{key}={{}}" if new == {} else override(key, old, new))
-    return found
+            overrides.append(f"{key}={{}}" if new == {} else format_override(key, old, new))
+    return overrides
 
 
-def reaches(package: str, flags: Sequence[str], overrides: Sequence[str], target: Mapping[str, Any]) -> bool:
+def produces(package: str, flags: Sequence[str], overrides: Sequence[str], target: Mapping[str, Any]) -> bool:
+    """Whether overrides give the configuration `target`."""
     try:
         return not config_changes(compose(package, overrides, flags), target)
     except ConfigError:
         return False
 
 
-def applied(base: Sequence[str], more: Sequence[str]) -> list[str]:
-    """Overrides of two command lines as one: a key of both is the second's; its ~key takes the first's back."""
-    keys, first = {key_of(one) for one in more}, {key_of(one) for one in base}
-    taken_back = {one for one in more if one.startswith("~") and key_of(one) in first}
-    return [*(one for one in base if key_of(one) not in keys), *(one for one in more if one not in taken_back)]
+def merge_overrides(base: Sequence[str], more: Sequence[str]) -> list[str]:
+    """Combine the overrides of two command lines. For a key in both, `more` counts, and its ~KEY cancels both."""
+    base_keys, more_keys = set(map(override_key, base)), set(map(override_key, more))
+    cancelled = {override for override in more if override.startswith("~") and override_key(override) in base_keys}
+    remaining = [override for override in base if override_key(override) not in more_keys]
+    return [*remaining, *(override for override in more if override not in cancelled)]
 
 
-def key_of(text: str) -> str:
-    return text.partition("=")[0].lstrip("+~")
+def override_key(override: str) -> str:
+    """The dotted key of an override."""
+    return override.partition("=")[0].lstrip("+~")
 
 
-def override(key: str, old: Any, new: Any) -> str:
+def format_override(key: str, old: Any, new: Any) -> str:
+    """The override that changes a key's value; either value may be ABSENT."""
     if new is ABSENT:
         return f"~{key}"
     return f"{'+' if old is ABSENT else ''}{key}={hydra_value(new)}"
 
 
 def hydra_value(value: Any) -> str:
-    """A value in the grammar of Hydra's overrides."""
+    """A value in Hydra's override grammar."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, Mapping):
@@ -250,78 +281,84 @@ def hydra_value(value: Any) -> str:
 
 
 def recorded_changes(a: Side, b: Side) -> dict[str, tuple[Any, Any]]:
-    """Code, packages and hardware that differ between two runs."""
-    known = [{key: side.record.get(key) for key in RECORDED} for side in (a, b)]
-    return config_changes(*known) if a.record and b.record else {}
+    """The differences in code, packages and hardware between two runs."""
+    records = [{key: side.record.get(key) for key in RECORDED} for side in (a, b)]
+    return config_changes(*records) if a.record and b.record else {}
 
 
 def as_json(a: Side, b: Side) -> dict[str, Any]:
-    def shown(changes: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:
+    """The differences between two sides, for `--json`."""
+
+    def by_side(changes: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:
         sides = ("a", "b")
         return {k: {s: v for s, v in zip(sides, pair, strict=True) if v is not ABSENT} for k, pair in changes.items()}
 
     results = {key: {"a": a.results.get(key), "b": b.results.get(key)} for key in {**a.results, **b.results}}
     return {
-        "config": shown(config_changes(a.config, b.config)),
-        "record": shown(recorded_changes(a, b)),
+        "config": by_side(config_changes(a.config, b.config)),
+        "record": by_side(recorded_changes(a, b)),
         "results": results,
     }
 
 
 def print_difference(a: Side, b: Side) -> None:
+    """Print the differences in configuration, record and results."""
     from launch.runs.console import console
 
-    say = console.print
-    say(f"A: {a.name}\nB: {b.name}", soft_wrap=True)
+    console.print(f"A: {a.name}\nB: {b.name}", soft_wrap=True)
     changes = config_changes(a.config, b.config)
-    say("\nThe configurations are equal." if not changes else "")
+    console.print("\nThe configurations are equal." if not changes else "")
     group = None
     for key, pair in changes.items():
         if key.partition(".")[0] != group:
             group = key.partition(".")[0]
-            say(group)
-        say(f"  {change(key, *pair)}", soft_wrap=True)
+            console.print(group)
+        console.print(f"  {format_change(key, *pair)}", soft_wrap=True)
     if a.record and b.record:
-        found = recorded_changes(a, b)
-        say("\nCode, packages and hardware are the same." if not found else "\ncode, packages, hardware")
-        for key, pair in found.items():
-            say(f"  {change(key, *pair)}", soft_wrap=True)
+        changes = recorded_changes(a, b)
+        console.print("\nCode, packages and hardware are the same." if not changes else "\ncode, packages, hardware")
+        for key, pair in changes.items():
+            console.print(f"  {format_change(key, *pair)}", soft_wrap=True)
     if a.results and b.results:
-        say("")
-        say(result_table(a.results, b.results))
+        console.print("")
+        console.print(result_table(a.results, b.results))
 
 
-def change(key: str, old: Any, new: Any) -> str:
+def format_change(key: str, old: Any, new: Any) -> str:
+    """One line for a key's change; either value may be ABSENT."""
     if old is ABSENT:
-        return f"+ {key}: {shown_value(new)}"
+        return f"+ {key}: {format_value(new)}"
     if new is ABSENT:
-        return f"- {key}: {shown_value(old)}"
-    return f"  {key}: {shown_value(old)} -> {shown_value(new)}"
+        return f"- {key}: {format_value(old)}"
+    return f"  {key}: {format_value(old)} -> {format_value(new)}"
 
 
-def shown_value(value: Any) -> str:
+def format_value(value: Any) -> str:
+    """A value as JSON, text without quotes."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def result_table(a: Mapping[str, tuple[float, float]], b: Mapping[str, tuple[float, float]]) -> Any:
-    """Results side by side, with the difference and its standard error where both have one."""
+    """A table of the results of both sides, with the difference and its standard error if both have one."""
     from rich.table import Table
 
-    table = Table(title="results (± standard error where it is known)", title_justify="left")
+    table = Table(title="results (± standard error if known)", title_justify="left")
     for column in ("result", "A", "B", "B - A"):
         table.add_column(column, justify="left" if column == "result" else "right")
     for key in [key for key in a if key in b]:
         (x, x_error), (y, y_error) = a[key], b[key]
-        table.add_row(key, number(x, x_error), number(y, y_error), number(y - x, math.hypot(x_error, y_error)))
+        difference = format_result(y - x, math.hypot(x_error, y_error))
+        table.add_row(key, format_result(x, x_error), format_result(y, y_error), difference)
     return table
 
 
-def number(value: float, error: float) -> str:
+def format_result(value: float, error: float) -> str:
+    """A result with its standard error, which may be NaN."""
     return f"{value:.4g}" if math.isnan(error) else f"{value:.4g} ± {error:.2g}"
 
 
 def read_overrides_file(path: Path) -> list[str]:
-    """A file as --overrides prints it, or a YAML list."""
+    """Read overrides from a file, either the output of --overrides or a YAML list."""
     lines = [line for line in path.read_text("utf-8").splitlines() if line.strip() and not line.startswith("#")]
     if all(line.startswith("- ") for line in lines):
         content = read_yaml(path)

@@ -1,9 +1,9 @@
-"""`python -m launch.resume SWEEP`: run what is missing or failed of a sweep, and nothing else.
+"""`python -m launch.resume SWEEP`: run the jobs of a sweep that are missing, failed, preempted or dead.
 
-A job that is finished stays as it is, and one that is running is left alone. Each of the others goes on from its
-newest checkpoint, in the folder it has: one after another here, or through the launcher the sweep was started with
-(SLURM's jobs are submitted, with the code as it was when the sweep was). A run's folder is resumed likewise. Refused
-where the configuration that the job's command gives now is another one than the run began with.
+Finished and running jobs are not touched. Each of the others continues from its newest checkpoint in its own folder.
+The jobs run one after another on this machine, or through the launcher that the sweep was started with. SLURM jobs
+are submitted with the code as it was when the sweep was submitted. The folder of a single run is resumed in the same
+way. A job is refused if its command now gives another configuration than the one the run started with.
 """
 
 import argparse
@@ -17,64 +17,82 @@ from conf.schema.launchers import SlurmLauncherConfig
 from launch.cli.compose import compose
 from launch.cluster.launcher import read_settings
 from launch.cluster.local import run_locally
-from launch.cluster.slurm import submit
+from launch.cluster.slurm import submit_jobs
 from launch.cluster.sweep import Sweep, SweepJob, job_states, read_sweep, slurm_queue
 from launch.runs.checkpoint import check_equal, result_config
 from launch.runs.run_folder import one_line_errors, read_config
 
-LEFT_ALONE = ("finished", "running", "pending", "starting")
+NOT_RESUMED = ("finished", "running", "pending", "starting")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line and return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m launch.resume", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("sweep", type=Path, help="folder of a sweep, or of a run")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be run")
-    given = parser.parse_args(arguments)
+    parser.add_argument("sweep", type=Path, help="folder of a sweep or of a run")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be run, and run nothing")
+    args = parser.parse_args(arguments)
     with one_line_errors("launch.resume"):
-        return resume(given.sweep.absolute(), given.dry_run)
+        return resume(args.sweep.absolute(), args.dry_run)
     return 1
 
 
 def resume(folder: Path, dry_run: bool) -> int:
-    """0 where all jobs are finished, running or submitted now, 1 where one failed again."""
+    """Run the jobs of a sweep that have not finished.
+
+    Args:
+        folder: absolute path of the sweep or the run.
+        dry_run: whether to print the jobs only.
+
+    Returns:
+        The exit status: 1 if a job failed again, otherwise 0.
+
+    Raises:
+        ConfigError: the folder holds no sweep or run, a configuration has changed, or SLURM does not answer.
+    """
     sweep = read_sweep(folder)
     queue = None
     if sweep.launcher == "slurm":
         queue = slurm_queue()
         if queue is None:
-            raise ConfigError(f"{folder}: must be resumed where SLURM is, got no answer from squeue")
+            raise ConfigError(f"{folder}: squeue does not answer; resume this sweep on a machine with SLURM")
     states = job_states(folder, sweep.jobs, queue or {})
-    jobs = [job for job, state in zip(sweep.jobs, states, strict=True) if state not in LEFT_ALONE]
+    jobs = [job for job, state in zip(sweep.jobs, states, strict=True) if state not in NOT_RESUMED]
     for job, state in zip(sweep.jobs, states, strict=True):
-        print(f"[{job.number}] {state}{'' if state in LEFT_ALONE else ', to be run'}: {' '.join(job.overrides)}")
-    if not (folder / ".code").exists():  # else the jobs run the snapshot, with its configuration
+        print(f"[{job.number}] {state}{'' if state in NOT_RESUMED else ', will run'}: {' '.join(job.overrides)}")
+    if not (folder / ".code").exists():  # with a snapshot, the jobs compose their configuration from it
         for job in jobs:
-            refuse_changed(folder, sweep, job)
+            check_unchanged(folder, sweep, job)
     if dry_run or not jobs:
         return 0
     if sweep.launcher == "basic":
-        return max(run_here(folder, sweep, job) for job in jobs)
+        return max(run_job(folder, sweep, job) for job in jobs)
     settings = read_settings(sweep.settings)
     if not isinstance(settings, SlurmLauncherConfig):
         return 1 if run_locally(folder, sweep, jobs, settings) else 0
-    submit(folder, sweep, jobs, settings)
+    submit_jobs(folder, sweep, jobs, settings)
     print(f"submitted {len(jobs)} jobs to SLURM: {', '.join(str(job.id) for job in jobs)}")
     return 0
 
 
-def refuse_changed(folder: Path, sweep: Sweep, job: SweepJob) -> None:
+def check_unchanged(folder: Path, sweep: Sweep, job: SweepJob) -> None:
+    """Check that a job's command still gives the configuration that its run started with.
+
+    Raises:
+        ConfigError: it gives another configuration.
+    """
     run = folder / job.folder
     if (run / "config.yaml").exists():
         now = result_config(compose(sweep.package, job.overrides, sweep.flags))
-        way_out = "the configuration has changed since; start a new sweep"
-        check_equal(str(run / "config.yaml"), result_config(read_config(run)), now, way_out)
+        advice = "the configuration has changed since the sweep was started; start a new sweep"
+        check_equal(str(run / "config.yaml"), result_config(read_config(run)), now, advice)
 
 
-def run_here(folder: Path, sweep: Sweep, job: SweepJob) -> int:
-    where = f"hydra.run.dir={folder / job.folder}"
-    command = [sys.executable, "-m", sweep.package, *sweep.flags, *job.overrides, where]
+def run_job(folder: Path, sweep: Sweep, job: SweepJob) -> int:
+    """Run a job in a child process and return 1 if it failed, otherwise 0."""
+    run_dir = f"hydra.run.dir={folder / job.folder}"
+    command = [sys.executable, "-m", sweep.package, *sweep.flags, *job.overrides, run_dir]
     return 1 if subprocess.run(command, cwd=sweep.cwd or None).returncode else 0
 
 

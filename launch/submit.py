@@ -1,11 +1,11 @@
-"""`python -m launch.submit PACKAGE OVERRIDES`: hand a sweep to the cluster and return, so that no line need hold.
+"""`python -m launch.submit PACKAGE OVERRIDES`: submit a sweep to the cluster and return at once.
 
     python -m launch.submit llm experiment=one_two objective.beta=.01,.03 seed=0,1,2 hydra.launcher.partition=gpu
     python -m launch.submit --launcher slurm_1gpu --dry-run llm transform=identity,mara
 
-A value that is a list (a,b,c) is swept over. It prints the jobs' ids and the sweep's folder, with which
-`launch.status`, `launch.resume` and `launch.collect` go on. --dry-run prints the script for sbatch, submits nothing
-and leaves nothing.
+The sweep runs over all combinations of the comma-separated values. The command prints the ids of the jobs and the
+folder of the sweep, for `launch.status`, `launch.resume` and `launch.collect`. --dry-run prints the sbatch script
+instead, and submits and writes nothing.
 """
 
 import argparse
@@ -22,37 +22,38 @@ from launch.runs.run_folder import one_line_errors
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line and return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m launch.submit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--launcher", default="slurm", help="option of hydra/launcher (default: slurm)")
-    parser.add_argument("--dry-run", action="store_true", help="print what sbatch would be given; submit nothing")
+    parser.add_argument("--launcher", default="slurm", help="an option of hydra/launcher (default: slurm)")
+    parser.add_argument("--dry-run", action="store_true", help="print the sbatch script, and submit nothing")
     parser.add_argument("package", help=", ".join(COMMANDS))
     parser.add_argument("overrides", nargs="*", help="as for python -m PACKAGE -m")
-    given = parser.parse_intermixed_args(arguments)
+    args = parser.parse_intermixed_args(arguments)
     with one_line_errors("launch.submit"):
-        if given.package not in COMMANDS:
-            raise ConfigError(f"package: must be one of {', '.join(COMMANDS)}, got {given.package}")
-        launchers = options(given.package, "hydra/launcher")
-        if given.launcher not in launchers:
-            raise ConfigError(f"--launcher: must be one of {', '.join(launchers)}, got {given.launcher}")
-        command = [sys.executable, "-m", given.package, "-m", f"hydra/launcher={given.launcher}", *given.overrides]
-        if given.dry_run:
+        if args.package not in COMMANDS:
+            raise ConfigError(f"package: must be one of {', '.join(COMMANDS)}, got {args.package}")
+        launchers = options(args.package, "hydra/launcher")
+        if args.launcher not in launchers:
+            raise ConfigError(f"--launcher: must be one of {', '.join(launchers)}, got {args.launcher}")
+        command = [sys.executable, "-m", args.package, "-m", f"hydra/launcher={args.launcher}", *args.overrides]
+        if args.dry_run:
             return subprocess.run([*command, "hydra.launcher.dry_run=true"]).returncode
-        if given.launcher == "local":
+        if args.launcher == "local":
             return start_in_background(command)
         return subprocess.run([*command, "hydra.launcher.wait=false"]).returncode
 
 
 def start_in_background(command: Sequence[str]) -> int:
-    """Processes of this machine need one that starts the next; it lives on without the terminal."""
+    """Start a process that runs the jobs on this machine, and that continues when the terminal is closed."""
     log = Path("runs", f"local_{datetime.now():%Y-%m-%d_%H-%M-%S}.log").absolute()
     log.parent.mkdir(exist_ok=True)
     with log.open("ab") as out:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
         )
-    print(f"started as process {process.pid}; its words: {log}")
+    print(f"started process {process.pid}; its output is in {log}")
     return 0
 
 

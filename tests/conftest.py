@@ -6,13 +6,13 @@ import pytest
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory):
-    """One cache of models, data and scores for all processes of the session, or the one that MARA_CACHE names."""
+    """One cache of models, data and scores for all processes of the session; by default a temporary folder."""
     root = tmp_path_factory.getbasetemp()
     root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
     os.environ.setdefault("MARA_CACHE", str(root / "cache"))
 
 
 def pytest_collection_modifyitems(items):
-    """Files with most slow tests come first, so that none is left over for one process at the end."""
+    """Run the files with most slow tests first, so that no process is left with one of them at the end."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])

@@ -1,4 +1,4 @@
-"""tests/ mirrors the code: the test of ROOM/PATH/MODULE.py is tests/ROOM/PATH/test_MODULE.py."""
+"""The tests mirror the code: the test of ROOM/PATH/MODULE.py is tests/ROOM/PATH/test_MODULE.py."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""pyproject.toml, constraints.txt and environment.yml say the same."""
+"""pyproject.toml, constraints.txt and environment.yml agree with each other."""
 
 import re
 import runpy
@@ -19,7 +19,7 @@ PYPROJECT = (HOME / "pyproject.toml").read_text(encoding="utf-8")
 CONFIG = tomllib.loads(PYPROJECT)
 PROJECT = CONFIG["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-MADE = (
+VENV_EXTRAS = (
     "dev",
     "slurm",
     "reports",
@@ -31,27 +31,27 @@ MADE = (
     "trl",
     "chem",
     "docking",
-)  # by `make venv`
-INSTALLED = [*PROJECT["dependencies"], *(one for extra in MADE for one in EXTRAS[extra])]
+)  # the extras that `make venv` installs
+INSTALLED = [*PROJECT["dependencies"], *(requirement for extra in VENV_EXTRAS for requirement in EXTRAS[extra])]
 CONSTRAINTS = (HOME / "constraints.txt").read_text(encoding="utf-8")
 render = runpy.run_path(str(HOME / "tools" / "environment.py"))["render"]
 
 
 def pins(constraints: str) -> dict[str, Version]:
-    """Canonical name -> version; a line that is no `name==version` is an error."""
-    found = {}
+    """The versions by canonical name. A line that is not `name==version` is an error."""
+    versions: dict[str, Version] = {}
     for line in constraints.splitlines():
         if not line or line.startswith("#"):
             continue
         name, equals, version = line.partition("==")
         if not equals:
             raise ValueError(f"not an exact pin: {line!r}")
-        found[canonicalize_name(name, validate=True)] = Version(version)
-    return found
+        versions[canonicalize_name(name, validate=True)] = Version(version)
+    return versions
 
 
 def unmet(requirements: list[str], pinned: dict[str, Version]) -> list[str]:
-    """The requirements that no pin satisfies."""
+    """The requirements that are not satisfied by a pin."""
     return [
         requirement
         for requirement, parsed in ((text, Requirement(text)) for text in requirements)

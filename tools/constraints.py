@@ -2,8 +2,8 @@
 
     python tools/constraints.py FOLDER
 
-The project itself, pip and setuptools are left out, and so is a local version such as torch's
-`+cpu`: any build of the pinned version satisfies the pin.
+The project itself, pip, setuptools and wheel are excluded. A local version label such as torch's `+cpu` is removed,
+so that any build of the version satisfies the pin.
 """
 
 import re
@@ -19,14 +19,14 @@ HEADER = """\
 
 
 def render(frozen: str) -> str:
-    """The text of constraints.txt for what `pip freeze` printed."""
+    """The text of constraints.txt for the output of `pip freeze`."""
     pins = [re.sub(r"\+\S+$", "", line) for line in frozen.splitlines() if "==" in line]
     return HEADER + "".join(f"{pin}\n" for pin in pins)
 
 
 if __name__ == "__main__":
-    python = Path(sys.argv[1]) / "bin" / "python"
+    python = str(Path(sys.argv[1]) / "bin" / "python")
     freeze = [python, "-m", "pip", "freeze", "--exclude-editable"]
-    left_out = [f"--exclude={name}" for name in ("pip", "setuptools", "wheel")]
-    frozen = subprocess.run([*freeze, *left_out], check=True, text=True, stdout=subprocess.PIPE).stdout
+    excluded = [f"--exclude={name}" for name in ("pip", "setuptools", "wheel")]
+    frozen = subprocess.run([*freeze, *excluded], check=True, text=True, stdout=subprocess.PIPE).stdout
     (ROOT / "constraints.txt").write_text(render(frozen), encoding="utf-8")

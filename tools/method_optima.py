@@ -1,7 +1,7 @@
-"""Where each method leads, without sampling noise: the table of docs/methods.md.
+"""Compute the policy that each method converges to, without sampling noise, for the table of docs/methods.md.
 
-Three good answers that the reference finds likely, less likely and rare, and a bad one. Every group of eight is
-enumerated and the expected natural gradient is followed from the reference until it settles.
+There are three good answers, which are likely, less likely and rare under the reference, and a bad one. All groups of
+eight are enumerated, and the expected natural gradient is followed from the reference until the policy settles.
 
     python -m tools.method_optima
 """
@@ -19,11 +19,11 @@ from launch.cli.validation import register
 from tools.anchor_bias import all_groups, outcomes
 
 GROUP, BETA, STEPS = 8, 0.03, 1000
-RATE, LARGEST = 0.3 / BETA, 0.05  # of a step in log-probabilities
+RATE, MAX_STEP = 0.3 / BETA, 0.05  # learning rate, and largest change of a log-probability in a step
 
 
 def objective_of(method: str) -> Objective:
-    """As `python -m llm method=METHOD` has it."""
+    """The objective of `python -m llm method=METHOD`."""
     register("llm")
     overrides = [f"method={method}", f"objective.beta={BETA}", f"group_size={GROUP}", "transform.threshold.value=1"]
     with initialize_config_module("conf.llm", version_base="1.3"):
@@ -33,12 +33,12 @@ def objective_of(method: str) -> Objective:
 
 
 def gradient(objective: Objective, logits: Tensor) -> Tensor:
-    """Of the expected loss over all groups of completions of one token, [A]."""
+    """[A] gradient of the expected loss over all groups of completions, each of one token."""
     reward, ref_logp = outcomes()
     parameters = logits.detach().requires_grad_()
     logp = parameters.log_softmax(-1)
     members, _, log_orders = all_groups(len(reward), GROUP)
-    chance = (log_orders + logp[members].sum(-1)).detach().exp()
+    probability = (log_orders + logp[members].sum(-1)).detach().exp()
     leaf = logp[members].detach().unsqueeze(-1).requires_grad_()
     mask = torch.ones_like(leaf, dtype=torch.bool)
     loss, _ = objective.loss(
@@ -50,29 +50,29 @@ def gradient(objective: Objective, logits: Tensor) -> Tensor:
         diversity=class_diversity(members).double(),
     )
     (coefficient,) = torch.autograd.grad(loss, leaf)
-    total = (len(members) * chance.unsqueeze(-1) * coefficient.squeeze(-1) * logp[members]).sum()
+    total = (len(members) * probability.unsqueeze(-1) * coefficient.squeeze(-1) * logp[members]).sum()
     if objective.placement == "reference":
-        for y, share in enumerate(ref_logp.exp()):
-            one = logp[y].reshape(1, 1)
-            total = (
-                total + share * objective.reference_loss(one, ref_logp[y].reshape(1, 1), mask[0, :1], beta=BETA)[0]
-            )
+        for y, ref_probability in enumerate(ref_logp.exp()):
+            policy_logp, reference_logp = logp[y].reshape(1, 1), ref_logp[y].reshape(1, 1)
+            loss, _ = objective.reference_loss(policy_logp, reference_logp, mask[0, :1], beta=BETA)
+            total = total + ref_probability * loss
     return torch.autograd.grad(total, parameters)[0]
 
 
 def settle(objective: Objective) -> tuple[Tensor, float]:
-    """[A] probabilities at the end, and how far they moved in the last tenth of the way."""
+    """[A] final probabilities, and their largest change in the last tenth of the steps."""
     _, ref_logp = outcomes()
     logits, earlier = ref_logp, ref_logp
     for step in range(STEPS):
         if step == STEPS * 9 // 10:
             earlier = logits
         move = -RATE * gradient(objective, logits) / logits.softmax(-1).clamp_min(1e-200)
-        logits = (logits + move.clamp(-LARGEST, LARGEST)).log_softmax(-1)
+        logits = (logits + move.clamp(-MAX_STEP, MAX_STEP)).log_softmax(-1)
     return logits.exp(), float((logits.exp() - earlier.exp()).abs().max())
 
 
 def main() -> None:
+    """Print the table."""
     torch.set_num_threads(1)
     _, ref_logp = outcomes()
     header = f"{'method':<24}{'likely':>8}{'less':>8}{'rare':>8}{'bad':>8}{'moved':>10}"

@@ -1,7 +1,9 @@
-"""The peaks that `python -m llm.plan` foretells beside those of `python -m llm`: python -m tools.peak_memory.
+"""Compare the peak memory that `python -m llm.plan` estimates with that of `python -m llm`.
 
-Each run is a process of its own: two steps on the CPU with a random Qwen3 and completions of full length. Measured is
-the most memory that it held (VmHWM), less what it held after its imports.
+Each run is a separate process that takes two steps on the CPU, with a random Qwen3 and completions of maximum length.
+Its measured memory is its peak (VmHWM) minus the memory after its imports.
+
+    python -m tools.peak_memory [CASE...]
 """
 
 import json
@@ -76,37 +78,44 @@ print(json.dumps({"peak": status("VmHWM") - before}), file=sys.stderr)
 
 
 def build(folder: Path, sizes: dict[str, int]) -> Path:
-    """A random Qwen3 with the byte tokenizer, saved."""
+    """Save a random Qwen3 with the byte tokenizer to a folder, and return the folder."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     from llm.testbed.tiny_models import byte_tokenizer
 
     tokenizer = byte_tokenizer()
-    ends: dict[str, Any] = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    heads = {"num_attention_heads": sizes["hidden_size"] // 64, "head_dim": 64}
-    heads["num_key_value_heads"] = min(heads["num_attention_heads"], 4)
+    heads = sizes["hidden_size"] // 64
+    arguments: dict[str, Any] = {
+        **sizes,
+        "num_attention_heads": heads,
+        "num_key_value_heads": min(heads, 4),
+        "head_dim": 64,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "tie_word_embeddings": True,
+    }
     torch.manual_seed(0)
-    model = Qwen3ForCausalLM(Qwen3Config(**sizes, **heads, **ends, tie_word_embeddings=True)).float()
+    model = Qwen3ForCausalLM(Qwen3Config(**arguments)).float()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
 
 def measure(folder: Path, overrides: Sequence[str], ranks: int) -> int:
-    """Bytes at the peak of `python -m llm OVERRIDES`, above its imports, on the rank that needs most."""
+    """Peak memory of `python -m llm OVERRIDES` in bytes, above its imports, on the rank with the highest peak."""
     command = [sys.executable, "-c", CHILD, *overrides, f"hydra.run.dir={folder / 'run'}"]
     path = os.pathsep.join([str(folder), str(Path(__file__).parents[1])])
     shared = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(ranks)} if ranks > 1 else {}
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(ranks)} if ranks > 1 else {}
     children = [
         subprocess.Popen(
             command,
             cwd=folder,
-            env={**shared, **meeting, **({"RANK": str(rank), "LOCAL_RANK": str(rank)} if meeting else {})},
+            env={**shared, **rendezvous, **({"RANK": str(rank), "LOCAL_RANK": str(rank)} if rendezvous else {})},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -119,8 +128,8 @@ def measure(folder: Path, overrides: Sequence[str], ranks: int) -> int:
     return max(int(json.loads(error.splitlines()[-1])["peak"]) for error in errors)
 
 
-def foretell(folder: Path, overrides: Sequence[str], ranks: int) -> tuple[int, str]:
-    """Bytes at the worst phase, and which it is."""
+def estimate_peak(folder: Path, overrides: Sequence[str], ranks: int) -> tuple[int, str]:
+    """Estimated memory of the phase that needs most, in bytes, and the name of the phase."""
     from launch.cli.compose import compose_typed
 
     sys.path.insert(0, str(folder))
@@ -135,20 +144,20 @@ def foretell(folder: Path, overrides: Sequence[str], ranks: int) -> tuple[int, s
 
 
 def compare(case: str) -> tuple[int, int, str]:
-    """Bytes foretold and measured, and the phase that is foretold to be worst."""
+    """Estimated and measured peak memory in bytes, and the phase with the highest estimate."""
     model, options = CASES[case]
     with TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "long.py").write_text(TASK)
         overrides = [f"model.name_or_path={build(folder / 'model', MODELS[model])}", *COMMON, *options]
         ranks = 2 if "zero" in case else 1
-        foretold, worst = foretell(folder, overrides, ranks)
-        return foretold, measure(folder, overrides, ranks), worst
+        estimated, worst = estimate_peak(folder, overrides, ranks)
+        return estimated, measure(folder, overrides, ranks), worst
 
 
 if __name__ == "__main__":
-    print("| run | model | worst phase | foretold, MiB | measured, MiB | ratio |\n|---|---|---|---|---|---|")
+    print("| run | model | worst phase | estimated, MiB | measured, MiB | ratio |\n|---|---|---|---|---|---|")
     for case in sys.argv[1:] or CASES:
-        foretold, measured, worst = compare(case)
-        sizes = f"{foretold / 2**20:.0f} | {measured / 2**20:.0f} | {foretold / measured:.2f}"
+        estimated, measured, worst = compare(case)
+        sizes = f"{estimated / 2**20:.0f} | {measured / 2**20:.0f} | {estimated / measured:.2f}"
         print(f"| {case} | {CASES[case][0]} | {worst} | {sizes} |", flush=True)

@@ -1,8 +1,8 @@
-"""Check that a refactoring changed no result: `python -m tools.same_results COMMIT`.
+"""Check that a refactoring does not change results: `python -m tools.same_results COMMIT`.
 
-Runs each command below with the code of COMMIT, in a temporary git worktree, and with this working tree, on one
-thread and with empty caches, and compares metrics.jsonl and the final weights byte by byte.
-The exit status is 0 where all files are the same, else 1.
+Runs each of the COMMANDS with the code of COMMIT, in a temporary git worktree, and with this working tree, both on
+one thread and with empty caches. Then compares metrics.jsonl and the final weights byte by byte. The exit status is 0
+if all files are the same, otherwise 1.
 """
 
 import argparse
@@ -18,10 +18,11 @@ COMMANDS = (["llm", "experiment=one_two"], ["chem"], ["didactic", "experiment=fi
 
 
 def main() -> int:
+    """Parse the command line, run the comparison and return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.same_results", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("commit", help="what to compare with, such as HEAD~3 or a hash")
+    parser.add_argument("commit", help="the commit to compare with, such as HEAD~3 or a hash")
     commit = parser.parse_args().commit
     different = False
     with tempfile.TemporaryDirectory() as name:
@@ -41,11 +42,12 @@ def main() -> int:
 
 
 def git(*arguments: str) -> None:
+    """Run git in this repository."""
     subprocess.run(["git", "-C", str(HOME), *arguments], check=True)
 
 
 def run(command: list[str], code: Path, out: Path) -> Path:
-    """Run `python -m COMMAND` with the code in a folder; returns the run folder."""
+    """Run `python -m COMMAND` with the code in a folder, and return the run folder."""
     folder = out / command[0]
     environment = os.environ | {"PYTHONPATH": str(code), "MARA_CACHE": str(out / "cache"), "OMP_NUM_THREADS": "1"}
     subprocess.run(
@@ -59,13 +61,14 @@ def run(command: list[str], code: Path, out: Path) -> Path:
 
 
 def compare(before: Path, after: Path) -> Iterator[str]:
-    """One line for each file of results that either run folder has."""
+    """Yield one line for each file of results in either run folder."""
     old, new = results(before), results(after)
     for name in sorted({*old, *new}):
         yield f"{name}: {'same' if old.get(name) == new.get(name) else 'DIFFERENT'}"
 
 
 def results(folder: Path) -> Mapping[str, bytes]:
+    """The contents of metrics.jsonl and of the weights by relative path."""
     paths = [folder / "metrics.jsonl", *folder.rglob("*.safetensors")]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 

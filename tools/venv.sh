@@ -1,8 +1,8 @@
 #!/bin/sh
-# Make the virtual environment FOLDER from PYTHON and pip install the remaining arguments into it,
-# then those of ALONE without what they ask for:
+# Make the virtual environment FOLDER from PYTHON, pip install the remaining arguments into it, and then the arguments
+# in ALONE without their dependencies:
 #     ALONE='ARGUMENT...' sh tools/venv.sh FOLDER PYTHON ARGUMENT...
-# A folder without the file `installed` is half made, so it is made anew. Each failure is one line on stderr.
+# A folder without the file `installed` is incomplete and is made again. Each failure prints one line on stderr.
 set -eu
 folder=$1 python=$2
 shift 2
@@ -25,13 +25,13 @@ if ! complete; then
     case $version in
         3.[0-9]*) minor=${version#3.} minor=${minor%%[!0-9]*} ;;
         2.[0-9]*) minor=0 ;;
-        *) stop "'$python' does not run as a Python; $choose" ;;
+        *) stop "'$python' does not run as Python; $choose" ;;
     esac
     [ "$minor" -ge "$need" ] || stop "Python 3.$need or newer is needed, '$python' is $version; $choose"
 fi
 
 echo "installing packages into $folder, log in $log"
-# Wait for any other install. This shell and its pip hold the lock, so one whose shell was killed counts too.
+# Wait for any other installation. pip inherits the lock, so this also waits for one whose shell was killed.
 exec 9>"$folder.lock"
 "$python" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)' 2>/dev/null || true
 

@@ -1,6 +1,7 @@
-"""`hydra/launcher=slurm` and `local`, in the one place where Hydra looks for launchers.
+"""The launchers `hydra/launcher=slurm` and `hydra/launcher=local`, in the package where Hydra looks for plugins.
 
-Hydra imports this at every start, so the work is in `launch.cluster.launcher`, which loads submitit.
+Hydra imports this module whenever it starts, so the work is done in `launch.cluster.launcher`, which imports
+submitit.
 """
 
 from collections.abc import Sequence
@@ -13,22 +14,28 @@ from omegaconf import DictConfig
 
 try:
     from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
-except ImportError:  # launch.cluster.launcher says what to install
+except ImportError:  # `launch.cluster.launcher` reports that submitit is not installed
 
     class BaseSubmititLauncher(Launcher):  # type: ignore[no-redef]
+        """Stands in for the base class of hydra-submitit-launcher, with the same attributes."""
+
         def __init__(self, **params: Any) -> None:
             self.params = params
 
         def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+            """Store what Hydra passes."""
             self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
 
 class ClusterLauncher(BaseSubmititLauncher):
-    """hydra-submitit-launcher with another `launch`: its own pickles the live code, loses all but the first rank's
-    result, waits with sacct, and forgets the other jobs' results when one fails.
+    """The launcher of hydra-submitit-launcher with another `launch`.
+
+    The original pickles the live code, returns the result of the first rank only, waits with sacct, and loses the
+    results of the other jobs when one fails.
     """
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Submit the jobs; see `launch.cluster.launcher.launch`."""
         from launch.cluster.launcher import launch
 
         return launch(self, self.params, job_overrides, initial_job_idx)

@@ -1,4 +1,4 @@
-"""report.html of `launch.collect`: one file without network access, in which no run's text is taken as markup."""
+"""Write report.html for `launch.collect`: one file that loads nothing and escapes all text of the runs."""
 
 import base64
 import json
@@ -13,7 +13,7 @@ from launch.analysis.artifacts import Item, best_items
 from launch.analysis.significance import Comparison
 from launch.analysis.table import CollectedRun, Row
 
-TITLES = {"pareto": "Reward against diversity", "curves": "Over the steps", "yield": "Yield"}  # of pictures
+TITLES = {"pareto": "Reward against diversity", "curves": "Over the steps", "yield": "Yield"}  # by file stem
 
 
 def write_report(
@@ -25,7 +25,17 @@ def write_report(
     tests: Sequence[Comparison] = (),
     against: str = "",
 ) -> None:
-    """Fill report.html.j2."""
+    """Render report.html.j2.
+
+    Args:
+        path: the file to write.
+        runs: all runs.
+        rows: one for each configuration of the finished runs.
+        keys: the results to show.
+        pictures: PNG files.
+        tests: results of the t-tests.
+        against: the row that the others are tested against, as the user typed it.
+    """
     environment = Environment(loader=PackageLoader("launch.analysis", "."), autoescape=True)
     environment.filters |= {
         "pyrepr": repr,
@@ -44,53 +54,54 @@ def write_report(
         tests=tests,
         against=against,
         nan=math.nan,
-        pictures=[image(picture) for picture in pictures],
-        galleries=galleries(rows),
+        pictures=[embedded_picture(picture) for picture in pictures],
+        galleries=best_galleries(rows),
         run_pictures=run_pictures(finished),
         shared=shared_config(finished),
-        provenance=provenance(finished),
+        provenance=distinct_records(finished),
     )
     path.write_text(f"{page}\n", "utf-8")
 
 
-def image(path: Path) -> dict[str, str]:
+def embedded_picture(path: Path) -> dict[str, str]:
+    """A PNG file for the template: name, title and base64 data."""
     title = TITLES.get(path.stem, path.stem)
     return {"name": path.stem, "title": title, "data": base64.b64encode(path.read_bytes()).decode()}
 
 
-def galleries(rows: Sequence[Row]) -> dict[str, list[tuple[str, list[Item]]]]:
-    """For each gallery's title the best items of each configuration, with its label."""
+def best_galleries(rows: Sequence[Row]) -> dict[str, list[tuple[str, list[Item]]]]:
+    """For each gallery's title, the label and the best items of each configuration."""
     titles = dict.fromkeys(title for row in rows for run in row.runs for title in run.artifacts.galleries)
-    found: dict[str, list[tuple[str, list[Item]]]] = {}
+    galleries: dict[str, list[tuple[str, list[Item]]]] = {}
     for title in titles:
         items = [
             (row.label, best_items([run.artifacts.galleries.get(title, []) for run in row.runs])) for row in rows
         ]
-        found[title] = [(label, best) for label, best in items if best]
-    return found
+        galleries[title] = [(label, best) for label, best in items if best]
+    return galleries
 
 
 def run_pictures(runs: Sequence[CollectedRun]) -> list[tuple[str, list[dict[str, str]]]]:
-    """Each run's own pictures: figure.png, and those that its package put into the folder `report`."""
+    """The label of each run with its own pictures: figure.png, and the PNG files in its folder `report`."""
     blocks = []
     for run in runs:
         paths = [run.folder / "figure.png", *sorted((run.folder / "report").glob("*.png"))]
-        images = [image(path) for path in paths if path.exists()]
+        images = [embedded_picture(path) for path in paths if path.exists()]
         if images:
             blocks.append((" ".join(run.overrides) or run.folder.name, images))
     return blocks
 
 
 def shared_config(runs: Sequence[CollectedRun]) -> dict[str, Any]:
-    """The keys of the configuration that have one value in all runs."""
+    """The keys of the configuration whose value is the same in all runs."""
     first = runs[0].config if runs else {}
     return {key: value for key, value in first.items() if all(run.config.get(key) == value for run in runs)}
 
 
-def provenance(runs: Sequence[CollectedRun]) -> list[tuple[str, Any]]:
-    """Code, packages and machine, once for all runs that have the same, with the names of those runs."""
+def distinct_records(runs: Sequence[CollectedRun]) -> list[tuple[str, Any]]:
+    """The distinct records of code, packages and hardware, each with the names of the runs that share it."""
     names: dict[str, list[str]] = {}
     for run in runs:
-        known = {key: run.record.get(key) for key in ("code", "versions", "hardware")}
-        names.setdefault(json.dumps(known, sort_keys=True), []).append(run.folder.name)
+        record = {key: run.record.get(key) for key in ("code", "versions", "hardware")}
+        names.setdefault(json.dumps(record, sort_keys=True), []).append(run.folder.name)
     return [(", ".join(folders), json.loads(text)) for text, folders in names.items()]

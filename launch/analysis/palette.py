@@ -1,4 +1,4 @@
-"""Colours that stay distinct under colour blindness (Okabe and Ito, 2008), in the order of their use."""
+"""Colours that remain distinct for colour-blind readers (Okabe and Ito, 2008), in order of use."""
 
 BLUE, ORANGE, GREEN, PINK, AMBER, SKY, BLACK, YELLOW = (
     "#0072B2",

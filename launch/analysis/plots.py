@@ -1,4 +1,4 @@
-"""Pictures of a collected sweep: reward against diversity, and curves over the steps."""
+"""Plots of a collected sweep: reward against diversity, and metrics over the training steps."""
 
 import math
 import re
@@ -19,7 +19,7 @@ from launch.analysis.artifacts import curve_panels, fold_curves
 from launch.analysis.palette import COLOURS
 from launch.analysis.table import Row
 
-PARETO = (  # diversity and reward, the more the better, of the first package whose summary has both
+PARETO = (  # (diversity, reward), both better if larger; by default the first pair that the results contain
     ("distinct/mean", "reward_out/mean"),
     ("distinct/mean", "reward_in/mean"),
     ("entropy_nats", "correct"),
@@ -27,11 +27,11 @@ PARETO = (  # diversity and reward, the more the better, of the first package wh
     ("0.8/int_div1", "0.8/yield"),
 )
 CURVES = ("reward/raw", "correct", "answers/entropy_nats", "entropy_nats", *DIVERGENCE_METRICS, "loss")
-MOST_PANELS = 4
+MAX_PANELS = 4
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the points that no other is as good as in both and better in one, by the first coordinate."""
+    """Indices of the Pareto-optimal points, sorted by the first coordinate. Larger is better in both coordinates."""
     order = sorted(range(len(points)), key=lambda i: (-points[i][0], -points[i][1]))
     front, best = [], -math.inf
     for i in order:
@@ -42,7 +42,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def draw_pareto(rows: Sequence[Row], x: str, y: str, path: Path) -> Path:
-    """Each configuration's mean with its errors, and the front of those that no other beats in both."""
+    """Plot the mean of each configuration with standard errors, and the Pareto front; return the path."""
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
     rows = [row for row in rows if not any(math.isnan(row.result(key)[0]) for key in (x, y))]
     points = [(row.result(x)[0], row.result(y)[0]) for row in rows]
@@ -55,14 +55,14 @@ def draw_pareto(rows: Sequence[Row], x: str, y: str, path: Path) -> Path:
         axes.errorbar(*point, xerr=errors[0], yerr=errors[1], linestyle="", capsize=2, label=row.label, **style)
     axes.set(xlabel=x, ylabel=y, title="Reward against diversity (mean and standard error over seeds)")
     axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
-    return save(figure, path)
+    return save_figure(figure, path)
 
 
 def draw_curves(rows: Sequence[Row], path: Path) -> Path:
-    """Metrics over the steps: each configuration's mean over its seeds, and a standard error around it."""
+    """Plot metrics over the steps: mean and standard error over the seeds of each configuration; return the path."""
     logged = {key for row in rows for run in row.runs for line in run.metrics for key in line}
-    keys = [key for key in CURVES if key in logged][:MOST_PANELS]
-    keys = keys or sorted(logged - {"step"})[:MOST_PANELS]
+    keys = [key for key in CURVES if key in logged][:MAX_PANELS]
+    keys = keys or sorted(logged - {"step"})[:MAX_PANELS]
     columns = min(len(keys), 2)
     height = math.ceil(len(keys) / columns)
     figure, panels = plt.subplots(
@@ -70,56 +70,59 @@ def draw_curves(rows: Sequence[Row], path: Path) -> Path:
     )
     for axes, key in zip(panels.flat, keys, strict=False):
         for number, row in enumerate(rows):
-            draw_band(axes, number, row.label, *curve(row, key))
+            draw_band(axes, number, row.label, *metric_curve(row, key))
         axes.set(xlabel="step", title=key)
     for axes in panels.flat[len(keys) :]:
         axes.axis("off")
     legend_below(figure, panels.flat[0])
-    return save(figure, path)
+    return save_figure(figure, path)
 
 
 def draw_artifact_curves(rows: Sequence[Row], out: Path) -> list[Path]:
-    """The packages' own curves, one picture for each title: means over the seeds with their standard errors."""
+    """Plot the curves that packages wrote, one file for each title; return the paths."""
     pictures = []
-    named = [(row.label, [run.artifacts for run in row.runs]) for row in rows]
-    for title, panels in curve_panels(named).items():
-        figure, places = plt.subplots(
+    artifacts = [(row.label, [run.artifacts for run in row.runs]) for row in rows]
+    for title, panels in curve_panels(artifacts).items():
+        figure, grid = plt.subplots(
             1, len(panels), figsize=(5.2 * len(panels), 3.9), layout="constrained", squeeze=False
         )
-        for axes, (name, x, lines) in zip(places.flat, panels, strict=True):
+        for axes, (name, x, lines) in zip(grid.flat, panels, strict=True):
             for number, (label, folded) in enumerate(lines):
                 draw_band(axes, number, label, *folded)
             axes.set(xlabel=x, title=name)
-        legend_below(figure, places.flat[0])
+        legend_below(figure, grid.flat[0])
         name = re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_") or "artifact"
-        pictures.append(save(figure, out / f"{name}.png"))
+        pictures.append(save_figure(figure, out / f"{name}.png"))
     return pictures
 
 
 def draw_band(axes: Axes, number: int, label: str, x: Sequence[float], mean: np.ndarray, error: np.ndarray) -> None:
-    """One configuration's line, with a standard error to either side."""
+    """Draw a line with a band of one standard error, in the style of the configuration with this number."""
     style = ("-", "--", ":")[number // len(COLOURS) % 3]
     axes.plot(x, mean, color=colour(number), linestyle=style, label=label)
     axes.fill_between(x, mean - error, mean + error, color=colour(number), alpha=0.2, linewidth=0)
 
 
-def curve(row: Row, key: str) -> tuple[list[float], np.ndarray, np.ndarray]:
-    """Steps that every run of a row logged the key at, its mean there, and its standard error (0 for one run)."""
+def metric_curve(row: Row, key: str) -> tuple[list[float], np.ndarray, np.ndarray]:
+    """The steps at which all runs of a row logged the key, the mean and its standard error (0 for one run)."""
     logged = [{line["step"]: line[key] for line in run.metrics if line.get(key) is not None} for run in row.runs]
     return fold_curves(logged)
 
 
 def colour(number: int) -> str:
+    """The colour of the configuration with this number; colours repeat."""
     return COLOURS[number % len(COLOURS)]
 
 
 def legend_below(figure: Figure, axes: Axes) -> None:
+    """Add the legend of some axes below the figure."""
     handles, labels = axes.get_legend_handles_labels()
     columns = min(len(labels), 2)
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize="small")
 
 
-def save(figure: Figure, path: Path) -> Path:
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure to a file, close it and return the path."""
     figure.savefig(path, dpi=130)
     plt.close(figure)
     return path

@@ -1,4 +1,4 @@
-"""Is one configuration better than another, over seeds: Welch's t-test, one-sided."""
+"""One-sided Welch t-tests between configurations, over their seeds."""
 
 import math
 from collections.abc import Sequence
@@ -13,10 +13,11 @@ from launch.analysis.table import Row
 
 @dataclass(frozen=True)
 class Comparison:
-    """A result of one configuration against that of another.
+    """A result of one configuration compared with that of another.
 
-    difference: of the means. t, degrees: Welch's statistic and its degrees of freedom. greater, less: probability
-    of a t so large, or so small, if the two means were equal. NaN, all of these, where neither varies.
+    key: of the result. label: of the configuration. difference: of the means. t, degrees: Welch's statistic and its
+    degrees of freedom. greater, less: p-values of the alternatives that the mean is greater, or less. The last four
+    are NaN if neither configuration varies over its seeds.
     """
 
     key: str
@@ -29,34 +30,43 @@ class Comparison:
 
 
 def compare(rows: Sequence[Row], base: Row, keys: Sequence[str]) -> list[Comparison]:
-    """Every other row against `base`; a result that not all runs of both have, or of fewer than two, is left out."""
+    """Compare every other row with `base`.
+
+    A result is left out unless all runs of both rows have it, and both rows have at least two runs.
+    """
     comparisons = []
     for key in keys:
-        theirs = base.values(key)
+        base_values = base.values(key)
         for row in rows:
-            ours = row.values(key)
-            complete = len(ours) == len(row.runs) and len(theirs) == len(base.runs)
-            if row is not base and complete and min(len(ours), len(theirs)) >= 2:
-                comparisons.append(welch(key, row.label, ours, theirs))
+            values = row.values(key)
+            complete = len(values) == len(row.runs) and len(base_values) == len(base.runs)
+            if row is not base and complete and min(len(values), len(base_values)) >= 2:
+                comparisons.append(welch_test(key, row.label, values, base_values))
     return comparisons
 
 
-def welch(key: str, label: str, ours: Sequence[float], theirs: Sequence[float]) -> Comparison:
-    """Welch's t-test of mean(ours) - mean(theirs), where the variances may differ."""
-    difference = fmean(ours) - fmean(theirs)
-    if len({*ours}) == len({*theirs}) == 1:
+def welch_test(key: str, label: str, values: Sequence[float], base_values: Sequence[float]) -> Comparison:
+    """Welch's t-test of mean(values) - mean(base_values). The variances may differ."""
+    difference = fmean(values) - fmean(base_values)
+    if len({*values}) == len({*base_values}) == 1:
         return Comparison(key, label, difference, *[math.nan] * 4)
-    greater, less = (ttest_ind(ours, theirs, equal_var=False, alternative=side) for side in ("greater", "less"))
-    numbers = (greater.statistic, greater.df, greater.pvalue, less.pvalue)
-    return Comparison(key, label, difference, *map(float, numbers))
+    greater, less = (
+        ttest_ind(values, base_values, equal_var=False, alternative=side) for side in ("greater", "less")
+    )
+    statistics = (greater.statistic, greater.df, greater.pvalue, less.pvalue)
+    return Comparison(key, label, difference, *map(float, statistics))
 
 
-def find_base(rows: Sequence[Row], text: str) -> Row:
-    """The one row whose label is the text, or else that has the text in its label or in what was typed for it."""
+def find_baseline(rows: Sequence[Row], text: str) -> Row:
+    """Find the row whose label is the text, otherwise the one row that has it in its label or in an override.
+
+    Raises:
+        ConfigError: no row or several rows match.
+    """
     exact = [row for row in rows if row.label == text]
     containing = [row for row in rows if any(text in name for name in (row.label, *row.runs[0].overrides))]
     matches = exact or containing
     if len(matches) != 1:
         labels = "; ".join(row.label for row in rows)
-        raise ConfigError(f"--against: must be a part of the label of exactly one row ({labels}), got {text}")
+        raise ConfigError(f"--against: {text} matches {len(matches)} rows, must match one; the rows are {labels}")
     return matches[0]

@@ -1,4 +1,4 @@
-"""The runs of a finished sweep under short names, for the closing tables and pictures of a package."""
+"""The runs of a finished sweep with short names, for the tables and plots that a package makes after a sweep."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from launch.runs.run_folder import read_json, read_jsonl, read_yaml, write_json
 
 
 class SweepRun(NamedTuple):
-    """name: what distinguishes the run from the others. metrics: the lines of metrics.jsonl."""
+    """A run of a sweep. name: the overrides that distinguish it. metrics: the rows of metrics.jsonl."""
 
     name: str
     folder: Path
@@ -17,10 +17,11 @@ class SweepRun(NamedTuple):
 
 
 def read_sweep_runs(folders: Sequence[Path], without_key: Collection[str]) -> list[SweepRun]:
-    """The runs in their order.
+    """Read the runs in the given order.
 
     Args:
-        without_key: overrides of these keys are named by their value alone.
+        folders: the run folders.
+        without_key: keys whose overrides appear in names as VALUE instead of KEY=VALUE.
     """
     names = run_names(folders, without_key)
     return [
@@ -30,19 +31,19 @@ def read_sweep_runs(folders: Sequence[Path], without_key: Collection[str]) -> li
 
 
 def write_summaries(folder: Path, runs: Sequence[SweepRun]) -> None:
-    """summaries.json of a sweep: each run's summary by its name."""
+    """Write summaries.json of a sweep: the summary of each run by its name."""
     write_json(folder / "summaries.json", {run.name: run.summary for run in runs})
 
 
 def run_names(folders: Sequence[Path], without_key: Collection[str]) -> list[str]:
-    """The overrides of each run that not all runs share, e.g. `mara, beta=0.1`."""
+    """Name each run by the overrides that not all runs share, for example `mara, beta=0.1`."""
     overrides = [[str(override) for override in read_yaml(folder / "overrides.yaml")] for folder in folders]
     common = set.intersection(*map(set, overrides))
-    names = [", ".join(_short(o, without_key) for o in of_run if o not in common) for of_run in overrides]
+    names = [", ".join(_short_override(o, without_key) for o in of_run if o not in common) for of_run in overrides]
     return [name or f"run {number}" for number, name in enumerate(names)]
 
 
-def _short(override: str, without_key: Collection[str]) -> str:
+def _short_override(override: str, without_key: Collection[str]) -> str:
     key, _, value = override.partition("=")
     last = key.rpartition(".")[2]
     return value if last in without_key else f"{last}={value}"

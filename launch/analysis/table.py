@@ -1,4 +1,4 @@
-"""All runs of sweeps in one table: read, folded over their seeds, and written."""
+"""Read the runs of sweeps, average them over their seeds, and write the tables."""
 
 import math
 import re
@@ -20,12 +20,12 @@ from launch.runs.run_folder import flatten, last_traceback_line, read_config, re
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-ABSENT = "-"  # in the place of a key that a run does not have
+NO_VALUE = "-"  # stands for a key that a run does not have
 
 
 @dataclass
 class CollectedRun:
-    """A run as the table sees it; `results` and `metrics` are empty where it has none."""
+    """A run of a collected sweep. Fields are empty if the run did not write the corresponding file."""
 
     folder: Path
     package: str
@@ -34,7 +34,9 @@ class CollectedRun:
     error: str = ""
     config: dict[str, Any] = field(default_factory=dict)
     results: dict[str, float] = field(default_factory=dict)
-    undefined: list[str] = field(default_factory=list)  # results without a number, such as what was not reached
+    undefined: list[str] = field(
+        default_factory=list
+    )  # results that are null, for example a target that was not reached
     metrics: list[dict[str, Any]] = field(default_factory=list)
     record: dict[str, Any] = field(default_factory=dict)
     artifacts: Artifacts = field(default_factory=Artifacts)
@@ -42,39 +44,41 @@ class CollectedRun:
 
 @dataclass
 class Row:
-    """A configuration, and its runs that finished."""
+    """A configuration and its finished runs. `varying` holds the keys that distinguish it from the other rows."""
 
     varying: dict[str, Any]
     runs: list[CollectedRun]
 
     @property
     def label(self) -> str:
+        """The keys that vary, with their values."""
         parts = (f"{short_key(key)}={value}" for key, value in self.varying.items())
         return ", ".join(parts) or "all runs"
 
     def values(self, key: str) -> list[float]:
-        """The result in the runs that have it."""
+        """The values of a result in the runs that have it."""
         return [run.results[key] for run in self.runs if key in run.results]
 
     def result(self, key: str) -> tuple[float, float]:
-        """Mean and standard error over the runs that have the result."""
+        """The mean and standard error of a result over the runs that have it."""
         values = self.values(key)
-        if len(values) == 1:  # a single run may know its own error
+        if len(values) == 1:  # a run may report a standard error of its own
             own = f"{key.removesuffix('/mean')}/se"
             return values[0], next((run.results[own] for run in self.runs if own in run.results), math.nan)
         return (fmean(values) if values else math.nan), standard_error(values)
 
     def coverage(self, key: str) -> str:
-        """`3 of 5`, where only so many of the runs have the result; else empty."""
+        """The number of runs that have a result, as in `3 of 5`; empty if all or none have it."""
         count = len(self.values(key))
         return f"{count} of {len(self.runs)}" if 0 < count < len(self.runs) else ""
 
     def command(self) -> str:
+        """The command line that makes the row."""
         return rerun_command(self.runs)
 
 
 def short_key(key: str) -> str:
-    """The last part of a dotted key: `beta` of objective.beta, `transform` of transform.name."""
+    """The last part of a dotted key: `beta` for objective.beta, `transform` for transform.name."""
     return key.removesuffix(".name").rpartition(".")[2]
 
 
@@ -82,7 +86,7 @@ def short_key(key: str) -> str:
 
 
 def read_runs(folder: Path) -> list[CollectedRun]:
-    """Every job of a sweep, in whatever state; why one cannot be read is in its `error`."""
+    """Read every job of a sweep, whatever its state. If a run cannot be read, its `error` gives the reason."""
     sweep = read_sweep(folder)
     queue = slurm_queue() or {} if sweep.launcher == "slurm" else {}
     runs = []
@@ -105,9 +109,9 @@ def _read_files(run: CollectedRun) -> None:
     run.artifacts = read_artifacts(run.folder / "report")
     if run.state == "finished":
         summary = read_json(run.folder / "summary.json")
-        run.results = numbers(summary)
+        run.results = numeric_results(summary)
         run.undefined = [key for key, value in summary.items() if value is None]
-        evaluation = run.folder / "evaluation" / "summary.json"  # of python -m llm.evaluate run=FOLDER
+        evaluation = run.folder / "evaluation" / "summary.json"  # written by python -m llm.evaluate run=FOLDER
         run.results |= evaluation_results(read_json(evaluation)) if evaluation.exists() else {}
 
 
@@ -115,34 +119,34 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     try:
         return read_jsonl(path)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: must be lines of JSON, got {error}") from None
+        raise ConfigError(f"{path}: invalid JSON Lines: {error}") from None
 
 
 def evaluation_results(summary: Mapping[str, Any]) -> dict[str, float]:
-    """Means and their errors of an evaluation, without those of what it was compared with."""
-    return {key: value for key, value in numbers(summary).items() if re.fullmatch(r"[^/.]+/(mean|se)", key)}
+    """The means and standard errors in the summary of an evaluation, without those of a compared file."""
+    return {key: value for key, value in numeric_results(summary).items() if re.fullmatch(r"[^/.]+/(mean|se)", key)}
 
 
-def numbers(summary: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a summary by dotted key; a list of one mapping (didactic's only cell) is that mapping."""
-    opened: dict[str, Any] = {}
+def numeric_results(summary: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers in a summary by dotted key. A list with one mapping, as didactic writes, counts as the mapping."""
+    flat: dict[str, Any] = {}
     for key, value in summary.items():
         single = isinstance(value, list) and len(value) == 1 and isinstance(value[0], Mapping)
-        opened |= flatten(value[0]) if single else flatten({key: value})
-    return {key: float(value) for key, value in opened.items() if type(value) in (int, float)}
+        flat |= flatten(value[0]) if single else flatten({key: value})
+    return {key: float(value) for key, value in flat.items() if type(value) in (int, float)}
 
 
 def result_keys(runs: Sequence[CollectedRun]) -> list[str]:
-    """Results that some run has a number for, then those that none has."""
+    """The keys of results that are a number in some run, followed by those that are null in all runs."""
     keys = [key for run in runs for key in run.results] + [key for run in runs for key in run.undefined]
     return [key for key in dict.fromkeys(keys) if not key.endswith("/se")]
 
 
-# --- folding ---------------------------------------------------------------------------------------------------
+# --- rows ------------------------------------------------------------------------------------------------------
 
 
-def fold(runs: Sequence[CollectedRun]) -> list[Row]:
-    """One row for each configuration of the finished runs, seeds aside, by what varies between them."""
+def fold_seeds(runs: Sequence[CollectedRun]) -> list[Row]:
+    """Group the finished runs into one row for each configuration; runs in a row differ only in the seed."""
     finished = [run for run in runs if run.state == "finished"]
     if not finished:
         return []
@@ -154,11 +158,15 @@ def fold(runs: Sequence[CollectedRun]) -> list[Row]:
 
 
 def distinguishing_columns(runs: Sequence[CollectedRun]) -> pd.DataFrame:
-    """One row a run: what was typed for it, or the keys of its configuration, where that differs between runs."""
+    """One row for each run, with the columns that distinguish the configurations.
+
+    The columns are the overrides that differ, or else the configuration keys that differ: the overrides are used if
+    they make the same groups and are fewer, or if a configuration value is a list.
+    """
     configured = pd.DataFrame([run.config for run in runs], dtype=object)
     configured = configured.reindex(columns=varying_keys(runs)).astype(object)
-    configured = configured.where(configured.map(lambda value: not _is_missing(value)), ABSENT)
-    typed = typed_columns(runs)
+    configured = configured.where(configured.map(lambda value: not _is_missing(value)), NO_VALUE)
+    typed = override_columns(runs)
     same_rows = group_numbers(typed) == group_numbers(configured)
     holds_lists = bool(configured.map(lambda value: isinstance(value, list)).any(axis=None))
     shorter = typed.shape[1] < configured.shape[1] or holds_lists
@@ -173,46 +181,50 @@ def _is_missing(value: Any) -> bool:
 
 
 def varying_keys(runs: Sequence[CollectedRun]) -> list[str]:
-    """Keys of the configuration that not all runs share; of several that tell the same runs apart, one."""
+    """The configuration keys that differ between runs, without keys that distinguish the same runs as another key."""
     keys = list(dict.fromkeys(key for run in runs for key in run.config if key != "seed"))
-    columns = {key: [str(run.config.get(key, ABSENT)) for run in runs] for key in keys}
+    columns = {key: [str(run.config.get(key, NO_VALUE)) for run in runs] for key in keys}
     chosen: dict[tuple[int, ...], str] = {}
-    for key, column in sorted(columns.items(), key=lambda item: ABSENT in item[1]):  # keys that all runs have first
+    for key, column in sorted(
+        columns.items(), key=lambda item: NO_VALUE in item[1]
+    ):  # keys that all runs have come first
         codes, values = pd.factorize(pd.Series(column))
         if len(values) > 1:
             chosen.setdefault(tuple(codes), key)
     return [key for key in keys if key in chosen.values()]
 
 
-def typed_columns(runs: Sequence[CollectedRun]) -> pd.DataFrame:
-    """What was typed for each run and differs between them, e.g. method=rloo; the seed aside."""
+def override_columns(runs: Sequence[CollectedRun]) -> pd.DataFrame:
+    """The overrides that differ between runs, for example method=rloo, without the seed. One row for each run."""
     typed = [dict(text.lstrip("+").split("=", 1) for text in run.overrides if "=" in text) for run in runs]
     frame = (
-        pd.DataFrame(typed, index=range(len(runs)), dtype=object).fillna(ABSENT).drop(columns="seed", errors="ignore")
+        pd.DataFrame(typed, index=range(len(runs)), dtype=object)
+        .fillna(NO_VALUE)
+        .drop(columns="seed", errors="ignore")
     )
     return frame.loc[:, frame.nunique() > 1]
 
 
 def group_numbers(columns: pd.DataFrame) -> list[int]:
-    """The number of each row's group, equal rows being one group, in the order of their appearance."""
+    """Number the groups of equal rows in order of appearance, and return the number of each row's group."""
     if columns.shape[1] == 0:
         return [0] * len(columns)
     return list(columns.astype(str).groupby(list(columns.columns), sort=False).ngroup())
 
 
 def standard_error(values: Sequence[float]) -> float:
-    """Bootstrap standard error of the mean, over all n^n resamples: the population deviation by sqrt(n)."""
+    """The bootstrap standard error of the mean over all n^n resamples: population standard deviation / sqrt(n)."""
     return pstdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
 
 def rerun_command(runs: Sequence[CollectedRun]) -> str:
-    """One command line for runs that differ in their seed alone, several for others."""
-    plain = [[o for o in run.overrides if not o.startswith("seed=")] for run in runs]
+    """The command that repeats the runs: a sweep if they differ only in the seed, otherwise one command each."""
+    without_seed = [[o for o in run.overrides if not o.startswith("seed=")] for run in runs]
     package = runs[0].package
-    if len(runs) == 1 or any(overrides != plain[0] for overrides in plain):
+    if len(runs) == 1 or any(overrides != without_seed[0] for overrides in without_seed):
         return "; ".join(shlex.join(["python", "-m", run.package, *run.overrides]) for run in runs)
     seeds = ",".join(str(run.config.get("seed")) for run in runs)
-    return shlex.join(["python", "-m", package, "-m", *plain[0], f"seed={seeds}"])
+    return shlex.join(["python", "-m", package, "-m", *without_seed[0], f"seed={seeds}"])
 
 
 # --- writing ---------------------------------------------------------------------------------------------------
@@ -225,15 +237,26 @@ def write_tables(
     keys: Sequence[str],
     tests: "Sequence[DataclassInstance]" = (),
 ) -> None:
-    """table.csv and table.parquet of the rows, runs.csv of all runs, and tests.csv where there are tests."""
+    """Write table.csv, table.parquet, runs.csv, and tests.csv if there are tests.
+
+    Args:
+        out: the folder to write to.
+        runs: all runs.
+        rows: one for each configuration of the finished runs.
+        keys: the results to write.
+        tests: results of the t-tests.
+
+    Raises:
+        ConfigError: pyarrow is not installed.
+    """
     try:
         import pyarrow  # noqa: F401  # for Parquet
     except ImportError:
         raise ConfigError("table.parquet: pyarrow is not installed: pip install -e '.[reports]'") from None
-    table = pd.DataFrame([_record(row, rows, keys) for row in rows])
+    table = pd.DataFrame([_row_record(row, rows, keys) for row in rows])
     varying = list(rows[0].varying) if rows else []
     mixed = [column for column in varying if table[column].dtype == object]
-    table[mixed] = table[mixed].astype(str)  # Parquet's columns have one type each
+    table[mixed] = table[mixed].astype(str)  # a Parquet column has one type
     table.to_csv(out / "table.csv", index=False)
     table.to_parquet(out / "table.parquet", index=False)
     pd.DataFrame(_run_record(run, varying_keys(runs)) for run in runs).to_csv(out / "runs.csv", index=False)
@@ -241,7 +264,7 @@ def write_tables(
         pd.DataFrame(asdict(test) for test in tests).to_csv(out / "tests.csv", index=False)
 
 
-def _record(row: Row, rows: Sequence[Row], keys: Sequence[str]) -> dict[str, Any]:
+def _row_record(row: Row, rows: Sequence[Row], keys: Sequence[str]) -> dict[str, Any]:
     record = {**row.varying, "n": len(row.runs)}
     for key in keys:
         record[key], record[f"{key}/se"] = row.result(key)

@@ -1,11 +1,10 @@
-"""`python -m PACKAGE`, `python -m PACKAGE.COMMAND`: compose, check, run, and say in one line what went wrong.
+"""The command line of a package, `python -m PACKAGE` or `python -m PACKAGE.COMMAND`.
 
-Start-up imports neither torch nor the package's training code, so that --help and mistakes are answered at once.
+Start-up imports neither torch nor the package's training code, so `--help` and errors appear at once.
 
-A mistake (a key, a type, a value, a combination) is refused before anything runs. In a sweep every job is checked
-before the first one starts, and one bad job refuses the sweep: Hydra does so for a key that does not exist, and a
-combination that must not run is no different. A job that fails while it runs, though, leaves the others to go on.
-Either way the process ends with status 1.
+A wrong key, type, value or combination is rejected before anything runs. Before a sweep starts, every job is checked,
+and one invalid job rejects the whole sweep. Once the jobs are running, a job that fails does not stop the others. In
+both cases the process exits with status 1.
 """
 
 import os
@@ -24,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from conf.schema.base import ConfigError
 from launch.cli.command_line import read_command_line
-from launch.cli.errors import explain, one_line
+from launch.cli.errors import error_message, one_line
 from launch.cli.shadowing import refuse_shadowing
 from launch.cli.validation import check, register
 from launch.cluster.sweep import config_flags
@@ -39,36 +38,36 @@ def start(
     train: Callable[[Any, "Run"], None],
     report: Callable[[list[Path], Path], None] | None = None,
 ) -> None:
-    """Run a package's command line; the process ends with status 1 if any job failed.
+    """Run a package's command line. The process exits with status 1 if any job failed.
 
     Args:
-        package: what follows `python -m`: the package's import name, and that of its folder under conf; or
-            PACKAGE.COMMAND, with its configuration in conf/PACKAGE/COMMAND.
-        train: (config, run) -> None, the job itself.
-        report: (run folders, sweep folder) -> None, called after a sweep with the finished runs.
+        package: what follows `python -m`: the import name of the package, whose configuration is in conf/PACKAGE, or
+            PACKAGE.COMMAND, whose configuration is in conf/PACKAGE/COMMAND.
+        train: the job, called with the typed configuration and the run.
+        report: called after a sweep with the folders of the finished runs and the folder of the sweep.
     """
     refuse_shadowing()
     full_error = os.environ.get("HYDRA_FULL_ERROR")
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and we word the message
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its exceptions, and we word the message
     outcomes = Outcomes(package, full_error == "1")
 
     def job(config: DictConfig) -> None:
         try:
             outcomes.finished.append(_run_job(package, config, train))
-        except Exception as error:  # the other jobs of a sweep go on
-            outcomes.complain(error)
+        except Exception as error:  # the other jobs of a sweep continue
+            outcomes.add_error(error)
 
-    job.outcomes = outcomes  # type: ignore[attr-defined]  # where a launcher says what became of its jobs
+    job.outcomes = outcomes  # type: ignore[attr-defined]  # a launcher reports the outcomes of its jobs here
     signals.install()
     register(package)
-    job.__module__ = package  # Hydra names the job, and so the run folder, after it
+    job.__module__ = package  # Hydra derives the job's name from it, and so the run folder
     main = hydra.main(version_base="1.3", config_path=f"pkg://conf.{package}", config_name="config")(job)
     try:
         try:
             read_command_line(package)
             main()
-        except Exception as error:  # not of a job
-            raise ConfigError(explain(error, package)) from error
+        except Exception as error:  # not from a job: `job` handles those
+            raise ConfigError(error_message(error, package)) from error
         if report is not None and len(outcomes.finished) > 1:
             report(outcomes.finished, Path(os.path.commonpath(outcomes.finished)))
     except KeyboardInterrupt as interruption:
@@ -76,16 +75,16 @@ def start(
         print(f"{package}: interrupted by {signal.Signals(number).name}", file=sys.stderr)
         sys.exit(128 + number)
     except Exception as error:
-        outcomes.complain(error)
+        outcomes.add_error(error)
     if outcomes.failures:
         sys.exit(1)
 
 
-last_error = ""  # the traceback of this process's last failure, for who started it
+last_error = ""  # traceback of this process's last failure; launch.cluster.job reads it
 
 
 class Outcomes:
-    """What became of the jobs of a command line."""
+    """The finished and failed jobs of a command line. A failure is printed when it is added."""
 
     def __init__(self, package: str, full_error: bool) -> None:
         self.package = package
@@ -93,14 +92,15 @@ class Outcomes:
         self.finished: list[Path] = []
         self.failures = 0
 
-    def complain(self, error: Exception) -> None:
-        """The traceback of a mistake only on request, that of a bug always."""
+    def add_error(self, error: Exception) -> None:
+        """Count a failure. The traceback of a `ConfigError` is printed only if `full_error`, any other one always."""
         global last_error
         last_error = "".join(traceback.format_exception(error))
         message = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
-        self.failed(message, last_error if self.full_error or not isinstance(error, ConfigError) else "")
+        self.add_failure(message, last_error if self.full_error or not isinstance(error, ConfigError) else "")
 
-    def failed(self, message: str, trace: str = "") -> None:
+    def add_failure(self, message: str, trace: str = "") -> None:
+        """Count a failure and print it on standard error, the message on one line after the traceback."""
         self.failures += 1
         print(f"{trace}{self.package}: {one_line(message)}", file=sys.stderr)
 
@@ -112,9 +112,9 @@ def _run_job(package: str, config: DictConfig, train: Callable[[Any, "Run"], Non
         typed = check(package, config)
     except ConfigError:
         with suppress(OSError):
-            folder.rmdir()  # Hydra made it; it stays where it holds anything
+            folder.rmdir()  # Hydra created it; rmdir keeps a folder that is not empty
         raise
-    import torch  # not at the top: --help and mistakes need none of this
+    import torch  # slow to import; --help and errors do not need it
 
     from launch.engines import distributed
     from launch.runs.console import console
@@ -129,28 +129,28 @@ def _run_job(package: str, config: DictConfig, train: Callable[[Any, "Run"], Non
     torch.set_num_threads(typed.threads or threads)
     try:
         if is_finished(folder, config) and typed.resume != "never":
-            console.print(f"finished already, nothing to do: {os.path.relpath(folder)}", soft_wrap=True)
+            console.print(f"already finished, nothing to do: {os.path.relpath(folder)}", soft_wrap=True)
             return folder
         flags = config_flags(DictConfig({"hydra": hydra_config}))
         with Run(folder, package, config, list(hydra_config.overrides.task), flags) as run:
             train(typed, run)
     finally:
         torch.set_num_threads(threads)
-        register(package)  # the next job's, where this one composed another package's
+        register(package)  # for the next job, in case this one composed the configuration of another package
     console.print(f"run folder: {os.path.relpath(folder)}", soft_wrap=True)
     return folder
 
 
 def _same_on_all_ranks(folder: Path, config: DictConfig, typed: Any) -> tuple[Path, DictConfig, Any]:
-    """Rank 0's folder and configuration: what was resolved from a clock may differ from rank to rank."""
+    """The folder and configuration of rank 0. A value resolved from a clock may differ from rank to rank."""
     from launch.engines import distributed
 
     ours = [str(folder.absolute()), OmegaConf.to_yaml(config, resolve=True)]
-    theirs = distributed.broadcast(ours)
-    if theirs == ours:
+    rank_0 = distributed.broadcast(ours)
+    if rank_0 == ours:
         return folder, config, typed
-    if theirs[0] != ours[0]:
+    if rank_0[0] != ours[0]:
         with suppress(OSError):
-            folder.rmdir()  # Hydra made it
-    config = cast(DictConfig, OmegaConf.merge(config, OmegaConf.create(theirs[1])))
-    return Path(theirs[0]), config, OmegaConf.to_object(config)
+            folder.rmdir()  # Hydra created it
+    config = cast(DictConfig, OmegaConf.merge(config, OmegaConf.create(rank_0[1])))
+    return Path(rank_0[0]), config, OmegaConf.to_object(config)

@@ -1,4 +1,4 @@
-"""Reading a command line before Hydra does: flags and overrides in any order, mistakes in one line."""
+"""Read a command line before Hydra does: flags and overrides in any order, errors on one line."""
 
 import re
 import sys
@@ -9,24 +9,24 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from conf.schema.base import ConfigError
 from conf.schema.renames import renamed_key, renamed_option
-from launch.cli.errors import not_an_override
+from launch.cli.errors import invalid_override_message
 from launch.cli.groups import options
 
 
 def read_command_line(package: str) -> None:
-    """Put flags before overrides in `sys.argv`, and refuse what Hydra would accept or answer with a page.
+    """Reorder `sys.argv`, flags before overrides, and reject errors that Hydra would accept or print as a usage page.
 
     Raises:
-        ConfigError: an unknown flag, a key that is given twice, a renamed key, or no such option of a group.
+        ConfigError: an unknown flag, or an override that `check_overrides` rejects.
     """
     parser = get_args_parser()
 
-    def refuse(message: str) -> NoReturn:
-        what, found, unknown = message.partition("unrecognized arguments: ")
+    def raise_config_error(message: str) -> NoReturn:
+        before, is_unknown, unknown = message.partition("unrecognized arguments: ")
         flags = ", ".join(re.findall(r"--[\w-]+", parser.format_usage()))
-        raise ConfigError(f"{unknown}: no such flag; allowed: {flags}" if found else what)
+        raise ConfigError(f"{unknown}: unknown flag; allowed: {flags}" if is_unknown else before)
 
-    parser.error = refuse  # type: ignore[method-assign]
+    parser.error = raise_config_error  # type: ignore[method-assign]
     overrides = parser.parse_intermixed_args().overrides
     flags = sys.argv[1:]
     for override in overrides:
@@ -36,18 +36,25 @@ def read_command_line(package: str) -> None:
 
 
 def check_overrides(package: str, overrides: list[str]) -> None:
-    given: dict[str, str] = {}
+    """Reject overrides that Hydra would accept without effect, or answer with a message that does not help.
+
+    Raises:
+        ConfigError: a key that is empty, given twice or renamed, or a value that cannot be an option of its group.
+    """
+    values: dict[str, str] = {}
     for override in OverridesParser.create().parse_overrides(overrides):
         key, value = override.get_key_element().lstrip("+~"), str(override.input_line).partition("=")[2]
         if not key:
-            raise ConfigError(not_an_override(f"={value}"))
-        if key in given:
-            raise ConfigError(f"{key}: must be given once, got {given[key]} and {value}")
-        given[key] = value
+            raise ConfigError(invalid_override_message(f"={value}"))
+        if key in values:
+            raise ConfigError(f"{key}: given twice, as {values[key]} and as {value}; remove one of them")
+        values[key] = value
         if renamed_key(key) != key:
             raise ConfigError(f"{key}: was renamed to {renamed_key(key)}")
         if renamed_option(key, value) != value:
             raise ConfigError(f"{key}: {value} was renamed to {key}={renamed_option(key, value)}")
-        chooses = override.is_sweep_override() or override.is_delete() or isinstance(override.value(), str | dict)
-        if options(package, key) and not chooses:
+        may_be_option = (
+            override.is_sweep_override() or override.is_delete() or isinstance(override.value(), str | dict)
+        )
+        if options(package, key) and not may_be_option:
             raise ConfigError(f"{key}: must be one of {', '.join(options(package, key))}, got {value}")

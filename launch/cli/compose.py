@@ -1,4 +1,4 @@
-"""A package's configuration as its command line would compose it, without starting the package."""
+"""Compose the configuration of a package as its command line would, without starting the package."""
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -9,79 +9,88 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from conf.schema.base import ConfigError
 from conf.schema.commands import COMMANDS
-from launch.cli.errors import explain
+from launch.cli.errors import error_message
 from launch.cli.validation import check, register
 from launch.runs.run_folder import read_config, read_record
 
-LAUNCHER_KEYS = ("nodes", "tasks_per_node", "gpus_per_node", "mem_gb")  # those that say what a rank has
+LAUNCHER_KEYS = ("nodes", "tasks_per_node", "gpus_per_node", "mem_gb")  # the resources of a rank
 
 
 def compose(
     package: str, overrides: Sequence[str], flags: Sequence[str] = (), checked: bool = True
 ) -> Mapping[str, Any]:
-    """The resolved configuration, as config.yaml has it; not to be changed, for it is remembered.
+    """The resolved configuration, as in config.yaml. Do not modify it: the result is cached.
 
     Args:
-        flags: --config-dir FOLDER, where there is one.
-        checked: whether it must be one that can be run with.
+        package: what follows `python -m`.
+        overrides: KEY=VALUE, as on the command line.
+        flags: `--config-dir FOLDER`, if any.
+        checked: whether to check that the package can run with it.
 
     Raises:
-        ConfigError: it cannot be composed, or cannot be run with.
+        ConfigError: the configuration cannot be composed, or the check failed.
     """
-    return _compose(package, tuple(overrides), tuple(flags), checked)
+    return _compose_cached(package, tuple(overrides), tuple(flags), checked)
 
 
 @lru_cache(maxsize=4096)
-def _compose(package: str, overrides: tuple[str, ...], flags: tuple[str, ...], checked: bool) -> Mapping[str, Any]:
-    config = _composed(package, overrides, flags)
+def _compose_cached(
+    package: str, overrides: tuple[str, ...], flags: tuple[str, ...], checked: bool
+) -> Mapping[str, Any]:
+    config = _compose(package, overrides, flags)
     if checked:
         check(package, config)
     try:
         container: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
         return container
     except Exception as error:
-        raise ConfigError(explain(error, package)) from error
+        raise ConfigError(error_message(error, package)) from error
 
 
 def recorded(folder: Path) -> Any:
-    """The typed configuration that a run folder records; what the record's command does not say is from its file.
+    """The typed configuration of the run in a folder: its recorded command, overridden by its config.yaml.
 
     Raises:
-        ConfigError: it is no run folder, or holds a configuration that this code cannot run with.
+        ConfigError: the folder holds no run, or this code cannot run with the run's configuration.
     """
     record = read_record(folder)
-    package, command = str(record["package"]), [str(word) for word in record["command"][3:]]
-    flags = command[:2] if command[:1] == ["--config-dir"] else []
-    config = OmegaConf.merge(_composed(package, command[len(flags) :], flags), read_config(folder))
+    package, arguments = str(record["package"]), [str(word) for word in record["command"][3:]]
+    flags = arguments[:2] if arguments[:1] == ["--config-dir"] else []
+    composed = _compose(package, arguments[len(flags) :], flags)
+    try:
+        config = OmegaConf.merge(composed, read_config(folder))
+    except OmegaConfBaseException as error:
+        raise ConfigError(error_message(error, package)) from error
     return check(package, cast(DictConfig, config))
 
 
-def _composed(
+def _compose(
     package: str, overrides: Sequence[str], flags: Sequence[str] = (), with_hydra: bool = False
 ) -> DictConfig:
     if package not in COMMANDS:
         raise ConfigError(f"package: must be one of {', '.join(COMMANDS)}, got {package}")
-    register(package)  # each time: all packages call their schema run_schema
-    extra = [f"file://{path}" for flag, path in zip(flags[::2], flags[1::2], strict=True) if flag == "--config-dir"]
-    search = [f"hydra.searchpath=[pkg://conf.shared,{','.join(extra)}]"] if extra else []
+    register(package)  # needed each time: the schemas of all packages are registered under the name run_schema
+    folders = [f"file://{path}" for flag, path in zip(flags[::2], flags[1::2], strict=True) if flag == "--config-dir"]
+    search = [f"hydra.searchpath=[pkg://conf.shared,{','.join(folders)}]"] if folders else []
     GlobalHydra.instance().clear()
     try:
         with initialize_config_module(f"conf.{package}", version_base="1.3", job_name=package.rpartition(".")[2]):
             return hydra_compose("config", overrides=[*overrides, *search], return_hydra_config=with_hydra)
     except Exception as error:
-        raise ConfigError(explain(error, package)) from error
+        raise ConfigError(error_message(error, package)) from error
 
 
 def compose_typed(package: str, overrides: Sequence[str]) -> tuple[Any, Mapping[str, Any]]:
-    """The typed configuration of a run, and its launcher's keys.
+    """The typed configuration of a run, and those of its launcher's LAUNCHER_KEYS that are set.
 
     Raises:
-        ConfigError: it cannot be composed, or cannot be run with.
+        ConfigError: the configuration cannot be composed, or the package cannot run with it.
     """
-    config = _composed(package, overrides, with_hydra=True)
+    config = _compose(package, overrides, with_hydra=True)
     launcher = {key: config.hydra.launcher.get(key) for key in LAUNCHER_KEYS}
     with open_dict(config):
         del config["hydra"]

@@ -1,6 +1,6 @@
-"""A mistake in one line: the key, what is allowed and what was found, from what Hydra and OmegaConf raise.
+"""Turn what Hydra and OmegaConf raise into one line: the key, what is wrong with it, and what is allowed.
 
-The exceptions' own attributes are used wherever there are any. Nothing here loads torch.
+The attributes of the exceptions are used where there are any, their text otherwise. Nothing here imports torch.
 """
 
 import re
@@ -33,97 +33,99 @@ from yaml import MarkedYAMLError
 from conf.schema.base import ConfigError, Key, key_of, show
 from conf.schema.renames import renamed_key, renamed_option
 from launch.cli.groups import groups, options, owner
-from launch.runs.run_folder import unusable_folder
+from launch.runs.run_folder import unusable_folder_message
 
-KINDS = {FloatNode: "a number", IntegerNode: "a whole number", BooleanNode: "true or false", StringNode: "text"}
+TYPES = {FloatNode: "a number", IntegerNode: "a whole number", BooleanNode: "true or false", StringNode: "text"}
 
 
-def explain(error: BaseException, package: str) -> str:
-    """One line about an exception raised while a package's command line was read, composed or checked."""
-    return one_line(_explain(error, package))
+def error_message(error: BaseException, package: str) -> str:
+    """One line about an exception that was raised while a command line was read, composed or checked."""
+    return one_line(_message(error, package))
 
 
 def one_line(text: str) -> str:
+    """The lines of a text that are not blank, joined by semicolons."""
     return "; ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
-def _explain(error: BaseException, package: str) -> str:
-    file = None
+def _message(error: BaseException, package: str) -> str:
+    file = None  # the configuration file that Hydra was composing
     for cause in _causes(error):
         if isinstance(cause, ConfigError):
             return str(cause)
         if isinstance(cause, OverrideParseException):
-            return not_an_override(cause.override)
+            return invalid_override_message(cause.override)
         if isinstance(cause, MissingConfigException) and cause.missing_cfg_file:
-            return _no_such_option(cause)
+            return _unknown_option_message(cause)
         if isinstance(cause, MarkedYAMLError):
             mark = cause.problem_mark
             place = f"{mark.name}, line {mark.line + 1}" if mark else "a configuration file"
-            return f"{place}: must be valid YAML, got: {cause.problem}"
+            return f"{place}: invalid YAML: {cause.problem}"
         if isinstance(cause, OmegaConfBaseException) and cause.full_key:
-            return _about_key(cause, package, file) + (f" (in {file}.yaml)" if file else "")
-        wrapped = re.match(r"In '(.+)': \w+ raised while composing", str(cause))
-        file = wrapped[1] if wrapped else file
+            return _key_message(cause, package, file) + (f" (in {file}.yaml)" if file else "")
+        composing = re.match(r"In '(.+)': \w+ raised while composing", str(cause))
+        file = composing[1] if composing else file
     if isinstance(error, OSError) and error.filename:
-        return unusable_folder(error)
+        return unusable_folder_message(error)
     several = re.match(r"(?:Ambiguous value for argument|Sweep parameters) '([^=]+)=(.*)'", str(error))
     if several:
-        return f"{several[1]}: must be one value (add -m to sweep over several), got {several[2]}"
+        return f"{several[1]}: expected one value, got {several[2]}; add -m to sweep over several values"
     if isinstance(error, HydraException | OmegaConfBaseException | ValueError):
-        # Without Hydra's links and its search path
+        # without the lines in which Hydra lists links and its search path
         return "\n".join(line for line in str(error).splitlines() if "://" not in line)
     return f"{type(error).__name__}: {error}"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The exception and what led to it, as a traceback would show them."""
+    """Yield the exception and then the ones that led to it, the same ones that a traceback shows."""
     while error is not None:
         yield error
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
-def _about_key(error: OmegaConfBaseException, package: str, file: str | None) -> str:
+def _key_message(error: OmegaConfBaseException, package: str, file: str | None) -> str:
     key, node = error.full_key or "", error.child_node
     if isinstance(error, ConfigKeyError | ConfigAttributeError):
         if file is not None and key == file.rpartition("/")[0]:
-            return f"{key}: no such key: the file's first line must be '# @package _global_'"
-        return no_such_key(key, error.parent_node, package)
+            return f"{key}: no such key; the first line of the file must be '# @package _global_'"
+        return unknown_key_message(key, error.parent_node, package)
     if isinstance(error, MissingMandatoryValue):
         group = key.removesuffix(".name")
         if group in groups(package):
-            return f"{group}: must be one of {', '.join(options(package, group))}, got nothing"
-        return f"{key}: must be given, {_kind(node)}, got ???"
+            return f"{group}: no option chosen; use one of {', '.join(options(package, group))}"
+        return f"{key}: no value given; must be {_expected_value(node)}"
     if isinstance(error, InterpolationResolutionError):
-        return f"{key}: must refer to a value that exists, got {node._value() if node else '?'} ({_first(error)})"
-    if isinstance(error, ConfigTypeError):  # of a deletion
-        return f"{key}: must be given, got ~{key}"
-    return f"{key}: must be {_kind(node)}, got {show(error.value)}"
+        return f"{key}: cannot resolve {node._value() if node else '?'}: {_first_line(error)}"
+    if isinstance(error, ConfigTypeError):  # ~KEY
+        return f"{key}: required, cannot be removed with ~{key}"
+    return f"{key}: must be {_expected_value(node)}, got {show(error.value)}"
 
 
-def no_such_key(key: str, parent: DictConfig, package: str) -> str:
-    """For a key that `parent`, the node it was sought in, does not have."""
-    kind, (above, _, name) = OmegaConf.get_type(parent), key.rpartition(".")
-    allowed = [f.name for f in fields(kind)] if is_dataclass(kind) else [str(k) for k in parent]
-    root = OmegaConf.to_container(parent._get_root(), throw_on_missing=False)
-    if not above:
+def unknown_key_message(key: str, parent: DictConfig, package: str) -> str:
+    """The message for a dotted key whose last part is not a key of the node `parent`."""
+    parent_type, (section, _, name) = OmegaConf.get_type(parent), key.rpartition(".")
+    allowed = [f.name for f in fields(parent_type)] if is_dataclass(parent_type) else [str(k) for k in parent]
+    if not section:
         allowed += [group for group in groups(package) if group not in allowed]
-    elsewhere = [other for other in _keys(root) if other.rpartition(".")[2] == name and other != key]
     if renamed_key(key) != key:
         return f"{key}: was renamed to {renamed_key(key)}"
-    close = elsewhere[:2] or [f"{above}.{other}".lstrip(".") for other in get_close_matches(name, allowed, 2)]
-    hint = f" (did you mean {' or '.join(close)}?)" if close else ""
-    if not is_dataclass(kind):
-        return f"{key}: no such key{hint}; to add one write +{key}=VALUE, got {name}"
-    return f"{key}: no such key{hint}; allowed: {', '.join(allowed)}; got {name}"
+    root = OmegaConf.to_container(parent._get_root(), throw_on_missing=False)
+    same_name = [other for other in _dotted_keys(root) if other.rpartition(".")[2] == name and other != key]
+    similar = [f"{section}.{other}".lstrip(".") for other in get_close_matches(name, allowed, 2)]
+    suggestions = same_name[:2] or similar
+    hint = f" (did you mean {' or '.join(suggestions)}?)" if suggestions else ""
+    if not is_dataclass(parent_type):
+        return f"{key}: no such key{hint}; to add it, write +{key}=VALUE"
+    return f"{key}: no such key{hint}; allowed: {', '.join(allowed)}"
 
 
-def not_an_override(text: str) -> str:
-    """For an argument that Hydra's grammar refuses."""
+def invalid_override_message(text: str) -> str:
+    """The message for an argument that does not follow Hydra's override grammar."""
     key = text.partition("=")[0] or "command line"
-    return f"{key}: must be written KEY=VALUE, with special characters of the value in quotes, got {text!r}"
+    return f"{key}: cannot parse {text!r}; write KEY=VALUE, and quote a value that contains special characters"
 
 
-def _no_such_option(error: MissingConfigException) -> str:
+def _unknown_option_message(error: MissingConfigException) -> str:
     group, _, option = str(error.missing_cfg_file).lstrip("/").rpartition("/")
     if group.startswith("schema/"):
         group = group.removeprefix("schema/")
@@ -135,42 +137,42 @@ def _no_such_option(error: MissingConfigException) -> str:
         return f"configuration file: {error.missing_cfg_file} is not on the search path"
     if renamed_option(group, option) != option:
         return f"{group}: {option} was renamed to {group}={renamed_option(group, option)}"
-    other = owner(group, option)
-    hint = f", which belongs to python -m {other}" if other else ""
+    package = owner(group, option)
+    hint = f", which belongs to python -m {package}" if package else ""
     return f"{group}: must be one of {', '.join(error.options)}, got {show(option)}{hint}"
 
 
-def _kind(node: Node | None) -> str:
-    """What a node takes, in words."""
-    choices = _described(node).choices
-    if choices:
-        kind = f"one of {_described(node).allowed()}"
+def _expected_value(node: Node | None) -> str:
+    """The values that a node accepts, in words."""
+    description = _key_description(node)
+    if description.choices:
+        expected = f"one of {description.allowed()}"
     elif isinstance(node, DictConfig):
         node_type = OmegaConf.get_type(node)
         names = f" of {', '.join(f.name for f in fields(node_type))}" if is_dataclass(node_type) else ""
-        kind = f"a mapping{names}"
+        expected = f"a mapping{names}"
     elif isinstance(node, ListConfig):
-        kind = "a list"
+        expected = "a list"
     else:
-        kind = KINDS.get(type(node), "another value")  # type: ignore[arg-type]
-    return f"{kind} or null" if node is not None and node._is_optional() else kind
+        expected = TYPES.get(type(node), "another value")  # type: ignore[arg-type]
+    return f"{expected} or null" if node is not None and node._is_optional() else expected
 
 
-def _described(node: Node | None) -> Key:
-    """What the schema says of a node's key."""
+def _key_description(node: Node | None) -> Key:
+    """The schema's description of a node's key, an empty one if there is none."""
     parent = None if node is None else node._get_parent()
     section = OmegaConf.get_type(parent) if isinstance(parent, DictConfig) else None
-    known = {f.name: key_of(f) for f in fields(section)} if is_dataclass(section) else {}
-    return known.get(str(node._key()), Key("")) if node is not None else Key("")
+    descriptions = {f.name: key_of(f) for f in fields(section)} if is_dataclass(section) else {}
+    return descriptions.get(str(node._key()), Key("")) if node is not None else Key("")
 
 
-def _keys(tree: Any, prefix: str = "") -> Iterator[str]:
-    """The full keys of a nested mapping, Hydra's own left out."""
+def _dotted_keys(tree: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted keys of a nested mapping, without those under `hydra`."""
     for name, value in tree.items() if isinstance(tree, dict) else ():
         if f"{prefix}{name}" != "hydra":
             yield f"{prefix}{name}"
-            yield from _keys(value, f"{prefix}{name}.")
+            yield from _dotted_keys(value, f"{prefix}{name}.")
 
 
-def _first(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]

@@ -1,4 +1,4 @@
-"""The configuration groups of a command and their options: the YAML files in conf."""
+"""The configuration groups of a command and their options, which are the YAML files in conf."""
 
 from pathlib import Path
 
@@ -8,27 +8,29 @@ CONF = Path(conf.__path__[0])
 
 
 def groups(package: str) -> list[str]:
-    """The groups that a command line can choose from; a package's training has the shared ones, too."""
-    folders = [path.parent for home in _homes(package) for path in home.glob("*/*.yaml")]
-    return sorted({folder.name for folder in folders if not (folder / "config.yaml").exists()})  # not a command
+    """The groups of a command. The command `python -m PACKAGE` also has the groups in conf/shared."""
+    folders = [path.parent for root in _roots(package) for path in root.glob("*/*.yaml")]
+    # a folder with a config.yaml is a command PACKAGE.COMMAND, not a group
+    return sorted({folder.name for folder in folders if not (folder / "config.yaml").exists()})
 
 
 def options(package: str, group: str) -> list[str]:
-    """The options of a group; empty where there is no such group."""
+    """The options of a group; empty if the command has no such group."""
     return sorted(path.stem for path in option_files(package, group))
 
 
 def option_files(package: str, group: str) -> list[Path]:
-    homes = [CONF / "shared"] if group.startswith("hydra/") else _homes(package)
-    return [path for home in homes for path in (home / group).glob("*.yaml")]
+    """The YAML files of a group's options; empty if the command has no such group."""
+    roots = [CONF / "shared"] if group.startswith("hydra/") else _roots(package)
+    return [path for root in roots for path in (root / group).glob("*.yaml")]
 
 
 def owner(group: str, option: str) -> str | None:
-    """The package that has an option; None where none has."""
-    homes = [path for path in sorted(CONF.iterdir()) if (path / group / f"{option}.yaml").is_file()]
-    return homes[0].name if option and homes else None
+    """The package that has an option, None if no package has it."""
+    folders = [path for path in sorted(CONF.iterdir()) if (path / group / f"{option}.yaml").is_file()]
+    return folders[0].name if option and folders else None
 
 
-def _homes(command: str) -> list[Path]:
+def _roots(command: str) -> list[Path]:
     folder = CONF.joinpath(*command.split("."))
     return [folder] if "." in command else [folder, CONF / "shared"]

@@ -1,4 +1,4 @@
-"""The tables of `--help`: the options of a command's groups, and its keys with their values and meanings."""
+"""The tables of `--help`: the options of each group, and the keys with their values and meanings."""
 
 import json
 import shutil
@@ -15,44 +15,45 @@ from launch.cli.groups import groups, option_files
 
 MAX_VALUE = 40  # characters of a value
 COLUMN = 36  # where meanings start
-NO_BREAK = "\u00a0"  # a space at which no line is broken
-WIDTHS = (80, 120)  # of the whole table, at least and at most
+NO_BREAK = "\u00a0"  # marks spaces at which a line is not wrapped
+WIDTHS = (80, 120)  # minimum and maximum width of the table
 
 
 def option_table(package: str) -> str:
-    """One line for each option: `group=option`, and the first line of comment in the option's file."""
+    """One line for each option: `group=option`, and the first comment line of the option's file."""
     rows = [
         (f"{group}={path.stem}", description(path))
         for group in groups(package)
         for path in sorted(option_files(package, group))
     ]
     width = max((len(name) for name, _ in rows), default=0)
-    return escaped("\n".join(f"  {name:<{width}}  {text}".rstrip() for name, text in rows))
+    return escape_template("\n".join(f"  {name:<{width}}  {text}".rstrip() for name, text in rows))
 
 
 def description(path: Path) -> str:
+    """The first comment line of a YAML file that is not an @package directive; empty if there is none."""
     lines = [line.removeprefix("#").strip() for line in path.read_text("utf-8").splitlines() if line.startswith("#")]
     return next((line for line in lines if not line.startswith("@package")), "")
 
 
 def key_table(config: DictConfig) -> str:
-    """Every key of a composed configuration with its value, its meaning and the values it may have."""
+    """Every key of a composed configuration with its value, its meaning and its allowed values."""
     terminal = shutil.get_terminal_size(fallback=(WIDTHS[1], 24)).columns
     width = min(max(terminal, WIDTHS[0]), WIDTHS[1]) - COLUMN
     lines: list[str] = []
-    for name, value, known in described_keys(config):
+    for name, value, key in described_keys(config):
         entry = f"  {name}={shortened(value)}"
-        wrapped = textwrap.wrap(meaning(known), width, break_long_words=False, break_on_hyphens=False) or [""]
-        if len(entry) > COLUMN - 2:  # the meaning starts on a line of its own
+        wrapped = textwrap.wrap(meaning(key), width, break_long_words=False, break_on_hyphens=False) or [""]
+        if len(entry) > COLUMN - 2:  # the meaning starts on the next line
             lines.append(entry)
             entry = ""
         lines.append(f"{entry:<{COLUMN}}{wrapped[0]}".rstrip())
         lines += [f"{'':<{COLUMN}}{line}" for line in wrapped[1:]]
-    return escaped("\n".join(lines).replace(NO_BREAK, " "))
+    return escape_template("\n".join(lines).replace(NO_BREAK, " "))
 
 
 def described_keys(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any, Key]]:
-    """(dotted name, node or value, description) of each key, in the order of the dataclasses."""
+    """Yield (dotted name, node or value, description) of each key, in the order of the dataclasses."""
     section: Any = OmegaConf.get_type(config)
     for described in fields(section):
         name = f"{prefix}{described.name}"
@@ -61,26 +62,28 @@ def described_keys(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, 
         if isinstance(value, DictConfig) and is_dataclass(OmegaConf.get_type(value)):
             yield from described_keys(value, f"{name}.")
         else:
-            known = key_of(described)
-            yield name, value, known if known.help else Key(f"set by {prefix[:-1]}=OPTION")
+            key = key_of(described)
+            yield name, value, key if key.help else Key(f"set by {prefix[:-1]}=OPTION")
 
 
-def meaning(known: Key) -> str:
-    allowed = known.allowed()
-    if not known.choices:
+def meaning(key: Key) -> str:
+    """The help text of a key, followed by its allowed values unless the help text already names each of them."""
+    allowed = key.allowed()
+    if not key.choices:
         allowed = allowed.replace(" ", NO_BREAK)
-    if known.choices and all(choice in known.help for choice in known.choices):
-        return known.help  # which explains each of them
-    return f"{known.help} ({allowed})" if allowed else known.help
+    if key.choices and all(choice in key.help for choice in key.choices):
+        return key.help
+    return f"{key.help} ({allowed})" if allowed else key.help
 
 
 def shortened(value: Any) -> str:
+    """A value on one line, cut to MAX_VALUE characters."""
     if isinstance(value, DictConfig | ListConfig):
         value = json.dumps(OmegaConf.to_container(value)).replace('"', "")
     text = " ".join(show(value).split())
     return text if len(text) <= MAX_VALUE else f"{text[: MAX_VALUE - 3]}..."
 
 
-def escaped(text: str) -> str:
-    """Text that Hydra's template leaves as it is."""
+def escape_template(text: str) -> str:
+    """Escape the dollar signs that Hydra's help template would substitute."""
     return text.replace("$", "$$")

@@ -1,6 +1,6 @@
-"""Refuse to start when another installed package answers to one of our folder names.
+"""Refuse to start when another installed package has the name of one of our folders.
 
-The import names are plain words, and other distributions use them as well: `llm` on PyPI is one.
+The import names are ordinary words that other distributions use as well: PyPI has a package named `llm`, for example.
 """
 
 import importlib.util
@@ -14,29 +14,29 @@ HOME = Path(__file__).resolve().parents[2]
 
 
 def refuse_shadowing() -> None:
-    """Stop with one line when a room beside this file would be, or was, imported from elsewhere.
+    """Exit with a one-line message if one of our packages was, or would be, imported from another place.
 
     Imports nothing, so it can run before anything else does.
 
     Raises:
-        SystemExit: status 1; the message names the other package's path and ours.
+        SystemExit: status 1; the message gives the path of the other package and ours.
     """
     for room in ROOMS:
         ours = HOME / room
         theirs = _origin(room) if ours.is_dir() else None
-        if theirs is not None and not _same(theirs, ours):
+        if theirs is not None and not _same_file(theirs, ours):
             raise SystemExit(
                 f"mara: another package named '{room}' at {theirs} shadows ours at {ours}; "
-                "uninstall it or use an environment of its own"
+                "uninstall it or use a separate environment"
             )
 
 
 def _origin(name: str) -> str | None:
-    """The folder or file that `import name` gives, None where it gives none."""
+    """The folder or file that `import name` loads, None if it loads none."""
     module = sys.modules.get(name)
     if module is not None:
         return _first(getattr(module, "__path__", ())) or getattr(module, "__file__", None)
-    spec = importlib.util.find_spec(name)  # a top-level name: finds, and imports nothing
+    spec = importlib.util.find_spec(name)  # does not import anything, since the name has no dots
     if spec is None:
         return None
     return _first(spec.submodule_search_locations or ()) or spec.origin
@@ -46,8 +46,8 @@ def _first(locations: Iterable[str]) -> str | None:
     return next(iter(locations), None)
 
 
-def _same(theirs: str, ours: Path) -> bool:
+def _same_file(theirs: str, ours: Path) -> bool:
     try:
         return os.path.samefile(theirs, ours)
-    except OSError:  # inside a zip file, say
+    except OSError:  # for example a path inside a zip file
         return False

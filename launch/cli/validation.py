@@ -1,4 +1,4 @@
-"""Checking a composed configuration, and every job of a sweep before the first one starts."""
+"""Check a composed configuration, and every job of a sweep before the first one starts."""
 
 import os
 import sys
@@ -18,13 +18,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from conf.schema.base import OPTIONS, ConfigError
 from conf.schema.commands import COMMANDS
-from launch.cli.errors import explain, no_such_key
+from launch.cli.errors import error_message, unknown_key_message
 from launch.cli.help import key_table, option_table
 from launch.cluster.sweep import Sweep, SweepJob, config_flags, remove_empty_sweep, write_sweep
 
 
 def register(package: str) -> None:
-    """Tell Hydra a command's schema and the resolvers that its configuration files use; the last call counts."""
+    """Register a command's schema, resolvers and sweep check with Hydra. They replace those of other commands."""
     store = ConfigStore.instance()
     store.store(name="run_schema", node=with_open_dictionaries(COMMANDS[package]))
     for name, section in OPTIONS.items():
@@ -33,7 +33,7 @@ def register(package: str) -> None:
     OmegaConf.register_new_resolver("option_table", lambda: option_table(package), replace=True)
     OmegaConf.register_new_resolver("key_table", lambda *, _root_: key_table(_root_), replace=True)
 
-    # The sweeper's own check only composes every job; this one validates them, too.
+    # Hydra's own check composes every job but does not validate it.
     def check_batch(self: Sweeper, batch: Sequence[Sequence[str]]) -> None:
         check_sweep(package, self, batch)
 
@@ -65,33 +65,45 @@ def open_dictionaries(node: DictConfig) -> bool:
 
 
 def check(package: str, config: DictConfig) -> Any:
-    """The typed configuration. Raises ConfigError where it cannot be used."""
+    """Convert a configuration to its dataclasses, which check it.
+
+    Raises:
+        ConfigError: a key is missing or unknown, or a value is not allowed.
+    """
     try:
         check_keys(package, config)
         return OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
-        raise ConfigError(explain(error, package)) from error
+        raise ConfigError(error_message(error, package)) from error
 
 
 def check_keys(package: str, node: DictConfig, prefix: str = "") -> None:
-    """Refuse keys that +KEY=VALUE added to a typed node or ~KEY removed from it: the schema is complete."""
+    """Check that a typed node has exactly the keys of its dataclass: +KEY=VALUE can add keys, and ~KEY remove them.
+
+    Raises:
+        ConfigError: a key is missing or unknown.
+    """
     node_type = OmegaConf.get_type(node)
     if not is_dataclass(node_type):
         return
     allowed = [f.name for f in fields(node_type)]
     for key in map(str, node):
         if key not in allowed:
-            raise ConfigError(no_such_key(f"{prefix}{key}", node, package))
+            raise ConfigError(unknown_key_message(f"{prefix}{key}", node, package))
     for key in allowed:
         if key not in node and not OmegaConf.is_missing(node, key):
-            raise ConfigError(f"{prefix}{key}: must be given, got ~{prefix}{key}")
+            raise ConfigError(f"{prefix}{key}: required, cannot be removed with ~{prefix}{key}")
         child = None if OmegaConf.is_missing(node, key) else node[key]
         if isinstance(child, DictConfig):
             check_keys(package, child, f"{prefix}{key}.")
 
 
 def check_sweep(package: str, sweeper: Sweeper, jobs: Sequence[Sequence[str]]) -> None:
-    """Compose and check every job of a sweep, and record it; raises ConfigError with the first job's mistake."""
+    """Compose and check every job of a sweep, then write sweep.json if the launcher does not.
+
+    Raises:
+        ConfigError: the error of the first job that cannot run.
+    """
     planned: list[SweepJob] = []
     assert sweeper.config is not None
     assert sweeper.hydra_context is not None
@@ -107,14 +119,14 @@ def check_sweep(package: str, sweeper: Sweeper, jobs: Sequence[Sequence[str]]) -
             planned.append(SweepJob(number, list(filter_overrides(overrides)), subdir))
         except (ConfigError, HydraException, OmegaConfBaseException) as error:
             remove_empty_sweep(Path(sweeper.config.hydra.sweep.dir))
-            which = f"job {number} of {len(jobs)}, {' '.join(overrides)}"
-            raise ConfigError(f"{explain(error, package)} (no job was started; this is {which})") from error
+            job = f"job {number} of {len(jobs)}, {' '.join(overrides)}"
+            raise ConfigError(f"{error_message(error, package)} (in {job}; no job was started)") from error
     try:
-        OmegaConf.to_object(sweeper.config.hydra.launcher)  # checks it
+        OmegaConf.to_object(sweeper.config.hydra.launcher)  # checks the launcher's settings
     except (ConfigError, OmegaConfBaseException):
         remove_empty_sweep(Path(sweeper.config.hydra.sweep.dir))
         raise
-    if "BasicLauncher" in sweeper.config.hydra.launcher._target_:  # the other launchers write their own record
+    if "BasicLauncher" in sweeper.config.hydra.launcher._target_:  # our launchers write sweep.json themselves
         command = ["python", "-m", package, *sys.argv[1:]]
         flags = config_flags(sweeper.config)
         sweep = Sweep(package, command, "basic", planned, cwd=os.getcwd(), flags=flags)

@@ -22,16 +22,20 @@ from launch.runs.run_folder import read_record, run_state, write_json
 if TYPE_CHECKING:
     from submitit import Job
 
-FRUITLESS = 2  # requeues in a row without a new step, after which a job has failed
+MAX_FRUITLESS = 2  # consecutive requeues without a completed step after which a job fails
 
 
 class JobFailed(Exception):
-    """A rank's failure, told with that rank's traceback."""
+    """A rank failed. The message holds that rank's traceback."""
 
 
 @dataclass(frozen=True)
 class JobTask:
-    """What each process of a job runs: plain data, so that the code is the snapshot's and not the pickle's."""
+    """What each process of a job runs. It is pickled as plain data, so the process runs the code of the snapshot.
+
+    package, overrides, flags: the command line. sweep, folder: absolute paths of the sweep and the run. number: of
+    the job in the sweep. cwd: the folder that the job was submitted from.
+    """
 
     package: str
     overrides: tuple[str, ...]
@@ -43,112 +47,125 @@ class JobTask:
     flags: tuple[str, ...] = ()
 
     def __call__(self) -> str:
-        """The run's state; SystemExit(0) where the job was told to leave, for it is not done.
+        """Run the job and return the state of the run.
 
         Raises:
             JobFailed: this rank failed.
+            SystemExit: status 0, if a signal stopped the job before it was finished.
         """
         from submitit import JobEnvironment
 
         job = JobEnvironment()
         os.environ["MARA_CWD"] = self.cwd
         if job.num_tasks > 1:
+            restarts = os.environ.get("SLURM_RESTART_COUNT", "0")
             os.environ["MASTER_ADDR"] = job.hostnames[0]
-            os.environ["MASTER_PORT"] = str(port(job.raw_job_id, os.environ.get("SLURM_RESTART_COUNT", "0")))
+            os.environ["MASTER_PORT"] = str(rendezvous_port(job.raw_job_id, restarts))
         sys.argv = [f"python -m {self.package}", *self.flags, *self.overrides, f"hydra.run.dir={self.folder}"]
         try:
-            # Its signal handlers replace submitit's, which ignore SIGTERM and count short jobs as out of time.
+            # The package's signal handlers replace those of submitit, which ignore SIGTERM and treat a short job as
+            # timed out.
             runpy.run_module(self.package, run_name="__main__", alter_sys=True)
-        except SystemExit as end:
-            number = end.code if isinstance(end.code, int) else 1
-            if number > 128:
-                if job.global_rank == 0 and number - 128 == _requeue_signal():
+        except SystemExit as stop:
+            status = stop.code if isinstance(stop.code, int) else 1
+            if status > 128:
+                if job.global_rank == 0 and status - 128 == _requeue_signal():
                     self._requeue(job)
-                raise SystemExit(0) from None  # another status would have SLURM kill the ranks that still save
-            if number != 0:
-                self._after_failure(job)
+                raise SystemExit(0) from None  # with another status SLURM kills the ranks that are still saving
+            if status != 0:
+                self._handle_failure(job)
                 from launch.cli import app
 
                 raise JobFailed(f"rank {job.global_rank} of {job.num_tasks}: {app.last_error}") from None
         return run_state(Path(self.folder)) if job.global_rank == 0 else "finished"
 
     def _requeue(self, job: Any) -> None:
-        """Have SLURM start the job again, unless that has led nowhere."""
-        done = max(checkpoint_steps(Path(self.folder)), default=0)
+        """Requeue the job, unless earlier requeues completed no step."""
+        step = max(checkpoint_steps(Path(self.folder)), default=0)
         path = Path(self.sweep) / ".jobs" / f"{self.number}.json"
         path.parent.mkdir(exist_ok=True)
-        before = read_progress(path)
-        fruitless = before["fruitless"] + 1 if done <= before["step"] else 0
-        write_json(path, {"step": done, "fruitless": fruitless})
-        if fruitless >= FRUITLESS:
+        before = read_requeue_progress(path)
+        fruitless = before["fruitless"] + 1 if step <= before["step"] else 0
+        write_json(path, {"step": step, "fruitless": fruitless})
+        if fruitless >= MAX_FRUITLESS:
             path.unlink()
             raise JobFailed(
-                f"the job was told to leave {FRUITLESS + 1} times at step {done} and came no further: its time limit "
-                "is too short for a step, or for starting"
+                f"the job was stopped {MAX_FRUITLESS + 1} times at step {step} without completing another step; "
+                "its time limit is too short to start and take one step"
             )
-        print(f"requeued after step {done}", flush=True)
+        print(f"requeued after step {step}", flush=True)
         subprocess.run(["scontrol", "requeue", job.job_id], check=True, timeout=60)
 
-    def _after_failure(self, job: Any) -> None:
-        """What on_failure asks of a failed job itself, for the client may be gone. The first rank to fail does it."""
+    def _handle_failure(self, job: Any) -> None:
+        """Apply `on_failure` on SLURM, from the job itself, since the submitting process may have ended.
+
+        Only the first rank that fails does so.
+        """
         if job.cluster != "slurm" or self.on_failure == "continue":
             return
-        marks = Path(self.sweep) / ".jobs"
-        marks.mkdir(exist_ok=True)
+        markers = Path(self.sweep) / ".jobs"
+        markers.mkdir(exist_ok=True)
         try:
-            (marks / f"{self.number}.failed.{os.environ.get('SLURM_RESTART_COUNT', '0')}").touch(exist_ok=False)
+            (markers / f"{self.number}.failed.{os.environ.get('SLURM_RESTART_COUNT', '0')}").touch(exist_ok=False)
         except FileExistsError:
-            time.sleep(60)  # another rank has seen to it, and SLURM ends this one
+            time.sleep(60)  # another rank handles the failure, and SLURM will end this one
             return
         if self.on_failure == "stop":
             others = [other.id for other in read_sweep(Path(self.sweep)).jobs if other.id not in (None, job.job_id)]
             subprocess.run(["scancel", *map(str, others)], check=False, timeout=60)
-        elif len(list(marks.glob(f"{self.number}.failed.*"))) <= retries(self.on_failure):
-            print(f"failed, and requeued to try again ({self.on_failure})", flush=True)
+        elif len(list(markers.glob(f"{self.number}.failed.*"))) <= retry_limit(self.on_failure):
+            print(f"failed, requeued to try again ({self.on_failure})", flush=True)
             subprocess.run(["scontrol", "requeue", job.job_id], check=True, timeout=60)
             raise SystemExit(0)
 
 
 def make_task(folder: Path, sweep: Sweep, job: SweepJob) -> JobTask:
-    where = str(folder / job.folder)
+    """The task of a job, for a sweep in `folder`."""
+    run_folder = str(folder / job.folder)
     overrides, flags = tuple(job.overrides), tuple(sweep.flags)
-    return JobTask(sweep.package, overrides, str(folder), job.number, where, sweep.on_failure, sweep.cwd, flags)
+    return JobTask(sweep.package, overrides, str(folder), job.number, run_folder, sweep.on_failure, sweep.cwd, flags)
 
 
 def job_failure(run: Path, handle: "Job[str]") -> str | None:
-    """Why a job that is over did not finish: a rank's traceback before the word of a rank that was killed with it."""
-    told = [task for task in rank_handles(handle) if task.paths.result_pickle.exists()]
-    told.sort(key=lambda task: task.paths.result_pickle.stat().st_mtime)  # the others fail because the first did
-    for task in told:
+    """Why a job that has ended did not finish, or None if it finished.
+
+    If a rank raised an exception, this is its traceback. The ranks that SLURM killed because of it report no cause.
+    """
+    with_result = [task for task in rank_handles(handle) if task.paths.result_pickle.exists()]
+    with_result.sort(key=lambda task: task.paths.result_pickle.stat().st_mtime)  # the first failure causes the others
+    for task in with_result:
         outcome, result = task._get_outcome_and_result()
         if outcome == "error":
             return str(result)
-    said = run_state(run) if (run / "run.json").exists() else "not started"
-    if said == "finished":
+    state = run_state(run) if (run / "run.json").exists() else "not started"
+    if state == "finished":
         return None
-    trace = read_record(run)["traceback"] if said == "failed" else None
-    return trace or f"{said}: the job was cancelled or killed; log: {handle.paths.stderr}"
+    trace = read_record(run)["traceback"] if state == "failed" else None
+    return trace or f"the job was cancelled or killed (state of the run: {state}); log: {handle.paths.stderr}"
 
 
 def rank_handles(handle: "Job[str]") -> "Sequence[Job[str]]":
+    """submitit's handles of a job's ranks."""
     return [handle.task(number) for number in range(handle.num_tasks)]
 
 
-def retries(on_failure: str) -> int:
+def retry_limit(on_failure: str) -> int:
+    """How often a failed job may be started again: N of `retry:N`, otherwise 0."""
     match = re.fullmatch(r"retry:(\d+)", on_failure)
     return int(match[1]) if match else 0
 
 
-def read_progress(path: Path) -> dict[str, int]:
+def read_requeue_progress(path: Path) -> dict[str, int]:
+    """The step of the last requeue, and how many requeues in a row completed no step."""
     try:
         return dict(json.loads(path.read_text("utf-8")))
     except FileNotFoundError:
         return {"step": -1, "fruitless": 0}
 
 
-def port(job_id: str, restart: str) -> int:
-    """A port for the ranks of a job to meet at: others for jobs that share a node, and for one that starts again."""
-    digest = hashlib.sha256(f"{job_id} {restart}".encode()).digest()
+def rendezvous_port(job_id: str, restarts: str) -> int:
+    """A port for the ranks of a job to connect through. It differs between jobs, and between restarts of a job."""
+    digest = hashlib.sha256(f"{job_id} {restarts}".encode()).digest()
     return 20000 + int.from_bytes(digest[:4], "big") % 12000
 
 
@@ -159,11 +176,17 @@ def _requeue_signal() -> int:
 
 
 def import_submitit() -> Any:
+    """Import submitit and silence its log.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
     try:
         import submitit
     except ImportError:
         raise ConfigError(
-            "hydra/launcher: must be basic without submitit (pip install -e .[slurm] brings it), got slurm or local"
+            "hydra/launcher: slurm and local need submitit, which is not installed: pip install -e '.[slurm]', or "
+            "use hydra/launcher=basic"
         ) from None
     with suppress(AttributeError):
         submitit.core.logger.get_logger().setLevel("ERROR")

@@ -1,8 +1,8 @@
-"""What `hydra/launcher=slurm` and `local` do with the jobs of a sweep.
+"""Launch the jobs of a sweep for `hydra/launcher=slurm` and `hydra/launcher=local`.
 
-A job is the command `python -m PACKAGE OVERRIDES hydra.run.dir=FOLDER`, run from a snapshot of the code, in one
-process for each rank. Its run folder is fixed, so that a job that starts again (requeued, retried, resubmitted)
-resumes from the newest checkpoint that is there then.
+A job runs the command `python -m PACKAGE OVERRIDES hydra.run.dir=FOLDER` from a snapshot of the code, in one process
+for each rank. Its run folder is fixed, so a job that is requeued, retried or resubmitted resumes from its newest
+checkpoint.
 """
 
 import os
@@ -19,7 +19,7 @@ from omegaconf import open_dict
 from conf.schema.launchers import LocalLauncherConfig, SlurmLauncherConfig
 from launch.cluster.job import JobFailed
 from launch.cluster.local import run_locally
-from launch.cluster.slurm import sbatch_script, submit, wait
+from launch.cluster.slurm import sbatch_script, submit_jobs, wait_for_jobs
 from launch.cluster.sweep import Sweep, SweepJob, config_flags, remove_empty_sweep
 
 Settings = SlurmLauncherConfig | LocalLauncherConfig
@@ -28,14 +28,20 @@ Settings = SlurmLauncherConfig | LocalLauncherConfig
 def launch(
     launcher: Launcher, params: Mapping[str, Any], job_overrides: Sequence[Sequence[str]], first_number: int
 ) -> Sequence[JobReturn]:
-    """What Hydra calls with the jobs of a sweep: submit them all, and wait for them unless `wait` is false.
+    """Submit the jobs of a sweep, and wait for them if the setting `wait` is true.
 
     Args:
-        params: of the launcher, the keys of hydra.launcher.
-        first_number: of the first of these jobs.
+        launcher: Hydra's launcher, which calls this.
+        params: the keys of hydra.launcher.
+        job_overrides: the overrides of each job.
+        first_number: the number of the first job.
+
+    Returns:
+        One result for each job, as Hydra expects them; none if the jobs are not waited for.
 
     Raises:
-        ConfigError: settings that cannot work, or submitit or SLURM is not installed.
+        ConfigError: the settings are invalid, or submitit or SLURM is not installed.
+        JobFailed: see `report_outcomes`.
     """
     settings = read_settings(params)
     config: Any = launcher.config  # type: ignore[attr-defined]
@@ -49,14 +55,14 @@ def launch(
         remove_empty_sweep(folder)
         return []
     if isinstance(settings, SlurmLauncherConfig):
-        submitted = submit(folder, sweep, sweep.jobs, settings)
+        submitted = submit_jobs(folder, sweep, sweep.jobs, settings)
         print(
             f"submitted {len(sweep.jobs)} jobs to SLURM: {', '.join(str(job.id) for job in sweep.jobs)}", flush=True
         )
         print(f"sweep folder: {os.path.relpath(folder)}", flush=True)
         if not settings.wait:
             return []
-        failures = wait(folder, sweep, submitted)
+        failures = wait_for_jobs(folder, sweep, submitted)
     else:
         failures = run_locally(folder, sweep, sweep.jobs, settings)
     outcomes = getattr(launcher.task_function, "outcomes", None)  # type: ignore[attr-defined]
@@ -64,7 +70,7 @@ def launch(
 
 
 def plan_sweep(launcher: Any, settings: Settings, job_overrides: Sequence[Sequence[str]], first_number: int) -> Sweep:
-    """The record of the sweep."""
+    """The record of the sweep, without job ids."""
     config = launcher.config
     jobs = []
     for number, overrides in enumerate(job_overrides, first_number):
@@ -85,16 +91,22 @@ def plan_sweep(launcher: Any, settings: Settings, job_overrides: Sequence[Sequen
 
 
 def report_outcomes(folder: Path, sweep: Sweep, failures: Mapping[int, str], outcomes: Any) -> list[JobReturn]:
-    """Tell `launch.cli.app.Outcomes`, where there is one, what became of the jobs; Hydra is told that all completed.
+    """Add the finished and failed jobs to `outcomes`, and report all of them to Hydra as completed.
 
-    Hydra would raise at the first failed job, before the report on the others.
+    Hydra would otherwise raise at the first failed job, before the other results are reported.
+
+    Args:
+        folder: the sweep folder.
+        sweep: its record.
+        failures: the reason of each failure by job number.
+        outcomes: the `launch.cli.app.Outcomes` of the command line, or None.
 
     Raises:
-        JobFailed: a job failed, and there are no `outcomes`.
+        JobFailed: a job failed and `outcomes` is None.
     """
     for job in sweep.jobs if outcomes is not None else ():
         if job.number in failures:
-            outcomes.failed(f"job {job.number} ({' '.join(job.overrides)}): {failures[job.number]}")
+            outcomes.add_failure(f"job {job.number} ({' '.join(job.overrides)}): {failures[job.number]}")
         else:
             outcomes.finished.append(folder / job.folder)
     if outcomes is None and failures:
@@ -103,6 +115,6 @@ def report_outcomes(folder: Path, sweep: Sweep, failures: Mapping[int, str], out
 
 
 def read_settings(params: Mapping[str, Any]) -> Settings:
-    """The launcher's settings, checked."""
+    """Convert the keys of hydra.launcher to their dataclass, which checks them."""
     kind = SlurmLauncherConfig if params.get("cluster") == "slurm" else LocalLauncherConfig
     return kind(**params)

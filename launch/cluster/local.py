@@ -1,4 +1,4 @@
-"""Jobs of a sweep as processes of this machine, through submitit."""
+"""Run the jobs of a sweep as processes on this machine, through submitit."""
 
 import os
 import time
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from conf.schema.launchers import LocalLauncherConfig
-from launch.cluster.job import import_submitit, job_failure, make_task, retries
+from launch.cluster.job import import_submitit, job_failure, make_task, retry_limit
 from launch.cluster.snapshot import take_snapshot
 from launch.cluster.sweep import Sweep, SweepJob, write_sweep
 
@@ -16,7 +16,11 @@ from launch.cluster.sweep import Sweep, SweepJob, write_sweep
 def run_locally(
     folder: Path, sweep: Sweep, jobs: Sequence[SweepJob], settings: LocalLauncherConfig
 ) -> dict[int, str]:
-    """Run jobs as processes of this machine, `array_parallelism` at a time; why each of those that failed did."""
+    """Run jobs as processes on this machine, `array_parallelism` at a time.
+
+    Returns:
+        The reason of each failure by job number.
+    """
     submitit = import_submitit()
     take_snapshot(folder / ".code")
     write_sweep(folder, sweep)
@@ -26,7 +30,7 @@ def run_locally(
         gpus_per_node=settings.gpus_per_node or 0,
         timeout_min=settings.timeout_min,
     )
-    waiting, tries = list(jobs), dict.fromkeys((job.number for job in jobs), 0)
+    waiting, attempts = list(jobs), dict.fromkeys((job.number for job in jobs), 0)
     running: dict[int, tuple[SweepJob, Any]] = {}
     failures: dict[int, str] = {}
     try:
@@ -40,10 +44,10 @@ def run_locally(
                     continue
                 del running[number]
                 failure = job_failure(folder / job.folder, handle)
-                tries[number] += 1
+                attempts[number] += 1
                 if failure is None:
                     print(f"[{number}] finished: {' '.join(job.overrides)}", flush=True)
-                elif tries[number] <= retries(sweep.on_failure):
+                elif attempts[number] <= retry_limit(sweep.on_failure):
                     print(f"[{number}] failed, trying again: {' '.join(job.overrides)}", flush=True)
                     waiting.append(job)
                 else:
@@ -60,7 +64,7 @@ def run_locally(
 
 @contextmanager
 def _from_snapshot(code: Path) -> Iterator[None]:
-    """Processes started meanwhile have the snapshot first on the path, and as working folder."""
+    """Let processes that are started in this context import from the snapshot and run in it."""
     before, cwd = os.environ.get("PYTHONPATH"), os.getcwd()
     os.environ["PYTHONPATH"] = os.pathsep.join([str(code), cwd, *([before] if before else [])])
     try:

@@ -1,4 +1,4 @@
-"""Jobs of a sweep on a SLURM cluster, through submitit."""
+"""Run the jobs of a sweep on a SLURM cluster, through submitit."""
 
 import os
 import shutil
@@ -17,17 +17,19 @@ from launch.runs.console import console
 if TYPE_CHECKING:
     from submitit import Job
 
-POLL_SECONDS = 1.0  # between two looks at the queue at first, and at most
-MOST_SECONDS = 30.0
+POLL_SECONDS = 1.0  # time between two calls of squeue, at first
+MAX_POLL_SECONDS = 30.0
 
 
-def submit(folder: Path, sweep: Sweep, jobs: Sequence[SweepJob], settings: SlurmLauncherConfig) -> "list[Job[str]]":
-    """Submit jobs of a sweep to SLURM as one array, and write their ids into sweep.json."""
+def submit_jobs(
+    folder: Path, sweep: Sweep, jobs: Sequence[SweepJob], settings: SlurmLauncherConfig
+) -> "list[Job[str]]":
+    """Submit jobs of a sweep to SLURM as one job array, and write their ids to sweep.json."""
     executor = make_executor(folder, settings)
     take_snapshot(folder / ".code")
     for job in jobs:
-        for mark in (folder / ".jobs").glob(f"{job.number}.*"):  # of an earlier submission
-            mark.unlink()
+        for marker in (folder / ".jobs").glob(f"{job.number}.*"):  # of an earlier submission
+            marker.unlink()
     with executor.batch():
         submitted = [executor.submit(make_task(folder, sweep, job)) for job in jobs]
     for job, handle in zip(jobs, submitted, strict=True):
@@ -37,7 +39,12 @@ def submit(folder: Path, sweep: Sweep, jobs: Sequence[SweepJob], settings: Slurm
 
 
 def make_executor(folder: Path, settings: SlurmLauncherConfig, preview: bool = False) -> Any:
-    """submitit's executor for these settings.
+    """Make submitit's executor for these settings.
+
+    Args:
+        folder: the sweep folder.
+        settings: the settings of the launcher.
+        preview: whether the executor only shows the script, for which SLURM need not be installed.
 
     Raises:
         ConfigError: submitit or SLURM is not installed.
@@ -45,13 +52,13 @@ def make_executor(folder: Path, settings: SlurmLauncherConfig, preview: bool = F
     submitit = import_submitit()
     if not preview and shutil.which("sbatch") is None:
         raise ConfigError(
-            "hydra/launcher: must be basic or local on a machine without SLURM (no sbatch on the path), got slurm"
+            "hydra/launcher: slurm needs SLURM, but there is no sbatch on the path; use hydra/launcher=local or basic"
         )
 
     class Executor(submitit.SlurmExecutor):  # type: ignore[name-defined]
         @classmethod
         def affinity(cls) -> int:
-            return 1  # also where there is no srun, to show the script
+            return 1  # submitit's own method needs srun, which a preview does not
 
     executor = Executor(folder / ".submitit" / "%j")
     executor.update_parameters(**sbatch_parameters(folder, settings))
@@ -59,20 +66,20 @@ def make_executor(folder: Path, settings: SlurmLauncherConfig, preview: bool = F
 
 
 def sbatch_parameters(folder: Path, settings: SlurmLauncherConfig) -> dict[str, Any]:
-    """As submitit names them."""
+    """The parameters of submitit's executor."""
     names = ["partition", "account", "qos", "constraint", "exclude", "gres", "comment", "nodes"]
     names += ["gpus_per_node", "cpus_per_task", "signal_delay_s", "array_parallelism"]
-    given = {name: getattr(settings, name) for name in names if getattr(settings, name) is not None}
+    parameters = {name: getattr(settings, name) for name in names if getattr(settings, name) is not None}
     if settings.mem_gb is not None:
-        given["mem"] = f"{round(settings.mem_gb * 1024)}MB"
+        parameters["mem"] = f"{round(settings.mem_gb * 1024)}MB"
     code = folder / ".code"
     path = f"{code}:{os.getcwd()}"
-    srun = ["--kill-on-bad-exit=1"]  # no rank waits for one that failed
+    srun = ["--kill-on-bad-exit=1"]  # a rank that fails ends the others
     if settings.cpus_per_task is not None:
-        srun.append(f"--cpus-per-task={settings.cpus_per_task}")  # which srun does not take over from sbatch
+        srun.append(f"--cpus-per-task={settings.cpus_per_task}")  # srun does not inherit it from sbatch
     setup = [f'export PYTHONPATH="{path}${{PYTHONPATH:+:$PYTHONPATH}}"', f'cd "{code}"']
     return {
-        **given,
+        **parameters,
         "job_name": settings.name,
         "time": settings.timeout_min,
         "ntasks_per_node": settings.tasks_per_node,
@@ -83,40 +90,45 @@ def sbatch_parameters(folder: Path, settings: SlurmLauncherConfig) -> dict[str, 
 
 
 def sbatch_script(folder: Path, sweep: Sweep, settings: SlurmLauncherConfig) -> str:
-    """The script that `submit` would give to sbatch."""
+    """The script that `submit_jobs` gives to sbatch."""
     executor = make_executor(folder, settings, preview=True)
     if len(sweep.jobs) > 1:
         executor.parameters["map_count"] = len(sweep.jobs)
     return str(executor._make_submission_file_text(executor._submitit_command_str, "preview"))
 
 
-def wait(folder: Path, sweep: Sweep, submitted: "Sequence[Job[str]]") -> dict[int, str]:
-    """Wait for submitted jobs; why each of those that failed did, by number. Not by sacct: not every site has it."""
+def wait_for_jobs(folder: Path, sweep: Sweep, submitted: "Sequence[Job[str]]") -> dict[int, str]:
+    """Wait for submitted jobs. This uses squeue, since not every cluster has sacct.
+
+    Returns:
+        The reason of each failure by job number.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     failures: dict[int, str] = {}
-    began = time.monotonic()
-    left = dict(zip((job.number for job in sweep.jobs if job.id is not None), submitted, strict=True))
+    start = time.monotonic()
+    unfinished = dict(zip((job.number for job in sweep.jobs if job.id is not None), submitted, strict=True))
     columns = (TextColumn("jobs"), BarColumn(bar_width=12), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("{task.fields[failed]}"), console=console) as progress:
-        bar = progress.add_task("jobs", total=len(left), failed="")
-        gone: dict[int, int] = {}
-        while left:
+        bar = progress.add_task("jobs", total=len(unfinished), failed="")
+        polls_gone: dict[int, int] = {}  # consecutive polls in which a job was no longer in the queue
+        while unfinished:
             queue = slurm_queue()
-            for number, handle in list(left.items()):
+            for number, handle in list(unfinished.items()):
                 job = next(job for job in sweep.jobs if job.number == number)
-                over = queue is not None and queue.get(str(job.id), "gone") in (*ENDED, "gone")
-                gone[number] = gone.get(number, 0) + 1 if over else 0
+                ended = queue is not None and queue.get(str(job.id), "gone") in (*ENDED, "gone")
+                polls_gone[number] = polls_gone.get(number, 0) + 1 if ended else 0
                 complete = all(task.paths.result_pickle.exists() for task in rank_handles(handle))
-                if not complete and gone[number] < 3:  # the file system may be slower than the queue
+                if not complete and polls_gone[number] < 3:  # files may appear later than the queue changes
                     continue
-                if not complete and queue is not None and not over:
+                if not complete and queue is not None and not ended:
                     continue
-                del left[number]
+                del unfinished[number]
                 failure = job_failure(folder / job.folder, handle)
                 if failure is not None:
                     failures[number] = failure
                 progress.update(bar, advance=1, failed=f"{len(failures)} failed" if failures else "")
-            if left:
-                time.sleep(min(POLL_SECONDS + (time.monotonic() - began) / 20, MOST_SECONDS))  # spare the controller
+            if unfinished:
+                elapsed = time.monotonic() - start
+                time.sleep(min(POLL_SECONDS + elapsed / 20, MAX_POLL_SECONDS))  # limits the load on the controller
     return failures

@@ -1,4 +1,4 @@
-"""The code as it is now, copied to where jobs that start later find it."""
+"""Copy the code when a sweep is submitted, so that jobs that start later run the same code."""
 
 import os
 import shutil
@@ -12,18 +12,22 @@ SOURCES = (*ROOMS, "hydra_plugins")
 
 
 def take_snapshot(destination: Path, home: Path = HOME) -> Path:
-    """Copy every room, untracked files included, and say in code.json what git knows of them.
+    """Copy all packages, including untracked files, and write their commit and changes to code.json.
+
+    Args:
+        destination: the folder of the snapshot. If it exists it is not changed, since a sweep has one snapshot.
+        home: the folder that holds the packages.
 
     Returns:
-        The destination, which is left as it is where it exists: a sweep has one snapshot.
+        The destination.
     """
     if destination.exists():
         return destination
-    half = destination.with_name(f"{destination.name}.{os.getpid()}")
+    partial = destination.with_name(f"{destination.name}.{os.getpid()}")
     for room in SOURCES:
         if (home / room).is_dir() and (room in ROOMS or (home / room / "mara").is_dir()):
             source = home / room if room in ROOMS else home / room / "mara"
-            shutil.copytree(source, half / source.relative_to(home), ignore=shutil.ignore_patterns("__pycache__"))
-    write_json(half / "code.json", code_version(home))
-    half.rename(destination)
+            shutil.copytree(source, partial / source.relative_to(home), ignore=shutil.ignore_patterns("__pycache__"))
+    write_json(partial / "code.json", code_version(home))
+    partial.rename(destination)
     return destination

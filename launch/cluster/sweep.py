@@ -1,4 +1,4 @@
-"""sweep.json: what a sweep consists of, whichever launcher runs it."""
+"""sweep.json, the record of a sweep, which is the same for all launchers."""
 
 import getpass
 import json
@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from conf.schema.base import ConfigError
 from launch.runs.run_folder import read_record, run_state, write_json
 
-# What squeue says of a job that is over.
+# The states of a job that has ended in the output of squeue; ENDED is our own, for a job that is not in the queue.
 ENDED = (
     "ENDED",
     "COMPLETED",
@@ -31,64 +31,71 @@ ENDED = (
 
 @dataclass
 class SweepJob:
+    """A job of a sweep: one run."""
+
     number: int
     overrides: list[str]
-    folder: str  # of the run, relative to the sweep
-    id: str | None = None  # of the cluster
+    folder: str  # the run folder, relative to the sweep folder
+    id: str | None = None  # the cluster's id of the job
 
 
 @dataclass
 class Sweep:
+    """The content of sweep.json."""
+
     package: str
     command: list[str]
     launcher: str  # basic, local, slurm
     jobs: list[SweepJob]
     on_failure: str = "continue"
     settings: dict[str, Any] = field(default_factory=dict)  # of the launcher
-    cwd: str = ""  # the folder that relative paths of the overrides start from
-    flags: list[str] = field(default_factory=list)  # --config-dir, where one was given
+    cwd: str = ""  # relative paths in the overrides are relative to this folder
+    flags: list[str] = field(default_factory=list)  # `--config-dir FOLDER`, if any
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 def config_flags(config: DictConfig) -> list[str]:
-    """The flags with which a command line named a folder of configurations of its own."""
+    """The `--config-dir` flags of a command line, with absolute paths."""
     sources = config.hydra.runtime.config_sources
     paths = [str(Path(source.path).absolute()) for source in sources if source.provider == "command-line"]
     return [flag for path in paths for flag in ("--config-dir", path)]
 
 
 def write_sweep(folder: Path, sweep: Sweep) -> None:
+    """Write sweep.json, and create the folder if it does not exist."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "sweep.json", asdict(sweep))
 
 
 def remove_empty_sweep(folder: Path) -> None:
-    """Remove the folder that Hydra makes before a sweep is checked; it stays where it holds anything else."""
+    """Remove the folder that Hydra creates before a sweep is checked, unless it holds other files."""
     (folder / "multirun.yaml").unlink(missing_ok=True)
     with suppress(OSError):
         folder.rmdir()
 
 
 def read_sweep(folder: Path) -> Sweep:
-    """A sweep's record; a folder without one is a sweep of the run folders in it, a run folder one of itself.
+    """Read the record of a sweep.
+
+    A folder without sweep.json counts as a sweep of the run folders in it, and a run folder as a sweep of one run.
 
     Raises:
-        ConfigError: there is no run in it, or sweep.json cannot be read.
+        ConfigError: the folder holds no run, its runs belong to several packages, or sweep.json is not valid.
     """
     path = folder / "sweep.json"
     try:
         content = json.loads(path.read_text("utf-8"))
         return Sweep(**{**content, "jobs": [SweepJob(**job) for job in content["jobs"]]})
     except FileNotFoundError:
-        return _found(folder)
+        return _sweep_of_runs(folder)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"{path}: must be the record of a sweep, got {error}") from None
+        raise ConfigError(f"{path}: not the record of a sweep: {error}") from None
 
 
-def _found(folder: Path) -> Sweep:
+def _sweep_of_runs(folder: Path) -> Sweep:
     runs = [folder] if (folder / "run.json").exists() else sorted(path.parent for path in folder.glob("*/run.json"))
     if not runs:
-        raise ConfigError(f"{folder}: must be a sweep or a run, got neither sweep.json nor run.json in it")
+        raise ConfigError(f"{folder}: not a sweep or a run, it has neither sweep.json nor run.json")
     records = [read_record(run) for run in runs]
     jobs = [
         SweepJob(number, list(record["command"][3:]), str(run.relative_to(folder)))
@@ -96,30 +103,39 @@ def _found(folder: Path) -> Sweep:
     ]
     packages = sorted({record["package"] for record in records})
     if len(packages) > 1:
-        raise ConfigError(f"{folder}: must hold runs of one package, got {', '.join(packages)}")
+        raise ConfigError(f"{folder}: must hold runs of one package, not of several ({', '.join(packages)})")
     return Sweep(packages[0], list(records[0]["command"]), "basic", jobs)
 
 
 def slurm_queue() -> dict[str, str] | None:
-    """Job id -> state of this user's jobs that SLURM knows; None while it does not answer, or is not here."""
+    """The states of this user's SLURM jobs by job id. None if squeue is not installed or does not answer."""
     command = ["squeue", "-h", "-r", "-t", "all", "-u", getpass.getuser(), "-o", "%i %T"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if " " in line)
+    return dict(line.split(maxsplit=1) for line in result.stdout.splitlines() if " " in line)
 
 
 def job_states(folder: Path, jobs: Sequence[SweepJob], queue: Mapping[str, str]) -> list[str]:
-    """The state of each job: its run's (`run_state`), `pending` while it waits in the queue, or `missing`."""
-    found = []
+    """The state of each job.
+
+    It is `pending` while the job waits in the queue, `starting` until it has a run folder, then the state of its run
+    (`run_state`), or `missing` if it has neither a place in the queue nor a run folder.
+
+    Args:
+        folder: the sweep folder.
+        jobs: its jobs.
+        queue: the states of SLURM jobs by id, from `slurm_queue`.
+    """
+    states = []
     for job in jobs:
-        queued = queue.get(job.id or "", "ENDED")
-        known = run_state(folder / job.folder) if (folder / job.folder / "run.json").exists() else None
-        if queued == "PENDING" and known != "finished":
-            found.append("pending")
-        elif queued not in ENDED and known is None:
-            found.append("starting")
+        in_queue = queue.get(job.id or "", "ENDED")
+        of_run = run_state(folder / job.folder) if (folder / job.folder / "run.json").exists() else None
+        if in_queue == "PENDING" and of_run != "finished":
+            states.append("pending")
+        elif in_queue not in ENDED and of_run is None:
+            states.append("starting")
         else:
-            found.append(known or "missing")
-    return found
+            states.append(of_run or "missing")
+    return states

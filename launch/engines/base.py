@@ -1,6 +1,7 @@
-"""What stands between a loss and the next policy: the interface of every engine, and what all of them share.
+"""The interface of an engine, which turns a loss into an update of the policy, and the code that all engines share.
 
-With several ranks a loss is a sum over all ranks' samples, and each rank gives `backward` its own samples' part.
+With several ranks the loss is a sum over the samples of all ranks. Each rank calls `backward` with the part of the
+loss that belongs to its own samples.
 """
 
 import math
@@ -15,37 +16,43 @@ from conf.schema.run import OptimizerConfig
 
 
 class Engine(Protocol):
-    """All that a training step may use. `module` is the policy."""
+    """Everything that a training step may use. `module` is the policy."""
 
     module: nn.Module
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradient of this rank's part of the loss to what the step has so far."""
+        """Accumulate the gradient of this rank's part of the loss."""
 
     def step(self) -> Tensor:
-        """Sum the gradient over the ranks, update the policy, clear the gradient, advance the schedule.
+        """Sum the gradient over the ranks, update the policy, clear the gradient and advance the schedule.
 
-        Returns the gradient's norm before clipping; all ranks must call it, after as many calls of `backward`.
+        All ranks must call this, after the same number of calls of `backward`.
+
+        Returns:
+            The norm of the gradient before clipping.
         """
 
     def apply(self, function: Callable[[nn.Module], Tensor]) -> Tensor:
-        """function(policy), of which `backward` may be given a loss. All ranks must call it as often."""
+        """Return function(policy), from which a loss for `backward` may be computed.
+
+        All ranks must call this the same number of times.
+        """
 
     def gather(self) -> AbstractContextManager[Any]:
-        """The policy with every parameter whole on this rank, to sample from or to save; not to be changed.
+        """A context that gives the policy with complete parameters on this rank, to sample or save. Read-only.
 
-        All ranks must enter it; inside, each may do as it likes.
+        All ranks must enter the context. Inside it they need not do the same.
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next step needs."""
+        """The state that the next step depends on."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a `state_dict`."""
+        """Restore a `state_dict`."""
 
 
 def make_adamw(parameters: Iterable[Tensor], optimizer: OptimizerConfig) -> torch.optim.AdamW:
-    """Fused: one pass over all parameters, without temporaries."""
+    """AdamW for these parameters. It is fused: one pass over all parameters, without temporaries."""
     return torch.optim.AdamW(
         parameters,
         lr=optimizer.lr,
@@ -56,12 +63,19 @@ def make_adamw(parameters: Iterable[Tensor], optimizer: OptimizerConfig) -> torc
 
 
 def lr_factor(step: int, steps: int, warmup_steps: int, decay: str) -> float:
-    """Share of the learning rate at a step (from 0): linear warm-up, then constant, or down to 0 after the last."""
+    """The factor of the learning rate at a step.
+
+    Args:
+        step: counted from 0.
+        steps: number of steps; a linear or cosine decay reaches 0 after the last one.
+        warmup_steps: number of steps with linear warm-up, before the decay.
+        decay: constant, linear or cosine.
+    """
     if step < warmup_steps:
         return (step + 1) / (warmup_steps + 1)
-    done = (step - warmup_steps) / max(steps - warmup_steps, 1)
+    progress = (step - warmup_steps) / max(steps - warmup_steps, 1)
     if decay == "linear":
-        return max(1 - done, 0.0)
+        return max(1 - progress, 0.0)
     if decay == "cosine":
-        return (1 + math.cos(math.pi * min(done, 1.0))) / 2
+        return (1 + math.cos(math.pi * min(progress, 1.0))) / 2
     return 1.0

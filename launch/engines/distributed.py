@@ -1,4 +1,4 @@
-"""The ranks of a job: who this process is, and how ranks agree. One process alone is rank 0 of 1."""
+"""The ranks of a job and the communication between them. A single process is rank 0 of 1."""
 
 import json
 import os
@@ -11,20 +11,22 @@ from torch import distributed as dist
 
 from conf.schema.base import ConfigError
 
-DEFAULTS = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}  # torchrun's variables
+DEFAULTS = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}  # the environment variables that torchrun sets
 
 
 class Ranks(NamedTuple):
+    """This process's rank, the number of ranks, and its rank among the processes on this machine."""
+
     rank: int
     world: int
     local_rank: int
 
 
 def current() -> Ranks:
-    """From submitit's environment where it started this process, else from torchrun's variables.
+    """The rank of this process, from submitit if it started the process, otherwise from torchrun's variables.
 
     Raises:
-        ConfigError: variables that do not fit together.
+        ConfigError: a variable is not a whole number, or RANK is not below WORLD_SIZE.
     """
     if "SUBMITIT_EXECUTOR" in os.environ:
         from submitit import JobEnvironment
@@ -46,12 +48,16 @@ def _variable(name: str, default: int) -> int:
 
 
 def init() -> Ranks:
-    """Connect the ranks (MASTER_ADDR and MASTER_PORT say where); does nothing for one process, or a second time."""
+    """Connect the ranks through MASTER_ADDR and MASTER_PORT, unless there is one rank or they are connected already.
+
+    Raises:
+        ConfigError: there are several ranks, and one of these variables is not set.
+    """
     ranks = current()
     if ranks.world > 1 and not dist.is_initialized():
         for name in ("MASTER_ADDR", "MASTER_PORT"):
             if name not in os.environ:
-                raise ConfigError(f"{name}: must be set for {ranks.world} ranks, got nothing")
+                raise ConfigError(f"{name}: this environment variable must be set to connect {ranks.world} ranks")
         backend = "gloo"
         if torch.cuda.is_available():
             torch.cuda.set_device(ranks.local_rank % torch.cuda.device_count())
@@ -66,7 +72,7 @@ def barrier() -> None:
 
 
 def broadcast(value: Any) -> Any:
-    """Rank 0's value, which JSON must be able to hold, on every rank."""
+    """Return rank 0's value on every rank. JSON must be able to represent it."""
     if not dist.is_initialized():
         return value
     text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
@@ -79,7 +85,7 @@ def broadcast(value: Any) -> Any:
 
 
 def gather_objects(value: Any) -> list[Any]:
-    """Every rank's value, which JSON must be able to hold, in the order of ranks, on every rank."""
+    """Return the values of all ranks, in the order of ranks, on every rank. JSON must be able to represent them."""
     if not dist.is_initialized():
         return [value]
     text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
@@ -89,13 +95,17 @@ def gather_objects(value: Any) -> list[Any]:
     padded[: len(text)] = text
     texts = [torch.empty_like(padded) for _ in lengths]
     dist.all_gather(texts, padded)
-    return [json.loads(bytes(some[: int(n)].tolist())) for some, n in zip(texts, lengths, strict=True)]
+    return [json.loads(bytes(buffer[: int(n)].tolist())) for buffer, n in zip(texts, lengths, strict=True)]
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """All ranks' rows in the order of ranks, on every rank: [N of this rank, ...] -> [N of all, ...], no gradient.
+    """Concatenate the rows of all ranks, in the order of ranks, on every rank.
 
-    The other axes may differ from rank to rank; they are filled with 0 up to the longest.
+    Args:
+        rows: [N, ...], where N and the other sizes may differ from rank to rank.
+
+    Returns:
+        [sum of N, ...] without gradient; the other axes are padded with 0 to the largest size.
     """
     if not dist.is_initialized():
         return rows.detach()
@@ -109,13 +119,13 @@ def gather_rows(rows: Tensor) -> Tensor:
 
 
 def shard_range(count: int) -> range:
-    """This rank's part of `count` things: consecutive ones, as even as can be; the ranks' parts in order are all."""
+    """The range of `count` items that belongs to this rank. The ranges are consecutive and as even as possible."""
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     return range(rank * count // world, (rank + 1) * count // world)
 
 
 def max_over_ranks(values: Sequence[int]) -> list[int]:
-    """Each value's maximum over the ranks."""
+    """The maximum over the ranks of each value."""
     if not dist.is_initialized():
         return list(values)
     tensor = torch.tensor(values)

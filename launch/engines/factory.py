@@ -1,4 +1,4 @@
-"""Making the engine that a configuration names."""
+"""Make the engine that a configuration names."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from launch.engines import distributed
 from launch.engines.base import Engine
 from launch.engines.torch import TorchEngine
 
-DEEPSPEED: dict[str, dict[str, Any]] = {
+DEEPSPEED_ARGUMENTS: dict[str, dict[str, Any]] = {
     "zero1": {"stage": 1},
     "zero2": {"stage": 2},
     "zero3": {"stage": 3},
@@ -21,25 +21,30 @@ DEEPSPEED: dict[str, dict[str, Any]] = {
 def make_engine(
     name: str, module: nn.Module, optimizer: OptimizerConfig, steps: int, *, shared: bool = False
 ) -> Engine:
-    """The engine called `name`, or one of your own: package.module:name, called with module, optimizer and steps.
+    """Make an engine.
 
     Args:
-        shared: whether the caller gives each rank its own part of a step's samples, so that there may be several.
+        name: torch, a key of DEEPSPEED_ARGUMENTS, or the import path package.module:name of an engine of your own,
+            which is called with `module`, `optimizer` and `steps`.
+        module: the policy.
+        optimizer: settings of AdamW and its schedule.
+        steps: number of updates.
+        shared: whether the caller divides the samples of a step among the ranks. If not, there must be one rank.
 
     Raises:
-        ConfigError: there are several ranks, and nothing for them to share; or the engine cannot be found.
+        ConfigError: there are several ranks but `shared` is false, or the engine cannot be found.
     """
     world = distributed.current().world
     if world > 1 and not shared:
         raise ConfigError(
-            f"hydra.launcher.tasks_per_node: must be 1 (and .nodes=1) for this package, whose steps run in one "
-            f"process, got {world} ranks"
+            "hydra.launcher.tasks_per_node: must be 1 (with hydra.launcher.nodes=1) because this package trains in "
+            f"one process, got {world} ranks"
         )
     if name == "torch":
         return TorchEngine(module, optimizer, steps)
-    if name in DEEPSPEED:
-        from launch.engines.deepspeed import DeepSpeedEngine  # imports DeepSpeed
+    if name in DEEPSPEED_ARGUMENTS:
+        from launch.engines.deepspeed import DeepSpeedEngine  # slow to import
 
-        return DeepSpeedEngine(module, optimizer, steps, **DEEPSPEED[name])
+        return DeepSpeedEngine(module, optimizer, steps, **DEEPSPEED_ARGUMENTS[name])
     engine: Engine = load_object("engine.name", name)(module, optimizer, steps)
     return engine

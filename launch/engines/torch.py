@@ -1,4 +1,4 @@
-"""The engine of plain PyTorch: each rank has the whole policy and optimiser, and gradients are summed."""
+"""The plain PyTorch engine. Each rank holds the whole policy and optimiser, and gradients are summed."""
 
 import math
 from collections.abc import Callable
@@ -15,37 +15,49 @@ from launch.engines.base import lr_factor, make_adamw
 
 
 class TorchEngine:
-    """AdamW; each rank has the whole policy and optimiser, and gradients are summed over the ranks.
+    """AdamW without sharding.
 
-    Parameters in 16 bits have a master copy in float32, which gradients are summed in and updates are made to: an
-    update of 1e-6 would be lost in the rounding of a weight.
+    A 16-bit parameter has a float32 master copy, which accumulates the gradients and receives the updates. Without it
+    an update of 1e-6 would be lost when the parameter is rounded.
+
+    Args:
+        module: the policy.
+        optimizer: settings of AdamW and its schedule.
+        steps: number of updates.
     """
 
     def __init__(self, module: nn.Module, optimizer: OptimizerConfig, steps: int) -> None:
         self.module = module
         self.max_grad_norm = math.inf if optimizer.max_grad_norm is None else optimizer.max_grad_norm
         self.masters = {name: p for name, p in module.named_parameters() if p.requires_grad}
-        self.rounded: dict[str, nn.Parameter] = {}  # the parameters that have a master copy
+        self.low_precision: dict[str, nn.Parameter] = {}  # the parameters that have a master copy
         for name, parameter in self.masters.items():
             if parameter.dtype in (torch.bfloat16, torch.float16):
-                self.rounded[name] = parameter
+                self.low_precision[name] = parameter
                 self.masters[name] = nn.Parameter(parameter.detach().float())
-                parameter.register_post_accumulate_grad_hook(partial(_pass_on, self.masters[name]))
+                parameter.register_post_accumulate_grad_hook(partial(_move_gradient, self.masters[name]))
         self.optimizer = make_adamw(self.masters.values(), optimizer)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: lr_factor(step, steps, optimizer.warmup_steps, optimizer.decay)
         )
 
     def apply(self, function: Callable[[nn.Module], Tensor]) -> Tensor:
+        """Return function(policy)."""
         return function(self.module)
 
     def backward(self, loss: Tensor) -> None:
+        """Accumulate the gradient of this rank's part of the loss."""
         loss.backward()
 
     def step(self) -> Tensor:
+        """Sum the gradient over the ranks, clip it and update the policy; see `Engine.step`.
+
+        Raises:
+            RuntimeError: the norm of the gradient is not finite; the policy is not updated.
+        """
         if dist.is_initialized():
             for master in self.masters.values():
-                if master.grad is None:  # but perhaps not on another rank
+                if master.grad is None:  # another rank may have a gradient
                     master.grad = torch.zeros_like(master)
                 dist.all_reduce(master.grad)
         gradients = [master.grad for master in self.masters.values() if master.grad is not None]
@@ -55,37 +67,40 @@ class TorchEngine:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
-        self._round()
+        self._copy_masters()
         return norm
 
     @torch.no_grad()
-    def _round(self) -> None:
-        for name, parameter in self.rounded.items():
+    def _copy_masters(self) -> None:
+        for name, parameter in self.low_precision.items():
             parameter.copy_(self.masters[name])
 
     def gather(self) -> AbstractContextManager[Any]:
+        """A context that gives the policy, which is complete on every rank."""
         return nullcontext(self.module)
 
     def state_dict(self) -> dict[str, Any]:
+        """The policy without frozen parameters and with master copies, the optimiser and the schedule."""
         frozen = {name for name, p in self.module.named_parameters() if not p.requires_grad}
         module = {name: value for name, value in self.module.state_dict().items() if name not in frozen}
         return {
-            "module": module | {name: self.masters[name].detach() for name in self.rounded},
+            "module": module | {name: self.masters[name].detach() for name in self.low_precision},
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a `state_dict`."""
         self.module.load_state_dict(self.module.state_dict() | state["module"])
         with torch.no_grad():
-            for name in self.rounded:
+            for name in self.low_precision:
                 self.masters[name].copy_(state["module"][name])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
 
 
-def _pass_on(master: nn.Parameter, parameter: Tensor) -> None:
-    """Add a parameter's gradient to its master copy's."""
+def _move_gradient(master: nn.Parameter, parameter: Tensor) -> None:
+    """Add a parameter's gradient to that of its master copy, and clear it."""
     assert parameter.grad is not None
     if master.grad is None:
         master.grad = parameter.grad.float()

@@ -1,8 +1,9 @@
-"""The console that every command prints to."""
+"""The console that all commands print to."""
 
 import sys
 
 from rich.console import Console
 
-# Text as it is, brackets and colons included; the 80 columns of a log would cut tables.
+# Without markup and emoji, so that brackets and colons are printed literally. A log has 80 columns by default, which
+# is too narrow for tables.
 console = Console(markup=False, emoji=False, highlight=False, width=None if sys.stdout.isatty() else 120)

@@ -1,4 +1,4 @@
-"""The files of a run folder that get a line of JSON at a time: metrics, timings and samples."""
+"""The files of a run folder that are written one line of JSON at a time: metrics, timings and samples."""
 
 import json
 import math
@@ -12,15 +12,15 @@ from torch import Tensor
 
 from conf.schema.base import ConfigError
 
-NAMES = ("metrics", "timings", "samples")
+LINE_FILES = ("metrics", "timings", "samples")
 
 
 class LineFiles:
-    """Open for appending, each from a given position on; what stood behind it is cut off.
+    """The line files of a run, open for appending.
 
     Args:
-        folder: of the run.
-        positions: bytes of each file that are kept.
+        folder: the run folder.
+        positions: the length in bytes that each file is first truncated to, by name.
 
     Raises:
         ConfigError: a file cannot be written.
@@ -29,30 +29,36 @@ class LineFiles:
     def __init__(self, folder: Path, positions: Mapping[str, int]) -> None:
         self.folder = folder
         try:
-            self._files = {name: _open_at(line_file(folder, name), positions[name]) for name in NAMES}
+            self._files = {name: _open_at(line_file(folder, name), positions[name]) for name in LINE_FILES}
         except OSError as error:
-            raise ConfigError(unwritable(error, folder)) from error
+            raise ConfigError(unwritable_message(error, folder)) from error
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:
-        """Write one line and flush it. Raises ConfigError where the file cannot be written."""
+        """Write one line and flush it.
+
+        Raises:
+            ConfigError: the file cannot be written.
+        """
         try:
             self._files[name].write(json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n")
             self._files[name].flush()
         except OSError as error:
-            raise ConfigError(unwritable(error, line_file(self.folder, name))) from error
+            raise ConfigError(unwritable_message(error, line_file(self.folder, name))) from error
 
     def sync(self) -> dict[str, int]:
-        """Have all lines on the disk; returns each file's size in bytes."""
+        """Flush all files to the disk and return their lengths in bytes by name."""
         for file in self._files.values():
             os.fsync(file.fileno())
         return {name: file.tell() for name, file in self._files.items()}
 
     def close(self) -> None:
+        """Close all files."""
         for file in self._files.values():
             file.close()
 
 
 def line_file(folder: Path, name: str) -> Path:
+    """The path of one of the LINE_FILES of a run folder."""
     return folder / f"{name}.jsonl"
 
 
@@ -63,15 +69,15 @@ def _open_at(path: Path, position: int) -> TextIO:
     return path.open("a", encoding="utf-8", newline="\n")
 
 
-def unwritable(error: OSError, path: Path) -> str:
+def unwritable_message(error: OSError, path: Path) -> str:
     """The message for a file of a run that cannot be written."""
     reason = error.strerror or error
-    way_out = "checkpoints are safe; run the same command to resume"
-    return f"{error.filename or path}: must be writable, got: {reason}; {way_out}"
+    advice = "checkpoints are safe; run the same command to resume"
+    return f"{error.filename or path}: cannot be written: {reason}; {advice}"
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it: tensors and arrays become numbers or lists, a number that is not finite null."""
+    """Convert a value for JSON: tensors and arrays become numbers or lists, and non-finite numbers become None."""
     if isinstance(value, Mapping):
         return {name: plain(item) for name, item in value.items()}
     if isinstance(value, Tensor | np.ndarray | np.generic):

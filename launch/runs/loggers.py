@@ -1,4 +1,4 @@
-"""Other places that metrics go to beside metrics.jsonl: `loggers=[tensorboard,wandb]`."""
+"""Loggers that receive the metrics in addition to metrics.jsonl: `loggers=[tensorboard,wandb]`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,55 +9,64 @@ from conf.schema.base import ConfigError
 
 
 class MetricLogger(Protocol):
+    """Sends the metrics of a run somewhere."""
+
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """The metrics of a step; what is not a number is left out."""
+        """Log the metrics of a step that are numbers, and ignore the others."""
 
     def close(self) -> None:
-        """Have everything written."""
+        """Flush everything."""
 
 
 class TensorBoardLogger:
-    """Event files in the run folder: `tensorboard --logdir FOLDER`. A resumed run hides the steps it takes again."""
+    """Event files in the run folder: `tensorboard --logdir FOLDER`.
+
+    A resumed run repeats the steps after its checkpoint. TensorBoard then shows the repeated steps only.
+    """
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self._folder = folder / "tensorboard"
-        self._make = SummaryWriter
+        self._make_writer = SummaryWriter
         self._writer: Any = None
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Add a scalar for each numeric metric."""
         if self._writer is None:
-            self._writer = self._make(str(self._folder), purge_step=step)
-        for name, value in numbers(metrics).items():
+            self._writer = self._make_writer(str(self._folder), purge_step=step)
+        for name, value in numeric_metrics(metrics).items():
             self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
+        """Close the event file."""
         if self._writer is not None:
             self._writer.close()
 
 
 class WandbLogger:
-    """One Weights & Biases run for a run folder, whose id is kept there so that a resumed run continues it.
+    """One Weights & Biases run for a run folder. Its id is stored in the folder, so that a resumed run continues it.
 
-    Where it goes is Weights & Biases' own affair: WANDB_MODE=offline, WANDB_PROJECT, WANDB_ENTITY, ...
+    The environment variables of Weights & Biases configure it: WANDB_MODE=offline, WANDB_PROJECT, WANDB_ENTITY, ...
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
         import wandb
 
-        known = folder / "wandb" / "run_id"
-        run_id = known.read_text("utf-8").strip() if known.exists() else uuid4().hex[:12]
-        known.parent.mkdir(exist_ok=True)
-        known.write_text(run_id, "utf-8")
+        id_file = folder / "wandb" / "run_id"
+        run_id = id_file.read_text("utf-8").strip() if id_file.exists() else uuid4().hex[:12]
+        id_file.parent.mkdir(exist_ok=True)
+        id_file.write_text(run_id, "utf-8")
         self._run = wandb.init(
             id=run_id, resume="allow", dir=str(folder), config=dict(config), settings=wandb.Settings(silent=True)
         )
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
-        self._run.log(numbers(metrics), step=step)
+        """Log the numeric metrics."""
+        self._run.log(numeric_metrics(metrics), step=step)
 
     def close(self) -> None:
+        """Finish the run."""
         self._run.finish()
 
 
@@ -68,10 +77,15 @@ LOGGERS: dict[str, Callable[[Path, Mapping[str, Any]], MetricLogger]] = {
 
 
 def make_loggers(names: Sequence[str], folder: Path, config: Mapping[str, Any]) -> list[MetricLogger]:
-    """The loggers that the key `loggers` asks for.
+    """Make the loggers listed in the key `loggers`.
+
+    Args:
+        names: keys of LOGGERS.
+        folder: the run folder.
+        config: the resolved configuration, which some loggers record.
 
     Raises:
-        ConfigError: one whose package is not installed.
+        ConfigError: the package of a logger is not installed.
     """
     loggers: list[MetricLogger] = []
     for name in names:
@@ -80,10 +94,11 @@ def make_loggers(names: Sequence[str], folder: Path, config: Mapping[str, Any]) 
         except ImportError as error:
             raise ConfigError(
                 f"loggers: {name} needs the package {error.name}, which is not installed: "
-                "pip install -e '.[tracking]', or take it out of the list"
+                f"pip install -e '.[tracking]', or remove {name} from the list"
             ) from error
     return loggers
 
 
-def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+def numeric_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics that are numbers."""
     return {name: value for name, value in metrics.items() if isinstance(value, int | float)}

@@ -1,4 +1,4 @@
-"""The progress of a training loop: a bar on a terminal, elsewhere a line at each quarter."""
+"""The progress of a training loop: a bar on a terminal, otherwise one line for each quarter of the steps."""
 
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
@@ -11,13 +11,14 @@ from launch.runs.console import console
 
 
 class StepProgress:
-    """Shows steps done and the values of some metrics.
+    """Shows the number of completed steps and the latest values of some metrics.
 
     Args:
-        total, done: steps, and how many of them are done already.
-        show: keys of metrics, or label -> key, whose latest values are shown.
+        total: number of steps.
+        done: number of steps that are already completed.
+        show: the keys of the metrics to show, or a mapping from label to key.
         info: prints a line.
-        visible: whether this process prints at all.
+        visible: whether this process shows a bar.
     """
 
     def __init__(
@@ -51,10 +52,10 @@ class StepProgress:
         self.bar.stop()
 
     def advance(self, done: int, metrics: Mapping[str, Any]) -> None:
-        """One more step, `done` in all, with the metrics that were logged last."""
-        latest = ((label, metrics.get(key)) for label, key in self.show.items())
-        values = "  ".join(f"{label} {value:.3f}" for label, value in latest if value is not None)
+        """Show that `done` steps are completed, with the metrics that were logged last."""
+        shown = ((label, metrics.get(key)) for label, key in self.show.items())
+        values = "  ".join(f"{label} {value:.3f}" for label, value in shown if value is not None)
         self.bar.update(self.task, advance=1, values=values)
-        quarter_done = 4 * done // self.total > 4 * (done - 1) // self.total
-        if quarter_done and not self.with_bar:
+        completes_quarter = 4 * done // self.total > 4 * (done - 1) // self.total
+        if completes_quarter and not self.with_bar:
             self.info(f"step {done}/{self.total}  {values}")

@@ -1,4 +1,4 @@
-"""What a run's record says of code, packages and hardware."""
+"""The code, packages and hardware that a run records."""
 
 import json
 import os
@@ -15,15 +15,18 @@ RECORDED_PACKAGES = ("mara-rl", "torch", "transformers", "tokenizers", "hydra-co
 
 
 def code_version(root: Path) -> dict[str, Any]:
-    """The commit of the code in `root` and how the code differs from it; None where git does not track that code.
+    """The commit of the code in `root` and its uncommitted changes.
 
-    `untracked` lists files of code and configuration that are in no commit; the patch does not hold them.
+    Returns:
+        `commit`; `dirty`, whether there are uncommitted changes or untracked files; `untracked`, the untracked files
+        of code and configuration, which the patch does not include; and `patch`, the output of `git diff`. If git
+        does not track the code, the values are None and there is no patch.
     """
-    snapshot = root / "code.json"  # of launch.cluster.snapshot, whose folder git does not track
+    snapshot = root / "code.json"  # written by launch.cluster.snapshot, since git does not track a snapshot
     if snapshot.exists():
         return dict(json.loads(snapshot.read_text("utf-8")))
     try:
-        _git(root, "ls-files", "--error-unmatch", "launch/runs/run.py")  # and not merely some other repository
+        _git(root, "ls-files", "--error-unmatch", "launch/runs/run.py")  # fails if another repository contains root
         commit = _git(root, "rev-parse", "HEAD").strip()
         patch = _git(root, "diff", "--no-color", "--no-ext-diff", "HEAD")
         untracked = _git(root, "ls-files", "--others", "--exclude-standard", "*.py", "*.yaml").splitlines()
@@ -34,12 +37,12 @@ def code_version(root: Path) -> dict[str, Any]:
 
 def _git(root: Path, *arguments: str) -> str:
     command = ["git", "-C", str(root), *arguments]
-    done = subprocess.run(command, check=True, capture_output=True, encoding="utf-8", errors="replace", timeout=20)
-    return done.stdout
+    result = subprocess.run(command, check=True, capture_output=True, encoding="utf-8", errors="replace", timeout=20)
+    return result.stdout
 
 
 def package_versions() -> dict[str, str]:
-    """Python's version and those of the packages that results depend on, where they are installed."""
+    """The versions of Python and of the installed packages that results depend on."""
     versions = {"python": platform.python_version()}
     for name in RECORDED_PACKAGES:
         try:
@@ -50,6 +53,7 @@ def package_versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, Any]:
+    """The operating system, processor, cores, torch threads and GPUs of this machine."""
     return {
         "system": platform.platform(),
         "processor": platform.machine(),

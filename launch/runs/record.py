@@ -1,4 +1,4 @@
-"""run.json of the run that this process is: taking the folder, and saying what became of the run."""
+"""Write run.json for the run of this process: lock the folder, and record how the run started and ended."""
 
 import os
 import socket
@@ -13,17 +13,32 @@ from omegaconf import DictConfig, OmegaConf
 from conf.schema.base import ConfigError
 from launch.cli.shadowing import HOME
 from launch.runs.checkpoint import check_equal, result_config
-from launch.runs.line_files import unwritable
+from launch.runs.line_files import unwritable_message
 from launch.runs.provenance import code_version, hardware, package_versions
-from launch.runs.run_folder import lock_folder, read_config, read_record, unusable_folder, write_json, write_text
+from launch.runs.run_folder import (
+    lock_folder,
+    read_config,
+    read_record,
+    unusable_folder_message,
+    write_json,
+    write_text,
+)
 
 
 class RunRecord:
-    """Owns a run folder from the moment it is opened until it is closed.
+    """Locks a run folder when it is created and releases it when it is closed.
+
+    Args:
+        folder: the run folder, created if it does not exist.
+        package: what follows `python -m`.
+        config: the resolved configuration.
+        command: the command line of the run.
+        ranks: the number of ranks.
+        warn: prints a warning.
 
     Raises:
-        ConfigError: the folder cannot be written to, another process has it, it holds a run with another
-            configuration, or `resume` forbids what is in it.
+        ConfigError: the folder cannot be written, another process uses it, it holds a run with another
+            configuration, or `resume` does not allow the run it holds.
     """
 
     def __init__(
@@ -42,7 +57,7 @@ class RunRecord:
             "command": list(command),
             "pid": os.getpid(),
             "host": socket.gethostname(),
-            "started": now(),
+            "started": utc_now(),
             "ended": None,
             "seed": config.seed,
             "ranks": ranks,
@@ -56,35 +71,39 @@ class RunRecord:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = lock_folder(folder)
         except OSError as error:
-            raise ConfigError(unusable_folder(error)) from error
+            raise ConfigError(unusable_folder_message(error)) from error
         try:
-            earlier = check_earlier(folder, plain_config(config))
+            earlier = earlier_record(folder, resolved_config(config))
             if earlier is not None:
-                self._continue(earlier, warn)
+                self._add_earlier(earlier, warn)
         except BaseException:
             self.release()
             raise
 
-    def _continue(self, earlier: Mapping[str, Any], warn: Callable[[str], None]) -> None:
-        """Keep what an earlier process recorded, and warn where code or packages have changed since."""
-        kept = {key: earlier[key] for key in ("state", "started", "ended", "host", "pid", "versions", "code")}
-        kept["state"] = "dead" if kept["state"] == "running" else kept["state"]
-        self.content |= {"started": earlier["started"], "earlier": [*earlier["earlier"], kept]}
+    def _add_earlier(self, earlier: Mapping[str, Any], warn: Callable[[str], None]) -> None:
+        """Add the record of an earlier process, and warn if the code or a package has changed since."""
+        entry = {key: earlier[key] for key in ("state", "started", "ended", "host", "pid", "versions", "code")}
+        entry["state"] = "dead" if entry["state"] == "running" else entry["state"]
+        self.content |= {"started": earlier["started"], "earlier": [*earlier["earlier"], entry]}
         before, now = (f"{code['commit']}, dirty {code['dirty']}" for code in (earlier["code"], self.content["code"]))
         if before != now:
-            warn(f"the run started with other code (commit {before}; now {now}): its results may differ")
+            warn(f"the code has changed since the run started (commit {before}; now {now}); results may differ")
         for name, version in self.content["versions"].items():
             if earlier["versions"].get(name) != version:
-                warn(f"the run started with {name} {earlier['versions'].get(name)}, now {version}")
+                warn(f"the run started with {name} {earlier['versions'].get(name)} and continues with {version}")
 
     def write(self, config: DictConfig, overrides: Sequence[str]) -> None:
-        """Write config.yaml, overrides.yaml and run.json."""
+        """Write config.yaml, overrides.yaml and run.json.
+
+        Raises:
+            ConfigError: the folder cannot be written.
+        """
         try:
             write_text(self.folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
             write_text(self.folder / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
             self._write()
         except OSError as error:
-            raise ConfigError(unusable_folder(error)) from error
+            raise ConfigError(unusable_folder_message(error)) from error
 
     def _write(self) -> None:
         patch = self.content["code"].pop("patch", "")
@@ -96,7 +115,7 @@ class RunRecord:
         """Record how the run ended and release the folder.
 
         Raises:
-            ConfigError: run.json cannot be written, and there is no `error` to be reported instead.
+            ConfigError: run.json cannot be written and `error` is None; otherwise `error` is the one to report.
         """
         self.content["state"] = "finished"
         if isinstance(error, KeyboardInterrupt):
@@ -104,58 +123,67 @@ class RunRecord:
         elif error is not None:
             self.content["state"] = "failed"
             self.content["traceback"] = "".join(traceback.format_exception(error))
-        self.content["ended"] = now()
+        self.content["ended"] = utc_now()
         try:
             self._write()
-        except OSError as second:
+        except OSError as write_error:
             if error is None:
-                raise ConfigError(unwritable(second, self.folder / "run.json")) from second
+                raise ConfigError(unwritable_message(write_error, self.folder / "run.json")) from write_error
         finally:
             self.release()
 
     def release(self) -> None:
-        """Let other processes have the folder."""
+        """Release the lock of the folder."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
 
-def check_earlier(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The record of the run that the folder holds, once it is clear that this run may continue it; else None."""
+def earlier_record(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The record of the run in the folder, which this run continues. None if the folder holds no run.
+
+    Raises:
+        ConfigError: `resume` does not allow this, or the run in the folder has another configuration.
+    """
     resume = config["resume"]
     if not (folder / "run.json").exists():
         if resume == "must":
-            raise ConfigError(f"resume: must be auto or never for a new run, got must and no run in {folder}")
+            raise ConfigError(f"resume=must: {folder} holds no run to resume; use auto or never to start a new one")
         return None
     if resume == "never":
-        raise ConfigError(f"resume: must be auto or must where the folder holds a run, got never and {folder}")
+        raise ConfigError(f"resume=never: {folder} already holds a run; use auto or must to resume it")
     check_same_config(folder, config)
     return read_record(folder)
 
 
 def is_finished(folder: Path, config: DictConfig) -> bool:
-    """Whether a folder holds this very run, finished.
+    """Whether a folder holds a finished run with this configuration.
 
     Raises:
-        ConfigError: it holds a finished run with another configuration.
+        ConfigError: the folder holds a finished run with another configuration.
     """
     if not (folder / "run.json").exists() or read_record(folder)["state"] != "finished":
         return False
-    check_same_config(folder, plain_config(config))
+    check_same_config(folder, resolved_config(config))
     return True
 
 
-def check_same_config(folder: Path, ours: Mapping[str, Any]) -> None:
-    """Raise ConfigError where the folder's configuration gives other results than `ours`."""
-    theirs = result_config(read_config(folder))
-    check_equal(str(folder / "config.yaml"), theirs, result_config(ours), "use a new folder for another run")
+def check_same_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Check that the folder's configuration gives the same results as `config`.
+
+    Raises:
+        ConfigError: a key that affects results differs.
+    """
+    recorded = result_config(read_config(folder))
+    check_equal(str(folder / "config.yaml"), recorded, result_config(config), "use a new folder for another run")
 
 
-def plain_config(config: DictConfig) -> dict[str, Any]:
-    """A configuration as config.yaml has it."""
+def resolved_config(config: DictConfig) -> dict[str, Any]:
+    """A configuration as plain values, as in config.yaml."""
     container: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     return container
 
 
-def now() -> str:
+def utc_now() -> str:
+    """The current time in UTC, to the second, in ISO format."""
     return datetime.now(UTC).isoformat(timespec="seconds")

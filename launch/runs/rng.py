@@ -1,4 +1,4 @@
-"""Independent random streams from one seed, keyed by what they are for and never by rank or order of use."""
+"""Independent random streams from one seed. A stream is keyed by its purpose, never by rank or order of use."""
 
 import hashlib
 
@@ -8,20 +8,24 @@ from torch import Tensor
 
 
 def stream_seed(seed: int, *key: str | int) -> int:
-    """A 63-bit seed for the stream that `key` names, e.g. stream_seed(0, "model")."""
+    """Derive a 63-bit seed for the stream with this key, for example `("model",)` or `("global", step, rank)`."""
     text = "/".join(str(part) for part in (seed, *key))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def torch_generator(seed: int, *key: str | int) -> torch.Generator:
+    """A CPU generator for the stream with this key."""
     return torch.Generator().manual_seed(stream_seed(seed, *key))
 
 
 def rollout_uniforms(seed: int, step: int, prompts: list[int], completions: list[int], draws: int) -> Tensor:
-    """One row of uniforms in [0, 1) for each (prompt, completion) of a step: [len(prompts), draws] float64.
+    """Uniform numbers in [0, 1), one row for each (prompt, completion) of a step.
 
-    A row depends on (seed, step, prompt, completion) alone (a counter-based generator), so that the number of
-    ranks and the order of rows change nothing.
+    A counter-based generator makes each row depend only on (seed, step, prompt, completion), so the number of ranks
+    and the order of rows do not matter.
+
+    Returns:
+        [len(prompts), draws] float64.
     """
     key = stream_seed(seed, "rollout")
     rows = [

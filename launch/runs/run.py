@@ -1,7 +1,7 @@
-"""One run: its folder, its record, its checkpoints, and the loop around the package's training step.
+"""A run: its folder, record, checkpoints, and the loop around a package's training step.
 
 with Run(folder, package, config, overrides) as run:
-    run.register_state(engine=engine, values=values)  # what the next step needs; restored from a checkpoint
+    run.register_state(engine=engine, values=values)  # saved in checkpoints, restored when the run resumes
     for step in run.steps(total):
         run.log(train_step(...))
     run.finish(summary)
@@ -25,10 +25,10 @@ from launch.engines import distributed
 from launch.runs import checkpoint, signals
 from launch.runs.checkpoint import Manifest, Stateful
 from launch.runs.console import console
-from launch.runs.line_files import NAMES, LineFiles, plain, unwritable
+from launch.runs.line_files import LINE_FILES, LineFiles, plain, unwritable_message
 from launch.runs.loggers import MetricLogger, make_loggers
 from launch.runs.progress import StepProgress
-from launch.runs.record import RunRecord, plain_config
+from launch.runs.record import RunRecord, resolved_config
 from launch.runs.rng import stream_seed
 from launch.runs.run_folder import write_json
 
@@ -38,16 +38,24 @@ Scalar = Tensor | float | int | None
 
 
 class Run:
-    """Owns a run folder: its configuration, record, metrics, timings, samples, checkpoints and summary.
+    """Writes a run folder: configuration, record, metrics, timings, samples, checkpoints and summary.
 
-    run.json says `running` from the start, and on leaving the context `finished`, `preempted` (a signal asked the run
-    to stop) or `failed` with the traceback; the record of a killed run still says `running` while no process holds
-    the folder's lock. In a folder that holds a run, that run continues from its newest good checkpoint, and its lines
-    and final weights are those of a run that was never interrupted. With several ranks, rank 0 alone writes.
+    The state in run.json is `running` at first. When the context exits it becomes `finished`, `preempted` (a signal
+    asked the run to stop) or `failed`, with the traceback. If the run is killed, the state remains `running` although
+    no process holds the lock of the folder. If the folder holds a run, that run resumes from its newest undamaged
+    checkpoint; its lines and final weights are then the same as without the interruption. With several ranks, only
+    rank 0 writes.
+
+    Args:
+        folder: the run folder, created if it does not exist.
+        package: what follows `python -m`.
+        config: the configuration.
+        overrides: the overrides on the command line.
+        flags: `--config-dir FOLDER`, if any.
 
     Raises:
-        ConfigError: the folder cannot be written to, another process has it, it holds a run with another
-            configuration, or `config.resume` forbids what is in it.
+        ConfigError: the folder cannot be written, another process uses it, it holds a run with another
+            configuration, or `config.resume` does not allow the run it holds.
     """
 
     def __init__(
@@ -56,13 +64,13 @@ class Run:
         self.folder = folder
         self.step = -1
         self.ranks = distributed.current()
-        self._config = plain_config(config)
-        self._saving = CheckpointConfig(**self._config.get("checkpoint", NO_CHECKPOINTS))
+        self._config = resolved_config(config)
+        self._checkpoint_config = CheckpointConfig(**self._config.get("checkpoint", NO_CHECKPOINTS))
         self._parts: dict[str, Stateful] = {}
         self._identity: dict[str, str] = {}
         self._first_step = 0
         self._saved_at = self._step_started = time.perf_counter()
-        self._latest: dict[str, Any] = {}
+        self._latest_metrics: dict[str, Any] = {}
         self._files: LineFiles | None = None
         self._loggers: list[MetricLogger] = []
         self._record: RunRecord | None = None
@@ -79,7 +87,7 @@ class Run:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes: rank 0 alone does."""
+        """Whether this process writes the folder and prints: it is rank 0."""
         return self.ranks.rank == 0
 
     def __enter__(self) -> Self:
@@ -96,25 +104,26 @@ class Run:
                 self._files.close()
             for logger in self._loggers:
                 logger.close()
-        except OSError as second:
-            self._record.close(error or second)
+        except OSError as close_error:
+            self._record.close(error or close_error)
             if error is None:
-                raise ConfigError(unwritable(second, self.folder)) from second
+                raise ConfigError(unwritable_message(close_error, self.folder)) from close_error
         else:
             self._record.close(error)
 
     # --- checkpoints
 
     def register_state(self, identity: Mapping[str, str] | None = None, /, **parts: Stateful) -> None:
-        """Say what a checkpoint must hold; where the folder has one, the parts are set to its state.
+        """Register the objects whose state a checkpoint holds. If the folder has a checkpoint, restore them from it.
 
-        To be called once, before anything is logged; `steps` then continues where the checkpoint was.
+        Call this once, before anything is logged. `steps` then continues after the checkpoint's step.
 
         Args:
-            identity: what a checkpoint must agree on beside the configuration, e.g. the reference's hash.
+            identity: values that a checkpoint must match beside the configuration, for example the reference's hash.
+            **parts: the objects by the name under which a checkpoint holds their state.
 
         Raises:
-            ConfigError: the checkpoint is of another configuration or identity.
+            ConfigError: the checkpoint has another configuration or identity.
         """
         self._parts, self._identity = dict(parts), dict(identity or {})
         newest = None
@@ -122,10 +131,10 @@ class Run:
             checkpoint.remove_partial(self.folder)
             config = checkpoint.result_config(self._config)
             newest = checkpoint.newest_checkpoint(self.folder, config, self._identity, self.warn)
-        shared = distributed.broadcast(newest)
-        positions = dict.fromkeys(NAMES, 0)
-        if shared is not None:
-            manifest = Manifest(*shared)
+        fields = distributed.broadcast(newest)
+        positions = dict.fromkeys(LINE_FILES, 0)
+        if fields is not None:
+            manifest = Manifest(*fields)
             state = checkpoint.read_state(self.folder, manifest.step)
             for name, part in self._parts.items():
                 part.load_state_dict(state[name])
@@ -140,30 +149,32 @@ class Run:
             config = checkpoint.result_config(self._config)
             try:
                 manifest = Manifest(done, config, self._identity, self._files.sync(), self._score())
-                checkpoint.save_checkpoint(self.folder, manifest, state, self._saving.keep)
+                checkpoint.save_checkpoint(self.folder, manifest, state, self._checkpoint_config.keep)
             except OSError as error:
-                raise ConfigError(unwritable(error, self.folder / "checkpoints")) from error
+                raise ConfigError(unwritable_message(error, self.folder / "checkpoints")) from error
         distributed.barrier()
         self._saved_at = time.perf_counter()
 
     def _score(self) -> float | None:
-        """The metric that chooses the best checkpoint, the higher the better."""
-        value = self._latest.get(self._saving.best or "")
-        return None if value is None else value if self._saving.best_mode == "max" else -value
+        """The value of the metric that selects the best checkpoint, negated if lower is better."""
+        value = self._latest_metrics.get(self._checkpoint_config.best or "")
+        return None if value is None else value if self._checkpoint_config.best_mode == "max" else -value
 
     # --- the loop
 
     def steps(self, total: int, show: Mapping[str, str] | Iterable[str] = ()) -> Iterator[int]:
-        """Steps up to total-1, from 0 or from where a checkpoint was, with progress shown.
+        """Yield the steps from 0, or from the restored checkpoint's step, to total - 1, and show progress.
 
-        At the start of each step the global random generators (of Python, NumPy and torch) are seeded from (seed,
-        step, rank), so that a checkpoint need not hold them. After it, a checkpoint is saved where one is due.
+        Before each step the global random generators of Python, NumPy and torch are seeded from (seed, step, rank),
+        so a checkpoint need not hold their state. After each step a checkpoint is saved if one is due.
 
         Args:
-            show: keys of metrics, or label -> key, whose logged values are shown.
+            total: number of steps, including those before the checkpoint.
+            show: the keys of the metrics to show, or a mapping from label to key.
 
         Raises:
-            KeyboardInterrupt: a signal asked the run to stop; its number is the argument, and a checkpoint is saved.
+            KeyboardInterrupt: a signal asked the run to stop. Its argument is the signal's number. A checkpoint has
+                been saved.
         """
         if self._files is None and self.is_main:
             self.register_state()
@@ -174,34 +185,39 @@ class Run:
                 self.step, self._step_started = step, time.perf_counter()
                 seed_global_generators(self._config["seed"], step, self.ranks.rank)
                 yield step
-                progress.advance(step + 1, self._latest)
+                progress.advance(step + 1, self._latest_metrics)
                 self._after_step(step + 1, total)
             signals.defer(False)
 
     def _after_step(self, done: int, total: int) -> None:
-        """Save where a checkpoint is due, and stop where a signal asked for it. All ranks do the same."""
-        saving = self._saving
-        due = done == total or (saving.every_steps is not None and done % saving.every_steps == 0)
-        due = due or time.perf_counter() - self._saved_at >= saving.every_seconds
+        """Save a checkpoint if one is due on any rank, and stop if any rank received a signal."""
+        settings = self._checkpoint_config
+        due = done == total or (settings.every_steps is not None and done % settings.every_steps == 0)
+        due = due or time.perf_counter() - self._saved_at >= settings.every_seconds
         any_due, number = distributed.max_over_ranks([int(due), signals.pending() or 0])
-        if (any_due or number) and saving.keep > 0:
+        if (any_due or number) and settings.keep > 0:
             self._save(done)
         if number:
             raise KeyboardInterrupt(number)
 
-    # --- what is written and printed
+    # --- output
 
     def log(self, metrics: Mapping[str, Scalar], *, step: int | None = None) -> None:
-        """One line of metrics.jsonl for this step, and its wall-clock time in timings.jsonl."""
+        """Append a line to metrics.jsonl, and the wall-clock time of the step to timings.jsonl.
+
+        Args:
+            metrics: scalars by name.
+            step: the step of the line, by default the current one.
+        """
         step = self.step if step is None else step
-        self._latest = plain(metrics)
-        self._append("metrics", {"step": step, **self._latest})
+        self._latest_metrics = plain(metrics)
+        self._append("metrics", {"step": step, **self._latest_metrics})
         self._append("timings", {"step": step, "seconds": round(time.perf_counter() - self._step_started, 6)})
         for logger in self._loggers:
-            logger.log(step, self._latest)
+            logger.log(step, self._latest_metrics)
 
     def log_samples(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Lines of samples.jsonl, each with this step."""
+        """Append rows to samples.jsonl, each with the current step."""
         for row in rows:
             self._append("samples", {"step": self.step, **row})
 
@@ -214,21 +230,23 @@ class Run:
         self._files.append(name, row)
 
     def info(self, message: str) -> None:
+        """Print a message on rank 0."""
         if self.is_main:
             console.print(message, soft_wrap=True)
 
     def warn(self, message: str) -> None:
+        """Print a warning on rank 0."""
         if self.is_main:
             console.print(f"warning: {message}", style="yellow", soft_wrap=True)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Write summary.json."""
+        """Write summary.json, the results of the run."""
         if self.is_main:
             write_json(self.folder / "summary.json", plain(summary))
 
 
 def seed_global_generators(seed: int, step: int, rank: int) -> None:
-    """Python's, NumPy's and torch's, for code that draws from them: a task's reward, dropout."""
+    """Seed the generators of Python, NumPy and torch, for code that uses them: the reward of a task, dropout."""
     number = stream_seed(seed, "global", step, rank)
     random.seed(number)
     np.random.seed(number % 2**32)

@@ -1,4 +1,4 @@
-"""A run folder as others read it: its state, its configuration, its lines. Nothing here loads torch."""
+"""Read a run folder: its lock, state, record, configuration and line files. Nothing here imports torch."""
 
 import errno
 import fcntl
@@ -18,24 +18,26 @@ from conf.schema.renames import upgraded
 
 STATES = ("running", "finished", "failed", "preempted")
 LOCK = ".lock"
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a file system without locks answers
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # errors of a file system that does not support locks
 
 
 class FolderLocked(OSError):
-    """Another process has the folder."""
+    """Another process holds the lock of the folder."""
 
 
 def lock_folder(folder: Path, patience: float = 1.0) -> int | None:
-    """Take a run folder for this process, until it closes the descriptor or ends, however it ends.
+    """Lock a run folder for this process. Closing the descriptor or any end of the process releases the lock.
 
     Args:
-        patience: seconds to go on trying; `run_state` holds the lock for an instant.
+        folder: the run folder.
+        patience: seconds to keep trying, since `run_state` holds the lock for a moment.
 
     Returns:
-        An open descriptor; None where the file system has no locks.
+        An open descriptor, or None if the file system does not support locks.
 
     Raises:
-        FolderLocked: by another process. OSError: the folder cannot be written to.
+        FolderLocked: another process holds the lock.
+        OSError: the folder cannot be written.
     """
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     deadline = time.monotonic() + patience
@@ -46,7 +48,7 @@ def lock_folder(folder: Path, patience: float = 1.0) -> int | None:
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 os.close(descriptor)
-                raise FolderLocked(errno.EBUSY, "another process is running it", str(folder)) from None
+                raise FolderLocked(errno.EBUSY, "another process is using it", str(folder)) from None
             time.sleep(0.05)
         except OSError as error:
             os.close(descriptor)
@@ -56,7 +58,7 @@ def lock_folder(folder: Path, patience: float = 1.0) -> int | None:
 
 
 def is_locked(folder: Path) -> bool | None:
-    """Whether a process has the folder; None where that cannot be known."""
+    """Whether a process holds the lock of the folder, None if this cannot be determined."""
     try:
         descriptor = os.open(folder / LOCK, os.O_RDONLY)
     except FileNotFoundError:
@@ -74,18 +76,19 @@ def is_locked(folder: Path) -> bool | None:
         os.close(descriptor)
 
 
-def unusable_folder(error: OSError) -> str:
-    """The message for a run folder that cannot be used."""
+def unusable_folder_message(error: OSError) -> str:
+    """The message for a run folder that cannot be created, written or locked."""
     key = "hydra.run.dir (hydra.sweep.dir with -m)"
-    return f"{key}: must be a folder that a new run can be written to, got {error.filename} ({error.strerror})"
+    return f"{key}: cannot write a run to {error.filename}: {error.strerror}; choose another folder"
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Replace a file with an indented JSON object, atomically."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file whole: never half-written, even when the machine stops."""
+    """Replace a file atomically: it is never partly written, even if the machine crashes."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("w", encoding="utf-8", newline="") as stream:
         stream.write(text)
@@ -95,79 +98,80 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """run.json.
+    """Read run.json of a run folder.
 
     Raises:
-        ConfigError: the folder holds none that can be read.
+        ConfigError: the file is missing or is not the record of a run.
     """
     path = folder / "run.json"
     try:
         record = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{folder}: must be a run folder, got no run.json in it") from None
+        raise ConfigError(f"{folder}: not a run folder, it has no run.json") from None
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: must be the record of a run, got {error}") from None
+        raise ConfigError(f"{path}: not the record of a run: {error}") from None
     if not isinstance(record, dict) or record.get("state") not in STATES:
-        raise ConfigError(f"{path}: must be the record of a run, got no state in it")
+        raise ConfigError(f"{path}: not the record of a run: it has no valid state")
     return record
 
 
 def run_state(folder: Path) -> str:
-    """The state in run.json; `dead` for one that says running though no process has the folder."""
-    said = str(read_record(folder)["state"])
-    return "dead" if said == "running" and is_locked(folder) is False else said
+    """The state in run.json, or `dead` if it is `running` but no process holds the lock of the folder."""
+    state = str(read_record(folder)["state"])
+    return "dead" if state == "running" and is_locked(folder) is False else state
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The resolved configuration of a run, with the keys that it would have today."""
+    """The resolved configuration of a run, with keys that were renamed since under their present names."""
     return upgraded(read_yaml(folder / "config.yaml"))
 
 
 def read_yaml(path: Path) -> Any:
-    """A YAML file as plain mappings and lists.
+    """Read a YAML file as plain mappings and lists.
 
     Raises:
-        ConfigError: there is none, or it is none.
+        ConfigError: the file is missing or is not valid YAML.
     """
     try:
         return OmegaConf.to_container(OmegaConf.load(path))
     except FileNotFoundError:
-        raise ConfigError(f"{path}: must be a file, got none") from None
+        raise ConfigError(f"{path}: file not found") from None
     except Exception as error:
-        raise ConfigError(f"{path}: must be valid YAML, got: {str(error).partition(chr(10))[0]}") from None
+        raise ConfigError(f"{path}: invalid YAML: {str(error).partition(chr(10))[0]}") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A file with one JSON object.
+    """Read a file that holds one JSON object.
 
     Raises:
-        ConfigError: there is none, or it is none.
+        ConfigError: the file is missing or does not hold a JSON object.
     """
     try:
         content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path}: must be a file, got none") from None
+        raise ConfigError(f"{path}: file not found") from None
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: must be JSON, got {error}") from None
+        raise ConfigError(f"{path}: invalid JSON: {error}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must be a JSON object, got {type(content).__name__}")
     return content
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file; a last one without its end was cut off by a crash and is left out."""
+    """Read the complete lines of a file. A last line without a line end was cut off by a crash and is ignored."""
     return list(iterate_jsonl(path))
 
 
 def iterate_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8", newline="\n") as lines:  # str.splitlines would also split at a U+2028
+    """Yield the complete lines of a file, as `read_jsonl` returns them."""
+    with path.open(encoding="utf-8", newline="\n") as lines:  # str.splitlines would also split at U+2028
         for line in lines:
             if line.endswith("\n"):
                 yield json.loads(line)
 
 
-def last_line(path: Path) -> dict[str, Any] | None:
-    """The last whole line of a file, without reading the rest of it; None where there is none."""
+def read_last_line(path: Path) -> dict[str, Any] | None:
+    """Read the last complete line of a file without reading the whole file. None if there is no line or no file."""
     try:
         with path.open("rb") as stream:
             end = stream.seek(0, os.SEEK_END)
@@ -179,50 +183,50 @@ def last_line(path: Path) -> dict[str, Any] | None:
                 end = start
     except FileNotFoundError:
         return None
-    whole = [line for line in tail.split(b"\n")[:-1] if line]
-    return json.loads(whole[-1]) if whole else None
+    complete = [line for line in tail.split(b"\n")[:-1] if line]
+    return json.loads(complete[-1]) if complete else None
 
 
 def last_traceback_line(trace: str | None) -> str:
-    """What a recorded traceback ends with, the error; empty where there is none."""
+    """The last line of a recorded traceback, which names the error; empty if there is no traceback."""
     return (trace or "").strip().rpartition("\n")[2]
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one mapping with dotted keys; lists and empty mappings are values."""
+    """Flatten nested mappings into one mapping with dotted keys. Lists and empty mappings count as values."""
     if not isinstance(tree, Mapping) or (not tree and prefix):
         return {prefix: tree}
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for name, item in tree.items():
-        found |= flatten(item, f"{prefix}.{name}" if prefix else str(name))
-    return found
+        flat |= flatten(item, f"{prefix}.{name}" if prefix else str(name))
+    return flat
 
 
 def user_path(path: str) -> Path:
-    """A path as the user typed it: in a cluster's job relative to where the job was submitted."""
+    """Resolve a path that the user typed. In a cluster job it is relative to where the job was submitted."""
     return Path(os.environ.get("MARA_CWD", "")) / path
 
 
 def folder_or_hub(name: str) -> str:
-    """What `from_pretrained` takes for a model: a folder, as the user typed it, or else a name on the hub."""
+    """Resolve a model for `from_pretrained`: the user's path if it is a folder, otherwise the name on the hub."""
     folder = user_path(name)
     return str(folder) if folder.is_dir() else name
 
 
 def cache_folder() -> Path:
-    """What runs share and can be made again: MARA_CACHE, or .cache/mara in the home folder."""
+    """The folder for files that runs share and can recreate: MARA_CACHE, or .cache/mara in the home folder."""
     root = os.environ.get("MARA_CACHE")
     return Path(root) if root else user_cache_path("mara")
 
 
 @contextmanager
 def one_line_errors(command: str) -> Iterator[None]:
-    """A mistake of the user's ends the command with one line and status 1; a bug keeps its traceback."""
+    """Exit with a one-line message and status 1 on a ConfigError. Other exceptions keep their traceback."""
     try:
         yield
     except ConfigError as error:
         raise SystemExit(f"{command}: {error}") from None
-    except BrokenPipeError:  # of `| head`
+    except BrokenPipeError:  # for example in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         raise SystemExit(0) from None
     except KeyboardInterrupt:

@@ -67,7 +67,7 @@ def test_a_key_outside_the_schema_does_not_compose(package):
         composed(package, "objective.bta=1")
     with pytest.raises(ConfigError, match=r"^objective\.bta: no such key"):
         check(package, composed(package, "+objective.bta=1"))
-    with pytest.raises(ConfigError, match=r"^seed: must be given"):
+    with pytest.raises(ConfigError, match=r"^seed: required, cannot be removed with ~seed"):
         check(package, composed(package, "~seed"))
 
 

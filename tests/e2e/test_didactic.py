@@ -1,4 +1,4 @@
-"""The paper's figures by the commands a user types; every number is read from summary.json."""
+"""The figures of the paper, made with the commands that a user types. All numbers are read from summary.json."""
 
 import json
 import math

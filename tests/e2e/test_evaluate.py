@@ -1,4 +1,4 @@
-"""python -m llm.evaluate, as a user types it."""
+"""`python -m llm.evaluate`, as a user types it."""
 
 import json
 import logging
@@ -11,6 +11,7 @@ import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,7 +43,7 @@ UTILITIES = [
 
 @pytest.fixture
 def evaluate(monkeypatch, capfd, tmp_path):
-    """`python -m llm.evaluate ...` in this process, which spares the start of another one; status, output, error."""
+    """Run `python -m llm.evaluate ...` in this process, which is faster; returns status, output and errors."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
@@ -53,7 +54,7 @@ def evaluate(monkeypatch, capfd, tmp_path):
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["python", *map(str, arguments)])
-        status = 0
+        status: Any = 0
         try:
             runpy.run_module("llm.evaluate", run_name="__main__")
         except SystemExit as stop:
@@ -191,7 +192,8 @@ def test_a_mistake_is_one_line(evaluate, tmp_path, arguments, parts):
     status, _, error = evaluate(*arguments.split(), "hydra.run.dir=out")
     assert status == 1, error
     line = error.splitlines()[-1]
-    assert line.startswith("llm.evaluate: ") and [part for part in parts if part not in line] == [], line
+    assert line.startswith("llm.evaluate: ")
+    assert [part for part in parts if part not in line] == [], line
 
 
 def test_help_teaches_and_loads_no_torch(tmp_path):
@@ -216,7 +218,7 @@ def test_help_teaches_and_loads_no_torch(tmp_path):
 
 @pytest.fixture
 def tiny_run(evaluate, tmp_path):
-    """A run folder as python -m llm leaves it, with the tiny model as its policy: nothing is trained."""
+    """A run folder as `python -m llm` writes it, with the tiny model as its policy, so that nothing is trained."""
     from launch.cli.compose import compose
     from llm.testbed.tiny_models import tiny_model
 
@@ -261,7 +263,7 @@ def test_a_run_is_measured_on_its_own_task_and_goes_on_after_a_kill(evaluate, ti
     assert (folder / "generations.jsonl").read_bytes() == whole
     assert json.loads((folder / "summary.json").read_text()) == summary
     # What is there is not sampled again, and not believed of another model.
-    assert "finished already" in evaluate(*command)[1]
+    assert "already finished" in evaluate(*command)[1]
     (folder / "run.json").write_text(json.dumps({**record, "state": "failed"}))
     (folder / "generations.jsonl").write_bytes(whole.replace(line["weights"].encode(), b"0" * 16))
     status, _, error = evaluate(*command)
@@ -289,8 +291,8 @@ def test_a_model_on_prompts_of_a_file(evaluate, tiny_run, tmp_path):
     (tmp_path / "mine.py").write_text(
         "def lengths(prompts, completions):\n    return [float(len(text)) for text in completions]\n"
     )
-    common = ("model=run/policy", "prompts=prompts.jsonl", "max_new_tokens=8", "equivalence=exact", "embedder=null")
-    common += ("completions=6", "reward_out=mine:lengths", "score_thresholds=[1,2,3,4,5,6,7,8,9]")
+    common = ["model=run/policy", "prompts=prompts.jsonl", "max_new_tokens=8", "equivalence=exact", "embedder=null"]
+    common += ["completions=6", "reward_out=mine:lengths", "score_thresholds=[1,2,3,4,5,6,7,8,9]"]
     for batch in (2, 4, 64):  # parts of a prompt, one prompt, both
         status, _, error = evaluate(*common, f"batch={batch}", f"hydra.run.dir=out{batch}")
         assert status == 0, error
@@ -320,11 +322,11 @@ def test_a_model_on_prompts_of_a_file(evaluate, tiny_run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        ("run=no equivalence=exact", ["no: must be a run folder, got no run.json"]),
+        ("run=no equivalence=exact", ["no: not a run folder, it has no run.json"]),
         ("run=run equivalence=exact experiment=one_two", ["experiment: cannot be combined with run="]),
         ("model=no/such prompts=p.jsonl max_new_tokens=3", ["model: must be a folder or hub name", "got no/such"]),
         ("model=run/policy prompts=no.jsonl max_new_tokens=3", ["prompts: must be a file of JSON Lines"]),
-        ("run=run reward_out=mine:none", ["reward_out: must be task or package.module:function", "got mine:none"]),
+        ("run=run reward_out=mine:none", ["reward_out: mine:none cannot be imported as package.module:name"]),
         ("run=run reward_out=no/such", ["reward_out: must be a folder or hub name", "got no/such"]),
         ("model=run/policy experiment=none max_new_tokens=3", ["experiment: must be one of", "got none"]),
     ],
@@ -335,4 +337,5 @@ def test_a_mistake_about_what_is_sampled(evaluate, tiny_run, tmp_path, arguments
     status, _, error = evaluate(*arguments.split(), *common, "embedder=null", "completions=1", "hydra.run.dir=out")
     assert status == 1, error
     line = error.splitlines()[-1]
-    assert line.startswith("llm.evaluate: ") and [part for part in parts if part not in line] == [], line
+    assert line.startswith("llm.evaluate: ")
+    assert [part for part in parts if part not in line] == [], line

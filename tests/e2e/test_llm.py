@@ -1,4 +1,4 @@
-"""The commands a user types, with the shipped defaults."""
+"""The commands that a user types, with the shipped defaults."""
 
 import json
 import re

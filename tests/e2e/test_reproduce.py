@@ -1,4 +1,4 @@
-"""`launch.reproduce` on real runs: what is equal, what was tampered with, and a run under a config diff."""
+"""`launch.reproduce` on real runs: an equal run, one that was tampered with, and one with other overrides."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The commands of docs/tasks.md, with the shipped experiments, in few steps."""
+"""The commands of docs/tasks.md with the shipped experiments, in a few steps."""
 
 import json
 import os

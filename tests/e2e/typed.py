@@ -1,4 +1,4 @@
-"""Commands as a user types them."""
+"""Run commands as a user types them."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def llm(*arguments, folder=ROOT, status=0):
-    """Run python -m llm from a folder; returns its standard output and its standard error."""
+    """Run `python -m llm` in a folder, and return its standard output and standard error."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
     command = [sys.executable, "-m", "llm", *map(str, arguments)]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=800)

@@ -1,10 +1,11 @@
-"""Diffs of configurations: overrides that turn one into the other, and not one too many."""
+"""`launch.diff`: overrides that turn one configuration into another, with none that can be left out; its output."""
 
 import json
 import math
 import random
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -14,7 +15,7 @@ from conf.schema.base import ConfigError
 from launch import diff
 from launch.cli.compose import compose
 from launch.cli.groups import CONF
-from launch.diff import Side, applied, config_changes, minimal_overrides, overrides_between, read_side
+from launch.diff import Side, config_changes, merge_overrides, minimal_overrides, overrides_between, read_side
 
 
 def experiments(package):
@@ -22,9 +23,9 @@ def experiments(package):
     return sorted(str(path.relative_to(home).with_suffix("")) for path in home.rglob("*.yaml"))
 
 
-def turns(package, a, found, b):
+def turns(package, a, overrides, b):
     try:
-        return not config_changes(compose(package, applied(a, found)), compose(package, b))
+        return not config_changes(compose(package, merge_overrides(a, overrides)), compose(package, b))
     except ConfigError:
         return False
 
@@ -34,13 +35,13 @@ def test_every_pair_of_shipped_experiments(package):
     names = experiments(package)
     assert len(names) > 1
     for a, b in permutations(names, 2):
-        one, other = [f"experiment={a}"], [f"experiment={b}"]
-        sides = [Side("", package, dict(compose(package, some)), some) for some in (one, other)]
-        found = overrides_between(*sides)
-        assert turns(package, one, found, other), (a, b, found)
-        for left_out in found:
-            rest = [override for override in found if override != left_out]
-            assert not turns(package, one, rest, other), (a, b, found, left_out)
+        typed_a, typed_b = [f"experiment={a}"], [f"experiment={b}"]
+        sides = [Side("", package, dict(compose(package, typed)), typed) for typed in (typed_a, typed_b)]
+        overrides = overrides_between(*sides)
+        assert turns(package, typed_a, overrides, typed_b), (a, b, overrides)
+        for left_out in overrides:
+            rest = [override for override in overrides if override != left_out]
+            assert not turns(package, typed_a, rest, typed_b), (a, b, overrides, left_out)
 
 
 PLACES = {
@@ -59,22 +60,22 @@ def test_values_alone_are_enough(package, known):
     """B given by its values only, as a config file is; A by its command line or by its values."""
     places = PLACES[package]
     for a, b in zip(places, [*places[1:], places[0]], strict=True):
-        one, other = (dict(compose(package, some)) for some in (a, b))
+        config_a, config_b = (dict(compose(package, typed)) for typed in (a, b))
         base = a
         if not known:
-            base = minimal_overrides(package, [], [], one, None)
-            assert not config_changes(compose(package, base), one)
-        found = minimal_overrides(package, [], base, other, None)
-        assert not config_changes(compose(package, applied(base, found)), other), (a, b, found)
-        for left_out in found:
-            rest = [override for override in found if override != left_out]
+            base = minimal_overrides(package, [], [], config_a, None)
+            assert not config_changes(compose(package, base), config_a)
+        overrides = minimal_overrides(package, [], base, config_b, None)
+        assert not config_changes(compose(package, merge_overrides(base, overrides)), config_b), (a, b, overrides)
+        for left_out in overrides:
+            rest = [override for override in overrides if override != left_out]
             try:
-                assert config_changes(compose(package, applied(base, rest)), other), (a, b, found, left_out)
+                assert config_changes(compose(package, merge_overrides(base, rest)), config_b), (a, b, left_out)
             except ConfigError:
                 continue
 
 
-def hydra_reads(text):
+def parse_value(text):
     return OverridesParser.create().parse_overrides([f"key={text}"])[0].value()
 
 
@@ -150,8 +151,9 @@ def test_values_survive_hydras_grammar():
     ]
     values += [[text] for text in texts[:200]]
     for value in values:
-        read = plain(hydra_reads(diff.hydra_value(value)))
-        assert read == value and type(read) is type(value), (value, diff.hydra_value(value))
+        read = plain(parse_value(diff.hydra_value(value)))
+        assert read == value, diff.hydra_value(value)
+        assert type(read) is type(value), diff.hydra_value(value)
 
 
 def test_what_the_command_prints(tmp_path, capsys):
@@ -175,9 +177,9 @@ def test_what_the_command_prints(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("a", "b", "message"),
     [
-        ("nowhere", "llm:", "nowhere: must be a run folder, a .yaml file or PACKAGE:KEY=VALUE"),
+        ("nowhere", "llm:", "nowhere: not a run folder, a .yaml file or PACKAGE:KEY=VALUE, where PACKAGE is one of"),
         ("llm:sed=1", "llm:", "sed: no such key"),
-        ("llm:", "didactic:", "B: must be of A's package llm, got didactic"),
+        ("llm:", "didactic:", "A and B: must belong to the same package, got llm and didactic"),
     ],
 )
 def test_mistakes_are_one_line_and_status_2(capsys, a, b, message):
@@ -196,8 +198,8 @@ def test_results_stand_side_by_side(tmp_path, capsys):
         (folder / "summary.json").write_text(
             json.dumps({"correct": value, "entropy_nats": value, "entropy_nats/se": 0.3})
         )
-        record = {"state": "finished", "package": "llm", "command": ["python", "-m", "llm"], "traceback": None}
-        record |= {"code": {"commit": name}, "versions": {"torch": "2"}, "hardware": {}}
+        record: dict[str, Any] = {"state": "finished", "package": "llm", "command": ["python", "-m", "llm"]}
+        record |= {"traceback": None, "code": {"commit": name}, "versions": {"torch": "2"}, "hardware": {}}
         (folder / "run.json").write_text(json.dumps(record))
         (folder / "metrics.jsonl").touch()
     assert diff.main([str(tmp_path / "a"), str(tmp_path / "b")]) == 1
@@ -208,3 +210,73 @@ def test_results_stand_side_by_side(tmp_path, capsys):
     assert "0.25 ± 0.42" in out
     assert read_side(str(tmp_path / "a")).results["correct"][0] == 0.5
     assert Path(read_side(str(tmp_path / "a")).name) == tmp_path / "a"
+
+
+@pytest.mark.parametrize(
+    ("base", "more", "merged"),
+    [
+        (["seed=1", "steps=2"], ["steps=3"], ["seed=1", "steps=3"]),
+        (["+a.b=1"], ["a.b=2"], ["a.b=2"]),
+        (["seed=1", "+a.b=1"], ["~a.b"], ["seed=1"]),
+        (["seed=1"], ["~steps"], ["seed=1", "~steps"]),  # there is nothing to cancel, so it removes the key
+        ([], ["seed=1"], ["seed=1"]),
+    ],
+)
+def test_the_second_command_line_counts(base, more, merged):
+    assert merge_overrides(base, more) == merged
+
+
+def test_changes_tell_values_from_keys_that_are_missing():
+    a = {"same": 1, "value": 1, "kind": True, "gone": {"x": None}, "list": [1, {"y": 2}]}
+    b = {"same": 1, "value": 2, "kind": 1, "new": {}, "list": [1, {"y": 2}]}
+    assert config_changes(a, b) == {
+        "value": (1, 2),
+        "kind": (True, 1),
+        "gone.x": (None, diff.ABSENT),
+        "new": (diff.ABSENT, {}),
+    }
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "override", "line"),
+    [
+        (1, 0.5, "a.b=0.5", "  a.b: 1 -> 0.5"),
+        (diff.ABSENT, [1], "+a.b=[1]", "+ a.b: [1]"),
+        (None, diff.ABSENT, "~a.b", "- a.b: null"),
+        ("x", "y z", "a.b='y z'", "  a.b: x -> y z"),
+    ],
+)
+def test_a_change_as_an_override_and_as_a_line(old, new, override, line):
+    assert diff.format_override("a.b", old, new) == override
+    assert diff.format_change("a.b", old, new) == line
+
+
+def test_a_configuration_that_no_override_makes_is_an_error():
+    package = "llm.evaluate"
+    config = compose(package, [], checked=False)
+    with pytest.raises(ConfigError, match=r"^llm\.evaluate: no combination of overrides reproduces this config"):
+        minimal_overrides(package, [], [], {**config, "seed": "not a number"}, None)
+    good = compose("llm", [])
+    assert minimal_overrides("llm", [], ["seed=3"], good, None) == ["seed=0"]  # control
+
+
+def test_two_files_have_no_package(tmp_path, capsys):
+    (tmp_path / "a.yaml").write_text("seed: 1\n")
+    assert diff.main(["--overrides", str(tmp_path / "a.yaml"), str(tmp_path / "a.yaml")]) == 2
+    error = capsys.readouterr().err
+    assert error == (
+        "launch.diff: A and B: both are .yaml files, so the package is unknown; use a run or PACKAGE:KEY=VALUE\n"
+    )
+
+
+def test_a_file_of_overrides_is_lines_or_a_list(tmp_path):
+    (tmp_path / "lines").write_text("# what changes\nseed=1\n\n+a.b='x y'\n")
+    (tmp_path / "list").write_text("- seed=1\n- +a.b='x y'\n")
+    for name in ("lines", "list"):
+        assert diff.read_overrides_file(tmp_path / name) == ["seed=1", "+a.b='x y'"]
+
+
+def test_runs_of_several_configurations_are_no_side(sweep):
+    with pytest.raises(ConfigError, match="must hold one run, or runs that differ only in the seed, got 2 config"):
+        read_side(str(sweep))
+    assert read_side(str(sweep / "0")).config["transform"] == {"name": "identity"}  # control

@@ -1,399 +1,118 @@
-"""Runs that are killed, told to leave, or find their folder damaged: what the resumed run leaves, to the last bit."""
+"""`launch.resume`: which jobs of a sweep it runs, how, and when it refuses."""
 
-import hashlib
 import json
-import os
-import random
-import shutil
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
-import torch
 from omegaconf import OmegaConf
 
 from conf.schema.base import ConfigError
-from launch.runs import checkpoint, run_folder
-from launch.runs.checkpoint import LoopState
-from launch.runs.run import Run
-from launch.runs.run_folder import read_jsonl
-
-ROOT = Path(__file__).parents[2]
-SAVING = {"every_seconds": 1e9, "every_steps": 2, "keep": 2, "best": None, "best_mode": "max"}
-CONFIG = {"seed": 3, "resume": "auto", "checkpoint": SAVING, "loggers": [], "steps": 9, "lr": 0.1}
+from launch import resume
+from launch.cli.compose import compose
+from launch.cluster.sweep import Sweep, SweepJob, read_sweep, write_sweep
 
 
-class Stop(Exception):
-    """Stands for whatever ends a process."""
+def test_it_runs_what_is_missing_or_failed_and_nothing_else(sweep, monkeypatch, capsys):
+    ran = []
+
+    def run_job(folder, sweep, job):
+        ran.append(job.number)
+        return int(job.number == 4)
+
+    monkeypatch.setattr(resume, "check_unchanged", lambda folder, sweep, job: None)
+    monkeypatch.setattr(resume, "run_job", run_job)
+    assert resume.main([str(sweep), "--dry-run"]) == 0
+    assert ran == []
+    out = capsys.readouterr().out.splitlines()
+    assert [line for line in out if "will run" in line] == [
+        "[2] failed, will run: experiment=one_two transform=identity seed=2",
+        "[4] missing, will run: experiment=one_two transform=mara seed=1",
+        "[5] dead, will run: experiment=one_two transform=mara seed=2",
+    ]
+    assert len(out) == 6
+    assert resume.main([str(sweep)]) == 1  # job 4 failed again
+    assert ran == [2, 4, 5]
 
 
-def job(folder, *, until=None, identity="a", **changes):
-    """A little stochastic descent whose every part has a state; raises Stop in the middle of step `until`."""
-    config = OmegaConf.create({**CONFIG, **changes})
-    model = torch.nn.Linear(3, 1)
-    torch.nn.init.constant_(model.weight, 0.5)
-    torch.nn.init.zeros_(model.bias)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr)
-    values = LoopState(beta=1.0, seen=[])
-    with Run(folder, "llm", config, []) as run:
-        run.register_state({"reference": identity}, model=model, optimizer=optimizer, values=values)
-        for step in run.steps(config.steps):
-            loss = (model(torch.randn(4, 3)) ** 2).mean() + random.random() * model.bias.sum()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            values.beta *= 1.0 + float(loss.detach()) / 7
-            values.seen.append(step)
-            run.log({"loss": loss, "beta": values.beta, "seen": len(values.seen)})
-            if step == until:
-                raise Stop
-            run.log_samples([{"text": f"{step} é", "loss": loss}])
-        run.finish({"beta": values.beta})
-    return model.state_dict()
+def test_a_sweep_whose_configuration_has_changed_is_refused(sweep):
+    with pytest.raises(
+        SystemExit, match=r"config\.yaml: .*the configuration has changed since .*; start a new sweep"
+    ):
+        resume.main([str(sweep)])
 
 
-def what_counts(folder):
-    names = ("metrics.jsonl", "samples.jsonl", "summary.json", "config.yaml")
-    return {name: (folder / name).read_bytes() for name in names}
+def test_an_unchanged_configuration_is_not_refused(tmp_path):
+    job = SweepJob(0, ["steps=3"], "0")
+    jobs = Sweep("llm", [], "basic", [job])
+    (tmp_path / "0").mkdir()
+    resume.check_unchanged(tmp_path, jobs, job)  # not started yet
+    config = dict(compose("llm", ["steps=3"]))
+    (tmp_path / "0" / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
+    resume.check_unchanged(tmp_path, jobs, job)
+    job.overrides = ["steps=4"]
+    with pytest.raises(ConfigError, match="steps is 3 there and 4 here"):
+        resume.check_unchanged(tmp_path, jobs, job)
+    job.overrides = ["steps=3", "resume=must", "loggers=[wandb]"]  # these do not affect results
+    resume.check_unchanged(tmp_path, jobs, job)
 
 
-def steps_saved(folder):
-    return checkpoint.checkpoint_steps(folder)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    return job(folder), what_counts(folder)
-
-
-@pytest.mark.parametrize("until", range(9))
-def test_a_run_that_ended_in_any_step_goes_on_as_if_it_had_not(tmp_path, undisturbed, until):
-    weights, files = undisturbed
-    with pytest.raises(Stop):
-        job(tmp_path, until=until)
-    assert len(read_jsonl(tmp_path / "metrics.jsonl")) == until + 1
-    assert steps_saved(tmp_path) == [done for done in (8, 6, 4, 2) if done <= until][:2]
-    resumed = job(tmp_path)
-    assert what_counts(tmp_path) == files
-    assert all(torch.equal(resumed[name], weights[name]) for name in weights)
-    earlier = run_folder.read_record(tmp_path)["earlier"]
-    assert [entry["state"] for entry in earlier] == ["failed"]
-
-
-def test_control_what_is_not_kept_is_lost(tmp_path, undisturbed):
-    with pytest.raises(Stop):
-        job(tmp_path, until=6)
-    for step in steps_saved(tmp_path):  # as if the values had been forgotten
-        path = tmp_path / "checkpoints" / f"step_{step:08}"
-        tree = json.loads((path / "state.json").read_text())
-        tree["mapping"] = [
-            [k, v if k != "values" else {"mapping": [["beta", 1.0], ["seen", []]]}] for k, v in tree["mapping"]
-        ]
-        (path / "state.json").write_text(json.dumps(tree))
-        forge(path)
-    job(tmp_path)
-    assert what_counts(tmp_path)["metrics.jsonl"] != undisturbed[1]["metrics.jsonl"]
-
-
-def forge(path):
-    """Give a checkpoint checksums that fit its files."""
-    content = json.loads((path / "manifest.json").read_text())
-    del content["checksum"]
-    for name in content["checksums"]:
-        content["checksums"][name] = hashlib.sha256((path / name).read_bytes()).hexdigest()
-    text = json.dumps(content, sort_keys=True)
-    content["checksum"] = hashlib.sha256(text.encode()).hexdigest()
-    (path / "manifest.json").write_text(json.dumps(content))
-
-
-@pytest.mark.parametrize("name", ["state.json", "tensors.safetensors", "manifest.json"])
-@pytest.mark.parametrize("damage", ["a bit", "cut", "gone"])
-def test_a_damaged_checkpoint_is_left_out_for_the_one_before(tmp_path, undisturbed, capsys, name, damage):
-    with pytest.raises(Stop):
-        job(tmp_path, until=5)
-    assert steps_saved(tmp_path) == [4, 2]
-    path = tmp_path / "checkpoints" / "step_00000004" / name
-    content = bytearray(path.read_bytes())
-    if damage == "a bit":
-        place = content.index(b'"step": 4') + 8 if name == "manifest.json" else len(content) // 2
-        content[place] ^= 1
-        path.write_bytes(content)
-    elif damage == "cut":
-        path.write_bytes(content[:-1])
-    else:
-        path.unlink()
-    job(tmp_path)
-    printed = capsys.readouterr().out
-    assert "step_00000004 is damaged and is not used" in printed
-    assert "resuming from step 2" in printed
-    assert what_counts(tmp_path) == undisturbed[1]
-
-
-def test_without_a_good_checkpoint_a_run_begins_anew(tmp_path, undisturbed, capsys):
-    with pytest.raises(Stop):
-        job(tmp_path, until=5)
-    for path in (tmp_path / "checkpoints").glob("*/state.json"):
-        path.write_text("{}")
-    job(tmp_path)
-    assert capsys.readouterr().out.count("is damaged and is not used") == 2
-    assert what_counts(tmp_path) == undisturbed[1]
-
-
-def test_lines_that_were_lost_send_a_run_further_back(tmp_path, undisturbed, capsys):
-    with pytest.raises(Stop):
-        job(tmp_path, until=5)
-    whole = (tmp_path / "metrics.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "metrics.jsonl").write_text("".join(whole[:3]))
-    job(tmp_path)
-    assert "metrics.jsonl is shorter" in capsys.readouterr().out
-    assert what_counts(tmp_path) == undisturbed[1]
-
-
-def test_half_a_checkpoint_is_cleared_away(tmp_path, undisturbed):
-    with pytest.raises(Stop):
-        job(tmp_path, until=5)
-    source = tmp_path / "checkpoints" / "step_00000004"
-    shutil.copytree(source, tmp_path / "checkpoints" / f"{checkpoint.PARTIAL}00000006")
-    job(tmp_path)
-    assert what_counts(tmp_path) == undisturbed[1]
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step_00000008", "step_00000009"]
-
-
-def test_another_configuration_or_model_is_refused_and_nothing_is_changed(tmp_path):
-    with pytest.raises(Stop):
-        job(tmp_path, until=5)
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(ConfigError, match=r"config\.yaml: .*got lr is 0\.1 there and 0\.2 here; use a new folder"):
-        job(tmp_path, lr=0.2)
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-    with pytest.raises(ConfigError, match=r"step_00000004: .*got reference is a there and b here; .*another model"):
-        job(tmp_path, identity="b")
-    for name in ("metrics.jsonl", "samples.jsonl", "config.yaml"):
-        assert (tmp_path / name).read_bytes() == before[tmp_path / name]
-    assert steps_saved(tmp_path) == [4, 2]
-    job(tmp_path, checkpoint={**SAVING, "every_steps": 3})  # changes no result
-
-
-def test_resume_can_be_forbidden_and_demanded(tmp_path):
-    with pytest.raises(ConfigError, match=r"^resume: must be auto or never for a new run, got must"):
-        job(tmp_path / "new", resume="must")
-    with pytest.raises(Stop):
-        job(tmp_path / "run", until=3)
-    with pytest.raises(ConfigError, match=r"^resume: must be auto or must where the folder holds a run, got never"):
-        job(tmp_path / "run", resume="never")
-    job(tmp_path / "run", resume="must")
-
-
-def test_the_last_and_the_best_are_kept(tmp_path):
-    losses = {}
-    saving = {**SAVING, "every_steps": 1, "keep": 2, "best": "seen"}
-    for mode, best in (("max", 9), ("min", 1)):  # it only grows
-        folder = tmp_path / mode
-        job(folder, checkpoint={**saving, "best_mode": mode})
-        assert steps_saved(folder) == sorted({9, 8, best}, reverse=True)
-        losses[mode] = (folder / "metrics.jsonl").read_bytes()
-    assert losses["max"] == losses["min"]
-    job(tmp_path / "none", checkpoint={**SAVING, "keep": 0})
-    assert not (tmp_path / "none" / "checkpoints").exists()
-
-
-def test_two_processes_on_one_folder(tmp_path):
-    config = OmegaConf.create(CONFIG)
-    with Run(tmp_path, "llm", config, []):
-        before = (tmp_path / "run.json").read_bytes()
-        assert run_folder.run_state(tmp_path) == "running"
-        with pytest.raises(ConfigError, match=r"hydra\.run\.dir.*another process is running it"):
-            Run(tmp_path, "llm", config, [])
-        assert (tmp_path / "run.json").read_bytes() == before
-    assert run_folder.run_state(tmp_path) == "finished"
-
-
-def test_a_killed_run_is_known_to_be_dead(tmp_path):
-    script = (
-        "import os, sys; from omegaconf import OmegaConf; from launch.runs.run import Run; from pathlib import Path\n"
-        f"run = Run(Path(sys.argv[1]), 'llm', OmegaConf.create({CONFIG!r}), [])\n"
-        "os.kill(os.getpid(), 9)"
+def test_a_job_runs_from_the_folder_of_its_sweep_with_its_flags(tmp_path, monkeypatch):
+    (tmp_path / "made_up_package.py").write_text(
+        "import json, os, sys; json.dump([os.getcwd(), sys.argv[1:]], open('seen.json', 'w')); sys.exit(3)"
     )
-    done = subprocess.run([sys.executable, "-c", script, tmp_path / "run"], cwd=ROOT, timeout=120)
-    assert done.returncode == -9
-    assert run_folder.read_record(tmp_path / "run")["state"] == "running"
-    assert run_folder.run_state(tmp_path / "run") == "dead"
-    job(tmp_path / "run")
-    assert run_folder.read_record(tmp_path / "run")["earlier"][0]["state"] == "dead"
+    job = SweepJob(1, ["steps=3"], "sub/1")
+    jobs = Sweep("made_up_package", [], "basic", [job], cwd=str(tmp_path), flags=["--config-dir", "/mine"])
+    assert resume.run_job(tmp_path / "sweep", jobs, job) == 1
+    run_dir = f"hydra.run.dir={tmp_path / 'sweep' / 'sub' / '1'}"
+    assert json.loads((tmp_path / "seen.json").read_text()) == [
+        str(tmp_path),
+        ["--config-dir", "/mine", "steps=3", run_dir],
+    ]
+    (tmp_path / "made_up_package.py").write_text("")
+    assert resume.run_job(tmp_path / "sweep", jobs, job) == 0
 
 
-@pytest.mark.parametrize("stream", ["metrics", "samples", "timings"])
-def test_a_full_disk_is_one_line_and_the_run_goes_on_later(tmp_path, undisturbed, stream):
-    """/dev/full answers each write with ENOSPC."""
-    with pytest.raises(Stop):
-        job(tmp_path, until=5)
-    good = (tmp_path / f"{stream}.jsonl").read_bytes()
-    (tmp_path / f"{stream}.jsonl").unlink()
-    (tmp_path / f"{stream}.jsonl").symlink_to("/dev/full")
-    for folder in (tmp_path / "checkpoints").iterdir():  # whose lines /dev/full does not have
-        shutil.move(folder, tmp_path / folder.name)
-    with pytest.raises(ConfigError, match=rf"{stream}\.jsonl: must be writable, got: No space left"):
-        job(tmp_path)
-    (tmp_path / f"{stream}.jsonl").unlink()
-    (tmp_path / f"{stream}.jsonl").write_bytes(good)
-    job(tmp_path)
-    assert what_counts(tmp_path) == undisturbed[1]
+@pytest.mark.parametrize("launcher", ["slurm", "local"])
+def test_a_sweep_of_a_launcher_is_resumed_through_it(sweep, monkeypatch, capsys, launcher):
+    content = read_sweep(sweep)
+    content.launcher = launcher
+    content.settings = {"array_parallelism": 2, "timeout_min": 10, "on_failure": "continue", "cluster": launcher}
+    content.settings |= {"signal_delay_s": 30} if launcher == "slurm" else {}
+    for job in content.jobs:
+        job.id = f"7_{job.number}"
+    write_sweep(sweep, content)
+    (sweep / ".code").mkdir()  # the jobs run the code of the snapshot, so nothing is compared
+    calls = []
+    monkeypatch.setattr(resume, "slurm_queue", lambda: {"7_4": "PENDING"} if launcher == "slurm" else None)
+    monkeypatch.setattr(resume, "submit_jobs", lambda folder, sweep, jobs, settings: calls.append((jobs, settings)))
+
+    def run_locally(folder, sweep, jobs, settings):
+        calls.append((jobs, settings))
+        return {2: "failed"}
+
+    monkeypatch.setattr(resume, "run_locally", run_locally)
+    status = resume.main([str(sweep)])
+    ((jobs, settings),) = calls
+    assert settings.cluster == launcher
+    if launcher == "slurm":
+        assert status == 0
+        assert [job.number for job in jobs] == [2, 5]  # job 4 waits in the queue
+        assert "submitted 2 jobs to SLURM: 7_2, 7_5" in capsys.readouterr().out
+    else:
+        assert status == 1
+        assert [job.number for job in jobs] == [2, 4, 5]
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_the_earlier_ones(tmp_path, undisturbed, monkeypatch):
-    with pytest.raises(Stop):
-        job(tmp_path, until=5)
-    real, left = os.fsync, iter(range(5))
-
-    def fsync(descriptor):
-        if next(left, None) is None:
-            raise OSError(28, "No space left on device")
-        real(descriptor)
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    with pytest.raises(ConfigError, match=r"must be writable, got: No space left on device"):
-        job(tmp_path)
-    monkeypatch.undo()
-    assert steps_saved(tmp_path) == [4, 2]
-    assert run_folder.run_state(tmp_path) in ("failed", "dead")
-    job(tmp_path)
-    assert what_counts(tmp_path) == undisturbed[1]
+def test_a_slurm_sweep_needs_slurm(sweep, monkeypatch):
+    content = read_sweep(sweep)
+    content.launcher = "slurm"
+    write_sweep(sweep, content)
+    monkeypatch.setattr(resume, "slurm_queue", lambda: None)
+    with pytest.raises(SystemExit, match="squeue does not answer; resume this sweep on a machine with SLURM"):
+        resume.main([str(sweep)])
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        {"a": [1, 2.5, None, True, "x"], "b": {"c": torch.arange(3)}, "d": 1 << 200},
-        {"state": {0: {"step": torch.tensor(3.0)}, 1: {}}, "betas": [0.9, float("inf")]},
-        {"empty": torch.zeros(0, 3), "bf16": torch.ones(2, dtype=torch.bfloat16), "bool": torch.tensor([True])},
-        {"strided": torch.arange(6).reshape(2, 3).T},
-    ],
-)
-def test_a_state_comes_back(tmp_path, value):
-    manifest = checkpoint.Manifest(1, {}, {}, {}, None)
-    checkpoint.save_checkpoint(tmp_path, manifest, value, 1)
-    assert checkpoint.read_manifest(tmp_path, 1) == manifest
-    back = checkpoint.read_state(tmp_path, 1)
-    assert same_tree(back, value)
-    assert not same_tree(back, {**value, "more": None})  # control
-
-
-def same_tree(one, other):
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same_tree(one[key], other[key]) for key in one)
-    if isinstance(one, list):
-        return len(one) == len(other) and all(same_tree(a, b) for a, b in zip(one, other, strict=True))
-    if isinstance(one, torch.Tensor):
-        return one.dtype == other.dtype and torch.equal(one, other)
-    return type(one) is type(other) and one == other
-
-
-def test_tied_tensors_are_stored_once_and_other_things_are_refused(tmp_path):
-    weight = torch.randn(100)
-    manifest = checkpoint.Manifest(1, {}, {}, {}, None)
-    checkpoint.save_checkpoint(tmp_path, manifest, {"in": weight, "out": weight, "half": weight[:50]}, 1)
-    stored = torch.tensor([t.numel() for t in checkpoint.load_file(next(tmp_path.rglob("*.safetensors"))).values()])
-    assert sorted(stored.tolist()) == [50, 100]
-    with pytest.raises(TypeError, match="got object"):
-        checkpoint.save_checkpoint(tmp_path, manifest, {"a": object()}, 1)
-    assert steps_saved(tmp_path) == [1]
-
-
-# --- processes -----------------------------------------------------------------------------------------------
-
-COMMANDS = {
-    "didactic": [
-        *("experiment=bandit", "gradient=sampled", "steps=600", "log_every=5", "samples=64"),
-        *("beta_schedule=adaptive", "beta_schedule.kl_target=.2", "checkpoint.every_steps=70"),
-    ],
-    "llm": [
-        *("steps=10", "group_size=8", "sample_every=1", "evaluation_completions=16", "checkpoint.every_steps=2"),
-        *("transform=mara", "beta_schedule=adaptive", "beta_schedule.kl_target=.2", "optimizer.decay=cosine"),
-    ],
-}
-
-
-def command(package, folder):
-    return [sys.executable, "-m", package, *COMMANDS[package], f"hydra.run.dir={folder}"]
-
-
-def hashes(folder):
-    weights = sorted(folder.glob("policy/*.safetensors"))
-    if not weights:  # the last checkpoint has them
-        weights = sorted(folder.glob("checkpoints/*/tensors.safetensors"))[-1:]
-    files = [folder / name for name in ("metrics.jsonl", "samples.jsonl", "summary.json", "config.yaml")]
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files + weights}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("most", [2, pytest.param(100, marks=pytest.mark.long)])
-@pytest.mark.parametrize("package", COMMANDS)
-def test_kill_minus_9_at_random_moments(tmp_path, package, most):
-    whole = tmp_path / "whole"
-    began = time.monotonic()
-    subprocess.run(command(package, whole), cwd=ROOT, check=True, capture_output=True, timeout=300)
-    lasted = time.monotonic() - began
-    generator = random.Random(package)
-    folder, kills, later = tmp_path / "killed", 0, 0
-    while True:
-        process = subprocess.Popen(
-            command(package, folder), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
-        # Half of the kills come at any moment from the start on, the others once this process has a line more.
-        if later == most:
-            process.wait(300)
-        elif generator.random() < 0.5 and kills < 6:
-            wait_for(process, generator.uniform(0.2, 1.2) * lasted)
-        else:
-            before = lines(folder)
-            while process.poll() is None and lines(folder) <= before:
-                time.sleep(0.005)
-            wait_for(process, generator.uniform(0, 0.4))
-        if process.poll() is not None:
-            assert process.returncode == 0, process.stderr.read()
-            break
-        process.kill()
-        process.wait()
-        kills += 1
-        later += lines(folder) > 0
-    assert run_folder.run_state(folder) == "finished"
-    assert kills >= min(most, 3)
-    assert later >= 2
-    assert hashes(folder) == hashes(whole)
-
-
-def lines(folder):
-    path = folder / "metrics.jsonl"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-def wait_for(process, seconds):
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
-def test_a_signal_saves_and_leaves_in_order(tmp_path, number):
-    whole, folder = tmp_path / "whole", tmp_path / "left"
-    arguments = ["experiment=bandit", "gradient=sampled", "steps=200", "log_every=1", "checkpoint.every_seconds=1e9"]
-    run = [sys.executable, "-m", "didactic", *arguments]
-    process = subprocess.Popen([*run, f"hydra.run.dir={folder}"], cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    while lines(folder) < 20 and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(number)
-    _, error = process.communicate(timeout=60)
-    assert (process.returncode, error) == (128 + number, f"didactic: interrupted by {number.name}\n")
-    assert run_folder.run_state(folder) == "preempted"
-    done = lines(folder)
-    assert 20 <= done < 200
-    assert steps_saved(folder) == [done]
-    for place in (whole, folder):
-        subprocess.run([*run, f"hydra.run.dir={place}"], cwd=ROOT, check=True, capture_output=True, timeout=120)
-    assert hashes(folder) == hashes(whole)
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(
+        SystemExit, match=r"^launch\.resume: .*: not a sweep or a run, it has neither sweep\.json nor"
+    ):
+        resume.main([str(tmp_path)])

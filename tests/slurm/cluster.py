@@ -1,4 +1,4 @@
-"""A real SLURM of one node in a temporary folder, without accounting: it submits, requeues, cancels, times out."""
+"""A real one-node SLURM in a temporary folder, without accounting, that submits, requeues and cancels jobs."""
 
 import os
 import shutil
@@ -49,12 +49,12 @@ PartitionName=debug Nodes={host} Default=YES MaxTime=INFINITE State=UP
 
 
 def missing() -> str | None:
-    """Why no cluster can be started here, or None."""
+    """Why no cluster can be started on this machine, or None."""
     if os.geteuid() != 0:
-        return "a SLURM of one's own is started as root"
+        return "starting a SLURM cluster needs root"
     absent = [name for name in (*DAEMONS, "sbatch", "mungekey") if not _find(name)]
     return (
-        f"not installed: {', '.join(absent)} (Debian: slurm-wlm, munge; tools/slurm.sh installs them)"
+        f"not installed: {', '.join(absent)} (Debian: slurm-wlm, munge; tools/services.sh installs them)"
         if absent
         else None
     )
@@ -65,7 +65,7 @@ def _find(name: str) -> str | None:
 
 
 class Cluster:
-    """Started by `with`, and gone after it, jobs included."""
+    """A cluster that runs inside a `with` block. Leaving the block ends its jobs and daemons."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -79,7 +79,7 @@ class Cluster:
         text = CONF.format(host=host, folder=self.folder, ports=[_free_port(), _free_port()])
         self.conf.write_text(text)
         os.environ["SLURM_CONF"] = str(self.conf)
-        subprocess.run([_find("mungekey"), "--create", f"--keyfile={munge}/key"], check=True)
+        subprocess.run([str(_find("mungekey")), "--create", f"--keyfile={munge}/key"], check=True)
         files = [f"--key-file={munge}/key", f"--socket={munge}/socket", f"--pid-file={munge}/pid"]
         files += [f"--log-file={munge}/log", f"--seed-file={munge}/seed", "--force"]
         self._start("munged", "--foreground", *files)
@@ -106,21 +106,22 @@ class Cluster:
             time.sleep(0.1)
 
     def command(self, *arguments: str) -> str:
-        done = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
-        return done.stdout.strip()
+        """Run a command and return its output."""
+        return subprocess.run(arguments, capture_output=True, text=True, timeout=60).stdout.strip()
 
     def states(self) -> dict[str, str]:
-        """Job id -> state, for all jobs that SLURM still knows."""
+        """The states of all jobs that SLURM still knows, by job id."""
         lines = self.command("squeue", "-h", "-t", "all", "-o", "%i %T").splitlines()
         return dict(line.split() for line in lines)
 
     def wait_until(self, ready, seconds: float = 120):
+        """Wait until `ready()` is true and return its value."""
         deadline = time.monotonic() + seconds
-        while not (found := ready()):
+        while not (value := ready()):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"jobs: {self.states()}")
             time.sleep(0.1)
-        return found
+        return value
 
     def __exit__(self, *_: object) -> None:
         self.command("scancel", "--full", "--signal=KILL", "--user=root")

@@ -12,7 +12,7 @@ spec.loader.exec_module(cluster_module)
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory):
-    """A SLURM of one node for all tests; they are skipped where none can be started."""
+    """A one-node SLURM for all tests, which are skipped if it cannot be started."""
     reason = cluster_module.missing()
     if reason:
         pytest.skip(f"no SLURM: {reason}")

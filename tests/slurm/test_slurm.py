@@ -1,4 +1,4 @@
-"""Sweeps on a real SLURM of one node: what runs, fails, is requeued, cancelled, and goes on."""
+"""Sweeps on a real one-node SLURM: jobs that run, fail, are requeued or cancelled, and resume."""
 
 import json
 import os
@@ -48,12 +48,12 @@ def lines(folder):
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def same_results(one, other, names=("metrics.jsonl", "samples.jsonl", "summary.json")):
-    return all((one / name).read_bytes() == (other / name).read_bytes() for name in names)
+def same_results(a, b, names=("metrics.jsonl", "samples.jsonl", "summary.json")):
+    return all((a / name).read_bytes() == (b / name).read_bytes() for name in names)
 
 
 def test_a_sweep_over_direction_and_beta(cluster, tmp_path):
-    """Two packages side by side; the client waits, and ends with the same table and pictures as without a cluster."""
+    """Two packages. The command waits, and ends with the same table and figure as without a cluster."""
     axes = ["objective.direction=reverse,forward", "objective.beta=.05,.1"]
     llm = ["steps=3", "group_size=8", "evaluation_completions=16"]
     didactic = command(
@@ -102,17 +102,17 @@ def test_a_job_that_fails_hides_no_other(cluster, tmp_path):
 
 
 def test_a_requeued_job_goes_on_and_ends_as_if_undisturbed(cluster, tmp_path):
-    """`scontrol requeue` (SIGTERM), and the signal of a time limit (SIGUSR2), after which the job requeues itself."""
+    """After `scontrol requeue` (SIGTERM), and after the signal of a time limit (SIGUSR2), when it requeues itself."""
     cwd = made_up_tree(tmp_path, "import time; time.sleep(.1)")
     sweep = tmp_path / "sweep"
-    (one,) = submit(cluster, sweep, "didactic", *BANDIT, cwd=cwd)
+    (job,) = submit(cluster, sweep, "didactic", *BANDIT, cwd=cwd)
     run = sweep / "0"
-    for stop in (["scontrol", "requeue", one], ["scancel", "--signal=USR2", one]):
+    for stop in (["scontrol", "requeue", job], ["scancel", "--signal=USR2", job]):
         before = lines(run)
         cluster.wait_until(lambda before=before: lines(run) >= before + 4)
         subprocess.run(stop, check=True)
         cluster.wait_until(lambda: run_folder.read_record(run)["state"] == "preempted")
-    wait_for_end(cluster, [one])
+    wait_for_end(cluster, [job])
     assert run_folder.run_state(run) == "finished"
     assert [entry["state"] for entry in run_folder.read_record(run)["earlier"]] == ["preempted", "preempted"]
     command("-m", "didactic", *BANDIT, f"hydra.run.dir={tmp_path}/whole")
@@ -121,13 +121,13 @@ def test_a_requeued_job_goes_on_and_ends_as_if_undisturbed(cluster, tmp_path):
 
 @pytest.mark.long
 def test_molecules_whose_job_leaves_and_comes_back(cluster, tmp_path):
-    """From the shipped prior, which travels with the code, and with the oracle's own processes."""
+    """With the shipped prior, which is copied with the code, and with the oracle's worker processes."""
     chem = ["steps=20", "batch_size=4", "oracle.workers=1", "cache=null", "transform=mara", "threads=1"]
     sweep = tmp_path / "sweep"
-    (one,) = submit(cluster, sweep, "chem", *chem, "experiment=qed")
+    (job,) = submit(cluster, sweep, "chem", *chem, "experiment=qed")
     cluster.wait_until(lambda: lines(sweep / "0") >= 4)
-    subprocess.run(["scancel", "--signal=USR2", one], check=True)
-    wait_for_end(cluster, [one])
+    subprocess.run(["scancel", "--signal=USR2", job], check=True)
+    wait_for_end(cluster, [job])
     assert run_folder.run_state(sweep / "0") == "finished"
     assert [entry["state"] for entry in run_folder.read_record(sweep / "0")["earlier"]] == ["preempted"]
     command("-m", "chem", *chem, f"hydra.run.dir={tmp_path}/whole")
@@ -157,18 +157,18 @@ def test_jobs_run_the_code_as_it_was_at_submission(cluster, tmp_path):
     cwd = made_up_tree(tmp_path, "pass")
     subprocess.run(["scontrol", "update", "PartitionName=debug", "State=DOWN"], check=True)
     try:
-        (one,) = submit(cluster, tmp_path / "sweep", "didactic", *BANDIT, cwd=cwd)
+        (job,) = submit(cluster, tmp_path / "sweep", "didactic", *BANDIT, cwd=cwd)
         (cwd / "didactic" / "train.py").write_text("raise RuntimeError('broken later')\n")
     finally:
         subprocess.run(["scontrol", "update", "PartitionName=debug", "State=UP"], check=True)
-    wait_for_end(cluster, [one])
+    wait_for_end(cluster, [job])
     assert run_folder.run_state(tmp_path / "sweep" / "0") == "finished"
     broken = command("-m", "didactic", *BANDIT, f"hydra.run.dir={tmp_path}/control", cwd=cwd, check=False)
     assert "broken later" in broken.stderr
 
 
 def made_up_tree(tmp_path, in_every_step):
-    """A copy of the source whose didactic job does something more in every step."""
+    """A copy of the source in which didactic runs a line of code in every step."""
     home = tmp_path / "tree"
     for room in ("core", "conf", "launch", "didactic", "hydra_plugins"):
         shutil.copytree(ROOT / room, home / room, ignore=shutil.ignore_patterns("__pycache__"))
@@ -199,8 +199,9 @@ class Fails(OneTwo):
 
 @pytest.mark.long
 def test_two_ranks_of_a_language_model_under_deepspeed(cluster, tmp_path):
-    """One of them writes, both leave for a requeue and come back, and the lines are those of one process without
-    DeepSpeed; a rank that fails fails its job.
+    """Both ranks stop and resume after a requeue, rank 0 alone writes, and the metrics are those of one process.
+
+    A job whose rank 1 fails has failed, with the traceback of that rank.
     """
     (tmp_path / "slurm_task.py").write_text(TASK)
     path = f"{ROOT}:{tmp_path}"
@@ -217,7 +218,7 @@ def test_two_ranks_of_a_language_model_under_deepspeed(cluster, tmp_path):
     )
     run = tmp_path / "sweep" / "0"
     cluster.wait_until(lambda: lines(run) >= 2 or process.poll() is not None, 300)
-    subprocess.run(["scancel", "--signal=USR2", read_sweep(tmp_path / "sweep").jobs[0].id], check=True)
+    subprocess.run(["scancel", "--signal=USR2", str(read_sweep(tmp_path / "sweep").jobs[0].id)], check=True)
     out, error = process.communicate(timeout=400)
     assert process.returncode == 1, out + error
     assert "rank 1 of 2" in error
@@ -241,7 +242,7 @@ def test_two_ranks_of_a_language_model_under_deepspeed(cluster, tmp_path):
     [pytest.param("retry:2", ["finished"], marks=pytest.mark.long), ("stop", ["failed", "preempted"])],
 )
 def test_on_failure(cluster, tmp_path, on_failure, states):
-    """retry: a job that fails twice finishes the third time. stop: a job that fails ends the other."""
+    """With retry, a job that fails twice finishes the third time. With stop, a job that fails ends the other."""
     fails = f"""
         import os, time, pathlib; time.sleep(.1); tries = pathlib.Path({str(tmp_path / "tries")!r})
         if step == 4 and config.seed == 0 and (not tries.exists() or len(tries.read_text()) < 2):

@@ -1,25 +1,22 @@
 """Welch's t-test against its formula, and what is compared with what."""
 
-import io
 import math
 from pathlib import Path
 from statistics import fmean, variance
 
 import numpy as np
 import pytest
-from rich.console import Console
 from scipy.integrate import quad
 from scipy.stats import ttest_ind
 
 from conf.schema.base import ConfigError
-from launch.analysis.significance import compare, find_base
+from launch.analysis.significance import compare, find_baseline
 from launch.analysis.table import CollectedRun, Row
-from launch.analysis.terminal import print_table
 
 
 def row(name, key, values):
     results = [{} if value is None else {key: value} for value in values]
-    runs = [CollectedRun(Path(name), "chem", [], "finished", results=some) for some in results]
+    runs = [CollectedRun(Path(name), "chem", [], "finished", results=result) for result in results]
     return Row({"method": name}, runs)
 
 
@@ -51,7 +48,7 @@ def test_it_is_welchs_formula(seed, counts):
 def test_only_what_all_runs_have_is_compared():
     base = row("reinvent", "OB100", [900, 1000, 1100])
     rows = [base, row("mara", "OB100", [800, 700, None]), row("other", "OB100", [800, 700, 600])]
-    assert [one.label for one in compare(rows, base, ["OB100"])] == ["method=other"]
+    assert [test.label for test in compare(rows, base, ["OB100"])] == ["method=other"]
     assert compare(rows, rows[1], ["OB100"]) == []  # a base that has not reached it
     assert compare([base, row("one", "OB100", [1.0])], base, ["OB100"]) == []
     (test,) = compare([base := row("a", "x", [1.0, 1.0]), row("b", "x", [2.0, 2.0])], base, ["x"])
@@ -61,29 +58,13 @@ def test_only_what_all_runs_have_is_compared():
 
 def test_the_row_to_compare_with_is_named_by_a_part_of_its_label():
     rows = [row(name, "x", [1.0]) for name in ("mara", "mara_0.8", "reinvent")]
-    assert find_base(rows, "reinv") is rows[2]
-    assert find_base(rows, "mara_") is rows[1]
-    assert find_base(rows, "method=mara") is rows[0]  # a whole label wins
+    assert find_baseline(rows, "reinv") is rows[2]
+    assert find_baseline(rows, "mara_") is rows[1]
+    assert find_baseline(rows, "method=mara") is rows[0]  # a whole label wins
     rows[1].runs[0].overrides.append("experiment=task/cell")
-    assert find_base(rows, "task/cell") is rows[1]
-    for text in ("method", "nothing"):
+    assert find_baseline(rows, "task/cell") is rows[1]
+    for text, count in (("method", 3), ("nothing", 0)):
         with pytest.raises(
-            ConfigError, match=rf"--against: must be a part of the label of exactly one row .*got {text}"
+            ConfigError, match=rf"--against: {text} matches {count} rows, must match one; the rows are method=mara; "
         ):
-            find_base(rows, text)
-
-
-def test_a_table_wider_than_the_terminal_is_cut_into_several(monkeypatch):
-    keys = [f"long_name_of_result_{number}" for number in range(5)]
-    results = {key: 1000.0 + number for number, key in enumerate(keys)}
-    one = Row({"method": "m"}, [CollectedRun(Path("m"), "chem", [], "finished", results=results)])
-    texts = {}
-    for width in (60, 300):
-        console = Console(width=width, record=True, file=io.StringIO())
-        monkeypatch.setattr("launch.runs.console.console", console)
-        print_table([one], keys)
-        texts[width] = console.export_text()
-        assert all(key in texts[width] and f"{value:.3f}" in texts[width] for key, value in results.items())
-        assert max(map(len, texts[width].splitlines())) <= width
-        assert "…" not in texts[width]
-    assert texts[300].count("mean ±") == 1 < texts[60].count("mean ±")
+            find_baseline(rows, text)

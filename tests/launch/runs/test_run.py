@@ -1,9 +1,9 @@
-"""The record of a run: a made-up job through `Run`."""
+"""`Run` with a job that is made up here: what it writes, and how it ends."""
 
 import json
 import math
 import os
-import subprocess
+import random
 
 import numpy as np
 import pytest
@@ -11,10 +11,8 @@ import torch
 from omegaconf import OmegaConf
 
 from conf.schema.base import ConfigError
-from launch.runs.line_files import plain
-from launch.runs.provenance import code_version
-from launch.runs.run import Run
-from launch.runs.run_folder import read_jsonl, write_text
+from launch.runs.run import Run, seed_global_generators
+from launch.runs.run_folder import read_jsonl
 
 CHECKPOINT = {"every_seconds": 60.0, "every_steps": None, "keep": 2, "best": None, "best_mode": "max"}
 RUN = {"seed": 3, "resume": "auto", "checkpoint": CHECKPOINT, "loggers": []}
@@ -59,9 +57,13 @@ def test_a_finished_run(tmp_path):
 
 
 def test_a_failed_run_says_where(tmp_path):
-    with pytest.raises(ZeroDivisionError), Run(tmp_path / "run", "llm", CONFIG, []) as run:
-        for step in run.steps(3):
-            run.log({"x": 1 / (1 - step)})
+    def job():
+        with Run(tmp_path / "run", "llm", CONFIG, []) as run:
+            for step in run.steps(3):
+                run.log({"x": 1 / (1 - step)})
+
+    with pytest.raises(ZeroDivisionError):
+        job()
     written = record(tmp_path / "run")
     assert written["state"] == "failed"
     assert written["ended"] is not None
@@ -79,33 +81,14 @@ def test_an_interrupted_run_is_not_finished(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(ConfigError, match=r"hydra\.run\.dir.* got .*file/run \(Not a directory\)"):
+    with pytest.raises(
+        ConfigError, match=r"hydra\.run\.dir.*: cannot write a run to .*file/run: Not a directory; choose another"
+    ):
         Run(tmp_path / "file" / "run", "llm", CONFIG, [])
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "note.txt").write_text("anything else is no obstacle")
     with Run(tmp_path / "other", "llm", CONFIG, []):
         pass
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        (math.nan, None),
-        (-math.inf, None),
-        (0.0, 0.0),
-        (True, True),
-        (torch.tensor(math.inf), None),
-        (torch.tensor([1, 2]), [1, 2]),
-        (torch.tensor(0.5, dtype=torch.bfloat16), 0.5),
-        (np.float32(0.25), 0.25),
-        (np.array([1.0, np.nan]), [1.0, None]),
-        ({"a": (1, {"b": math.nan})}, {"a": [1, {"b": None}]}),
-        ("nan", "nan"),
-    ],
-)
-def test_what_json_lacks_becomes_null(value, expected):
-    assert plain(value) == expected
-    assert type(plain(value)) is type(expected)
 
 
 def test_what_is_not_finite_is_null_in_every_file(tmp_path):
@@ -139,66 +122,83 @@ def test_nothing_but_timings_depends_on_the_clock(tmp_path, monkeypatch):
     assert lines(tmp_path / "slow", "timings") != lines(tmp_path / "fast", "timings")  # control
 
 
-@pytest.mark.parametrize(("total", "shown"), [(1, [1]), (3, [1, 2, 3]), (7, [2, 4, 6, 7]), (100, [25, 50, 75, 100])])
-def test_a_log_has_a_line_a_quarter(tmp_path, capsys, total, shown):
+def test_the_global_generators_depend_on_seed_step_and_rank():
+    def draws(*key):
+        seed_global_generators(*key)
+        return random.random(), np.random.random(), torch.rand(()).item()
+
+    keys = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
+    values = [draws(*key) for key in keys]
+    assert [draws(*key) for key in keys] == values
+    for column in zip(*values, strict=True):
+        assert len(set(column)) == len(keys)
+
+
+def test_each_step_starts_with_its_own_generators(tmp_path):
     with Run(tmp_path, "llm", CONFIG, []) as run:
-        for step in run.steps(total, show=("x", "missing")):
-            run.log({"x": step / 2, "y": 0.0})
-    expected = [f"step {n}/{total}  x {(n - 1) / 2:.3f}" for n in shown]
-    assert capsys.readouterr().out.splitlines() == expected
+        seen = [torch.rand(()).item() for _ in run.steps(3)]
+    expected = []
+    for step in range(3):
+        seed_global_generators(RUN["seed"], step, 0)
+        expected.append(torch.rand(()).item())
+    assert seen == expected
 
 
-def test_a_file_is_replaced_whole(tmp_path, monkeypatch):
-    write_text(tmp_path / "a", "old")
-    monkeypatch.setattr(os, "fsync", lambda fd: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        write_text(tmp_path / "a", "new")
-    assert (tmp_path / "a").read_text() == "old"
+def test_only_rank_0_writes_and_prints(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with Run(tmp_path / "run", "llm", CONFIG, []) as run:
+        assert not run.is_main
+        for _ in run.steps(1):
+            run.log({"x": 1.0})
+            run.log_samples([{"text": "a"}])
+        run.info("information")
+        run.warn("a warning")
+        run.finish({})
+    assert not (tmp_path / "run").exists()
+    assert capsys.readouterr().out == ""
 
 
-def test_the_code_is_named_with_what_no_commit_has(tmp_path, monkeypatch):
-    def git(*arguments):
-        identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
-        subprocess.run(["git", "-C", str(tmp_path), *identity, *arguments], check=True, capture_output=True)
-
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    unknown = {"commit": None, "dirty": None, "untracked": None}
-    code = tmp_path / "launch" / "runs" / "run.py"
-    code.parent.mkdir(parents=True)
-    code.write_text("old\n")
-    assert code_version(tmp_path) == unknown  # no checkout
-    git("init")
-    git("commit", "--allow-empty", "-m", "first")
-    assert code_version(tmp_path) == unknown  # somebody else's checkout
-    git("add", ".")
-    git("commit", "-m", "second")
-    clean = code_version(tmp_path)
-    assert len(clean["commit"]) == 40
-    assert (clean["dirty"], clean["untracked"], clean["patch"]) == (False, [], "")
-
-    code.write_text("new: é\n")
-    git("config", "color.ui", "always")
-    changed = code_version(tmp_path)
-    assert changed["dirty"] is True
-    assert changed["commit"] == clean["commit"]
-    (tmp_path / "code.patch").write_text(changed["patch"])
-    git("checkout", "launch/runs/run.py")
-    git("apply", "code.patch")
-    assert code.read_text() == "new: é\n"
-
-    git("checkout", "launch/runs/run.py")
-    (tmp_path / "launch" / "more.py").touch()
-    (tmp_path / "notes.txt").touch()
-    added = code_version(tmp_path)
-    assert (added["dirty"], added["untracked"], added["patch"]) == (True, ["launch/more.py"], "")
+def test_a_line_may_name_its_step(tmp_path):
+    with Run(tmp_path, "llm", CONFIG, []) as run:
+        run.log({"x": 1.0}, step=7)  # before the loop
+        run.warn("a warning")
+    assert read_jsonl(tmp_path / "metrics.jsonl") == [{"step": 7, "x": 1.0}]
 
 
-@pytest.mark.parametrize("patch", ["", "diff --git a/x b/x\n"])
-def test_a_patch_is_written_where_the_code_was_changed(tmp_path, monkeypatch, patch):
-    code = {"commit": "0" * 40, "dirty": bool(patch), "untracked": [], "patch": patch}
-    monkeypatch.setattr("launch.runs.record.code_version", lambda root: dict(code))
-    with Run(tmp_path, "llm", CONFIG, []):
+def test_loggers_get_each_step_and_are_closed(tmp_path, monkeypatch):
+    calls = []
+
+    class Logger:
+        def log(self, step, metrics):
+            calls.append((step, metrics))
+
+        def close(self):
+            calls.append("closed")
+
+    monkeypatch.setattr("launch.runs.run.make_loggers", lambda names, folder, config: [Logger()])
+    with Run(tmp_path, "llm", CONFIG, []) as run:
+        for step in run.steps(2):
+            run.log({"x": torch.tensor(float(step))})
+    assert calls == [(0, {"x": 0.0}), (1, {"x": 1.0}), "closed"]
+
+
+def test_a_logger_that_cannot_be_closed_fails_the_run(tmp_path, monkeypatch):
+    class Logger:
+        def close(self):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("launch.runs.run.make_loggers", lambda names, folder, config: [Logger()])
+    with (
+        pytest.raises(ConfigError, match="cannot be written: No space left on device"),
+        Run(tmp_path, "llm", CONFIG, []),
+    ):
         pass
-    assert record(tmp_path)["code"] == {"commit": "0" * 40, "dirty": bool(patch), "untracked": []}
-    assert (tmp_path / "code.patch").exists() == bool(patch)
-    assert not patch or (tmp_path / "code.patch").read_text() == patch
+    assert record(tmp_path)["state"] == "failed"
+
+
+def test_a_run_whose_loggers_are_missing_releases_its_folder(tmp_path):
+    config = OmegaConf.merge(CONFIG, {"loggers": ["no_such"]})
+    for _ in range(2):  # the second time the folder is not locked
+        with pytest.raises(KeyError):
+            Run(tmp_path, "llm", config, [])

@@ -1,4 +1,4 @@
-"""`start` with a job that is made up here: what it runs, what it leaves, how it ends."""
+"""`start` with a job that is made up here: what it runs, what it writes, and how it ends."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import pytest
 
 from launch.runs.run_folder import read_jsonl
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 JOB = """
 import time
 from conf.schema.base import ConfigError

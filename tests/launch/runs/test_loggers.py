@@ -1,4 +1,4 @@
-"""TensorBoard and Weights & Biases beside metrics.jsonl, read back with their own readers."""
+"""TensorBoard and Weights & Biases, whose files are read with their own readers."""
 
 import os
 import sys
@@ -43,18 +43,22 @@ def test_wandb_continues_the_same_run(tmp_path, monkeypatch):
     known = (tmp_path / "run" / "wandb" / "run_id").read_text()
     seen = []
     log = wandb.sdk.wandb_run.Run.log
-    monkeypatch.setattr(
-        wandb.sdk.wandb_run.Run, "log", lambda self, *a, **k: seen.append((self.id, a[0], k)) or log(self, *a, **k)
-    )
+
+    def recorded_log(self, metrics, **keywords):
+        seen.append((self.id, metrics, keywords))
+        log(self, metrics, **keywords)
+
+    monkeypatch.setattr(wandb.sdk.wandb_run.Run, "log", recorded_log)
     job(tmp_path / "run", ["wandb"])
     assert seen == [(known, {"loss": s / 2, "reward/raw": 1.0}, {"step": s}) for s in (4, 5)]
     assert len(list((tmp_path / "run" / "wandb").glob("offline-run-*"))) == 2
 
 
-def test_a_writer_that_is_not_installed_is_named(tmp_path, monkeypatch):
+def test_a_logger_that_is_not_installed_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(
-        ConfigError, match=r"^loggers: wandb needs the package wandb, .*pip install -e '\.\[tracking\]'"
+        ConfigError,
+        match=r"^loggers: wandb needs the package wandb, .*pip install -e '\.\[tracking\]', or remove wandb",
     ):
         loggers.make_loggers(["wandb"], tmp_path, {})
     assert loggers.make_loggers([], tmp_path, {}) == []

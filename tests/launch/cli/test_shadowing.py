@@ -1,4 +1,4 @@
-"""Another package under one of our names: a child process must stop, and name both paths."""
+"""A child process must stop if another package has one of our names, and print both paths."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-HOME = Path(__file__).resolve().parents[2]
+HOME = Path(__file__).resolve().parents[3]
 START = "from launch.cli.shadowing import refuse_shadowing; refuse_shadowing(); print('started')"
 
 
@@ -40,7 +40,7 @@ def assert_refused(child: subprocess.CompletedProcess[str], theirs: Path, ours: 
     (line,) = child.stderr.splitlines()
     assert line == (
         f"mara: another package named '{ours.name}' at {theirs} shadows ours at {ours}; "
-        "uninstall it or use an environment of its own"
+        "uninstall it or use a separate environment"
     )
 
 

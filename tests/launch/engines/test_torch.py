@@ -1,15 +1,13 @@
+"""The plain engine against AdamW written out, and torch's own loop."""
+
 import math
-import sys
-from unittest.mock import patch
 
 import pytest
 import torch
 from torch import nn
 
-from conf.schema.base import ConfigError
 from conf.schema.run import OptimizerConfig
-from launch.engines.base import lr_factor
-from launch.engines.factory import make_engine
+from launch.engines.torch import TorchEngine
 
 
 def config(**changes):
@@ -37,7 +35,7 @@ def run(engine, steps):
 
 
 def test_steps_are_adamw_written_out():
-    engine = make_engine("torch", module(), config(), steps=5)
+    engine = TorchEngine(module(), config(), steps=5)
     run(engine, range(5))
     plain = module()
     parameters = list(plain.parameters())
@@ -59,7 +57,7 @@ def test_steps_are_adamw_written_out():
 def test_steps_are_torchs_bit_for_bit():
     """The loop one would write without an engine, clipping and a falling learning rate included."""
     options = config(warmup_steps=2, decay="linear", max_grad_norm=0.3)
-    engine = make_engine("torch", module(), options, steps=6)
+    engine = TorchEngine(module(), options, steps=6)
     norms = run(engine, range(6))
     plain = module()
     adamw = torch.optim.AdamW(plain.parameters(), betas=(0.8, 0.95), weight_decay=0.1, fused=True)
@@ -71,7 +69,7 @@ def test_steps_are_torchs_bit_for_bit():
         assert torch.equal(nn.utils.clip_grad_norm_(plain.parameters(), 0.3), norms[step])
         adamw.step()
     assert all(torch.equal(a, b) for a, b in zip(engine.module.parameters(), plain.parameters(), strict=True))
-    unclipped = make_engine("torch", module(), config(warmup_steps=2, decay="linear"), steps=6)
+    unclipped = TorchEngine(module(), config(warmup_steps=2, decay="linear"), steps=6)
     run(unclipped, range(6))
     assert not torch.equal(unclipped.module.weight, plain.weight)  # control
 
@@ -80,14 +78,14 @@ def test_what_does_not_learn_is_left_alone():
     model = module()
     model.bias.requires_grad_(False)
     before = model.bias.clone()
-    engine = make_engine("torch", model, config(), 1)
+    engine = TorchEngine(model, config(), 1)
     run(engine, [0])
     assert torch.equal(model.bias, before)
     assert model.weight.grad is None
 
 
 def test_the_norm_is_reported_before_clipping():
-    free, clipped = (make_engine("torch", module(), config(max_grad_norm=n), 1) for n in (None, 1e-6))
+    free, clipped = (TorchEngine(module(), config(max_grad_norm=n), 1) for n in (None, 1e-6))
     before = [p.detach().clone() for p in free.module.parameters()]
     norms = [run(engine, [0])[0] for engine in (free, clipped)]
     assert norms[0] == norms[1] > 1
@@ -96,7 +94,7 @@ def test_the_norm_is_reported_before_clipping():
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_update():
-    engine = make_engine("torch", module(), config(), 1)
+    engine = TorchEngine(module(), config(), 1)
     before = engine.module.weight.detach().clone()
     engine.backward(engine.module.weight.sum() * math.nan)
     with pytest.raises(RuntimeError, match="non-finite"):
@@ -105,15 +103,15 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update():
 
 
 def test_a_state_continues_bit_for_bit():
-    whole = make_engine("torch", module(), config(decay="cosine"), 6)
+    whole = TorchEngine(module(), config(decay="cosine"), 6)
     run(whole, range(6))
-    half = make_engine("torch", module(), config(decay="cosine"), 6)
+    half = TorchEngine(module(), config(decay="cosine"), 6)
     run(half, range(3))
-    resumed = make_engine("torch", nn.Linear(3, 2).double(), config(decay="cosine"), 6)
+    resumed = TorchEngine(nn.Linear(3, 2).double(), config(decay="cosine"), 6)
     resumed.load_state_dict(half.state_dict())
     run(resumed, range(3, 6))
     assert torch.equal(resumed.module.weight, whole.module.weight)
-    fresh = make_engine("torch", module(), config(decay="cosine"), 6)
+    fresh = TorchEngine(module(), config(decay="cosine"), 6)
     fresh.module.load_state_dict(half.state_dict()["module"])
     run(fresh, range(3, 6))  # control: weights alone do not continue the run
     assert not torch.equal(fresh.module.weight, whole.module.weight)
@@ -123,7 +121,7 @@ def half(lr, steps=1):
     """An engine on a bfloat16 weight of 1 whose gradient is 1: Adam moves it by lr in each step."""
     model = nn.Linear(1, 1, bias=False).to(torch.bfloat16)
     nn.init.ones_(model.weight)
-    engine = make_engine("torch", model, config(lr=lr, weight_decay=0.0), 100)
+    engine = TorchEngine(model, config(lr=lr, weight_decay=0.0), 100)
     for _ in range(steps):
         for _ in range(2):
             engine.backward(model.weight.sum() / 2)
@@ -132,7 +130,7 @@ def half(lr, steps=1):
 
 
 def test_small_updates_of_16_bits_are_not_lost():
-    """A bfloat16 weight of 1 cannot take a step of 1e-6; its master copy does, and the weight follows in time."""
+    """A bfloat16 weight of 1 cannot take a step of 1e-6. Its master copy does, and the weight follows later."""
     engine = half(1e-6, steps=3)
     assert float(engine.masters["weight"].detach()) == pytest.approx(1 - 3e-6, abs=1e-7)
     assert float(engine.module.weight.detach()) == 1.0
@@ -149,27 +147,29 @@ def test_a_state_keeps_the_master_copies():
     whole, resumed = half(1e-3, steps=3), half(1e-3, steps=0)
     resumed.load_state_dict(whole.state_dict())
     assert torch.equal(resumed.masters["weight"], whole.masters["weight"])
-    assert float(resumed.masters["weight"].detach()) != float(whole.module.weight)
+    assert float(resumed.masters["weight"].detach()) != float(whole.module.weight.detach())
     assert torch.equal(resumed.module.weight, whole.module.weight)
 
 
-def test_schedules():
-    factors = [lr_factor(step, 10, 4, "constant") for step in range(10)]
-    assert factors == pytest.approx([0.2, 0.4, 0.6, 0.8, *[1.0] * 6])
-    assert [lr_factor(s, 4, 0, "linear") for s in range(5)] == pytest.approx([1, 0.75, 0.5, 0.25, 0])
-    assert [lr_factor(s, 4, 0, "cosine") for s in range(5)] == pytest.approx(
-        [(1 + math.cos(math.pi * s / 4)) / 2 for s in range(5)]
-    )
+def test_a_frozen_parameter_is_not_in_the_state():
+    model = module()
+    model.bias.requires_grad_(False)
+    engine = TorchEngine(model, config(), 1)
+    run(engine, [0])
+    state = engine.state_dict()
+    assert set(state["module"]) == {"weight"}
+    other = module()
+    other.bias.requires_grad_(False)
+    nn.init.constant_(other.bias, 7.0)
+    resumed = TorchEngine(other, config(), 1)
+    resumed.load_state_dict(state)
+    assert torch.equal(resumed.module.weight, engine.module.weight)
+    assert resumed.module.bias.tolist() == [7.0, 7.0]
 
 
-def test_an_engine_without_its_package_is_refused():
-    with (
-        patch.dict(sys.modules, {"deepspeed": None}),
-        pytest.raises(ConfigError, match=r"^engine: must be none with"),
-    ):
-        make_engine("zero2", module().float(), config(), 1)
-
-
-def test_an_unknown_engine_is_refused():
-    with pytest.raises(ValueError, match=r"engine\.name"):
-        make_engine("zero9", module(), config(), 1)
+def test_apply_and_gather_give_the_policy():
+    engine = TorchEngine(module(), config(), 1)
+    x = torch.ones(1, 3, dtype=torch.float64)
+    assert torch.equal(engine.apply(lambda policy: policy(x)), engine.module(x))
+    with engine.gather() as policy:
+        assert policy is engine.module

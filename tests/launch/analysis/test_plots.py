@@ -1,0 +1,107 @@
+"""Pareto fronts and curves, and the files they are drawn to."""
+
+import math
+import re
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from launch.analysis import plots, table
+from launch.analysis.artifacts import Artifacts, Curves
+from launch.analysis.palette import COLOURS
+from launch.analysis.table import CollectedRun, Row
+
+
+def test_the_front_is_what_nothing_beats():
+    points = [(0, 3), (1, 3), (1, 1), (2, 2), (3, 0), (3, 0), (2.5, -1)]
+    beaten = [any(a >= x and b >= y and (a > x or b > y) for a, b in points) for x, y in points]
+    front = plots.pareto_front(points)
+    assert {points[i] for i in front} == {p for p, bad in zip(points, beaten, strict=True) if not bad}
+    assert [points[i] for i in front] == [(1, 3), (2, 2), (3, 0)]
+
+
+def test_curves_are_means_over_the_seeds(sweep):
+    rows = table.fold_seeds(table.read_runs(sweep))
+    steps, mean, error = plots.metric_curve(rows[0], "reward/raw")
+    assert (steps, mean.tolist()) == ([0, 1, 2, 3], [0.5, 1.5, 2.5, 3.5])
+    assert error == pytest.approx(0.5 / math.sqrt(2))
+    assert plots.metric_curve(rows[0], "loss")[0] == [0, 1, 3]
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that are saved, still open."""
+    figures = []
+
+    def save(figure: Figure, path: Path) -> Path:
+        figures.append(figure)
+        return path
+
+    monkeypatch.setattr(plots, "save_figure", save)
+    yield figures
+    plt.close("all")
+
+
+def row(label, *runs):
+    """A row of runs, each given by its results, metrics and artifacts."""
+    return Row(
+        {"method": label},
+        [
+            CollectedRun(Path("run"), "llm", [], "finished", **{name: value for name, value in run.items()})
+            for run in runs
+        ],
+    )
+
+
+def test_a_point_has_the_errors_of_its_seeds(drawn, tmp_path):
+    rows = [
+        row("a", {"results": {"x": 1.0, "y": 4.0}}, {"results": {"x": 3.0, "y": 4.0}}),
+        row("b", {"results": {"x": 5.0, "y": 1.0}}),
+        row("c", {"results": {"x": 5.0}}),
+    ]
+    assert plots.draw_pareto(rows, "x", "y", tmp_path / "pareto.png") == tmp_path / "pareto.png"
+    (axes,) = drawn[0].axes
+    labels = axes.get_legend_handles_labels()[1]
+    assert labels == ["front", "method=a", "method=b"]  # c has no y
+    assert axes.lines[0].get_xydata().tolist() == [[2, 4], [5, 1]]
+    containers = {container.get_label(): container for container in axes.containers}
+    (x_bar,) = containers["method=a"].lines[2][0].get_segments()
+    assert x_bar[:, 0].tolist() == pytest.approx([2 - 1 / math.sqrt(2), 2 + 1 / math.sqrt(2)])
+
+
+def test_the_metrics_of_interest_come_first_and_others_only_without_them(drawn, tmp_path):
+    metrics = [{"step": s, "loss": 1.0, "a": 2.0, "reward/raw": 3.0} for s in range(2)]
+    plots.draw_curves([row("a", {"metrics": metrics})], tmp_path / "curves.png")
+    plots.draw_curves([row("a", {"metrics": [{"step": 0, "b": 1.0, "a": 2.0}]})], tmp_path / "curves.png")
+    assert [axes.get_title() for axes in drawn[0].axes] == ["reward/raw", "loss"]
+    assert [axes.get_title() for axes in drawn[1].axes] == ["a", "b"]
+    (line,) = drawn[0].axes[0].lines
+    assert line.get_xydata().tolist() == [[0, 3], [1, 3]]
+
+
+def test_each_title_of_a_package_is_a_file(drawn, tmp_path):
+    curves = {title: Curves("calls", {"good": {0: 1.0, 5: 2.0}}) for title in ("Yield, all of it!", "\u00e9")}
+    paths = plots.draw_artifact_curves([row("a", {"artifacts": Artifacts(curves=curves)})], tmp_path)
+    assert [path.name for path in paths] == ["yield_all_of_it.png", "artifact.png"]
+    assert [axes.get_xlabel() for figure in drawn for axes in figure.axes] == ["calls", "calls"]
+
+
+def test_a_figure_is_written_and_closed(tmp_path):
+    figure, axes = plt.subplots()
+    axes.plot([0, 1])
+    path = plots.save_figure(figure, tmp_path / "a.png")
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert not plt.fignum_exists(figure.number)
+
+
+def test_colours_repeat_but_lines_differ(drawn):
+    _, axes = plt.subplots()
+    count = 2 * len(COLOURS)
+    for number in range(count):
+        plots.draw_band(axes, number, str(number), [0, 1], np.zeros(2), np.ones(2))
+    assert plots.colour(0) == plots.colour(len(COLOURS))
+    assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == count
+    assert all(re.fullmatch(r"#[0-9A-F]{6}", plots.colour(number)) for number in range(count))

@@ -1,0 +1,126 @@
+"""Reading runs, grouping them into rows, and the commands that repeat them."""
+
+import json
+import math
+from itertools import product
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from launch.analysis import table
+from launch.analysis.table import CollectedRun, Row
+
+
+@pytest.mark.parametrize("values", [[0.0, 1.0], [0.3, 0.9, 0.2], [1.0, 2.0, 4.0, 8.0], [0.1, 0.1, 0.1]])
+def test_standard_error_is_that_of_all_resamples(values):
+    means = [sum(resample) / len(values) for resample in product(values, repeat=len(values))]
+    centre = sum(means) / len(means)
+    exact = math.sqrt(sum((mean - centre) ** 2 for mean in means) / len(means))
+    assert table.standard_error(values) == pytest.approx(exact, abs=1e-15)
+    unbiased = math.sqrt(sum((v - centre) ** 2 for v in values) / (len(values) - 1) / len(values))
+    assert exact < 1e-12 or table.standard_error(values) != pytest.approx(unbiased)  # control
+    assert math.isnan(table.standard_error(values[:1]))
+
+
+def collected(overrides, **config):
+    return CollectedRun(Path("run"), "llm", overrides, "finished", config=config, results={"reward": 1.0})
+
+
+def test_a_group_option_that_changes_several_keys_is_one_column():
+    values = {"a": (1, 1), "b": (2, 1), "c": (2, 3)}
+
+    def run(method, seed, **changed):
+        x, y = values[method]
+        return collected([f"method={method}", f"seed={seed}"], **{"x": x, "y": y, "seed": seed, **changed})
+
+    runs = [run("a", 0), run("a", 1), run("b", 0), run("c", 0)]
+    rows = table.fold_seeds(runs)
+    assert [(row.varying, len(row.runs)) for row in rows] == [
+        ({"method": "a"}, 2),
+        ({"method": "b"}, 1),
+        ({"method": "c"}, 1),
+    ]
+    assert rows[0].label == "method=a"
+    changed = [*runs, run("c", 1, y=4)]  # what the option means has changed in between
+    assert {tuple(row.varying) for row in table.fold_seeds(changed)} == {("x", "y")}
+    assert len(table.fold_seeds(changed)) == 4
+
+
+def row(*results):
+    runs = [CollectedRun(Path("run"), "llm", [], "finished", results=values) for values in results]
+    return Row({"transform.name": "mara", "objective.beta": 0.1}, runs)
+
+
+def test_a_result_is_over_the_runs_that_have_it():
+    three = row({"a": 1.0}, {"a": 3.0}, {"b": 5.0})
+    assert three.label == "transform=mara, beta=0.1"
+    assert three.result("a") == (2.0, pytest.approx(1 / math.sqrt(2)))
+    assert (three.coverage("a"), three.coverage("b"), three.coverage("c")) == ("2 of 3", "1 of 3", "")
+    assert math.isnan(three.result("c")[0])
+    assert row({"a": 1.0}, {"a": 2.0}).coverage("a") == ""
+
+
+@pytest.mark.parametrize("key", ["reward", "reward/mean"])
+def test_a_single_run_keeps_its_own_error(key):
+    assert row({key: 2.0, "reward/se": 0.25}).result(key) == (2.0, 0.25)
+    assert math.isnan(row({key: 2.0}).result(key)[1])
+    two = row({key: 2.0, "reward/se": 0.25}, {key: 2.0, "reward/se": 0.25})
+    assert two.result(key) == (2.0, 0.0)  # control: of several runs the error is that over the seeds
+
+
+def test_the_numbers_of_a_summary():
+    summary = {"a": 1, "b": {"c": 2.5, "d": "text"}, "e": None, "f": True, "cells": [{"x": 3}], "list": [1, 2]}
+    assert table.numeric_results(summary) == {"a": 1.0, "b.c": 2.5, "x": 3.0}
+    assert table.evaluation_results(
+        {"distinct/mean": 2, "distinct/se": 1, "distinct/prompts": 3, "compare": {"distinct/mean": 4}, "a/b/mean": 5}
+    ) == {"distinct/mean": 2.0, "distinct/se": 1.0}
+
+
+def test_results_that_no_run_reached_are_last():
+    runs = [row({"a": 1.0, "a/se": 0.1}).runs[0], row({"b": 2.0}).runs[0]]
+    runs[0].undefined = ["never", "b"]
+    assert table.result_keys(runs) == ["a", "b", "never"]
+
+
+def test_an_evaluation_is_among_the_results(sweep):
+    (sweep / "0" / "evaluation").mkdir()
+    (sweep / "0" / "evaluation" / "summary.json").write_text(json.dumps({"distinct/mean": 2.5, "prompts": 7}))
+    first, second, failed, _, missing, dead = table.read_runs(sweep)
+    assert (first.results["distinct/mean"], first.results["correct"]) == (2.5, 0.9)
+    assert "prompts" not in first.results
+    assert "distinct/mean" not in second.results
+    assert (first.undefined, first.config["transform.name"], len(first.metrics)) == (["none"], "identity", 4)
+    assert (failed.results, failed.state, dead.state) == ({}, "failed", "dead")
+    assert (missing.config, missing.metrics, missing.error) == ({}, [], "")
+
+
+def test_a_key_that_tells_the_same_runs_apart_is_left_out():
+    runs = [collected([], a=a, b=10 * a, c=c, seed=a, d=0) for a, c in ((1, 1), (2, 1), (2, 2))]
+    assert table.varying_keys(runs) == ["a", "c"]
+    del runs[0].config["a"]
+    assert table.varying_keys(runs) == ["b", "c"]  # a key that all runs have is preferred
+
+
+def test_what_was_typed_is_a_column_where_it_is_shorter():
+    typed = [collected(["+x.y=1", "method=a", "seed=0"]), collected(["+x.y=2", "method=a", "seed=1"])]
+    frame = table.override_columns(typed)
+    assert frame.to_dict("list") == {"x.y": ["1", "2"]}
+    assert table.group_numbers(pd.DataFrame({"a": [1, 2, 1], "b": [1, 1, 1]})) == [0, 1, 0]
+    assert table.group_numbers(pd.DataFrame(index=range(3))) == [0, 0, 0]
+
+
+def test_the_command_of_a_row_is_a_sweep_over_its_seeds():
+    runs = [collected(["method=a b", f"seed={seed}"], seed=seed) for seed in (0, 3)]
+    assert table.rerun_command(runs) == "python -m llm -m 'method=a b' seed=0,3"
+    assert table.rerun_command(runs[:1]) == "python -m llm 'method=a b' seed=0"
+    runs[1].overrides[0] = "method=b"
+    assert table.rerun_command(runs) == "python -m llm 'method=a b' seed=0; python -m llm method=b seed=3"
+
+
+@pytest.mark.parametrize(
+    ("key", "short"),
+    [("objective.beta", "beta"), ("transform.name", "transform"), ("a.b.name", "b"), ("seed", "seed")],
+)
+def test_the_last_part_of_a_key(key, short):
+    assert table.short_key(key) == short

@@ -1,0 +1,124 @@
+"""sweep.json, folders without one, and the states of jobs."""
+
+import json
+import subprocess
+
+import pytest
+from omegaconf import OmegaConf
+
+from conf.schema.base import ConfigError
+from launch.cluster import sweep as sweeps
+from launch.cluster.sweep import (
+    Sweep,
+    SweepJob,
+    config_flags,
+    job_states,
+    read_sweep,
+    remove_empty_sweep,
+    write_sweep,
+)
+
+from ..made_up import write_run
+
+
+def test_what_slurm_queues_is_pending(sweep):
+    content = read_sweep(sweep)
+    for job in content.jobs:
+        job.id = f"7_{job.number}"
+    queue = {"7_0": "PENDING", "7_4": "RUNNING", "7_2": "PENDING", "7_5": "CANCELLED"}
+    states = job_states(sweep, content.jobs, queue)
+    assert states == ["finished", "finished", "pending", "finished", "starting", "dead"]
+
+
+def test_a_record_comes_back(tmp_path):
+    jobs = [SweepJob(0, ["seed=0"], "0", "7_0"), SweepJob(1, ["seed=1"], "sub/1")]
+    written = Sweep("llm", ["python"], "slurm", jobs, "stop", {"name": "x"}, "/here", ["--config-dir", "/c"])
+    write_sweep(tmp_path / "new" / "sweep", written)
+    assert read_sweep(tmp_path / "new" / "sweep") == written
+    content = json.loads((tmp_path / "new" / "sweep" / "sweep.json").read_text())
+    assert content["created"].endswith("+00:00")
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"jobs": [{"nonsense": 1}]}', '{"jobs": []}'])
+def test_a_damaged_record_is_named(tmp_path, content):
+    (tmp_path / "sweep.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"sweep\.json: not the record of a sweep: "):
+        read_sweep(tmp_path)
+
+
+def test_a_folder_of_runs_is_a_sweep_and_a_run_is_one_of_itself(tmp_path):
+    for name in ("b", "a"):
+        write_run(tmp_path / name, {}, command=["python", "-m", "llm", f"seed={name}"])
+    (tmp_path / "notes").mkdir()
+    assert read_sweep(tmp_path).jobs == [SweepJob(0, ["seed=a"], "a"), SweepJob(1, ["seed=b"], "b")]
+    alone = read_sweep(tmp_path / "b")
+    assert alone.jobs == [SweepJob(0, ["seed=b"], ".")]
+    assert (alone.package, alone.launcher) == ("llm", "basic")
+    write_run(tmp_path / "c", {}, package="chem")
+    with pytest.raises(ConfigError, match=r"must hold runs of one package, not of several \(chem, llm\)"):
+        read_sweep(tmp_path)
+
+
+def test_a_folder_without_a_run_is_no_sweep(tmp_path):
+    with pytest.raises(ConfigError, match=r"not a sweep or a run, it has neither sweep\.json nor run\.json"):
+        read_sweep(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("in_queue", "state", "expected"),
+    [
+        ("PENDING", None, "pending"),
+        ("PENDING", "preempted", "pending"),  # requeued
+        ("PENDING", "finished", "finished"),
+        ("RUNNING", None, "starting"),
+        ("RUNNING", "preempted", "preempted"),
+        ("COMPLETED", None, "missing"),
+        (None, None, "missing"),
+        (None, "failed", "failed"),
+        ("TIMEOUT", "running", "dead"),  # no process holds the lock
+    ],
+)
+def test_the_state_of_a_job(tmp_path, in_queue, state, expected):
+    if state is not None:
+        write_run(tmp_path / "0", {}, state=state)
+    queue = {} if in_queue is None else {"7_0": in_queue}
+    assert job_states(tmp_path, [SweepJob(0, [], "0", "7_0")], queue) == [expected]
+
+
+def test_the_folder_of_a_refused_sweep_is_removed_unless_it_holds_more(tmp_path):
+    for name in ("empty", "full"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "multirun.yaml").touch()
+    (tmp_path / "full" / "mine").touch()
+    for name in ("empty", "full", "nowhere"):
+        remove_empty_sweep(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["full"]
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine"]
+
+
+def test_the_flags_of_a_command_line_are_its_own_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sources = [{"path": "mine", "provider": "command-line"}, {"path": "conf", "provider": "main"}]
+    config = OmegaConf.create({"hydra": {"runtime": {"config_sources": sources}}})
+    assert config_flags(config) == ["--config-dir", str(tmp_path / "mine")]
+
+
+def test_the_queue_is_what_squeue_prints(monkeypatch):
+    def squeue(command, **_):
+        assert command[0] == "squeue"
+        return subprocess.CompletedProcess(command, 0, "7_0 RUNNING\n8 PENDING\n\n", "")
+
+    monkeypatch.setattr(sweeps.subprocess, "run", squeue)
+    assert sweeps.slurm_queue() == {"7_0": "RUNNING", "8": "PENDING"}
+
+    def failing(command, **_):
+        raise subprocess.CalledProcessError(1, command)
+
+    monkeypatch.setattr(sweeps.subprocess, "run", failing)
+    assert sweeps.slurm_queue() is None
+
+    def missing(command, **_):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(sweeps.subprocess, "run", missing)
+    assert sweeps.slurm_queue() is None

@@ -1,0 +1,159 @@
+"""run.json: who holds a folder, what an earlier process left in it, and how a run ended."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from conf.schema.base import ConfigError
+from launch.runs import run_folder
+from launch.runs.record import RunRecord, earlier_record, is_finished, resolved_config
+from launch.runs.run import Run
+
+ROOT = Path(__file__).parents[3]
+CHECKPOINT = {"every_seconds": 1e9, "every_steps": 2, "keep": 2, "best": None, "best_mode": "max"}
+CONFIG = {"seed": 3, "resume": "auto", "checkpoint": CHECKPOINT, "loggers": [], "steps": 9, "lr": 0.1}
+
+
+def record(folder):
+    return json.loads((folder / "run.json").read_text())
+
+
+def open_record(folder, warnings=None, **changes):
+    config = OmegaConf.create({**CONFIG, **changes})
+    opened = RunRecord(folder, "llm", config, ["python"], 2, (warnings if warnings is not None else []).append)
+    opened.write(config, ["a=1"])
+    return opened
+
+
+def test_two_processes_on_one_folder(tmp_path):
+    config = OmegaConf.create(CONFIG)
+    with Run(tmp_path, "llm", config, []):
+        before = (tmp_path / "run.json").read_bytes()
+        assert run_folder.run_state(tmp_path) == "running"
+        with pytest.raises(ConfigError, match=r"hydra\.run\.dir.*another process is using it"):
+            Run(tmp_path, "llm", config, [])
+        assert (tmp_path / "run.json").read_bytes() == before
+    assert run_folder.run_state(tmp_path) == "finished"
+
+
+def test_a_killed_run_is_known_to_be_dead(tmp_path):
+    script = (
+        "import os, sys; from omegaconf import OmegaConf; from launch.runs.run import Run; from pathlib import Path\n"
+        f"run = Run(Path(sys.argv[1]), 'llm', OmegaConf.create({CONFIG!r}), [])\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, tmp_path / "run"], cwd=ROOT, timeout=120)
+    assert done.returncode == -9
+    assert run_folder.read_record(tmp_path / "run")["state"] == "running"
+    assert run_folder.run_state(tmp_path / "run") == "dead"
+    open_record(tmp_path / "run").close(None)
+    assert run_folder.read_record(tmp_path / "run")["earlier"][0]["state"] == "dead"
+
+
+@pytest.mark.parametrize("patch", ["", "diff --git a/x b/x\n"])
+def test_a_patch_is_written_where_the_code_was_changed(tmp_path, monkeypatch, patch):
+    code = {"commit": "0" * 40, "dirty": bool(patch), "untracked": [], "patch": patch}
+    monkeypatch.setattr("launch.runs.record.code_version", lambda root: dict(code))
+    with Run(tmp_path, "llm", OmegaConf.create(CONFIG), []):
+        pass
+    assert record(tmp_path)["code"] == {"commit": "0" * 40, "dirty": bool(patch), "untracked": []}
+    assert (tmp_path / "code.patch").exists() == bool(patch)
+    assert not patch or (tmp_path / "code.patch").read_text() == patch
+
+
+def test_a_record_keeps_what_earlier_processes_left(tmp_path):
+    open_record(tmp_path).close(KeyboardInterrupt())
+    first = record(tmp_path)
+    assert (first["state"], first["ranks"], first["earlier"]) == ("preempted", 2, [])
+    open_record(tmp_path).release()  # as if it had been killed
+    open_record(tmp_path).close(ValueError("made up"))
+    last = record(tmp_path)
+    assert (last["state"], last["started"]) == ("failed", first["started"])
+    assert last["traceback"].endswith("ValueError: made up\n")
+    assert [entry["state"] for entry in last["earlier"]] == ["preempted", "dead"]
+    assert last["earlier"][0] == {key: first[key] for key in last["earlier"][0]}
+
+
+def test_other_code_and_packages_are_warned_about(tmp_path):
+    open_record(tmp_path).close(None)
+    unchanged: list[str] = []
+    open_record(tmp_path, unchanged).close(None)
+    assert unchanged == []
+    content = record(tmp_path)
+    content["code"]["commit"] = "another"
+    content["versions"] |= {"torch": "0.1"}
+    del content["versions"]["numpy"]
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    warnings: list[str] = []
+    open_record(tmp_path, warnings).close(None)
+    code, *packages = warnings
+    assert code.startswith("the code has changed since the run started (commit another, dirty ")
+    assert code.endswith("; results may differ")
+    assert [line.partition(" and ")[0] for line in packages] == [
+        "the run started with torch 0.1",
+        "the run started with numpy None",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("holds_run", "resume", "message"),
+    [
+        (False, "must", r"^resume=must: .* holds no run to resume; use auto or never to start a new one$"),
+        (True, "never", r"^resume=never: .* already holds a run; use auto or must to resume it$"),
+    ],
+)
+def test_what_resume_does_not_allow(tmp_path, holds_run, resume, message):
+    if holds_run:
+        open_record(tmp_path).close(None)
+    with pytest.raises(ConfigError, match=message):
+        open_record(tmp_path, resume=resume)
+    with pytest.raises(ConfigError, match=message):
+        open_record(tmp_path, resume=resume)  # the folder was released: the message is the same
+    assert (tmp_path / "run.json").exists() == holds_run
+
+
+def test_the_run_of_a_folder_is_continued_only_with_its_configuration(tmp_path):
+    config = resolved_config(OmegaConf.create(CONFIG))
+    assert earlier_record(tmp_path, config) is None
+    open_record(tmp_path).close(None)
+    assert earlier_record(tmp_path, config) == record(tmp_path)
+    assert earlier_record(tmp_path, {**config, "checkpoint": {}}) is not None  # changes no result
+    with pytest.raises(ConfigError, match=r"config\.yaml: differs from this run: lr is 0\.1 there and 0\.2 here"):
+        earlier_record(tmp_path, {**config, "lr": 0.2})
+
+
+def test_a_finished_run_is_known_by_its_configuration(tmp_path):
+    config = OmegaConf.create(CONFIG)
+    assert not is_finished(tmp_path, config)
+    opened = open_record(tmp_path)
+    assert not is_finished(tmp_path, config)
+    opened.close(None)
+    assert is_finished(tmp_path, config)
+    with pytest.raises(ConfigError, match="differs from this run"):
+        is_finished(tmp_path, OmegaConf.create({**CONFIG, "steps": 10}))
+
+
+def test_an_end_that_cannot_be_recorded_is_reported_unless_the_run_failed(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    for error in (None, ValueError("the first error")):
+        opened = open_record(tmp_path / str(error))
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            if error is None:
+                with pytest.raises(ConfigError, match="cannot be written: No space left on device"):
+                    opened.close(error)
+            else:
+                opened.close(error)
+        assert run_folder.run_state(tmp_path / str(error)) == "dead"  # released, and still recorded as running
+
+
+def test_interpolations_are_resolved():
+    config = OmegaConf.create({"a": 1, "b": "${a}", "c": ["${b}"]})
+    assert resolved_config(config) == {"a": 1, "b": 1, "c": [1]}

@@ -1,0 +1,103 @@
+"""`launch.collect`: the tables, what it prints, and its error messages."""
+
+import csv
+import math
+import re
+
+import pandas as pd
+import pytest
+
+from launch import collect
+
+from .made_up import HOSTILE
+
+
+def test_the_table(sweep, capsys):
+    assert collect.main([str(sweep)]) == 1
+    out = capsys.readouterr().out
+    assert "failed: " in out
+    assert "missing: " in out
+    assert "dead: " in out
+    assert "3 of 6 runs finished" in out
+    written = pd.read_parquet(sweep / "collected" / "table.parquet")
+    assert list(written.columns[:2]) == ["transform.name", "n"]
+    assert written["transform.name"].tolist() == ["identity", "mara"]
+    assert written["n"].tolist() == [2, 1]
+    assert written["correct"].tolist() == pytest.approx([0.905, 0.9])
+    assert written["base.correct"].tolist() == [
+        0.5,
+        0.5,
+    ]
+    assert written["correct/se"][0] == pytest.approx(0.005 / math.sqrt(2))
+    assert math.isnan(written["correct/se"][1])
+    assert written["entropy_nats/se"].tolist() == [0, 0.5]  # a single run's own, where it has one
+    command = "python -m llm -m experiment=one_two transform=identity seed=0,1"
+    assert written["command"].tolist() == [command, "python -m llm experiment=one_two transform=mara seed=0"]
+    again = pd.read_csv(sweep / "collected" / "table.csv")
+    pd.testing.assert_frame_equal(again, written, check_dtype=False)
+    with (sweep / "collected" / "runs.csv").open() as rows:
+        runs = list(csv.DictReader(rows))
+    assert [run["state"] for run in runs] == ["finished", "finished", "failed", "finished", "missing", "dead"]
+    assert runs[2]["error"] == f"ValueError: {HOSTILE}"
+
+
+@pytest.mark.parametrize("damage", ["summary", "metrics", "config"])
+def test_a_damaged_run_is_listed_and_the_others_are_collected(sweep, capsys, damage):
+    name = {"summary": "summary.json", "metrics": "metrics.jsonl", "config": "config.yaml"}[damage]
+    (sweep / "0" / name).write_text("{'\n")
+    assert collect.main([str(sweep)]) == 1
+    out = capsys.readouterr().out
+    assert re.search(rf"damaged: .*{name}", out)
+    assert "2 of 6 runs finished" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--metrics", "nonsense"],
+            r"--metrics: no run has a result nonsense; the results are correct, entropy_nats",
+        ),
+        (["--pareto", "correct,nonsense"], r"--pareto: no run has a result nonsense; the results are correct"),
+        (["--pareto", "correct"], r"--pareto: must be two results, DIVERSITY,REWARD, got correct$"),
+        (["--against", "nonsense"], r"--against: nonsense matches 0 rows, must match one"),
+    ],
+)
+def test_a_wrong_argument_is_named_and_nothing_is_written(sweep, arguments, message):
+    with pytest.raises(SystemExit, match=rf"^launch\.collect: {message}"):
+        collect.main([str(sweep), *arguments])
+    assert not (sweep / "collected").exists()
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(
+        SystemExit, match=r"^launch\.collect: .*: not a sweep or a run, it has neither sweep\.json nor"
+    ):
+        collect.main([str(tmp_path)])
+
+
+def test_the_printed_table_has_the_chosen_results(sweep, tmp_path, capsys):
+    assert collect.main([str(sweep), "--metrics", "base.correct,correct", "--out", str(tmp_path / "out")]) == 1
+    out = capsys.readouterr().out
+    assert re.search(r"transform.*n.*base\.correct.*correct", out)
+    assert "entropy_nats" not in out
+    assert "0.905 ± 0.004" in out
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"table.csv", "table.parquet", "runs.csv", "pareto.png", "curves.png", "report.html"}
+    assert not (sweep / "collected").exists()
+
+
+def test_two_sweeps_are_one_table(sweep, chem_sweep, tmp_path):
+    assert collect.main([str(chem_sweep), str(sweep)]) == 1
+    table = pd.read_csv(chem_sweep / "collected" / "table.csv")
+    assert table["package"].tolist() == ["chem", "chem", "llm", "llm"]
+    assert table["n"].tolist() == [3, 3, 2, 1]
+    assert table["0.8/yield"].isna().tolist() == [False, False, True, True]
+
+
+def test_the_exit_status_is_0_if_all_runs_finished(chem_sweep, capsys):
+    assert collect.main([str(chem_sweep), "--against", "plain"]) == 0
+    out = capsys.readouterr().out
+    assert "6 of 6 runs finished" in out
+    assert "Welch's t-test against plain" in out
+    assert (chem_sweep / "collected" / "tests.csv").exists()

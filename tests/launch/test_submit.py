@@ -1,0 +1,108 @@
+"""`launch.submit`: the sbatch script it shows, what it starts, and its error messages."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from launch import submit
+from launch.cli.groups import options
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_submit(tmp_path, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "launch.submit", *arguments, f"hydra.sweep.dir={tmp_path / 'sweep'}"],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("launcher", [name for name in options("llm", "hydra/launcher") if name.startswith("slurm")])
+def test_a_dry_run_shows_the_script_and_leaves_nothing(tmp_path, launcher):
+    overrides = ["seed=0,1,2", "hydra.launcher.partition=gpu", "hydra.launcher.setup=['module load cuda']"]
+    overrides += {"slurm_node8": ["engine=zero2"], "slurm_multinode": ["engine=zero3"]}.get(launcher, [])
+    done = run_submit(tmp_path, "--dry-run", "--launcher", launcher, "llm", *overrides)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    script = done.stdout
+    expected = [
+        "--array=0-2%3",
+        "--partition=gpu",
+        "--requeue",
+        "--signal=USR2@120",
+        "--time=240",
+        "--open-mode=append",
+    ]
+    expected += {
+        "slurm": ["--ntasks-per-node=1", "--nodes=1"],
+        "slurm_1gpu": ["--gpus-per-node=1", "--cpus-per-task=8", "--mem=65536MB"],
+        "slurm_node8": ["--gpus-per-node=8", "--ntasks-per-node=8"],
+        "slurm_multinode": ["--nodes=2", "--gpus-per-node=8", "--ntasks-per-node=8"],
+    }[launcher]
+    assert [line for line in expected if f"#SBATCH {line}\n" not in script] == []
+    assert "\nmodule load cuda\n" in script
+    assert "--kill-on-bad-exit=1" in script
+    assert f'cd "{tmp_path}/sweep/.code"' in script
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dry-run", "llm", "hydra.launcher.timeout_min=0"], "llm: hydra.launcher.timeout_min: must be >= 1"),
+        (["--dry-run", "llm", "hydra.launcher.partitoin=a"], "partitoin: no such key"),
+        (["--dry-run", "llm", "objective.beta=-1"], "llm: objective.beta: must be finite and >= 0"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, arguments, message):
+    done = run_submit(tmp_path, *arguments)
+    assert done.returncode == 1, done.stderr
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nonsense"], "launch.submit: package: must be one of didactic, llm, "),
+        (["--launcher", "moon", "llm"], "launch.submit: --launcher: must be one of local, slurm"),
+    ],
+)
+def test_a_wrong_package_or_launcher_is_named(arguments, message):
+    with pytest.raises(SystemExit) as stop:
+        submit.main(arguments)
+    assert str(stop.value.code).startswith(message)
+
+
+def test_it_starts_the_package_and_does_not_wait(monkeypatch):
+    commands = []
+
+    def run(command):
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 5)
+
+    monkeypatch.setattr(submit.subprocess, "run", run)
+    overrides = ["seed=0,1", "steps=2"]
+    assert submit.main(["llm", *overrides]) == 5
+    assert submit.main(["--dry-run", "llm", *overrides]) == 5
+    start = [sys.executable, "-m", "llm", "-m", "hydra/launcher=slurm", *overrides]
+    assert commands == [[*start, "hydra.launcher.wait=false"], [*start, "hydra.launcher.dry_run=true"]]
+
+
+def test_local_jobs_are_started_in_the_background(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    script = "import os, sys; print(os.getsid(0) == os.getpid(), flush=True); print('error', file=sys.stderr)"
+    assert submit.start_in_background([sys.executable, "-c", script]) == 0
+    out = capsys.readouterr().out
+    (log,) = (tmp_path / "runs").glob("local_*.log")
+    assert out.endswith(f"; its output is in {log}\n")
+    deadline = time.monotonic() + 30
+    while "error" not in log.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert log.read_text() == "True\nerror\n"  # it leads a session of its own, so it outlives the terminal
+    os.waitpid(int(out.split()[2].rstrip(";")), 0)
