@@ -41,27 +41,28 @@ def register(package: str) -> None:
 
 
 def with_open_dictionaries(schema: type) -> DictConfig:
-    """The schema as a configuration. Keys of type dict[str, ...] accept new entries without Hydra's `+`."""
+    """The schema as a configuration whose keys of type dict[str, ...] accept new entries without Hydra's `+`."""
     config = OmegaConf.structured(schema)
-    open_dictionaries(config)
+    _open_dictionaries(config)
     return config
 
 
-def open_dictionaries(node: DictConfig) -> bool:
-    """Let the dictionaries in a node, at any depth, accept new entries. Returns whether there are any."""
-    any_opened = False
+def _open_dictionaries(node: DictConfig) -> bool:
+    """Open the dictionaries in a node, at any depth. Returns whether there are any."""
+    opened = False
     for key in list(node):
         child = node._get_node(key)
-        kind = child._metadata.ref_type if isinstance(child, DictConfig) else None
-        if is_dict_annotation(kind):
+        if not isinstance(child, DictConfig) or child._is_none():
+            continue
+        if is_dict_annotation(child._metadata.ref_type):
             child._set_flag("struct", False)
-            any_opened = True
-        elif is_dataclass(kind):
-            section = OmegaConf.structured(kind) if child._is_missing() else child
-            if not section._is_none() and open_dictionaries(section):
+            opened = True
+        elif is_dataclass(child._metadata.ref_type):
+            section = OmegaConf.structured(child._metadata.ref_type) if child._is_missing() else child
+            if _open_dictionaries(section):
                 node[key] = section
-                any_opened = True
-    return any_opened
+                opened = True
+    return opened
 
 
 def check(package: str, config: DictConfig) -> Any:

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from .typed import ROOT, llm
+from .typed import llm
 
 
 @pytest.mark.slow

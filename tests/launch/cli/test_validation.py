@@ -7,6 +7,7 @@ import pytest
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from omegaconf import OmegaConf, open_dict
 
 from conf.schema.base import ConfigError
@@ -102,3 +103,30 @@ def test_our_launchers_write_the_record_themselves(sweeper, tmp_path):
         sweeper.config.hydra.launcher = OmegaConf.merge(OmegaConf.structured(LocalLauncherConfig), settings)
     check_sweep("didactic", sweeper, [["seed=0"]])
     assert not (tmp_path / "sweep" / "sweep.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("package", "override", "value"),
+    [
+        ("didactic", "objective.direction_options.order=2", {"order": 2}),
+        ("didactic", "objective.direction_options={order: 2}", {"order": 2}),
+        ("llm", "model.chat_template.thinking=false", {"thinking": False}),
+    ],
+)
+def test_dictionaries_accept_new_entries(package, override, value):
+    key = override.partition("=")[0].removesuffix(".order").removesuffix(".thinking")
+    assert OmegaConf.select(composed(override, package=package), key) == value
+
+
+def test_entries_of_a_typed_dictionary_are_still_checked():
+    config = check("llm", composed("reward.parts.brief.function=a:b", package="llm"))
+    assert config.reward.parts["brief"].function == "a:b"
+    with pytest.raises(
+        ConfigError, match=r"^reward.parts.brief.functoin: no such key; allowed: function, model, weight"
+    ):
+        check("llm", composed("reward.parts.brief.functoin=a:b", package="llm"))
+
+
+def test_control_other_sections_accept_no_new_keys():
+    with pytest.raises(HydraException, match=r"Could not override 'objective.order'"):
+        composed("objective.order=2")
