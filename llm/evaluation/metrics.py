@@ -18,11 +18,11 @@ EAD_ORDERS = (1, 2, 3, 4, 5)
 
 
 def expectation_adjusted_distinct(texts: Sequence[str], *, vocabulary: int) -> float:
-    """EAD: number of distinct n-grams over that expected of as many uniform random draws, mean over n = 1..5.
+    """EAD: distinct n-grams over the number expected of as many uniform random draws, mean over n = 1..5.
 
-    For each n, N / (V (1 - ((V - 1) / V)^C)) with N distinct n-grams and C n-grams in all texts together, and the
-    vocabulary size V. Words are separated by white space, and an n-gram lies within one text. If there is no n-gram of
-    a length n, its term is 0, as in Kirk et al.'s code.
+    For each n, N / (V (1 - ((V - 1) / V)^C)) with N distinct among C n-grams in all texts and V words in
+    the vocabulary. Words are separated by white space, and an n-gram lies within one text. The term of a length n
+    without any n-gram is 0, as in Kirk et al.'s code.
 
     Source: Liu et al. (2022), arXiv:2202.13587; n = 1..5 as Kirk et al. (2024), arXiv:2310.06452.
     """
