@@ -327,7 +327,7 @@ def ours(name: str, folder: str, make_meter: Callable[[], Meter], compiled: bool
     engine = make_engine("torch", models.policy, config.optimizer, meter.steps)
     task, eos = Fixed(), int(models.eos_ids[0])
     learner = train.make_learner(config, task, models, engine)
-    settings = BatchSettings.of(config)
+    settings = BatchSettings.from_config(config)
     draw = sampling.inverse_cdf
 
     def held_back(logits: Any, uniform: Any) -> Any:

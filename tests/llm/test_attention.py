@@ -58,7 +58,7 @@ def test_a_packed_pass_equals_reading_each_sequence_alone(build_model, kind, dev
     assert supports_shared_prefix(model.get_decoder())
     if not device_has_fused:
         monkeypatch.setattr(attention, "FUSED", set())
-        monkeypatch.setattr(attention, "SCORES", 300)  # in several pieces
+        monkeypatch.setattr(attention, "MAX_SCORES", 300)  # in several pieces
     value, grad = difference(model, make_prompts(3, 9, 1), *make_completions(LENGTHS["ragged"]))
     assert value < 1e-5
     assert grad < 1e-5

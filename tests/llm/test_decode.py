@@ -34,7 +34,7 @@ def draw(model, prompts, kind, group=6, length=20, shrink=0.8):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_uniforms_give_the_same_completions(build_model, kind, lengths, monkeypatch):
     model, prompts = build_model(kind, VOCAB), make_prompts(*lengths)
-    monkeypatch.setattr(decoder, "INITIAL_ROOM", 3)  # so that it has to grow
+    monkeypatch.setattr(decoder, "INITIAL_CAPACITY", 3)  # so that it has to grow
     plain = draw(model, prompts, PaddedDecoder)
     for group_leaves in (0.8, 1.0, 0.0):
         packed = draw(model, prompts, PackedDecoder, shrink=group_leaves)
@@ -83,11 +83,11 @@ def test_hidden_states_are_those_of_the_training_pass(build_model, kind):
 @pytest.mark.parametrize("what", ["positions", "slots", "prompts"])
 def test_control_a_broken_decoder_is_noticed(build_model, what):
     def meddle(decoder):
-        if what == "positions" and decoder.read == 1:
+        if what == "positions" and decoder.decoded == 1:
             decoder.position = decoder.position + 1
-        elif what == "slots" and decoder.read == 2:
+        elif what == "slots" and decoder.decoded == 2:
             decoder.slots = decoder.slots.flip(0)
-        elif what == "prompts" and decoder.read == 0:
+        elif what == "prompts" and decoder.decoded == 0:
             decoder.invisible = None
 
     assert distance_from_the_training_pass(build_model("qwen3", VOCAB), meddle) > 1e-3
@@ -136,7 +136,7 @@ def graphs():
 def test_compiled_steps_are_the_same_from_one_graph(build_model, graphs, kind, backend, monkeypatch):
     """Rows leave evenly and unevenly, prompts differ in length and end as a whole, and the room grows."""
     model, prompts = build_model(kind, VOCAB), make_prompts(3, 9, 1, 4)
-    monkeypatch.setattr(decoder, "INITIAL_ROOM", 7)
+    monkeypatch.setattr(decoder, "INITIAL_CAPACITY", 7)
     plain = draw(model, prompts, PackedDecoder)
     decoder.compile_decoding(model, backend)
     for _ in range(2):
@@ -147,7 +147,7 @@ def test_compiled_steps_are_the_same_from_one_graph(build_model, graphs, kind, b
     assert graphs() == 2  # outside of inference mode it is another
 
     def meddle(decoder):  # control: what is compiled is what is read
-        if decoder.read == 2:
+        if decoder.decoded == 2:
             decoder.layers = {module: layer._replace(key=-layer.key) for module, layer in decoder.layers.items()}
 
     assert distance_from_the_training_pass(model, meddle) > 1e-3

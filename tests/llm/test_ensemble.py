@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from conf.schema.base import ConfigError
-from llm.ensemble import average
+from llm.ensemble import average_weights
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,14 +28,14 @@ def moved(model):
 def test_the_average_lies_between(random_model):
     policy, reference = moved(random_model), copy.deepcopy(random_model)
     own = {name: p.detach().clone() for name, p in policy.named_parameters()}
-    distance = average(policy, reference, 0.25)
+    distance = average_weights(policy, reference, 0.25)
     assert distance == pytest.approx(1.0, abs=0.05)
     for name, parameter in reference.named_parameters():
         torch.testing.assert_close(policy.get_parameter(name), 0.75 * parameter + 0.25 * own[name])
         assert torch.equal(parameter, random_model.get_parameter(name))  # as it was
     for weight, expected in ((0.0, reference), (1.0, None)):
         policy = moved(random_model)
-        average(policy, reference, weight)
+        average_weights(policy, reference, weight)
         for name, parameter in policy.named_parameters():
             wanted = own[name] if expected is None else expected.get_parameter(name)
             torch.testing.assert_close(parameter, wanted)
@@ -43,7 +43,7 @@ def test_the_average_lies_between(random_model):
 
 def test_another_model_is_refused(build_model, random_model, tokenizer):
     with pytest.raises(ConfigError, match=r"^reference: must be the model that the policy started from, got \d+"):
-        average(build_model("llama", len(tokenizer)), random_model, 0.5)
+        average_weights(build_model("llama", len(tokenizer)), random_model, 0.5)
 
 
 def command(*arguments):

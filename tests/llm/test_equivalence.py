@@ -12,7 +12,7 @@ from llm.evaluation.equivalence import (
     embedding_partition,
     exact_partition,
     greedy_partition,
-    normalised,
+    normalise_text,
     same_words,
 )
 
@@ -56,7 +56,7 @@ def test_the_partition_is_the_definition_for_every_relation():
 
 def test_exact_after_normalising():
     assert exact_partition(["Rome", " rome\n", "ROME.", "ro me", "ro  me"]) == [0, 0, 1, 2, 2]
-    assert normalised("ﬁne\u00a0 STRASSE ") == normalised("Fine straße") == "fine strasse"
+    assert normalise_text("ﬁne\u00a0 STRASSE ") == normalise_text("Fine straße") == "fine strasse"
     assert exact_partition(["a", "b", "a"]) == [0, 1, 0]
     assert exact_partition(["-1", "1"]) == [0, 1]  # punctuation counts
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from conf.schema.base import ConfigError
-from llm.evaluation.files import prompt_of, read_generations, read_questions
+from llm.evaluation.files import chat_to_prompt, read_generations, read_prompts
 
 GOOD = {"id": "a", "prompt": "Name a colour.", "generations": ["red", "blue", "red"]}
 MISTAKES = [  # changes of the second line, what the message must hold after file and line
@@ -48,9 +48,9 @@ def test_what_noveltybench_writes_is_read(tmp_path):
     first, second = read_generations("generations", file_of(tmp_path, GOOD, more))
     assert first[:5] == ("a", [{"role": "user", "content": "Name a colour."}], ["red", "blue", "red"], None, None)
     assert second[:1] + second[2:5] == ("7", ["a", "", "a"], [0, 1, 0], [3, 10.0, 0])
-    assert prompt_of(first.chat) == GOOD["prompt"]
-    assert prompt_of(second.chat) == more["prompt"]
-    assert [one.id for one in read_questions("prompts", file_of(tmp_path, GOOD, more))] == ["a", "7"]
+    assert chat_to_prompt(first.chat) == GOOD["prompt"]
+    assert chat_to_prompt(second.chat) == more["prompt"]
+    assert [one.id for one in read_prompts("prompts", file_of(tmp_path, GOOD, more))] == ["a", "7"]
 
 
 @pytest.mark.parametrize(("change", "message"), MISTAKES)
@@ -87,6 +87,6 @@ def test_a_file_that_cannot_be_read(tmp_path):
         if content is not None:
             path.write_bytes(content)
         with pytest.raises(ConfigError, match=message) as caught:
-            read_questions("prompts", str(path))
+            read_prompts("prompts", str(path))
         assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value)

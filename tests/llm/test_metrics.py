@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from llm.evaluation.metrics import (
-    Column,
-    Judged,
+    SubjectMetrics,
+    MetricInputs,
     answer_entropy,
-    difference,
+    paired_difference,
     distinct,
     expectation_adjusted_distinct,
-    measures,
-    opens_class,
-    overall,
+    compute_metrics,
+    is_first_of_class,
+    average_over_prompts,
     pass_at_k,
     score_of_reward,
     semantic_diversity,
@@ -80,8 +80,8 @@ def test_semantic_diversity_is_the_mean_over_pairs():
 
 
 def test_classes_open_with_their_first_member():
-    assert opens_class([0, 1, 0, 2, 1, 2]) == [True, True, False, True, False, False]
-    assert opens_class([5, 5, 3]) == [True, False, True]  # numbers are names
+    assert is_first_of_class([0, 1, 0, 2, 1, 2]) == [True, True, False, True, False, False]
+    assert is_first_of_class([5, 5, 3]) == [True, False, True]  # numbers are names
     assert distinct([5, 5, 3]) == 2
     assert distinct([0, 0, 0]) == 1
     assert distinct([2, 1, 0]) == 3
@@ -126,7 +126,7 @@ def test_answer_entropy_is_in_nats():
 
 
 def test_all_measures_of_a_prompt():
-    judged = Judged(
+    judged = MetricInputs(
         ["x", "x", "y"],
         partition=[0, 0, 1],
         embeddings=torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]),
@@ -136,21 +136,21 @@ def test_all_measures_of_a_prompt():
         correct=[True, False, True],
         answers=["x", "x", "y"],
     )
-    found = measures(judged, vocabulary=100, patience=0.5, pass_at=[1, 2, 4])
+    found = compute_metrics(judged, vocabulary=100, patience=0.5, pass_at=[1, 2, 4])
     expected = {"reward_in": 1.0, "reward_out": -2.0, "semantic_diversity": 2 / 3, "distinct": 2}
     expected |= {"utility": (8 + 4 * 0.25) / 1.75, "pass@1": 2 / 3, "pass@2": 1.0, "answer_entropy_nats": math.log(2)}
     assert {key: found[key] for key in expected} == pytest.approx(expected)
     assert math.isnan(found["pass@4"])
     assert found["ead"] == pytest.approx(2 / (100 * (1 - 0.99**3)) / 5)
-    nothing = measures(Judged(["x"], [0], answers=[0]), vocabulary=100, patience=0.5, pass_at=[1])
-    assert nothing.keys() == measures(judged, vocabulary=100, patience=0.5, pass_at=[1]).keys()
+    nothing = compute_metrics(MetricInputs(["x"], [0], answers=[0]), vocabulary=100, patience=0.5, pass_at=[1])
+    assert nothing.keys() == compute_metrics(judged, vocabulary=100, patience=0.5, pass_at=[1]).keys()
     assert {key for key, value in nothing.items() if not math.isnan(value)} == {"ead", "distinct"}
 
 
 def test_over_prompts():
     rows = [{"a": float(i), "b": 1.0, "c": NAN, "d": NAN} for i in range(8)]
     rows[3]["d"] = 5.0
-    found = overall(rows)
+    found = average_over_prompts(rows)
     assert found["a/mean"] == 3.5
     assert found["a/prompts"] == 8
     assert found["a/se"] == pytest.approx(
@@ -164,9 +164,9 @@ def test_over_prompts():
 def test_a_difference_is_paired_by_prompt():
     first = {str(i): {"a": float(i)} for i in range(6)}
     second = {str(i): {"a": float(i) + 1 + i % 2 / 10} for i in reversed(range(6))}
-    columns = [Column("x", rows, overall(list(rows.values()))) for rows in (first, second)]
-    found = difference(*columns)
+    columns = [SubjectMetrics("x", rows, average_over_prompts(list(rows.values()))) for rows in (first, second)]
+    found = paired_difference(*columns)
     assert found["a/mean"] == pytest.approx(1.05)
     assert found["a/se"] < 0.03
     assert columns[0].overall["a/se"] > 0.5  # control: unpaired, the error would be that of the prompts
-    assert difference(columns[0], Column("y", {"0": {"a": 1.0}}, {})) is None
+    assert paired_difference(columns[0], SubjectMetrics("y", {"0": {"a": 1.0}}, {})) is None

@@ -45,7 +45,7 @@ def one_step(config, task):
     models = load_models(config.model, config.seed)
     engine = make_engine("torch", models.policy, config.optimizer, config.steps)
     objective = make_objective(**config.objective_arguments())
-    batch = draw_batch(BatchSettings.of(config), models, task, 0)
+    batch = draw_batch(BatchSettings.from_config(config), models, task, 0)
     return models, train_step(make_learner(config, task, models, engine), objective, batch, config.objective.beta)
 
 

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, Qwen3Config
 from llm.inference.prompts import Prompts
 from llm.microbatch import MicroBatchLimits, plan_micro_batches
 from llm.plan.__main__ import main
-from llm.plan.advice import halves, needed, way_out
-from llm.plan.estimate import Setting, estimate, largest_pass, model_shape, setting_peak
+from llm.plan.advice import halvings, peak_bytes, suggest_change
+from llm.plan.estimate import PlanSettings, estimate, largest_pass, model_size, pass_memory
 
 SIZES = {"hidden_size": 128, "intermediate_size": 384, "num_attention_heads": 4, "num_key_value_heads": 2}
 
@@ -21,32 +21,32 @@ SIZES = {"hidden_size": 128, "intermediate_size": 384, "num_attention_heads": 4,
 def setting(layers=4, vocabulary=1024, **changes):
     config = Qwen3Config(**SIZES, head_dim=32, num_hidden_layers=layers, vocab_size=vocabulary)
     values = {
-        **{"engine": "torch", "ranks": 1, "cuda": False, "width": 4, "prompts": 8, "group": 4, "prompt_tokens": 100},
-        **{"new_tokens": 50, "micro_batch": 8, "tokens_a_pass": None, "evaluated": 4},
+        **{"engine": "torch", "ranks": 1, "cuda": False, "dtype_bytes": 4, "prompts": 8, "group_size": 4, "prompt_tokens": 100},
+        **{"new_tokens": 50, "micro_batch": 8, "micro_batch_tokens": None, "evaluation_rows": 4},
     }
-    return Setting(model=config.to_json_string(use_diff=False), **values | changes)
+    return PlanSettings(model=config.to_json_string(use_diff=False), **values | changes)
 
 
 def test_parameters_are_those_of_the_model_that_is_loaded(tiny_folder):
     config = json.dumps(json.loads((tiny_folder / "config.json").read_text()))
     model = AutoModelForCausalLM.from_pretrained(tiny_folder)
-    shape = model_shape(replace(setting(), model=config))
+    shape = model_size(replace(setting(), model=config))
     assert shape.parameters == sum(p.numel() for p in model.parameters())
-    assert shape.bytes == shape.trained_bytes == 4 * shape.parameters
-    assert shape.cache == 2 * 2 * 2 * 16 * 4  # key and value, layers, heads, their width, bytes
+    assert shape.bytes == shape.trainable_bytes == 4 * shape.parameters
+    assert shape.cache_bytes == 2 * 2 * 2 * 16 * 4  # key and value, layers, heads, their width, bytes
 
 
 @pytest.mark.parametrize("tokens", [300, 1000])
 def test_a_layer_keeps_what_is_written_in_the_guide(tokens):
     """6 D + 4 I + 4 (H + K) d numbers a token: the peaks of models of 5 and of 4 layers differ by one layer's."""
     D, inner, heads, d = 128, 384, 4 + 2, 32
-    more, fewer = (setting_peak(setting(layers), tokens, tokens, True) for layers in (5, 4))
+    more, fewer = (pass_memory(setting(layers), tokens, tokens, True) for layers in (5, 4))
     weights = more.gradients - fewer.gradients
     assert weights == 4 * (3 * D * inner + 2 * D * heads * d + 2 * D + 2 * d)
     kept = (more.bytes - fewer.bytes - weights) / (4 * tokens)
     assert kept == pytest.approx(6 * D + 4 * inner + 4 * heads * d, rel=0.01)
     assert kept != pytest.approx(6 * D + 3 * inner + 4 * heads * d, rel=0.01)  # control: one MLP tensor fewer
-    without = [setting_peak(setting(layers), tokens, 0, False).bytes for layers in (5, 4)]
+    without = [pass_memory(setting(layers), tokens, 0, False).bytes for layers in (5, 4)]
     assert without[0] == without[1]  # nothing is kept without a gradient
 
 
@@ -59,7 +59,7 @@ def test_the_largest_pass_is_that_of_training():
     for _ in range(300):
         P, G, L, T = draw(1, 5), draw(2, 7), draw(1, 40), draw(2, 30)
         cap = None if draw(0, 3) == 0 else draw(20, 800)
-        case = setting(prompts=P, group=G, prompt_tokens=L, new_tokens=T, micro_batch=draw(1, 20), tokens_a_pass=cap)
+        case = setting(prompts=P, group_size=G, prompt_tokens=L, new_tokens=T, micro_batch=draw(1, 20), micro_batch_tokens=cap)
         prompts = Prompts(torch.zeros(P, L, dtype=torch.long), torch.ones(P, L, dtype=torch.bool))
         limits = MicroBatchLimits(case.micro_batch, cap)
         passes = plan_micro_batches(prompts, torch.ones(P * G, T, dtype=torch.bool), limits)
@@ -71,8 +71,8 @@ def test_the_largest_pass_is_that_of_training():
 @pytest.mark.parametrize("ranks", [1, 2, 8])
 def test_each_stage_shares_out_one_thing_more(ranks):
     """The table of the ZeRO paper (Rajbhandari et al. 2020, arXiv:1910.02054), in bfloat16 on GPUs."""
-    common = {"ranks": ranks, "cuda": True, "width": 2}
-    W = model_shape(setting(**common)).parameters
+    common = {"ranks": ranks, "cuda": True, "dtype_bytes": 2}
+    W = model_size(setting(**common)).parameters
 
     def static(engine):
         phase = estimate(setting(engine=engine, **common))["reference"]
@@ -93,13 +93,13 @@ def test_each_stage_shares_out_one_thing_more(ranks):
 
 
 def test_lora_checkpointing_and_a_reference_elsewhere_leave_out_what_they_should():
-    case = setting(cuda=True, width=2)
-    plain, shape = estimate(case), model_shape(case)
+    case = setting(cuda=True, dtype_bytes=2)
+    plain, shape = estimate(case), model_size(case)
 
     checkpointed = estimate(replace(case, checkpointing=True))
     tokens, _, _ = largest_pass(case)
     assert checkpointed["training"]["activations"] < 0.6 * plain["training"]["activations"]
-    more, fewer = (setting_peak(setting(layers, checkpointing=True), tokens, 1, True) for layers in (5, 4))
+    more, fewer = (pass_memory(setting(layers, checkpointing=True), tokens, 1, True) for layers in (5, 4))
     layer = more.bytes - fewer.bytes - (more.gradients - fewer.gradients)
     assert layer == pytest.approx(4 * tokens * 128, rel=0.01)  # of each layer its input
 
@@ -111,8 +111,8 @@ def test_lora_checkpointing_and_a_reference_elsewhere_leave_out_what_they_should
     pytest.importorskip("peft", reason="needs the extra lora")
     adapted = replace(case, lora=(4, ("q_proj",)))
     adapter = 4 * 4 * (128 + 128)  # layers, rank, q_proj's input and output
-    assert model_shape(adapted).trained == adapter
-    assert model_shape(adapted).parameters == shape.parameters + adapter
+    assert model_size(adapted).trainable == adapter
+    assert model_size(adapted).parameters == shape.parameters + adapter
     phase = estimate(adapted)["update"]
     assert phase["reference"] == 0
     assert phase["Adam's moments"] == 2 * phase["gradients"] == 2 * 4 * adapter
@@ -120,8 +120,8 @@ def test_lora_checkpointing_and_a_reference_elsewhere_leave_out_what_they_should
 
 def test_the_prompt_is_kept_once_and_the_rows_cache_doubles():
     def cache(**changes):
-        case = setting(group=4, prompts=2, **changes)
-        return estimate(case)["sampling"]["keys and values"] / model_shape(case).cache
+        case = setting(group_size=4, prompts=2, **changes)
+        return estimate(case)["sampling"]["keys and values"] / model_size(case).cache_bytes
 
     assert cache(prompt_tokens=100, new_tokens=50) == 2 * 100 + 8 * 50
     assert cache(prompt_tokens=100, new_tokens=300) == 2 * 100 + 8 * (300 + 256)
@@ -129,15 +129,15 @@ def test_the_prompt_is_kept_once_and_the_rows_cache_doubles():
 
 def test_the_way_out_fits_and_is_the_smallest_change():
     case = setting(micro_batch=32)
-    room = needed(replace(case, micro_batch=8))
-    assert way_out(case, room) == "micro_batch=8 (now 32)"
-    assert needed(replace(case, micro_batch=16)) > room  # control
+    room = peak_bytes(replace(case, micro_batch=8))
+    assert suggest_change(case, room) == "micro_batch=8 (now 32)"
+    assert peak_bytes(replace(case, micro_batch=16)) > room  # control
     weights = setting(micro_batch=1, new_tokens=2, vocabulary=400_000, prompts=16)
-    words = way_out(weights, 0.7 * needed(weights))
+    words = suggest_change(weights, 0.7 * peak_bytes(weights))
     engine, ranks = re.search(r"engine=(\w+) \(now torch\) and ranks=(\d+) \(now 1\)$", words).groups()
-    assert needed(replace(weights, engine=engine, ranks=int(ranks))) <= 0.7 * needed(weights)
-    assert way_out(weights, 1000) is None
-    assert list(halves(12)) == [12, 6, 3, 1]
+    assert peak_bytes(replace(weights, engine=engine, ranks=int(ranks))) <= 0.7 * peak_bytes(weights)
+    assert suggest_change(weights, 1000) is None
+    assert list(halvings(12)) == [12, 6, 3, 1]
 
 
 def test_the_command_says_what_to_change_and_that_is_enough(tiny_folder, capsys):

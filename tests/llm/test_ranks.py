@@ -110,7 +110,7 @@ class Recorded:
 
     def step(self, step, recorded=True):
         """What the step logs."""
-        batch = draw_batch(BatchSettings.of(self.config), self.models, Lengths(), step)
+        batch = draw_batch(BatchSettings.from_config(self.config), self.models, Lengths(), step)
         mine = slice(batch.slots.start * G, batch.slots.stop * G)
         tokens, mask, complete = (t[mine] for t in recorded_rollout(step))
         longest = int(mask.sum(-1).max())

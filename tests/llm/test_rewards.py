@@ -13,7 +13,7 @@ from core.objective import make_objective
 from launch.engines.factory import make_engine
 from llm.batch import BatchSettings, draw_batch
 from llm.inference.prompts import encode_chats
-from llm.rewards import ModelReward, Part, Reward, make_reward
+from llm.rewards import ModelReward, RewardPart, Reward, make_reward
 from llm.tasks.base import Task
 from llm.tasks.one_two import OneTwo
 from llm.testbed.tiny_models import byte_tokenizer
@@ -40,7 +40,7 @@ def reward_config(on_failure=STOP, batch_size=8, **parts):
 
 
 def one(function, on_failure=STOP, key="reward.parts.f"):
-    return Reward({"f": Part(key, function, 1.0)}, on_failure)
+    return Reward({"f": RewardPart(key, function, 1.0)}, on_failure)
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +229,7 @@ def test_an_invalid_completion_leaves_the_update_of_the_others(models, make_conf
         *("transform.threshold.value=1", "reward.on_failure=drop", "optimizer.max_grad_norm=null"),
     )
     objective = make_objective(**config.objective_arguments())
-    batch = draw_batch(BatchSettings.of(config), models, Odd(), step=0)
+    batch = draw_batch(BatchSettings.from_config(config), models, Odd(), step=0)
 
     def step(task, on_failure):
         policy = copy.deepcopy(models.policy)

@@ -12,7 +12,7 @@ from conf.schema.base import ConfigError
 from conf.schema.llm import SourceConfig
 from llm.data import load_records
 from llm.tasks.base import load_task
-from llm.tasks.creative import LONGEST, read_prompt
+from llm.tasks.creative import MAX_PROMPT_CHARACTERS, parse_prompt
 from llm.tasks.maths import last_number
 from llm.tasks.one_of_many import OneOfMany
 from llm.tasks.texts import HELD_OUT, MATHS_INSTRUCTION, QUESTIONS
@@ -133,12 +133,12 @@ def test_maths_reads_gsm8ks_format(tmp_path, make_config):
 def test_a_prompt_is_the_first_turn_of_an_english_conversation():
     turns = [{"role": "user", "content": " Tell me. "}, {"role": "assistant", "content": "No."}]
     wild = {"conversation": turns, "language": "English", "toxic": False, "redacted": False}
-    assert read_prompt(wild) == "Tell me." == read_prompt({"prompt": "Tell me.", "id": "1"})
+    assert parse_prompt(wild) == "Tell me." == parse_prompt({"prompt": "Tell me.", "id": "1"})
     for change in ({"language": "French"}, {"toxic": True}, {"redacted": True}):
-        assert read_prompt(wild | change) is None
-    assert read_prompt({"prompt": "x" * (LONGEST + 1)}) is None is read_prompt({"prompt": " "})
+        assert parse_prompt(wild | change) is None
+    assert parse_prompt({"prompt": "x" * (MAX_PROMPT_CHARACTERS + 1)}) is None is parse_prompt({"prompt": " "})
     with pytest.raises(ValueError, match="prompt: text"):
-        read_prompt({"text": "x"})
+        parse_prompt({"text": "x"})
 
 
 @pytest.mark.parametrize("name", ["noveltybench_curated", "noveltybench_wildchat"])
@@ -146,7 +146,7 @@ def test_novelty_benchs_own_files_are_read(name, monkeypatch):
     if not Path(DATA, f"{name}.jsonl").exists():
         pytest.skip(f"needs MARA_DATA with {name}.jsonl")
     monkeypatch.setenv("MARA_DATA", DATA)
-    found = load_records("data.evaluation", source(f"{name}.jsonl"), None, 0, read_prompt)
+    found = load_records("data.evaluation", source(f"{name}.jsonl"), None, 0, parse_prompt)
     assert found.origin == f"{name}.jsonl"
     assert len(found.items) == {"curated": 100, "wildchat": 1000}[name[13:]]
 

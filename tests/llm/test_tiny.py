@@ -8,7 +8,7 @@ from llm.inference.logprobs import completion_logp
 from llm.inference.prompts import encode_chats, pad_completions
 from llm.rewards import ModelReward
 from llm.tasks.one_two import OneTwo
-from llm.tasks.texts import ONE_OR_TWO
+from llm.tasks.texts import ONE_TWO_PROMPT
 from llm.testbed import corpora
 from llm.testbed.tiny_models import RECIPES, REWARDS, recipe_hash, tiny_data, tiny_model
 
@@ -24,7 +24,7 @@ def answer_probability(folder, texts, chats=None):
 
 def test_the_tiny_model_is_biased_as_the_task_needs(tiny_folder):
     """Exact probabilities, by scoring; the answers it was taught are nearly all that it says."""
-    share = answer_probability(tiny_folder, list(corpora.one_two()[ONE_OR_TWO]))
+    share = answer_probability(tiny_folder, list(corpora.one_two()[ONE_TWO_PROMPT]))
     assert 0.65 <= share["<answer>1</answer>"] <= 0.75
     assert 0.08 <= share["<answer>2</answer>"] <= 0.12
     assert sum(share.values()) > 0.98

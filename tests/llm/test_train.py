@@ -13,9 +13,9 @@ from core.objective import make_objective
 from core.sequence import masked_sum
 from launch.engines import distributed
 from launch.engines.factory import make_engine
-from llm.batch import BatchSettings, Completions, draw_batch, prompt_at
+from llm.batch import BatchSettings, Completions, draw_batch, prompt_index
 from llm.evaluation.collapse import CollapseWatch, answer_shares, mode_ratio
-from llm.evaluation.equivalence import normalised
+from llm.evaluation.equivalence import normalise_text
 from llm.inference.logprobs import completion_logp
 from llm.inference.prompts import Prompts, encode_chats
 from llm.inference.sampling import sample
@@ -34,7 +34,7 @@ def one_step(models, task, config):
     models = models._replace(policy=copy.deepcopy(models.policy))
     engine = make_engine("torch", models.policy, config.optimizer, config.steps)
     objective = make_objective(**config.objective_arguments())
-    batch = draw_batch(BatchSettings.of(config), models, task, step=0)
+    batch = draw_batch(BatchSettings.from_config(config), models, task, step=0)
     learner = make_learner(config, task, models, engine)
     result = train_step(learner, objective, batch, config.objective.beta)
     return result, torch.cat([p.detach().flatten() for p in models.policy.parameters()])
@@ -118,7 +118,7 @@ def test_the_step_follows_the_gradient_of_the_objective(models, two_letters, mak
             return torch.tensor(0.0)
 
     objective = make_objective(**config.objective_arguments())
-    batch = draw_batch(BatchSettings.of(config), models, two_letters.task, step=0)
+    batch = draw_batch(BatchSettings.from_config(config), models, two_letters.task, step=0)
     result = train_step(make_learner(config, two_letters.task, models, Recorder()), objective, batch, 0.1)
 
     ends = {"eos_ids": models.eos_ids, "pad_id": models.pad_id}
@@ -160,7 +160,7 @@ def test_darling_multiplies_by_the_share_of_others_with_another_answer(models, t
     first = ("embedding", "transform.embedder=some/embedder")
     for (equivalence, *options), of in (
         (("answer",), task.answer),
-        (("exact",), normalised),
+        (("exact",), normalise_text),
         (first, lambda text: text[:1] or "-"),
     ):
         config = make_config(*SMALL, "transform=darling", f"transform.equivalence={equivalence}", *options)
@@ -186,10 +186,10 @@ def test_a_step_repeats_exactly_and_seed_zero_is_a_seed(models, two_letters, mak
 
 
 def test_each_epoch_is_a_permutation_of_its_own():
-    epochs = [[prompt_at(0, 7, epoch * 7 + i) for i in range(7)] for epoch in range(3)]
+    epochs = [[prompt_index(0, 7, epoch * 7 + i) for i in range(7)] for epoch in range(3)]
     assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
     assert epochs[0] != epochs[1]
-    assert epochs[0] != [prompt_at(1, 7, i) for i in range(7)]
+    assert epochs[0] != [prompt_index(1, 7, i) for i in range(7)]
 
 
 def test_mode_ratio_is_equation_seven_and_zero_under_mara():

@@ -252,14 +252,14 @@ def run_guide(folder, *changes):
 
 
 def rarer_share(folder, tokenizer):
-    from llm.tasks.texts import ONE_OR_TWO
+    from llm.tasks.texts import ONE_TWO_PROMPT
 
     policy = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     answers = tokenizer([f"<answer>{n}</answer>" for n in (1, 2)], add_special_tokens=False)["input_ids"]
     tokens, mask = pad_completions([[*ids, tokenizer.eos_token_id] for ids in answers], tokenizer.pad_token_id)
     with torch.no_grad():
         logp = completion_logp(
-            policy, encode_chats(tokenizer, [[{"role": "user", "content": ONE_OR_TWO}]]), tokens, mask
+            policy, encode_chats(tokenizer, [[{"role": "user", "content": ONE_TWO_PROMPT}]]), tokens, mask
         )
     share = logp.sum(-1).exp()
     assert share.sum() > 0.7  # most completions are correct

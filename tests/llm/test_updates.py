@@ -14,7 +14,7 @@ from launch.cli.groups import options as files_of
 from launch.engines.factory import make_engine
 from launch.runs.run import Run
 from llm import train as training
-from llm.batch import BatchSettings, draw_batch, minibatches
+from llm.batch import BatchSettings, draw_batch, plan_updates
 from llm.inference.logprobs import completion_logp
 from llm.inference.sampling import sample
 from llm.train import first_occurrences, make_learner, train_step
@@ -44,7 +44,7 @@ def one_step(models, task, config):
         return step()
 
     engine.step = recorded
-    batch = draw_batch(BatchSettings.of(config), models, task, step=0)
+    batch = draw_batch(BatchSettings.from_config(config), models, task, step=0)
     objective = make_objective(**config.objective_arguments())
     result = train_step(make_learner(config, task, models, engine), objective, batch, config.objective.beta)
     return result, parameters(models.policy), gradients
@@ -55,7 +55,7 @@ def by_hand(models, task, config):
     models = models._replace(policy=copy.deepcopy(models.policy))
     engine = make_engine("torch", models.policy, config.optimizer, config.steps)
     objective = make_objective(**config.objective_arguments())
-    batch, G = draw_batch(BatchSettings.of(config), models, task, step=0), config.group_size
+    batch, G = draw_batch(BatchSettings.from_config(config), models, task, step=0), config.group_size
     ends = {"eos_ids": models.eos_ids, "pad_id": models.pad_id}
     rollout = sample(models.policy, batch.prompts, batch.uniforms, group_size=G, **ends)
     texts = rollout.texts(models.tokenizer)
@@ -147,17 +147,17 @@ def test_several_updates_are_those_written_out(models, two_letters, make_config,
 
 
 def test_an_epoch_goes_through_every_group_once_in_an_order_of_its_own(make_config):
-    config = BatchSettings.of(make_config("prompts_per_step=7", "update.epochs=3", "update.minibatches=3"))
-    updates = minibatches(config, step=4)
+    config = BatchSettings.from_config(make_config("prompts_per_step=7", "update.epochs=3", "update.minibatches=3"))
+    updates = plan_updates(config, step=4)
     assert len(updates) == 9
-    assert updates == minibatches(config, step=4)
+    assert updates == plan_updates(config, step=4)
     for epoch in range(3):
         parts = updates[3 * epoch : 3 * epoch + 3]
         assert sorted(slot for part in parts for slot in part) == list(range(7))
         assert all(part == sorted(part) and len(part) in (2, 3) for part in parts)
     assert len({str(updates[3 * epoch : 3 * epoch + 3]) for epoch in range(3)}) == 3
-    assert updates != minibatches(config, step=5)
-    assert minibatches(BatchSettings.of(make_config("prompts_per_step=7")), 0) == [list(range(7))]
+    assert updates != plan_updates(config, step=5)
+    assert plan_updates(BatchSettings.from_config(make_config("prompts_per_step=7")), 0) == [list(range(7))]
 
 
 @pytest.mark.parametrize("direction", ["forward", "jensen_shannon"])
@@ -186,17 +186,17 @@ def test_completions_of_the_reference_carry_the_divergence(models, two_letters, 
 def test_completions_of_the_reference_have_a_stream_of_their_own(models, two_letters, make_config):
     options = (*SMALL, "objective.placement=reference", "objective.direction=forward")
     batches = [
-        draw_batch(BatchSettings.of(make_config(*options)), models, two_letters.task, step) for step in (0, 0, 1)
+        draw_batch(BatchSettings.from_config(make_config(*options)), models, two_letters.task, step) for step in (0, 0, 1)
     ]
     own = [batch.reference_uniforms for batch in batches]
     assert own[0].shape == (12, 4)
     assert torch.equal(own[0], own[1])
     assert not torch.equal(own[0], own[2])
     assert not torch.equal(own[0], batches[0].uniforms)
-    settings = BatchSettings.of(make_config(*options, "reference_completions=2"))
+    settings = BatchSettings.from_config(make_config(*options, "reference_completions=2"))
     fewer = draw_batch(settings, models, two_letters.task, 0)
     assert torch.equal(fewer.reference_uniforms, own[0].view(3, 4, 4)[:, :2].reshape(6, 4))
-    assert draw_batch(BatchSettings.of(make_config(*SMALL)), models, two_letters.task, 0).reference_uniforms is None
+    assert draw_batch(BatchSettings.from_config(make_config(*SMALL)), models, two_letters.task, 0).reference_uniforms is None
 
 
 def test_every_method_takes_a_step_of_its_own(models, two_letters, make_config):
