@@ -1,4 +1,4 @@
-"""The benchmark's work is what it says: prompts and completions of the given lengths."""
+"""The benchmark uses prompts and completions of the lengths that its settings give."""
 
 import pytest
 

@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from llm.evaluation.metrics import (
-    SubjectMetrics,
     MetricInputs,
+    SubjectMetrics,
     answer_entropy,
-    paired_difference,
+    average_over_prompts,
+    compute_metrics,
     distinct,
     expectation_adjusted_distinct,
-    compute_metrics,
     is_first_of_class,
-    average_over_prompts,
+    paired_difference,
     pass_at_k,
     score_of_reward,
     semantic_diversity,

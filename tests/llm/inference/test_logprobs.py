@@ -1,3 +1,5 @@
+"""Log-probabilities and entropies against each sequence processed alone."""
+
 import pytest
 import torch
 
@@ -59,12 +61,3 @@ def test_what_is_masked_changes_nothing(random_model, batch):
     a, b = (completion_logp(random_model, prompts, some, mask) for some in (tokens, other))
     torch.testing.assert_close(a, b)
     assert not torch.equal(tokens, other)
-
-
-def test_prompts_are_left_padded_and_read_through_the_template(tokenizer):
-    chats = [[{"role": "user", "content": text}] for text in ("hi", "hello")]
-    prompts = encode_chats(tokenizer, chats)
-    assert prompts.mask[:, -1].all()
-    assert prompts.mask.sum(-1).diff().item() == 3
-    text = tokenizer.decode(prompts.ids[0][prompts.mask[0]])
-    assert text == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
