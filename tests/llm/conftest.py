@@ -64,9 +64,8 @@ def make_config():
 
     from launch.cli.validation import register
 
-    register("llm")
-
     def make(*overrides):
+        register("llm")
         with initialize_config_module("conf.llm", version_base="1.3"):
             return OmegaConf.to_object(compose("config", overrides=list(overrides)))
 
