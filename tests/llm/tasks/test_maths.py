@@ -1,7 +1,5 @@
 """Numbers on the last line, and GSM8K's format."""
 
-import json
-
 import pytest
 
 from conf.schema.base import ConfigError
@@ -9,14 +7,7 @@ from llm.tasks.base import load_task
 from llm.tasks.maths import last_number
 from llm.tasks.texts import MATHS_INSTRUCTION
 
-
-def ask(text):
-    return [{"role": "user", "content": text}]
-
-
-def write_lines(path, records):
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return path
+from ..helpers import user_chat, write_lines
 
 
 @pytest.mark.parametrize(
@@ -56,13 +47,15 @@ def test_maths_reads_gsm8ks_format(tmp_path, make_config):
     paths = (f"data.root={tmp_path}", "data.train.path=p.jsonl", "data.evaluation.path=p.jsonl")
     config = make_config("experiment=maths", *paths)
     task = load_task("maths", config)
-    assert task.prompts()[0] == ask("How many?" + MATHS_INSTRUCTION)
+    assert task.prompts()[0] == user_chat("How many?" + MATHS_INSTRUCTION)
     assert task.reward(task.prompts()[0], "1000 + 200\n#### 1200.0") == 1
     assert task.reward(task.prompts()[0], "#### 0") == 0 == task.reward(task.prompts()[1], "#### 1200")
     assert task.reward(task.prompts()[0], "1200") == 0
     assert task.answer("a\n#### 1,200") == task.answer("b\n#### 1200") != task.answer("1200?")
     write_lines(tmp_path / "p.jsonl", [{"question": "How many?", "answer": "12"}])
-    with pytest.raises(ConfigError, match=r"data\.train\.path: records must have .* in record 0 of p\.jsonl"):
+    with pytest.raises(
+        ConfigError, match=r"data\.train\.path: records must have .*; record 0 of p\.jsonl has question, answer"
+    ):
         load_task("maths", config)
     with pytest.raises(ConfigError, match=r"data\.train\.path: must be given for task\.name=maths, got null"):
         load_task("maths", make_config("task.name=maths"))

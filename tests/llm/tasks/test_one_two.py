@@ -21,3 +21,9 @@ from llm.tasks.one_two import OneTwo
 )
 def test_the_one_two_reward_is_strict(completion, reward):
     assert OneTwo().reward([], completion) == reward
+
+
+def test_the_answer_is_the_text_between_the_tags():
+    task = OneTwo()
+    assert [task.answer(f"<answer>{answer}</answer>") for answer in task.answers] == ["1", "2"]
+    assert task.right_answers(task.prompts()[0]) == ("1", "2")
