@@ -201,8 +201,8 @@ class MaraGRPOTrainer(trl.GRPOTrainer):
         return self._rewards
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        # With a beta other than 0, TRL computes the reference's log-probabilities here, but also adds a KL term to the
-        # loss later on.
+        # With a beta other than 0, TRL computes the reference's log-probabilities here, but also adds a KL term to
+        # the loss later on.
         self.beta = self.args.mara_beta
         try:
             batch: dict[str, Any] = super()._generate_and_score_completions(inputs)

@@ -16,7 +16,7 @@ class OneTwo(Task):
     sequences, and MARA equalises sequences.
     """
 
-    answers = ("1", "2")
+    answers: tuple[str, ...] = ("1", "2")
 
     def prompts(self) -> list[Chat]:
         """The single prompt."""

@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pytest
@@ -123,7 +124,7 @@ def subjects():
 def test_the_evaluation_table_counts_prompts_and_skips_undefined_metrics():
     first, second = subjects()
     assert available_metrics([first, second]) == ["distinct", "utility"]
-    difference = {"distinct/mean": 0.5, "distinct/se": 0.1, "distinct/prompts": 2}
+    difference: dict[str, float | None] = {"distinct/mean": 0.5, "distinct/se": 0.1, "distinct/prompts": 2}
     difference |= {"utility/mean": None, "utility/se": None, "utility/prompts": 0}
     columns = cells(evaluation_table([first, second], difference))
     assert list(columns) == ["metric", "a", "b", "difference"]
@@ -135,7 +136,7 @@ def test_the_evaluation_table_counts_prompts_and_skips_undefined_metrics():
 
 
 def test_a_panel_shows_every_prompt_and_the_mean(tmp_path, monkeypatch):
-    figures = []
+    figures: list[Any] = []
     monkeypatch.setattr(plt, "close", figures.append)
     draw_evaluation(subjects(), tmp_path / "figure.png")
     monkeypatch.undo()

@@ -1,6 +1,7 @@
 """Partitions against a second implementation and by hand; the classifier against NoveltyBench's use of it."""
 
 from itertools import combinations
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +27,8 @@ CPU = torch.device("cpu")
 
 def by_definition(count, relation):
     """Assign each item in turn to the first class whose representative is equivalent, else to a new class."""
-    representatives, classes = [], []
+    representatives: list[int] = []
+    classes: list[int] = []
     for i in range(count):
         matching = [c for c, r in enumerate(representatives) if relation(r, i)]
         classes.append(matching[0] if matching else len(representatives))
@@ -53,7 +55,10 @@ def test_the_partition_is_the_definition_for_every_relation():
         def relation(a, b, related=related):
             return (min(a, b), max(a, b)) in related
 
-        partition = greedy_partition(5, lambda first, others, same=relation: [same(first, i) for i in others])
+        def compare(first, others, related=relation):
+            return [related(first, i) for i in others]
+
+        partition = greedy_partition(5, compare)
         assert partition == by_definition(5, relation)
         differing += partition != connected_components(5, relation)
     assert differing > 100  # control: chains of equivalences are not followed
@@ -96,9 +101,10 @@ def classifier_folder(tmp_path_factory):
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
     )
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    options: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_labels": 2}
     torch.manual_seed(0)
-    model = BertForSequenceClassification(BertConfig(vocab_size=len(vocabulary), num_labels=2, **sizes)).eval()
+    config = BertConfig(vocab_size=len(vocabulary), intermediate_size=32, **options)
+    model = BertForSequenceClassification(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
@@ -159,8 +165,9 @@ def test_other_models_are_refused_as_a_classifier(tmp_path, classifier_folder):
         Classifier("no/such", None, 0.5, CPU)
     from transformers import BertConfig, BertForSequenceClassification
 
-    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
-    BertForSequenceClassification(BertConfig(vocab_size=60, num_labels=3, **sizes)).save_pretrained(tmp_path)
+    options: dict[str, Any] = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "num_labels": 3}
+    config = BertConfig(vocab_size=60, intermediate_size=8, **options)
+    BertForSequenceClassification(config).save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match=r"^classifier: must have two labels, .* got 3"):
         Classifier(str(tmp_path), str(classifier_folder), 0.5, CPU)
 
@@ -192,10 +199,11 @@ def test_the_transform_partitions_by_the_tasks_answer(make_config):
             return completion[:1]
 
     assert make_partition(make_config("transform=mara").transform, FirstLetter(), CPU) is None
-    darling = make_config("transform=darling", "transform.equivalence=answer").transform
-    assert list(make_partition(darling, FirstLetter(), CPU)(["ab", "b", "ac"])) == [0, 1, 0]
-    exact = make_config("transform=darling", "transform.equivalence=exact").transform
-    assert list(make_partition(exact, FirstLetter(), CPU)(["ab", "b", "AB "])) == [0, 1, 0]
+    for equivalence, texts in (("answer", ["ab", "b", "ac"]), ("exact", ["ab", "b", "AB "])):
+        config = make_config("transform=darling", f"transform.equivalence={equivalence}")
+        partition = make_partition(config.transform, FirstLetter(), CPU)
+        assert partition is not None
+        assert list(partition(texts)) == [0, 1, 0]
     missing = make_config(
         "transform=darling", "transform.equivalence=embedding", "transform.embedder=no/such"
     ).transform

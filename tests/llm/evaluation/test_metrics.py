@@ -166,6 +166,7 @@ def test_a_difference_is_paired_by_prompt():
     second = {str(i): {"a": float(i) + 1 + i % 2 / 10} for i in reversed(range(6))}
     subjects = [SubjectMetrics("x", rows, average_over_prompts(list(rows.values()))) for rows in (first, second)]
     difference = paired_difference(*subjects)
+    assert difference is not None
     assert difference["a/mean"] == pytest.approx(1.05)
     assert difference["a/se"] < 0.03
     assert subjects[0].overall["a/se"] > 0.5  # control: unpaired, the error would be that of the prompts

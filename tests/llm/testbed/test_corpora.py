@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from llm.tasks.base import load_task
 from llm.tasks.maths import last_number
 from llm.tasks.one_of_many import OneOfMany
 from llm.tasks.texts import HELD_OUT, QUESTIONS
