@@ -8,11 +8,11 @@ random weights, bf16, prompts of 512 tokens, 16 x 16 completions of 256 tokens.
 
 Both sides use the same weights, prompts, reward and learning rate, a beta > 0 so that a reference is needed, one
 update per step on the whole batch, and no gradient checkpointing. Every completion has a fixed length: both sides
-mask the logits so that the end-of-sequence token is sampled exactly there. Times are those of whole steps after a warm-up.
-While one process is timed the other one waits, so that changes in the speed of the machine affect both; a turn of
-`short` has three steps. On a GPU one process ends before the other starts. Turns in which other processes used more
-than a tenth of a core are excluded from the medians. Memory is a process's peak minus its memory after the imports.
-Needs trl.
+mask the logits so that the end-of-sequence token is sampled exactly there. Times are those of whole steps after a
+warm-up. While one process is timed the other one waits, so that changes in the speed of the machine affect both; a
+turn of `short` has three steps. On a GPU one process ends before the other starts. Turns in which other processes
+used more than a tenth of a core are excluded from the medians. Memory is a process's peak minus its memory after the
+imports. Needs trl.
 """
 
 import argparse

@@ -324,7 +324,7 @@ def test_a_model_on_prompts_of_a_file(evaluate, tiny_run, tmp_path):
         ("run=run equivalence=exact experiment=one_two", ["experiment: cannot be combined with run="]),
         ("model=no/such prompts=p.jsonl max_new_tokens=3", ["model: must be a folder or hub name", "got no/such"]),
         ("model=run/policy prompts=no.jsonl max_new_tokens=3", ["prompts: must be a file of JSON Lines"]),
-        ("run=run reward_out=mine:none", ["reward_out: must be task or package.module:function", "got mine:none"]),
+        ("run=run reward_out=mine:none", ["reward_out: ", "mine:none"]),
         ("run=run reward_out=no/such", ["reward_out: must be a folder or hub name", "got no/such"]),
         ("model=run/policy experiment=none max_new_tokens=3", ["experiment: must be one of", "got none"]),
     ],
