@@ -326,16 +326,16 @@ def test_bfloat16_takes_the_steps_of_float32(runs, one_rank, engine):
 @pytest.mark.parametrize("name", ["plain", "lora"])
 def test_a_run_of_two_ranks_is_the_run_of_one(runs, name):
     """From sampling to evaluation and the exported policy; also with an adapter under ZeRO 3."""
-    one, two = runs / f"one_{name}", runs / name
-    whole_run(one, runs / "model", *(LORA if name == "lora" else []))
-    assert_close(read_jsonl(two / "metrics.jsonl"), read_jsonl(one / "metrics.jsonl"), 1e-5)
-    assert_close(read_jsonl(two / "samples.jsonl"), read_jsonl(one / "samples.jsonl"), 1e-5)
-    assert len(read_jsonl(two / "samples.jsonl")) == 3 * 3 * 4
-    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (one, two)]
+    single, double = runs / f"one_{name}", runs / name
+    whole_run(single, runs / "model", *(LORA if name == "lora" else []))
+    assert_close(read_jsonl(double / "metrics.jsonl"), read_jsonl(single / "metrics.jsonl"), 1e-5)
+    assert_close(read_jsonl(double / "samples.jsonl"), read_jsonl(single / "samples.jsonl"), 1e-5)
+    assert len(read_jsonl(double / "samples.jsonl")) == 3 * 3 * 4
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (single, double)]
     assert summaries[0]["completions"] == summaries[1]["completions"] == 7
     assert summaries[0]["sequences"] == summaries[1]["sequences"]
-    assert json.loads((two / "run.json").read_text())["ranks"] == 2
-    weights = [load_file(folder / "policy" / "model.safetensors") for folder in (one, two)]
+    assert json.loads((double / "run.json").read_text())["ranks"] == 2
+    weights = [load_file(folder / "policy" / "model.safetensors") for folder in (single, double)]
     for key, value in weights[0].items():
         torch.testing.assert_close(weights[1][key], value, atol=1e-5, rtol=0)
 

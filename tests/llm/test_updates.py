@@ -46,17 +46,19 @@ def by_hand(models, task, config):
     reward = torch.tensor([task.reward([], text) for text in texts]).view(-1, G)
     mask, complete = rollout.mask.view(len(reward), G, -1), rollout.complete.view(-1, G)
 
-    def logp(model, prompts=batch.prompts, drawn=rollout):
-        return completion_logp(model, prompts, drawn.tokens, drawn.mask)
+    def logp(model, prompts=batch.prompts, sampled=rollout):
+        return completion_logp(model, prompts, sampled.tokens, sampled.mask)
 
     with torch.no_grad():
         ref, old = logp(models.reference).view(mask.shape), logp(models.policy).view(mask.shape)
-    drawn = None
+    reference_rollout = None
     if batch.reference_uniforms is not None:
         count = len(batch.reference_uniforms) // len(reward)
-        drawn = sample(models.reference, batch.prompts, batch.reference_uniforms, group_size=count, **ends)
+        reference_rollout = sample(
+            models.reference, batch.prompts, batch.reference_uniforms, group_size=count, **ends
+        )
         with torch.no_grad():
-            drawn_ref = logp(models.reference, drawn=drawn)
+            sampled_ref = logp(models.reference, sampled=reference_rollout)
     for groups in batch.updates:
         policy = logp(models.policy).view(mask.shape)[groups]
         options = {"behaviour_logp": old[groups]} if len(batch.updates) > 1 else {}
@@ -71,15 +73,13 @@ def by_hand(models, task, config):
             complete=complete[groups],
             **options,
         )
-        if drawn is not None:
+        if reference_rollout is not None:
             rows = [group * count + i for group in groups for i in range(count)]
-            own = logp(models.policy, drawn=drawn)
-            loss = (
-                loss
-                + objective.reference_loss(own[rows], drawn_ref[rows], drawn.mask[rows], beta=config.objective.beta)[
-                    0
-                ]
+            own = logp(models.policy, sampled=reference_rollout)
+            extra, _ = objective.reference_loss(
+                own[rows], sampled_ref[rows], reference_rollout.mask[rows], beta=config.objective.beta
             )
+            loss = loss + extra
         engine.backward(loss)
         engine.step()
     return parameters(models.policy)
@@ -137,8 +137,8 @@ def test_the_divergence_comes_from_completions_of_the_reference(models, odd_leng
     result, ours, gradients = one_step(models, odd_length, config)
     torch.testing.assert_close(ours, by_hand(models, odd_length, config), atol=5e-5, rtol=0)
     assert float(result.metrics[f"kl/{direction}_from_reference_nats"]) != 0
-    again = one_step(models, odd_length, make_config(*options, "reference_completions=5", "micro_batch=3"))
-    torch.testing.assert_close(again[2][0], gradients[0], atol=1e-6, rtol=1e-4)
+    in_parts = one_step(models, odd_length, make_config(*options, "reference_completions=5", "micro_batch=3"))
+    torch.testing.assert_close(in_parts[2][0], gradients[0], atol=1e-6, rtol=1e-4)
     several = make_config(*options, *BOTH)
     torch.testing.assert_close(
         one_step(models, odd_length, several)[1],

@@ -34,7 +34,7 @@ MISTAKES = [  # changes of the second line, and the message after file and line
 
 
 def write_file(folder, *lines):
-    path = folder / "some.jsonl"
+    path = folder / "generations.jsonl"
     path.write_text("".join(line if isinstance(line, str) else json.dumps(line) + "\n" for line in lines))
     return str(path)
 

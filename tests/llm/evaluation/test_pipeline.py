@@ -179,8 +179,8 @@ def test_a_failed_completion_stops_the_evaluation(make_config):
         compute_rewards([generations("a")], reward, "r")
     dropping = make_config("reward.on_failure=drop", f"+reward.parts.r.function={__name__}:lengths")
     config = evaluate_config("generations=f.jsonl")
-    made, _ = make_reward_in(config, TrainingSetup(dropping, OneTwo()), CPU)
-    assert made.on_failure == "stop"
+    evaluation_reward, _ = make_reward_in(config, TrainingSetup(dropping, OneTwo()), CPU)
+    assert evaluation_reward.on_failure == "stop"
 
 
 def test_correct_is_the_tasks_unless_the_reward_is_another_one(make_config):
@@ -211,8 +211,8 @@ def test_an_output_line_is_read_as_generations_again(tmp_path):
     inputs = MetricInputs(prompt.texts, [0, 0, 1], rewards_in=[0.0, 1.0, 2.0], scores=[5, 1, 10])
     line = format_line(prompt, inputs, {"distinct": 2, "utility": math.nan})
     (tmp_path / "out.jsonl").write_text(line + "\n")
-    (again,) = read_generations("generations", str(tmp_path / "out.jsonl"))
-    assert again[:5] == ("p", prompt.chat, prompt.texts, [0, 0, 1], [5, 1, 10])
+    (reread,) = read_generations("generations", str(tmp_path / "out.jsonl"))
+    assert reread[:5] == ("p", prompt.chat, prompt.texts, [0, 0, 1], [5, 1, 10])
     row = json.loads(line)
     assert row["utility"] is None  # NaN is not JSON
     assert "correct" not in row

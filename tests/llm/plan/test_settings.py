@@ -45,8 +45,8 @@ def test_settings_follow_the_configuration(tiny_folder, make_config):
     assert settings.lora is None
     # A token of the test model is a byte; S stands for a special token.
     assert settings.prompt_tokens == len(f"Suser\n{ONE_TWO_PROMPT}S\nSassistant\n")
-    given = PlanArguments([], ranks=1, prompt_tokens=7)
-    assert make_settings(config, {"nodes": 2}, given)[0].prompt_tokens == 7
+    arguments = PlanArguments([], ranks=1, prompt_tokens=7)
+    assert make_settings(config, {"nodes": 2}, arguments)[0].prompt_tokens == 7
     lora = make_config(*TINY, "model.lora.rank=3", "model.gradient_checkpointing=true")
     settings, _ = make_settings(lora, {}, PlanArguments([]))
     assert settings.lora == (3, tuple(lora.model.lora.target_modules))
