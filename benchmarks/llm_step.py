@@ -1,17 +1,18 @@
-"""Whole training steps, ours and TRL's GRPOTrainer, on the same work, in two processes whose steps take turns.
+"""Complete training steps of mara and of TRL's GRPOTrainer on the same work, in two processes that take turns.
 
     python -m benchmarks.llm_step [short] [long] [gpu] [--turns N] [--compiled]
 
-short: 26-token prompts, 32 tokens each; long: 256-token prompts, 8 to 64 tokens each; both 8 prompts x 16
-completions of a small Qwen3 with random weights, fp32, on the CPU. gpu: the shape of Qwen3-1.7B with random weights,
-bf16, 16 x 16 completions of 256 tokens after 512-token prompts.
+short: prompts of 26 tokens, completions of 32. long: prompts of 256 tokens, completions of 8 to 64. Both use 8
+prompts x 16 completions of a small Qwen3 with random weights, in fp32 on the CPU. gpu: the size of Qwen3-1.7B with
+random weights, bf16, prompts of 512 tokens, 16 x 16 completions of 256 tokens.
 
-Fair: same weights, prompts, reward, learning rate, beta > 0 so that a reference takes part, one update a step on the
-whole batch, no gradient checkpointing. Every completion has a length given beforehand: the end-of-sequence token is
-held back until then, in both by the same masking of the logits. Times are of whole steps after warm-up, and of one
-process while the other waits, so that the machine's drift meets both; a turn of `short` is three steps. On a GPU one
-process has ended before the other starts. A turn in which other processes took over a tenth of a core is left out of
-the medians. Memory is the most a process held beyond what it held after its imports. Needs trl.
+Both sides use the same weights, prompts, reward and learning rate, a beta > 0 so that a reference is needed, one
+update per step on the whole batch, and no gradient checkpointing. Every completion has a fixed length: both sides
+mask the logits so that the end-of-sequence token is sampled exactly there. Times are those of whole steps after a
+warm-up. While one process is timed the other one waits, so that changes in the speed of the machine affect both; a
+turn of `short` has three steps. On a GPU one process ends before the other starts. Turns in which other processes
+used more than a tenth of a core are excluded from the medians. Memory is a process's peak minus its memory after the
+imports. Needs trl.
 """
 
 import argparse
@@ -49,23 +50,23 @@ LARGE: dict[str, Any] = {
     "num_attention_heads": 16,
 }
 LARGE |= {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936}
-MICRO_BATCH = {"short": 128, "long": 128, "gpu": 32}  # sequences in a pass; TRL gets the same
-PEAK = {"H200": (989e12, 4.8e12), "H100": (989e12, 3.35e12), "A100": (312e12, 2.0e12)}  # dense bf16 flop/s, bytes/s
+MICRO_BATCH = {"short": 128, "long": 128, "gpu": 32}  # sequences in a pass, for both sides
+PEAKS = {"H200": (989e12, 4.8e12), "H100": (989e12, 3.35e12), "A100": (312e12, 2.0e12)}  # dense bf16 flop/s, bytes/s
 WARMUP = 2
-WHO = ("ours", "trl")
-OVERHEAD = "<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n"  # what the template adds; specials are one token
+SIDES = ("mara", "trl")
+TEMPLATE = "<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n"  # around a prompt; a special is one token
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("settings", nargs="*", default=["short", "long"], choices=SETTINGS)
-    parser.add_argument("--turns", type=int, help="of each; by default 12, 8 and 3")
-    parser.add_argument("--compiled", action="store_true", help="ours with model.compile_decoding=true")
-    parser.add_argument("--child", choices=WHO, help=argparse.SUPPRESS)
+    parser.add_argument("--turns", type=int, help="turns of each side (default: 12, 8 and 3)")
+    parser.add_argument("--compiled", action="store_true", help="run mara with model.compile_decoding=true")
+    parser.add_argument("--child", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--model", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        child(options.child, options.settings[0], options.model, options.turns, options.compiled)
+        run_child(options.child, options.settings[0], options.model, options.turns, options.compiled)
         return
     for name in options.settings:
         turns = options.turns or SETTINGS[name]["turns"]
@@ -77,11 +78,11 @@ def main() -> None:
 
 
 class Child:
-    """A process that warms up, and then takes the steps of a turn whenever it is told to."""
+    """A process of one side. After its warm-up it takes the steps of a turn on request."""
 
-    def __init__(self, who: str, name: str, folder: str, turns: int, compiled: bool) -> None:
-        self.who, self.errors = who, Path(folder) / f"{who}.log"
-        command = [sys.executable, "-m", "benchmarks.llm_step", name, "--child", who, "--model", folder]
+    def __init__(self, side: str, name: str, folder: str, turns: int, compiled: bool) -> None:
+        self.side, self.errors = side, Path(folder) / f"{side}.log"
+        command = [sys.executable, "-m", "benchmarks.llm_step", name, "--child", side, "--model", folder]
         with self.errors.open("w") as errors:
             self.process = subprocess.Popen(
                 [*command, "--turns", str(turns), *(["--compiled"] if compiled else [])],
@@ -90,79 +91,77 @@ class Child:
                 stderr=errors,
                 text=True,
             )
-        self.hear()  # it has warmed up
+        self._receive()  # the end of the warm-up
 
-    def hear(self) -> dict[str, Any]:
-        """Wait for the process's next message; exit with its log if it has ended."""
+    def _receive(self) -> dict[str, Any]:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            sys.exit(f"{self.who} ended with status {self.process.wait()}:\n{self.errors.read_text()[-4000:]}")
-        found: dict[str, Any] = json.loads(line)
-        return found
+            sys.exit(f"{self.side} ended with status {self.process.wait()}:\n{self.errors.read_text()[-4000:]}")
+        message: dict[str, Any] = json.loads(line)
+        return message
 
     def turn(self) -> dict[str, Any]:
-        """Seconds a step, of it those of the parts, and CPU seconds that others took in each second."""
+        """Seconds per step and of its parts, and CPU seconds per second of other processes."""
         assert self.process.stdin is not None
-        busy, own, began = machine_busy(), self.cpu(), time.perf_counter()
+        busy, own, start = machine_busy(), self._cpu_seconds(), time.perf_counter()
         self.process.stdin.write("go\n")
         self.process.stdin.flush()
-        found = self.hear()
-        others = (machine_busy() - busy) - (self.cpu() - own)
-        return found | {"others": max(others, 0.0) / (time.perf_counter() - began)}
+        times = self._receive()
+        others = (machine_busy() - busy) - (self._cpu_seconds() - own)
+        return times | {"others": max(others, 0.0) / (time.perf_counter() - start)}
 
     def end(self) -> dict[str, Any]:
-        """What it tells at its end."""
-        found = self.hear()
+        """Wait for the process to end; returns its last message."""
+        message = self._receive()
         self.process.wait()
-        return found
+        return message
 
-    def cpu(self) -> float:
-        """CPU seconds that the process has used."""
+    def _cpu_seconds(self) -> float:
         return sum(psutil.Process(self.process.pid).cpu_times()[:2])
 
 
 def measure(
     name: str, folder: str, turns: int, compiled: bool
 ) -> tuple[list[list[dict[str, Any]]], list[dict[str, Any]]]:
-    """Of each turn what ours and TRL's tell; and what they tell at their ends."""
+    """The times of each turn as pairs of both sides, and the last message of each side."""
     if name == "gpu":
-        taken, ends = [], []
-        for who in WHO:
-            alone = Child(who, name, folder, turns, compiled)
-            taken.append([alone.turn() for _ in range(turns)])
-            ends.append(alone.end())
-        return [list(pair) for pair in zip(*taken, strict=True)], ends
-    children = [Child(who, name, folder, turns, compiled) for who in WHO]
+        times, ends = [], []
+        for side in SIDES:
+            child = Child(side, name, folder, turns, compiled)
+            times.append([child.turn() for _ in range(turns)])
+            ends.append(child.end())
+        return [list(pair) for pair in zip(*times, strict=True)], ends
+    children = [Child(side, name, folder, turns, compiled) for side in SIDES]
     pairs = []
     for _ in range(turns):
-        pairs.append([one.turn() for one in children])
+        pairs.append([child.turn() for child in children])
         print(name, *(f"{turn['seconds']:.2f} s" for turn in pairs[-1]), file=sys.stderr, flush=True)
-    return pairs, [one.end() for one in children]
+    return pairs, [child.end() for child in children]
 
 
 def report(name: str, pairs: list[list[dict[str, Any]]], ends: list[dict[str, Any]]) -> None:
-    quiet = [pair for pair in pairs if name == "gpu" or max(turn["others"] for turn in pair) <= 0.1]
-    print(f"{name}: {SETTINGS[name]}, {len(quiet)} of {len(pairs)} turns undisturbed; {ends[1]['versions']}")
-    chosen = quiet or pairs
+    undisturbed = [pair for pair in pairs if name == "gpu" or max(turn["others"] for turn in pair) <= 0.1]
+    print(f"{name}: {SETTINGS[name]}, {len(undisturbed)} of {len(pairs)} turns undisturbed; {ends[1]['versions']}")
+    counted = undisturbed or pairs
     print(f"{'':6} {'tokens/s':>10} {'s/step':>8} {'memory MB':>10} {'sampling s':>11}")
-    for who, turns, end in zip(WHO, zip(*chosen, strict=True), ends, strict=True):
+    for side, turns, end in zip(SIDES, zip(*counted, strict=True), ends, strict=True):
         seconds, sampling = (statistics.median(turn[key] for turn in turns) for key in ("seconds", "sampling"))
-        print(f"{who:6} {end['tokens'] / seconds:10.0f} {seconds:8.3f} {end['memory_mb']:10.0f} {sampling:11.3f}")
-    ratios = [trl["seconds"] / ours["seconds"] for ours, trl in chosen]
-    quarters = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
-    middle = statistics.median(ratios)
-    print(f"ratio of tokens/s: median {middle:.2f} (quartiles {quarters[0]:.2f} to {quarters[2]:.2f})")
+        print(f"{side:6} {end['tokens'] / seconds:10.0f} {seconds:8.3f} {end['memory_mb']:10.0f} {sampling:11.3f}")
+    ratios = [trl["seconds"] / mara["seconds"] for mara, trl in counted]
+    quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+    median = statistics.median(ratios)
+    print(f"ratio of tokens/s: median {median:.2f} (quartiles {quartiles[0]:.2f} to {quartiles[2]:.2f})")
     print(f"ratio of memory: {ends[0]['memory_mb'] / ends[1]['memory_mb']:.2f}")
-    share = statistics.median(ours["objective"] / ours["seconds"] for ours, _ in chosen)
-    print(f"transform, advantages, MARA, loss: {share:.2%} of our step")
+    share = statistics.median(mara["objective"] / mara["seconds"] for mara, _ in counted)
+    print(f"transform, advantages and loss: {share:.2%} of mara's step")
     if name == "gpu":
-        for key, value in on_card([ours for ours, _ in chosen], ends[0]).items():
+        for key, value in utilisation([mara for mara, _ in counted], ends[0]).items():
             print(f"{key}: {value:.2%}")
 
 
 def build(name: str, folder: str) -> None:
-    """A Qwen3 with random weights and a tokenizer of one token a byte, as `from_pretrained` loads them."""
+    """Save a Qwen3 with random weights and a tokenizer with one token per byte for `from_pretrained`."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -180,16 +179,17 @@ def build(name: str, folder: str) -> None:
     torch.manual_seed(0)
     dtype = torch.bfloat16 if name == "gpu" else torch.float32
     with torch.device("cuda" if name == "gpu" else "cpu"):
-        model: Any = Qwen3ForCausalLM(config)
-        model.to(dtype).save_pretrained(folder)
+        model = Qwen3ForCausalLM(config)
+    torch.nn.Module.to(model, dtype)
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
 def chats(name: str) -> list[list[dict[str, str]]]:
-    """P different prompts, each of exactly as many tokens as the setting says."""
+    """P different prompts, each with exactly the number of tokens of the setting."""
     setting = SETTINGS[name]
-    special = OVERHEAD.count("<|im_")
-    fill = setting["prompt"] - special - len(OVERHEAD.replace("<|im_start|>", "").replace("<|im_end|>", ""))
+    special = TEMPLATE.count("<|im_")
+    fill = setting["prompt"] - special - len(TEMPLATE.replace("<|im_start|>", "").replace("<|im_end|>", ""))
     words = "give any number that you like and then say why it is the one, "
     return [[{"role": "user", "content": (f"{i} " + words * fill)[:fill]}] for i in range(setting["P"])]
 
@@ -198,8 +198,11 @@ def reward(text: str) -> float:
     return float("1" in text or "2" in text)
 
 
-def child(who: str, name: str, folder: str, turns: int, compiled: bool) -> None:
-    """One process: imports, warm-up, a line of JSON; at each word on its input a turn and a line; a last line."""
+def run_child(side: str, name: str, folder: str, turns: int, compiled: bool) -> None:
+    """Run one side in this process.
+
+    It prints a line of JSON after the warm-up, after each turn, which a line on stdin requests, and at the end.
+    """
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -208,96 +211,96 @@ def child(who: str, name: str, folder: str, turns: int, compiled: bool) -> None:
     if name != "gpu":
         torch.set_num_threads(os.cpu_count() or 1)
 
-    def tell(what: dict[str, Any]) -> None:
-        print(json.dumps(what), file=out, flush=True)
+    def send(message: dict[str, Any]) -> None:
+        print(json.dumps(message), file=out, flush=True)
 
     def wait() -> None:
         if not sys.stdin.readline():
             sys.exit("the benchmark has ended")
 
-    make_meter = partial(Meter, name, turns, tell, wait)
-    tell(ours(name, folder, make_meter, compiled) if who == "ours" else trl(name, folder, make_meter))
+    make_meter = partial(Meter, name, turns, send, wait)
+    send(run_mara(name, folder, make_meter, compiled) if side == "mara" else run_trl(name, folder, make_meter))
 
 
 class Meter:
-    """Wall-clock of the steps after warm-up and of what is wrapped; peak memory, beyond what is held now.
+    """Measures the wall-clock time of steps and of wrapped functions, and the growth of memory since its creation.
 
-    tell: takes what became of a turn. wait: returns when the next one is to begin.
+    report: called with the times of each turn. wait: returns when the next turn may start.
     """
 
     def __init__(
-        self, name: str, turns: int, tell: Callable[[dict[str, Any]], None], wait: Callable[[], None]
+        self, name: str, turns: int, report: Callable[[dict[str, Any]], None], wait: Callable[[], None]
     ) -> None:
         import torch
 
-        self.cuda, self.torch, self.tell, self.wait = name == "gpu", torch, tell, wait
-        self.turn = SETTINGS[name]["steps"]
-        self.steps = WARMUP + turns * self.turn
+        self.cuda, self.torch, self.report, self.wait = name == "gpu", torch, report, wait
+        self.steps_per_turn = SETTINGS[name]["steps"]
+        self.steps = WARMUP + turns * self.steps_per_turn
         self.spans: dict[str, float] = {}
-        self.before, self.done, self.began = resident(), 0, 0.0
+        self.initial_memory, self.done, self.start = resident_mb(), 0, 0.0
 
     def now(self) -> float:
-        """The time in seconds, after the GPU has finished its work."""
+        """Current time, after pending work on the GPU."""
         if self.cuda:
             self.torch.cuda.synchronize()
         return time.perf_counter()
 
     def step(self) -> None:
-        """To be called at the end of every step."""
-        ended, self.done = self.now(), self.done + 1
-        if self.done < WARMUP or (self.done - WARMUP) % self.turn:
+        """Must be called at the end of every step."""
+        end, self.done = self.now(), self.done + 1
+        if self.done < WARMUP or (self.done - WARMUP) % self.steps_per_turn:
             return
-        spans = {"sampling": 0.0, "objective": 0.0, **self.spans, "seconds": ended - self.began}
-        self.tell({key: seconds / self.turn for key, seconds in spans.items()})
+        spans = {"sampling": 0.0, "objective": 0.0, **self.spans, "seconds": end - self.start}
+        self.report({key: seconds / self.steps_per_turn for key, seconds in spans.items()})
         if self.done < self.steps:
             self.wait()
         self.spans.clear()
-        self.began = self.now()
+        self.start = self.now()
 
     def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A function that adds its time to the span with this name."""
+        """The function, with its time added to the span `name`."""
 
         def wrapped(*arguments: Any, **keywords: Any) -> Any:
-            began = self.now()
+            start = self.now()
             try:
                 return function(*arguments, **keywords)
             finally:
-                self.spans[name] = self.spans.get(name, 0.0) + self.now() - began
+                self.spans[name] = self.spans.get(name, 0.0) + self.now() - start
 
         return wrapped
 
     def memory_mb(self) -> float:
-        """Peak memory in MB, on the CPU without that of the imports."""
+        """Peak memory, on the CPU without the initial memory."""
         if self.cuda:
             return self.torch.cuda.max_memory_allocated() / 2**20
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10 - self.before
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10 - self.initial_memory
 
 
-def resident() -> float:
-    """MB that this process holds now."""
+def resident_mb() -> float:
+    """Current memory of this process in MB."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def machine_busy() -> float:
-    """CPU seconds that the whole machine has spent busy."""
+    """CPU seconds of all processes of this machine."""
     with open("/proc/stat") as file:
         ticks = [int(number) for number in file.readline().split()[1:9]]
     return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
 
 
 def lengths(name: str) -> Any:
-    """[P * G] tokens of each completion, the last of them the end of the sequence; the same in every step."""
+    """[P * G] number of tokens in each completion, including the end of the sequence; equal in every step."""
     import torch
 
     setting = SETTINGS[name]
     count, generator = setting["P"] * setting["G"], torch.Generator().manual_seed(0)
-    drawn = torch.randint(setting["least"], setting["most"] + 1, (count,), generator=generator)
-    drawn[0] = setting["most"]
-    return drawn
+    counts = torch.randint(setting["least"], setting["most"] + 1, (count,), generator=generator)
+    counts[0] = setting["most"]
+    return counts
 
 
-def ours(name: str, folder: str, make_meter: Callable[[], Meter], compiled: bool = False) -> dict[str, Any]:
+def run_mara(name: str, folder: str, make_meter: Callable[[], Meter], compiled: bool = False) -> dict[str, Any]:
     import torch
     from hydra import compose, initialize_config_module
     from omegaconf import OmegaConf
@@ -344,14 +347,16 @@ def ours(name: str, folder: str, make_meter: Callable[[], Meter], compiled: bool
     engine = make_engine("torch", models.policy, config.optimizer, meter.steps)
     task, eos = Fixed(), int(models.eos_ids[0])
     learner = train.make_learner(config, task, models, engine)
-    settings = BatchSettings.of(config)
-    draw = sampling.inverse_cdf
+    settings = BatchSettings.from_config(config)
+    inverse_cdf = sampling.inverse_cdf
 
-    def held_back(logits: Any, uniform: Any) -> Any:
-        """No end of the sequence but where the uniform says so, with -1."""
-        return draw(logits.index_fill(1, models.eos_ids, -torch.inf), uniform.abs()).masked_fill(uniform < 0, eos)
+    def sample_without_eos(logits: Any, uniform: Any) -> Any:
+        """Sample EOS exactly where the uniform is -1."""
+        return inverse_cdf(logits.index_fill(1, models.eos_ids, -torch.inf), uniform.abs()).masked_fill(
+            uniform < 0, eos
+        )
 
-    sampling.inverse_cdf = held_back
+    sampling.inverse_cdf = sample_without_eos
     train.sample = meter.timed("sampling", train.sample)
     object.__setattr__(objective, "loss", meter.timed("objective", objective.loss))
     ends = lengths(name).unsqueeze(-1) - 1
@@ -363,25 +368,25 @@ def ours(name: str, folder: str, make_meter: Callable[[], Meter], compiled: bool
     tokens = round(float(result.metrics["length"]) * setting["P"] * setting["G"])  # type: ignore[arg-type]
     assert tokens == lengths(name).sum()
     assert batch.prompts.mask.sum(-1).eq(setting["prompt"]).all()
-    found = {"tokens": tokens, "memory_mb": meter.memory_mb()}
+    message = {"tokens": tokens, "memory_mb": meter.memory_mb()}
     if cuda:
-        found |= {
+        message |= {
             "parameters": sum(p.numel() for p in models.policy.parameters()),
             "card": torch.cuda.get_device_name(),
         }
-    return found
+    return message
 
 
-def on_card(turns: list[dict[str, Any]], end: dict[str, Any]) -> dict[str, float]:
-    """Shares of what the card can do: bytes a second in decoding, model flop a second in the training passes."""
+def utilisation(turns: list[dict[str, Any]], end: dict[str, Any]) -> dict[str, float]:
+    """Shares of the GPU's peak: bytes per second in decoding, and model flops per second in the training passes."""
     flops, bandwidth = next(
-        (peak for card, peak in PEAK.items() if card in end["card"]), (float("nan"), float("nan"))
+        (peak for card, peak in PEAKS.items() if card in end["card"]), (float("nan"), float("nan"))
     )
     setting, shape = SETTINGS["gpu"], LARGE
     P, G, L = setting["P"], setting["G"], setting["prompt"]
-    weights = end["parameters"]  # the head is the embedding, and is read whole each step
-    kv = 2 * shape["num_hidden_layers"] * shape["num_key_value_heads"] * shape["head_dim"]  # numbers a token
-    read = sum(weights + kv * P * (L + G * t) for t in range(setting["most"])) * 2  # bytes a step of training
+    weights = end["parameters"]  # the head is the embedding; it is read completely in each step
+    kv = 2 * shape["num_hidden_layers"] * shape["num_key_value_heads"] * shape["head_dim"]  # numbers per token
+    read = sum(weights + kv * P * (L + G * t) for t in range(setting["most"])) * 2  # bytes per training step
     width = shape["num_attention_heads"] * shape["head_dim"] * shape["num_hidden_layers"]
     inputs = P * L + P * G * setting["most"]
     pairs = P * L * L / 2 + P * G * setting["most"] * (L + setting["most"] / 2)
@@ -390,12 +395,13 @@ def on_card(turns: list[dict[str, Any]], end: dict[str, Any]) -> dict[str, float
     sampling = statistics.median(turn["sampling"] for turn in turns)
     training = statistics.median(turn["seconds"] - turn["sampling"] for turn in turns)
     return {
-        "decode's bandwidth over the card's": read / sampling / bandwidth,
-        "training's model flop utilisation": 4 * forward / training / flops,  # reference, policy, twice that backward
+        "memory bandwidth of decoding": read / sampling / bandwidth,
+        # Forward passes of reference and policy, and a backward pass that costs two of them.
+        "model flop utilisation of training": 4 * forward / training / flops,
     }
 
 
-def trl(name: str, folder: str, make_meter: Callable[[], Meter]) -> dict[str, Any]:
+def run_trl(name: str, folder: str, make_meter: Callable[[], Meter]) -> dict[str, Any]:
     import datasets
     import torch
     import transformers
@@ -406,17 +412,18 @@ def trl(name: str, folder: str, make_meter: Callable[[], Meter]) -> dict[str, An
     meter = make_meter()
     setting, cuda = SETTINGS[name], meter.cuda
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    ends, seen = lengths(name) - 1, [0]
+    last_positions, token_count = lengths(name) - 1, 0
 
-    def held_back(ids: Any, scores: Any) -> Any:
-        now = ids.shape[1] - setting["prompt"]
-        over = (ends == now).to(scores.device).unsqueeze(-1)
-        end = torch.arange(scores.shape[1], device=scores.device) == tokenizer.eos_token_id
-        return scores.masked_fill(torch.where(over, ~end, end), -torch.inf)
+    def only_end_at_length(ids: Any, scores: Any) -> Any:
+        position = ids.shape[1] - setting["prompt"]
+        is_last = (last_positions == position).to(scores.device).unsqueeze(-1)
+        is_eos = torch.arange(scores.shape[1], device=scores.device) == tokenizer.eos_token_id
+        return scores.masked_fill(torch.where(is_last, ~is_eos, is_eos), -torch.inf)
 
     def rewards(completions: Any, completion_ids: Any, **_: Any) -> list[float | None]:
-        seen[0] = sum(map(len, completion_ids))
-        return [reward(some[-1]["content"]) for some in completions]
+        nonlocal token_count
+        token_count = sum(map(len, completion_ids))
+        return [reward(completion[-1]["content"]) for completion in completions]
 
     class Steps(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -447,7 +454,7 @@ def trl(name: str, folder: str, make_meter: Callable[[], Meter]) -> dict[str, An
             model_init_kwargs={"dtype": "bfloat16" if cuda else "float32"},
         )
         data = datasets.Dataset.from_list([{"prompt": chat} for chat in chats(name)] * meter.steps)
-        trainer: Any = peer.GRPOTrainer(
+        trainer = peer.GRPOTrainer(
             model=folder,
             reward_funcs=rewards,
             args=options,
@@ -455,12 +462,15 @@ def trl(name: str, folder: str, make_meter: Callable[[], Meter]) -> dict[str, An
             processing_class=tokenizer,
             callbacks=[Steps()],
         )
-        generate = meter.timed("sampling", trainer.model.generate)
-        trainer.model.generate = lambda *a, **k: generate(*a, **k, logits_processor=LogitsProcessorList([held_back]))
+        model: Any = trainer.model
+        generate = meter.timed("sampling", model.generate)
+        processors = LogitsProcessorList([only_end_at_length])
+        model.generate = lambda *a, **k: generate(*a, **k, logits_processor=processors)
         trainer.train()
-    assert seen[0] == lengths(name).sum()
-    found = {"tokens": seen[0], "memory_mb": meter.memory_mb()}
-    return found | {"versions": {m.__name__: m.__version__ for m in (peer, transformers, torch)}}
+    assert token_count == lengths(name).sum()
+    return {"tokens": token_count, "memory_mb": meter.memory_mb()} | {
+        "versions": {m.__name__: m.__version__ for m in (peer, transformers, torch)}
+    }
 
 
 if __name__ == "__main__":

@@ -11,12 +11,14 @@ if TYPE_CHECKING:
 
 
 def train(config: LlmConfig, run: "Run") -> None:
-    from llm.train import train as train_policy  # loads torch and transformers
+    """Train one policy, in the run folder of `run`."""
+    from llm.train import train as train_policy  # imported here: loads torch and transformers
 
     train_policy(config, run)
 
 
 def report(runs: list[Path], folder: Path) -> None:
+    """Compare the finished runs of a sweep, in the sweep folder."""
     from llm.report import report_sweep
 
     report_sweep(runs, folder)

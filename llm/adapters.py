@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA, Hu et al. 2021), by peft."""
+"""Low-rank adapters (LoRA, Hu et al., 2021, arXiv:2106.09685), built with peft."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,20 +15,26 @@ from launch.runs.rng import stream_seed
 
 
 def add_adapter(policy: PreTrainedModel, config: LoraConfig, seed: int) -> None:
-    """Put an adapter into the model's layers, in place, and freeze the rest. At first it changes nothing."""
+    """Insert an adapter into the model in place, and freeze the other weights. The model's outputs do not change.
+
+    Raises:
+        ConfigError: peft is not installed, or model.lora.target_modules does not fit the model.
+    """
     try:
         import peft
     except ImportError:
-        raise ConfigError("model.lora.rank: must be null without peft (pip install -e .[lora] brings it)") from None
+        raise ConfigError(
+            "model.lora.rank: LoRA needs peft, which is not installed: pip install -e .[lora]"
+        ) from None
     with torch.random.fork_rng():
         torch.manual_seed(stream_seed(seed, "adapter"))
         try:
             peft.get_peft_model(policy, _peft_config(config))
         except ValueError as error:
-            raise ConfigError(f"model.lora.target_modules: must name layers of the model, got {error}") from None
+            raise ConfigError(f"model.lora.target_modules: must name layers of the model ({error})") from None
     if isinstance(policy.get_output_embeddings(), peft.tuners.tuners_utils.BaseTunerLayer):
         raise ConfigError(
-            f"model.lora.target_modules: must leave out the output embedding, got {config.target_modules}"
+            f"model.lora.target_modules: must not include the output embedding, got {config.target_modules}"
         )
 
 
@@ -44,6 +50,7 @@ def _peft_config(config: LoraConfig) -> Any:
 
 @contextmanager
 def adapter_off(policy: PreTrainedModel) -> Iterator[None]:
+    """Temporarily disable the adapter, so that the model computes what it did before training."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     layers = [layer for layer in policy.modules() if isinstance(layer, BaseTunerLayer)]
@@ -57,7 +64,7 @@ def adapter_off(policy: PreTrainedModel) -> Iterator[None]:
 
 
 def save_adapter(policy: PreTrainedModel, config: ModelConfig, folder: Path) -> None:
-    """As peft saves one: `PeftModel.from_pretrained(base, folder)` loads it."""
+    """Save the adapter in the form that `PeftModel.from_pretrained(base, folder)` loads."""
     adapter = _peft_config(config.lora)
     adapter.base_model_name_or_path, adapter.inference_mode = config.name_or_path, True
     adapter.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""What a step samples from: prompts in a shuffled order, and the random numbers of their completions."""
+"""What one step samples: its prompts, in a shuffled order, and the uniform random numbers of their completions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +19,10 @@ from llm.tasks.base import Task
 class BatchSettings:
     """How the batches of a run are drawn.
 
-    prompts, group_size: of a step of all ranks, and completions of each. reference_completions: of each prompt,
-    sampled from the reference; 0 for none. epochs, minibatches: of the updates by a batch.
+    prompts: number of prompts in a step, all ranks together.
+    group_size: completions per prompt.
+    reference_completions: completions per prompt that are sampled from the reference; 0 for none.
+    epochs, minibatches: passes over a batch, and updates per pass.
     """
 
     seed: int
@@ -33,7 +35,8 @@ class BatchSettings:
     minibatches: int
 
     @classmethod
-    def of(cls, config: LlmConfig) -> Self:
+    def from_config(cls, config: LlmConfig) -> Self:
+        """The settings of a run's configuration."""
         samples_reference = config.objective.placement == "reference"
         return cls(
             seed=config.seed,
@@ -48,14 +51,17 @@ class BatchSettings:
 
 
 class Batch(NamedTuple):
-    """What one step samples from on this rank: P chats, their tokens and [P * G, T] uniforms.
+    """What one step samples on this rank.
 
-    prompts_of_all: number of prompts of all ranks. slots: the chats' places among those.
-    updates: for each update of the step the slots, of all ranks, that it learns from, ascending.
-    reference_uniforms: [P * N, T] for completions of the reference; None where none are needed.
+    total_prompts: P, the number of prompts of all ranks.
+    slots: the positions of this rank's p prompts among those P.
+    chats, prompts: this rank's prompts, as chats and as token ids.
+    uniforms: [p * G, T] random numbers in [0, 1), one for each token that may be sampled.
+    updates: for each update of the step, the slots of all ranks that it uses, in ascending order.
+    reference_uniforms: [p * N, T] the same for the completions of the reference; None if it is not sampled.
     """
 
-    prompts_of_all: int
+    total_prompts: int
     group_size: int
     slots: range
     chats: list[Chat]
@@ -64,61 +70,70 @@ class Batch(NamedTuple):
     updates: list[list[int]]
     reference_uniforms: Tensor | None
 
+    def local_prompts(self, slots: Sequence[int]) -> tuple[list[int], int]:
+        """Indices of this rank's prompts among some slots, and how many of the slots belong to earlier ranks."""
+        own = [slot - self.slots.start for slot in slots if slot in self.slots]
+        return own, sum(slot < self.slots.start for slot in slots)
+
 
 class Completions(NamedTuple):
-    """This rank's completions, as many consecutive rows for each prompt: tokens and mask [P * G, T]."""
+    """This rank's completions: tokens and mask [p * G, T], with G consecutive rows per prompt."""
 
     prompts: Prompts
     tokens: Tensor
     mask: Tensor
 
-    def of_prompts(self, chosen: Sequence[int]) -> "Completions":
-        """The completions of some of the prompts."""
-        G, places = len(self.tokens) // len(self.prompts.ids), list(chosen)
-        rows = [place * G + i for place in places for i in range(G)]
-        return Completions(Prompts(*(t[places] for t in self.prompts)), self.tokens[rows], self.mask[rows])
+    def select(self, prompts: Sequence[int]) -> "Completions":
+        """The completions of some of the prompts, by their indices on this rank."""
+        group_size, indices = len(self.tokens) // len(self.prompts.ids), list(prompts)
+        rows = [index * group_size + i for index in indices for i in range(group_size)]
+        return Completions(Prompts(*(t[indices] for t in self.prompts)), self.tokens[rows], self.mask[rows])
 
 
 def draw_batch(settings: BatchSettings, models: Models, task: Task, step: int) -> Batch:
-    """This rank's prompts of a step, in an order shuffled anew each epoch, and their completions' random numbers."""
-    chats = task.prompts()
+    """Draw this rank's prompts of a step and the random numbers of their completions.
+
+    Prompts are drawn without replacement; each epoch over the task's prompts has its own permutation.
+    """
+    task_prompts = task.prompts()
     slots = shard_range(settings.prompts)
-    chosen = [chats[prompt_at(settings.seed, len(chats), step * settings.prompts + slot)] for slot in slots]
-    prompts = encode_chats(models.tokenizer, chosen, settings.chat_template)
+    indices = (prompt_index(settings.seed, len(task_prompts), step * settings.prompts + slot) for slot in slots)
+    chats = [task_prompts[index] for index in indices]
+    prompts = encode_chats(models.tokenizer, chats, settings.chat_template)
     prompts = Prompts(*(t.to(models.eos_ids.device) for t in prompts))
 
     def uniforms(seed: int, count: int) -> Tensor:
         rows = [slot for slot in slots for _ in range(count)]
         return rollout_uniforms(seed, step, rows, list(range(count)) * len(slots), settings.max_new_tokens)
 
-    reference = None
+    reference_uniforms = None
     if settings.reference_completions:
-        reference = uniforms(stream_seed(settings.seed, "reference"), settings.reference_completions)
+        reference_uniforms = uniforms(stream_seed(settings.seed, "reference"), settings.reference_completions)
     return Batch(
-        prompts_of_all=settings.prompts,
+        total_prompts=settings.prompts,
         group_size=settings.group_size,
         slots=slots,
-        chats=chosen,
+        chats=chats,
         prompts=prompts,
         uniforms=uniforms(settings.seed, settings.group_size),
-        updates=minibatches(settings, step),
-        reference_uniforms=reference,
+        updates=plan_updates(settings, step),
+        reference_uniforms=reference_uniforms,
     )
 
 
-def minibatches(settings: BatchSettings, step: int) -> list[list[int]]:
-    """The groups of each update of a step, whole and ascending; with several minibatches, shuffled in each epoch."""
-    P, parts = settings.prompts, settings.minibatches
-    if parts == 1:
+def plan_updates(settings: BatchSettings, step: int) -> list[list[int]]:
+    """The slots of each update of a step, in ascending order. Several minibatches are shuffled in each epoch."""
+    P, count = settings.prompts, settings.minibatches
+    if count == 1:
         return [list(range(P))] * settings.epochs
     updates = []
     for epoch in range(settings.epochs):
         order = torch.randperm(P, generator=torch_generator(settings.seed, "updates", step, epoch)).tolist()
-        updates += [sorted(order[i * P // parts : (i + 1) * P // parts]) for i in range(parts)]
+        updates += [sorted(order[i * P // count : (i + 1) * P // count]) for i in range(count)]
     return updates
 
 
-def prompt_at(seed: int, count: int, index: int) -> int:
-    """Number of the index-th prompt drawn: each epoch is a permutation of its own."""
-    epoch, place = divmod(index, count)
-    return int(torch.randperm(count, generator=torch_generator(seed, "data", epoch))[place])
+def prompt_index(seed: int, count: int, draw: int) -> int:
+    """Index of the prompt of a draw, counted from the start of the run, among `count` prompts."""
+    epoch, position = divmod(draw, count)
+    return int(torch.randperm(count, generator=torch_generator(seed, "data", epoch))[position])

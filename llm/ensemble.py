@@ -1,4 +1,4 @@
-"""`python -m llm.ensemble policy=... reference=...`: a policy's weights averaged with its reference's."""
+"""`python -m llm.ensemble policy=... reference=...`: average the weights of a policy with those of its reference."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,57 +14,62 @@ if TYPE_CHECKING:
     from launch.runs.run import Run
 
 
-def combine(config: EnsembleConfig, run: "Run") -> None:
-    """The whole job: load both, average, save under `policy` in the run folder."""
+def ensemble(config: EnsembleConfig, run: "Run") -> None:
+    """Load both models, average their weights and save the result to policy/ in the run folder."""
     from transformers import AutoTokenizer
 
-    names = find(config.policy), find(config.reference)
-    policy, reference = (load(key, name) for key, name in zip(("policy", "reference"), names, strict=True))
-    distance = average(policy, reference, config.weight)
+    policy_path, reference_path = resolve_policy(config.policy), resolve_policy(config.reference)
+    policy = load_causal_model("policy", policy_path)
+    reference = load_causal_model("reference", reference_path)
+    distance = average_weights(policy, reference, config.weight)
     policy.save_pretrained(run.folder / "policy")
-    AutoTokenizer.from_pretrained(names[0], trust_remote_code=False).save_pretrained(run.folder / "policy")
+    AutoTokenizer.from_pretrained(policy_path, trust_remote_code=False).save_pretrained(run.folder / "policy")
     run.finish({"weight": config.weight, "rms_distance": distance, "parameters": policy.num_parameters()})
 
 
-def average(policy: "PreTrainedModel", reference: "PreTrainedModel", weight: float) -> float:
-    """Make the policy (1 - weight) reference + weight policy, parameter by parameter, in float32.
+def average_weights(policy: "PreTrainedModel", reference: "PreTrainedModel", weight: float) -> float:
+    """Set each parameter of the policy to (1 - weight) * reference + weight * policy, computed in float32.
 
     Returns:
-        Root mean square of policy - reference before, over all parameters.
+        Root mean square of policy - reference over all parameters, before averaging.
 
     Raises:
-        ConfigError: the two have parameters of other names or shapes.
+        ConfigError: the two models' parameters differ in name or shape.
     """
     import torch
 
-    ours, theirs = (dict(model.named_parameters()) for model in (policy, reference))
-    shapes = [{name: tuple(p.shape) for name, p in some.items()} for some in (ours, theirs)]
-    different = [name for name in {**ours, **theirs} if shapes[0].get(name) != shapes[1].get(name)]
+    policy_parameters, reference_parameters = (dict(model.named_parameters()) for model in (policy, reference))
+    policy_shapes, reference_shapes = (
+        {name: tuple(p.shape) for name, p in parameters.items()}
+        for parameters in (policy_parameters, reference_parameters)
+    )
+    names = {**policy_parameters, **reference_parameters}
+    different = [name for name in names if policy_shapes.get(name) != reference_shapes.get(name)]
     if different:
         raise ConfigError(
-            f"reference: must be the model that the policy started from, got {len(different)} parameters that "
-            f"differ in name or shape, {different[0]} the first"
+            "reference: must be the model that the policy was trained from, but "
+            f"{len(different)} parameters differ in name or shape, the first being {different[0]}"
         )
     squares, count = 0.0, 0
     with torch.no_grad():
-        for name, parameter in ours.items():
-            mine, other = parameter.float(), theirs[name].float()
-            squares += float((mine - other).double().square().sum())
-            count += mine.numel()
-            parameter.copy_((1 - weight) * other + weight * mine)
+        for name, parameter in policy_parameters.items():
+            ours, theirs = parameter.float(), reference_parameters[name].float()
+            squares += float((ours - theirs).double().square().sum())
+            count += ours.numel()
+            parameter.copy_((1 - weight) * theirs + weight * ours)
     return (squares / count) ** 0.5
 
 
-def find(name: str) -> str:
-    """The folder of a model built here, a run's policy, a folder, or the name as it is."""
+def resolve_policy(name: str) -> str:
+    """What `from_pretrained` loads for a name: a run's policy, a test model built here, a folder or a hub name."""
     from llm.testbed.tiny_models import POLICIES, resolve_model
 
-    of_run = (user_path(name) / "run.json").is_file()
-    return resolve_model(str(Path(name) / "policy") if of_run else name, POLICIES)
+    is_run = (user_path(name) / "run.json").is_file()
+    return resolve_model(str(Path(name) / "policy") if is_run else name, POLICIES)
 
 
-def load(key: str, name: str) -> "PreTrainedModel":
-    """In the type that it was saved in."""
+def load_causal_model(key: str, name: str) -> "PreTrainedModel":
+    """Load a causal language model in the dtype it was saved in. Raises ConfigError for `key` if that fails."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -77,4 +82,4 @@ def load(key: str, name: str) -> "PreTrainedModel":
 
 
 if __name__ == "__main__":
-    start("llm.ensemble", combine)
+    start("llm.ensemble", ensemble)

@@ -1,4 +1,4 @@
-"""`python -m llm.evaluate`: how good and how diverse the completions of a run, a model or a file are."""
+"""`python -m llm.evaluate`: measure the quality and diversity of the completions of a run, a model or a file."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,14 +14,16 @@ if TYPE_CHECKING:
 
 
 def evaluate(config: EvaluateConfig, run: "Run") -> None:
+    """Evaluate one subject, in the run folder of `run`."""
+    from llm.evaluation.pipeline import run_evaluation  # imported here: loads torch and transformers
 
-    evaluate(config, run)
+    run_evaluation(config, run)
 
 
 def evaluation_folder(run: str | None, otherwise: str) -> str:
-    """Where an evaluation is written by default: into the folder of the run that it is about."""
-    known = run is not None and (user_path(run) / "config.yaml").exists()
-    return str(Path(str(run)) / "evaluation") if known else otherwise
+    """Default output folder: evaluation/ in the folder of the run that is evaluated, else `otherwise`."""
+    is_run = run is not None and (user_path(run) / "config.yaml").exists()
+    return str(Path(str(run)) / "evaluation") if is_run else otherwise
 
 
 if __name__ == "__main__":

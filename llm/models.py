@@ -1,4 +1,4 @@
-"""Loading a policy, its frozen reference and its tokenizer."""
+"""Loading and saving the policy, and loading its frozen reference and its tokenizer."""
 
 import ctypes
 import platform
@@ -26,23 +26,28 @@ from llm.inference.decoder import compile_decoding
 from llm.inference.norms import fuse_rms_norms
 from llm.testbed.tiny_models import POLICIES, resolve_model
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names and numbers of mallopt(3)
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # constants of mallopt(3)
 
 
 class Models(NamedTuple):
-    """policy trains, reference is frozen; both start from the same weights, without dropout, so that what is
-    sampled is what is scored. With LoRA the reference is the policy with its adapter off, and the field is None.
+    """The policy, its reference and their tokenizer.
+
+    Policy and reference start from the same weights. Neither uses dropout, so that the distribution that is sampled
+    is the one that is scored.
+
+    reference: frozen; None with LoRA, where the reference is the policy with its adapter off.
+    eos_ids: [K] ids that end a completion, on the policy's device.
     """
 
     policy: PreTrainedModel
     reference: PreTrainedModel | None
     tokenizer: PreTrainedTokenizerBase
-    eos_ids: Tensor  # [K] ids that end a completion, on the policy's device
+    eos_ids: Tensor
     pad_id: int
 
     @contextmanager
     def as_reference(self, policy: PreTrainedModel) -> Iterator[PreTrainedModel]:
-        """The reference on the policy's device: a model of its own, or `policy` with its adapter off."""
+        """Give access to the reference on the policy's device: its own model, or `policy` with its adapter off."""
         if self.reference is None:
             with adapter_off(policy):
                 yield policy
@@ -51,19 +56,20 @@ class Models(NamedTuple):
                 yield self.reference
 
     def reference_hash(self) -> str:
-        """Of the weights that do not train."""
+        """Hash of the reference's weights."""
         model = self.policy if self.reference is None else self.reference
         return tensors_hash((name, p) for name, p in model.named_parameters() if not p.requires_grad)
 
 
 def load_models(config: ModelConfig, seed: int = 0) -> Models:
-    """Everything through `from_pretrained`; `tiny` and the like are built first, or found in the cache.
+    """Load policy, reference and tokenizer with `from_pretrained`. Test models such as `tiny` are built if needed.
 
     Args:
-        seed: of an adapter's first weights.
+        config: the configuration's `model` group.
+        seed: for the initial weights of an adapter.
 
     Raises:
-        ConfigError: the model cannot be found or loaded, or does not do what the configuration asks for.
+        ConfigError: the model cannot be found or loaded, or does not support what the configuration asks for.
     """
     transformers_logging.disable_progress_bar()
     name = resolve_model(config.name_or_path, POLICIES)
@@ -80,7 +86,7 @@ def load_models(config: ModelConfig, seed: int = 0) -> Models:
             f"model.name_or_path: must be a folder or hub name of a causal language model, got {name} ({reason})"
         ) from None
     if tokenizer.chat_template is None:
-        raise ConfigError(f"model.name_or_path: must have a chat template, got none in {name}")
+        raise ConfigError(f"model.name_or_path: the tokenizer of {name} has no chat template; use a chat model")
     eos = policy.generation_config.eos_token_id if policy.generation_config else None
     eos = tokenizer.eos_token_id if eos is None else eos
     eos_ids = torch.tensor([eos] if isinstance(eos, int) else eos, device=device)
@@ -111,7 +117,10 @@ def _load(name: str, config: ModelConfig, device: torch.device) -> PreTrainedMod
 
 
 def save_policy(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: ModelConfig, run: Path) -> None:
-    """policy/ in the run folder, which `from_pretrained` loads; with LoRA it is merged, and adapter/ is beside it."""
+    """Save the policy to policy/ in the run folder, in the form that `from_pretrained` loads.
+
+    With LoRA, policy/ holds the merged model, and adapter/ the adapter.
+    """
     if config.lora.rank:
         from peft import PeftModel
 
@@ -127,81 +136,82 @@ def save_policy(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, con
 
 
 def retain_freed_memory() -> None:
-    """Have glibc keep what tensors leave behind, for the next ones: for a process that trains on the CPU.
+    """Make glibc keep freed memory for later tensors instead of returning it to the system.
 
-    By default it gives a step's activations back to the system and takes them again page by page, which costs the
-    small models that fit a CPU a tenth of a step. Elsewhere than under glibc nothing is changed.
+    By default glibc returns a step's activations and then requests them again page by page. For small models on a
+    CPU this takes a tenth of a step. Does nothing without glibc.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_THRESHOLD, 2**25)  # as far as glibc would raise it by itself
+        libc.mallopt(M_MMAP_THRESHOLD, 2**25)  # the most to which glibc raises it by itself
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 @contextmanager
 def on_device(model: torch.nn.Module, device: torch.device) -> Iterator[None]:
-    """Within it `model` has a copy of its weights on `device`; a model that is there already is left alone."""
-    home = {tensor: tensor.data for tensor in chain(model.parameters(), model.buffers()) if tensor.device != device}
-    for tensor in home:
+    """Temporarily give `model` a copy of its weights on `device`. Weights that are there already stay as they are."""
+    original = {t: t.data for t in chain(model.parameters(), model.buffers()) if t.device != device}
+    for tensor in original:
         tensor.data = tensor.data.to(device)
     try:
         yield
     finally:
-        for tensor, data in home.items():
+        for tensor, data in original.items():
             tensor.data = data
 
 
 def enable_gradient_checkpointing(policy: PreTrainedModel) -> None:
-    """Gradient checkpointing, in passes with gradient only: a layer's activations are computed again in the backward.
+    """Recompute each layer's activations in the backward pass. Passes without gradient are unchanged.
 
     Raises:
-        ConfigError: the model's prompts cannot be read packed; their cache does not go with checkpointing.
+        ConfigError: the model does not support packed prompts; the key-value cache that it uses instead cannot be
+            combined with checkpointing.
     """
     body = policy.get_decoder()
     layers: list[Any] = [layer for layer in body.modules() if isinstance(layer, GradientCheckpointingLayer)]
     if not layers or not supports_shared_prefix(body):
         raise ConfigError(
-            "model.gradient_checkpointing: must be false for a model whose prompts are not read packed, "
-            f"got true and {type(policy).__name__}"
+            "model.gradient_checkpointing: must be false for a model that does not support packed prompts, "
+            f"got true with {type(policy).__name__}"
         )
-    again = partial(
+    checkpoint_layer = partial(
         checkpoint, use_reentrant=False, context_fn=lambda: (nullcontext(), shared_prefix_attention(body))
     )
     for layer in layers:
-        layer.gradient_checkpointing, layer._gradient_checkpointing_func = True, again
+        layer.gradient_checkpointing, layer._gradient_checkpointing_func = True, checkpoint_layer
 
-    def in_passes_with_gradient(*_: Any) -> None:
-        for layer in layers:  # its parts stay in evaluation mode
+    def checkpoint_only_with_gradient(*_: Any) -> None:
+        for layer in layers:  # only this flag: the layer's submodules stay in evaluation mode
             layer.training = torch.is_grad_enabled()
 
-    body.register_forward_pre_hook(in_passes_with_gradient)
+    body.register_forward_pre_hook(checkpoint_only_with_gradient)
 
 
 @torch.no_grad()
 def _check_head(model: PreTrainedModel, name: str) -> None:
-    """Refuse a model that does more to its logits than multiply by the output embedding (capping, scaling)."""
+    """Raise ConfigError unless the logits are the last hidden states times the output embedding, without capping."""
     probe = torch.arange(4, device=model.device).unsqueeze(0)
     logits = model(input_ids=probe, use_cache=False).logits
     head = model.get_output_embeddings()
     plain = head(model.get_decoder()(input_ids=probe, use_cache=False).last_hidden_state)
     if getattr(head, "bias", None) is not None or not torch.equal(plain, logits):
         raise ConfigError(
-            f"model.name_or_path: must be a model whose logits are its last hidden states times an output embedding, "
-            f"got {name} ({type(model).__name__}), which caps, scales or shifts them"
+            "model.name_or_path: the logits must be the last hidden states times the output embedding, but "
+            f"{name} ({type(model).__name__}) caps, scales or shifts them"
         )
 
 
 def resolve_device(name: str, key: str = "model.device") -> torch.device:
-    """The device called `name`; auto: a GPU where there is one. Raises ConfigError where there is none."""
+    """The device of a name; auto is a GPU if there is one. Raises ConfigError if a GPU is asked for but missing."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"{key}: must be auto or cpu on a machine without a GPU, got {name}")
+        raise ConfigError(f"{key}: must be auto or cpu, because no GPU is available, got {name}")
     return torch.device(name)
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The type called `name`; auto: bfloat16 where a GPU has it, else float32."""
+    """The dtype of a name; auto is bfloat16 on a GPU that supports it, else float32."""
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
     return getattr(torch, name)

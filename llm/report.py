@@ -1,4 +1,4 @@
-"""Tables and pictures of a run and of a sweep."""
+"""Tables and figures of a run, a sweep and an evaluation."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -19,20 +19,21 @@ from launch.analysis.sweep_runs import read_sweep_runs, write_summaries
 from launch.runs.console import console
 from launch.runs.run import Run
 from launch.runs.run_folder import read_jsonl
-from llm.evaluation.metrics import Column
+from llm.evaluation.metrics import SubjectMetrics
 
-SMOOTHING = 12  # steps in a point of a curve
+SMOOTHING = 12  # steps averaged in a point of a curve
 
 
 def report_run(
     run: Run, base: Mapping[str, Any], trained: Mapping[str, Any], data: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """summary.json, the closing table and figure.png of one run.
+    """Write summary.json and figure.png of one run, and print its closing table.
 
-    data: of each data set its origin, hash and number of records.
+    base, trained: results of `llm.evaluation.policy.evaluate_policy`.
+    data: name -> origin, hash and number of records of each data set.
     """
     metrics = read_jsonl(run.folder / "metrics.jsonl")
-    ratios = {key: _last(metrics, f"collapse/{key}") for key in ("observed_log_ratio", "predicted_log_ratio")}
+    ratios = {key: _last_value(metrics, f"collapse/{key}") for key in ("observed_log_ratio", "predicted_log_ratio")}
     run.finish({**trained, **ratios, "base": base, **({"data": data} if data else {})})
     console.print(answer_table([("base", base), ("run", {**trained, **ratios})]))
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
@@ -42,13 +43,13 @@ def report_run(
     plt.close(figure)
 
 
-def _last(metrics: Sequence[Mapping[str, Any]], key: str) -> float | None:
-    """The last value that a key had."""
+def _last_value(metrics: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    """The last value of a key that is not None."""
     return next((row[key] for row in reversed(metrics) if row.get(key) is not None), None)
 
 
 def report_sweep(folders: Sequence[Path], sweep: Path) -> None:
-    """The closing table and figure.png of a sweep, and its summaries in one file."""
+    """Print the closing table of a sweep, and write its figure.png and its summaries in one file."""
     runs = read_sweep_runs(folders, without_key=("direction", "transform", "advantage"))
     base = runs[0].summary["base"]
     rows = [("base", base), *((run.name, run.summary) for run in runs)]
@@ -60,49 +61,49 @@ def report_sweep(folders: Sequence[Path], sweep: Path) -> None:
     draw_final(right, rows)
     figure.savefig(sweep / "figure.png", dpi=130)
     plt.close(figure)
-    console.print(f"picture: {sweep / 'figure.png'}", soft_wrap=True)
+    console.print(f"figure: {sweep / 'figure.png'}", soft_wrap=True)
 
 
 def answer_table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
-    """One row a model, a column for whatever its task counts, from fresh completions.
+    """A table of the closing evaluation with one row per model and one column per metric of its task.
 
-    Shares of all completions (correct, each listed answer, each correct token sequence); mean rewards; coverage of
-    the known right answers; entropy of the correct answers; log pi(a)/pi(b) of the two most frequent correct
-    completions, observed and by eq. 7; then the same of further sets of prompts.
+    Columns: shares of all completions (correct, each listed answer, each correct token sequence); mean rewards;
+    coverage of the known right answers; entropy of the correct answers; log pi(a)/pi(b) of the two most frequent
+    correct completions, observed and predicted by eq. 7; then the metrics of further sets of prompts.
     """
     base = rows[0][1]
     answers = [key for key in base if key.startswith("share/")]
     columns: dict[str, Callable[[Mapping[str, Any]], str]] = {}
     if "correct" in base:
-        columns["correct"] = partial(_number, key="correct")
-    columns |= {f'"{key.removeprefix("share/")}"': partial(_number, key=key) for key in answers}
+        columns["correct"] = partial(_format_metric, key="correct")
+    columns |= {f'"{key.removeprefix("share/")}"': partial(_format_metric, key=key) for key in answers}
     if answers:
         columns["by sequence"] = lambda row: " ".join(f"{share:.2f}" for share in row["sequences"].values())
     rewards = [key for key in base if key.endswith("/mean") and key.count("/") == 1]
     if "correct" not in base or len(rewards) > 1:
-        columns |= {key.removesuffix("/mean"): partial(_number, key=key) for key in rewards}
+        columns |= {key.removesuffix("/mean"): partial(_format_metric, key=key) for key in rewards}
     if "coverage" in base and not answers:
-        columns["coverage"] = partial(_number, key="coverage")
-    columns["entropy, nats"] = partial(_number, key="entropy_nats")
-    columns["log-ratio (eq. 7)"] = _log_ratios
+        columns["coverage"] = partial(_format_metric, key="coverage")
+    columns["entropy, nats"] = partial(_format_metric, key="entropy_nats")
+    columns["log-ratio (eq. 7)"] = _format_log_ratios
     for prefix in (key.removesuffix("completions") for key in base if key.endswith("/completions")):
         shown = [f"{prefix}{key}" for key in ("correct", "reward/mean", "coverage", "entropy_nats")]
         shown.remove(f"{prefix}reward/mean" if f"{prefix}correct" in base else f"{prefix}correct")
-        columns |= {key.removesuffix("/mean"): partial(_number, key=key) for key in shown if key in base}
+        columns |= {key.removesuffix("/mean"): partial(_format_metric, key=key) for key in shown if key in base}
 
-    title = "Shares of all completions" if answers else "From fresh completions, ± standard error over prompts"
+    title = "Shares of all completions" if answers else "From new completions, ± standard error over prompts"
     table = Table(title=title, title_justify="left")
     table.add_column("model")
     for name in columns:
-        heading = name.replace("/", "/\n")  # a narrow column shows it whole
+        heading = name.replace("/", "/\n")  # so that a narrow column does not truncate it
         table.add_column(heading, justify="left" if name == "by sequence" else "right")
     for name, row in rows:
         table.add_row(name, *(cell(row) for cell in columns.values()))
     return table
 
 
-def _number(row: Mapping[str, Any], key: str) -> str:
-    """A value with its standard error, where it has them."""
+def _format_metric(row: Mapping[str, Any], key: str) -> str:
+    """A value with its standard error, if present."""
     value, error = row.get(key), row.get(f"{key.removesuffix('/mean')}/se")
     return _plus_minus(value, error)
 
@@ -113,26 +114,26 @@ def _plus_minus(value: float | None, error: float | None) -> str:
     return f"{value:.3f}" if error is None else f"{value:.3f} ± {error:.3f}"
 
 
-def _log_ratios(row: Mapping[str, Any]) -> str:
+def _format_log_ratios(row: Mapping[str, Any]) -> str:
     ratios = [row.get(key) for key in ("observed_log_ratio", "predicted_log_ratio")]
     observed, predicted = ("-" if value is None else f"{round(value, 2) + 0.0:.2f}" for value in ratios)
     return f"{observed} ({predicted})"
 
 
 def draw_training(axes: Axes, metrics: Sequence[Mapping[str, Any]], base: Mapping[str, Any]) -> None:
-    """What the task counts, over the steps; dotted: the base's, where it is counted in the same way.
+    """Plot the metrics of the task over training. Dotted lines: the base model, for metrics that are comparable.
 
-    Shares of the listed answers; or, of a group: correct share, coverage and the share of the commonest answer; or,
-    where there is no right and wrong, the reward and the commonest answer's share.
+    Curves: shares of the listed answers; or correct share, coverage and share of the most common answer in a group;
+    or, if correctness is not defined, the reward and the share of the most common answer.
     """
-    counted = {"correct": "correct"} | {
+    curves = {"correct": "correct"} | {
         key: key.replace("share/", "answer ") for key in base if key.startswith("share/")
     }
-    if len(counted) == 1:
-        counted |= {"coverage": "coverage, of a group", "answers/top_share": "commonest answer, of a group"}
+    if len(curves) == 1:
+        curves |= {"coverage": "coverage in a group", "answers/top_share": "most common answer in a group"}
     logged = {key for row in metrics for key in row}
-    counted = {key: label for key, label in counted.items() if key in logged}
-    for colour, (key, label) in zip(COLOURS, counted.items(), strict=False):
+    curves = {key: label for key, label in curves.items() if key in logged}
+    for colour, (key, label) in zip(COLOURS, curves.items(), strict=False):
         steps, values = smoothed(metrics, key)
         comparable = key == "correct" or key.startswith("share/")
         if comparable:
@@ -152,8 +153,10 @@ def draw_training(axes: Axes, metrics: Sequence[Mapping[str, Any]], base: Mappin
 
 
 def draw_pareto(axes: Axes, runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], base: Mapping[str, Any]) -> None:
-    """Correct share, or reward where there is no right and wrong, against entropy of the correct answers in a group,
-    over training, up to the end (dot); from the base's (cross) where that is counted over as many completions.
+    """Plot correct share, or reward if correctness is not defined, against entropy of the answers in a group.
+
+    Each run is a curve over training that ends in a dot. It starts at the base model (cross) if the base model's
+    metrics are comparable with those of a group.
     """
     key, start = ("correct", "correct") if "correct" in base else ("reward/raw", "reward/mean")
     comparable = base["entropy_nats"] is not None and any(name.startswith("share/") for name in base)
@@ -175,7 +178,7 @@ def draw_pareto(axes: Axes, runs: Sequence[tuple[str, Sequence[Mapping[str, Any]
 
 
 def draw_final(axes: Axes, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
-    """At the end, of each model: shares of the listed answers, stacked; or coverage; or entropy of the answers."""
+    """Bars of each model after training: stacked shares of the listed answers, or coverage, or answer entropy."""
     base = rows[0][1]
     keys = [key for key in base if key.startswith("share/")]
     keys = keys or ["coverage" if "coverage" in base else "entropy_nats"]
@@ -187,22 +190,22 @@ def draw_final(axes: Axes, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Non
     axes.set_yticks(range(len(rows)), [name for name, _ in rows])
     axes.invert_yaxis()
     if keys == ["entropy_nats"]:
-        axes.set(xlabel="entropy of the answers (nats)", title="Diversity at the end")
+        axes.set(xlabel="entropy of the answers (nats)", title="Diversity after training")
     else:
         axes.set(xlabel="share of completions" if len(keys) > 1 else "share of the right answers", xlim=(0, 1))
-        axes.set(title="Answers at the end")
+        axes.set(title="Answers after training")
     axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=len(keys))
 
 
 def smoothed(metrics: Sequence[Mapping[str, Any]], key: str) -> tuple[list[int], list[float]]:
-    """Means of `key` over `SMOOTHING` consecutive steps that have it, and the last step of each."""
+    """The last steps of all windows of `SMOOTHING` steps that have a metric, and its means over the windows."""
     rows = [row for row in metrics if row.get(key) is not None]
     last = range(SMOOTHING - 1, len(rows))
     means = [sum(row[key] for row in rows[i - SMOOTHING + 1 : i + 1]) / SMOOTHING for i in last]
     return [rows[i]["step"] for i in last], means
 
 
-# --- an evaluation -------------------------------------------------------------------------------------------
+# --- evaluation ----------------------------------------------------------------------------------------------
 
 LABELS = {
     "reward_in": "reward, in distribution",
@@ -215,65 +218,69 @@ LABELS = {
 }
 
 
-def report_evaluation(run: Run, columns: Sequence[Column], summary: Mapping[str, Any]) -> None:
-    """The table, the choices that its figures rest on, and figure.png."""
-    console.print(evaluation_table(columns, summary.get("difference")))
+def report_evaluation(run: Run, subjects: Sequence[SubjectMetrics], summary: Mapping[str, Any]) -> None:
+    """Print the table and the choices that its values depend on, and write figure.png."""
+    console.print(evaluation_table(subjects, summary.get("difference")))
     for name, choice in summary["choices"].items():
         run.info(f"{name}: {'none' if choice is None else choice}")
-    draw_evaluation(columns, run.folder / "figure.png")
+    draw_evaluation(subjects, run.folder / "figure.png")
 
 
-def measured(columns: Sequence[Column]) -> list[str]:
-    """The measures that some column has."""
-    names = [key.removesuffix("/mean") for key in columns[0].overall if key.endswith("/mean")]
-    return [name for name in names if any(column.overall[f"{name}/mean"] is not None for column in columns)]
+def available_metrics(subjects: Sequence[SubjectMetrics]) -> list[str]:
+    """The metrics that are defined for at least one subject."""
+    names = [key.removesuffix("/mean") for key in subjects[0].overall if key.endswith("/mean")]
+    return [name for name in names if any(subject.overall[f"{name}/mean"] is not None for subject in subjects)]
 
 
-def evaluation_table(columns: Sequence[Column], difference: Mapping[str, float | None] | None) -> Table:
-    """One row a measure: mean over prompts ± bootstrap standard error, and the number of prompts that have it."""
-    count = len(columns[0].prompts)
+def evaluation_table(subjects: Sequence[SubjectMetrics], difference: Mapping[str, float | None] | None) -> Table:
+    """A table with one row per metric and one column per subject: mean over prompts ± bootstrap standard error.
+
+    A cell gives the number of prompts if the metric is not defined for all of them.
+    """
+    count = len(subjects[0].prompts)
     title = f"Mean ± standard error over {count} prompts" if count > 1 else "One prompt"
     table = Table(title=title, title_justify="left")
-    table.add_column("measure", no_wrap=True)
-    for column in columns:
-        table.add_column(column.name, justify="right", overflow="fold")
+    table.add_column("metric", no_wrap=True)
+    for subject in subjects:
+        table.add_column(subject.name, justify="right", overflow="fold")
     if difference is not None:
         table.add_column("difference", justify="right", no_wrap=True)
-    for name in measured(columns):
-        cells = [with_error(column.overall, name, len(column.prompts)) for column in columns]
-        cells += [] if difference is None else [with_error(difference, name, len(columns[0].prompts))]
+    for name in available_metrics(subjects):
+        cells = [format_average(subject.overall, name, len(subject.prompts)) for subject in subjects]
+        cells += [] if difference is None else [format_average(difference, name, len(subjects[0].prompts))]
         table.add_row(LABELS.get(name, name), *cells)
     return table
 
 
-def with_error(overall: Mapping[str, float | None], name: str, prompts: int) -> str:
+def format_average(overall: Mapping[str, float | None], name: str, prompts: int) -> str:
+    """A mean with its standard error, and the number of prompts if it is not `prompts`."""
     value, error, count = (overall[f"{name}/{part}"] for part in ("mean", "se", "prompts"))
     text = _plus_minus(value, error)
     return text if value is None or count == prompts else f"{text} (of {count:g})"
 
 
-def draw_evaluation(columns: Sequence[Column], path: Path) -> None:
-    """A panel a measure: every prompt a dot, the mean over prompts with its standard error beside them."""
-    names = measured(columns)
+def draw_evaluation(subjects: Sequence[SubjectMetrics], path: Path) -> None:
+    """Draw one panel per metric: a dot for every prompt, and beside them the mean with its standard error."""
+    names = available_metrics(subjects)
     width = min(len(names), 5)
     height = -(-len(names) // width)
     figure, panels = plt.subplots(
         height, width, figsize=(2.4 * width, 2.9 * height), layout="constrained", squeeze=False
     )
     for axes, name in zip(panels.flat, names, strict=False):
-        for place, (colour, column) in enumerate(zip(COLOURS, columns, strict=False)):
-            values = [row[name] for row in column.prompts.values() if not math.isnan(row[name])]
-            spread = [place - 0.3 + 0.4 * (i + 0.5) / len(values) for i in range(len(values))]
-            axes.plot(spread, values, ".", color=colour, alpha=0.4, markersize=4)
-            mean, error = column.overall[f"{name}/mean"], column.overall[f"{name}/se"]
+        for x, (colour, subject) in enumerate(zip(COLOURS, subjects, strict=False)):
+            values = [row[name] for row in subject.prompts.values() if not math.isnan(row[name])]
+            positions = [x - 0.3 + 0.4 * (i + 0.5) / len(values) for i in range(len(values))]
+            axes.plot(positions, values, ".", color=colour, alpha=0.4, markersize=4)
+            mean, error = subject.overall[f"{name}/mean"], subject.overall[f"{name}/se"]
             if mean is not None:
-                axes.errorbar(place + 0.3, mean, yerr=error or 0, fmt="o", color=colour, capsize=4)
-        axes.set(title=LABELS.get(name, name), xticks=[], xlim=(-0.5, len(columns) - 0.5))
+                axes.errorbar(x + 0.3, mean, yerr=error or 0, fmt="o", color=colour, capsize=4)
+        axes.set(title=LABELS.get(name, name), xticks=[], xlim=(-0.5, len(subjects) - 0.5))
     for axes in panels.flat[len(names) :]:
         axes.axis("off")
-    if len(columns) > 1:
-        handles = [Line2D([], [], marker="o", linestyle="", color=colour) for colour in COLOURS[: len(columns)]]
-        figure.legend(handles, [column.name for column in columns], loc="outside lower center", frameon=False)
-    figure.suptitle("Each prompt (small), mean and standard error over prompts", fontsize="medium")
+    if len(subjects) > 1:
+        handles = [Line2D([], [], marker="o", linestyle="", color=colour) for colour in COLOURS[: len(subjects)]]
+        figure.legend(handles, [subject.name for subject in subjects], loc="outside lower center", frameon=False)
+    figure.suptitle("Each prompt (small dots), mean and standard error over prompts", fontsize="medium")
     figure.savefig(path, dpi=130)
     plt.close(figure)

@@ -17,12 +17,12 @@ from llm.inference.prompts import Chat
 from llm.tasks.base import Task
 from llm.testbed.tiny_models import REWARDS, resolve_model
 
-RewardFunction = Callable[[Sequence[Chat], Sequence[str]], Sequence[float]]  # (prompts, completions), one each
-SHOWN = 300  # characters of a sample in a message
+RewardFunction = Callable[[Sequence[Chat], Sequence[str]], Sequence[float]]  # (prompts, completions) -> one each
+MAX_SHOWN = 300  # characters of a prompt or completion in a message
 
 
-class Part(NamedTuple):
-    """A term of the reward. key: what configures it, for messages."""
+class RewardPart(NamedTuple):
+    """A term of the weighted sum. key: the configuration key that defines it, for error messages."""
 
     key: str
     function: RewardFunction
@@ -33,8 +33,8 @@ class Scores(NamedTuple):
     """Rewards of N completions.
 
     reward: [N] float32, the weighted sum; NaN where a part failed.
-    parts: name -> [N] float32 of each part, before its weight; NaN where it failed.
-    failure: what went wrong with a completion that has no reward, of any rank; None where all have one.
+    parts: name -> [N] float32, each part before weighting; NaN where it failed.
+    failure: message of a failed completion of any rank; None if none failed.
     """
 
     reward: Tensor
@@ -43,97 +43,97 @@ class Scores(NamedTuple):
 
 
 class Reward:
-    """The weighted sum of named parts.
+    """The weighted sum of named parts."""
 
-    identity: name -> hash of the weights of the reward models, for checkpoints.
-    """
-
-    def __init__(self, parts: Mapping[str, Part], on_failure: str = "stop") -> None:
+    def __init__(self, parts: Mapping[str, RewardPart], on_failure: str = "stop") -> None:
         self.parts = dict(parts)
         self.on_failure = on_failure
 
     def __call__(self, prompts: Sequence[Chat], completions: Sequence[str]) -> Scores:
-        """Score each completion for the prompt beside it; with several ranks, all of them must call it.
+        """Score each completion with its prompt. With several ranks, all of them must call this.
 
         Raises:
-            ConfigError: a part gave no finite number for a completion, and such completions stop the run; the message
-                shows that completion. Or a part gave another number of rewards than there are completions.
+            ConfigError: a part did not return a finite number for a completion and on_failure is "stop"; the message
+                shows the completion. Or a part returned the wrong number of rewards.
         """
         values: dict[str, Tensor] = {}
         failures: list[tuple[str, Exception | None]] = []
         for name, part in self.parts.items():
-            found, errors = _values(part, prompts, completions)
-            value = torch.tensor(found, dtype=torch.float64).float()
+            rewards, errors = _score(part, prompts, completions)
+            value = torch.tensor(rewards, dtype=torch.float64).float()
             failed = torch.nonzero(~value.isfinite()).flatten().tolist()
             for row in failed[:1]:
-                what = _message(part.key, prompts[row], completions[row], errors.get(row, found[row]))
-                failures.append((what, errors.get(row)))
+                error = errors.get(row)
+                problem = rewards[row] if error is None else f"{type(error).__name__} ({error})"
+                failures.append((_failure_message(part.key, prompts[row], completions[row], problem), error))
             values[name] = value.masked_fill(~value.isfinite(), math.nan)
-        message, error = next(iter(failures), (None, None))
-        message = next((some for some in distributed.gather_objects(message) if some is not None), None)
-        if message is not None and self.on_failure == "stop":  # on all ranks
-            raise ConfigError(f"{message}; reward.on_failure=drop leaves such completions out") from error
+        own_message, cause = next(iter(failures), (None, None))
+        messages = distributed.gather_objects(own_message)
+        message = next((text for text in messages if text is not None), None)
+        if message is not None and self.on_failure == "stop":  # raised on every rank
+            raise ConfigError(f"{message}; reward.on_failure=drop excludes such completions") from cause
         total = sum(part.weight * values[name].double() for name, part in self.parts.items())
         return Scores(torch.as_tensor(total).float(), values, message)
 
     @property
     def identity(self) -> dict[str, str]:
+        """Hash of the weights of each reward model, by reward/NAME; a checkpoint stores them."""
         models = {name: part.function for name, part in self.parts.items() if isinstance(part.function, ModelReward)}
-        return {
-            f"reward/{name}": tensors_hash(function.model.named_parameters()) for name, function in models.items()
-        }
+        return {f"reward/{name}": tensors_hash(reward.model.named_parameters()) for name, reward in models.items()}
 
 
-def _values(
-    part: Part, prompts: Sequence[Chat], completions: Sequence[str]
+def _score(
+    part: RewardPart, prompts: Sequence[Chat], completions: Sequence[str]
 ) -> tuple[list[float], dict[int, Exception]]:
-    """What a part gives for each completion, NaN where it raises; and the exceptions, by row.
+    """Values of a part for each completion, NaN where it raises, and the exceptions by row.
 
-    A batch that raises is scored again one by one, to find out which completions it is about.
+    If the part raises for the whole batch, completions are scored one by one to find those that cause it.
     """
     try:
-        return _numbers(part, prompts, completions), {}
+        return _call(part, prompts, completions), {}
     except (ConfigError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        together = error
+        batch_error = error
     values, errors = [], {}
     for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
         try:
-            values += _numbers(part, [prompt], [completion])
+            values += _call(part, [prompt], [completion])
         except Exception as error:
             values.append(math.nan)
             errors[row] = error
-    if not errors:  # it is about the batch, not about any of its completions
-        raise together
+    if not errors:  # only the batch as a whole fails
+        raise batch_error
     return values, errors
 
 
-def _numbers(part: Part, prompts: Sequence[Chat], completions: Sequence[str]) -> list[float]:
-    found = [float(value) for value in part.function(prompts, completions)]
-    if len(found) != len(completions):
-        raise ConfigError(f"{part.key}: must give one reward a completion, got {len(found)} for {len(completions)}")
-    return found
+def _call(part: RewardPart, prompts: Sequence[Chat], completions: Sequence[str]) -> list[float]:
+    rewards = [float(value) for value in part.function(prompts, completions)]
+    if len(rewards) != len(completions):
+        raise ConfigError(
+            f"{part.key}: must return one reward per completion, got {len(rewards)} rewards for "
+            f"{len(completions)} completions"
+        )
+    return rewards
 
 
-def _message(key: str, prompt: Chat, completion: str, found: Exception | float) -> str:
-    what = f"{type(found).__name__} ({found})" if isinstance(found, Exception) else found
-    asked = prompt[-1]["content"] if prompt else ""
+def _failure_message(key: str, prompt: Chat, completion: str, problem: str | float) -> str:
+    question = prompt[-1]["content"] if prompt else ""
     return (
-        f"{key}: rewards must be finite, got {what} for the completion {_shortened(completion)} of the prompt "
-        f"{_shortened(asked)}"
+        f"{key}: rewards must be finite, got {problem} for the completion {_shorten(completion)} of the prompt "
+        f"{_shorten(question)}"
     )
 
 
-def _shortened(text: str) -> str:
-    return repr(text if len(text) <= SHOWN else f"{text[:SHOWN]}...")
+def _shorten(text: str) -> str:
+    return repr(text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}...")
 
 
 class ModelReward:
-    """A frozen sequence-classification model with one output, which reads the conversation in its own chat template.
+    """A frozen sequence-classification model with one output, applied to the conversation in its chat template.
 
-    So are the Skywork-Reward models used (their model cards): the prompt's turns, the completion as the assistant's.
-    Rewards do not depend on which conversations share a forward pass, but for rounding.
+    The conversation is the prompt's turns with the completion as the assistant's turn, as on the model cards of
+    Skywork-Reward. Rewards do not depend on how conversations are batched, except for rounding.
     """
 
     def __init__(self, key: str, name: str, device: torch.device, dtype: torch.dtype, batch_size: int) -> None:
@@ -151,12 +151,12 @@ class ModelReward:
             ) from None
         untrained = sorted(loading["missing_keys"])
         if untrained or model.config.num_labels != 1:
-            found = f"no weights for {', '.join(untrained)}" if untrained else f"{model.config.num_labels} outputs"
-            raise ConfigError(f"{key}.model: must be a trained model with one output, got {found} in {name}")
+            problem = f"no weights for {', '.join(untrained)}" if untrained else f"{model.config.num_labels} outputs"
+            raise ConfigError(f"{key}.model: must be a trained model with one output, got {problem} in {name}")
         if self.tokenizer.chat_template is None:
-            raise ConfigError(f"{key}.model: must have a chat template, got none in {name}")
+            raise ConfigError(f"{key}.model: the tokenizer of {name} has no chat template")
         self.pad_id = self.tokenizer.pad_token_id
-        model.config.get_text_config().pad_token_id = self.pad_id  # where it looks for the end of a row
+        model.config.get_text_config().pad_token_id = self.pad_id  # the model uses it to find the last token of a row
         self.batch_size = 1 if self.pad_id is None else batch_size
         self.model: Any = model.requires_grad_(False).eval()
         torch.nn.Module.to(self.model, device)
@@ -164,12 +164,13 @@ class ModelReward:
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[Chat], completions: Sequence[str]) -> list[float]:
+        """The model's output for each conversation."""
         rows = [self._ids(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))  # rows of a length pad each other little
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))  # rows of similar length need little padding
         rewards = [0.0] * len(rows)
-        for first in range(0, len(order), self.batch_size):
-            some = order[first : first + self.batch_size]
-            for i, value in zip(some, self._forward([rows[i] for i in some]), strict=True):
+        for start in range(0, len(order), self.batch_size):
+            batch = order[start : start + self.batch_size]
+            for i, value in zip(batch, self._forward([rows[i] for i in batch]), strict=True):
                 rewards[i] = value
         return rewards
 
@@ -187,51 +188,49 @@ class ModelReward:
 
 
 def make_reward(config: RewardConfig, task: Task, device: torch.device, dtype: torch.dtype) -> Reward:
-    """What training optimises: `reward.parts`, or the task's own reward where there are none.
+    """The reward that training optimises: `reward.parts`, or the task's own reward if there are no parts.
 
     Raises:
-        ConfigError: a function or a model that cannot be loaded, or no parts and a task without a reward.
+        ConfigError: a function or model cannot be loaded, or there are no parts and the task has no reward.
     """
     if config.parts:
         parts = _make_parts("reward.parts", config.parts, config, task, device, dtype)
     else:
-        parts = {"task": Part("task.name", _own_reward(task, "task.name"), 1.0)}
+        parts = {"task": RewardPart("task.name", _task_reward(task, "task.name"), 1.0)}
     return Reward(parts, config.on_failure)
 
 
 def make_evaluation_reward(config: RewardConfig, task: Task, device: torch.device, dtype: torch.dtype) -> Reward:
-    """What is computed in evaluation beside the reward: `reward.evaluation`; may be empty."""
+    """The rewards of `reward.evaluation`, possibly none, which are only computed in evaluation."""
     parts = _make_parts("reward.evaluation", config.evaluation, config, task, device, dtype)
     return Reward(parts, config.on_failure)
 
 
 def _make_parts(
     group: str,
-    parts: Mapping[str, RewardPartConfig],
+    part_configs: Mapping[str, RewardPartConfig],
     config: RewardConfig,
     task: Task,
     device: torch.device,
     dtype: torch.dtype,
-) -> dict[str, Part]:
-    made = {}
-    for name, part in parts.items():
+) -> dict[str, RewardPart]:
+    parts = {}
+    for name, part in part_configs.items():
         key = f"{group}.{name}"
         function: RewardFunction
         if part.model is not None:
             function = ModelReward(key, part.model, device, dtype, config.batch_size)
         elif part.function == "task":
-            function = _own_reward(task, key)
+            function = _task_reward(task, key)
         else:
             function = _load_function(str(part.function), key)
-        made[name] = Part(key, function, part.weight)
-    return made
+        parts[name] = RewardPart(key, function, part.weight)
+    return parts
 
 
-def _own_reward(task: Task, key: str) -> RewardFunction:
+def _task_reward(task: Task, key: str) -> RewardFunction:
     if not task.has_reward():
-        raise ConfigError(
-            f"{key}: must be a task with a reward of its own, or be scored by reward.parts, got {type(task).__name__}"
-        )
+        raise ConfigError(f"{key}: {type(task).__name__} has no reward of its own; define one in reward.parts")
     return task.rewards
 
 

@@ -1,4 +1,4 @@
-"""Post-training by KL-regularised policy gradient: one batch of completions after another."""
+"""Post-training of a language model by KL-regularised policy gradient."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -27,18 +27,18 @@ from llm.evaluation.policy import EvaluationSettings, evaluate_policy
 from llm.inference.logprobs import completion_logp_and_entropy
 from llm.inference.prompts import Chat
 from llm.inference.sampling import Rollout, sample
-from llm.microbatch import MicroBatchLimits, backward_through_logp, make_reader
+from llm.microbatch import MicroBatchLimits, backward_through_logp, make_forward_plan
 from llm.models import Models, load_models, save_policy
 from llm.report import report_run
-from llm.rewards import Reward, make_evaluation_reward, make_reward
+from llm.rewards import Reward, Scores, make_evaluation_reward, make_reward
 from llm.tasks.base import Task, load_task
 
 
 class Learner(NamedTuple):
-    """What every step works with.
+    """What every training step uses.
 
-    partition: of a group's completions into classes, for a transform that takes diversity; else None.
-    drop_truncated: whether truncated completions do not count.
+    partition: splits a group's completions into classes, for a transform that takes diversity; else None.
+    drop_truncated: whether truncated completions are excluded from the loss.
     """
 
     models: Models
@@ -51,14 +51,17 @@ class Learner(NamedTuple):
 
 
 class Experience(NamedTuple):
-    """What the updates of a step learn from: this rank's completions, and what the loss needs of all ranks'.
+    """The completions of all ranks, P prompts with G completions each, and what the loss needs of them.
 
-    reward: [P, G], NaN where it failed; parts: of several, each by name, [P * G]. ref_logp, mask: [P, G, T].
+    chats: P prompts; texts: P * G completions.
+    reward: [P, G] raw, NaN where scoring failed.
+    ref_logp, mask: [P, G, T].
     valid, complete, diversity: [P, G], see `core.objective.Objective.loss`.
-    failure: why a completion has no reward; None where all have one.
+    truncated_share: of all completions, also of those that scoring failed on.
+    reward_parts: name -> [P * G], the parts of a reward that has several; else empty.
+    failure: message of a completion that could not be scored; None if all were.
     """
 
-    own: Completions
     chats: list[Chat]
     texts: list[str]
     reward: Tensor
@@ -68,58 +71,62 @@ class Experience(NamedTuple):
     complete: Tensor
     diversity: Tensor | None
     truncated_share: Tensor
-    parts: dict[str, Tensor]
+    reward_parts: dict[str, Tensor]
     failure: str | None
 
 
-class Step(NamedTuple):
-    """What one step reports, of all ranks' completions: numbers by name; [P, G] rewards, texts, log-probabilities.
+class StepResult(NamedTuple):
+    """What one step reports about the completions of all ranks.
 
-    failure: why a completion has no reward, NaN among the rewards; None where all have one.
+    metrics: by name, as logged.
+    kl: nats, the divergence of the objective.
+    reward, policy_seq_logp, ref_seq_logp: [P, G]; policy_seq_logp is under the policy that sampled.
+    good: [P, G] bool, good completions, repeats of a text excluded; None without a threshold.
+    failure: message of a completion that could not be scored; None if all were.
     """
 
     metrics: dict[str, Tensor | float | None]
-    kl: Tensor  # nats, the divergence of the objective
+    kl: Tensor
     chats: list[Chat]
     reward: Tensor
     texts: list[str]
     policy_seq_logp: Tensor
     ref_seq_logp: Tensor
-    good: Tensor | None  # [P, G] bool, the first of equal completions only; None without a threshold
+    good: Tensor | None
     failure: str | None
 
 
 def train(config: LlmConfig, run: Run) -> None:
-    """Load everything, evaluate the base, train, evaluate again, report."""
+    """Load everything, evaluate the base model, train, evaluate the policy and report."""
     if config.prompts_per_step < run.ranks.world:
         raise ConfigError(
-            f"prompts_per_step: must be >= the number of ranks, groups are never split across ranks, got "
-            f"{config.prompts_per_step} and {run.ranks.world} ranks"
+            "prompts_per_step: must be at least the number of ranks, because groups are never split across ranks, "
+            f"got {config.prompts_per_step} prompts for {run.ranks.world} ranks"
         )
     task = load_task(config.task.name, config)
     objective = config.build_objective(make_objective)
     models = load_models(config.model, config.seed)
     reference_hash = models.reference_hash()
-    updates = config.steps * config.update.count
-    engine = make_engine(config.engine.name, models.policy, config.optimizer, updates, shared=True)
+    total_updates = config.steps * config.update.count
+    engine = make_engine(config.engine.name, models.policy, config.optimizer, total_updates, shared=True)
     learner = make_learner(config, task, models, engine)
     reward = learner.reward
     next_beta = make_schedule(config.beta_schedule.name, config.objective.beta, config.beta_schedule.options())
     watch = CollapseWatch()
     state = LoopState(beta=config.objective.beta, warned_of_failure=False)
-    data = {f"data/{name}": records.sha256 for name, records in task.data.items()}
-    identity = {"reference": reference_hash, **reward.identity, **data}
+    data_hashes = {f"data/{name}": records.sha256 for name, records in task.data.items()}
+    identity = {"reference": reference_hash, **reward.identity, **data_hashes}
     run.register_state(identity, engine=engine, watch=watch, values=state)
-    further = make_evaluation_reward(config.reward, task, models.eos_ids.device, models.policy.dtype)
-    evaluation = EvaluationSettings.of(config)
+    extra_reward = make_evaluation_reward(config.reward, task, models.eos_ids.device, models.policy.dtype)
+    evaluation = EvaluationSettings.from_config(config)
     with engine.gather() as policy, models.as_reference(policy) as reference:
-        base = evaluate_policy(reference, models, task, reward, further, evaluation)
+        base = evaluate_policy(reference, models, task, reward, extra_reward, evaluation)
 
-    batches = BatchSettings.of(config)
-    shown = {"reward": "reward/raw", "KL": objective.divergence_metric}
-    shown |= {f'"{answer}"': f"share/{answer}" for answer in task.answers}
-    for step in run.steps(config.steps, show=shown):
-        batch = draw_batch(batches, models, task, step)
+    batch_settings = BatchSettings.from_config(config)
+    progress_line = {"reward": "reward/raw", "KL": objective.divergence_metric}
+    progress_line |= {f'"{answer}"': f"share/{answer}" for answer in task.answers}
+    for step in run.steps(config.steps, show=progress_line):
+        batch = draw_batch(batch_settings, models, task, step)
         objective = with_entropy(objective, config, step)
         result = train_step(learner, objective, batch, state.beta)
         run.log({"beta": state.beta, "entropy_coef": objective.entropy_coef, **result.metrics})
@@ -131,20 +138,20 @@ def train(config: LlmConfig, run: Run) -> None:
         warning = watch.update(result.texts, task.correct(result.reward.flatten().tolist()), result.chats, task)
         if warning:
             run.warn(warning)
-        done = progress(step + 1, config.steps)
-        observed = Observed(done, float(result.kl), result.reward, result.ref_seq_logp, result.good)
+        finished = progress(step + 1, config.steps)
+        observed = Observed(finished, float(result.kl), result.reward, result.ref_seq_logp, result.good)
         state.beta = next_beta(state.beta, observed)
 
     with engine.gather() as policy:
         if run.is_main:
             save_policy(policy, models.tokenizer, config.model, run.folder)
-        trained = evaluate_policy(policy, models, task, reward, further, evaluation)
+        trained = evaluate_policy(policy, models, task, reward, extra_reward, evaluation)
     if run.is_main:
         report_run(run, base, trained, {name: records.facts() for name, records in task.data.items()})
 
 
 def make_learner(config: LlmConfig, task: Task, models: Models, engine: Engine) -> Learner:
-    """What the steps of a configuration work with.
+    """Build what the training steps of a configuration use.
 
     Raises:
         ConfigError: a reward, or a model that the transform needs, cannot be loaded.
@@ -161,61 +168,67 @@ def make_learner(config: LlmConfig, task: Task, models: Models, engine: Engine) 
     )
 
 
-def train_step(learner: Learner, objective: Objective, batch: Batch, beta: float) -> Step:
-    """One batch and its updates, usually one: sample, score, reference, transform, advantage, loss, update.
+def train_step(learner: Learner, objective: Objective, batch: Batch, beta: float) -> StepResult:
+    """One batch of completions and its updates, usually one.
 
-    Each rank samples, scores and reads its own prompts' completions. What the loss needs of them is small and goes to
-    every rank, so that the loss, and with it the step, is that of all completions whatever the number of ranks.
+    Each rank samples and scores the completions of its own prompts, R rows. What the loss needs of them is small and
+    is gathered on every rank, so that the loss, and with it the step, does not depend on the number of ranks.
     """
-    drawn = make_experience(learner, batch)
-    metrics, policy_logp, entropy = update_policy(learner, objective, batch, drawn, beta)
-
-    task, reward, mask, texts = learner.task, drawn.reward, drawn.mask, drawn.texts
-    policy_seq_logp = masked_sum(policy_logp.view(mask.shape), mask)
-    ref_seq_logp = masked_sum(drawn.ref_logp, mask)
-    metrics |= {"length": mask.sum(-1).float().mean(), "truncated_share": drawn.truncated_share}
-    counted = mask if drawn.valid is None else mask & drawn.valid.unsqueeze(-1)
-    metrics["policy/token_entropy_nats"] = mean_valid(entropy.view(mask.shape), counted)
-    metrics |= {f"reward/{name}": part.nanmean() for name, part in drawn.parts.items()}
-    if learner.reward.on_failure == "drop":
-        metrics["reward/invalid_share"] = (~reward.isfinite()).float().mean()
-    correct = task.correct(reward.flatten().tolist())
-    ratio = mode_ratio(objective, beta, reward, policy_seq_logp, ref_seq_logp, drawn.complete, texts, correct)
-    logged = {**metrics, **answer_shares(texts, correct, drawn.chats, task), **ratio}
-    kl = metrics[objective.divergence_metric]
-    good = objective.good(reward, ref_seq_logp, drawn.complete)
-    if good is not None:
-        good = good & first_occurrences(texts, len(reward)).to(good.device)
-    return Step(logged, kl, drawn.chats, reward, texts, policy_seq_logp, ref_seq_logp, good, drawn.failure)
-
-
-def make_experience(learner: Learner, batch: Batch) -> Experience:
-    """Sample this rank's completions, score them, read them with the reference; and gather those of all ranks."""
-    P, G = batch.prompts_of_all, batch.group_size
-    models, engine = learner.models, learner.engine
+    models, engine, G = learner.models, learner.engine, batch.group_size
     with engine.gather() as policy:
         rollout = sample(
             policy, batch.prompts, batch.uniforms, group_size=G, eos_ids=models.eos_ids, pad_id=models.pad_id
-        )
-    own = Completions(batch.prompts, rollout.tokens, rollout.mask)
+        )  # tokens, mask: [R, T]
+    completions = Completions(batch.prompts, rollout.tokens, rollout.mask)
     texts = rollout.texts(models.tokenizer)
-    scores = learner.reward([chat for chat in batch.chats for _ in range(G)], texts)
-    reward = scores.reward.view(-1, G).to(rollout.mask.device)  # [P, G], NaN where it failed
-    ref_logp = reference_logp(learner, own)
+    scores = learner.reward([chat for chat in batch.chats for _ in range(G)], texts)  # [R]
+    ref_logp = reference_logp(learner, completions)  # [R, T]
+    experience = gather_experience(learner, batch, rollout, texts, scores, ref_logp)  # [P, G] and [P, G, T]
 
+    off_policy = len(batch.updates) > 1  # from the second update on, the policy is not the one that sampled
+    sampling_logp, sampling_entropy = policy_logp_and_entropy(learner, completions) if off_policy else (None, None)
+    reference_samples = sample_reference(learner, batch)
+    updates = []
+    for groups in batch.updates:
+        # Transform, KL term, advantages and loss: all in `Objective.loss`.
+        compute_loss = partial(policy_loss, objective, experience, groups, sampling_logp, beta)
+        own_prompts, preceding = batch.local_prompts(groups)
+        plan = make_forward_plan(completions, learner.limits, own_prompts)
+        metrics, policy_logp, entropy = backward_through_logp(engine, plan, preceding * G, compute_loss)
+        if reference_samples is not None:
+            metrics |= backward_reference_loss(learner, objective, reference_samples, own_prompts, preceding, beta)
+        metrics["grad_norm"] = engine.step()
+        updates.append(metrics)
+
+    metrics = updates[0]
+    if sampling_logp is not None and sampling_entropy is not None:
+        # Report the completions under the policy that sampled them.
+        policy_logp, entropy = sampling_logp, sampling_entropy
+        _, on_policy = policy_loss(objective, experience, range(batch.total_prompts), None, beta, policy_logp)
+        metrics = mean_metrics(updates) | on_policy
+    return step_result(learner, objective, experience, metrics, policy_logp, entropy, beta)
+
+
+def gather_experience(
+    learner: Learner, batch: Batch, rollout: Rollout, texts: list[str], scores: Scores, ref_logp: Tensor
+) -> Experience:
+    """Gather this rank's completions, rewards and reference log-probabilities with those of the other ranks."""
+    P, G = batch.total_prompts, batch.group_size
+    device = rollout.mask.device
     classes = None
     if learner.partition is not None:
-        classes = gather_rows(group_classes(texts, G, learner.partition).to(rollout.mask.device))
-    reward, complete = gather_rows(reward), gather_rows(rollout.complete).view(P, G)
+        classes = gather_rows(group_classes(texts, G, learner.partition).to(device))
+    reward = gather_rows(scores.reward.view(-1, G).to(device))  # [P, G], NaN where scoring failed
+    complete = gather_rows(rollout.complete).view(P, G)
     mask, ref_logp = (gather_rows(t).view(P, G, -1) for t in (rollout.mask, ref_logp))
     truncated_share = (~complete).float().mean()
     valid, scored = complete if learner.drop_truncated else None, reward.isfinite()
-    if not bool(scored.all()):  # on any rank
+    if not bool(scored.all()):
         valid, complete = scored if valid is None else scored & valid, scored & complete
+    several_parts = len(scores.parts) > 1
     return Experience(
-        own=own,
         chats=[chat for chats in gather_objects(list(batch.chats)) for chat in chats],
-        texts=[text for part in gather_objects(texts) for text in part],
+        texts=[text for rank_texts in gather_objects(texts) for text in rank_texts],
         reward=reward,
         ref_logp=ref_logp,
         mask=mask,
@@ -223,107 +236,167 @@ def make_experience(learner: Learner, batch: Batch) -> Experience:
         complete=complete,
         diversity=None if classes is None else class_diversity(classes, valid).to(reward.dtype),
         truncated_share=truncated_share,
-        parts={name: gather_rows(part) for name, part in scores.parts.items()} if len(scores.parts) > 1 else {},
+        reward_parts={name: gather_rows(part) for name, part in scores.parts.items()} if several_parts else {},
         failure=scores.failure,
     )
 
 
 def reference_logp(learner: Learner, completions: Completions) -> Tensor:
-    """Log-probabilities of this rank's completions under the reference: [rows, T] nats."""
-    reader = make_reader(completions, learner.limits)
-    with torch.no_grad(), learner.engine.gather() as policy, learner.models.as_reference(policy) as frozen:
-        return torch.cat(list(reader(lambda function: function(frozen))))
+    """Log-probabilities of this rank's completions under the reference: [R, T] nats."""
+    plan = make_forward_plan(completions, learner.limits)
+    with torch.no_grad(), learner.engine.gather() as policy, learner.models.as_reference(policy) as reference:
+        return torch.cat(list(plan.run(lambda function: function(reference))))
 
 
-def update_policy(
-    learner: Learner, objective: Objective, batch: Batch, drawn: Experience, beta: float
-) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """The step's updates: metrics, and [P * G, T] log-probabilities and entropies under the policy that sampled."""
-    P, G = drawn.reward.shape
-    engine = learner.engine
-    optional = {"valid": drawn.valid, "complete": drawn.complete, "diversity": drawn.diversity}
-    given = {name: value for name, value in optional.items() if value is not None}
+@torch.no_grad()
+def policy_logp_and_entropy(learner: Learner, completions: Completions) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and entropies of all ranks' completions under the policy: [P * G, T] nats each."""
+    plan = make_forward_plan(completions, learner.limits)
+    logp, entropy = torch.cat(list(plan.run(learner.engine.apply, completion_logp_and_entropy)), 1)
+    return gather_rows(logp), gather_rows(entropy)
 
-    def loss_of(logp: Tensor, groups: Sequence[int], behaviour: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of some groups, from their log-probabilities under the policy, [len(groups) * G, T]."""
-        chosen = {name: value[groups] for name, value in given.items()}
-        if behaviour is not None:
-            chosen["behaviour_logp"] = behaviour[groups]
-        logp = logp.view(len(groups), G, -1)
-        return objective.loss(
-            drawn.reward[groups], logp, drawn.ref_logp[groups], drawn.mask[groups], beta=beta, **chosen
-        )
 
-    behaviour = None
-    if len(batch.updates) > 1:  # the policy moves away from the one that sampled
-        with torch.no_grad():
-            both = torch.cat(
-                list(make_reader(drawn.own, learner.limits)(engine.apply, completion_logp_and_entropy)), 1
-            )
-        policy_logp, entropy = (gather_rows(t) for t in both)
-        behaviour = policy_logp.view(P, G, -1)
-    reference = sample_reference(learner, batch)
-    updates = []
-    for groups in batch.updates:
-        chosen = [slot - batch.slots.start for slot in groups if slot in batch.slots]
-        before = sum(slot < batch.slots.start for slot in groups)  # groups of earlier ranks
-        own_loss = partial(loss_of, groups=groups, behaviour=behaviour)
-        reader = make_reader(drawn.own, learner.limits, chosen)
-        metrics, *last = backward_through_logp(engine, reader, before * G, own_loss)
-        if reference is not None:
-            metrics |= backward_from_reference(learner, objective, *reference, chosen, before, beta)
-        metrics["grad_norm"] = engine.step()
-        updates.append(metrics)
-    if behaviour is None:
-        policy_logp, entropy = last
-        return updates[0], policy_logp, entropy
-    _, whole = loss_of(policy_logp, list(range(P)), None)
-    average = {name: torch.stack([metrics[name].float() for metrics in updates]).mean() for name in updates[0]}
-    return {**average, **whole}, policy_logp, entropy
+def policy_loss(
+    objective: Objective,
+    experience: Experience,
+    groups: Sequence[int],
+    behaviour_logp: Tensor | None,
+    beta: float,
+    policy_logp: Tensor,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The objective's loss of some groups: transform, KL term, advantages, policy gradient.
+
+    Args:
+        objective: what is maximised.
+        experience: all completions of the step.
+        groups: indices of the prompts that the update uses.
+        behaviour_logp: [P * G, T] under the policy that sampled; None where that is the present policy.
+        beta: reward units per nat.
+        policy_logp: [len(groups) * G, T] of the groups' completions under the present policy, with gradient.
+    """
+    P, G = experience.reward.shape
+    indices = list(groups)
+    optional = {
+        "valid": experience.valid,
+        "complete": experience.complete,
+        "diversity": experience.diversity,
+        "behaviour_logp": None if behaviour_logp is None else behaviour_logp.view(P, G, -1),
+    }
+    return objective.loss(
+        experience.reward[indices],
+        policy_logp.view(len(indices), G, -1),
+        experience.ref_logp[indices],
+        experience.mask[indices],
+        beta=beta,
+        **{name: values[indices] for name, values in optional.items() if values is not None},
+    )
+
+
+def mean_metrics(updates: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Mean of each metric over the updates of a step."""
+    return {name: torch.stack([metrics[name].float() for metrics in updates]).mean() for name in updates[0]}
 
 
 def sample_reference(learner: Learner, batch: Batch) -> tuple[Completions, Tensor] | None:
-    """This rank's completions of the reference, and their log-probabilities under it, [P * N, T]; None for none."""
+    """Sample the reference for this rank's prompts, if the objective's divergence needs it.
+
+    Returns:
+        The completions and their log-probabilities under the reference, [p * N, T] nats; None if not needed.
+    """
     if batch.reference_uniforms is None:
         return None
-    models, count = learner.models, len(batch.reference_uniforms) // len(batch.chats)
-    with torch.no_grad(), learner.engine.gather() as policy, models.as_reference(policy) as frozen:
-        rollout: Rollout = sample(
-            frozen,
+    models, per_prompt = learner.models, len(batch.reference_uniforms) // len(batch.chats)
+    with torch.no_grad(), learner.engine.gather() as policy, models.as_reference(policy) as reference:
+        rollout = sample(
+            reference,
             batch.prompts,
             batch.reference_uniforms,
-            group_size=count,
+            group_size=per_prompt,
             eos_ids=models.eos_ids,
             pad_id=models.pad_id,
         )
-    drawn = Completions(batch.prompts, rollout.tokens, rollout.mask)
-    return drawn, reference_logp(learner, drawn)
+    completions = Completions(batch.prompts, rollout.tokens, rollout.mask)
+    return completions, reference_logp(learner, completions)
 
 
-def backward_from_reference(
+def backward_reference_loss(
     learner: Learner,
     objective: Objective,
-    drawn: Completions,
-    ref_logp: Tensor,
-    chosen: Sequence[int],
-    before: int,
+    reference_samples: tuple[Completions, Tensor],
+    own_prompts: Sequence[int],
+    preceding: int,
     beta: float,
 ) -> dict[str, Tensor]:
-    """The divergence on completions of the reference, for the chosen prompts of this rank; metrics by name."""
-    count = len(drawn.tokens) // len(drawn.prompts.ids)
-    rows = [place * count + i for place in chosen for i in range(count)]
-    all_ref_logp, all_mask = gather_rows(ref_logp[rows]), gather_rows(drawn.mask[rows])
+    """Add the gradient of the divergence on completions of the reference.
 
-    def loss_of(logp: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    Args:
+        learner: models and engine.
+        objective: its divergence is the one at placement=reference.
+        reference_samples: of `sample_reference`.
+        own_prompts: indices on this rank of the prompts that the update uses.
+        preceding: how many of the update's prompts are on earlier ranks.
+        beta: reward units per nat.
+
+    Returns:
+        Metrics by name.
+    """
+    completions, ref_logp = reference_samples
+    per_prompt = len(completions.tokens) // len(completions.prompts.ids)
+    rows = [index * per_prompt + i for index in own_prompts for i in range(per_prompt)]
+    all_ref_logp, all_mask = gather_rows(ref_logp[rows]), gather_rows(completions.mask[rows])
+
+    def compute_loss(logp: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         return objective.reference_loss(logp, all_ref_logp, all_mask, beta=beta)
 
-    reader = make_reader(drawn, learner.limits, chosen)
-    metrics, *_ = backward_through_logp(learner.engine, reader, before * count, loss_of)
+    plan = make_forward_plan(completions, learner.limits, own_prompts)
+    metrics, *_ = backward_through_logp(learner.engine, plan, preceding * per_prompt, compute_loss)
     return {name: value for name, value in metrics.items() if name != "loss"}
 
 
+def step_result(
+    learner: Learner,
+    objective: Objective,
+    experience: Experience,
+    update_metrics: Mapping[str, Tensor],
+    policy_logp: Tensor,
+    entropy: Tensor,
+    beta: float,
+) -> StepResult:
+    """What a step reports, from the metrics of its updates and [P * G, T] values under the policy that sampled."""
+    task, reward, mask, texts = learner.task, experience.reward, experience.mask, experience.texts
+    policy_seq_logp = masked_sum(policy_logp.view(mask.shape), mask)
+    ref_seq_logp = masked_sum(experience.ref_logp, mask)
+    valid_tokens = mask if experience.valid is None else mask & experience.valid.unsqueeze(-1)
+    metrics: dict[str, Tensor | float | None] = {
+        **update_metrics,
+        "length": mask.sum(-1).float().mean(),
+        "truncated_share": experience.truncated_share,
+        "policy/token_entropy_nats": mean_valid(entropy.view(mask.shape), valid_tokens),
+        **{f"reward/{name}": part.nanmean() for name, part in experience.reward_parts.items()},
+    }
+    if learner.reward.on_failure == "drop":
+        metrics["reward/invalid_share"] = (~reward.isfinite()).float().mean()
+    correct = task.correct(reward.flatten().tolist())
+    metrics |= answer_shares(texts, correct, experience.chats, task)
+    metrics |= mode_ratio(objective, beta, reward, policy_seq_logp, ref_seq_logp, experience.complete, texts, correct)
+    good = objective.good(reward, ref_seq_logp, experience.complete)
+    if good is not None:
+        good = good & first_occurrences(texts, len(reward)).to(good.device)
+    return StepResult(
+        metrics=metrics,
+        kl=update_metrics[objective.divergence_metric],
+        chats=experience.chats,
+        reward=reward,
+        texts=texts,
+        policy_seq_logp=policy_seq_logp,
+        ref_seq_logp=ref_seq_logp,
+        good=good,
+        failure=experience.failure,
+    )
+
+
 def with_entropy(objective: Objective, config: LlmConfig, step: int) -> Objective:
-    """The objective with the entropy coefficient that is in force at a step."""
+    """The objective with the entropy coefficient of a step."""
     final = config.objective.entropy_final
     if final is None:
         return objective
@@ -338,10 +411,10 @@ def first_occurrences(texts: Sequence[str], prompts: int) -> Tensor:
     return torch.tensor([[group.index(text) == i for i, text in enumerate(group)] for group in groups])
 
 
-def sample_rows(result: Step) -> Iterator[Mapping[str, object]]:
-    """The completions of a step, for samples.jsonl."""
+def sample_rows(result: StepResult) -> Iterator[Mapping[str, object]]:
+    """The completions of a step, as rows of samples.jsonl."""
     G = result.reward.shape[1]
     columns = (t.flatten().tolist() for t in (result.reward, result.policy_seq_logp, result.ref_seq_logp))
     for row, (text, reward, policy, reference) in enumerate(zip(result.texts, *columns, strict=True)):
-        numbers = {"reward": reward, "policy_seq_logp": policy, "ref_seq_logp": reference}
-        yield {"prompt": row // G, "completion": text, **numbers}
+        values = {"reward": reward, "policy_seq_logp": policy, "ref_seq_logp": reference}
+        yield {"prompt": row // G, "completion": text, **values}

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from llm.plan.estimate import estimate
-from llm.plan.setting import Given, make_setting
+from llm.plan.settings import PlanArguments, make_settings
 
 MODELS: dict[str, dict[str, int]] = {
     "27M": {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "vocab_size": 4096},
@@ -135,10 +135,10 @@ def estimate_peak(folder: Path, overrides: Sequence[str], ranks: int) -> tuple[i
     sys.path.insert(0, str(folder))
     try:
         config, launcher = compose_typed("llm", overrides)
-        setting, _ = make_setting(config, launcher, Given(list(overrides), ranks=ranks))
+        settings, _ = make_settings(config, launcher, PlanArguments(list(overrides), ranks=ranks))
     finally:
         sys.path.remove(str(folder))
-    sums = {name: sum(phase.values()) for name, phase in estimate(setting).items()}
+    sums = {name: sum(phase.values()) for name, phase in estimate(settings).items()}
     worst = max(sums, key=lambda name: sums[name])
     return sums[worst], worst
 

@@ -1,4 +1,4 @@
-"""What a run says about collapse while it trains."""
+"""Metrics of answer diversity during training, and a warning when the policy collapses onto few answers."""
 
 import math
 from collections import Counter, deque
@@ -14,54 +14,53 @@ from llm.inference.prompts import Chat
 from llm.tasks.base import Task
 
 WINDOW = 20  # steps
-COLLAPSED_SHARE = 0.9  # of the correct completions, by one answer
+COLLAPSED_SHARE = 0.9  # a warning is due when the top answers have more than this share of the correct completions
 
 
 def answer_shares(
-    texts: Sequence[str], good: Sequence[bool], chats: Sequence[Chat], task: Task
+    texts: Sequence[str], correct: Sequence[bool], chats: Sequence[Chat], task: Task
 ) -> dict[str, float | None]:
-    """What a step's completions answer, G consecutive ones for each of P chats.
+    """Shares and diversity of the answers in a step, with G consecutive completions for each of P chats.
 
     Returns:
-        correct, where the task knows right and wrong, and share/ANSWER of the answers it lists: of all completions.
-        answers/entropy_nats, answers/top_share, answers/distinct: of a prompt's correct answers, mean over those
-        prompts that have any. coverage: share of a prompt's right answers that were given, mean over the prompts
-        whose right answers are known; coverage/NAME for the prompts that have a name. None where there is nothing to
-        count.
+        correct (if the task defines it) and share/ANSWER for the task's listed answers: shares of all completions.
+        answers/entropy_nats, answers/top_share, answers/distinct: of a prompt's correct answers, averaged over the
+        prompts with at least one. coverage: share of a prompt's right answers that were given, averaged over the
+        prompts whose right answers are known; coverage/NAME for prompts with a name. None if nothing can be counted.
     """
-    counts = [Counter(answers) for answers in answers_by_prompt(texts, good, chats, task)]
+    counts = [Counter(answers) for answers in answers_by_prompt(texts, correct, chats, task)]
     pooled = sum(counts, Counter())
     shares: dict[str, float | None] = {}
     if task.correct_reward is not None:
         shares["correct"] = pooled.total() / len(texts)
     shares |= {f"share/{answer}": pooled[answer] / len(texts) for answer in task.answers}
-    some = [count for count in counts if count]
-    shares["answers/entropy_nats"] = _mean([answer_entropy(list(count.elements())) for count in some])
-    shares["answers/top_share"] = _mean([max(count.values()) / count.total() for count in some])
-    shares["answers/distinct"] = _mean([len(count) for count in some])
-    found = [coverage(count, task.right_answers(chat)) for count, chat in zip(counts, chats, strict=True)]
-    known = [share for share in found if share is not None]
+    nonempty = [count for count in counts if count]
+    shares["answers/entropy_nats"] = _mean([answer_entropy(list(count.elements())) for count in nonempty])
+    shares["answers/top_share"] = _mean([max(count.values()) / count.total() for count in nonempty])
+    shares["answers/distinct"] = _mean([len(count) for count in nonempty])
+    coverages = [coverage(count, task.right_answers(chat)) for count, chat in zip(counts, chats, strict=True)]
+    known = [share for share in coverages if share is not None]
     if known:
         shares["coverage"] = _mean(known)
-    for chat, share in zip(chats, found, strict=True):
+    for chat, share in zip(chats, coverages, strict=True):
         if share is not None and task.prompt_name(chat):
             shares[f"coverage/{task.prompt_name(chat)}"] = share
     return shares
 
 
 def answers_by_prompt(
-    texts: Sequence[str], good: Sequence[bool], chats: Sequence[Chat], task: Task
+    texts: Sequence[str], correct: Sequence[bool], chats: Sequence[Chat], task: Task
 ) -> list[list[str]]:
-    """The correct answers to each of P chats, in order: G consecutive texts a chat."""
+    """The correct answers to each of P chats, from G consecutive texts per chat."""
     G = len(texts) // len(chats)
-    answers = [task.answer(text) if ok else None for text, ok in zip(texts, good, strict=True)]
+    answers = [task.answer(text) if ok else None for text, ok in zip(texts, correct, strict=True)]
     return [
         [answer for answer in answers[first : first + G] if answer is not None] for first in range(0, len(texts), G)
     ]
 
 
 def coverage(answers: Iterable[str], right: Sequence[str]) -> float | None:
-    """Share of the right answers that were given; None where they are not known."""
+    """Share of the right answers that were given; None if they are not known."""
     return len(set(answers) & set(right)) / len(right) if right else None
 
 
@@ -77,17 +76,27 @@ def mode_ratio(
     ref_seq_logp: Tensor,
     complete: Tensor,
     texts: Sequence[str],
-    good: Sequence[bool],
+    correct: Sequence[bool],
 ) -> dict[str, float | None]:
-    """log pi(a)/pi(b) of the two most frequent good completions: as observed, and at the optimum (eq. 7).
+    """log pi(a)/pi(b) of the two most frequent correct completions: observed, and predicted at the optimum (eq. 7).
 
-    Taken in the first prompt that has two; both null where none has. Tensors: [P, G]. Under forward KL the optimum's
-    ratio is the reference's where rewards are equal, and otherwise depends on all outcomes: null. So it is where the
-    method has no target of this form.
+    They are those of the first prompt with two distinct correct completions; without one, both values are None. Under
+    forward KL the predicted ratio is the reference's if the rewards are equal; otherwise it depends on all outcomes
+    and is None. It is also None for methods without a target distribution of this form.
+
+    Args:
+        objective: defines the optimum.
+        beta: reward units per nat.
+        reward: [P, G] raw.
+        policy_seq_logp: [P, G] under the policy, nats.
+        ref_seq_logp: [P, G] under the reference, nats.
+        complete: [P, G] bool, False for truncated completions.
+        texts: P * G completions.
+        correct: whether each completion is correct.
     """
     G = reward.shape[1]
     for prompt in range(len(reward)):
-        rows = [row for row in range(G) if good[prompt * G + row]]
+        rows = [row for row in range(G) if correct[prompt * G + row]]
         common = Counter(texts[prompt * G + row] for row in rows).most_common(2)
         if len(common) < 2:
             continue
@@ -95,13 +104,13 @@ def mode_ratio(
         predicted = None
         if objective.has_target:
             group = objective.transform(reward[prompt], ref_seq_logp[prompt], beta=beta, valid=complete[prompt])
-            predicted = _predicted(objective, beta, group.reward, group.ref_seq_logp, a, b)
+            predicted = _predicted_log_ratio(objective, beta, group.reward, group.ref_seq_logp, a, b)
         observed = float(policy_seq_logp[prompt, a] - policy_seq_logp[prompt, b])
         return {"collapse/observed_log_ratio": observed, "collapse/predicted_log_ratio": predicted}
     return {"collapse/observed_log_ratio": None, "collapse/predicted_log_ratio": None}
 
 
-def _predicted(
+def _predicted_log_ratio(
     objective: Objective, beta: float, reward: Tensor, ref_seq_logp: Tensor, a: int, b: int
 ) -> float | None:
     if objective.direction == "reverse" and beta + objective.entropy_coef > 0:
@@ -115,33 +124,36 @@ def _predicted(
 
 
 class CollapseWatch:
-    """Says once when the commonest answer of each prompt has taken over the correct completions of the last steps."""
+    """Warns once when each prompt's most frequent answer dominates the correct completions of the last steps.
+
+    recent: for each of the last steps, prompt -> counts of its correct answers.
+    varied: whether a prompt has had two different answers, so that there was diversity to lose.
+    """
 
     def __init__(self) -> None:
-        self.recent: deque[dict[str, Counter[str]]] = deque(
-            maxlen=WINDOW
-        )  # prompt -> its correct answers, a step each
-        self.varied = False  # a prompt has had two answers: there was something to lose
+        self.recent: deque[dict[str, Counter[str]]] = deque(maxlen=WINDOW)
+        self.varied = False
         self.warned = False
 
     def state_dict(self) -> dict[str, Any]:
+        """State for a checkpoint."""
         recent = [[[prompt, list(counts.items())] for prompt, counts in step.items()] for step in self.recent]
         return {"recent": recent, "varied": self.varied, "warned": self.warned}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the state of a checkpoint."""
         self.recent.extend({prompt: Counter(dict(counts)) for prompt, counts in step} for step in state["recent"])
         self.varied, self.warned = state["varied"], state["warned"]
 
-    def update(self, texts: Sequence[str], good: Sequence[bool], chats: Sequence[Chat], task: Task) -> str | None:
-        """Take in one step, G consecutive texts for each of P chats; the warning, or None."""
+    def update(self, texts: Sequence[str], correct: Sequence[bool], chats: Sequence[Chat], task: Task) -> str | None:
+        """Add a step with G consecutive texts for each of P chats; returns the warning if it is due."""
         if self.warned:
             return None
-        self.recent.append(
-            _add({}, zip(map(_asked, chats), answers_by_prompt(texts, good, chats, task), strict=True))
-        )
+        answers = answers_by_prompt(texts, correct, chats, task)
+        self.recent.append(_add_counts({}, zip(map(_last_turn, chats), answers, strict=True)))
         window: dict[str, Counter[str]] = {}
         for step in self.recent:
-            _add(window, step.items())
+            _add_counts(window, step.items())
         counts = [count for count in window.values() if count]
         self.varied = self.varied or any(len(count) > 1 for count in counts)
         total = sum(count.total() for count in counts)
@@ -152,22 +164,21 @@ class CollapseWatch:
             return None
         self.warned = True
         modes = sum(count.total() * math.exp(answer_entropy(list(count.elements()))) for count in counts) / total
-        what = (
-            repr(counts[0].most_common(1)[0][0]) if len(counts) == 1 else "what their prompt is most often answered"
-        )
+        answer = f"the answer {counts[0].most_common(1)[0][0]!r}" if len(counts) == 1 else "their prompt's top answer"
         return (
-            f"collapse: {share:.0%} of the correct completions of the last {WINDOW} steps answer {what} "
-            f"({modes:.2f} effective answers a prompt); transform=mara keeps them all"
+            f"collapse: {share:.0%} of the correct completions in the last {WINDOW} steps give {answer} "
+            f"({modes:.2f} effective answers per prompt); transform=mara preserves all answers"
         )
 
 
-def _asked(chat: Chat) -> str:
+def _last_turn(chat: Chat) -> str:
     return chat[-1]["content"] if chat else ""
 
 
-def _add(
+def _add_counts(
     counts: dict[str, Counter[str]], more: Iterable[tuple[str, Iterable[str] | Counter[str]]]
 ) -> dict[str, Counter[str]]:
+    """Add further answers of some prompts to the counts, in place."""
     for prompt, answers in more:
         counts.setdefault(prompt, Counter()).update(answers)
     return counts

@@ -1,7 +1,7 @@
-"""What a prompt's completions are measured by, one definition a function (docs/metrics.md).
+"""Quality and diversity metrics of a prompt's completions, one function per metric (docs/metrics.md).
 
-Each function takes the completions of one prompt, or what has been made of them, in the order they were generated.
-A measure that is undefined is nan.
+Each function takes the completions of one prompt, or values computed from them, in the order of generation. A metric
+that is undefined is NaN.
 """
 
 import math
@@ -18,11 +18,11 @@ EAD_ORDERS = (1, 2, 3, 4, 5)
 
 
 def expectation_adjusted_distinct(texts: Sequence[str], *, vocabulary: int) -> float:
-    """EAD: distinct n-grams over the number expected of as many random draws, mean over n = 1..5.
+    """EAD: distinct n-grams over the number expected of as many uniform random draws, mean over n = 1..5.
 
-    For each n, N / (V (1 - ((V - 1) / V)^C)): N distinct and C all n-grams of the texts together, V the vocabulary's
-    size. Words are what white space separates; an n-gram does not cross from one text into the next. An n of which
-    there is no n-gram counts 0, as in Kirk et al.'s code.
+    For each n, N / (V (1 - ((V - 1) / V)^C)) with N distinct among C n-grams in all texts and V words in
+    the vocabulary. Words are separated by white space, and an n-gram lies within one text. The term of a length n
+    without any n-gram is 0, as in Kirk et al.'s code.
 
     Source: Liu et al. (2022), arXiv:2202.13587; n = 1..5 as Kirk et al. (2024), arXiv:2310.06452.
     """
@@ -37,9 +37,9 @@ def expectation_adjusted_distinct(texts: Sequence[str], *, vocabulary: int) -> f
 
 
 def semantic_diversity(embeddings: Tensor) -> float:
-    """Mean cosine distance, 1 - cos, over all pairs of rows: [N, D], N >= 2, no row zero.
+    """Mean cosine distance, 1 - cos, over all pairs of rows of [N, D] with no zero row. NaN if N < 2.
 
-    Source: Kirk et al. (2024), arXiv:2310.06452 (there 1 - the mean similarity).
+    Source: Kirk et al. (2024), arXiv:2310.06452 (written there as 1 - the mean similarity).
     """
     count = len(embeddings)
     if count < 2:
@@ -49,10 +49,12 @@ def semantic_diversity(embeddings: Tensor) -> float:
     return float(1 - similarity)
 
 
-def opens_class(partition: Sequence[int]) -> list[bool]:
-    """Which completions are the first of their equivalence class."""
-    seen: set[int] = set()
-    return [number not in seen and not seen.add(number) for number in partition]  # type: ignore[func-returns-value]
+def is_first_of_class(partition: Sequence[int]) -> list[bool]:
+    """Whether each completion is the first of its equivalence class."""
+    first: dict[int, int] = {}
+    for position, index in enumerate(partition):
+        first.setdefault(index, position)
+    return [first[index] == position for position, index in enumerate(partition)]
 
 
 def distinct(partition: Sequence[int]) -> int:
@@ -61,26 +63,30 @@ def distinct(partition: Sequence[int]) -> int:
 
 
 def utility(partition: Sequence[int], scores: Sequence[float], *, patience: float) -> float:
-    """sum_i p^i s_i / sum_i p^i, i from 0, p the patience: s_i is the score of a completion that opens a new class,
-    and 0 for a repeat.
+    """sum_i p^i s_i / sum_i p^i, for i from 0 and the patience p.
+
+    s_i is the score of a completion that is the first of its class, and 0 for the others.
 
     Source: Zhang et al. (2025), NoveltyBench, arXiv:2504.05228.
     """
     weights = [patience**i for i in range(len(partition))]
-    counted = [score if new else 0.0 for score, new in zip(scores, opens_class(partition), strict=True)]
+    counted = [
+        score if is_first else 0.0 for score, is_first in zip(scores, is_first_of_class(partition), strict=True)
+    ]
     return math.fsum(w * s for w, s in zip(weights, counted, strict=True)) / math.fsum(weights)
 
 
 def score_of_reward(reward: float, thresholds: Sequence[float]) -> int:
-    """1 and one more for each threshold that a reward lies above; nine thresholds make a score from 1 to 10."""
+    """1 plus the number of thresholds below the reward; nine thresholds give a score from 1 to 10."""
     return 1 + sum(reward > threshold for threshold in thresholds)
 
 
 def pass_at_k(total: int, correct: int, k: int) -> float:
-    """1 - C(n - c, k) / C(n, k): the chance that k of n completions, c of them correct, hold a correct one.
+    """1 - C(n - c, k) / C(n, k): the probability that k of n completions include one of the c correct ones.
 
-    Returns:
-        nan where k > n. Source: Chen et al. (2021), arXiv:2107.03374.
+    NaN if k > n.
+
+    Source: Chen et al. (2021), arXiv:2107.03374.
     """
     if k > total:
         return math.nan
@@ -88,73 +94,83 @@ def pass_at_k(total: int, correct: int, k: int) -> float:
 
 
 def answer_entropy(answers: Sequence[Hashable]) -> float:
-    """Entropy of the shares of the answers, nats; of the correct completions' answers it is the valid-answer entropy
-    (GX-Chen et al., 2026, arXiv:2510.20817, section 6.1). nan where there is none.
+    """Entropy of the distribution of the answers, nats. NaN without answers.
+
+    For the answers of correct completions it is the valid-answer entropy of GX-Chen et al. (2026, arXiv:2510.20817,
+    section 6.1).
     """
     if not answers:
         return math.nan
     return float(entropy(torch.tensor(list(Counter(answers).values()), dtype=torch.float64)))
 
 
-# --- of a prompt, and of all ---------------------------------------------------------------------------------
+# --- all metrics of a prompt, and averages over prompts --------------------------------------------------------
 
 
-class Judged(NamedTuple):
-    """A prompt's completions and what its measures are made of: one entry a completion, None where there is none."""
+class MetricInputs(NamedTuple):
+    """A prompt's completions and what their metrics are computed from: one value per completion, None if missing.
+
+    scores: from 1 to 10 for the first completion of each class; other entries are ignored.
+    """
 
     texts: Sequence[str]
     partition: Sequence[int]
     embeddings: Tensor | None = None  # [N, D]
     rewards_in: Sequence[float] | None = None
     rewards_out: Sequence[float] | None = None
-    scores: Sequence[float] | None = None  # 1 to 10 where a class opens
+    scores: Sequence[float] | None = None
     correct: Sequence[bool] | None = None
     answers: Sequence[Hashable] | None = None
 
 
-class Column(NamedTuple):
-    """The results of one subject: each prompt's by its id, and what `overall` makes of them."""
+class SubjectMetrics(NamedTuple):
+    """The metrics of one evaluated subject. prompts: by prompt id; overall: of `average_over_prompts`."""
 
     name: str
     prompts: dict[str, dict[str, float]]
     overall: dict[str, float | None]
 
 
-def measures(judged: Judged, *, vocabulary: int, patience: float, pass_at: Sequence[int]) -> dict[str, float]:
-    """Every measure of one prompt's completions; nan where it is undefined, or where what it is made of is None."""
-    _, partition, embeddings, rewards_in, rewards_out, scores, correct, answers = judged
-    found = {"reward_in": _mean(rewards_in), "reward_out": _mean(rewards_out)}
-    found["ead"] = expectation_adjusted_distinct(judged.texts, vocabulary=vocabulary)
-    found["semantic_diversity"] = math.nan if embeddings is None else semantic_diversity(embeddings)
-    found["distinct"] = distinct(partition)
-    found["utility"] = math.nan if scores is None else utility(partition, scores, patience=patience)
+def compute_metrics(
+    inputs: MetricInputs, *, vocabulary: int, patience: float, pass_at: Sequence[int]
+) -> dict[str, float]:
+    """Every metric of one prompt's completions; NaN if it is undefined or its inputs are None."""
+    _, partition, embeddings, rewards_in, rewards_out, scores, correct, answers = inputs
+    metrics = {"reward_in": _mean(rewards_in), "reward_out": _mean(rewards_out)}
+    metrics["ead"] = expectation_adjusted_distinct(inputs.texts, vocabulary=vocabulary)
+    metrics["semantic_diversity"] = math.nan if embeddings is None else semantic_diversity(embeddings)
+    metrics["distinct"] = distinct(partition)
+    metrics["utility"] = math.nan if scores is None else utility(partition, scores, patience=patience)
     for k in pass_at:
-        found[f"pass@{k}"] = math.nan if correct is None else pass_at_k(len(correct), sum(correct), k)
-    known = () if correct is None or answers is None else zip(answers, correct, strict=True)
-    found["answer_entropy_nats"] = answer_entropy([answer for answer, ok in known if ok])
-    return found
+        metrics[f"pass@{k}"] = math.nan if correct is None else pass_at_k(len(correct), sum(correct), k)
+    pairs = () if correct is None or answers is None else zip(answers, correct, strict=True)
+    metrics["answer_entropy_nats"] = answer_entropy([answer for answer, ok in pairs if ok])
+    return metrics
 
 
-def overall(rows: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
-    """Over the prompts where a measure is defined: NAME/mean, NAME/se the mean's bootstrap standard error, and
-    NAME/prompts, their number. None where there is no such prompt; a single one has no error.
+def average_over_prompts(rows: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
+    """Average each metric over the prompts for which it is defined.
+
+    Returns:
+        NAME/mean; NAME/se, the bootstrap standard error of the mean; NAME/prompts, the number of prompts. The mean is
+        None without a prompt, the standard error also with a single one.
     """
-    found: dict[str, float | None] = {}
+    averages: dict[str, float | None] = {}
     for name in rows[0]:
         values = torch.tensor([row[name] for row in rows], dtype=torch.float64)
         values = values[~values.isnan()]
-        found[f"{name}/mean"] = float(values.mean()) if len(values) else None
-        found[f"{name}/se"] = bootstrap_standard_error(values) if len(values) > 1 else None
-        found[f"{name}/prompts"] = len(values)
-    return found
+        averages[f"{name}/mean"] = float(values.mean()) if len(values) else None
+        averages[f"{name}/se"] = bootstrap_standard_error(values) if len(values) > 1 else None
+        averages[f"{name}/prompts"] = len(values)
+    return averages
 
 
-def difference(first: Column, second: Column) -> dict[str, float | None] | None:
-    """`overall` of second minus first, prompt by prompt; None unless both have the same prompts."""
+def paired_difference(first: SubjectMetrics, second: SubjectMetrics) -> dict[str, float | None] | None:
+    """`average_over_prompts` of second minus first, prompt by prompt. None unless both have the same prompts."""
     if set(first.prompts) != set(second.prompts):
         return None
     pairs = ((row, second.prompts[name]) for name, row in first.prompts.items())
-    return overall([{key: other[key] - row[key] for key in row} for row, other in pairs])
+    return average_over_prompts([{key: other[key] - row[key] for key in row} for row, other in pairs])
 
 
 def _mean(values: Sequence[float] | None) -> float:

@@ -1,4 +1,4 @@
-"""What a policy answers: shares of correct answers and their entropy, from fresh completions."""
+"""Evaluation of a policy before and after training: correctness, rewards and answer diversity of new completions."""
 
 import math
 from collections import Counter
@@ -27,7 +27,11 @@ BATCH = 256  # completions sampled at a time
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """completions: in all, spread over the task's first set of prompts. chat_template: switches of the template."""
+    """How completions are sampled for evaluation.
+
+    completions: their total number over the task's first set of prompts.
+    chat_template: keywords of the chat template.
+    """
 
     seed: int
     completions: int
@@ -35,7 +39,8 @@ class EvaluationSettings:
     chat_template: Mapping[str, Any]
 
     @classmethod
-    def of(cls, config: LlmConfig) -> Self:
+    def from_config(cls, config: LlmConfig) -> Self:
+        """The settings of a run's configuration."""
         return cls(config.seed, config.evaluation_completions, config.max_new_tokens, config.model.chat_template)
 
 
@@ -44,100 +49,107 @@ def evaluate_policy(
     models: Models,
     task: Task,
     reward: Reward,
-    further: Reward,
+    extra_reward: Reward,
     settings: EvaluationSettings,
 ) -> dict[str, Any]:
-    """Sample completions, spread over the task's prompts, and count what they answer.
+    """Sample completions for the task's evaluation prompts and compute their metrics.
 
-    Every set of `task.evaluation_prompts()` gets as many completions a prompt as the first one.
+    Every set of `task.evaluation_prompts()` gets as many completions per prompt as the first one.
 
     Args:
-        reward: what training optimises. further: rewards that are computed here only.
+        model: the model that is evaluated.
+        models: tokenizer and special token ids.
+        task: prompts and answers.
+        reward: the reward that training optimises.
+        extra_reward: rewards that are only computed here.
+        settings: how completions are sampled.
 
     Returns:
-        `count_answers` and `mean_rewards` of each set, under its prefix.
+        `answer_metrics` and `mean_rewards` of each set, under its prefix.
     """
-    sets = task.evaluation_prompts()
-    each = max(settings.completions // len(next(iter(sets.values()))), 1)
+    prompt_sets = task.evaluation_prompts()
+    per_prompt = max(settings.completions // len(next(iter(prompt_sets.values()))), 1)
     results: dict[str, Any] = {}
-    for prefix, chats in sets.items():
-        texts = _complete(model, models, settings, prefix, chats, each)
-        asked = [chat for chat in chats for _ in range(each)]
-        scores, others = reward(asked, texts), further(asked, texts)
-        found = count_answers(texts, task.correct(scores.reward.tolist()), chats, task)
-        found |= mean_rewards({"reward": scores.reward, **others.parts}, len(chats))
-        results |= {f"{prefix}{key}": value for key, value in found.items()}
+    for prefix, chats in prompt_sets.items():
+        texts = _sample_all(model, models, settings, prefix, chats, per_prompt)
+        chat_of_text = [chat for chat in chats for _ in range(per_prompt)]
+        scores, extra_scores = reward(chat_of_text, texts), extra_reward(chat_of_text, texts)
+        metrics = answer_metrics(texts, task.correct(scores.reward.tolist()), chats, task)
+        metrics |= mean_rewards({"reward": scores.reward, **extra_scores.parts}, len(chats))
+        results |= {f"{prefix}{key}": value for key, value in metrics.items()}
     return results
 
 
-def count_answers(texts: list[str], good: list[bool], chats: Sequence[Chat], task: Task) -> dict[str, Any]:
-    """What G consecutive completions for each of P chats answer.
+def answer_metrics(texts: list[str], correct: list[bool], chats: Sequence[Chat], task: Task) -> dict[str, Any]:
+    """Metrics of the answers in G consecutive completions for each of P chats.
 
     Returns:
-        correct, where the task knows right and wrong, and share/ANSWER for the answers it lists: of all completions.
-        entropy_nats: of a prompt's correct answers, mean over prompts; entropy_nats/se its bootstrap standard error,
-        over prompts, or over the completions of a single one. effective_answers: its exponential.
-        coverage: share of a prompt's right answers that were given, mean over the prompts where they are known;
-        coverage/se. Both also for each prompt with a name: coverage/NAME, entropy_nats/NAME.
-        sequences: the most frequent correct token sequences, as text, with their share of all completions.
+        correct (if the task defines it) and share/ANSWER for the task's listed answers: shares of all completions.
+        entropy_nats: entropy of a prompt's correct answers, averaged over prompts; entropy_nats/se: its bootstrap
+        standard error over prompts, or over the completions of a single prompt; effective_answers: its exponential.
+        coverage: share of a prompt's right answers that were given, averaged over the prompts for which they are
+        known; coverage/se. coverage/NAME and entropy_nats/NAME: the same for each prompt with a name.
+        sequences: the most frequent correct completions with their share of all completions.
     """
-    answers = answers_by_prompt(texts, good, chats, task)
-    counts = Counter(answer for some in answers for answer in some)
-    value, error = _entropy_with_error(answers)
-    correct = Counter(text for text, ok in zip(texts, good, strict=True) if ok)
-    found = [coverage(some, task.right_answers(chat)) for some, chat in zip(answers, chats, strict=True)]
-    known = torch.tensor([share for share in found if share is not None], dtype=torch.float64)
+    answers = answers_by_prompt(texts, correct, chats, task)
+    counts = Counter(answer for prompt_answers in answers for answer in prompt_answers)
+    mean_entropy, entropy_error = _entropy_with_error(answers)
+    correct_texts = Counter(text for text, ok in zip(texts, correct, strict=True) if ok)
+    coverages = [coverage(given, task.right_answers(chat)) for given, chat in zip(answers, chats, strict=True)]
+    known = torch.tensor([share for share in coverages if share is not None], dtype=torch.float64)
     results: dict[str, Any] = {} if task.correct_reward is None else {"correct": counts.total() / len(texts)}
     results |= {f"share/{answer}": counts[answer] / len(texts) for answer in task.answers}
-    results |= {"entropy_nats": value, "entropy_nats/se": error}
-    results["effective_answers"] = None if value is None else math.exp(value)
+    results |= {"entropy_nats": mean_entropy, "entropy_nats/se": entropy_error}
+    results["effective_answers"] = None if mean_entropy is None else math.exp(mean_entropy)
     if len(known):
         results["coverage"] = float(known.mean())
         results["coverage/se"] = bootstrap_standard_error(known) if len(known) > 1 else None
-    for chat, share, some in zip(chats, found, answers, strict=True):
+    for chat, share, prompt_answers in zip(chats, coverages, answers, strict=True):
         if name := task.prompt_name(chat):
             results[f"coverage/{name}"] = share
-            results[f"entropy_nats/{name}"] = answer_entropy(some) if some else None
-    results["sequences"] = {text: count / len(texts) for text, count in correct.most_common(5)}
+            results[f"entropy_nats/{name}"] = answer_entropy(prompt_answers) if prompt_answers else None
+    results["sequences"] = {text: count / len(texts) for text, count in correct_texts.most_common(5)}
     return {**results, "completions": len(texts)}
 
 
 def mean_rewards(rewards: Mapping[str, Tensor], prompts: int) -> dict[str, Any]:
-    """NAME/mean and NAME/se, over prompts, or over the completions of a single one; NaN is left out."""
-    found: dict[str, Any] = {}
+    """NAME/mean and NAME/se of each reward, over prompts or over the completions of a single one. Ignores NaN."""
+    results: dict[str, Any] = {}
     for name, values in rewards.items():
-        each = values.double().view(prompts, -1)
-        each = each.nanmean(-1) if prompts > 1 else each.flatten()
-        each = each[each.isfinite()]
-        found[f"{name}/mean"] = float(each.mean()) if len(each) else None
-        found[f"{name}/se"] = bootstrap_standard_error(each) if len(each) > 1 else None
-    return found
+        units = values.double().view(prompts, -1)
+        units = units.nanmean(-1) if prompts > 1 else units.flatten()
+        units = units[units.isfinite()]
+        results[f"{name}/mean"] = float(units.mean()) if len(units) else None
+        results[f"{name}/se"] = bootstrap_standard_error(units) if len(units) > 1 else None
+    return results
 
 
-def _complete(
+def _sample_all(
     model: PreTrainedModel,
     models: Models,
     settings: EvaluationSettings,
     prefix: str,
     chats: Sequence[Chat],
-    each: int,
+    per_prompt: int,
 ) -> list[str]:
-    """`each` completions of every chat, from streams of their own; each rank samples a part of them."""
+    """Sample `per_prompt` completions of every chat. Each rank samples a part of the completions of every chat."""
     seed = stream_seed(settings.seed, "evaluation", *([prefix] if prefix else []))
-    width, mine = min(each, BATCH), distributed.shard_range(each)
+    width, own_rows = min(per_prompt, BATCH), distributed.shard_range(per_prompt)
     texts: list[list[str]] = [[] for _ in chats]
     for first in range(0, len(chats), BATCH // width):
-        some = {i: chats[i] for i in range(first, min(first + BATCH // width, len(chats)))}
-        for start in range(0, len(mine), width):
-            rows = mine[start : start + width]
-            found = complete(model, models, some, rows, seed, settings.max_new_tokens, settings.chat_template)
-            for number, each_text in found.items():
-                texts[number] += each_text
-    shares = distributed.gather_objects(texts)
-    return [text for slot in range(len(chats)) for some in shares for text in some[slot]]
+        chat_batch = {i: chats[i] for i in range(first, min(first + BATCH // width, len(chats)))}
+        for start in range(0, len(own_rows), width):
+            rows = own_rows[start : start + width]
+            batch_texts = sample_texts(
+                model, models, chat_batch, rows, seed, settings.max_new_tokens, settings.chat_template
+            )
+            for number, chat_texts in batch_texts.items():
+                texts[number] += chat_texts
+    texts_by_rank = distributed.gather_objects(texts)
+    return [text for number in range(len(chats)) for rank_texts in texts_by_rank for text in rank_texts[number]]
 
 
-def complete(
+def sample_texts(
     model: PreTrainedModel,
     models: Models,
     chats: Mapping[int, Chat],
@@ -146,10 +158,18 @@ def complete(
     max_new_tokens: int,
     switches: Mapping[str, Any],
 ) -> dict[int, list[str]]:
-    """The `rows`-th completions of numbered chats, in one batch; one depends on (seed, number, row) alone.
+    """Sample completions of several chats in one batch.
+
+    A completion depends only on the seed, the number of its chat and its row.
 
     Args:
-        switches: of the chat template.
+        model: the model to sample from.
+        models: tokenizer and special token ids.
+        chats: prompts by number.
+        rows: indices of the completions to sample for each chat.
+        seed: of the stream of random numbers.
+        max_new_tokens: length limit of a completion.
+        switches: keywords of the chat template.
     """
     prompts = encode_chats(models.tokenizer, list(chats.values()), switches)
     prompts = Prompts(*(t.to(models.eos_ids.device) for t in prompts))
@@ -163,16 +183,16 @@ def complete(
 
 
 def _entropy_with_error(answers: list[list[str]]) -> tuple[float | None, float | None]:
-    """Entropy of the answers, mean over the prompts that have any, and its bootstrap standard error."""
-    tables = [_one_hot(some) for some in answers if some]
+    """Entropy of a prompt's answers, averaged over the prompts that have any, and its bootstrap standard error."""
+    tables = [_one_hot(prompt_answers) for prompt_answers in answers if prompt_answers]
     if not tables:
         return None, None
     values = torch.stack([entropy(table.sum(0)) for table in tables])
     if len(values) > 1:
         return float(values.mean()), bootstrap_standard_error(values)
-    return float(values[0]), bootstrap_standard_error(tables[0], lambda sample: entropy(sample.sum(1)))
+    return float(values[0]), bootstrap_standard_error(tables[0], lambda resampled: entropy(resampled.sum(1)))
 
 
 def _one_hot(answers: list[str]) -> Tensor:
-    numbers = {answer: number for number, answer in enumerate(dict.fromkeys(answers))}
-    return torch.nn.functional.one_hot(torch.tensor([numbers[answer] for answer in answers]), len(numbers)).double()
+    index = {answer: i for i, answer in enumerate(dict.fromkeys(answers))}
+    return torch.nn.functional.one_hot(torch.tensor([index[answer] for answer in answers]), len(index)).double()

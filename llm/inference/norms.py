@@ -1,6 +1,6 @@
-"""RMS norms in fewer passes over memory than the chain of operators by which transformers' models compute them.
+"""RMS norms with fewer passes over memory than the chain of operators in transformers' models.
 
-On a CPU those passes, and not the products, are much of what a small model's training step waits for.
+On a CPU these passes, not the matrix products, take much of the time of a small model's training step.
 """
 
 from typing import Any
@@ -10,19 +10,23 @@ from torch import Tensor, nn
 
 
 class RmsNorm(nn.Module):
-    """weight * x / sqrt(mean(x^2) + eps) over the last axis (Zhang and Sennrich, 2019), with a gradient of its own.
+    """weight * x / sqrt(mean(x^2) + eps) over the last axis, with its own backward pass.
 
-    Never made: a model's own norm becomes one, and keeps its name and its weight.
+    Not constructed directly: `fuse_rms_norms` changes the class of a model's norm, which keeps its name and weight.
+
+    Source: Zhang and Sennrich (2019), arXiv:1910.07467
     """
 
     weight: nn.Parameter
 
     @property
     def epsilon(self) -> float:
-        own = vars(self)
-        return float(own["variance_epsilon"] if "variance_epsilon" in own else own["eps"])
+        """eps, under either of the names that transformers and PyTorch give it."""
+        attributes = vars(self)
+        return float(attributes["variance_epsilon"] if "variance_epsilon" in attributes else attributes["eps"])
 
     def forward(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., D]."""
         if torch.is_grad_enabled():
             normed: Tensor = _RmsNorm.apply(x, self.weight, self.epsilon)
             return normed
@@ -30,27 +34,28 @@ class RmsNorm(nn.Module):
 
 
 def fuse_rms_norms(model: nn.Module) -> int:
-    """Let the model's RMS norms be `RmsNorm`, in place, where they are on a CPU and a trial shows the same values.
+    """Turn the model's RMS norms on the CPU into `RmsNorm`, in place, if a trial shows that the values are the same.
 
     Returns:
-        How many there are.
+        The number of norms that were changed.
     """
-    return sum(_exchanged(module) for module in model.modules() if type(module).__name__.endswith("RMSNorm"))
+    return sum(_fuse(module) for module in model.modules() if type(module).__name__.endswith("RMSNorm"))
 
 
 @torch.no_grad()
-def _exchanged(norm: nn.Module) -> bool:
+def _fuse(norm: nn.Module) -> bool:
+    """Change the class of a norm, unless its values would change; returns whether it was changed."""
     weight = getattr(norm, "weight", None)
     if not isinstance(weight, Tensor) or weight.dtype not in (torch.float32, torch.float64):
         return False
     if weight.device.type != "cpu" or weight.dim() != 1 or not {"variance_epsilon", "eps"} & set(vars(norm)):
         return False
     probe = torch.linspace(-2, 3, 3 * len(weight), dtype=weight.dtype).view(3, -1)
-    expected, before = norm(probe), norm.__class__
+    expected, original = norm(probe), norm.__class__
     norm.__class__ = RmsNorm
     if torch.allclose(norm(probe), expected, rtol=1e-5, atol=1e-6):
         return True
-    norm.__class__ = before
+    norm.__class__ = original
     return False
 
 
@@ -60,7 +65,7 @@ def _scale(x: Tensor, epsilon: float) -> Tensor:
 
 
 class _RmsNorm(torch.autograd.Function):
-    """With n = x s and the gradient g of the result: d weight = sum g n, dx = s (g w - n mean(g w n))."""
+    """With n = x s, weight w and output gradient g: d weight = sum g n, dx = s (g w - n mean(g w n))."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
@@ -74,5 +79,5 @@ class _RmsNorm(torch.autograd.Function):
         normed = x * scale
         product = grad * normed
         d_weight = product.flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
-        along = (product @ weight).div_(x.shape[-1]).unsqueeze(-1)
-        return (grad * weight).sub_(normed.mul_(along)).mul_(scale), d_weight, None
+        mean = (product @ weight).div_(x.shape[-1]).unsqueeze(-1)
+        return (grad * weight).sub_(normed.mul_(mean)).mul_(scale), d_weight, None

@@ -1,4 +1,4 @@
-"""From chats to token ids and back."""
+"""Chats as token ids, and padding of completions."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ Chat = Sequence[Mapping[str, str]]  # [{"role": "user", "content": ...}, ...]
 
 
 class Prompts(NamedTuple):
-    """P prompts, left-padded: ids [P, L], mask [P, L] bool, True on prompt tokens."""
+    """P left-padded prompts: ids [P, L] and mask [P, L] bool, True on prompt tokens."""
 
     ids: Tensor
     mask: Tensor
@@ -20,7 +20,10 @@ class Prompts(NamedTuple):
 def encode_chats(
     tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat], switches: Mapping[str, Any] | None = None
 ) -> Prompts:
-    """Chats through the tokenizer's chat template, ready for the model's answer."""
+    """Apply the tokenizer's chat template to the chats and start the assistant's turn.
+
+    switches: keywords of the chat template, such as enable_thinking.
+    """
     rows: list[list[int]] = [
         tokenizer.apply_chat_template(
             [dict(turn) for turn in chat], add_generation_prompt=True, return_dict=False, **(switches or {})
@@ -37,7 +40,7 @@ def encode_chats(
 
 
 def pad_completions(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Token ids of any lengths -> tokens [N, T], right-padded, and mask [N, T] bool."""
+    """Right-pad rows of token ids: tokens [N, T] and mask [N, T] bool, True on the rows' own tokens."""
     mask = torch.arange(max(map(len, rows))) < torch.tensor([len(row) for row in rows]).unsqueeze(-1)
     tokens = torch.full(mask.shape, pad_id)
     tokens[mask] = torch.tensor([token for row in rows for token in row])

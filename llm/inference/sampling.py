@@ -1,4 +1,4 @@
-"""Sampling completions from the very distribution that is scored: temperature 1, no truncation."""
+"""Sampling completions from the distribution that is scored: temperature 1, no top-k or nucleus truncation."""
 
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ from core.sequence import completion_mask, inverse_cdf, rows_at_a_time
 from llm.inference.decoder import PackedDecoder, make_decoder
 from llm.inference.prompts import Prompts
 
-SHRINK = 0.8  # ended rows leave when no more than this share of the rows is running
+SHRINK = 0.8  # ended rows are dropped when at most this share of the rows is still running
 
 
 class Rollout(NamedTuple):
@@ -21,31 +21,32 @@ class Rollout(NamedTuple):
     complete: Tensor
 
     def texts(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-        """The completions as text, without their end-of-sequence token."""
-        counted = self.mask & ~torch.isin(
-            self.tokens, torch.tensor(tokenizer.all_special_ids, device=self.mask.device)
-        )
-        rows = [row[keep].tolist() for row, keep in zip(self.tokens, counted, strict=True)]
+        """The completions as text, without special tokens such as EOS."""
+        shown = self.mask & ~torch.isin(self.tokens, torch.tensor(tokenizer.all_special_ids, device=self.mask.device))
+        rows = [row[keep].tolist() for row, keep in zip(self.tokens, shown, strict=True)]
         return tokenizer.batch_decode(rows)
 
 
 def sample(
     model: PreTrainedModel, prompts: Prompts, uniforms: Tensor, *, group_size: int, eos_ids: Tensor, pad_id: int
 ) -> Rollout:
-    """Draw `group_size` completions for each of P prompts.
+    """Sample `group_size` completions for each of P prompts.
 
-    Each prompt is read once for its group, and rows that have ended are read no further. A token is the inverse
-    of the cumulative distribution at its uniform, in float64, so that a completion depends on its own row of
-    uniforms alone.
+    Each prompt is processed once for its group, and rows that have ended are processed no further. A token is the
+    inverse of the cumulative distribution at its uniform number, in float64. A completion therefore depends only on
+    its own row of uniforms.
 
     Args:
-        uniforms: [P * G, T] in [0, 1), one for each token that may be drawn; T is the longest completion.
+        model: a causal language model.
+        prompts: P prompts.
+        uniforms: [P * G, T] in [0, 1), one for each token that may be sampled; T is the longest completion.
+        group_size: G.
         eos_ids: [K] ids that end a completion.
         pad_id: fills rows after their end.
     """
     with torch.inference_mode():
-        drawn = _sample(model, prompts, uniforms, group_size, eos_ids, pad_id)
-    return Rollout(*(tensor.clone() for tensor in drawn))  # ordinary tensors again, which a gradient may refer to
+        rollout = _sample(model, prompts, uniforms, group_size, eos_ids, pad_id)
+    return Rollout(*(tensor.clone() for tensor in rollout))  # autograd cannot use inference tensors
 
 
 def _sample(
@@ -55,27 +56,27 @@ def _sample(
     length = uniforms.shape[1]
     decoder = make_decoder(model.get_decoder(), prompts, group_size, length)
     uniforms, eos_ids = uniforms.to(decoder.hidden.device), eos_ids.to(decoder.hidden.device)
-    drawn = torch.full(uniforms.shape, pad_id, device=uniforms.device)
-    rows = torch.arange(len(uniforms), device=uniforms.device)  # those that the decoder still has
+    tokens = torch.full(uniforms.shape, pad_id, device=uniforms.device)
+    rows = torch.arange(len(uniforms), device=uniforms.device)  # those still in the decoder
     running = torch.ones_like(rows, dtype=torch.bool)
     for t in range(length):
-        token = draw(head, decoder.hidden, uniforms[rows, t]).masked_fill(~running, pad_id)
-        drawn[rows, t] = token
-        read, running = running, running & ~torch.isin(token, eos_ids)
-        left = int(running.sum())
-        if t + 1 == length or not left:
+        token = sample_token(head, decoder.hidden, uniforms[rows, t]).masked_fill(~running, pad_id)
+        tokens[rows, t] = token
+        was_running, running = running, running & ~torch.isin(token, eos_ids)
+        remaining = int(running.sum())
+        if t + 1 == length or not remaining:
             break
-        if isinstance(decoder, PackedDecoder) and left <= SHRINK * len(rows):
-            stay = running.nonzero().squeeze(-1)
-            decoder.keep(stay)
-            rows, token, read, running = rows[stay], token[stay], read[stay], running[stay]
-        decoder.step(token, read)
-    tokens = drawn[:, : t + 1]
+        if isinstance(decoder, PackedDecoder) and remaining <= SHRINK * len(rows):
+            keep = running.nonzero().squeeze(-1)
+            decoder.keep(keep)
+            rows, token, was_running, running = rows[keep], token[keep], was_running[keep], running[keep]
+        decoder.step(token, was_running)
+    tokens = tokens[:, : t + 1]
     return Rollout(tokens, completion_mask(tokens, eos_ids), torch.isin(tokens, eos_ids).any(-1))
 
 
-def draw(head: Any, hidden: Tensor, uniform: Tensor) -> Tensor:
-    """The next token of each row, [R, D] and [R] -> [R], with the logits of no more rows at a time than fit."""
+def sample_token(head: Any, hidden: Tensor, uniform: Tensor) -> Tensor:
+    """Sample the next token of each row, [R, D] and [R] -> [R], in chunks whose logits fit into memory."""
     size = rows_at_a_time(head.weight.shape[0])
-    parts = zip(hidden.split(size), uniform.split(size), strict=True)
-    return torch.cat([inverse_cdf(head(some), each) for some, each in parts])
+    chunks = zip(hidden.split(size), uniform.split(size), strict=True)
+    return torch.cat([inverse_cdf(head(states), numbers) for states, numbers in chunks])

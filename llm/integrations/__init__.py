@@ -1,1 +1,1 @@
-"""MARA inside trainers of other libraries."""
+"""MARA in the trainers of other libraries."""

@@ -1,9 +1,9 @@
-"""MARA in TRL's GRPOTrainer: the sequence's KL and the augmented reward enter TRL's advantages, TRL does the rest.
+"""MARA in TRL's GRPOTrainer: the trainer's advantages are computed from MARA's reward and the sequence's KL.
 
-TRL samples, calls the reward functions and scores the completions with the reference, as ever. What it would make of
-the rewards alone is then replaced by `core.objective` on whole groups: A = centred(R' - beta D'), with R' and the
-reference in D' as MARA changes them, D the divergence between whole sequences (in the reward: log pi - log ref under
-reverse, -ref/pi under forward KL). Its loss is TRL's `dr_grpo`, the sum over a sequence's tokens.
+As usual, TRL samples, calls the reward functions and computes log-probabilities under the reference. Its advantages
+are then replaced by those of `core.objective` on whole groups: A = centred(R' - beta D'). R' is the reward and D' the
+divergence after MARA's changes of reward and reference. D is the divergence between whole sequences: log pi - log ref
+under reverse KL and -ref/pi under forward KL. The loss is TRL's `dr_grpo`, the sum over a sequence's tokens.
 """
 
 import copy
@@ -24,73 +24,80 @@ except ModuleNotFoundError as error:
     if error.name != "trl":
         raise
     raise ImportError("llm.integrations.trl needs TRL: pip install 'mara-rl[trl]'") from None
-if not trl.__version__.startswith("1.16."):  # methods that are not of its public interface are extended
+if not trl.__version__.startswith("1.16."):  # this module overrides methods outside TRL's public interface
     raise ImportError(f"llm.integrations.trl needs TRL 1.16: pip install 'mara-rl[trl]', got {trl.__version__}")
 
-ALLOWED: dict[str, tuple[tuple[Any, ...], str]] = {  # key of GRPOConfig: values, and why no others
+SAMPLED_IS_SCORED = "the policy must be sampled as it is, because its KL is computed"
+PER_TOKEN_ENTROPY = "an entropy bonus per token moves the optimum"
+ALLOWED: dict[str, tuple[tuple[Any, ...], str]] = {  # key of GRPOConfig: allowed values, and the reason
     "beta": (
         (0.0,),
-        "the KL term is mara_beta's, in the reward; a second one in the loss is per token and moves the optimum",
+        "mara_beta sets the KL term in the reward; a second one in the loss is per token and moves the optimum",
     ),
     "scale_rewards": (
         ("none",),
-        "dividing by a standard deviation makes the effective beta differ from group to group",
+        "dividing by a standard deviation gives each group a different effective beta",
     ),
     "multi_objective_aggregation": (
         ("sum_then_normalize",),
-        "rewards normalised one by one are no longer those that the threshold is about",
+        "the threshold does not apply to rewards that are normalised one by one",
     ),
     "loss_type": (
         ("dr_grpo",),
-        "a loss divided by lengths, or reweighted, makes the effective beta depend on them",
+        "a loss that is divided by lengths, or reweighted, makes the effective beta depend on them",
     ),
     "num_iterations": (
         (1,),
-        "a second pass over the same completions is off-policy: the KL in their reward is that of the policy before",
+        "a second pass over the same completions is off-policy: their reward contains the KL of the earlier policy",
     ),
-    "entropy_coef": ((0.0,), "an entropy bonus per token moves the optimum"),
-    "use_adaptive_entropy": ((False,), "an entropy bonus per token moves the optimum"),
-    "top_entropy_quantile": ((1.0,), "leaving tokens out of the loss leaves them out of the sequence's KL"),
-    "off_policy_mask_threshold": ((None,), "it drops samples by the sign of their advantage"),
-    "sync_ref_model": ((False,), "the optimum is that of a fixed reference"),
-    "temperature": ((1.0,), "what is sampled must be the policy whose KL is taken"),
-    "top_p": ((1.0,), "what is sampled must be the policy whose KL is taken"),
-    "top_k": ((0, None), "what is sampled must be the policy whose KL is taken"),
-    "min_p": ((None, 0.0), "what is sampled must be the policy whose KL is taken"),
-    "repetition_penalty": ((1.0,), "what is sampled must be the policy whose KL is taken"),
-    "generation_kwargs": ((None, {}), "what is sampled must be the policy whose KL is taken"),
+    "entropy_coef": ((0.0,), PER_TOKEN_ENTROPY),
+    "use_adaptive_entropy": ((False,), PER_TOKEN_ENTROPY),
+    "top_entropy_quantile": ((1.0,), "tokens left out of the loss are missing from the sequence's KL"),
+    "off_policy_mask_threshold": ((None,), "it drops samples depending on the sign of their advantage"),
+    "sync_ref_model": ((False,), "the optimum is defined by a fixed reference"),
+    "temperature": ((1.0,), SAMPLED_IS_SCORED),
+    "top_p": ((1.0,), SAMPLED_IS_SCORED),
+    "top_k": ((0, None), SAMPLED_IS_SCORED),
+    "min_p": ((None, 0.0), SAMPLED_IS_SCORED),
+    "repetition_penalty": ((1.0,), SAMPLED_IS_SCORED),
+    "generation_kwargs": ((None, {}), SAMPLED_IS_SCORED),
 }
 
 
 @dataclass
 class MaraGRPOConfig(trl.GRPOConfig):
-    """GRPOConfig with MARA's keys, and with defaults under which its optimum is uniform over the good completions.
+    """GRPOConfig with MARA's keys, and defaults for which the optimum is uniform over the good completions.
 
     Raises:
-        ValueError: a key of MARA outside its domain, or one of TRL's that breaks the optimum, with the reason.
+        ValueError: a key of MARA is out of range, or a key of TRL would change the optimum; the message says why.
     """
 
     scale_rewards: str = "none"
     loss_type: str = "dr_grpo"
-    disable_dropout: bool = True  # what is sampled must be what is scored
+    disable_dropout: bool = True  # the policy that samples must be the one that is scored
 
     mara_beta: float | None = field(
-        default=None, metadata={"help": "Coefficient of the sequence's KL in the reward: reward units per nat, > 0."}
+        default=None,
+        metadata={"help": "Coefficient of the sequence's KL in the reward, in reward units per nat; > 0."},
     )
     mara_threshold: float | None = field(
-        default=None, metadata={"help": "Weighted sums of rewards at and above this are good."}
+        default=None, metadata={"help": "Completions whose weighted sum of rewards is at least this are good."}
     )
     mara_quantile: float | None = field(
         default=None,
-        metadata={"help": "In place of mara_threshold: this quantile of each group's rewards, in [0, 1]."},
+        metadata={"help": "Instead of mara_threshold: this quantile of each group's rewards, in [0, 1]."},
     )
-    mara_floor: float | None = field(default=None, metadata={"help": "With mara_quantile, no threshold below this."})
+    mara_floor: float | None = field(
+        default=None, metadata={"help": "With mara_quantile: lower bound of the threshold."}
+    )
     mara_direction: str = field(
         default="reverse", metadata={"help": "reverse: KL(policy || reference); forward: KL(reference || policy)."}
     )
     mara_algorithm: str = field(
         default="auto",
-        metadata={"help": "1 augments the reward, 2 anchors the reference; auto: 1 under reverse, 2 under forward."},
+        metadata={
+            "help": "1 augments the reward, 2 anchors the reference; auto is 1 for reverse and 2 for forward KL."
+        },
     )
     mara_max_log_weight: float | None = field(
         default=None, metadata={"help": "Cap on log(reference / policy) of a sequence under forward KL, nats."}
@@ -101,14 +108,15 @@ class MaraGRPOConfig(trl.GRPOConfig):
         self.check()
 
     def check(self) -> None:
-        """Raise ValueError where the optimum would be another one than MARA's."""
+        """Raise ValueError if the optimum would not be MARA's."""
         for key, (values, reason) in ALLOWED.items():
-            if (found := getattr(self, key)) not in values:
-                raise ValueError(f"{key}: must be {values[0]!r} with MARA ({reason}), got {found!r}")
+            value = getattr(self, key)
+            if value not in values:
+                raise ValueError(f"{key}: must be {values[0]!r} with MARA ({reason}), got {value!r}")
         if self.gradient_accumulation_steps % (self.steps_per_generation or 1):
             raise ValueError(
-                f"steps_per_generation: must divide gradient_accumulation_steps with MARA (later updates on the same "
-                f"completions are off-policy: the KL in their reward is that of the policy before), got "
+                "steps_per_generation: must divide gradient_accumulation_steps with MARA (later updates on the same "
+                "completions are off-policy: their reward contains the KL of the earlier policy), got "
                 f"{self.steps_per_generation} and {self.gradient_accumulation_steps}"
             )
         if self.delta is not None and self.delta < 1:
@@ -118,25 +126,25 @@ class MaraGRPOConfig(trl.GRPOConfig):
         check_mara_beta(self.mara_beta)
         if (self.mara_threshold is None) == (self.mara_quantile is None):
             raise ValueError(
-                f"mara_threshold: must be given, or mara_quantile in its place, got {self.mara_threshold} and "
+                f"mara_threshold: give either mara_threshold or mara_quantile, got {self.mara_threshold} and "
                 f"mara_quantile={self.mara_quantile}"
             )
         if self.mara_quantile is not None and not 0 <= self.mara_quantile <= 1:
             raise ValueError(f"mara_quantile: must lie in [0, 1], got {self.mara_quantile}")
         if self.mara_floor is not None and self.mara_quantile is None:
-            raise ValueError(f"mara_floor: must be None without mara_quantile, got {self.mara_floor}")
+            raise ValueError(f"mara_floor: needs mara_quantile, got {self.mara_floor} without it")
         if self.mara_max_log_weight is not None and self.mara_direction != "forward":
             raise ValueError(
-                f"mara_max_log_weight: only used with mara_direction='forward', got {self.mara_max_log_weight}"
+                f"mara_max_log_weight: needs mara_direction='forward', got {self.mara_max_log_weight} without it"
             )
         make_objective(**self.objective_arguments())
 
     def objective_arguments(self) -> dict[str, Any]:
         """Keyword arguments of `core.objective.make_objective`."""
-        quantile = self.mara_threshold is None
+        is_quantile = self.mara_threshold is None
         threshold = {
-            "kind": "quantile" if quantile else "constant",
-            "value": self.mara_quantile if quantile else self.mara_threshold,
+            "kind": "quantile" if is_quantile else "constant",
+            "value": self.mara_quantile if is_quantile else self.mara_threshold,
             "floor": self.mara_floor,
         }
         return {
@@ -152,16 +160,17 @@ class MaraGRPOConfig(trl.GRPOConfig):
 class MaraGRPOTrainer(trl.GRPOTrainer):
     """TRL's GRPOTrainer with mode-anchored reward augmentation (GX-Chen et al., 2026, arXiv:2510.20817).
 
-    Arguments are GRPOTrainer's; `args` is a MaraGRPOConfig. The reference is TRL's: the model as it is on disk,
-    or with peft the base without its adapter. Completions for which all reward functions return None do not count;
-    truncated ones keep their reward and are never good, or do not count with `mask_truncated_completions=True`.
+    The arguments are those of GRPOTrainer, with a MaraGRPOConfig as `args`. The reference is TRL's: the model on
+    disk, or with peft the base model without its adapter. Completions for which all reward functions return None are
+    excluded. Truncated completions keep their reward and are never good; with `mask_truncated_completions=True` they
+    are excluded.
 
-    objective: the `core.objective.Objective` that makes the advantages; any with the divergence in the reward, per
-        sequence, can take its place.
+    objective: the `core.objective.Objective` that computes the advantages. It can be replaced by any other one with
+        placement=reward and level=sequence.
 
     Raises:
-        ValueError: `args` is another configuration or one that is refused; tools, images and dropout, which make what
-            is scored another thing than what was sampled.
+        ValueError: `args` is not a valid MaraGRPOConfig; or tools, images or dropout are used, with which the scored
+            distribution differs from the sampled one.
     """
 
     args: Any  # MaraGRPOConfig
@@ -178,7 +187,7 @@ class MaraGRPOTrainer(trl.GRPOTrainer):
             raise ValueError(f"args: must be a MaraGRPOConfig, got {type(args).__name__}")
         args.check()
         args = copy.copy(args)
-        args.beta = args.mara_beta or 0.0  # TRL makes a reference where its beta is not 0
+        args.beta = args.mara_beta or 0.0  # TRL loads a reference only if its beta is not 0
         super().__init__(model, reward_funcs, args, **options)
         args.beta = self.beta = 0.0
         self.objective = make_objective(**args.objective_arguments())
@@ -192,23 +201,25 @@ class MaraGRPOTrainer(trl.GRPOTrainer):
         return self._rewards
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        self.beta = self.args.mara_beta  # TRL scores completions with the reference where its beta is not 0
+        # With a beta other than 0, TRL computes the reference's log-probabilities here, but also adds a KL term to
+        # the loss later on.
+        self.beta = self.args.mara_beta
         try:
             batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
         finally:
-            self.beta = 0.0  # and adds a KL term to the loss
+            self.beta = 0.0
         advantages = self._mara_advantages(batch)
-        own = len(batch["advantages"])
+        count = len(batch["advantages"])
         rank = self.accelerator.process_index
-        batch["advantages"] = advantages[rank * own : (rank + 1) * own]
+        batch["advantages"] = advantages[rank * count : (rank + 1) * count]
         logged = self._logs["advantages"]
-        others = list(logged)[: -len(advantages)]
+        earlier = list(logged)[: -len(advantages)]
         logged.clear()
-        logged.extend([*others, *advantages.tolist()])
+        logged.extend([*earlier, *advantages.tolist()])
         return batch
 
     def _mara_advantages(self, batch: dict[str, Any]) -> Tensor:
-        """[N] of all processes' completions, since a group may be spread over them; logs the objective's figures."""
+        """Advantages [N] of all processes' completions, because a group may span several; logs the metrics."""
         training = self.model.training
         group = self.num_generations if training else self.num_generations_eval
         seq_logp = [self._policy_logp(batch), batch["ref_per_token_logps"]]
@@ -219,7 +230,7 @@ class MaraGRPOTrainer(trl.GRPOTrainer):
         reward = (self._rewards * self.reward_weights.to(policy.device)).nansum(-1).view(-1, group)
         valid = ~self._rewards.isnan().all(-1).view(-1, group)
         if not bool(reward.isfinite().all()):
-            raise ValueError(f"rewards must be finite, or None where a completion does not count, got {reward}")
+            raise ValueError(f"rewards must be finite, or None to exclude a completion, got {reward}")
         if self.mask_truncated_completions:
             valid = valid & complete
 
@@ -237,11 +248,11 @@ class MaraGRPOTrainer(trl.GRPOTrainer):
             (gradient,) = torch.autograd.grad(loss, leaf)
         for name, value in metrics.items():
             self._metrics["train" if training else "eval"][name].append(float(value))
-        # TRL's loss is the mean of -A log pi(y) over all N rows, and core's over the valid ones.
+        # TRL's loss is the mean of -A log pi(y) over all N rows, the objective's over the valid ones.
         return -gradient.flatten() * gradient.numel()
 
     def _policy_logp(self, batch: dict[str, Any]) -> Tensor:
-        """[B, T] of the policy that sampled, nats; TRL has them only where it needs them itself."""
+        """[B, T] log-probabilities under the policy that sampled, nats. TRL computes them only if it needs them."""
         if "old_per_token_logps" in batch:
             return batch["old_per_token_logps"]
         ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
@@ -255,20 +266,20 @@ class MaraGRPOTrainer(trl.GRPOTrainer):
         return logp
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        """TRL's, without the constant by which dr_grpo divides the sum over tokens."""
+        """TRL's loss without the constant by which dr_grpo divides the sum over tokens."""
         return super()._compute_loss(model, inputs) * self.max_completion_length
 
 
 def _check_model(trainer: MaraGRPOTrainer) -> None:
-    """Raise ValueError where the log-probabilities would not be those of the tokens that the policy sampled."""
+    """Raise ValueError if the log-probabilities would not be those of the distribution that is sampled."""
     if trainer.tools or trainer._is_vlm:
-        raise ValueError("tools: must be none with MaraGRPOTrainer, and the model one of text, got tools or images")
+        raise ValueError("tools: MaraGRPOTrainer supports neither tools nor images")
     if trainer.aux_loss_enabled:
-        raise ValueError("router_aux_loss_coef: must be 0.0 with MARA (another loss moves the optimum)")
+        raise ValueError("router_aux_loss_coef: must be 0.0 with MARA (an additional loss moves the optimum)")
     config = trainer.model.config.get_text_config()
     layers = [module.p for module in trainer.model.modules() if isinstance(module, torch.nn.Dropout)]
     if rate := max([*layers, getattr(config, "attention_dropout", 0.0) or 0.0]):
         raise ValueError(
-            f"disable_dropout: must be True with MARA, and the model's attention_dropout 0.0 (what is scored must be "
-            f"what is sampled), got dropout at {rate}"
+            "disable_dropout: must be True with MARA, and the model's attention_dropout 0.0 (the policy that samples "
+            f"must be the one that is scored), got a dropout rate of {rate}"
         )

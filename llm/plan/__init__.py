@@ -1,1 +1,1 @@
-"""Memory, tokens and steps of a run, before anything is loaded."""
+"""Estimates of the memory, tokens and steps of a run, without loading a model."""

@@ -1,16 +1,16 @@
-"""`python -m llm.plan OVERRIDES`: memory, tokens and steps of a run, before anything is loaded.
+"""`python -m llm.plan OVERRIDES`: estimate the memory, tokens and steps of a run before starting it.
 
-The overrides are those of `python -m llm`. Three keys are the plan's own:
+OVERRIDES are those of `python -m llm`. The plan has three keys of its own:
 
-    ranks=N           processes that share the run (default: what hydra/launcher says, else 1)
-    memory=GIB        of each rank's device (default: this machine's)
-    prompt_tokens=N   of the longest prompt, chat template included (default: counted with the model's tokenizer)
+    ranks=N           number of processes of the run (default: from hydra/launcher, else 1)
+    memory=GIB        memory of each rank's device in GiB (default: that of this machine)
+    prompt_tokens=N   tokens of the longest prompt, including the chat template (default: counted with the tokenizer)
 
-The exit status is 0 where the run fits, and 1 where it does not or cannot be planned.
+The exit status is 0 if the run fits, and 1 if it does not fit or cannot be planned.
 
-From the model's configuration the model is made without memory (torch's meta device), so its parameters are exact.
-Activations are not a formula with a fitted constant: the forward and backward pass that a step makes is run on that
-device, where tensors have shapes and nothing else, and what is alive at each moment is added up.
+The model is created from its configuration without memory (on torch's meta device), so that its parameter count is
+exact. The memory of activations is measured, not fitted: the forward and backward pass of a training step is executed
+on the meta device, where tensors have shapes but no data, and the bytes of all living tensors are summed.
 """
 
 import sys
@@ -22,31 +22,32 @@ from launch.cli.errors import one_line
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Print the plan of a run, and a suggestion if it does not fit; returns the exit status."""
     if {"--help", "-h"} & set(arguments):
         print(__doc__)
         return 0
-    from llm.plan.advice import way_out  # these load torch and transformers
+    from llm.plan.advice import suggest_change  # imported here: these load torch and transformers
     from llm.plan.estimate import estimate
     from llm.plan.printing import print_plan, print_work
-    from llm.plan.setting import GIB, device_memory, make_setting, process_memory, read_arguments
+    from llm.plan.settings import GIB, device_memory, make_settings, parse_arguments, process_memory
 
     try:
-        given = read_arguments(arguments)
-        config, launcher = compose_typed("llm", given.overrides)
-        setting, prompts = make_setting(config, launcher, given)
-        memory = given.memory * GIB if given.memory else device_memory(setting, launcher)
-        process = process_memory(setting.cuda)
-        phases = estimate(setting)
-        print_plan(setting, phases, process, memory)
-        print_work(config, setting, prompts)
+        plan_arguments = parse_arguments(arguments)
+        config, launcher = compose_typed("llm", plan_arguments.overrides)
+        settings, prompts = make_settings(config, launcher, plan_arguments)
+        memory = plan_arguments.memory * GIB if plan_arguments.memory else device_memory(settings, launcher)
+        process = process_memory(settings.cuda)
+        phases = estimate(settings)
+        print_plan(settings, phases, process, memory)
+        print_work(config, settings, prompts)
         if max(sum(phase.values()) for phase in phases.values()) + process <= memory:
             return 0
-        change = way_out(setting, memory - process)
+        change = suggest_change(settings, memory - process)
     except ConfigError as error:
         print(f"llm.plan: {one_line(str(error))}", file=sys.stderr)
         return 1
     advice = f"use {change}" if change else "no change of engine, ranks or micro_batch is enough; use a smaller model"
-    print(f"llm.plan: it does not fit: {advice}", file=sys.stderr)
+    print(f"llm.plan: the run does not fit: {advice}", file=sys.stderr)
     return 1
 
 

@@ -1,7 +1,7 @@
-"""What is alive at the worst moment of a pass, found by running it on torch's meta device.
+"""Peak memory of the activations in a pass, found by executing it on torch's meta device.
 
-There tensors have shapes and nothing else, so that the forward and backward pass that a step makes takes no memory;
-what is alive at each moment is added up.
+Meta tensors have shapes but no data, so that executing the forward and backward pass of a training step takes no
+memory. The bytes of all living tensors are summed at each operation.
 """
 
 import json
@@ -23,86 +23,90 @@ from llm.adapters import add_adapter
 from llm.inference.attention import shared_prefix_attention
 
 
-class Peak(NamedTuple):
-    """Bytes alive at the worst moment of a pass, without the weights; and how many of them are whole gradients."""
+class PassMemory(NamedTuple):
+    """Peak bytes of a pass, without the weights; and how many of them are complete gradients of parameters."""
 
     bytes: int
     gradients: int
 
 
 @lru_cache
-def pass_peak(
+def measure_pass(
     config: str,
-    width: int,
+    dtype_bytes: int,
     lora: tuple[int, tuple[str, ...]] | None,
     checkpointing: bool,
     tokens: int,
     scored: int,
     several: bool,
-) -> Peak:
-    """The worst moment of a pass over `tokens` packed tokens, of which `scored` are scored; 0: without gradient.
+) -> PassMemory:
+    """Peak memory of a pass over packed tokens.
 
     Args:
-        config: the model's configuration, as JSON. width: bytes of a parameter.
-        lora: rank and target modules of an adapter.
-        several: the step has several passes, so that gradients are there from the start.
+        config: the model's configuration, as JSON.
+        dtype_bytes: bytes per parameter, 2 or 4.
+        lora: rank and target modules of an adapter; None without one.
+        checkpointing: whether layers are recomputed in the backward pass.
+        tokens: number of tokens in the pass.
+        scored: number of tokens whose log-probability is computed; 0 for a pass without gradient.
+        several: whether the step has several passes, so that gradients exist from the start.
     """
-    model = empty_model(config, width)
+    model = meta_model(config, dtype_bytes)
     if lora:
-        adapt(model, lora)
+        add_meta_adapter(model, lora)
     if checkpointing and scored:
         checkpoint_layers(model.get_decoder())
     body, live = model.get_decoder(), LiveBytes(model)
     with torch.set_grad_enabled(scored > 0), torch.device("meta"), shared_prefix_attention(body), live:
         if several:
-            for parameter in live.trained:
+            for parameter in live.trainable:
                 parameter.grad = torch.empty_like(parameter)
                 live.gradients += parameter.nbytes
         ids = torch.zeros(1, tokens, dtype=torch.long)
-        output = body(input_ids=ids, position_ids=ids, use_cache=False, shared_prefix=shapes_of_attention)
+        output = body(input_ids=ids, position_ids=ids, use_cache=False, shared_prefix=meta_attention)
         hidden = output.last_hidden_state
         del output
         if scored:
-            places = torch.zeros(scored, dtype=torch.long)
-            before = hidden[0].index_select(0, places)
+            indices = torch.zeros(scored, dtype=torch.long)
+            preceding = hidden[0].index_select(0, indices)
             del hidden
-            logp = selected_logp(before, model.get_output_embeddings().weight, places)
-            del before
+            logp = selected_logp(preceding, model.get_output_embeddings().weight, indices)
+            del preceding
             logp.sum().backward()
-    return Peak(live.peak, live.gradients_at_peak)
+    return PassMemory(live.peak, live.gradients_at_peak)
 
 
-def empty_model(config: str, width: int, kind: Any = AutoModelForCausalLM) -> Any:
-    """A model on the meta device: every shape, no memory. kind: one of transformers' Auto classes."""
+def meta_model(config: str, dtype_bytes: int, auto_class: Any = AutoModelForCausalLM) -> Any:
+    """A model on the meta device, from its configuration as JSON. auto_class: one of transformers' Auto classes."""
     values = json.loads(config)
-    dtype = {2: torch.bfloat16, 4: torch.float32}[width]
+    dtype = {2: torch.bfloat16, 4: torch.float32}[dtype_bytes]
     with torch.device("meta"):
-        shape = AutoConfig.for_model(values.pop("model_type"), **values)
-        return kind.from_config(shape, dtype=dtype, trust_remote_code=False).eval()
+        model_config = AutoConfig.for_model(values.pop("model_type"), **values)
+        return auto_class.from_config(model_config, dtype=dtype, trust_remote_code=False).eval()
 
 
-def adapt(model: Any, lora: tuple[int, tuple[str, ...]]) -> None:
-    """Put an adapter into a model on the meta device, as training does."""
+def add_meta_adapter(model: Any, lora: tuple[int, tuple[str, ...]]) -> None:
+    """Insert an adapter into a model on the meta device, as training does."""
     rank, targets = lora
     with torch.device("meta"):
         add_adapter(model, LoraConfig(rank=rank, target_modules=list(targets)), seed=0)
 
 
 def checkpoint_layers(body: Any) -> None:
-    """Gradient checkpointing of every layer, as in `llm.models.enable_gradient_checkpointing` without its trial."""
+    """Checkpoint every layer, as `llm.models.enable_gradient_checkpointing` does, without its check of the model."""
     layers: list[Any] = [layer for layer in body.modules() if isinstance(layer, GradientCheckpointingLayer)]
     for layer in layers:
         layer.gradient_checkpointing = layer.training = True
         layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
 
 
-def shapes_of_attention(module: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-    """What `llm.inference.attention` keeps for the backward pass and makes in it, without the computation."""
-    out: Tensor = _AttentionShapes.apply(query, key, value)
+def meta_attention(module: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    """Save and allocate tensors of the same shapes as `llm.inference.attention`, without computing anything."""
+    out: Tensor = _MetaAttention.apply(query, key, value)
     return out
 
 
-class _AttentionShapes(torch.autograd.Function):
+class _MetaAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Any, key: Any, value: Any) -> Any:
         out, lse = torch.empty_like(query), query.new_empty(query.shape[:-1], dtype=torch.float32)
@@ -115,37 +119,44 @@ class _AttentionShapes(torch.autograd.Function):
 
 
 class LiveBytes(TorchDispatchMode):
-    """Within it the bytes of all living tensors on the meta device but the model's own are counted."""
+    """Context that counts the bytes of all living meta tensors except the model's weights.
+
+    Attributes:
+        live, peak: bytes now, and at most so far.
+        gradients, gradients_at_peak: how many of them are complete gradients of parameters.
+        trainable: the parameters with gradient.
+    """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self.own = [tensor.untyped_storage() for tensor in (*model.parameters(), *model.buffers())]
-        self.sizes = {storage._cdata: 0 for storage in self.own}
-        self.now = self.peak = self.gradients = self.gradients_at_peak = 0
-        self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        for parameter in self.trained:
-            parameter.register_post_accumulate_grad_hook(self.complete)
+        self.weights = [tensor.untyped_storage() for tensor in (*model.parameters(), *model.buffers())]
+        self.sizes = {storage._cdata: 0 for storage in self.weights}
+        self.live = self.peak = self.gradients = self.gradients_at_peak = 0
+        self.trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.trainable_bytes = sum(parameter.nbytes for parameter in self.trainable)
+        for parameter in self.trainable:
+            parameter.register_post_accumulate_grad_hook(self._count_gradient)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor) and tensor.device.type == "meta":
-                self.add(tensor.untyped_storage())
+                self._count(tensor.untyped_storage())
         return out
 
-    def add(self, storage: Any) -> None:
+    def _count(self, storage: Any) -> None:
         key = storage._cdata
         if key in self.sizes:
             return
         self.sizes[key] = storage.nbytes()
-        self.now += storage.nbytes()
-        weakref.finalize(storage, self.free, key)
-        if self.now > self.peak:
-            self.peak, self.gradients_at_peak = self.now, self.gradients
+        self.live += storage.nbytes()
+        weakref.finalize(storage, self._free, key)
+        if self.live > self.peak:
+            self.peak, self.gradients_at_peak = self.live, self.gradients
 
-    def free(self, key: int) -> None:
-        self.now -= self.sizes.pop(key)
+    def _free(self, key: int) -> None:
+        self.live -= self.sizes.pop(key)
 
-    def complete(self, parameter: Any) -> None:
-        if self.gradients < sum(p.nbytes for p in self.trained):  # not there from the start
+    def _count_gradient(self, parameter: Any) -> None:
+        if self.gradients < self.trainable_bytes:  # they did not exist from the start
             self.gradients += parameter.nbytes

@@ -1,60 +1,68 @@
-"""What to change where a run does not fit."""
+"""Suggestions for a run that does not fit into memory."""
 
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from llm.plan.estimate import STAGES, Setting, estimate
+from llm.plan.estimate import STAGES, PlanSettings, estimate
+
+CONFIG_KEYS = {  # PlanSettings field -> configuration key, where they differ
+    "evaluation_rows": "evaluation_completions",
+    "reference_on_cpu": "model.reference_on_cpu",
+    "checkpointing": "model.gradient_checkpointing",
+}
 
 
-def needed(setting: Setting) -> int:
-    """Bytes of the worst phase."""
-    return max(sum(phase.values()) for phase in estimate(setting).values())
+def peak_bytes(settings: PlanSettings) -> int:
+    """Bytes of the phase that needs most."""
+    return max(sum(phase.values()) for phase in estimate(settings).values())
 
 
-def way_out(setting: Setting, room: float) -> str | None:
-    """The first of the possible changes, the one that costs least first, under which the run needs at most `room`."""
-    for change in changes(setting):
-        changed = replace(setting, **change)
-        if needed(replace(changed, micro_batch=1)) > room:
+def suggest_change(settings: PlanSettings, available: float) -> str | None:
+    """The first of `candidate_changes`, with the largest micro-batch, that needs at most `available` bytes.
+
+    Returns:
+        The change in words; None if no change is enough.
+    """
+    for change in candidate_changes(settings):
+        changed = replace(settings, **change)
+        if peak_bytes(replace(changed, micro_batch=1)) > available:
             continue
-        for size in halves(setting.micro_batch):
-            if needed(replace(changed, micro_batch=size)) <= room:
-                return in_words(setting, {**change, **({} if size == setting.micro_batch else {"micro_batch": size})})
+        for size in halvings(settings.micro_batch):
+            if peak_bytes(replace(changed, micro_batch=size)) <= available:
+                return describe_change(settings, {**change, "micro_batch": size})
     return None
 
 
-def changes(setting: Setting) -> Iterator[dict[str, Any]]:
-    """What may be changed beside the micro-batch, cheapest first: by itself, then with what came before."""
+def candidate_changes(settings: PlanSettings) -> Iterator[dict[str, Any]]:
+    """Changes of settings other than the micro-batch, cheapest first. Later ones include the earlier ones."""
     yield {}
-    kept: dict[str, Any] = {"evaluated": min(setting.evaluated, setting.group)}
-    yield dict(kept)
-    if setting.cuda and not setting.lora:
-        kept["reference_on_cpu"] = True
-        yield dict(kept)
-    kept["checkpointing"] = True
-    yield dict(kept)
+    change: dict[str, Any] = {"evaluation_rows": min(settings.evaluation_rows, settings.group_size)}
+    yield dict(change)
+    if settings.cuda and not settings.lora:
+        change["reference_on_cpu"] = True
+        yield dict(change)
+    change["checkpointing"] = True
+    yield dict(change)
     engines = list(STAGES)
-    for ranks in (setting.ranks, *(n for n in (2, 4, 8, 16, 32, 64) if n > setting.ranks)):
-        for engine in engines[engines.index(setting.engine) + (ranks == setting.ranks) :]:
-            if ranks <= setting.prompts and (ranks > 1 or engine == "zero3_offload"):
+    for ranks in (settings.ranks, *(n for n in (2, 4, 8, 16, 32, 64) if n > settings.ranks)):
+        for engine in engines[engines.index(settings.engine) + (ranks == settings.ranks) :]:
+            if ranks <= settings.prompts and (ranks > 1 or engine == "zero3_offload"):
                 yield {"engine": engine, "ranks": ranks}
-                yield {**kept, "engine": engine, "ranks": ranks}
+                yield {**change, "engine": engine, "ranks": ranks}
 
 
-def halves(number: int) -> Iterator[int]:
+def halvings(number: int) -> Iterator[int]:
+    """The number, its half rounded down, and so on, down to 1."""
     while number >= 1:
         yield number
         number //= 2
 
 
-def in_words(setting: Setting, change: dict[str, Any]) -> str:
-    """The keys to change and to what, as the command line takes them."""
-    keys = {
-        "evaluated": "evaluation_completions",
-        "reference_on_cpu": "model.reference_on_cpu",
-        "checkpointing": "model.gradient_checkpointing",
-    }
-    changed = {name: value for name, value in change.items() if value != getattr(setting, name)}
-    words = (f"{keys.get(k, k)}={v} (now {getattr(setting, k)})" for k, v in changed.items())
-    return " and ".join(words).replace("=True (now False)", "=true (now false)")
+def describe_change(settings: PlanSettings, change: dict[str, Any]) -> str:
+    """The changed keys as command-line overrides, with their present values."""
+    different = {name: value for name, value in change.items() if value != getattr(settings, name)}
+    overrides = (
+        f"{CONFIG_KEYS.get(name, name)}={value} (now {getattr(settings, name)})" for name, value in different.items()
+    )
+    return " and ".join(overrides).replace("=True (now False)", "=true (now false)")

@@ -1,4 +1,4 @@
-"""Bytes on the device of a rank in each phase of a run, by what they are for."""
+"""Estimate of the memory on a rank's device in each phase of a run."""
 
 import math
 from dataclasses import dataclass
@@ -9,37 +9,41 @@ from transformers import AutoModelForSequenceClassification
 
 from core.sequence import rows_at_a_time
 from launch.engines.deepspeed import BUCKET
-from llm.inference.decoder import INITIAL_ROOM
-from llm.plan.activations import Peak, adapt, empty_model, pass_peak
+from llm.inference.decoder import INITIAL_CAPACITY
+from llm.plan.activations import PassMemory, add_meta_adapter, measure_pass, meta_model
 
-LIVE = 1_000_000_000  # gathered parameters that ZeRO-3 keeps at a time (stage3_max_live_parameters)
+MAX_LIVE_PARAMETERS = 1_000_000_000  # gathered at a time by ZeRO-3 (stage3_max_live_parameters)
 STAGES = {"torch": 0, "zero1": 1, "zero2": 2, "zero3": 3, "zero3_offload": 3}
 
-Phase = dict[str, int]  # bytes by what they are for
+Phase = dict[str, int]  # purpose -> bytes
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What memory depends on.
+class PlanSettings:
+    """What the memory of a run depends on.
 
-    prompts: of a step, all ranks together; group: completions of each.
-    prompt_tokens, new_tokens: of the longest prompt and completion. tokens_a_pass: of a pass at most, or None.
-    width: bytes of a parameter. evaluated: completions of one prompt at a time in evaluation.
-    reward_models: their configurations, as JSON. lora: rank and target modules of an adapter, or None.
+    model: the model's configuration, as JSON.
+    dtype_bytes: bytes per parameter.
+    prompts: prompts per step, all ranks together; group_size: completions per prompt.
+    prompt_tokens, new_tokens: tokens of the longest prompt and completion.
+    micro_batch, micro_batch_tokens: the most completions and tokens in a pass; None: any number of tokens.
+    evaluation_rows: completions of a prompt that evaluation samples at a time.
+    reward_models: their configurations, as JSON.
+    lora: rank and target modules of an adapter; None without one.
     """
 
-    model: str  # the model's configuration, as JSON
+    model: str
     engine: str
     ranks: int
     cuda: bool
-    width: int
+    dtype_bytes: int
     prompts: int
-    group: int
+    group_size: int
     prompt_tokens: int
     new_tokens: int
     micro_batch: int
-    tokens_a_pass: int | None
-    evaluated: int
+    micro_batch_tokens: int | None
+    evaluation_rows: int
     reward_models: tuple[str, ...] = ()
     lora: tuple[int, tuple[str, ...]] | None = None
     checkpointing: bool = False
@@ -47,153 +51,181 @@ class Setting:
 
     @property
     def stage(self) -> int:
+        """ZeRO stage of the engine; 0 without DeepSpeed."""
         return STAGES[self.engine]
 
     @property
     def offload(self) -> bool:
-        """Whether what DeepSpeed shares out is elsewhere than on the device."""
+        """Whether DeepSpeed keeps parameters and optimiser state outside the device."""
         return self.engine == "zero3_offload" and self.cuda
 
     @property
-    def prompts_here(self) -> int:
-        """Of a step, on the rank that has most."""
+    def prompts_per_rank(self) -> int:
+        """Prompts per step of the rank with the most."""
         return math.ceil(self.prompts / self.ranks)
 
 
-class Shape(NamedTuple):
-    """A model's size: parameters and bytes, of those that train too; its vocabulary, bytes of a token's cache."""
+class ModelSize(NamedTuple):
+    """Sizes of a model.
+
+    parameters, bytes: of all parameters; trainable, trainable_bytes: of those that are trained.
+    cache_bytes: keys and values of one token.
+    """
 
     parameters: int
     bytes: int
-    trained: int
-    trained_bytes: int
+    trainable: int
+    trainable_bytes: int
     vocabulary: int
-    cache: int
+    cache_bytes: int
 
 
-def estimate(setting: Setting) -> dict[str, Phase]:
-    """Bytes on the device of a rank in each phase of a run, by what they are for."""
-    shape = model_shape(setting)
-    weights = shape.bytes
-    share = math.ceil(shape.trained / setting.ranks)
-    if setting.stage:  # master weights and Adam's two moments in float32, a part on each rank
-        state = {"master weights": 4 * share, "Adam's moments": 8 * share}
-    else:  # in the parameters' own type, whole
-        state = {"master weights": 0, "Adam's moments": 2 * shape.trained_bytes}
-    if setting.offload:
-        state = dict.fromkeys(state, 0)
-    own = weights if setting.stage < 3 else 0 if setting.offload else math.ceil(weights / setting.ranks)
-    reference = 0 if setting.lora else weights  # with an adapter: the policy without it
-    stays = 0 if setting.reference_on_cpu and setting.cuda else reference
-    kept = {"policy": own, "reference": stays, "reward models": reward_weights(setting), **state}
+class LargestPass(NamedTuple):
+    """The largest pass of a step.
 
-    rows = setting.prompts_here * setting.group
-    phases = {
-        "evaluation": kept | {"reference": reference} | sampling(setting, shape, 1, setting.evaluated),
-        "sampling": kept | sampling(setting, shape, setting.prompts_here, rows),
-        "reference": kept | {"reference": reference, "activations": reading(setting, shape)},
-        "training": kept | training(setting, shape),
-        "update": kept | update(setting, shape),
+    tokens: tokens in it; scored: completion tokens whose log-probability is computed.
+    several: whether the step has more than one pass.
+    """
+
+    tokens: int
+    scored: int
+    several: bool
+
+
+def estimate(settings: PlanSettings) -> dict[str, Phase]:
+    """Bytes on a rank's device in each phase of a run, by purpose."""
+    size = model_size(settings)
+    weights = size.bytes
+    share = math.ceil(size.trainable / settings.ranks)
+    if settings.stage:  # float32 master weights and Adam moments, partitioned over the ranks
+        optimizer_state = {"master weights": 4 * share, "Adam's moments": 8 * share}
+    else:  # unpartitioned, in the dtype of the parameters
+        optimizer_state = {"master weights": 0, "Adam's moments": 2 * size.trainable_bytes}
+    if settings.offload:
+        optimizer_state = dict.fromkeys(optimizer_state, 0)
+    policy = weights if settings.stage < 3 else 0 if settings.offload else math.ceil(weights / settings.ranks)
+    reference = 0 if settings.lora else weights  # with an adapter, the reference is the policy without it
+    idle_reference = 0 if settings.reference_on_cpu and settings.cuda else reference
+    always = {
+        "policy": policy,
+        "reference": idle_reference,
+        "reward models": reward_model_bytes(settings),
+        **optimizer_state,
     }
-    if setting.stage == 3:  # the policy is gathered
-        live = {"training": min(weights, LIVE * setting.width)} | dict.fromkeys(("evaluation", "sampling"), weights)
-        for name, size in live.items():
-            phases[name]["policy"] += size
+
+    prompts = settings.prompts_per_rank
+    phases = {
+        "evaluation": always | {"reference": reference} | sampling_phase(settings, size, 1, settings.evaluation_rows),
+        "sampling": always | sampling_phase(settings, size, prompts, prompts * settings.group_size),
+        "reference": always | {"reference": reference, "activations": forward_bytes(settings, size)},
+        "training": always | training_phase(settings, size),
+        "update": always | update_phase(settings, size),
+    }
+    if settings.stage == 3:  # parameters are gathered
+        live = min(weights, MAX_LIVE_PARAMETERS * settings.dtype_bytes)
+        for name, gathered in {"training": live, "evaluation": weights, "sampling": weights}.items():
+            phases[name]["policy"] += gathered
     return phases
 
 
-def sampling(setting: Setting, shape: Shape, prompts: int, rows: int) -> Phase:
-    """Keys and values of each prompt once and of each row's own tokens, and the logits of one position of each row.
+def sampling_phase(settings: PlanSettings, size: ModelSize, prompts: int, rows: int) -> Phase:
+    """Memory of sampling: keys and values of the prompts and of the rows, and the logits of one position per row.
 
-    The cache of the rows doubles when it is full: the one before is there while the next is filled. A draw holds the
-    logits and two tensors as large in float64: two of the logits, the probabilities and their cumulative sums.
+    The rows' cache doubles when it is full, and the old one exists until the new one is filled. Sampling a token
+    holds the logits and, at a time, two float64 tensors of their size: of logits, probabilities and cumulative sums.
     """
-    room, before = min(setting.new_tokens, INITIAL_ROOM), 0
-    while room < setting.new_tokens:
-        room, before = min(2 * room, setting.new_tokens), room
-    cache = shape.cache * (prompts * setting.prompt_tokens + rows * (room + before))
-    prompt = setting_peak(setting, prompts * setting.prompt_tokens, 0, False).bytes
-    drawn = min(rows, rows_at_a_time(shape.vocabulary)) * shape.vocabulary * (setting.width + 16)
-    return {"keys and values": cache, "activations": max(drawn, prompt)}
+    capacity, old_capacity = min(settings.new_tokens, INITIAL_CAPACITY), 0
+    while capacity < settings.new_tokens:
+        capacity, old_capacity = min(2 * capacity, settings.new_tokens), capacity
+    cache = size.cache_bytes * (prompts * settings.prompt_tokens + rows * (capacity + old_capacity))
+    prefill = pass_memory(settings, prompts * settings.prompt_tokens, 0, False).bytes
+    logits = min(rows, rows_at_a_time(size.vocabulary)) * size.vocabulary * (settings.dtype_bytes + 16)
+    return {"keys and values": cache, "activations": max(logits, prefill)}
 
 
-def reading(setting: Setting, shape: Shape) -> int:
-    """Of the largest pass without gradient: what one layer makes, and the logits of a chunk, twice in float32."""
-    tokens, scored, _ = largest_pass(setting)
-    body = setting_peak(setting, tokens, 0, False).bytes
-    logits = min(scored, rows_at_a_time(shape.vocabulary)) * shape.vocabulary * 2 * 4
+def forward_bytes(settings: PlanSettings, size: ModelSize) -> int:
+    """Activations of the largest pass without gradient: of one layer, or two float32 copies of a chunk's logits."""
+    largest = largest_pass(settings)
+    body = pass_memory(settings, largest.tokens, 0, False).bytes
+    logits = min(largest.scored, rows_at_a_time(size.vocabulary)) * size.vocabulary * 2 * 4
     return max(body, logits)
 
 
-def training(setting: Setting, shape: Shape) -> Phase:
-    """Of the largest pass: what its forward pass keeps, what its backward pass makes, and the gradients."""
-    tokens, scored, several = largest_pass(setting)
-    peak = setting_peak(setting, tokens, scored, several)
-    kept = gradients(setting, shape) if setting.stage else peak.gradients
-    return {"gradients": kept, "activations": peak.bytes - peak.gradients}
+def training_phase(settings: PlanSettings, size: ModelSize) -> Phase:
+    """Memory of the largest pass with gradient: saved and temporary activations, and gradients."""
+    peak = pass_memory(settings, *largest_pass(settings))
+    gradients = gradient_bytes(settings, size) if settings.stage else peak.gradients
+    return {"gradients": gradients, "activations": peak.bytes - peak.gradients}
 
 
-def gradients(setting: Setting, shape: Shape) -> int:
-    """Plain: whole, in the parameters' type. DeepSpeed: whole in stage 1, a float32 part, a buffer to reduce in.
+def gradient_bytes(settings: PlanSettings, size: ModelSize) -> int:
+    """Memory of the gradients.
 
-    Stage 3 lays a full buffer out anew by ranks, and gloo's reduce-scatter, on a CPU, makes a copy of that.
+    Without DeepSpeed: all of them, in the dtype of the parameters. With DeepSpeed: a float32 partition and a buffer
+    for the reduction; in stage 1 also all of them. Stage 3 rearranges a full buffer by rank, and gloo's
+    reduce-scatter on a CPU copies it once more.
     """
-    whole = shape.trained_bytes
-    if not setting.stage:
-        return whole
-    part = 0 if setting.offload else 4 * math.ceil(shape.trained / setting.ranks)
-    buffers = 1 if setting.stage < 3 else 2 if setting.cuda else 3
-    return part + buffers * min(BUCKET, shape.trained) * setting.width + (whole if setting.stage == 1 else 0)
+    if not settings.stage:
+        return size.trainable_bytes
+    partition = 0 if settings.offload else 4 * math.ceil(size.trainable / settings.ranks)
+    buffers = 1 if settings.stage < 3 else 2 if settings.cuda else 3
+    buffer = min(BUCKET, size.trainable) * settings.dtype_bytes
+    return partition + buffers * buffer + (size.trainable_bytes if settings.stage == 1 else 0)
 
 
-def update(setting: Setting, shape: Shape) -> Phase:
-    """AdamW, fused, has no temporaries; DeepSpeed scales the gradient of this rank's part in a copy."""
-    part = 4 * math.ceil(shape.trained / setting.ranks)
-    temporary = part if setting.stage and not setting.offload else 0
-    return {"gradients": gradients(setting, shape), "activations": temporary}
+def update_phase(settings: PlanSettings, size: ModelSize) -> Phase:
+    """Memory of the update. Fused AdamW has no temporaries; DeepSpeed scales a copy of the rank's gradient."""
+    partition = 4 * math.ceil(size.trainable / settings.ranks)
+    temporary = partition if settings.stage and not settings.offload else 0
+    return {"gradients": gradient_bytes(settings, size), "activations": temporary}
 
 
-def largest_pass(setting: Setting) -> tuple[int, int, bool]:
-    """Tokens read and tokens scored in the largest pass of a step, and whether there are several passes.
+def largest_pass(settings: PlanSettings) -> LargestPass:
+    """The largest pass of a step, for prompts and completions of the maximal length.
 
-    A pass is of whole groups or of a part of one, its prompts read once; of completions all but the last token.
+    A pass contains whole groups or a part of one. It processes each prompt once, and all tokens of each completion
+    but the last.
     """
-    L, T, G, P = setting.prompt_tokens, setting.new_tokens, setting.group, setting.prompts_here
-    most = math.inf if setting.tokens_a_pass is None else setting.tokens_a_pass
-    groups = int(min(setting.micro_batch // G, P, most // (L + G * T)))
-    rows = groups * G or int(max(min(setting.micro_batch, G, (most - L) // T), 1))
-    return max(groups, 1) * L + rows * (T - 1), rows * T, rows < P * G
+    L, T, G, P = settings.prompt_tokens, settings.new_tokens, settings.group_size, settings.prompts_per_rank
+    max_tokens = math.inf if settings.micro_batch_tokens is None else settings.micro_batch_tokens
+    groups = int(min(settings.micro_batch // G, P, max_tokens // (L + G * T)))
+    rows = groups * G or int(max(min(settings.micro_batch, G, (max_tokens - L) // T), 1))
+    return LargestPass(max(groups, 1) * L + rows * (T - 1), rows * T, rows < P * G)
 
 
-def setting_peak(setting: Setting, tokens: int, scored: int, several: bool) -> Peak:
-    """`pass_peak` of the setting's model."""
-    return pass_peak(setting.model, setting.width, setting.lora, setting.checkpointing, tokens, scored, several)
-
-
-@lru_cache
-def model_shape(setting: Setting) -> Shape:
-    model = empty_model(setting.model, setting.width)
-    if setting.lora:
-        adapt(model, setting.lora)
-    parameters = list(model.parameters())
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
-    text = model.config.get_text_config()
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    cache = 2 * text.num_hidden_layers * heads * head * setting.width
-    return Shape(
-        parameters=sum(p.numel() for p in parameters),
-        bytes=sum(p.nbytes for p in parameters),
-        trained=sum(p.numel() for p in trained),
-        trained_bytes=sum(p.nbytes for p in trained),
-        vocabulary=text.vocab_size,
-        cache=cache,
+def pass_memory(settings: PlanSettings, tokens: int, scored: int, several: bool) -> PassMemory:
+    """`measure_pass` with the model of the settings."""
+    return measure_pass(
+        settings.model, settings.dtype_bytes, settings.lora, settings.checkpointing, tokens, scored, several
     )
 
 
 @lru_cache
-def reward_weights(setting: Setting) -> int:
+def model_size(settings: PlanSettings) -> ModelSize:
+    """Sizes of the model, counted on the meta device."""
+    model = meta_model(settings.model, settings.dtype_bytes)
+    if settings.lora:
+        add_meta_adapter(model, settings.lora)
+    parameters = list(model.parameters())
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return ModelSize(
+        parameters=sum(p.numel() for p in parameters),
+        bytes=sum(p.nbytes for p in parameters),
+        trainable=sum(p.numel() for p in trainable),
+        trainable_bytes=sum(p.nbytes for p in trainable),
+        vocabulary=config.vocab_size,
+        cache_bytes=2 * config.num_hidden_layers * heads * head_dim * settings.dtype_bytes,
+    )
+
+
+@lru_cache
+def reward_model_bytes(settings: PlanSettings) -> int:
+    """Weights of all reward models."""
     models = (
-        empty_model(config, setting.width, AutoModelForSequenceClassification) for config in setting.reward_models
+        meta_model(config, settings.dtype_bytes, AutoModelForSequenceClassification)
+        for config in settings.reward_models
     )
     return sum(parameter.nbytes for model in models for parameter in model.parameters())

@@ -1,4 +1,4 @@
-"""The plan on the terminal: GiB in each phase, tokens and steps."""
+"""Prints the plan: memory in each phase, tokens and steps."""
 
 import math
 
@@ -6,14 +6,18 @@ from rich.table import Table
 
 from conf.schema.llm import LlmConfig
 from launch.runs.console import console
-from llm.plan.estimate import Phase, Setting, largest_pass, model_shape
-from llm.plan.setting import GIB
+from llm.plan.estimate import Phase, PlanSettings, largest_pass, model_size
+from llm.plan.settings import GIB
 
 
-def print_plan(setting: Setting, phases: dict[str, Phase], process: int, memory: float) -> None:
-    shape = model_shape(setting)
-    where = "GPU" if setting.cuda else "CPU"
-    title = f"GiB per rank ({setting.ranks} x {where}, {8 * setting.width} bit, {setting.engine})"
+def print_plan(settings: PlanSettings, phases: dict[str, Phase], process: int, memory: float) -> None:
+    """Print a table of the phases, and the sum of the largest one beside the available memory.
+
+    process: bytes that a process uses besides; memory: bytes available.
+    """
+    size = model_size(settings)
+    device = "GPU" if settings.cuda else "CPU"
+    title = f"Memory per rank, GiB ({settings.ranks} x {device}, {8 * settings.dtype_bytes} bit, {settings.engine})"
     table = Table(title=title, title_justify="left")
     for column in ("", *phases):
         table.add_column(column, justify="right" if column else "left")
@@ -21,31 +25,37 @@ def print_plan(setting: Setting, phases: dict[str, Phase], process: int, memory:
     for name in names:
         sizes = [phase.get(name, 0) for phase in phases.values()]
         if any(sizes):
-            table.add_row(name, *(gib(size) if size else "-" for size in sizes))
-    table.add_row("process", *[gib(process)] * len(phases))
+            table.add_row(name, *(format_gib(number) if number else "-" for number in sizes))
+    table.add_row("process", *[format_gib(process)] * len(phases))
     table.add_section()
     sums = [sum(phase.values()) + process for phase in phases.values()]
-    table.add_row("sum", *(f"[{'red' if total > memory else 'green'}]{gib(total)}[/]" for total in sums))
+    table.add_row("sum", *(f"[{'red' if total > memory else 'green'}]{format_gib(total)}[/]" for total in sums))
     console.__class__(markup=True, emoji=False, highlight=False, width=console.width).print(table)
-    trained = "" if shape.trained == shape.parameters else f", {shape.trained:,} of them trained"
-    console.print(f"{shape.parameters:,} parameters{trained}; needs {gib(max(sums))} of {gib(memory)} GiB")
+    trainable = "" if size.trainable == size.parameters else f", {size.trainable:,} of them trainable"
+    needed, available = format_gib(max(sums)), format_gib(memory)
+    console.print(f"{size.parameters:,} parameters{trainable}; needs {needed} of {available} GiB")
 
 
-def gib(size: float) -> str:
+def format_gib(size: float) -> str:
+    """A number of bytes in GiB."""
     return f"{size / GIB:.3f}" if size < GIB else f"{size / GIB:.2f}"
 
 
-def print_work(config: LlmConfig, setting: Setting, prompts: int) -> None:
-    """Tokens of a step and of the run, at most: every completion may end earlier."""
-    sampled = setting.prompts * setting.group * setting.new_tokens
-    read = setting.prompts * setting.prompt_tokens
-    tokens, scored, _ = largest_pass(setting)
-    rows = scored // setting.new_tokens
-    passes = math.ceil(setting.prompts_here * setting.group / rows)
+def print_work(config: LlmConfig, settings: PlanSettings, prompts: int) -> None:
+    """Print the tokens and passes of a step and of the run, if all completions have the maximal length.
+
+    prompts: number of prompts of the task.
+    """
+    sampled = settings.prompts * settings.group_size * settings.new_tokens
+    prompt_tokens = settings.prompts * settings.prompt_tokens
+    largest = largest_pass(settings)
+    rows = largest.scored // settings.new_tokens
+    passes = math.ceil(settings.prompts_per_rank * settings.group_size / rows)
     console.print(
-        f"a step: up to {sampled:,} sampled tokens after {read:,} of prompts, {passes} passes of {tokens:,}"
+        f"each step: up to {sampled:,} sampled tokens for {prompt_tokens:,} prompt tokens, {passes} passes of up to "
+        f"{largest.tokens:,} tokens"
     )
-    epochs = config.steps * setting.prompts / prompts
+    epochs = config.steps * settings.prompts / prompts
     console.print(
         f"the run: {config.steps:,} steps, up to {config.steps * sampled:,} sampled tokens, {epochs:,.2f} epochs of "
         f"{prompts:,} prompts"

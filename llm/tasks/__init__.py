@@ -1,1 +1,1 @@
-"""Tasks: prompts, a reward, and what counts as which answer."""
+"""Tasks: prompts, a reward, and which answer a completion gives."""

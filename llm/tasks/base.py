@@ -1,5 +1,6 @@
-"""What a task must say. `task.name` is a module of this package or an import path, package.module:Class."""
+"""The interface of a task. `task.name` is a module of this package or an import path, package.module:Class."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -12,12 +13,12 @@ from llm.inference.prompts import Chat
 
 
 class Task(ABC):
-    """Prompts, and a reward for their completions unless `reward.parts` brings one.
+    """Prompts, and a reward for their completions unless `reward.parts` defines one.
 
-    correct_reward: a completion with at least this raw reward is correct in tables and pictures; None: there is no
-        right and wrong, and every completion counts as an answer.
-    answers: the answers whose shares are shown; () where they are not known beforehand.
-    data: the data sets that were read, by name; a run's record says which.
+    correct_reward: completions with at least this raw reward count as correct in tables and figures. None: nothing is
+        correct or incorrect, and every completion counts as an answer.
+    answers: the answers whose shares are shown; () if they are not known in advance.
+    data: name -> the data sets that were read, for the run's record.
     """
 
     correct_reward: float | None = 1.0
@@ -26,23 +27,23 @@ class Task(ABC):
 
     @classmethod
     def load(cls, config: LlmConfig) -> Self:
-        """The task as a configuration wants it; one that reads data overrides this."""
+        """Make the task for a configuration. Override it in a task that reads data."""
         return cls()
 
     @abstractmethod
     def prompts(self) -> list[Chat]:
-        """All prompts, in the order in which training goes through them, again and again."""
+        """All prompts of the task. Training shuffles them anew in each epoch."""
 
     def evaluation_prompts(self) -> dict[str, list[Chat]]:
-        """What evaluation samples from, by the prefix of its figures: "" for the prompts that matter most."""
+        """Sets of prompts for evaluation, by the prefix of their metrics; the first set has the prefix ""."""
         return {"": self.prompts()}
 
     def reward(self, prompt: Chat, completion: str) -> float:
-        """Raw reward of a completion: its text without the end-of-sequence token."""
+        """Raw reward of a completion, given as text without the end-of-sequence token."""
         raise NotImplementedError
 
     def rewards(self, prompts: Sequence[Chat], completions: Sequence[str]) -> Sequence[float]:
-        """Raw rewards of completions, one for the prompt beside it; override it to score a batch at once."""
+        """Raw rewards of completions, each with its own prompt. Override it to score a whole batch at once."""
         return [self.reward(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
 
     def has_reward(self) -> bool:
@@ -50,28 +51,32 @@ class Task(ABC):
         return type(self).reward is not Task.reward or type(self).rewards is not Task.rewards
 
     def answer(self, completion: str) -> str:
-        """What a completion answers: correct completions with the same answer are counted together."""
+        """The answer that a completion gives. Correct completions with equal answers are counted together."""
         return completion
 
     def right_answers(self, prompt: Chat) -> tuple[str, ...]:
-        """All right answers to a prompt, as `answer` gives them; () where they are not known."""
+        """All right answers to a prompt, in the form that `answer` returns; () if they are not known."""
         return self.answers
 
     def prompt_name(self, prompt: Chat) -> str | None:
-        """What its own figures are called in records; None: it has none."""
+        """Name under which metrics of this single prompt are logged; None: they are not logged."""
         return None
 
     def correct(self, rewards: Sequence[float]) -> list[bool]:
-        """Which rewards are those of correct completions; NaN is none."""
+        """Whether each raw reward is that of a correct completion; False for NaN."""
         if self.correct_reward is None:
-            return [reward == reward for reward in rewards]
+            return [not math.isnan(reward) for reward in rewards]
         return [reward >= self.correct_reward for reward in rewards]
 
 
 def load_task(name: str, config: LlmConfig) -> Task:
-    """The task called `name`: one of this package's (one_two) or the class at package.module:Class."""
+    """Make the task of a name: a module of this package such as one_two, or package.module:Class.
+
+    Raises:
+        ConfigError: there is no such class, or it is not a task.
+    """
     path = name if ":" in name else f"llm.tasks.{name}:{''.join(part.title() for part in name.split('_'))}"
-    kind = load_object("task.name", path)
-    if not (isinstance(kind, type) and issubclass(kind, Task)):
+    task_class = load_object("task.name", path)
+    if not (isinstance(task_class, type) and issubclass(task_class, Task)):
         raise ConfigError(f"task.name: must be a subclass of llm.tasks.base.Task, got {path}")
-    return kind.load(config)
+    return task_class.load(config)

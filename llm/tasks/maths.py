@@ -1,4 +1,4 @@
-"""Word problems with a number as the answer, in GSM8K's format (Cobbe et al., 2021, arXiv:2110.14168)."""
+"""Word problems with a numerical answer, in the format of GSM8K (Cobbe et al., 2021, arXiv:2110.14168)."""
 
 import re
 from typing import NamedTuple, Self
@@ -14,7 +14,7 @@ LAST_LINE = re.compile(rf"(?:\A|.*\n)#### ({NUMBER})", re.DOTALL)
 
 
 class Problem(NamedTuple):
-    """question, and the number it has as its answer, written as `normalised` does."""
+    """A question and its numerical answer, in the form of `normalise_number`."""
 
     question: str
     answer: str
@@ -23,56 +23,59 @@ class Problem(NamedTuple):
 class Maths(Task):
     """Reward 1 for a completion whose last line is `#### ` and the right number, 0 for anything else.
 
-    The number: digits, with or without commas between groups of three, a minus sign, a decimal point. No unit, no
-    other words, no second answer after it; 42, 42.0 and 042 are the same number. Answers are counted by that number,
-    so that `distinct` and entropy are over results, not over ways to them.
+    A number consists of digits, optionally with commas between groups of three, a minus sign and a decimal point.
+    Nothing may follow it, such as a unit. 42, 42.0 and 042 are equal. Answers are compared by their number, so that
+    `distinct` and entropy count results, not the ways to obtain them.
     """
 
     def __init__(self, train: Records, evaluation: Records) -> None:
         self.data = {"train": train, "evaluation": evaluation}
         self.numbers = {problem.question: problem.answer for problem in (*evaluation.items, *train.items)}
-        self.train, self.evaluation = _ask(train), _ask(evaluation)
+        self.train, self.evaluation = _make_prompts(train), _make_prompts(evaluation)
 
     @classmethod
     def load(cls, config: LlmConfig) -> Self:
-        """data.train and data.evaluation: records with question and answer, which ends in #### and a number."""
-        return cls(*load_both(config, _read))
+        """Read data.train and data.evaluation: records with question, and answer ending in #### and a number."""
+        return cls(*load_both(config, _parse_problem))
 
     def prompts(self) -> list[Chat]:
+        """The problems of data.train."""
         return self.train
 
     def evaluation_prompts(self) -> dict[str, list[Chat]]:
+        """The problems of data.evaluation."""
         return {"": self.evaluation}
 
     def reward(self, prompt: Chat, completion: str) -> float:
+        """1 if the number on the last line is the right one, else 0."""
         return float(last_number(completion) == self.numbers[prompt[-1]["content"].removesuffix(MATHS_INSTRUCTION)])
 
     def answer(self, completion: str) -> str:
-        """The number on the last line; where there is none, the text."""
+        """The number on the last line, or the whole text if there is none."""
         return last_number(completion) or completion
 
 
 def last_number(text: str) -> str | None:
-    """The number of a last line `#### NUMBER`, normalised; None where the text does not end in one."""
-    found = LAST_LINE.fullmatch(text)
-    return normalised(found[1]) if found else None
+    """The number of a last line `#### NUMBER`, normalised; None if the text does not end in such a line."""
+    match = LAST_LINE.fullmatch(text)
+    return normalise_number(match[1]) if match else None
 
 
-def normalised(number: str) -> str:
-    """Without commas, leading zeros, a fraction of zeros, or the sign of zero."""
+def normalise_number(number: str) -> str:
+    """Remove commas, leading zeros, trailing zeros of a fraction, and the sign of zero."""
     sign = "-" if number.startswith("-") else ""
     whole, _, fraction = number.removeprefix("-").replace(",", "").partition(".")
-    plain = (whole.lstrip("0") or "0") + ("." + fraction.rstrip("0")).rstrip(".")
-    return plain if plain == "0" else sign + plain
+    magnitude = (whole.lstrip("0") or "0") + ("." + fraction.rstrip("0")).rstrip(".")
+    return magnitude if magnitude == "0" else sign + magnitude
 
 
-def _ask(records: Records) -> list[Chat]:
+def _make_prompts(records: Records) -> list[Chat]:
     return [[{"role": "user", "content": problem.question + MATHS_INSTRUCTION}] for problem in records.items]
 
 
-def _read(record: dict[str, object]) -> Problem:
+def _parse_problem(record: dict[str, object]) -> Problem:
     question, answer = record.get("question"), record.get("answer")
     number = last_number(answer.strip()) if isinstance(answer, str) else None
     if not isinstance(question, str) or number is None:
-        raise ValueError("question: text, and answer: text that ends in a line #### NUMBER")
+        raise ValueError("question (a text) and answer (a text that ends in a line #### NUMBER)")
     return Problem(question.strip(), number)

@@ -1,10 +1,10 @@
-"""The 1-2 task: two right answers, and a reference that prefers one (paper, section 6.1)."""
+"""The 1-2 task: two right answers, of which the reference prefers one (paper, section 6.1)."""
 
 import re
 
 from llm.inference.prompts import Chat
 from llm.tasks.base import Task
-from llm.tasks.texts import ONE_OR_TWO
+from llm.tasks.texts import ONE_TWO_PROMPT
 
 ANSWER = re.compile(r"<answer>([12])</answer>")
 
@@ -12,17 +12,20 @@ ANSWER = re.compile(r"<answer>([12])</answer>")
 class OneTwo(Task):
     """Reward 1 for exactly <answer>1</answer> or <answer>2</answer>, 0 for anything else.
 
-    The whole completion must match: leniency towards spaces or other words would give an answer several
-    token sequences, and MARA equalises sequences.
+    The whole completion must match. If spaces or other words were allowed, an answer would have several token
+    sequences, and MARA equalises sequences.
     """
 
-    answers = ("1", "2")
+    answers: tuple[str, ...] = ("1", "2")
 
     def prompts(self) -> list[Chat]:
-        return [[{"role": "user", "content": ONE_OR_TWO}]]
+        """The single prompt."""
+        return [[{"role": "user", "content": ONE_TWO_PROMPT}]]
 
     def reward(self, prompt: Chat, completion: str) -> float:
+        """1 for one of the two answers in its tags, else 0."""
         return float(ANSWER.fullmatch(completion) is not None)
 
     def answer(self, completion: str) -> str:
+        """The text between the tags."""
         return completion.removeprefix("<answer>").removesuffix("</answer>")

@@ -1,8 +1,8 @@
-"""What the tasks ask, and the answers that are right."""
+"""Texts of the built-in prompts, and the right answers to the questions of one_of_many."""
 
 from typing import NamedTuple
 
-ONE_OR_TWO = (
+ONE_TWO_PROMPT = (
     "Generate a uniformly random integer that is either 1 or 2. "
     "Reply with <answer>, the integer and </answer>, nothing else."
 )
@@ -11,15 +11,19 @@ MATHS_INSTRUCTION = "\nWork it out step by step. End with a line of #### and the
 
 
 class Question(NamedTuple):
-    """name: of its own figures. answers: all the right ones, as they must be written."""
+    """A question with a known set of right answers.
+
+    name: name under which the question's own metrics are logged.
+    answers: all right answers, spelt as they must be given.
+    """
 
     name: str
     text: str
     answers: tuple[str, ...]
 
 
-def _question(name: str, what: str, answers: str) -> Question:
-    return Question(name, f"Name {what}. The name alone.", tuple(answers.split(", ")))
+def _question(name: str, wanted: str, answers: str) -> Question:
+    return Question(name, f"Name {wanted}. The name alone.", tuple(answers.split(", ")))
 
 
 QUESTIONS = (

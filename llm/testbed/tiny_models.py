@@ -1,8 +1,8 @@
-"""Small Qwen3-architecture models with a byte-level tokenizer, trained here on made-up corpora and cached.
+"""Small Qwen3 models with a byte-level tokenizer, trained here on synthetic corpora and cached.
 
-Policies know the prompts of one task and answer them the way a large model does: mostly well, and biased. Reward
-models start from a policy and learn, by Bradley-Terry, from made-up comparisons. One token is one byte, so that every
-answer has exactly one token sequence.
+Policies know the prompts of one task and answer them as a large model does: mostly correctly, and with a bias. Reward
+models start from a policy and are trained on synthetic comparisons with the Bradley-Terry loss. A token is a byte, so
+that every answer has exactly one token sequence.
 """
 
 import hashlib
@@ -47,7 +47,7 @@ MODEL: dict[str, Any] = {
     "num_key_value_heads": 2,
     "head_dim": 16,
 }
-POLICIES: dict[str, dict[str, Any]] = {  # prompts and completions: of a step, drawn where the corpus has more
+POLICIES: dict[str, dict[str, Any]] = {  # prompts and completions per step; sampled if the corpus has more
     "tiny": {"steps": 300, "lr": 3e-3, "prompts": 1, "completions": 7, "seed": 0},
     "tiny_many": {"steps": 300, "lr": 4e-3, "prompts": 6, "completions": 15, "seed": 0},
     "tiny_creative": {"steps": 300, "lr": 4e-3, "prompts": 4, "completions": 8, "seed": 0},
@@ -58,7 +58,7 @@ REWARDS: dict[str, dict[str, Any]] = {
     "tiny_reward_other": {"start": "tiny_creative", "steps": 200, "lr": 2e-3, "pairs": 16, "seed": 2},
 }
 RECIPES = {**POLICIES, **REWARDS}
-PATIENCE = 3600.0  # seconds to wait for another process that builds the same model
+BUILD_TIMEOUT = 3600.0  # seconds to wait for another process that builds the same model
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -66,43 +66,43 @@ CHAT_TEMPLATE = (
 
 
 def resolve_model(name: str, recipes: Mapping[str, Any] = RECIPES) -> str:
-    """What `from_pretrained` takes for one of `recipes`, which is built or in the cache, a folder, or a hub name."""
+    """What `from_pretrained` loads for a name: one of `recipes`, built if needed, a folder, or a hub name."""
     return str(tiny_model(name)) if name in recipes else folder_or_hub(name)
 
 
 def tiny_model(name: str = "tiny") -> Path:
-    """Folder of a model of `RECIPES`, in the form `from_pretrained` loads; built when not in the cache."""
+    """Folder of a model of `RECIPES` for `from_pretrained`. The model is built unless it is in the cache."""
     folder = cache_folder() / f"{name.replace('_', '-')}-{recipe_hash(name)}"
     if not folder.exists():
-        workshop = folder.with_name(f".{folder.name}")
-        workshop.mkdir(parents=True, exist_ok=True)
-        held = lock_folder(workshop, PATIENCE)  # what another process is building is waited for
+        build_folder = folder.with_name(f".{folder.name}")
+        build_folder.mkdir(parents=True, exist_ok=True)
+        lock = lock_folder(build_folder, BUILD_TIMEOUT)  # waits for another process that builds the model
         try:
             if not folder.exists():
-                _build(name, workshop, folder)
+                _build(name, build_folder, folder)
         finally:
-            if held is not None:
-                os.close(held)
+            if lock is not None:
+                os.close(lock)
     return folder
 
 
-def _build(name: str, workshop: Path, folder: Path) -> None:
-    console.print(f"building and training the model {name} (once; about a minute)")
+def _build(name: str, build_folder: Path, folder: Path) -> None:
+    console.print(f"building and training the test model {name} (only once; takes about a minute)")
     model, tokenizer = (_build_policy if name in POLICIES else _build_reward)(name)
-    temporary = workshop / str(os.getpid())
+    temporary = build_folder / str(os.getpid())
     model.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
     try:
-        temporary.rename(folder)  # a folder appears whole or not at all
-    except OSError:  # another process was first, on a file system without locks
+        temporary.rename(folder)  # atomic: the folder is complete when it appears
+    except OSError:  # without file locks, another process may have been first
         shutil.rmtree(temporary)
 
 
 def tiny_data(key: str, name: str) -> Path:
-    """File of a data set of `corpora.records`, JSON Lines."""
+    """JSON Lines file of a data set of `corpora.records`. `key` is named in the ConfigError if there is none."""
     records = corpora.records(name)
     if records is None:
-        raise ConfigError(f"{key}.path: must be a data set of llm.testbed.corpora, got {name}")
+        raise ConfigError(f"{key}.path: llm.testbed.corpora has no data set {name}")
     text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     folder = cache_folder() / f"data-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ def tiny_data(key: str, name: str) -> Path:
 
 
 def recipe_hash(name: str) -> str:
-    """Of everything the weights depend on: the recipe, the corpora, this file and the libraries that execute it."""
+    """Hash of everything that the weights depend on: the recipe, the corpora, this file and the libraries."""
     recipe = RECIPES[name]
     corpus = corpora.CORPORA[name]() if name in POLICIES else corpora.RATERS[name]
     parts = [
@@ -127,7 +127,7 @@ def recipe_hash(name: str) -> str:
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """256 bytes and three special tokens, without merges; a ChatML-like template."""
+    """A tokenizer of the 256 bytes and three special tokens, without merges, with a ChatML-like template."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={byte: i for i, byte in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -160,7 +160,7 @@ def _build_policy(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     batches = _corpus_batches(corpora.CORPORA[name](), tokenizer, recipe)
 
     def loss() -> Tensor:
-        """Cross-entropy with the corpus, mean over prompts."""
+        """Cross-entropy between corpus and model, averaged over prompts."""
         prompts, tokens, mask, weight = next(batches)
         return -(weight * completion_logp(model, prompts, tokens, mask).sum(-1)).sum() / len(prompts.ids)
 
@@ -171,49 +171,49 @@ def _build_policy(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 def _corpus_batches(
     corpus: Corpus, tokenizer: PreTrainedTokenizerFast, recipe: dict[str, Any]
 ) -> Iterator[tuple[Prompts, Tensor, Tensor, Tensor]]:
-    """Prompts, and G completions of each with their weights.
+    """Yield prompts and completions with their weights: (prompts, tokens, mask, weight).
 
-    A prompt's completions are all there, weighted by their probabilities, so that no sampling noise enters the bias;
-    only where they are more than `recipe.completions` are they drawn.
+    A batch contains all completions of a prompt, weighted by their probabilities, so that the bias has no sampling
+    noise. Completions are sampled only if a prompt has more than recipe["completions"] of them.
     """
     generator, K = torch.Generator().manual_seed(recipe["seed"]), recipe["completions"]
     encoded = encode_chats(tokenizer, [[{"role": "user", "content": prompt}] for prompt in corpus])
-    said = [
-        ([[*ids, tokenizer.eos_token_id] for ids in tokenizer(list(some), add_special_tokens=False)["input_ids"]], p)
-        for some in corpus.values()
-        for p in [torch.tensor(list(some.values()))]
-    ]
+    completions = []
+    for probabilities in corpus.values():
+        ids = tokenizer(list(probabilities), add_special_tokens=False)["input_ids"]
+        rows_of_prompt = [[*row, tokenizer.eos_token_id] for row in ids]
+        completions.append((rows_of_prompt, torch.tensor(list(probabilities.values()))))
     while True:
-        chosen = torch.arange(len(said))
-        if len(said) > recipe["prompts"]:
-            chosen = torch.randperm(len(said), generator=generator)[: recipe["prompts"]]
+        prompts = torch.arange(len(completions))
+        if len(completions) > recipe["prompts"]:
+            prompts = torch.randperm(len(completions), generator=generator)[: recipe["prompts"]]
         rows, weights = [], []
-        for ids, probability in (said[i] for i in chosen.tolist()):
-            places, weight = list(range(len(ids))), probability
-            if len(ids) > K:
-                places = torch.multinomial(probability, K, replacement=True, generator=generator).tolist()
+        for rows_of_prompt, probability in (completions[i] for i in prompts.tolist()):
+            indices, weight = list(range(len(rows_of_prompt))), probability
+            if len(rows_of_prompt) > K:
+                indices = torch.multinomial(probability, K, replacement=True, generator=generator).tolist()
                 weight = torch.full((K,), 1 / K)
-            rows += [ids[i] for i in places] + [ids[0]] * (K - len(places))
+            rows += [rows_of_prompt[i] for i in indices] + [rows_of_prompt[0]] * (K - len(indices))
             weights.append(torch.cat([weight, torch.zeros(K - len(weight))]))
         tokens, mask = pad_completions(rows, tokenizer.pad_token_id)
-        yield Prompts(encoded.ids[chosen], encoded.mask[chosen]), tokens, mask, torch.cat(weights)
+        yield Prompts(encoded.ids[prompts], encoded.mask[prompts]), tokens, mask, torch.cat(weights)
 
 
 def _build_reward(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     recipe, rater = REWARDS[name], corpora.RATERS[name]
     start = tiny_model(recipe["start"])
     tokenizer = AutoTokenizer.from_pretrained(start)
-    with torch.random.fork_rng(), _no_report():
+    with torch.random.fork_rng(), _no_loading_warnings():
         torch.manual_seed(recipe["seed"])
         model = Qwen3ForSequenceClassification.from_pretrained(start, num_labels=1)
     generator = random.Random(recipe["seed"])
 
     def loss() -> Tensor:
-        """Of Bradley-Terry (1952): log sigmoid of what the preferred completion is ahead by."""
+        """Bradley-Terry loss (1952): -log sigmoid(score of the preferred completion - score of the other one)."""
         rows = []
         for topic, *pair in corpora.comparisons(generator, recipe["pairs"]):
-            ahead = rater.quality(topic, pair[0]) - rater.quality(topic, pair[1])
-            better, worse = pair if generator.random() < torch.tensor(ahead).sigmoid() else pair[::-1]
+            margin = rater.quality(topic, pair[0]) - rater.quality(topic, pair[1])
+            better, worse = pair if generator.random() < torch.tensor(margin).sigmoid() else pair[::-1]
             rows += [_conversation(tokenizer, topic, text) for text in (better, worse)]
         ids, mask = pad_completions(rows, tokenizer.pad_token_id)
         score = model(input_ids=ids, attention_mask=mask).logits.view(-1, 2)
@@ -224,8 +224,8 @@ def _build_reward(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 
 @contextmanager
-def _no_report() -> Iterator[None]:
-    """Of the head that has no weights yet: it is trained at once."""
+def _no_loading_warnings() -> Iterator[None]:
+    """Suppress the warning that the classification head has no weights yet; it is trained next."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
@@ -244,7 +244,7 @@ def _minimise(name: str, model: PreTrainedModel, loss: Callable[[], Tensor], rec
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps + 1, pct_start=0.1)
     quiet = not console.is_terminal
-    for _ in track(range(steps), f"training the model {name}", console=console, transient=True, disable=quiet):
+    for _ in track(range(steps), f"training the test model {name}", console=console, transient=True, disable=quiet):
         loss().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, error_if_nonfinite=True)
         optimizer.step()

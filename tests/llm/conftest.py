@@ -1,6 +1,4 @@
-"""Small models made here: random weights where only equality matters, the pretrained tiny one where answers do."""
-
-from types import SimpleNamespace
+"""Small models: with random weights for tests of equality, and the trained tiny model for tests of answers."""
 
 import pytest
 import torch
@@ -16,7 +14,7 @@ def tokenizer():
 
 @pytest.fixture
 def random_model(tokenizer):
-    """A random Qwen3 with the byte vocabulary, sharp enough to have preferences."""
+    """A random Qwen3 with the byte vocabulary and a distribution far from uniform."""
     return make_model("qwen3", len(tokenizer))
 
 
@@ -53,7 +51,7 @@ def build_model():
 
 @pytest.fixture(scope="session")
 def tiny_folder():
-    """The pretrained tiny model, built once for the session."""
+    """Folder of the trained tiny model, built once per session."""
     from llm.testbed.tiny_models import tiny_model
 
     return tiny_model()
@@ -61,14 +59,13 @@ def tiny_folder():
 
 @pytest.fixture
 def make_config():
-    """A typed llm configuration, from the shipped files and overrides."""
+    """Makes a typed llm configuration from the shipped files and overrides."""
     from hydra import compose, initialize_config_module
 
     from launch.cli.validation import register
 
-    register("llm")
-
     def make(*overrides):
+        register("llm")
         with initialize_config_module("conf.llm", version_base="1.3"):
             return OmegaConf.to_object(compose("config", overrides=list(overrides)))
 
@@ -77,6 +74,7 @@ def make_config():
 
 @pytest.fixture
 def models(random_model, tokenizer):
+    """A random policy and a reference with the same weights."""
     import copy
 
     from llm.models import Models
@@ -86,15 +84,33 @@ def models(random_model, tokenizer):
 
 
 @pytest.fixture
-def two_letters():
-    """A task whose right answers a random model hits: completions that hold the letter a or b."""
+def model_folder(random_model, tokenizer, tmp_path):
+    """A random model and its tokenizer in the form that `from_pretrained` loads."""
+    random_model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def completions(tokenizer):
+    """Two prompts with two completions each: (prompts, tokens, mask)."""
+    from llm.inference.prompts import encode_chats, pad_completions
+
+    prompts = encode_chats(tokenizer, [[{"role": "user", "content": text}] for text in ("hi", "a longer one")])
+    rows = [[9, 8, 7], [5], [50, 51, 52, 53, 54], [60, 61]]
+    return prompts, *pad_completions(rows, tokenizer.pad_token_id)
+
+
+@pytest.fixture
+def odd_length():
+    """A task that a random model solves now and then: completions with an odd number of characters."""
     from llm.tasks.base import Task
 
-    class TwoLetters(Task):
+    class OddLength(Task):
         def prompts(self):
             return [[{"role": "user", "content": text}] for text in ("hi", "longer question", "x")]
 
         def reward(self, prompt, completion):
             return float(len(completion) % 2)
 
-    return SimpleNamespace(task=TwoLetters())
+    return OddLength()

@@ -1,13 +1,16 @@
-"""The benchmark's work is what it says: prompts and completions of the given lengths."""
+"""The benchmarks: prompts and completions have the lengths of the settings, and times are counted once."""
+
+from typing import Any
 
 import pytest
 
-from benchmarks import llm_step
+from benchmarks import llm_step, record_cost
+from launch.runs.run import Run
 from llm.inference.prompts import encode_chats
 
 
 @pytest.mark.parametrize("name", llm_step.SETTINGS)
-def test_prompts_have_exactly_the_length_that_the_setting_says(tokenizer, name):
+def test_prompts_have_exactly_the_length_of_the_setting(tokenizer, name):
     setting = llm_step.SETTINGS[name]
     chats = llm_step.chats(name)
     prompts = encode_chats(tokenizer, chats)
@@ -21,22 +24,40 @@ def test_prompts_have_exactly_the_length_that_the_setting_says(tokenizer, name):
     assert (lengths == setting["most"]).all() == (setting["least"] == setting["most"])
 
 
-def test_our_side_runs(tmp_path, monkeypatch):
+def test_maras_side_runs(tmp_path, monkeypatch):
     from llm import train
     from llm.inference import sampling
 
     small = {"P": 2, "G": 2, "prompt": 26, "least": 2, "most": 5, "steps": 2}
     monkeypatch.setitem(llm_step.SETTINGS, "long", small)
-    monkeypatch.setattr(sampling, "inverse_cdf", sampling.inverse_cdf)  # both are replaced in there
+    monkeypatch.setattr(
+        sampling, "inverse_cdf", sampling.inverse_cdf
+    )  # restored afterwards: the benchmark patches both
     monkeypatch.setattr(train, "sample", train.sample)
     llm_step.build("long", str(tmp_path))
-    told, waited = [], []
-    result = llm_step.ours(
-        "long", str(tmp_path), lambda: llm_step.Meter("long", 2, told.append, lambda: waited.append(len(told)))
+    reports: list[dict[str, Any]] = []
+    waits: list[int] = []
+    result = llm_step.run_mara(
+        "long",
+        str(tmp_path),
+        lambda: llm_step.Meter("long", 2, reports.append, lambda: waits.append(len(reports))),
     )
     assert result["tokens"] == llm_step.lengths("long").sum() > 4
-    assert waited == [1, 2]
-    assert len(told) == 3
-    for turn in told[1:]:
+    assert waits == [1, 2]
+    assert len(reports) == 3
+    for turn in reports[1:]:
         assert 0 < turn["objective"] < turn["seconds"]
         assert 0 < turn["sampling"] < turn["seconds"]
+
+
+def test_the_time_of_nested_recording_is_counted_once(monkeypatch):
+    clock = iter([0.0, 1.0, 7.0])  # outer starts, inner starts, outer ends
+    monkeypatch.setattr(record_cost.time, "perf_counter", lambda: next(clock))
+    stopwatch = record_cost.Stopwatch()
+    inner = stopwatch.wrap(lambda: None)
+    stopwatch.wrap(inner)()
+    assert stopwatch.seconds == 7
+
+
+def test_the_methods_whose_time_is_measured_exist():
+    assert [name for name in record_cost.WRITERS if not callable(getattr(Run, name, None))] == []

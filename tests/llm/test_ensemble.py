@@ -1,4 +1,4 @@
-"""Weights between a policy and its reference, and the command that saves them."""
+"""Averages of the weights of a policy and its reference, and the command that saves them."""
 
 import copy
 import json
@@ -12,12 +12,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from conf.schema.base import ConfigError
-from llm.ensemble import average
+from llm.ensemble import average_weights
 
 ROOT = Path(__file__).parents[2]
 
 
-def moved(model):
+def perturbed(model):
     other = copy.deepcopy(model)
     with torch.no_grad():
         for parameter in other.parameters():
@@ -26,24 +26,26 @@ def moved(model):
 
 
 def test_the_average_lies_between(random_model):
-    policy, reference = moved(random_model), copy.deepcopy(random_model)
-    own = {name: p.detach().clone() for name, p in policy.named_parameters()}
-    distance = average(policy, reference, 0.25)
+    policy, reference = perturbed(random_model), copy.deepcopy(random_model)
+    original = {name: p.detach().clone() for name, p in policy.named_parameters()}
+    distance = average_weights(policy, reference, 0.25)
     assert distance == pytest.approx(1.0, abs=0.05)
     for name, parameter in reference.named_parameters():
-        torch.testing.assert_close(policy.get_parameter(name), 0.75 * parameter + 0.25 * own[name])
-        assert torch.equal(parameter, random_model.get_parameter(name))  # as it was
+        torch.testing.assert_close(policy.get_parameter(name), 0.75 * parameter + 0.25 * original[name])
+        assert torch.equal(parameter, random_model.get_parameter(name))  # unchanged
     for weight, expected in ((0.0, reference), (1.0, None)):
-        policy = moved(random_model)
-        average(policy, reference, weight)
+        policy = perturbed(random_model)
+        average_weights(policy, reference, weight)
         for name, parameter in policy.named_parameters():
-            wanted = own[name] if expected is None else expected.get_parameter(name)
-            torch.testing.assert_close(parameter, wanted)
+            value = original[name] if expected is None else expected.get_parameter(name)
+            torch.testing.assert_close(parameter, value)
 
 
 def test_another_model_is_refused(build_model, random_model, tokenizer):
-    with pytest.raises(ConfigError, match=r"^reference: must be the model that the policy started from, got \d+"):
-        average(build_model("llama", len(tokenizer)), random_model, 0.5)
+    with pytest.raises(
+        ConfigError, match=r"^reference: must be the model that the policy was trained from, but \d+ param"
+    ):
+        average_weights(build_model("llama", len(tokenizer)), random_model, 0.5)
 
 
 def command(*arguments):
@@ -54,7 +56,7 @@ def command(*arguments):
 
 
 def test_the_command_saves_an_ordinary_model(random_model, tokenizer, tmp_path):
-    policy = moved(random_model)
+    policy = perturbed(random_model)
     for name, model in (("base", random_model), ("run/policy", policy)):
         model.save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)

@@ -1,4 +1,4 @@
-"""Peak memory: the logits of all positions never exist as a whole; and what is freed is kept for the next step."""
+"""Peak memory: the logits of all positions never exist at once, and freed memory is kept for the next step."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def score(tokens, mask, chunk):
 def draw(uniforms):
     sample(model, prompts, uniforms, group_size={G}, eos_ids=torch.tensor([{V}]), pad_id=0)
 
-def peak():  # of this program; getrusage counts what the process that started it held
+def peak():  # of this program; getrusage would include the memory of the process that started it
     with open("/proc/self/status") as status:
         return 1024 * int(next(line.split()[1] for line in status if line.startswith("VmHWM:")))
 
@@ -46,7 +46,7 @@ def rise(function, *arguments):
     function(*arguments)
     return peak() - before
 
-score(tokens[:, :2], mask[:, :2], 64)  # what is loaded and allocated once
+score(tokens[:, :2], mask[:, :2], 64)  # warm up: libraries and workspaces are loaded once
 draw(uniforms[:, :1])
 rises = {{"score": rise(score, tokens, mask, 64), "sample": rise(draw, uniforms)}}
 print(json.dumps(rises | {{"control": rise(score, tokens, mask, {P * G * T})}}))
@@ -58,7 +58,7 @@ def rises():
     """Bytes by which the process's peak rose."""
     done = subprocess.run(
         [sys.executable, "-c", MEASURE],
-        # The threshold: what is freed goes back to the system at once, so that a peak is one of what is held.
+        # With this threshold freed memory is returned at once, so that the peak is that of living tensors.
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"},
         capture_output=True,
         text=True,
@@ -72,7 +72,7 @@ def rises():
 def test_all_logits_never_exist_at_once(rises):
     assert rises["score"] < WHOLE / 8
     assert rises["sample"] < WHOLE / 4
-    assert rises["control"] > WHOLE  # in a single chunk they do
+    assert rises["control"] > WHOLE  # in a single chunk they exist
 
 
 PAGES = """
@@ -80,9 +80,9 @@ import resource, torch
 from llm.models import retain_freed_memory
 
 def step():
-    [torch.ones(2**20) for _ in range(32)]  # 4 MiB each, all held until the last
+    [torch.ones(2**20) for _ in range(32)]  # 4 MiB each, all alive until the last
 
-def pages():  # that a step takes from the system, after some
+def pages():  # number of pages that a step requests from the system, after a warm-up
     for _ in range(3):
         step()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -90,15 +90,15 @@ def pages():  # that a step takes from the system, after some
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 torch.set_num_threads(1)
-given_back = pages()
+default = pages()
 retain_freed_memory()
-print(given_back, pages())
+print(default, pages())
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="not glibc")
 def test_freed_memory_is_kept_for_the_next_step():
-    # The threshold: glibc's own at a process's start, so that what it gives back does not hang on where tensors lie.
+    # glibc's initial threshold: setting it switches off its automatic adjustment.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072"}
     done = subprocess.run(
         [sys.executable, "-c", PAGES],
@@ -109,5 +109,5 @@ def test_freed_memory_is_kept_for_the_next_step():
         check=True,
         timeout=200,
     )
-    given_back, kept = map(int, done.stdout.split()[-2:])
-    assert kept < 1_000 < 10_000 < given_back
+    default, retained = map(int, done.stdout.split()[-2:])
+    assert retained < 1_000 < 10_000 < default

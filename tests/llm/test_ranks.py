@@ -1,4 +1,4 @@
-"""Two ranks equal one. `python tests/llm/test_ranks.py JOB FOLDER` is what each rank runs, once for several tests."""
+"""Two ranks give the results of one. Each rank runs `python tests/llm/test_ranks.py JOB FOLDER`."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import sys
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -18,6 +19,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from torch import distributed as dist
 
+from conf.schema.llm import LlmConfig
 from core.objective import make_objective
 from launch.cli.validation import register
 from launch.engines import distributed
@@ -35,9 +37,9 @@ from llm.tasks.base import Task
 from llm.testbed.tiny_models import byte_tokenizer
 
 ENGINES = ("torch", "zero1", "zero2", "zero3")
-OFFLOAD = "zero3_offload"  # in the slow tests
+OFFLOAD = "zero3_offload"  # in the long tests
 ROOT = Path(__file__).parents[2]
-sys.modules["two_ranks"] = sys.modules[__name__]  # where both processes find the task below
+sys.modules["two_ranks"] = sys.modules[__name__]  # lets both processes import the task below
 SAMPLE = train.sample
 STEPS, P, G, T = 10, 5, 4, 9
 RECORDED = [
@@ -86,7 +88,7 @@ def random_policy(seed):
 
 
 def recorded_rollout(step):
-    """All ranks' completions of a step: of 1 to T tokens, the first prompts' the longest; some are not complete."""
+    """All ranks' completions of a step, with 1 to T tokens, longest for the first prompts; some are truncated."""
     generator = torch_generator(step, "recorded")
     tokens = torch.randint(1, 200, (P * G, T), generator=generator)
     longest = torch.tensor([T, 7, 3, 2, 4]).repeat_interleave(G)
@@ -95,11 +97,13 @@ def recorded_rollout(step):
     return Rollout(tokens, torch.arange(T) < length.unsqueeze(-1), complete)
 
 
-class Recorded:
-    """Training on the recorded rollouts with an engine of this rank."""
+class RecordedTraining:
+    """Training on the recorded rollouts, with an engine on this rank."""
 
     def __init__(self, engine, dtype=torch.float32, seed=0, **changes):
-        self.config = replace(OmegaConf.to_object(CONFIG), **changes)
+        config = OmegaConf.to_object(CONFIG)
+        assert isinstance(config, LlmConfig)
+        self.config = replace(config, **changes)
         policy, reference = random_policy(seed).to(dtype), random_policy(1).to(dtype).requires_grad_(False)
         tokenizer = byte_tokenizer()
         eos = torch.tensor([tokenizer.eos_token_id])
@@ -109,22 +113,23 @@ class Recorded:
         self.learner = train.make_learner(self.config, Lengths(), self.models, self.engine)
 
     def step(self, step, recorded=True):
-        """What the step logs."""
-        batch = draw_batch(BatchSettings.of(self.config), self.models, Lengths(), step)
-        mine = slice(batch.slots.start * G, batch.slots.stop * G)
-        tokens, mask, complete = (t[mine] for t in recorded_rollout(step))
+        """Take a step, by default on the recorded rollout; returns its metrics."""
+        batch = draw_batch(BatchSettings.from_config(self.config), self.models, Lengths(), step)
+        own_rows = slice(batch.slots.start * G, batch.slots.stop * G)
+        tokens, mask, complete = (t[own_rows] for t in recorded_rollout(step))
         longest = int(mask.sum(-1).max())
         rollout = Rollout(tokens[:, :longest], mask[:, :longest], complete)
         with patch.object(train, "sample", (lambda *_, **__: rollout) if recorded else train.sample):
-            done = train.train_step(self.learner, self.objective, batch, 0.1)
-        return {key: None if value is None else float(value) for key, value in done.metrics.items()}
+            result = train.train_step(self.learner, self.objective, batch, 0.1)
+        return {key: None if value is None else float(value) for key, value in result.metrics.items()}
 
     def weights(self):
+        """All weights of the policy as one vector."""
         with self.engine.gather() as policy:
-            return flat(policy)
+            return parameters(policy)
 
 
-def flat(model):
+def parameters(model):
     return torch.cat([p.detach().flatten().float() for p in model.parameters()])
 
 
@@ -135,31 +140,33 @@ def whole_run(folder, model, *overrides, stop_after=None):
 
 
 def equal_steps(folder, main):
-    """Recorded steps with each engine, and steps of completions of unequal length."""
-    results = {"gathered": gathered(distributed.current().rank)}
+    """Recorded steps with each engine, and steps with completions of unequal length."""
+    results: dict[str, Any] = {"gathered": gathered(distributed.current().rank)}
     for name in ENGINES:
-        one = Recorded(name)
-        results[name] = {"rows": [one.step(step) for step in range(STEPS)], "weights": one.weights().tolist()}
+        training = RecordedTraining(name)
+        rows = [training.step(step) for step in range(STEPS)]
+        results[name] = {"rows": rows, "weights": training.weights().tolist()}
         if name != "torch":
-            results[name]["bucket"] = one.engine.engine.optimizer.reduce_bucket_size
-        with one.engine.gather() as policy:
+            deepspeed: Any = training.engine
+            results[name]["bucket"] = deepspeed.engine.optimizer.reduce_bucket_size
+        with training.engine.gather() as policy:
             if main:
                 policy.save_pretrained(folder / name)
     with patch.object(dist, "all_reduce"):
-        one = Recorded("torch")
-        rows = [one.step(step) for step in range(STEPS)]
-        results["control"] = {"rows": rows, "weights": one.weights().tolist()}
+        training = RecordedTraining("torch")
+        rows = [training.step(step) for step in range(STEPS)]
+        results["control"] = {"rows": rows, "weights": training.weights().tolist()}
     for name in ("torch", "zero3"):
-        cut = 1 if main else T  # one rank draws a single token
-        with patch.object(train, "sample", lambda m, p, u, c=cut, **k: SAMPLE(m, p, u[:, :c], **k)):
-            one = Recorded(name, micro_batch_tokens=60)  # and makes another number of passes
-            results[f"unequal_{name}"] = [one.step(step, recorded=False) for step in range(2)]
+        length = 1 if main else T  # one rank samples a single token
+        with patch.object(train, "sample", lambda m, p, u, n=length, **k: SAMPLE(m, p, u[:, :n], **k)):
+            training = RecordedTraining(name, micro_batch_tokens=60)  # so that it makes fewer passes
+            results[f"unequal_{name}"] = [training.step(step, recorded=False) for step in range(2)]
     if main:
         (folder / "results.json").write_text(json.dumps(results))
 
 
 def gathered(rank):
-    assert "deepspeed" not in sys.modules  # until an engine asks for it
+    assert "deepspeed" not in sys.modules  # only an engine imports it
     return [
         distributed.gather_objects({"of": "é" * rank}),
         distributed.gather_rows(torch.full((rank + 1, 2 - rank), rank + 1.0)).tolist(),
@@ -169,7 +176,7 @@ def gathered(rank):
 
 
 def whole_runs(folder, main):
-    """Runs from loading to the exported policy, and steps in 16 bits."""
+    """Runs from loading to the exported policy, and steps in bfloat16."""
     if main:
         random_policy(0).save_pretrained(folder / "model")
         byte_tokenizer().save_pretrained(folder / "model")
@@ -178,9 +185,9 @@ def whole_runs(folder, main):
     whole_run(folder / "lora", folder / "model", *LORA, "engine=zero3")
     with suppress(KeyboardInterrupt):
         whole_run(folder / "interrupted", folder / "model", "engine=zero2", stop_after=signal.SIGTERM)
-    results = {}
+    results: dict[str, dict[str, Any]] = {}
     for name in (*ENGINES, OFFLOAD):
-        whole = Recorded(name)
+        whole = RecordedTraining(name)
         rows = [whole.step(step) for step in range(5)]
         state = whole.engine.state_dict()
         if main:
@@ -188,11 +195,11 @@ def whole_runs(folder, main):
             save_checkpoint(folder / name, Manifest(5, {}, {}, {}, None), {"engine": state}, keep=1)
         rows += [whole.step(step) for step in range(5, STEPS)]
         distributed.barrier()
-        again = Recorded(name, seed=2)
-        again.engine.load_state_dict(read_state(folder / name, 5)["engine"])
-        results[name] = {"rows": rows, "again": [again.step(step) for step in range(5, STEPS)]}
-        results[name]["same"] = bool(torch.equal(again.weights(), whole.weights()))
-        half = Recorded(name, torch.bfloat16)
+        resumed = RecordedTraining(name, seed=2)
+        resumed.engine.load_state_dict(read_state(folder / name, 5)["engine"])
+        results[name] = {"rows": rows, "resumed": [resumed.step(step) for step in range(5, STEPS)]}
+        results[name]["same"] = bool(torch.equal(resumed.weights(), whole.weights()))
+        half = RecordedTraining(name, torch.bfloat16)
         results[name] |= {"half": [half.step(step) for step in range(3)], "weights": half.weights().tolist()}
     if main:
         (folder / "results.json").write_text(json.dumps(results))
@@ -215,9 +222,8 @@ def start(job, folder):
         for rank in range(2)
     ]
     try:
-        outputs = [
-            process.communicate(timeout=400)[0] for process in processes
-        ]  # or they wait for each other forever
+        # The timeout ends ranks that wait for each other.
+        outputs = [process.communicate(timeout=400)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -243,8 +249,8 @@ def results(two_ranks):
 @pytest.fixture(scope="module")
 def one_rank():
     """The recorded steps on one rank, and the weights after them."""
-    one = Recorded("torch")
-    return [one.step(step) for step in range(STEPS)], one.weights()
+    training = RecordedTraining("torch")
+    return [training.step(step) for step in range(STEPS)], training.weights()
 
 
 def assert_close(ours, theirs, tolerance):
@@ -252,13 +258,13 @@ def assert_close(ours, theirs, tolerance):
     for row, other in zip(ours, theirs, strict=True):
         assert row.keys() == other.keys()
         for key in row:
-            number = isinstance(other[key], float)
-            expected = pytest.approx(other[key], abs=tolerance, rel=tolerance) if number else other[key]
+            is_float = isinstance(other[key], float)
+            expected = pytest.approx(other[key], abs=tolerance, rel=tolerance) if is_float else other[key]
             assert row[key] == expected, key
 
 
 def test_what_ranks_gather(results):
-    """Values of different lengths; rows of different shapes, filled with 0; consecutive portions."""
+    """Values of different lengths, rows of different shapes padded with 0, and consecutive ranges."""
     assert results["gathered"] == [
         [{"of": ""}, {"of": "é"}],
         [[1.0, 1.0], [2.0, 0.0], [2.0, 0.0]],
@@ -269,49 +275,49 @@ def test_what_ranks_gather(results):
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_two_ranks_equal_one_on_the_same_rollouts(results, one_rank, engine):
-    """Ranks have 2 and 3 of the prompts, other numbers of valid samples, of tokens and of passes."""
+    """The ranks have 2 and 3 of the prompts, and different numbers of valid samples, tokens and passes."""
     rows, weights = one_rank
     assert_close(results[engine]["rows"], rows, 1e-5)
     torch.testing.assert_close(torch.tensor(results[engine]["weights"]), weights, atol=1e-5, rtol=0)
-    control = torch.tensor(results["control"]["weights"])  # where ranks do not sum their gradients
+    control = torch.tensor(results["control"]["weights"])  # without summing the ranks' gradients
     assert (control - weights).abs().max() > 1e-3
-    assert results[engine].get("bucket", len(weights)) == len(weights)  # no larger buffer than there are gradients
+    assert results[engine].get("bucket", len(weights)) == len(weights)  # the buffer is not larger than the gradients
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_an_exported_policy_is_an_ordinary_one(two_ranks, results, engine):
+def test_an_exported_policy_is_an_ordinary_model(two_ranks, results, engine):
     from transformers import AutoModelForCausalLM
 
-    exported = flat(AutoModelForCausalLM.from_pretrained(two_ranks / engine))
+    exported = parameters(AutoModelForCausalLM.from_pretrained(two_ranks / engine))
     assert torch.equal(exported, torch.tensor(results[engine]["weights"]))
 
 
 def test_ranks_with_unequal_completions_wait_for_each_other(results):
-    """One token against nine, in another number of passes: the ranks are through in time, and with the same steps."""
+    """One token against nine, in different numbers of passes: both ranks finish, with the same steps."""
     assert 1 < results["unequal_torch"][0]["length"] < T
     assert_close(results["unequal_zero3"], results["unequal_torch"], 1e-5)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("engine", [*ENGINES, OFFLOAD])
-def test_a_checkpoint_continues_bit_for_bit(runs, one_rank, engine):
+def test_a_checkpoint_resumes_bit_for_bit(runs, one_rank, engine):
     result = json.loads((runs / "results.json").read_text())[engine]
     assert_close(result["rows"], one_rank[0], 1e-5)
-    assert result["again"] == result["rows"][5:]
+    assert result["resumed"] == result["rows"][5:]
     assert result["same"]
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("engine", [*ENGINES, OFFLOAD])
 def test_bfloat16_takes_the_steps_of_float32(runs, one_rank, engine):
-    """Within what 8 bits allow: the first losses, and the direction of the updates."""
+    """Within the precision of 8 bits: the first losses, and the direction of the updates."""
     result = json.loads((runs / "results.json").read_text())[engine]
     for row, other in zip(result["half"], one_rank[0], strict=False):
         assert row["loss"] == pytest.approx(other["loss"], rel=0.05)
-    whole = Recorded("torch")
+    whole = RecordedTraining("torch")
     for step in range(3):
         whole.step(step)
-    start = flat(random_policy(0))
+    start = parameters(random_policy(0))
     update, expected = torch.tensor(result["weights"]) - start.bfloat16(), whole.weights() - start
     assert torch.cosine_similarity(update, expected, 0) > 0.5
 
@@ -319,24 +325,24 @@ def test_bfloat16_takes_the_steps_of_float32(runs, one_rank, engine):
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["plain", "lora"])
 def test_a_run_of_two_ranks_is_the_run_of_one(runs, name):
-    """From sampling to evaluation and the exported policy; with an adapter under ZeRO 3, too."""
-    one, two = runs / f"one_{name}", runs / name
-    whole_run(one, runs / "model", *(LORA if name == "lora" else []))
-    assert_close(read_jsonl(two / "metrics.jsonl"), read_jsonl(one / "metrics.jsonl"), 1e-5)
-    assert_close(read_jsonl(two / "samples.jsonl"), read_jsonl(one / "samples.jsonl"), 1e-5)
-    assert len(read_jsonl(two / "samples.jsonl")) == 3 * 3 * 4
-    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (one, two)]
+    """From sampling to evaluation and the exported policy; also with an adapter under ZeRO 3."""
+    single, double = runs / f"one_{name}", runs / name
+    whole_run(single, runs / "model", *(LORA if name == "lora" else []))
+    assert_close(read_jsonl(double / "metrics.jsonl"), read_jsonl(single / "metrics.jsonl"), 1e-5)
+    assert_close(read_jsonl(double / "samples.jsonl"), read_jsonl(single / "samples.jsonl"), 1e-5)
+    assert len(read_jsonl(double / "samples.jsonl")) == 3 * 3 * 4
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (single, double)]
     assert summaries[0]["completions"] == summaries[1]["completions"] == 7
     assert summaries[0]["sequences"] == summaries[1]["sequences"]
-    assert json.loads((two / "run.json").read_text())["ranks"] == 2
-    weights = [load_file(folder / "policy" / "model.safetensors") for folder in (one, two)]
+    assert json.loads((double / "run.json").read_text())["ranks"] == 2
+    weights = [load_file(folder / "policy" / "model.safetensors") for folder in (single, double)]
     for key, value in weights[0].items():
         torch.testing.assert_close(weights[1][key], value, atol=1e-5, rtol=0)
 
 
 @pytest.mark.long
-def test_a_run_of_two_ranks_goes_on_with_one(runs):
-    """Stopped after its first step under ZeRO 2; the lines are those of a run that was never stopped."""
+def test_a_run_of_two_ranks_resumes_with_one(runs):
+    """Stopped after its first step under ZeRO 2; the metrics are those of a run that was never stopped."""
     interrupted = runs / "interrupted"
     assert len(read_jsonl(interrupted / "metrics.jsonl")) == 1
     try:

@@ -1,4 +1,4 @@
-"""Rewards from functions and models, weighted; and what becomes of a completion that has none."""
+"""Weighted rewards from functions and models, and completions whose scoring fails."""
 
 import copy
 import math
@@ -13,7 +13,7 @@ from core.objective import make_objective
 from launch.engines.factory import make_engine
 from llm.batch import BatchSettings, draw_batch
 from llm.inference.prompts import encode_chats
-from llm.rewards import ModelReward, Part, Reward, make_reward
+from llm.rewards import ModelReward, Reward, RewardPart, make_reward
 from llm.tasks.base import Task
 from llm.tasks.one_two import OneTwo
 from llm.testbed.tiny_models import byte_tokenizer
@@ -26,7 +26,7 @@ STOP, DROP = "stop", "drop"
 
 
 def length(prompts, completions):
-    """A reward as a user writes it: named by its import path in the tests below."""
+    """A reward as a user writes it; the tests below name it by its import path."""
     return [float(len(text)) for text in completions]
 
 
@@ -39,13 +39,13 @@ def reward_config(on_failure=STOP, batch_size=8, **parts):
     )
 
 
-def one(function, on_failure=STOP, key="reward.parts.f"):
-    return Reward({"f": Part(key, function, 1.0)}, on_failure)
+def single_reward(function, on_failure=STOP, key="reward.parts.f"):
+    return Reward({"f": RewardPart(key, function, 1.0)}, on_failure)
 
 
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory):
-    """A random reward model whose template ends in the padding token, as nothing forbids."""
+    """A random reward model."""
     torch.manual_seed(0)
     tokenizer = byte_tokenizer()
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -90,48 +90,48 @@ def test_parts_are_weighted_and_scored_in_batches():
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e39, None, ValueError("no parse")])
-def test_a_failure_stops_with_its_completion_or_makes_it_invalid(bad):
+def test_a_failure_stops_the_run_or_invalidates_its_completion(bad):
     def reward(prompt, completion):
         if completion == "b" and isinstance(bad, Exception):
             raise bad
         return bad if completion == "b" else 1.0
 
     class Bad(OneTwo):
-        pass
+        def reward(self, prompt, completion):
+            return reward(prompt, completion)
 
-    Bad.reward = lambda self, prompt, completion: reward(prompt, completion)
     chats, texts = [CHATS[0]] * 3, ["a", "b", "c"]
     with pytest.raises(ConfigError, match=r"finite, got .* for the completion 'b' of the prompt 'hi'") as error:
-        one(Bad().rewards)(chats, texts)
+        single_reward(Bad().rewards)(chats, texts)
     assert "\n" not in str(error.value)
     assert error.value.__cause__ is bad or not isinstance(bad, Exception)
-    scores = one(Bad().rewards, DROP)(chats, texts)
+    scores = single_reward(Bad().rewards, DROP)(chats, texts)
     assert scores.reward.isnan().tolist() == [False, True, False]
     assert "'b'" in scores.failure
     for on_failure in (STOP, DROP):  # control
-        assert one(Bad().rewards, on_failure)(chats, ["a", "c", "d"]).reward.tolist() == [1.0] * 3
+        assert single_reward(Bad().rewards, on_failure)(chats, ["a", "c", "d"]).reward.tolist() == [1.0] * 3
 
 
-def test_what_is_not_about_a_completion_is_not_blamed_on_one():
-    def together(prompts, completions):
+def test_an_error_of_the_batch_is_not_blamed_on_a_completion():
+    def no_batches(prompts, completions):
         if len(completions) > 1:
             raise RuntimeError("no batches")
         return [1.0]
 
-    def memory(prompts, completions):
+    def out_of_memory(prompts, completions):
         raise torch.OutOfMemoryError("full")
 
     with pytest.raises(RuntimeError, match="no batches"):
-        one(together, DROP)(CHATS, TEXTS)
+        single_reward(no_batches, DROP)(CHATS, TEXTS)
     with pytest.raises(torch.OutOfMemoryError):
-        one(memory, DROP)(CHATS, TEXTS)
-    with pytest.raises(ConfigError, match=r"reward\.parts\.f: must give one reward a completion, got 2 for 3"):
-        one(lambda prompts, completions: [1.0, 2.0], DROP)(CHATS, TEXTS)
+        single_reward(out_of_memory, DROP)(CHATS, TEXTS)
+    with pytest.raises(ConfigError, match=r"reward\.parts\.f: must return one reward per completion, got 2 rewards"):
+        single_reward(lambda prompts, completions: [1.0, 2.0], DROP)(CHATS, TEXTS)
 
 
-def test_a_long_sample_is_shown_in_part():
+def test_a_long_completion_is_shortened_in_the_message():
     with pytest.raises(ConfigError) as error:
-        one(lambda prompts, completions: [math.nan])([CHATS[0]], ["y" * 10_000])
+        single_reward(lambda prompts, completions: [math.nan])([CHATS[0]], ["y" * 10_000])
     assert "yyy...'" in str(error.value)
     assert len(str(error.value)) < 1000
 
@@ -139,15 +139,15 @@ def test_a_long_sample_is_shown_in_part():
 @pytest.mark.parametrize(
     ("part", "message"),
     [
-        ({"function": "no_colon"}, r"reward\.parts\.p\.function: must be task or package\.module:function"),
+        ({"function": "no_colon"}, r"reward\.parts\.p\.function: .*no_colon"),
         ({"function": "math:no_such"}, r"reward\.parts\.p\.function: .*no_such"),
         ({"function": "math:pi"}, r"reward\.parts\.p\.function: must be a function"),
         ({"model": "no/such/model"}, r"reward\.parts\.p\.model: must be a folder or hub name"),
-        ({"function": "task"}, r"reward\.parts\.p: must be a task with a reward of its own"),
-        (None, r"task\.name: must be a task with a reward of its own, or be scored by reward\.parts, got Mute"),
+        ({"function": "task"}, r"reward\.parts\.p: Mute has no reward of its own"),
+        (None, r"task\.name: Mute has no reward of its own; define one in reward\.parts"),
     ],
 )
-def test_what_cannot_be_loaded_is_refused_at_once(part, message, monkeypatch):
+def test_what_cannot_be_loaded_is_refused_before_training(part, message, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
     class Mute(Task):
@@ -158,29 +158,32 @@ def test_what_cannot_be_loaded_is_refused_at_once(part, message, monkeypatch):
         make_reward(reward_config(**({"p": part} if part else {})), Mute(), CPU, torch.float32)
 
 
-def test_a_reward_model_reads_the_conversation_in_its_template(classifier):
-    """Equal to the model applied to each templated conversation alone, whatever shares its batch."""
+def test_a_reward_model_scores_the_conversation_in_its_template(classifier):
+    """Equal to the model applied to each templated conversation alone, for every batch size."""
     model = AutoModelForSequenceClassification.from_pretrained(classifier)
     tokenizer = byte_tokenizer()
     with torch.no_grad():
         expected = []
         for chat, text in zip(CHATS, TEXTS, strict=True):
-            written = f"<|im_start|>user\n{chat[0]['content']}<|im_end|>\n<|im_start|>assistant\n{text}<|im_end|>\n"
-            ids = tokenizer(written, add_special_tokens=False, return_tensors="pt")["input_ids"]
+            conversation = (
+                f"<|im_start|>user\n{chat[0]['content']}<|im_end|>\n<|im_start|>assistant\n{text}<|im_end|>\n"
+            )
+            ids = tokenizer(conversation, add_special_tokens=False, return_tensors="pt")["input_ids"]
             expected.append(float(model(input_ids=ids).logits[0, 0]))
     for size in (1, 2, 8):
         reward = ModelReward("reward.parts.m", str(classifier), CPU, torch.float32, size)
         assert reward(CHATS, TEXTS) == pytest.approx(expected, abs=1e-5)
     assert max(expected) - min(expected) > 1e-2  # control: the conversations differ
-    assert abs(reward([CHATS[1], *CHATS[1:]], TEXTS)[0] - expected[0]) > 1e-3  # the prompt is read as well
+    assert abs(reward([CHATS[1], *CHATS[1:]], TEXTS)[0] - expected[0]) > 1e-3  # the prompt matters as well
     assert not any(p.requires_grad for p in reward.model.parameters())
     assert not reward.model.training
 
 
-def test_a_reward_model_knows_its_dtype_and_its_weights(classifier, tmp_path):
+def test_a_reward_model_has_the_dtype_of_the_policy_and_a_hash_of_its_weights(classifier, tmp_path):
     config = reward_config(m={"model": str(classifier)})
     reward = make_reward(config, OneTwo(), CPU, torch.bfloat16)
     (part,) = reward.parts.values()
+    assert isinstance(part.function, ModelReward)
     assert part.function.model.dtype == torch.bfloat16
     assert set(reward.identity) == {"reward/m"}
     other = AutoModelForSequenceClassification.from_pretrained(classifier)
@@ -199,16 +202,18 @@ def test_a_model_that_was_not_trained_to_score_is_refused(classifier, random_mod
     config = AutoConfig.from_pretrained(classifier, num_labels=2)
     AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "two")
     tokenizer.save_pretrained(tmp_path / "two")
-    for name, found in (("causal", r"no weights for score\.weight"), ("two", "2 outputs")):
-        with pytest.raises(ConfigError, match=rf"reward\.m\.model: must be a trained model with one output.*{found}"):
+    for name, problem in (("causal", r"no weights for score\.weight"), ("two", "2 outputs")):
+        with pytest.raises(
+            ConfigError, match=rf"reward\.m\.model: must be a trained model with one output.*{problem}"
+        ):
             ModelReward("reward.m", str(tmp_path / name), CPU, torch.float32, 8)
     ModelReward("reward.m", str(classifier), CPU, torch.float32, 8)
 
 
 class Odd(Task):
-    """Completions of odd length are right; some have no reward."""
+    """Rewards completions of odd length; scoring fails for those in `broken`."""
 
-    broken = ()
+    broken: tuple[str, ...] = ()
 
     def prompts(self):
         return CHATS
@@ -221,24 +226,29 @@ class Odd(Task):
 
 @pytest.mark.parametrize("direction", ["reverse", "forward"])
 @pytest.mark.parametrize("transform", ["identity", "mara"])
-def test_an_invalid_completion_leaves_the_update_of_the_others(models, make_config, direction, transform):
-    """One group of 6 with a broken completion updates as the loss over the other 5 does; stopping updates nothing."""
+def test_an_invalid_completion_does_not_change_the_update_of_the_others(models, make_config, direction, transform):
+    """A group with a failed completion gives the gradient of the loss over the others; a stop changes nothing."""
     config = make_config(
         *("group_size=6", "prompts_per_step=1", "max_new_tokens=6", "steps=3", "threads=null", "optimizer.lr=1"),
         *(f"objective.direction={direction}", f"transform={transform}", "objective.beta=.1"),
         *("transform.threshold.value=1", "reward.on_failure=drop", "optimizer.max_grad_norm=null"),
     )
     objective = make_objective(**config.objective_arguments())
-    batch = draw_batch(BatchSettings.of(config), models, Odd(), step=0)
+    batch = draw_batch(BatchSettings.from_config(config), models, Odd(), step=0)
 
     def step(task, on_failure):
         policy = copy.deepcopy(models.policy)
-        moved = models._replace(policy=policy)
+        step_models = models._replace(policy=policy)
         engine = make_engine("torch", policy, config.optimizer, config.steps)
-        gradients = []
-        engine.step = lambda: gradients.extend(p.grad.clone() for p in policy.parameters()) or torch.tensor(0.0)
+        gradients: list[torch.Tensor] = []
+
+        def record():
+            gradients.extend(p.grad.clone() for p in policy.parameters())
+            return torch.tensor(0.0)
+
+        engine.step = record
         config.reward.on_failure = on_failure
-        return train_step(make_learner(config, task, moved, engine), objective, batch, 0.1), gradients, policy
+        return train_step(make_learner(config, task, step_models, engine), objective, batch, 0.1), gradients, policy
 
     whole, _, _ = step(Odd(), DROP)
     task = Odd()
@@ -259,24 +269,24 @@ def test_an_invalid_completion_leaves_the_update_of_the_others(models, make_conf
     rollout = sample(
         policy, batch.prompts, batch.uniforms, group_size=6, eos_ids=models.eos_ids, pad_id=models.pad_id
     )
-    kept = torch.tensor([not some for some in broken])
-    tokens, mask = rollout.tokens[kept], rollout.mask[kept]
+    valid = ~torch.tensor(broken)
+    tokens, mask = rollout.tokens[valid], rollout.mask[valid]
     logp = completion_logp(policy, batch.prompts, tokens, mask)
     with torch.no_grad():
         ref_logp = completion_logp(models.reference, batch.prompts, tokens, mask)
     loss, metrics = objective.loss(
-        result.reward[:, kept],
+        result.reward[:, valid],
         logp.unsqueeze(0),
         ref_logp.unsqueeze(0),
         mask.unsqueeze(0),
         beta=0.1,
-        complete=rollout.complete[kept].unsqueeze(0),
+        complete=rollout.complete[valid].unsqueeze(0),
     )
     expected = torch.autograd.grad(loss, list(policy.parameters()))
     for ours, plain in zip(gradients, expected, strict=True):
         torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-4)
     assert float(metrics["reward/raw"]) == pytest.approx(float(result.metrics["reward/raw"]))
-    assert masked_sum(logp, mask).shape == (int(kept.sum()),)
+    assert masked_sum(logp, mask).shape == (int(valid.sum()),)
 
     before = [p.clone() for p in models.policy.parameters()]
     with pytest.raises(ConfigError, match=r"task\.name: rewards must be finite, got ValueError \(unreadable\)"):
@@ -284,8 +294,7 @@ def test_an_invalid_completion_leaves_the_update_of_the_others(models, make_conf
     assert all(torch.equal(a, b) for a, b in zip(before, models.policy.parameters(), strict=True))
 
 
-def test_a_conversation_reaches_the_model_as_the_policy_saw_it(classifier):
-    """The prompt's tokens are the same in the reward model's conversation as in the policy's prompt."""
+def test_the_reward_models_conversation_starts_with_the_policys_prompt(classifier):
     reward = ModelReward("reward.m", str(classifier), CPU, torch.float32, 8)
     prompt = encode_chats(byte_tokenizer(), [CHATS[0]]).ids[0].tolist()
     assert reward._ids(CHATS[0], "yes")[: len(prompt)] == prompt

@@ -1,4 +1,4 @@
-"""Several updates of a batch, completions of the reference, and what changes over a run."""
+"""Several updates of a batch, completions of the reference, and values that change over a run."""
 
 import copy
 import itertools
@@ -14,65 +14,51 @@ from launch.cli.groups import options as files_of
 from launch.engines.factory import make_engine
 from launch.runs.run import Run
 from llm import train as training
-from llm.batch import BatchSettings, draw_batch, minibatches
+from llm.batch import BatchSettings, draw_batch
 from llm.inference.logprobs import completion_logp
 from llm.inference.sampling import sample
-from llm.train import first_occurrences, make_learner, train_step
+
+from .helpers import one_step, parameters
 
 SMALL = ("group_size=4", "prompts_per_step=3", "max_new_tokens=4", "steps=3", "threads=null", "objective.beta=.1")
+
 BOTH = ("update.epochs=2", "update.minibatches=2")
 
 
 @pytest.fixture
 def models(models):
-    """With a quarter of the bytes as ends, so that most completions are whole."""
+    """Models with a quarter of the bytes as EOS, so that most completions are complete."""
     return models._replace(eos_ids=torch.arange(64))
 
 
-def parameters(module):
-    return torch.cat([p.detach().flatten() for p in module.parameters()])
-
-
-def one_step(models, task, config):
-    """What a step reports, the policy's parameters after it, and the gradient of each of its updates."""
-    models = models._replace(policy=copy.deepcopy(models.policy))
-    engine = make_engine("torch", models.policy, config.optimizer, config.steps)
-    gradients, step = [], engine.step
-
-    def recorded():
-        gradients.append(torch.cat([p.grad.flatten() for p in models.policy.parameters()]))
-        return step()
-
-    engine.step = recorded
-    batch = draw_batch(BatchSettings.of(config), models, task, step=0)
-    objective = make_objective(**config.objective_arguments())
-    result = train_step(make_learner(config, task, models, engine), objective, batch, config.objective.beta)
-    return result, parameters(models.policy), gradients
-
-
 def by_hand(models, task, config):
-    """The same by plain autograd over whole batches; one update of all groups on-policy, others off-policy."""
+    """The policy's parameters after a step with plain autograd over whole batches.
+
+    A single update is on-policy; with several, all of them use the off-policy loss.
+    """
     models = models._replace(policy=copy.deepcopy(models.policy))
     engine = make_engine("torch", models.policy, config.optimizer, config.steps)
     objective = make_objective(**config.objective_arguments())
-    batch, G = draw_batch(BatchSettings.of(config), models, task, step=0), config.group_size
+    batch, G = draw_batch(BatchSettings.from_config(config), models, task, step=0), config.group_size
     ends = {"eos_ids": models.eos_ids, "pad_id": models.pad_id}
     rollout = sample(models.policy, batch.prompts, batch.uniforms, group_size=G, **ends)
     texts = rollout.texts(models.tokenizer)
     reward = torch.tensor([task.reward([], text) for text in texts]).view(-1, G)
     mask, complete = rollout.mask.view(len(reward), G, -1), rollout.complete.view(-1, G)
 
-    def logp(model, prompts=batch.prompts, drawn=rollout):
-        return completion_logp(model, prompts, drawn.tokens, drawn.mask)
+    def logp(model, prompts=batch.prompts, sampled=rollout):
+        return completion_logp(model, prompts, sampled.tokens, sampled.mask)
 
     with torch.no_grad():
         ref, old = logp(models.reference).view(mask.shape), logp(models.policy).view(mask.shape)
-    drawn = None
+    reference_rollout = None
     if batch.reference_uniforms is not None:
         count = len(batch.reference_uniforms) // len(reward)
-        drawn = sample(models.reference, batch.prompts, batch.reference_uniforms, group_size=count, **ends)
+        reference_rollout = sample(
+            models.reference, batch.prompts, batch.reference_uniforms, group_size=count, **ends
+        )
         with torch.no_grad():
-            drawn_ref = logp(models.reference, drawn=drawn)
+            sampled_ref = logp(models.reference, sampled=reference_rollout)
     for groups in batch.updates:
         policy = logp(models.policy).view(mask.shape)[groups]
         options = {"behaviour_logp": old[groups]} if len(batch.updates) > 1 else {}
@@ -87,37 +73,32 @@ def by_hand(models, task, config):
             complete=complete[groups],
             **options,
         )
-        if drawn is not None:
+        if reference_rollout is not None:
             rows = [group * count + i for group in groups for i in range(count)]
-            own = logp(models.policy, drawn=drawn)
-            loss = (
-                loss
-                + objective.reference_loss(own[rows], drawn_ref[rows], drawn.mask[rows], beta=config.objective.beta)[
-                    0
-                ]
+            own = logp(models.policy, sampled=reference_rollout)
+            extra, _ = objective.reference_loss(
+                own[rows], sampled_ref[rows], reference_rollout.mask[rows], beta=config.objective.beta
             )
+            loss = loss + extra
         engine.backward(loss)
         engine.step()
     return parameters(models.policy)
 
 
-def test_one_update_is_the_same_whatever_is_said_about_several(models, two_letters, make_config):
-    """Bit for bit: with one update nothing is off-policy, so that clipping has nothing to clip."""
-    plain = one_step(models, two_letters.task, make_config(*SMALL, "transform=mara"))
+def test_a_single_update_ignores_the_options_of_several(models, odd_length, make_config):
+    """Bit for bit: a single update is on-policy, so that there is nothing to clip."""
+    plain = one_step(models, odd_length, make_config(*SMALL, "transform=mara"))
     for options in (["update.clip_low=0", "update.clip_high=0"], ["update.ratio=sequence", "update.clip_low=null"]):
-        other = one_step(models, two_letters.task, make_config(*SMALL, "transform=mara", *options))
+        other = one_step(models, odd_length, make_config(*SMALL, "transform=mara", *options))
         assert torch.equal(other[1], plain[1])
         assert len(other[2]) == 1
         assert other[0].metrics == plain[0].metrics
         assert "update/clipped_share" not in plain[0].metrics
-    assert (
-        float((plain[1] - by_hand(models, two_letters.task, make_config(*SMALL, "transform=mara"))).abs().max())
-        < 2e-6
-    )
-    several = one_step(models, two_letters.task, make_config(*SMALL, "transform=mara", "update.epochs=2"))
+    assert float((plain[1] - by_hand(models, odd_length, make_config(*SMALL, "transform=mara"))).abs().max()) < 2e-6
+    several = one_step(models, odd_length, make_config(*SMALL, "transform=mara", "update.epochs=2"))
     assert len(several[2]) == 2
     assert not torch.equal(several[1], plain[1])
-    torch.testing.assert_close(several[2][0], plain[2][0], atol=1e-6, rtol=1e-4)  # its first update is that one
+    torch.testing.assert_close(several[2][0], plain[2][0], atol=1e-6, rtol=1e-4)  # the first update is the same
 
 
 @pytest.mark.parametrize(
@@ -130,100 +111,67 @@ def test_one_update_is_the_same_whatever_is_said_about_several(models, two_lette
         ("advantage=group_normalised", "micro_batch=7"),
     ],
 )
-def test_several_updates_are_those_written_out(models, two_letters, make_config, options):
+def test_several_updates_equal_those_written_out(models, odd_length, make_config, options):
     config = make_config(*SMALL, *BOTH, *options)
-    result, ours, gradients = one_step(models, two_letters.task, config)
+    result, ours, gradients = one_step(models, odd_length, config)
     assert len(gradients) == 4
-    torch.testing.assert_close(ours, by_hand(models, two_letters.task, config), atol=5e-5, rtol=0)
+    torch.testing.assert_close(ours, by_hand(models, odd_length, config), atol=5e-5, rtol=0)
     assert float(result.metrics["update/kl_from_sampling_nats"]) != 0
     assert 0 <= float(result.metrics["update/clipped_share"]) <= 1
-    once = by_hand(models, two_letters.task, make_config(*SMALL, *options))  # control
+    once = by_hand(models, odd_length, make_config(*SMALL, *options))  # control
     assert float((ours - once).abs().max()) > 1e-4
-    # What is reported of the completions is of the policy that they were sampled from.
-    single = one_step(models, two_letters.task, make_config(*SMALL, *options))[0]
+    # Metrics of the completions are those of the policy that they were sampled from.
+    single = one_step(models, odd_length, make_config(*SMALL, *options))[0]
     assert result.texts == single.texts
     for name in ("reward/raw", "kl/reverse_nats", "policy/entropy_nats", "policy/token_entropy_nats"):
         assert float(result.metrics[name]) == pytest.approx(float(single.metrics[name]), abs=1e-4)
 
 
-def test_an_epoch_goes_through_every_group_once_in_an_order_of_its_own(make_config):
-    config = BatchSettings.of(make_config("prompts_per_step=7", "update.epochs=3", "update.minibatches=3"))
-    updates = minibatches(config, step=4)
-    assert len(updates) == 9
-    assert updates == minibatches(config, step=4)
-    for epoch in range(3):
-        parts = updates[3 * epoch : 3 * epoch + 3]
-        assert sorted(slot for part in parts for slot in part) == list(range(7))
-        assert all(part == sorted(part) and len(part) in (2, 3) for part in parts)
-    assert len({str(updates[3 * epoch : 3 * epoch + 3]) for epoch in range(3)}) == 3
-    assert updates != minibatches(config, step=5)
-    assert minibatches(BatchSettings.of(make_config("prompts_per_step=7")), 0) == [list(range(7))]
-
-
 @pytest.mark.parametrize("direction", ["forward", "jensen_shannon"])
-def test_completions_of_the_reference_carry_the_divergence(models, two_letters, make_config, direction):
+def test_the_divergence_comes_from_completions_of_the_reference(models, odd_length, make_config, direction):
     options = (*SMALL, "objective.placement=reference", f"objective.direction={direction}")
     config = make_config(*options, "reference_completions=5")
     with torch.no_grad():
         for parameter in models.policy.parameters():  # away from the reference
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
-    result, ours, gradients = one_step(models, two_letters.task, config)
-    torch.testing.assert_close(ours, by_hand(models, two_letters.task, config), atol=5e-5, rtol=0)
+    result, ours, gradients = one_step(models, odd_length, config)
+    torch.testing.assert_close(ours, by_hand(models, odd_length, config), atol=5e-5, rtol=0)
     assert float(result.metrics[f"kl/{direction}_from_reference_nats"]) != 0
-    again = one_step(models, two_letters.task, make_config(*options, "reference_completions=5", "micro_batch=3"))
-    torch.testing.assert_close(again[2][0], gradients[0], atol=1e-6, rtol=1e-4)
+    in_parts = one_step(models, odd_length, make_config(*options, "reference_completions=5", "micro_batch=3"))
+    torch.testing.assert_close(in_parts[2][0], gradients[0], atol=1e-6, rtol=1e-4)
     several = make_config(*options, *BOTH)
     torch.testing.assert_close(
-        one_step(models, two_letters.task, several)[1],
-        by_hand(models, two_letters.task, several),
+        one_step(models, odd_length, several)[1],
+        by_hand(models, odd_length, several),
         atol=5e-5,
         rtol=0,
     )
-    none = one_step(models, two_letters.task, make_config(*options, "objective.beta=1e-9"))[2][0]  # control
+    none = one_step(models, odd_length, make_config(*options, "objective.beta=1e-9"))[2][0]  # control
     assert float((none - gradients[0]).abs().max()) > 1e-3
 
 
-def test_completions_of_the_reference_have_a_stream_of_their_own(models, two_letters, make_config):
-    options = (*SMALL, "objective.placement=reference", "objective.direction=forward")
-    batches = [
-        draw_batch(BatchSettings.of(make_config(*options)), models, two_letters.task, step) for step in (0, 0, 1)
-    ]
-    own = [batch.reference_uniforms for batch in batches]
-    assert own[0].shape == (12, 4)
-    assert torch.equal(own[0], own[1])
-    assert not torch.equal(own[0], own[2])
-    assert not torch.equal(own[0], batches[0].uniforms)
-    settings = BatchSettings.of(make_config(*options, "reference_completions=2"))
-    fewer = draw_batch(settings, models, two_letters.task, 0)
-    assert torch.equal(fewer.reference_uniforms, own[0].view(3, 4, 4)[:, :2].reshape(6, 4))
-    assert draw_batch(BatchSettings.of(make_config(*SMALL)), models, two_letters.task, 0).reference_uniforms is None
-
-
-def test_every_method_takes_a_step_of_its_own(models, two_letters, make_config):
+def test_every_method_takes_a_different_step(models, odd_length, make_config):
     own = (*SMALL, "transform.threshold.value=.5", "group_size=12")
-    two_letters.task.answer = lambda completion: str(len(completion))  # so that some are the same
+    odd_length.answer = lambda completion: str(len(completion))  # so that some answers are equal
     with torch.no_grad():
         for parameter in models.policy.parameters():  # away from the reference, so that the KL term pulls
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
     gradients = {}
     for method in (*files_of("llm", "method"), None):
         _, updated, (gradients[method],) = one_step(
-            models, two_letters.task, make_config(*own, *([f"method={method}"] if method else []))
+            models, odd_length, make_config(*own, *([f"method={method}"] if method else []))
         )
         assert bool(updated.isfinite().all())
-    for one, other in itertools.combinations(gradients, 2):
-        assert torch.equal(gradients[one], gradients[other]) == ((one, other) == ("rloo", None))  # the default
+    for first, second in itertools.combinations(gradients, 2):
+        is_default = (first, second) == ("rloo", None)
+        assert torch.equal(gradients[first], gradients[second]) == is_default
 
 
-def test_equal_completions_count_once():
-    assert first_occurrences(["a", "b", "a", "a", "a", "c"], 2).tolist() == [[True, True, False], [True, False, True]]
+# --- values that change over a run -------------------------------------------------------------------------------
 
 
-# --- what changes over a run -------------------------------------------------------------------------------------
-
-
-def trained(folder, models, task, make_config, *overrides):
-    """A whole run on a small model; the rows of its metrics."""
+def train_rows(folder, models, task, make_config, *overrides):
+    """Train a copy of the models; returns the rows of metrics.jsonl."""
     fresh = models._replace(policy=copy.deepcopy(models.policy))
     options = (*SMALL, "evaluation_completions=6", "checkpoint.every_steps=1", "checkpoint.keep=9", *overrides)
     config = make_config(*options)
@@ -252,12 +200,12 @@ def trained(folder, models, task, make_config, *overrides):
     ],
 )
 def test_the_value_in_force_is_logged_used_and_survives_a_resume(
-    models, two_letters, make_config, tmp_path, options, key, expected
+    models, odd_length, make_config, tmp_path, options, key, expected
 ):
     whole = tmp_path / "whole"
     options = ("steps=4", "transform=mara", "transform.threshold.value=.5", *options)
-    options = tuple({option.partition("=")[0]: option for option in options}.values())  # the last of equals
-    rows = trained(whole, models, two_letters.task, make_config, *options)
+    options = tuple({option.partition("=")[0]: option for option in options}.values())  # the last one wins
+    rows = train_rows(whole, models, odd_length, make_config, *options)
     values = [row[key] for row in rows]
     if expected is None:
         assert values[0] == 0.1
@@ -270,7 +218,7 @@ def test_the_value_in_force_is_logged_used_and_survives_a_resume(
         shutil.rmtree(part / "checkpoints" / f"step_{step:08}")
     record = json.loads((part / "run.json").read_text())
     (part / "run.json").write_text(json.dumps({**record, "state": "preempted"}))
-    assert trained(part, models, two_letters.task, make_config, *options) == rows
+    assert train_rows(part, models, odd_length, make_config, *options) == rows
     steady = ("steps=2", "transform=mara", "transform.threshold.value=.5")
-    constant = trained(tmp_path / "constant", models, two_letters.task, make_config, *steady)
+    constant = train_rows(tmp_path / "constant", models, odd_length, make_config, *steady)
     assert constant[1][key] == constant[0][key]  # control

@@ -1,4 +1,4 @@
-"""RMS norms in fewer passes: values and gradients of the model's own, and only where the model's own are those."""
+"""Fused RMS norms: values and gradients against the model's own, and norms that must not be changed."""
 
 from copy import deepcopy
 
@@ -12,12 +12,12 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from llm.inference.norms import RmsNorm, fuse_rms_norms
 
-# With how far they are from exact in float64: transformers' norms go through float32.
+# Classes and their precision in float64: transformers' norms compute in float32.
 KINDS = [(Qwen3RMSNorm, 1e-5), (LlamaRMSNorm, 1e-5), (nn.RMSNorm, 1e-12)]
 
 
 def norms(kind):
-    """The model's own and ours, in float64 and with the same weights."""
+    """The model's own norm and ours, in float64 with the same weights."""
     torch.manual_seed(1)
     own = kind(6, eps=1e-3).double()
     nn.init.normal_(own.weight)
@@ -35,19 +35,18 @@ def test_values_and_gradients_are_those_of_the_models_own(kind, precision, froze
     upstream = torch.randn_like(x)
     for norm in (own, ours):
         norm.weight.requires_grad_(not frozen)
-    wanted = [x] if frozen else [x, own.weight]
-    expected = torch.autograd.grad(own(x), wanted, upstream)
-    found = torch.autograd.grad(ours(x), [x] if frozen else [x, ours.weight], upstream)
-    torch.testing.assert_close(found, expected, rtol=precision, atol=precision)
-    assert (
-        float((expected[0] - upstream * own.weight).detach().abs().max()) > 0.1
-    )  # not what scaling alone would give
+    inputs = [x] if frozen else [x, own.weight]
+    expected = torch.autograd.grad(own(x), inputs, upstream)
+    gradients = torch.autograd.grad(ours(x), [x] if frozen else [x, ours.weight], upstream)
+    torch.testing.assert_close(gradients, expected, rtol=precision, atol=precision)
+    scaled = (upstream * own.weight).detach()
+    assert float((expected[0] - scaled).abs().max()) > 0.1  # control: scaling alone gives another gradient
     with torch.inference_mode():
         torch.testing.assert_close(ours(x), own(x), rtol=precision, atol=precision)
 
 
 def test_other_norms_are_left_alone():
-    """Gemma's multiplies by 1 + weight; bfloat16 is rounded where the model says; LayerNorm subtracts the mean."""
+    """Gemma multiplies by 1 + weight, bfloat16 norms round in between, and LayerNorm subtracts the mean."""
     others = nn.ModuleList([GemmaRMSNorm(6), nn.LayerNorm(6), Qwen3RMSNorm(6).bfloat16(), nn.RMSNorm((2, 6))])
     nn.init.normal_(others[0].weight)
     before = [type(norm) for norm in others]
@@ -75,5 +74,5 @@ def test_a_whole_model_keeps_its_logits_and_gradients():
         model(input_ids=ids).logits.log_softmax(-1)[..., 3].sum().backward()
     torch.testing.assert_close(ours(input_ids=ids).logits, own(input_ids=ids).logits, rtol=0, atol=1e-6)
     for name, parameter in own.named_parameters():
-        off = (ours.get_parameter(name).grad - parameter.grad).norm() / parameter.grad.norm()
-        assert off < 1e-5, name
+        error = (ours.get_parameter(name).grad - parameter.grad).norm() / parameter.grad.norm()
+        assert error < 1e-5, name

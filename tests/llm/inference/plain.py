@@ -1,10 +1,10 @@
-"""The plain computation that the fast ones are compared with."""
+"""The plain computation that the optimised ones are compared with."""
 
 import torch
 
 
 def plain_logp(model, prompts, tokens, mask):
-    """Each prompt and completion read as one unpadded sequence, all logits at once."""
+    """Log-probabilities from each prompt and completion as one unpadded sequence, all logits at once."""
     group = len(tokens) // len(prompts.ids)
     rows = []
     for row in range(len(tokens)):

@@ -1,4 +1,4 @@
-"""Each measure against an enumeration of all outcomes or a second computation from its definition."""
+"""Each metric against an enumeration of all outcomes or a second computation from its definition."""
 
 import math
 from bisect import bisect_left
@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from llm.evaluation.metrics import (
-    Column,
-    Judged,
+    MetricInputs,
+    SubjectMetrics,
     answer_entropy,
-    difference,
+    average_over_prompts,
+    compute_metrics,
     distinct,
     expectation_adjusted_distinct,
-    measures,
-    opens_class,
-    overall,
+    is_first_of_class,
+    paired_difference,
     pass_at_k,
     score_of_reward,
     semantic_diversity,
@@ -36,7 +36,7 @@ NAN = math.nan
 
 @pytest.mark.parametrize(("vocabulary", "count"), [(2, 3), (3, 4), (4, 3)])
 def test_ead_of_random_words_is_one_on_average(vocabulary, count):
-    """The denominator is the number of distinct words expected of `count` draws: enumerate all draws."""
+    """The denominator is the expected number of distinct words in `count` draws: enumerate all draws."""
     words = [f"w{i}" for i in range(vocabulary)]
     draws = list(product(words, repeat=count))  # single words, so only n = 1 has n-grams: a fifth of the mean
 
@@ -58,11 +58,11 @@ def test_ead_is_its_formula(vocabulary):
             terms.append(Fraction(N) / (V * (1 - Fraction(V - 1, V) ** C)))
         return float(sum(terms) / 5)
 
-    found = expectation_adjusted_distinct(TEXTS, vocabulary=vocabulary)
-    assert found == pytest.approx(exactly(TEXTS), rel=1e-10)
-    assert abs(found - exactly(TEXTS, crossing=True)) > 1e-3  # control: an n-gram lies in one text
+    value = expectation_adjusted_distinct(TEXTS, vocabulary=vocabulary)
+    assert value == pytest.approx(exactly(TEXTS), rel=1e-10)
+    assert abs(value - exactly(TEXTS, crossing=True)) > 1e-3  # control: an n-gram lies in one text
     assert expectation_adjusted_distinct(["", " "], vocabulary=vocabulary) == 0
-    # A text said twice has all of its n-grams twice.
+    # A repeated text has all of its n-grams twice.
     assert expectation_adjusted_distinct([TEXTS[0]] * 2, vocabulary=vocabulary) < 0.55
 
 
@@ -79,9 +79,9 @@ def test_semantic_diversity_is_the_mean_over_pairs():
     assert math.isnan(semantic_diversity(rows[:1]))
 
 
-def test_classes_open_with_their_first_member():
-    assert opens_class([0, 1, 0, 2, 1, 2]) == [True, True, False, True, False, False]
-    assert opens_class([5, 5, 3]) == [True, False, True]  # numbers are names
+def test_the_first_completion_of_each_class_is_marked():
+    assert is_first_of_class([0, 1, 0, 2, 1, 2]) == [True, True, False, True, False, False]
+    assert is_first_of_class([5, 5, 3]) == [True, False, True]  # indices need not be consecutive
     assert distinct([5, 5, 3]) == 2
     assert distinct([0, 0, 0]) == 1
     assert distinct([2, 1, 0]) == 3
@@ -125,8 +125,8 @@ def test_answer_entropy_is_in_nats():
     assert math.isnan(answer_entropy([]))
 
 
-def test_all_measures_of_a_prompt():
-    judged = Judged(
+def test_all_metrics_of_a_prompt():
+    inputs = MetricInputs(
         ["x", "x", "y"],
         partition=[0, 0, 1],
         embeddings=torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]),
@@ -136,37 +136,38 @@ def test_all_measures_of_a_prompt():
         correct=[True, False, True],
         answers=["x", "x", "y"],
     )
-    found = measures(judged, vocabulary=100, patience=0.5, pass_at=[1, 2, 4])
+    metrics = compute_metrics(inputs, vocabulary=100, patience=0.5, pass_at=[1, 2, 4])
     expected = {"reward_in": 1.0, "reward_out": -2.0, "semantic_diversity": 2 / 3, "distinct": 2}
     expected |= {"utility": (8 + 4 * 0.25) / 1.75, "pass@1": 2 / 3, "pass@2": 1.0, "answer_entropy_nats": math.log(2)}
-    assert {key: found[key] for key in expected} == pytest.approx(expected)
-    assert math.isnan(found["pass@4"])
-    assert found["ead"] == pytest.approx(2 / (100 * (1 - 0.99**3)) / 5)
-    nothing = measures(Judged(["x"], [0], answers=[0]), vocabulary=100, patience=0.5, pass_at=[1])
-    assert nothing.keys() == measures(judged, vocabulary=100, patience=0.5, pass_at=[1]).keys()
+    assert {key: metrics[key] for key in expected} == pytest.approx(expected)
+    assert math.isnan(metrics["pass@4"])
+    assert metrics["ead"] == pytest.approx(2 / (100 * (1 - 0.99**3)) / 5)
+    nothing = compute_metrics(MetricInputs(["x"], [0], answers=[0]), vocabulary=100, patience=0.5, pass_at=[1])
+    assert nothing.keys() == compute_metrics(inputs, vocabulary=100, patience=0.5, pass_at=[1]).keys()
     assert {key for key, value in nothing.items() if not math.isnan(value)} == {"ead", "distinct"}
 
 
-def test_over_prompts():
+def test_averages_use_the_prompts_with_a_value():
     rows = [{"a": float(i), "b": 1.0, "c": NAN, "d": NAN} for i in range(8)]
     rows[3]["d"] = 5.0
-    found = overall(rows)
-    assert found["a/mean"] == 3.5
-    assert found["a/prompts"] == 8
-    assert found["a/se"] == pytest.approx(
+    averages = average_over_prompts(rows)
+    assert averages["a/mean"] == 3.5
+    assert averages["a/prompts"] == 8
+    assert averages["a/se"] == pytest.approx(
         math.sqrt(sum((i - 3.5) ** 2 for i in range(8)) / 8) / math.sqrt(8), rel=0.1
     )
-    assert (found["b/mean"], found["b/se"]) == (1, 0)
-    assert (found["c/mean"], found["c/se"], found["c/prompts"]) == (None, None, 0)
-    assert (found["d/mean"], found["d/se"], found["d/prompts"]) == (5, None, 1)
+    assert (averages["b/mean"], averages["b/se"]) == (1, 0)
+    assert (averages["c/mean"], averages["c/se"], averages["c/prompts"]) == (None, None, 0)
+    assert (averages["d/mean"], averages["d/se"], averages["d/prompts"]) == (5, None, 1)
 
 
 def test_a_difference_is_paired_by_prompt():
     first = {str(i): {"a": float(i)} for i in range(6)}
     second = {str(i): {"a": float(i) + 1 + i % 2 / 10} for i in reversed(range(6))}
-    columns = [Column("x", rows, overall(list(rows.values()))) for rows in (first, second)]
-    found = difference(*columns)
-    assert found["a/mean"] == pytest.approx(1.05)
-    assert found["a/se"] < 0.03
-    assert columns[0].overall["a/se"] > 0.5  # control: unpaired, the error would be that of the prompts
-    assert difference(columns[0], Column("y", {"0": {"a": 1.0}}, {})) is None
+    subjects = [SubjectMetrics("x", rows, average_over_prompts(list(rows.values()))) for rows in (first, second)]
+    difference = paired_difference(*subjects)
+    assert difference is not None
+    assert difference["a/mean"] == pytest.approx(1.05)
+    assert difference["a/se"] < 0.03
+    assert subjects[0].overall["a/se"] > 0.5  # control: unpaired, the error would be that of the prompts
+    assert paired_difference(subjects[0], SubjectMetrics("y", {"0": {"a": 1.0}}, {})) is None

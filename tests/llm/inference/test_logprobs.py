@@ -1,15 +1,18 @@
+"""Log-probabilities and entropies against each sequence processed alone."""
+
 import pytest
 import torch
 
 from llm.inference.logprobs import completion_logp, completion_logp_and_entropy
 from llm.inference.prompts import Prompts, encode_chats, pad_completions
 
+from ..helpers import user_chat
 from .plain import plain_logp
 
 
 @pytest.fixture
 def batch(tokenizer):
-    chats = [[{"role": "user", "content": text}] for text in ("hi", "a much longer question", "x y z")]
+    chats = [user_chat(text) for text in ("hi", "a much longer question", "x y z")]
     prompts = encode_chats(tokenizer, chats)
     generator = torch.Generator().manual_seed(0)
     lengths = [3, 1, 7, 2, 7, 5, 4, 6, 1]
@@ -37,7 +40,7 @@ def test_the_shared_prompt_changes_neither_values_nor_gradients(build_model, tok
     assert (completion_logp(model, swapped, tokens, mask) - plain).abs().max() > 1e-2
 
 
-def test_entropy_is_that_of_what_each_token_was_drawn_from(random_model, batch):
+def test_entropy_is_that_of_the_distribution_of_each_token(random_model, batch):
     prompts, tokens, mask = batch
     logp, entropy = completion_logp_and_entropy(random_model, prompts, tokens, mask, chunk=5)
     torch.testing.assert_close(logp, completion_logp(random_model, prompts, tokens, mask))
@@ -53,18 +56,9 @@ def test_entropy_is_that_of_what_each_token_was_drawn_from(random_model, batch):
         assert (entropy[row][mask[row]] - plain[len(prompt) :]).abs().max() > 1e-4  # control: one token later
 
 
-def test_what_is_masked_changes_nothing(random_model, batch):
+def test_masked_tokens_change_nothing(random_model, batch):
     prompts, tokens, mask = batch
     other = tokens.masked_fill(~mask, 7)
-    a, b = (completion_logp(random_model, prompts, some, mask) for some in (tokens, other))
+    a, b = (completion_logp(random_model, prompts, ids, mask) for ids in (tokens, other))
     torch.testing.assert_close(a, b)
     assert not torch.equal(tokens, other)
-
-
-def test_prompts_are_left_padded_and_read_through_the_template(tokenizer):
-    chats = [[{"role": "user", "content": text}] for text in ("hi", "hello")]
-    prompts = encode_chats(tokenizer, chats)
-    assert prompts.mask[:, -1].all()
-    assert prompts.mask.sum(-1).diff().item() == 3
-    text = tokenizer.decode(prompts.ids[0][prompts.mask[0]])
-    assert text == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"

@@ -1,18 +1,22 @@
+"""Sampling: each outcome as often as its probability, one row of uniforms per completion, and ends."""
+
 import torch
 
 from llm.inference.logprobs import completion_logp
 from llm.inference.prompts import Prompts, encode_chats
-from llm.inference.sampling import Rollout, inverse_cdf, sample
+from llm.inference.sampling import Rollout, inverse_cdf, sample, sample_token
+
+from ..helpers import user_chat
 
 
-def test_inverse_cdf_draws_each_outcome_as_often_as_its_probability():
+def test_inverse_cdf_samples_each_outcome_as_often_as_its_probability():
     logits = torch.tensor([0.3, -1.0, 2.0, -50.0, 0.0])
     n = 200_000
     uniform = (torch.arange(n, dtype=torch.float64) + 0.5) / n  # every quantile once
-    drawn = inverse_cdf(logits.expand(n, -1), uniform)
-    share = torch.bincount(drawn, minlength=5) / n
+    outcomes = inverse_cdf(logits.expand(n, -1), uniform)
+    share = torch.bincount(outcomes, minlength=5) / n
     torch.testing.assert_close(share, logits.softmax(-1), atol=2 / n, rtol=0)
-    # Control: the shares of other logits are not these.
+    # Control: other logits give other shares.
     assert (share - (2 * logits).softmax(-1)).abs().max() > 0.1
 
 
@@ -23,7 +27,7 @@ def test_inverse_cdf_stays_in_range_and_off_impossible_outcomes():
 
 
 @torch.no_grad()
-def test_what_is_sampled_is_what_is_scored(build_model):
+def test_the_sampled_distribution_is_the_scored_one(build_model):
     """All two-token completions of an 8-token vocabulary: frequency on a grid of uniforms against exp(logp)."""
     model = build_model("qwen3", 8)
     for parameter in model.parameters():
@@ -39,13 +43,13 @@ def test_what_is_sampled_is_what_is_scored(build_model):
     logp = completion_logp(model, prompts, tokens, mask).sum(-1)
     frequency = counts / len(uniforms)
     assert (frequency - logp.exp()).abs().max() < 2.5 / n
-    assert abs(logp.exp().sum().item() - 1) < 0.02  # they are all outcomes
-    # Control: scored at temperature 2 they would not agree.
+    assert abs(logp.exp().sum().item() - 1) < 0.02  # these are all outcomes
+    # Control: scores at temperature 2 do not agree.
     assert (frequency - (logp / 2).softmax(-1)).abs().max() > 5 / n
 
 
 def test_a_completion_depends_on_its_own_uniforms_alone(random_model, tokenizer):
-    chats = [[{"role": "user", "content": text}] for text in ("hi", "a longer one")]
+    chats = [user_chat("hi"), user_chat("a longer one")]
     eos, pad = torch.tensor([tokenizer.eos_token_id]), tokenizer.pad_token_id
     uniforms = torch.rand(6, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     both = sample(random_model, encode_chats(tokenizer, chats), uniforms, group_size=3, eos_ids=eos, pad_id=pad)
@@ -58,12 +62,12 @@ def test_a_completion_depends_on_its_own_uniforms_alone(random_model, tokenizer)
 
 
 def test_completions_end_at_eos_or_at_the_limit(random_model, tokenizer):
-    prompts = encode_chats(tokenizer, [[{"role": "user", "content": "hi"}]])
+    prompts = encode_chats(tokenizer, [user_chat("hi")])
     uniforms = torch.rand(64, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     first = sample(random_model, prompts, uniforms, group_size=64, eos_ids=torch.tensor([-1]), pad_id=0)
     assert not first.complete.any()
     assert first.mask.all()
-    eos = torch.unique(first.tokens[:, 1])[:40]  # tokens that do occur
+    eos = torch.unique(first.tokens[:, 1])[:40]  # tokens that occur
     rollout = sample(random_model, prompts, uniforms, group_size=64, eos_ids=eos, pad_id=0)
     assert rollout.complete.any()
     assert not rollout.complete.all()
@@ -79,3 +83,14 @@ def test_texts_leave_special_tokens_out(tokenizer):
     tokens = torch.tensor([ids])
     rollout = Rollout(tokens, torch.ones_like(tokens, dtype=torch.bool), torch.tensor([True]))
     assert rollout.texts(tokenizer) == ["<answer>1</answer>"]
+
+
+def test_chunks_of_rows_give_the_same_tokens(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    head = torch.nn.Linear(4, 50)
+    hidden, uniform = torch.randn(7, 4, generator=generator), torch.rand(7, generator=generator, dtype=torch.float64)
+    with torch.no_grad():
+        whole = sample_token(head, hidden, uniform)
+        assert whole.tolist() == inverse_cdf(head(hidden), uniform).tolist()
+        monkeypatch.setattr("llm.inference.sampling.rows_at_a_time", lambda vocabulary: 3)
+        assert torch.equal(sample_token(head, hidden, uniform), whole)

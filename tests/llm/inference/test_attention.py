@@ -1,4 +1,4 @@
-"""The packed pass against each sequence read alone: values, gradients, and controls that break one piece of it."""
+"""Packed passes against each sequence alone: values, gradients, and controls that break one part of the code."""
 
 import pytest
 import torch
@@ -16,8 +16,8 @@ from llm.inference.prompts import Prompts, pad_completions
 from .plain import plain_logp
 
 VOCAB = 60
-READ = ("qwen3", "llama", "llama-bias", "qwen2", "gpt2", "gpt_neox", "olmo2", "qwen3_moe")
-NOT_READ = {
+SUPPORTED = ("qwen3", "llama", "llama-bias", "qwen2", "gpt2", "gpt_neox", "olmo2", "qwen3_moe")
+UNSUPPORTED = {
     "mistral": "attention with sliding_window",
     "gemma2": "layers of sliding_attention",
     "bloom": "its attention cannot be replaced",
@@ -38,7 +38,7 @@ def make_completions(lengths):
 
 
 def difference(model, prompts, tokens, mask):
-    """Largest difference of log-probabilities, and of gradients over the largest gradient, from reading alone."""
+    """Largest errors against the plain computation: of log-probabilities, and of gradients over the largest one."""
     weight = torch.randn(mask.shape, generator=torch.Generator().manual_seed(3)) * mask
     values, grads = [], []
     for logp_of in (logprobs.completion_logp, plain_logp):
@@ -47,22 +47,22 @@ def difference(model, prompts, tokens, mask):
         grad = torch.autograd.grad((value * weight).sum(), list(model.parameters()), allow_unused=True)
         grads.append([g.float() for g in grad if g is not None])
     scale = max(g.abs().max() for g in grads[1])
-    off = max((a - b).abs().max() for a, b in zip(*grads, strict=True))
-    return float((values[0] - values[1]).abs().max()), float(off / scale)
+    grad_error = max((a - b).abs().max() for a, b in zip(*grads, strict=True))
+    return float((values[0] - values[1]).abs().max()), float(grad_error / scale)
 
 
 @pytest.mark.parametrize("device_has_fused", [True, False])
-@pytest.mark.parametrize("kind", READ)
-def test_a_packed_pass_equals_reading_each_sequence_alone(build_model, kind, device_has_fused, monkeypatch):
+@pytest.mark.parametrize("kind", SUPPORTED)
+def test_a_packed_pass_equals_each_sequence_alone(build_model, kind, device_has_fused, monkeypatch):
     model = build_model(kind, VOCAB)
     assert supports_shared_prefix(model.get_decoder())
     if not device_has_fused:
         monkeypatch.setattr(attention, "FUSED", set())
-        monkeypatch.setattr(attention, "SCORES", 300)  # in several pieces
+        monkeypatch.setattr(attention, "MAX_SCORES", 300)  # in several chunks
     value, grad = difference(model, make_prompts(3, 9, 1), *make_completions(LENGTHS["ragged"]))
     assert value < 1e-5
     assert grad < 1e-5
-    assert model.config._attn_implementation == "sdpa"  # as it was
+    assert model.config._attn_implementation == "sdpa"  # restored
 
 
 @pytest.mark.parametrize("prompts", [(3, 9, 1), (4, 4, 4)], ids=str)
@@ -74,7 +74,7 @@ def test_every_shape_of_batch(build_model, prompts, lengths):
 
 
 def test_bfloat16_is_as_exact_as_the_plain_path(build_model):
-    """Both paths round; the packed one is no further from float32 than the plain one."""
+    """Both computations round; the packed one is not much further from float32 than the plain one."""
     model = build_model("qwen3", VOCAB)
     batch = make_prompts(3, 9, 1), *make_completions(LENGTHS["ragged"])
     exact = plain_logp(model, *batch)
@@ -104,7 +104,7 @@ Packing_init, Merge = Packing.__init__, attention.merge_attention
 
 
 @pytest.mark.parametrize(
-    "where, what, values_differ",
+    ("attribute", "replacement", "values_differ"),
     [
         ((Packing, "__init__"), shifted, True),
         ((attention, "merge_attention"), unmerged, True),
@@ -112,36 +112,36 @@ Packing_init, Merge = Packing.__init__, attention.merge_attention
     ],
     ids=["wrong positions", "merge without weights", "one block's logsumexp"],
 )
-def test_control_a_broken_piece_is_noticed(build_model, monkeypatch, where, what, values_differ):
+def test_control_a_broken_part_is_noticed(build_model, monkeypatch, attribute, replacement, values_differ):
     model = build_model("qwen3", VOCAB)
     batch = make_prompts(3, 9, 1), *make_completions(LENGTHS["ragged"])
     assert supports_shared_prefix(model.get_decoder())
-    monkeypatch.setattr(*where, what)
+    monkeypatch.setattr(*attribute, replacement)
     value, grad = difference(model, *batch)
     assert (value > 1e-3) == values_differ
     assert grad > 1e-3
-    # And the trial that decides for a model refuses it where the values are wrong.
+    # The trial that decides whether a model is supported refuses it if its values are wrong.
     attention._REASONS.clear()
     assert supports_shared_prefix(model.get_decoder()) != values_differ
     attention._REASONS.clear()
 
 
-@pytest.mark.parametrize("kind", NOT_READ)
-def test_other_models_are_read_the_plain_way_and_it_is_said_once(build_model, kind, capsys, monkeypatch):
+@pytest.mark.parametrize("kind", UNSUPPORTED)
+def test_other_models_use_the_plain_way_and_the_reason_is_logged_once(build_model, kind, capsys, monkeypatch):
     model = build_model(kind, VOCAB)
     attention.log_once.cache_clear()
     monkeypatch.setattr(attention.console, "quiet", False)
     assert not supports_shared_prefix(model.get_decoder())
     assert not supports_shared_prefix(model.get_decoder())
-    said = " ".join(capsys.readouterr().out.split())
-    assert said.count(NOT_READ[kind]) == 1
+    output = " ".join(capsys.readouterr().out.split())
+    assert output.count(UNSUPPORTED[kind]) == 1
     if kind in ("mistral", "bloom"):
         value, grad = difference(model, make_prompts(3, 9, 1), *make_completions(LENGTHS["ragged"]))
         assert value < 1e-5
         assert grad < 1e-5
 
 
-def test_with_gradient_checkpointing_the_plain_way_is_taken(build_model):
+def test_with_gradient_checkpointing_the_plain_way_is_used(build_model):
     body = build_model("qwen3", VOCAB).get_decoder().train()
     assert supports_shared_prefix(body)
     body.activation_checkpointing_enable()
@@ -150,7 +150,7 @@ def test_with_gradient_checkpointing_the_plain_way_is_taken(build_model):
         assert supports_shared_prefix(body)
 
 
-def test_blocks_in_the_open_equal_the_fused_ones(monkeypatch):
+def test_explicit_blocks_equal_the_fused_ones(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     query, grad, out = (torch.randn(3, 4, 6, 8, generator=generator, dtype=torch.float64) for _ in range(3))
     key, value = (torch.randn(3, 2, 6, 8, generator=generator, dtype=torch.float64) for _ in range(2))
@@ -160,12 +160,12 @@ def test_blocks_in_the_open_equal_the_fused_ones(monkeypatch):
         results = []
         for fused in ({"cpu"}, set()):
             monkeypatch.setattr(attention, "FUSED", fused)
-            made, lse = attention_block(query, key, value, causal, mask, 0.3)
+            result, lse = attention_block(query, key, value, causal, mask, 0.3)
             results.append(
-                (made, lse, *attention_block_backward(grad, query, key, value, out, lse + 1, causal, mask, 0.3))
+                (result, lse, *attention_block_backward(grad, query, key, value, out, lse + 1, causal, mask, 0.3))
             )
-        for one, other in zip(*results, strict=True):
-            torch.testing.assert_close(one, other)
+        for fused_value, explicit_value in zip(*results, strict=True):
+            torch.testing.assert_close(fused_value, explicit_value)
     assert not torch.allclose(
         attention_block(query, key, value, False, None, 0.3)[0],
         attention_block(query, key, value, False, hidden, 0.3)[0],

