@@ -77,7 +77,9 @@ def read_reinvent(path: Path) -> dict[str, Any]:
     except Exception as error:
         raise ConfigError(f"{path}: not a prior of REINVENT ({str(error).partition(chr(10))[0]})") from None
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: not a prior of REINVENT (it holds a {type(content).__name__}, not a dictionary)")
+        raise ConfigError(
+            f"{path}: not a prior of REINVENT (its content has type {type(content).__name__}, not dict)"
+        )
     missing = [key for key in ("vocabulary", "network", "max_sequence_length") if key not in content]
     if missing:
         raise ConfigError(f"{path}: not a prior of REINVENT ({', '.join(missing)} missing)")

@@ -1,33 +1,19 @@
-"""Networks over SMILES: probabilities, sampling, files; by enumerating sequences of a small vocabulary."""
+"""Probabilities and sampling of every network, by enumerating the sequences of a small vocabulary."""
 
 from itertools import product
 
 import pytest
 import torch
 
-from chem.models.network import sample, token_logp
-from chem.models.prior import Prior, load_prior, make_network, save_prior
-from chem.models.tokenizer import END_ID, START_ID, Tokenizer
-from chem.parallel.sampler import ParallelSampler
-from chem.parallel.threads import RowThreads
-from conf.schema.base import ConfigError
-from conf.schema.chem import RecurrentConfig, TransformerConfig
+from chem.models.network import Rollout, concat_rollouts, sample, token_logp
+from chem.models.tokenizer import END_ID, START_ID
 
-VOCABULARY = 4  # END, START and two others
-KINDS = {
-    "lstm": RecurrentConfig("lstm", layers=2, hidden=6, embedding=5, dropout=0.0),
-    "gru": RecurrentConfig("gru", layers=1, hidden=6, embedding=5, dropout=0.0),
-    "transformer": TransformerConfig("transformer", layers=2, width=8, heads=2, positions=8, dropout=0.0),
-}
+from ..networks import CONFIGS, VOCABULARY, random_network
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=CONFIGS)
 def network(request):
-    torch.manual_seed(1)
-    network = make_network(VOCABULARY, KINDS[request.param]).double().eval()
-    with torch.no_grad():
-        network.head.weight.mul_(3)  # far from uniform
-    return network
+    return random_network(CONFIGS[request.param])
 
 
 def sequences(longest):
@@ -69,7 +55,7 @@ def test_log_probabilities_do_not_depend_on_the_rest_of_the_batch(network):
     torch.testing.assert_close(gradient, torch.autograd.grad(one_by_one, network.head.weight)[0])
 
 
-def test_a_drawn_token_is_the_inverse_cdf_of_its_uniform(network):
+def test_a_sampled_token_is_the_inverse_cdf_of_its_uniform(network):
     uniforms = torch.rand(200, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     rollout = sample(network, uniforms)
     start = torch.full_like(rollout.tokens[:, :1], START_ID)
@@ -88,7 +74,7 @@ def test_a_drawn_token_is_the_inverse_cdf_of_its_uniform(network):
     assert not rollout.complete.all()
 
 
-def test_a_sequence_depends_on_its_own_uniforms_alone(network):
+def test_a_sequence_depends_only_on_its_own_uniforms(network):
     uniforms = torch.rand(30, 6, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     together = sample(network, uniforms)
     for row in range(30):
@@ -97,54 +83,6 @@ def test_a_sequence_depends_on_its_own_uniforms_alone(network):
         assert alone.tokens[0, :count].tolist() == together.tokens[row, :count].tolist()
         assert int(together.mask[row].sum()) == count
         assert bool(alone.complete[0]) == bool(together.complete[row])
-
-
-@pytest.mark.parametrize(("threads", "block"), [(1, 150), (3, 10)])  # blocks of some steps, and of one or some
-def test_drawing_gives_the_log_probabilities_and_the_gradient_of_a_second_reading(
-    network, threads, block, monkeypatch
-):
-    monkeypatch.setattr("chem.models.lstm_kernel.BLOCK", block)
-    uniforms = torch.rand(100, 9, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    weights = torch.rand(100, 1, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
-    if isinstance(network.longest, int):
-        uniforms = uniforms[:, : network.longest]
-
-    def gradients(logp):
-        return torch.autograd.grad((weights * logp).sum(), list(network.parameters()), retain_graph=True)
-
-    with RowThreads(100, threads) as cores, ParallelSampler(network, cores) as shares:
-        assert cores.count == threads
-        rollout, logp = shares.draw(uniforms)
-        plain = sample(network, uniforms)
-        assert all(map(torch.equal, rollout, plain))
-        assert not rollout.complete.all()
-        again = token_logp(network, rollout.tokens, rollout.mask)
-        torch.testing.assert_close(logp, again, rtol=1e-12, atol=1e-12)
-        own = gradients(logp)
-    torch.testing.assert_close(own, gradients(again), rtol=1e-10, atol=1e-12)
-    with RowThreads(100, threads) as cores:
-        prior = token_logp(network, rollout.tokens, rollout.mask, cores)
-        assert torch.equal(prior, again)
-        assert not prior.requires_grad
-    other = rollout.tokens.clone()  # control: one token of one row is another
-    other[7, 0] = next(i for i in range(VOCABULARY) if i not in (END_ID, int(other[7, 0])))
-    changed = token_logp(network, other, rollout.mask)
-    assert (changed - logp).abs().max() > 1e-3
-    assert max(float((a - b).abs().max()) for a, b in zip(gradients(changed), own, strict=True)) > 1e-3
-
-
-def test_in_single_precision_they_agree_to_a_millionth():
-    """Of a whole sequence, with a network of the shipped prior's size."""
-    torch.manual_seed(0)
-    network = make_network(40, RecurrentConfig("lstm", layers=3, hidden=256, embedding=128, dropout=0.0)).eval()
-    uniforms = torch.rand(64, 40, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    with RowThreads(64, 2) as cores, ParallelSampler(network, cores) as shares:
-        rollout, logp = shares.draw(uniforms)
-        whole = [values.double().sum(-1) for values in (logp, token_logp(network, rollout.tokens, rollout.mask))]
-        gradients = [torch.autograd.grad(values.sum(), list(network.parameters())) for values in whole]
-    torch.testing.assert_close(*whole, rtol=1e-6, atol=0)
-    for one, other in zip(*gradients, strict=True):
-        assert float((one - other).abs().max()) < 1e-5 * float(other.abs().max())
 
 
 def test_sampled_frequencies_are_the_probabilities(network):
@@ -158,21 +96,10 @@ def test_sampled_frequencies_are_the_probabilities(network):
     assert (seen - expected).abs().max().item() < 0.015
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_prior_is_saved_and_loaded(tmp_path, kind):
-    tokenizer = Tokenizer.of(["C", "O"])
-    network = make_network(len(tokenizer), KINDS[kind]).eval()
-    save_prior(tmp_path, Prior(network, tokenizer, KINDS[kind], 8))
-    again = load_prior(tmp_path)
-    tokens, mask = tokenizer.encode_batch(["CO", "CCO", "O"])
-    assert torch.equal(token_logp(network, tokens, mask), token_logp(again.network, tokens, mask))
-    assert again.config == KINDS[kind]
-    assert again.max_tokens == 8
-    assert again.tokenizer.tokens == tokenizer.tokens
-
-    (tmp_path / "vocabulary.json").write_text('["$", "^", "C"]')
-    with pytest.raises(ConfigError, match="must be a prior that was saved whole"):
-        load_prior(tmp_path)
-    (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(ConfigError, match=r"got no model\.safetensors"):
-        load_prior(tmp_path)
+def test_rollouts_are_concatenated_to_one_width():
+    long = Rollout(torch.tensor([[2, 3, 0]]), torch.ones(1, 3, dtype=torch.bool), torch.tensor([True]))
+    short = Rollout(torch.tensor([[2], [3]]), torch.ones(2, 1, dtype=torch.bool), torch.tensor([False, False]))
+    both = concat_rollouts([short, long])
+    assert both.tokens.tolist() == [[2, END_ID, END_ID], [3, END_ID, END_ID], [2, 3, 0]]
+    assert both.mask.tolist() == [[True, False, False], [True, False, False], [True, True, True]]
+    assert both.complete.tolist() == [False, False, True]
