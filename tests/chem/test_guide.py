@@ -1,4 +1,4 @@
-"""The guide to an oracle of one's own does what it says, in its 20 lines."""
+"""The example of an own oracle in docs/oracles.md prints what the page says, in at most 20 lines."""
 
 import os
 import re
@@ -17,7 +17,9 @@ def test_the_guides_oracle(tmp_path):
     assert len([line for line in lines if line.strip()]) <= 20
     path = os.pathsep.join([str(HOME), str(tmp_path)])
     command = [sys.executable, str(tmp_path / "carbon_share.py")]
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=100
+    )
+    assert process.returncode == 0, process.stderr
     promised = re.search(r"it prints `(.*?)`", GUIDE).group(1)
-    assert done.stdout.strip() == promised
+    assert process.stdout.strip() == promised

