@@ -145,9 +145,9 @@ def draw_table(problem: Problem, outcomes: Sequence[Outcome], beta_history: Beta
 
 def _draw_bars(axes: Axes, problem: Problem, outcome: Outcome) -> None:
     config, policy = outcome.cell.config, outcome.policy
-    x = torch.arange(len(policy)).double()
-    axes.bar(x - 0.2, problem.ref_logp.exp(), 0.4, color=GREY, alpha=0.6, label="reference")
-    axes.bar(x + 0.2, policy, 0.4, color=TRANSFORM_COLOURS.get(config.transform.name, GREEN), label="trained")
+    x = torch.arange(len(policy)).double().numpy()
+    axes.bar(x - 0.2, problem.ref_logp.exp().numpy(), 0.4, color=GREY, alpha=0.6, label="reference")
+    axes.bar(x + 0.2, policy.numpy(), 0.4, color=TRANSFORM_COLOURS.get(config.transform.name, GREEN), label="trained")
     if outcome.target is not None:
         axes.plot(x + 0.2, outcome.target, "kx", markersize=7, label="exact optimum")
     for bar, value in zip(x + 0.2, policy, strict=True):
