@@ -54,9 +54,9 @@ def report_run(
 def switch_text(direction: str, switch: dict[str, Any]) -> str:
     """A line about the beta at which the favoured mode switches; see `mode_switches`."""
     predicted, seen = switch["predicted"], switch["seen"]
-    exact = "no exact value is known" if predicted is None else f"exactly at {predicted:.4f}"
-    trained = "no single switch" if seen is None else f"between {seen[0]:g} and {seen[1]:g}"
-    return f"{direction}: beta at which the favoured mode switches: {exact}; trained policies: {trained}"
+    exact = "at an unknown beta" if predicted is None else f"at beta {predicted:.4f} (exact)"
+    trained = "do not switch exactly once" if seen is None else f"switch between {seen[0]:g} and {seen[1]:g}"
+    return f"{direction}: the favoured mode switches {exact}; the trained policies {trained}"
 
 
 def summarise(outcome: Outcome) -> dict[str, Any]:

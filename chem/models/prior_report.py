@@ -166,8 +166,8 @@ def property_table(summary: Mapping[str, Any]) -> Table:
         table.add_column(header, justify="left" if header == "property" else "right")
     for name in COMPARED_PROPERTIES:
         row = summary[f"property/{name}"]
-        both = (f"{row[f'{side}mean']:.3g} ± {row[f'{side}std']:.3g}" for side in ("", "training_"))
-        table.add_row(name, *both, f"{row['wasserstein_in_std']:.3f}")
+        cells = (f"{row[f'{side}mean']:.3g} ± {row[f'{side}std']:.3g}" for side in ("", "training_"))
+        table.add_row(name, *cells, f"{row['wasserstein_in_std']:.3f}")
     return table
 
 
@@ -185,11 +185,11 @@ def draw_comparison(run: Run, molecules: MeasuredMolecules, reference: MeasuredM
     curve.set(xlabel="update", ylabel="nats per molecule", ylim=(min(smooth) * 0.95, np.quantile(smooth, 0.97)))
     curve.legend(frameon=False)
     for axis, name in zip(others, COMPARED_PROPERTIES, strict=True):
-        both = [reference.properties[name], molecules.properties[name]]
-        low, high = np.quantile(np.concatenate(both), [0.001, 0.999])
-        integers = all(np.equal(np.mod(values, 1), 0).all() for values in both)
+        values = [reference.properties[name], molecules.properties[name]]
+        low, high = np.quantile(np.concatenate(values), [0.001, 0.999])
+        integers = all(np.equal(np.mod(side, 1), 0).all() for side in values)
         bins = np.arange(low - 0.5, high + 1.5) if integers else np.linspace(low, high, 41)
-        axis.hist(both, bins, density=True, color=[GREY, BLUE], label=["training", "samples"])
+        axis.hist(values, bins, density=True, color=[GREY, BLUE], label=["training", "samples"])
         unit = COMPARED_PROPERTIES[name]
         axis.set(xlabel=f"{name}, {unit}" if unit else name, yticks=[])
     others[0].legend(frameon=False)

@@ -74,6 +74,8 @@ def read_reinvent(path: Path) -> dict[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except ConfigError:
         raise
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     except Exception as error:
         raise ConfigError(f"{path}: not a prior of REINVENT ({str(error).partition(chr(10))[0]})") from None
     if not isinstance(content, dict):

@@ -26,6 +26,6 @@ def distances(smiles):
     """[N, N] Tanimoto distances, with numpy from the bits of RDKit's older fingerprint function."""
     fingerprint = AllChem.GetMorganFingerprintAsBitVect  # type: ignore[attr-defined]  # not in RDKit's stubs
     bits = np.array([list(fingerprint(Chem.MolFromSmiles(s), 2, 2048)) for s in smiles])
-    both = bits @ bits.T
+    shared = bits @ bits.T
     each = bits.sum(1)
-    return 1 - both / (each[:, None] + each[None] - both)
+    return 1 - shared / (each[:, None] + each[None] - shared)

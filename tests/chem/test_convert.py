@@ -41,7 +41,7 @@ def test_the_command_writes_a_prior(tmp_path, capsys):
 
 def test_a_mistake_is_one_line_and_nothing_is_written(tmp_path):
     write_reinvent(tmp_path / "a.prior", model_type="Libinvent")
-    for name, message in (("a.prior", "only priors of model_type Reinvent"), ("none", "not a prior of REINVENT")):
+    for name, message in (("a.prior", "only priors of model_type Reinvent"), ("none", "cannot be read")):
         with pytest.raises(SystemExit, match=rf"^chem\.convert: {tmp_path / name}: {message}") as stop:
             main([str(tmp_path / name), str(tmp_path / "ours")])
         assert "\n" not in str(stop.value)

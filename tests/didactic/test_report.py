@@ -61,10 +61,12 @@ def test_a_switch_is_reported(tmp_path, capsys):
     summary = report(tmp_path, "experiment=figure2", "objective.beta=[.1,.2]", "objective.direction=reverse")
     assert summary["switch"]["reverse"]["seen"] == [0.1, 0.2]
     printed = " ".join(capsys.readouterr().out.split())
-    assert "reverse: beta at which the favoured mode switches: exactly at 0.13" in printed
-    assert "trained policies: between 0.1 and 0.2" in printed
+    assert (
+        "reverse: the favoured mode switches at beta 0.1316 (exact); the trained policies switch between" in printed
+    )
+    assert "between 0.1 and 0.2" in printed
     unknown = switch_text("alpha", {"predicted": None, "seen": None})
-    assert unknown.endswith("no exact value is known; trained policies: no single switch")
+    assert unknown.endswith("switches at an unknown beta; the trained policies do not switch exactly once")
 
 
 def test_gaussians_are_reported(tmp_path, capsys):

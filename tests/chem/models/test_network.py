@@ -99,7 +99,7 @@ def test_sampled_frequencies_are_the_probabilities(network):
 def test_rollouts_are_concatenated_to_one_width():
     long = Rollout(torch.tensor([[2, 3, 0]]), torch.ones(1, 3, dtype=torch.bool), torch.tensor([True]))
     short = Rollout(torch.tensor([[2], [3]]), torch.ones(2, 1, dtype=torch.bool), torch.tensor([False, False]))
-    both = concat_rollouts([short, long])
-    assert both.tokens.tolist() == [[2, END_ID, END_ID], [3, END_ID, END_ID], [2, 3, 0]]
-    assert both.mask.tolist() == [[True, False, False], [True, False, False], [True, True, True]]
-    assert both.complete.tolist() == [False, False, True]
+    joined = concat_rollouts([short, long])
+    assert joined.tokens.tolist() == [[2, END_ID, END_ID], [3, END_ID, END_ID], [2, 3, 0]]
+    assert joined.mask.tolist() == [[True, False, False], [True, False, False], [True, True, True]]
+    assert joined.complete.tolist() == [False, False, True]

@@ -95,9 +95,9 @@ def test_the_best_weights_are_those_of_the_lowest_loss():
 def test_molecules_outside_the_vocabulary_are_left_out_and_counted():
     corpus = Corpus(["CCO", "CCN", "CCF", "CO"], {"lines": 5, "kept": 4, "empty": 1}, {"name": "a"})
     tokenizer = Tokenizer.from_tokens(["C", "O", "N"])
-    kept = keep_encodable(corpus, tokenizer)
-    assert kept.smiles == ["CCO", "CCN", "CO"]
-    assert kept.counts == {"lines": 5, "kept": 3, "empty": 1, "unknown token": 1}
+    encodable = keep_encodable(corpus, tokenizer)
+    assert encodable.smiles == ["CCO", "CCN", "CO"]
+    assert encodable.counts == {"lines": 5, "kept": 3, "empty": 1, "unknown token": 1}
     known = corpus._replace(smiles=["CCO", "CO"])
     assert "unknown token" not in keep_encodable(known, tokenizer).counts
     with pytest.raises(ConfigError, match=r"^data: at least 2 molecules must have only tokens .* got 0 of 4$"):

@@ -106,9 +106,11 @@ def test_a_failure_affects_only_its_own_molecule(trouble):
         assert by_smiles["C"].seconds < 0.5
         assert alive(pids) == [] or all_end(pids)  # what the hanging molecule had started
 
-        again = oracle(carbons)
-        assert [result.score for result in again] == [by_smiles[s].score for s in carbons]  # whoever scored them
-        assert len({result.score for result in again}) > 20
+        second_results = oracle(carbons)
+        assert [result.score for result in second_results] == [
+            by_smiles[s].score for s in carbons
+        ]  # whoever scored them
+        assert len({result.score for result in second_results}) > 20
     assert children() <= before
 
 

