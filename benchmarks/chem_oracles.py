@@ -1,11 +1,11 @@
-"""What a molecule costs the two slow oracles, and what a second worker brings.
+"""Time per molecule of the two slow oracles, with one and with several workers.
 
     python -m benchmarks.chem_oracles synthesis --molecules FILE [--inventory FILE] [--count N] [--workers 1 2]
     python -m benchmarks.chem_oracles docking --molecules FILE [--count N] [--workers 1 2]
 
-The molecules are drawn at random from a file of SMILES, plain or gzipped. docking needs the ClpP files of
-`conf/chem/oracle/synth.yaml`, here or under MARA_DATA. The start of the workers is not counted; CPU seconds are
-theirs.
+The molecules are chosen at random from a file of SMILES, plain or gzipped. docking needs the ClpP files of
+`conf/chem/oracle/synth.yaml`, here or below MARA_DATA. The time in which the workers start is not counted, and the
+CPU seconds are those of the workers.
 """
 
 import argparse
@@ -17,20 +17,20 @@ import psutil
 
 from chem.files import find_file
 from chem.oracles import Oracle
-from chem.oracles.synthesis.inventory import first_words
+from chem.oracles.synthesis.inventory import read_first_words
 from conf.schema.base import ConfigError
 from conf.schema.chem import ChemConfig
 from conf.schema.oracle import ComponentConfig, OracleConfig
 from launch.cli.compose import compose_typed
 
 
-def component(name: str, inventory: str | None) -> ComponentConfig:
-    """As the experiments have it."""
+def component_config(name: str, inventory: str | None) -> ComponentConfig:
+    """The component as the experiments configure it, with another inventory if one is given."""
     config: ChemConfig = compose_typed("chem", ["oracle=synth"])[0]
-    (found,) = [part for part in config.oracle.components if part.name == name]
+    (component,) = [component for component in config.oracle.components if component.name == name]
     if inventory is not None:
-        found.parameters["inventory"] = inventory
-    return found
+        component.parameters["inventory"] = inventory
+    return component
 
 
 def main() -> None:
@@ -40,21 +40,21 @@ def main() -> None:
     parser.add_argument("--inventory")
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
-    given = parser.parse_args()
-    molecules = random.Random(0).sample(first_words(find_file("molecules", given.molecules)), given.count)
-    print("workers  molecules  seconds  CPU s a molecule  others' CPU s a second  positive")
-    for workers in given.workers:
-        part = component(given.oracle, given.inventory)
-        with Oracle(OracleConfig([part], workers=workers, time_limit_s=600.0, max_failed_share=1.0)) as oracle:
+    options = parser.parse_args()
+    molecules = random.Random(0).sample(read_first_words(find_file("molecules", options.molecules)), options.count)
+    print("workers  molecules  seconds  CPU s/molecule  other CPU s/s  positive")
+    for workers in options.workers:
+        component = component_config(options.oracle, options.inventory)
+        with Oracle(OracleConfig([component], workers=workers, time_limit_s=600.0, max_failed_share=1.0)) as oracle:
             processes = [psutil.Process(worker.process.pid) for worker in oracle._workers]
             before = [sum(process.cpu_times()[:2]) for process in processes]
-            busy, begun = sum(psutil.cpu_times()[:3]), time.perf_counter()
+            busy, start = sum(psutil.cpu_times()[:3]), time.perf_counter()
             results = oracle(molecules)
-            wall = time.perf_counter() - begun
+            wall = time.perf_counter() - start
             own = sum(sum(process.cpu_times()[:2]) for process in processes) - sum(before)
             others = max(sum(psutil.cpu_times()[:3]) - busy - own, 0.0) / wall
         positive = sum(bool(result.score) for result in results)
-        print(f"{workers:7} {len(results):10} {wall:8.1f} {own / len(results):17.3f} {others:23.2f} {positive:9}")
+        print(f"{workers:7} {len(results):10} {wall:8.1f} {own / len(results):15.3f} {others:14.2f} {positive:9}")
 
 
 if __name__ == "__main__":

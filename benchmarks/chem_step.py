@@ -1,13 +1,13 @@
-"""Molecules a second of reinforcement learning: our step beside a plain one that does what REINVENT does.
+"""Speed of a reinforcement-learning step in molecules per second: our step and a plain step like REINVENT's.
 
 python -m benchmarks.chem_step [--prior FOLDER] [--turns N] [--batch N] [--threads N]
 
-Both start from the same prior, draw batches of the same size, score them by QED and take the step of REINVENT's loss
-with sigma = 128 and Adam at 1e-4. The plain step draws all rows until the last has ended, computes both likelihoods
-over the padded batch, scores one molecule after the other in this process, and feeds padding to the networks. They
-take turns of three steps, so that the machine's drift meets both; where some turns were undisturbed, those in which
-other processes took over a tenth of a core are left out of the medians. CPU seconds are those of this process and of
-those that it started. Likelihoods of both are compared on the same sequences.
+Both start from the same prior, sample batches of the same size, score them by QED and update with REINVENT's loss,
+sigma = 128 and Adam at 1e-4. The plain step samples all rows until the last one has ended, computes both likelihoods
+over the padded batch, padding included, and scores one molecule after the other in this process. The two alternate in
+turns of three steps, so that changes in the machine's speed affect both. Turns in which other processes used more
+than a tenth of a core are left out of the medians, unless all turns are like that. CPU seconds are those of this
+process and its children. The log-likelihoods of both are compared on the same sequences.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from chem.oracles import Oracle
 from chem.parallel.sampler import ParallelSampler
 from chem.parallel.threads import RowThreads
 from chem.replay import ReplayMemory
-from chem.scoring import Scoring
+from chem.scoring import RewardFunction
 from chem.train import Learner, make_chem_objective, train_step
 from conf.schema.chem import ChemConfig
 from launch.cli.compose import compose_typed
@@ -45,25 +45,25 @@ from launch.engines.torch import TorchEngine
 from launch.runs.rng import rollout_uniforms
 
 SIGMA = 128.0
-STEPS = 3  # of a turn
+STEPS = 3  # per turn
 
 
-def plain_sample(network: Recurrent, rows: int, longest: int) -> Tensor:
-    """[N, T] ids after START; rows that have ended are drawn on with the others, as REINVENT does."""
-    token, state, drawn = torch.full((rows,), START_ID), None, []
+def plain_sample(network: Recurrent, rows: int, max_tokens: int) -> Tensor:
+    """[N, T] ids after START; rows that have ended are still computed with the others, as in REINVENT."""
+    token, state, tokens = torch.full((rows,), START_ID), None, []
     ended = torch.zeros(rows, dtype=torch.bool)
-    for _ in range(longest):
+    for _ in range(max_tokens):
         hidden, state = network.cells(network.embedding(token.unsqueeze(1)), state)
         token = torch.multinomial(network.head(hidden[:, 0]).softmax(-1), 1).squeeze(1).masked_fill(ended, END_ID)
-        drawn.append(token)
+        tokens.append(token)
         ended = ended | (token == END_ID)
         if bool(ended.all()):
             break
-    return torch.stack(drawn, 1)
+    return torch.stack(tokens, 1)
 
 
 def plain_logp(network: Recurrent, tokens: Tensor) -> Tensor:
-    """[N] log-likelihoods, over the padded batch at once; padding is computed and then left out."""
+    """[N] log-likelihoods, computed over the padded batch at once; padding is computed and then masked."""
     start = torch.full_like(tokens[:, :1], START_ID)
     hidden, _ = network.cells(network.embedding(torch.cat([start, tokens[:, :-1]], 1)))
     logp = network.head(hidden).log_softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
@@ -77,48 +77,48 @@ def plain_step(prior: Prior, policy: Recurrent, optimizer: torch.optim.Optimizer
     smiles = prior.tokenizer.decode(tokens)
     seen: set[str] = set()
     scores = []
-    for one in smiles:
-        molecule = Chem.MolFromSmiles(one)
+    for string in smiles:
+        molecule = Chem.MolFromSmiles(string)
         canonical = "" if molecule is None else Chem.MolToSmiles(molecule)
         scores.append(0.0 if not canonical or canonical in seen else QED.qed(molecule))
         seen.add(canonical)
     with torch.no_grad():
-        reference = plain_logp(prior.network, tokens)  # type: ignore[arg-type]
-    own = plain_logp(policy, tokens)
-    loss = (reference + SIGMA * torch.tensor(scores) - own).square().mean()
+        prior_logp = plain_logp(prior.network, tokens)  # type: ignore[arg-type]
+    policy_logp = plain_logp(policy, tokens)
+    loss = (prior_logp + SIGMA * torch.tensor(scores) - policy_logp).square().mean()
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
 
 
-def largest_difference(prior: Prior, shares: ParallelSampler) -> float:
-    """Of the log-likelihoods of 256 sampled molecules, as the policy and as the prior gives them; relative."""
+def largest_difference(prior: Prior, sampler: ParallelSampler) -> float:
+    """Largest relative difference from the plain log-likelihoods, of 256 molecules, read as policy and as prior."""
     uniforms = rollout_uniforms(1, 0, [0] * 256, list(range(256)), prior.max_tokens)
-    rollout, as_policy = shares.draw(uniforms)
+    rollout, as_policy = sampler.draw(uniforms)
     with torch.no_grad():
         plain = plain_logp(prior.network, rollout.tokens)  # type: ignore[arg-type]
-        as_prior = token_logp(prior.network, rollout.tokens, rollout.mask, shares.cores)
+        as_prior = token_logp(prior.network, rollout.tokens, rollout.mask, sampler.row_threads)
         return max(float(((fast.sum(-1) - plain) / plain).abs().max()) for fast in (as_policy, as_prior))
 
 
 class Turn(NamedTuple):
-    """What a turn took: seconds and CPU seconds of ours a step, and CPU seconds of all others a second."""
+    """Wall-clock and CPU seconds per step, and CPU seconds per second of all other processes."""
 
     wall: float
     cpu: float
     others: float
 
 
-def timed(step: Callable[[], object]) -> Turn:
-    workers = psutil.Process().children(recursive=True)
+def time_turn(step: Callable[[], object]) -> Turn:
+    children = psutil.Process().children(recursive=True)
 
-    def own() -> float:
-        return time.process_time() + sum(sum(worker.cpu_times()[:2]) for worker in workers)
+    def own_cpu() -> float:
+        return time.process_time() + sum(sum(child.cpu_times()[:2]) for child in children)
 
-    begun, before, busy = time.perf_counter(), own(), machine_busy()
+    start, cpu_before, busy = time.perf_counter(), own_cpu(), machine_busy()
     for _ in range(STEPS):
         step()
-    wall, cpu = time.perf_counter() - begun, own() - before
+    wall, cpu = time.perf_counter() - start, own_cpu() - cpu_before
     return Turn(wall / STEPS, cpu / STEPS, max(machine_busy() - busy - cpu, 0.0) / wall)
 
 
@@ -128,59 +128,65 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=10)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    prior = load_prior(given.prior)
-    overrides = ["loss=reinvent", "duplicates=zero", "optimizer.lr=1e-4", f"batch_size={given.batch}", "budget=null"]
+    prior = load_prior(options.prior)
+    overrides = [
+        "loss=reinvent",
+        "duplicates=zero",
+        "optimizer.lr=1e-4",
+        f"batch_size={options.batch}",
+        "budget=null",
+    ]
     config: ChemConfig = compose_typed("chem", overrides)[0]
     plain, fast = deepcopy(prior.network), deepcopy(prior.network)
     optimizer = torch.optim.Adam(plain.parameters(), lr=1e-4)
     engine = TorchEngine(fast, config.optimizer, 10**6)
     turns: list[tuple[Turn, Turn]] = []
-    cores = RowThreads(given.batch, given.threads)
+    row_threads = RowThreads(options.batch, options.threads)
     with (
         rdBase.BlockLogs(),
         Oracle(config.oracle) as oracle,
         ThreadPoolExecutor(1) as thread,
-        cores,
-        ParallelSampler(fast, cores) as shares,
+        row_threads,
+        ParallelSampler(fast, row_threads) as sampler,
     ):
         learner = Learner(
-            prior,
-            engine,
-            make_chem_objective(config),
-            Scoring(oracle, None, None),
-            DiversityFilter(config.diversity_filter),
-            ReplayMemory(config.replay, prior.tokenizer),
-            thread,
-            cores,
-            shares,
+            prior=prior,
+            engine=engine,
+            objective=make_chem_objective(config),
+            reward_function=RewardFunction(oracle, None, None),
+            diversity_filter=DiversityFilter(config.diversity_filter),
+            memory=ReplayMemory(config.replay, prior.tokenizer),
+            oracle_thread=thread,
+            row_threads=row_threads,
+            sampler=sampler,
         )
-        numbers = count()
-        for _ in range(given.turns + 1):
-            plain_turn = timed(lambda: plain_step(prior, plain, optimizer, given.batch))  # type: ignore[arg-type]
-            turn = timed(lambda: train_step(learner, config, next(numbers), config.objective.beta))
+        steps = count()
+        for _ in range(options.turns + 1):
+            plain_turn = time_turn(lambda: plain_step(prior, plain, optimizer, options.batch))  # type: ignore[arg-type]
+            turn = time_turn(lambda: train_step(learner, config, next(steps), config.objective.beta))
             turns.append((plain_turn, turn))
-        with ParallelSampler(prior.network, cores) as of_prior:
-            difference = largest_difference(prior, of_prior)
-    del turns[0]  # it warms up
+        with ParallelSampler(prior.network, row_threads) as prior_sampler:
+            difference = largest_difference(prior, prior_sampler)
+    del turns[0]  # warm-up
     quiet = [pair for pair in turns if max(turn.others for turn in pair) <= 0.1]
-    middle = [Turn(*map(statistics.median, zip(*side, strict=True))) for side in zip(*(quiet or turns), strict=True)]
+    medians = [Turn(*map(statistics.median, zip(*side, strict=True))) for side in zip(*(quiet or turns), strict=True)]
     result: dict[str, object] = {
-        "batch": given.batch,
-        "threads": given.threads,
+        "batch": options.batch,
+        "threads": options.threads,
         "turns": len(turns),
         "undisturbed": len(quiet),
         "largest_relative_difference": difference,
     }
-    for name, turn in zip(("plain", "ours"), middle, strict=True):
+    for name, turn in zip(("plain", "ours"), medians, strict=True):
         result |= {f"{name}/{key}": round(value, 3) for key, value in turn._asdict().items()}
-        result[f"{name}/molecules_per_s"] = round(given.batch / turn.wall, 1)
+        result[f"{name}/molecules_per_s"] = round(options.batch / turn.wall, 1)
     ratios = [plain_turn.wall / turn.wall for plain_turn, turn in quiet or turns]
     result["times_plain"] = round(statistics.median(ratios), 2)
     result["times_plain_quartiles"] = [round(value, 2) for value in statistics.quantiles(ratios, n=4)[::2]]
-    result["times_plain_cpu"] = round(middle[0].cpu / middle[1].cpu, 2)
+    result["times_plain_cpu"] = round(medians[0].cpu / medians[1].cpu, 2)
     print(json.dumps(result, indent=1))
 
 

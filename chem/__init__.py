@@ -1,1 +1,1 @@
-"""Post-training of chemical language models: priors, oracles, molecule metrics."""
+"""Post-training of chemical language models: priors, oracles and molecule metrics."""

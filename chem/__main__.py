@@ -11,12 +11,14 @@ if TYPE_CHECKING:
 
 
 def train(config: ChemConfig, run: "Run") -> None:
-    from chem.train import train as train_policy  # loads torch and RDKit
+    """Train the policy of one run."""
+    from chem.train import train_policy  # loads torch and RDKit
 
     train_policy(config, run)
 
 
 def report(runs: list[Path], folder: Path) -> None:
+    """Report on the finished runs of a sweep."""
     from chem.report import report_sweep
 
     report_sweep(runs, folder)

@@ -1,4 +1,4 @@
-"""A file of molecules and scores: read it, measure it, show it."""
+"""Metrics of a CSV file of molecules and scores: read it, compute the metrics, print and draw them."""
 
 import csv
 import math
@@ -13,9 +13,9 @@ import matplotlib.pyplot as plt
 from rich.table import Table
 
 from chem.files import file_hash, find_file
-from chem.metrics import ScoredMolecules, collect_molecules, metrics, yield_curve
+from chem.metrics import ScoredMolecules, collect_molecules, run_metrics, yield_curve
 from chem.oracles.synthesis.inventory import read_stock
-from chem.report import draw_molecules, screen_table, shown
+from chem.report import draw_molecules, format_number, screen_table
 from conf.schema.base import ConfigError
 from conf.schema.chem import ChemEvaluateConfig
 from launch.runs.console import console
@@ -23,27 +23,28 @@ from launch.runs.run import Run
 
 
 def evaluate_file(config: ChemEvaluateConfig, run: Run) -> None:
-    """summary.json, the table, figure.png and molecules.png of a CSV file."""
+    """Write summary.json, figure.png and molecules.png for a CSV file, and print its tables."""
     path = find_file("file", config.file)
-    found = collect_molecules(*read_molecules(path, config.smiles_column, config.score_column))
+    molecules = collect_molecules(*read_molecules(path, config.smiles_column, config.score_column))
     known = None if config.known is None else read_stock(find_file("known", config.known))
-    row = metrics(found, config.screens, known, config.circle_distance)
+    row = run_metrics(molecules, config.screens, known, config.circle_distance)
     run.finish({**row, "file": path.name, "sha256": file_hash(path)})
     console.print(overall_table(row))
     console.print(screen_table([(path.name, row)], config.screens))
-    draw_yield(run.folder / "figure.png", found, config.screens)
-    scored = [n for n, score in enumerate(found.score) if not math.isnan(score)]
-    order = sorted(scored, key=lambda n: -found.score[n])
+    draw_yield(run.folder / "figure.png", molecules, config.screens)
+    scored = [n for n, score in enumerate(molecules.score) if not math.isnan(score)]
+    order = sorted(scored, key=lambda n: -molecules.score[n])
     if order:
-        best = [{"smiles": found.smiles[n], "score": float(found.score[n])} for n in order[: config.shown]]
+        best = [{"smiles": molecules.smiles[n], "score": float(molecules.score[n])} for n in order[: config.shown]]
         draw_molecules(run.folder / "molecules.png", best)
     run.info(f"pictures: {run.folder / 'figure.png'}" + (f", {run.folder / 'molecules.png'}" if order else ""))
 
 
 def read_molecules(path: Path, smiles_column: str, score_column: str) -> tuple[list[str], list[float | None]]:
-    """SMILES as they stand there, and scores; an empty score is one that the oracle did not give.
+    """Read SMILES, unchanged, and scores; an empty score means that the oracle gave none.
 
-    Raises ConfigError, with the line, where a column is missing or a score is no finite number.
+    Raises:
+        ConfigError: a column is missing, or a score is not a finite number; the message has its line.
     """
     smiles, scores = [], []
     with path.open(encoding="utf-8", errors="replace", newline="") as file:
@@ -51,14 +52,23 @@ def read_molecules(path: Path, smiles_column: str, score_column: str) -> tuple[l
         for key, column in (("smiles_column", smiles_column), ("score_column", score_column)):
             if column not in (reader.fieldnames or []):
                 columns = ", ".join(reader.fieldnames or []) or "none"
-                raise ConfigError(f"{key}: must be a column of {path.name} ({columns}), got {column}")
+                raise ConfigError(f"{key}: {path.name} has no column {column}; its columns are: {columns}")
         for row in reader:
             smiles.append(row[smiles_column] or "")
-            scores.append(score_of(row[score_column], f"{path.name}, line {reader.line_num}"))
+            scores.append(parse_score(row[score_column], f"{path.name}, line {reader.line_num}"))
     return smiles, scores
 
 
-def score_of(text: str | None, where: str) -> float | None:
+def parse_score(text: str | None, place: str) -> float | None:
+    """The score in a cell, None if it is empty.
+
+    Args:
+        text: content of the cell.
+        place: file and line, for the error message.
+
+    Raises:
+        ConfigError: not a finite number.
+    """
     if text is None or not text.strip():
         return None
     try:
@@ -66,28 +76,29 @@ def score_of(text: str | None, where: str) -> float | None:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ConfigError(f"score_column: must hold finite numbers or nothing, got {text} ({where})")
+        raise ConfigError(f"score_column: scores must be finite numbers or empty, got {text} ({place})")
     return value
 
 
 def overall_table(row: Mapping[str, Any]) -> Table:
+    """Table of the metrics that do not depend on a screen."""
     names = ("generated", "calls", "unscored", "validity", "uniqueness", "novelty", "scaffolds")
     table = Table(title="All molecules", title_justify="left")
     for name in names:
         table.add_column(name, justify="right")
-    table.add_row(*(shown(row[name]) for name in names))
+    table.add_row(*(format_number(row[name]) for name in names))
     return table
 
 
-def draw_yield(path: Path, found: ScoredMolecules, screens: Sequence[float]) -> None:
-    """Good molecules over the oracle's calls, and the scores as they came."""
+def draw_yield(path: Path, molecules: ScoredMolecules, screens: Sequence[float]) -> None:
+    """Draw the number of good molecules and the scores over the oracle calls."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    calls = range(1, len(found.smiles) + 1)
+    calls = range(1, len(molecules.smiles) + 1)
     for screen in screens:
-        left.plot(calls, yield_curve(found.good(screen)), linewidth=1.2, label=f"{screen:g}")
-    left.set(xlabel="oracle calls", title="molecules at or over the screen")
+        left.plot(calls, yield_curve(molecules.good(screen)), linewidth=1.2, label=f"{screen:g}")
+    left.set(xlabel="oracle calls", title="molecules with a score at or above the screen")
     left.legend(frameon=False, fontsize="small", title="screen")
-    right.plot(calls, found.score, ".", markersize=2)
+    right.plot(calls, molecules.score, ".", markersize=2)
     right.set(xlabel="oracle calls", title="score")
     figure.savefig(path, dpi=130)
     plt.close(figure)

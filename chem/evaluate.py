@@ -1,4 +1,4 @@
-"""`python -m chem.evaluate file=CSV`: metrics of molecules and scores in the order they were generated."""
+"""`python -m chem.evaluate file=CSV`: metrics of scored molecules, listed in the order they were generated."""
 
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(config: ChemEvaluateConfig, run: "Run") -> None:
+    """Evaluate one CSV file."""
     from chem.csv_metrics import evaluate_file  # loads RDKit
 
     evaluate_file(config, run)

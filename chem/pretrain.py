@@ -1,4 +1,4 @@
-"""`python -m chem.pretrain data=FILE`: train a prior on SMILES."""
+"""`python -m chem.pretrain data=FILE`: train a prior on a file of SMILES."""
 
 from typing import TYPE_CHECKING
 
@@ -9,11 +9,12 @@ if TYPE_CHECKING:
     from launch.runs.run import Run
 
 
-def train(config: PretrainConfig, run: "Run") -> None:
-    from chem.models.prior_training import train as train_prior  # loads torch and RDKit
+def pretrain(config: PretrainConfig, run: "Run") -> None:
+    """Train the prior of one run."""
+    from chem.models.prior_training import train_prior  # loads torch and RDKit
 
     train_prior(config, run)
 
 
 if __name__ == "__main__":
-    start("chem.pretrain", train)
+    start("chem.pretrain", pretrain)

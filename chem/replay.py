@@ -1,4 +1,4 @@
-"""Experience replay and augmented memory: the best molecules so far, learnt from again."""
+"""Experience replay and augmented memory: train again on the best molecules so far."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -6,15 +6,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from chem.models.corpus import spellings
+from chem.models.corpus import randomise_encodable
 from chem.models.tokenizer import Tokenizer
-from chem.scoring import Batch
+from chem.scoring import ScoredBatch
 from conf.schema.chem import ReplayConfig
 from launch.runs.rng import torch_generator
 
 
-class Rows(NamedTuple):
-    """Sequences to learn from: tokens, mask [N, T]; reward, valid, complete [N]; see `chem.scoring.Batch`."""
+class TrainingRows(NamedTuple):
+    """Token sequences of one update: tokens, mask [N, T]; reward, valid, complete [N] as in `ScoredBatch`."""
 
     tokens: Tensor
     mask: Tensor
@@ -24,71 +24,89 @@ class Rows(NamedTuple):
 
 
 class ReplayMemory:
-    """The `size` molecules of the highest reward so far, as they were first sampled; the earlier one of equals."""
+    """The `size` molecules with the highest reward so far, spelled as they were first sampled.
+
+    Of two molecules with the same reward the earlier one is kept.
+    """
 
     def __init__(self, config: ReplayConfig, tokenizer: Tokenizer) -> None:
         self.config, self.tokenizer = config, tokenizer
-        self.entries: dict[str, tuple[str, float]] = {}  # canonical SMILES -> as sampled, reward
+        self.entries: dict[str, tuple[str, float]] = {}  # canonical SMILES -> (SMILES as sampled, reward)
 
-    def add(self, smiles: Sequence[str], batch: Batch, filtered: Sequence[bool]) -> None:
-        """Take in a batch, filtered molecules left out."""
+    def add(self, smiles: Sequence[str], batch: ScoredBatch, filtered: Sequence[bool]) -> None:
+        """Add the molecules of a batch that count, have a positive reward and were not filtered."""
         rows = zip(smiles, batch.canonical, batch.reward.tolist(), batch.valid.tolist(), filtered, strict=True)
-        for sampled, canonical, reward, valid, out in rows:
-            if canonical is not None and valid and not out and reward > 0:
+        for sampled, canonical, reward, valid, is_filtered in rows:
+            if canonical is not None and valid and not is_filtered and reward > 0:
                 self.entries.setdefault(canonical, (sampled, reward))
         best = sorted(self.entries.items(), key=lambda item: -item[1][1])[: self.config.size]
         self.entries = dict(best)
 
     def purge(self, penalised: Callable[[str], bool]) -> None:
-        """Selective memory purge: forget the molecules that the diversity filter would penalise by now."""
+        """Selective memory purge: forget the molecules that the diversity filter would penalise now."""
         self.entries = {smiles: entry for smiles, entry in self.entries.items() if not penalised(smiles)}
 
     def draw(self, seed: int, step: int) -> list[tuple[str, float]]:
-        """Entries (as sampled, reward) that join a batch, without repetition; a function of (seed, step, memory)."""
+        """Draw `sample` distinct entries (SMILES as sampled, reward), the same ones for the same seed and step."""
         entries = list(self.entries.values())
         order = torch.randperm(len(entries), generator=torch_generator(seed, "replay", step)).tolist()
         return [entries[i] for i in sorted(order[: self.config.sample])]
 
     def state_dict(self) -> dict[str, Any]:
+        """State for a checkpoint."""
         return {"entries": [[canonical, *entry] for canonical, entry in self.entries.items()]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a `state_dict`."""
         self.entries = {canonical: (sampled, reward) for canonical, sampled, reward in state["entries"]}
 
 
-def rows_of(entries: Sequence[tuple[str, float]], tokenizer: Tokenizer) -> Rows:
-    """Remembered molecules as rows that count and may be good."""
+def replayed_rows(entries: Sequence[tuple[str, float]], tokenizer: Tokenizer) -> TrainingRows:
+    """Entries of the memory as rows that all count and may be good."""
     tokens, mask = tokenizer.encode_batch([smiles for smiles, _ in entries])
-    every = torch.ones(len(entries), dtype=torch.bool)
-    return Rows(tokens, mask, torch.tensor([reward for _, reward in entries]), every, every)
+    all_rows = torch.ones(len(entries), dtype=torch.bool)
+    return TrainingRows(tokens, mask, torch.tensor([reward for _, reward in entries]), all_rows, all_rows)
 
 
-def stack(first: Tensor, second: Tensor) -> Tensor:
-    """Rows of both [N, T] and [M, U], filled with END (or False) to one width."""
+def concat_padded(first: Tensor, second: Tensor) -> Tensor:
+    """Concatenate [N, T] and [M, U] to [N + M, max(T, U)], padded with 0: END for tokens, False for a mask."""
     width = max(first.shape[1], second.shape[1])
     return torch.cat([torch.nn.functional.pad(part, (0, width - part.shape[1])) for part in (first, second)])
 
 
-def augmented(
-    smiles: Sequence[str], batch: Batch, memory: ReplayMemory, *, longest: int, seed: int, step: int, number: int
-) -> Rows:
-    """Augmented memory (Guo and Schwaller, 2024): the batch's molecules and the whole memory, spelled anew.
+def augmented_rows(
+    smiles: Sequence[str],
+    batch: ScoredBatch,
+    memory: ReplayMemory,
+    *,
+    max_tokens: int,
+    seed: int,
+    step: int,
+    number: int,
+) -> TrainingRows:
+    """Augmented memory (Guo and Schwaller, 2024): randomised SMILES of the batch and of the whole memory.
 
     Args:
-        longest: tokens of a spelling, END included; a longer one, or one with a token that the vocabulary lacks, is
-            replaced by the spelling that was sampled.
+        smiles: SMILES of the batch, as sampled.
+        batch: their rewards; only molecules that count are used.
+        memory: all its entries are used.
+        max_tokens: longest SMILES in tokens, END included. A molecule keeps its sampled SMILES if the randomised one
+            is longer or has a token that the vocabulary lacks.
+        seed: seed of the run.
+        step: training step.
+        number: which of the step's augmentations this is.
     """
     tokenizer = memory.tokenizer
-    kept = [row for row, one in enumerate(batch.canonical) if one is not None and bool(batch.valid[row])]
+    rows = [row for row, canonical in enumerate(batch.canonical) if canonical is not None and bool(batch.valid[row])]
     entries = list(memory.entries.values())
-    old = [smiles[row] for row in kept] + [sampled for sampled, _ in entries]
-    new = list(spellings(old, tokenizer, longest, seed, step * 1000 + number))
-    tokens, mask = tokenizer.encode_batch(new)
-    remembered = torch.ones(len(entries), dtype=torch.bool)
-    return Rows(
+    sampled = [smiles[row] for row in rows] + [entry_smiles for entry_smiles, _ in entries]
+    randomised = list(randomise_encodable(sampled, tokenizer, max_tokens, seed, step * 1000 + number))
+    tokens, mask = tokenizer.encode_batch(randomised)
+    all_entries = torch.ones(len(entries), dtype=torch.bool)
+    return TrainingRows(
         tokens,
         mask,
-        torch.cat([batch.reward[kept], torch.tensor([reward for _, reward in entries])]),
-        torch.cat([batch.valid[kept], remembered]),
-        torch.cat([batch.complete[kept], remembered]),
+        torch.cat([batch.reward[rows], torch.tensor([reward for _, reward in entries])]),
+        torch.cat([batch.valid[rows], all_entries]),
+        torch.cat([batch.complete[rows], all_entries]),
     )

@@ -1,4 +1,4 @@
-"""Tables and pictures of a run and of a sweep: the best molecules, what was found how soon, how rewards went."""
+"""Tables and pictures of a run and of a sweep: best molecules, yield over oracle calls, rewards over steps."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -14,16 +14,16 @@ from rdkit import Chem
 from rdkit.Chem.Draw import rdMolDraw2D
 from rich.table import Table
 
-from chem.metrics import COUNTS, ScoredMolecules, collect_molecules, screen_metrics, yield_curve
+from chem.metrics import OB_COUNTS, ScoredMolecules, collect_molecules, screen_metrics, yield_curve
 from launch.analysis.sweep_runs import read_sweep_runs, write_summaries
 from launch.runs.console import console
 from launch.runs.run import Run
 from launch.runs.run_folder import read_config, read_jsonl, write_json
 
-SHOWN = 12  # molecules in the picture and in the table
-LAST = 10  # steps that closing figures are means of
-EVERY = 10  # oracle calls between points of the yield's curve
-CURVES = {
+BEST_MOLECULES = 12  # in the picture and in the table
+LAST_STEPS = 10  # whose means are reported
+CURVE_SPACING = 10  # oracle calls between two points of the yield curve
+CURVES = {  # metric -> name in the summary and the table
     "reward/raw": "reward",
     "valid": "valid",
     "unique": "distinct",
@@ -33,18 +33,25 @@ CURVES = {
 
 
 def report_run(run: Run, calls: int, failures: int, reason: str) -> None:
-    """molecules.csv, summary.json, the closing tables, figure.png and molecules.png of one run."""
-    asked = read_jsonl(run.folder / "samples.jsonl")
-    found = [row for row in asked if row["status"] == "ok"]
+    """Write molecules.csv, summary.json, figure.png and molecules.png of a run, and print its tables.
+
+    Args:
+        run: the run, with its metrics and samples logged.
+        calls: distinct molecules scored.
+        failures: oracle calls that failed.
+        reason: why the run stopped.
+    """
+    samples = read_jsonl(run.folder / "samples.jsonl")
+    scored = [row for row in samples if row["status"] == "ok"]
     metrics = read_jsonl(run.folder / "metrics.jsonl")
-    write_molecules(run.folder / "molecules.csv", found)
-    best = sorted(found, key=lambda row: -row["score"])[:SHOWN]
-    last = metrics[-LAST:]
+    write_molecules(run.folder / "molecules.csv", scored)
+    best = sorted(scored, key=lambda row: -row["score"])[:BEST_MOLECULES]
+    last = metrics[-LAST_STEPS:]
     summary: dict[str, Any] = {"stopped_by": reason, "calls": calls, "failures": failures}
     summary |= {name: sum(row[key] for row in last) / len(last) for key, name in CURVES.items()}
     config = OmegaConf.load(run.folder / "config.yaml")
-    summary["good"] = good_molecules(found, config.transform.threshold)
-    molecules = collect_molecules([row["smiles"] for row in asked], [row["score"] for row in asked])
+    summary["good"] = good_molecules(scored, config.transform.threshold)
+    molecules = collect_molecules([row["smiles"] for row in samples], [row["score"] for row in samples])
     summary |= screen_metrics(molecules, config.screens)
     summary["best"] = [{"smiles": row["smiles"], "score": row["score"]} for row in best]
     run.finish(summary)
@@ -59,7 +66,12 @@ def report_run(run: Run, calls: int, failures: int, reason: str) -> None:
 
 
 def write_molecules(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Distinct molecules in the order of the oracle's calls: smiles, score, step, and each component's raw value."""
+    """Write a CSV of distinct molecules: smiles, score, step and the raw value of each component.
+
+    Args:
+        path: the CSV file.
+        rows: lines of samples.jsonl, in the order of the oracle calls.
+    """
     names = sorted({name for row in rows for name in row["values"]})
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
@@ -69,15 +81,15 @@ def write_molecules(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def good_molecules(rows: Sequence[Mapping[str, Any]], threshold: Any) -> int | None:
-    """How many reach a constant transform.threshold.value; None where there is none."""
+    """Number of molecules that reach a constant `transform.threshold`; None without a constant threshold."""
     if threshold.value is None or threshold.kind != "constant":
         return None
     return sum(row["score"] >= threshold.value for row in rows)
 
 
 def run_table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
-    """One row a run."""
-    table = Table(title=f"Distinct molecules, and means over the last {LAST} steps", title_justify="left")
+    """Table with one row per run, from (name, summary) pairs."""
+    table = Table(title=f"Distinct molecules, and means over the last {LAST_STEPS} steps", title_justify="left")
     table.add_column("run")
     for name in ("calls", "good", *CURVES.values()):
         table.add_column(name, justify="right")
@@ -88,48 +100,65 @@ def run_table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
 
 
 def screen_table(rows: Sequence[tuple[str, Mapping[str, Any]]], screens: Sequence[float]) -> Table:
-    """A row for each run and screen, in the shape of the paper's Table 2; `not reached` is none of the numbers."""
-    names = {"yield": "yield", **{f"OB{n}": f"OB{n}" for n in COUNTS}}
-    names |= {"int_div1": "IntDiv1", "circles": "#Circles", "scaffolds": "scaffolds"}
-    table = Table(title="Molecules at or over a screen", title_justify="left")
-    for head in ("run", "screen"):
-        table.add_column(head)
-    for head in names.values():
-        table.add_column(head, justify="right")
+    """Table with one row per run and screen, with the columns of the paper's Table 2."""
+    columns = {"yield": "yield", **{f"OB{n}": f"OB{n}" for n in OB_COUNTS}}
+    columns |= {"int_div1": "IntDiv1", "circles": "#Circles", "scaffolds": "scaffolds"}
+    table = Table(title="Molecules with a score at or above the screen", title_justify="left")
+    for header in ("run", "screen"):
+        table.add_column(header)
+    for header in columns.values():
+        table.add_column(header, justify="right")
     for run, row in rows:
         for screen in screens:
-            values = {name: row[f"{screen:g}/{name}"] for name in names}
-            late = {name: "not reached" for name, value in values.items() if value is None and name.startswith("OB")}
-            table.add_row(run, f"{screen:g}", *(late.get(name, shown(value)) for name, value in values.items()))
+            values = {name: row[f"{screen:g}/{name}"] for name in columns}
+            cells = [
+                "not reached" if value is None and name.startswith("OB") else format_number(value)
+                for name, value in values.items()
+            ]
+            table.add_row(run, f"{screen:g}", *cells)
     return table
 
 
-def shown(value: float | None) -> str:
+def format_number(value: float | None) -> str:
+    """A cell of a table: a count, a number with three decimals, or - for None."""
     if value is None:
         return "-"
     return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
 
 
 def write_artifacts(
-    folder: Path, found: ScoredMolecules, screens: Sequence[float], best: Sequence[Mapping[str, Any]]
+    folder: Path, molecules: ScoredMolecules, screens: Sequence[float], best: Sequence[Mapping[str, Any]]
 ) -> None:
-    """What `launch.collect` puts into its report: drawn molecules, and the yield over the oracle's calls."""
+    """Write what `launch.collect` puts into its report: pictures of the best molecules and the yield curve.
+
+    Args:
+        folder: made if it is missing.
+        molecules: all molecules of the run.
+        screens: scores from which a molecule is good; one curve each.
+        best: lines of samples.jsonl.
+    """
     folder.mkdir(exist_ok=True)
     items = [
-        {"name": row["smiles"], "value": row["score"], "caption": f"{row['score']:.3f}", "svg": svg(row["smiles"])}
+        {
+            "name": row["smiles"],
+            "value": row["score"],
+            "caption": f"{row['score']:.3f}",
+            "svg": molecule_svg(row["smiles"]),
+        }
         for row in best
         if row["score"] > 0
     ]
     write_json(folder / "molecules.gallery.json", {"title": "Best distinct molecules", "items": items})
-    calls = sorted({*range(0, len(found.smiles), EVERY), len(found.smiles)})
+    calls = sorted({*range(0, len(molecules.smiles), CURVE_SPACING), len(molecules.smiles)})
     series = {}
     for screen in screens:
-        counts = [0, *yield_curve(found.good(screen)).tolist()]
+        counts = [0, *yield_curve(molecules.good(screen)).tolist()]
         series[f"molecules with a score of {screen:g} or more"] = [calls, [counts[call] for call in calls]]
     write_json(folder / "yield.curves.json", {"title": "Yield", "x": "oracle calls", "series": series})
 
 
-def svg(smiles: str) -> str:
+def molecule_svg(smiles: str) -> str:
+    """Drawing of a molecule as SVG."""
     canvas = rdMolDraw2D.MolDraw2DSVG(240, 180)
     canvas.DrawMolecule(Chem.MolFromSmiles(smiles))
     canvas.FinishDrawing()
@@ -137,6 +166,7 @@ def svg(smiles: str) -> str:
 
 
 def molecule_table(best: Sequence[Mapping[str, Any]]) -> Table:
+    """Table of the best molecules with the raw value of each component."""
     names = sorted({name for row in best for name in row["values"]})
     table = Table(title="Best molecules", title_justify="left")
     table.add_column("score", justify="right")
@@ -150,7 +180,7 @@ def molecule_table(best: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def draw_molecules(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """The molecules with their scores, four in a line."""
+    """Draw molecules with their scores, four in a row."""
     molecules = [Chem.MolFromSmiles(row["smiles"]) for row in rows]
     lines = -(-len(molecules) // 4)
     canvas = rdMolDraw2D.MolDraw2DCairo(1200, 240 * lines, 300, 240)
@@ -160,7 +190,7 @@ def draw_molecules(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def draw_curves(path: Path, runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> None:
-    """Rewards, and shares of the samples, over the steps."""
+    """Draw reward, valid share and scaffolds over the steps, from (name, lines of metrics.jsonl) pairs."""
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
     for name, metrics in runs:
         steps = [row["step"] + 1 for row in metrics]
@@ -176,12 +206,12 @@ def draw_curves(path: Path, runs: Sequence[tuple[str, Sequence[Mapping[str, Any]
 
 
 def report_sweep(folders: Sequence[Path], sweep: Path) -> None:
-    """The closing table and figure.png of a sweep, and its summaries in one file."""
+    """Write summaries.json and figure.png of a sweep, and print its tables."""
     runs = read_sweep_runs(folders, without_key=("experiment",))
     summaries = [(run.name, run.summary) for run in runs]
     console.print(run_table(summaries))
     screens = [read_config(run.folder)["screens"] for run in runs]
-    if all(own == screens[0] for own in screens):
+    if all(other == screens[0] for other in screens):
         console.print(screen_table(summaries, screens[0]))
     write_summaries(sweep, runs)
     draw_curves(sweep / "figure.png", [(run.name, run.metrics) for run in runs])

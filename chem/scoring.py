@@ -1,4 +1,4 @@
-"""From sampled strings to rewards: canonical forms, the oracle's budget, and results shared on disk."""
+"""From sampled SMILES to rewards: canonical forms, the oracle's budget and a cache of results on disk."""
 
 import json
 import sqlite3
@@ -17,15 +17,17 @@ from chem.oracles.base import murcko_scaffold
 from conf.schema.base import ConfigError
 
 
-class Batch(NamedTuple):
-    """N sampled strings as molecules; rows as they were drawn.
+class ScoredBatch(NamedTuple):
+    """N sampled SMILES with their rewards, in the order they were sampled.
 
-    canonical: SMILES of the molecule, None for what is none.
-    reward: [N] raw score in [0, 1]; 0 for what is no molecule.
-    valid: [N] bool, False for what does not count: no answer of the oracle, beyond the budget, dropped.
-    complete: [N] bool, False for what keeps its reward and is never good: no molecule, zeroed, filtered.
-    scaffolds: of the molecules, as `murcko_scaffold` gives them; None for what is none.
-    fresh: results of the molecules that this run had not asked about before, in order.
+    Attributes:
+        canonical: canonical SMILES, None for an invalid string.
+        reward: [N] raw score in [0, 1], 0 for an invalid string.
+        valid: [N] bool, False for samples that do not count: the oracle failed, the budget is spent, or dropped.
+        complete: [N] bool, False for samples that keep their reward but are never good: an invalid string, a
+            duplicate set to 0, or filtered.
+        scaffolds: `murcko_scaffold` of each molecule, None for an invalid string.
+        fresh: results of the molecules that this run had not scored before, in order.
     """
 
     canonical: list[str | None]
@@ -36,81 +38,90 @@ class Batch(NamedTuple):
     fresh: list[Result]
 
 
-class Scoring:
-    """Asks the oracle about each molecule once.
+class RewardFunction:
+    """Scores sampled SMILES, asking the oracle about each molecule once.
 
-    The budget counts distinct canonical molecules, whether the answer is fresh or from the cache; a molecule that was
-    asked before in this run costs nothing. A failure has no score; the molecule is asked again when it is met again,
-    at no further cost to the budget.
+    The budget counts distinct canonical molecules, whether their result comes from the oracle or from the cache.
+    Scoring a molecule again costs nothing. A failure has no score: the molecule is sent to the oracle again when it
+    is sampled again, at no further cost to the budget.
 
     Args:
-        oracle: canonical SMILES -> a result each.
-        cache: of an earlier or another run with the same oracle, or None.
-        budget: distinct molecules; None: any number.
+        oracle: canonical SMILES -> one result each.
+        cache: results of other runs with the same oracle, or None.
+        budget: largest number of distinct molecules; None: no limit.
     """
 
     def __init__(
         self, oracle: Callable[[Sequence[str]], list[Result]], cache: "Cache | None", budget: int | None
     ) -> None:
         self.oracle, self.cache, self.budget = oracle, cache, budget
-        self.scores: dict[str, float | None] = {}  # by canonical SMILES, in the order asked; None: no answer so far
+        self.scores: dict[str, float | None] = {}  # by canonical SMILES, in order; None: the oracle failed
         self.failures = self.cached = 0
 
     @property
     def calls(self) -> int:
+        """Distinct molecules scored so far."""
         return len(self.scores)
 
     @property
     def spent(self) -> bool:
+        """Whether the budget is used up."""
         return self.budget is not None and self.calls >= self.budget
 
-    def __call__(self, smiles: Sequence[str]) -> Batch:
+    def __call__(self, smiles: Sequence[str]) -> ScoredBatch:
+        """Score sampled SMILES, which may be invalid."""
         canonical = canonical_forms(smiles)
-        todo = [one for one in dict.fromkeys(canonical) if one is not None and self.scores.get(one) is None]
+        unscored = [
+            molecule
+            for molecule in dict.fromkeys(canonical)
+            if molecule is not None and self.scores.get(molecule) is None
+        ]
         if self.budget is not None:
-            room = self.budget - self.calls
-            new = [one for one in todo if one not in self.scores][:room]
-            allowed = {*new, *self.scores}
-            todo = [one for one in todo if one in allowed]
-        results = self._ask(todo)
+            new = [molecule for molecule in unscored if molecule not in self.scores][: self.budget - self.calls]
+            affordable = {*new, *self.scores}
+            unscored = [molecule for molecule in unscored if molecule in affordable]
+        results = self._results(unscored)
         fresh = [result for result in results if result.smiles not in self.scores]
         for result in results:
             self.failures += result.failure
             self.scores[result.smiles] = None if result.failure else result.score
-        scores = [0.0 if one is None else self.scores.get(one) for one in canonical]
-        told = {result.smiles: result.scaffold for result in results if result.scaffold is not None}
-        return Batch(
+        scores = [0.0 if molecule is None else self.scores.get(molecule) for molecule in canonical]
+        return ScoredBatch(
             canonical,
             torch.tensor([score or 0.0 for score in scores]),
             torch.tensor([score is not None for score in scores]),
-            torch.tensor([one is not None for one in canonical]),
-            [told[one] if one in told else murcko(one) if one is not None else None for one in canonical],
+            torch.tensor([molecule is not None for molecule in canonical]),
+            batch_scaffolds(canonical, results),
             fresh,
         )
 
-    def _ask(self, smiles: Sequence[str]) -> list[Result]:
-        known = self.cache.get(smiles) if self.cache is not None else {}
-        self.cached += len(known)
-        asked = [one for one in smiles if one not in known]
-        answers = {result.smiles: result for result in (self.oracle(asked) if asked else [])}
+    def _results(self, molecules: Sequence[str]) -> list[Result]:
+        """Results from the cache or else from the oracle, whose answers are added to the cache."""
+        cached = self.cache.get(molecules) if self.cache is not None else {}
+        self.cached += len(cached)
+        missing = [molecule for molecule in molecules if molecule not in cached]
+        answers = {result.smiles: result for result in (self.oracle(missing) if missing else [])}
         if self.cache is not None:
             self.cache.put(list(answers.values()))
-        return [known.get(one) or answers[one] for one in smiles]
+        return [cached.get(molecule) or answers[molecule] for molecule in molecules]
 
     def state_dict(self) -> dict[str, Any]:
+        """State for a checkpoint."""
         return {"scores": [list(item) for item in self.scores.items()], "failures": self.failures}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a `state_dict`."""
         self.scores, self.failures = dict(state["scores"]), state["failures"]
 
 
 class Cache:
-    """Results on disk, by oracle and canonical SMILES, shared by the runs of a sweep and by later ones.
+    """Results on disk, by oracle and canonical SMILES, shared by the runs of a sweep and by later runs.
 
-    A failure is never kept. One file (SQLite), to which several processes may write at a time.
+    Failures are not stored. The cache is one SQLite file that several processes may write to at the same time.
 
     Args:
-        key: of all that a result depends on, `chem.oracles.Oracle.key`.
+        path: the file, made with its folder if it is missing.
+        key: identifies everything that a result depends on: `chem.oracles.Oracle.key`.
 
     Raises:
         ConfigError: the file cannot be used.
@@ -120,40 +131,42 @@ class Cache:
         self.path, self.key = path, key
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with closing(self._open()) as base, base:
-                base.execute(
+            with closing(self._connect()) as connection, connection:
+                connection.execute(
                     "CREATE TABLE IF NOT EXISTS results "
                     "(key TEXT, smiles TEXT, result TEXT, PRIMARY KEY (key, smiles))"
                 )
         except (OSError, sqlite3.Error) as error:
-            raise ConfigError(f"cache: must be a file that can be written to, got {path} ({error})") from None
+            raise ConfigError(f"cache: cannot use {path} as a cache of oracle results ({error})") from None
 
-    def _open(self) -> sqlite3.Connection:
+    def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self.path, timeout=120)
 
     def get(self, smiles: Sequence[str]) -> dict[str, Result]:
-        found = {}
-        with closing(self._open()) as base:
-            for one in smiles:
-                query = "SELECT result FROM results WHERE key = ? AND smiles = ?"
-                row = base.execute(query, (self.key, one)).fetchone()
+        """Results of those molecules that the cache has, by SMILES."""
+        results = {}
+        query = "SELECT result FROM results WHERE key = ? AND smiles = ?"
+        with closing(self._connect()) as connection:
+            for molecule in smiles:
+                row = connection.execute(query, (self.key, molecule)).fetchone()
                 if row is not None:
-                    found[one] = Result.from_json(json.loads(row[0]))
-        return found
+                    results[molecule] = Result.from_json(json.loads(row[0]))
+        return results
 
     def put(self, results: Sequence[Result]) -> None:
+        """Store results, without the failures; a molecule that is already there keeps its result."""
         rows = [(self.key, result.smiles, json.dumps(result.to_json())) for result in results if not result.failure]
-        with closing(self._open()) as base, base:
-            base.executemany("INSERT OR IGNORE INTO results VALUES (?, ?, ?)", rows)
+        with closing(self._connect()) as connection, connection:
+            connection.executemany("INSERT OR IGNORE INTO results VALUES (?, ?, ?)", rows)
 
 
 def canonical_forms(smiles: Sequence[str]) -> list[str | None]:
-    """Canonical SMILES of each string; None for what RDKit does not take, and for the empty one."""
+    """Canonical SMILES of each string; None if RDKit cannot read it or it is empty."""
     with rdBase.BlockLogs():
-        return [canonical_form(one) for one in smiles]
+        return [_canonical_form(string) for string in smiles]
 
 
-def canonical_form(smiles: str) -> str | None:
+def _canonical_form(smiles: str) -> str | None:
     try:
         molecule = Chem.MolFromSmiles(smiles) if smiles else None
         return Chem.MolToSmiles(molecule) if molecule is not None and molecule.GetNumAtoms() else None
@@ -161,22 +174,38 @@ def canonical_form(smiles: str) -> str | None:
         return None
 
 
-@lru_cache(maxsize=2**16)  # a policy draws what it has drawn before, and a filter asks as well
-def murcko(smiles: str) -> str:
+@lru_cache(maxsize=2**16)  # a policy samples the same molecules again, and the diversity filter asks too
+def scaffold_from_smiles(smiles: str) -> str:
     """`murcko_scaffold` of a molecule given as SMILES."""
     return murcko_scaffold(Chem.MolFromSmiles(smiles))
 
 
-def treat_duplicates(batch: Batch, treatment: str) -> Batch:
-    """A molecule that an earlier row of the batch has: kept; dropped, so that it does not count; or with reward 0."""
-    met: set[str] = set()
-    again = []
-    for one in batch.canonical:
-        again.append(one is not None and one in met)
-        met.add(one or "")
-    repeated = torch.tensor(again)
+def batch_scaffolds(canonical: Sequence[str | None], results: Sequence[Result]) -> list[str | None]:
+    """Scaffold of each molecule, taken from its result where that has one; None for None."""
+    known = {result.smiles: result.scaffold for result in results if result.scaffold is not None}
+    return [
+        None if molecule is None else known[molecule] if molecule in known else scaffold_from_smiles(molecule)
+        for molecule in canonical
+    ]
+
+
+def treat_duplicates(batch: ScoredBatch, treatment: str) -> ScoredBatch:
+    """Treat the molecules that an earlier row of the batch already has.
+
+    Args:
+        batch: unchanged; a copy is returned.
+        treatment: `keep` changes nothing; `drop`: duplicates do not count; `zero`: their reward is 0 and they are
+            never good.
+    """
+    seen: set[str] = set()
+    repeated = []
+    for molecule in batch.canonical:
+        repeated.append(molecule is not None and molecule in seen)
+        seen.add(molecule or "")
+    is_repeated = torch.tensor(repeated)
     if treatment == "drop":
-        return batch._replace(valid=batch.valid & ~repeated)
+        return batch._replace(valid=batch.valid & ~is_repeated)
     if treatment == "zero":
-        return batch._replace(reward=batch.reward.masked_fill(repeated, 0.0), complete=batch.complete & ~repeated)
+        reward = batch.reward.masked_fill(is_repeated, 0.0)
+        return batch._replace(reward=reward, complete=batch.complete & ~is_repeated)
     return batch

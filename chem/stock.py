@@ -1,4 +1,4 @@
-"""`python -m chem.stock`: make the default inventory of building blocks, and measure how much it can make."""
+"""`python -m chem.stock`: make an inventory of building blocks and measure what can be made from it."""
 
 from typing import TYPE_CHECKING
 
@@ -9,11 +9,12 @@ if TYPE_CHECKING:
     from launch.runs.run import Run
 
 
-def make(config: StockConfig, run: "Run") -> None:
-    from chem.oracles.synthesis.inventory_report import make_and_measure  # loads RDKit
+def make_and_measure(config: StockConfig, run: "Run") -> None:
+    """Make or choose the inventory of one run and measure it."""
+    from chem.oracles.synthesis.inventory_report import report_inventory  # loads RDKit
 
-    make_and_measure(config, run)
+    report_inventory(config, run)
 
 
 if __name__ == "__main__":
-    start("chem.stock", make)
+    start("chem.stock", make_and_measure)

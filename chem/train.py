@@ -1,24 +1,24 @@
-"""Post-training of a prior over SMILES: one update after another, the batch being one group."""
+"""Post-training of a prior over SMILES. The batch of a step is one group."""
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import fields
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from chem.filters import DiversityFilter, batch_diversity
-from chem.models.network import Rollout, token_logp
+from chem.models.network import Network, Rollout, token_logp
 from chem.models.prior import SHIPPED, Prior, load_prior, save_prior
 from chem.oracles import Oracle, OracleError
 from chem.parallel.sampler import ParallelSampler
 from chem.parallel.threads import RowThreads
-from chem.replay import ReplayMemory, Rows, augmented, rows_of, stack
+from chem.replay import ReplayMemory, TrainingRows, augmented_rows, concat_padded, replayed_rows
 from chem.report import report_run
-from chem.scoring import Batch, Cache, Scoring, treat_duplicates
+from chem.scoring import Cache, RewardFunction, ScoredBatch, treat_duplicates
 from conf.schema.base import ConfigError
 from conf.schema.chem import ChemConfig, StopConfig
 from core import losses
@@ -36,90 +36,103 @@ from launch.runs.run_folder import cache_folder, user_path
 class Reinvent(Objective):
     """REINVENT's loss (Olivecrona et al., 2017): mean of (log prior' + R' / beta - log policy)^2; sigma is 1 / beta.
 
-    R' and prior' are the transform's. On-policy its gradient is 2 / beta times that of the policy gradient without a
-    baseline whose reward holds the reverse KL.
+    R' and prior' are the outputs of the reward transform. On samples of the policy the gradient of this loss is
+    2 / beta times that of the policy gradient without a baseline and with the reverse KL in the reward.
     """
 
     def _estimate(self, group: Group, beta: float) -> tuple[Tensor, dict[str, Tensor]]:
         if group.behaviour_logp is not None:
-            raise ValueError("REINVENT's loss has no weights for completions of another policy")
-        to = group.transformed
-        loss = losses.reinvent(group.policy_seq_logp, to.ref_seq_logp, to.reward, sigma=1 / beta, valid=group.valid)
+            raise ValueError("REINVENT's loss has no importance weights: samples must come from the current policy")
+        transformed = group.transformed
+        loss = losses.reinvent(
+            group.policy_seq_logp,
+            transformed.ref_seq_logp,
+            transformed.reward,
+            sigma=1 / beta,
+            valid=group.valid,
+        )
         return loss, {}
 
 
-class Step(NamedTuple):
-    """What one step reports: numbers by name; the batch as molecules, as drawn, and which rows were filtered."""
+class StepResult(NamedTuple):
+    """Result of one training step."""
 
     metrics: dict[str, Scalar]
-    seen: Observed  # what the next beta is of
-    batch: Batch
+    observed: Observed  # input of the beta schedule
+    batch: ScoredBatch  # as scored, before duplicates and filtered molecules were treated
 
 
 class Learner(NamedTuple):
-    """What a step works with."""
+    """The parts that a training step works with."""
 
     prior: Prior  # the reference
     engine: Engine  # its module is the policy
     objective: Objective
-    scoring: Callable[[Sequence[str]], Batch]
-    diversity: DiversityFilter
+    reward_function: RewardFunction
+    diversity_filter: DiversityFilter
     memory: ReplayMemory
-    thread: ThreadPoolExecutor  # in which the scoring waits for the oracle
-    cores: RowThreads  # threads for what needs no other row
-    shares: ParallelSampler  # draws from the policy
+    oracle_thread: ThreadPoolExecutor  # waits for the oracle while log-probabilities are computed
+    row_threads: RowThreads
+    sampler: ParallelSampler  # samples from the policy
 
 
-def train(config: ChemConfig, run: Run) -> None:
-    """The whole job: load, train until steps, budget or a reason to stop, report."""
+def train_policy(config: ChemConfig, run: Run) -> None:
+    """Load the prior, train until the run stops, save the policy and write the report."""
     prior = load_prior(SHIPPED if config.prior == "shipped" else user_path(config.prior))
     policy = deepcopy(prior.network)
     updates = config.steps * (1 + config.replay.augmentations)
     engine = make_engine(config.engine.name, policy, config.optimizer, updates)
-    cores = RowThreads(config.batch_size, torch.get_num_threads())
+    row_threads = RowThreads(config.batch_size, torch.get_num_threads())
     with (
-        cores,
-        ParallelSampler(policy, cores) as shares,
+        row_threads,
+        ParallelSampler(policy, row_threads) as sampler,
         open_oracle(config) as oracle,
-        ThreadPoolExecutor(1) as thread,
+        ThreadPoolExecutor(1) as oracle_thread,
     ):
         for note in oracle.notes:
             run.info(note)
-        scoring = Scoring(oracle, open_cache(config.cache, oracle.key), config.budget)
-        memory, diversity = ReplayMemory(config.replay, prior.tokenizer), DiversityFilter(config.diversity_filter)
-        objective = make_chem_objective(config)
-        learner = Learner(prior, engine, objective, scoring, diversity, memory, thread, cores, shares)
-        watch, best = StopMonitor(config.stop), BestPolicy(engine)
-        values = LoopState(beta=config.objective.beta)
-        identity = {"prior": tensors_hash(prior.network.named_parameters()), "oracle": oracle.key}
-        run.register_state(
-            identity,
+        learner = Learner(
+            prior=prior,
             engine=engine,
-            scoring=scoring,
-            memory=memory,
-            diversity=diversity,
-            watch=watch,
+            objective=make_chem_objective(config),
+            reward_function=RewardFunction(oracle, open_cache(config.cache, oracle.key), config.budget),
+            diversity_filter=DiversityFilter(config.diversity_filter),
+            memory=ReplayMemory(config.replay, prior.tokenizer),
+            oracle_thread=oracle_thread,
+            row_threads=row_threads,
+            sampler=sampler,
+        )
+        monitor, best = StopMonitor(config.stop), BestPolicy(engine)
+        values = LoopState(beta=config.objective.beta)
+        run.register_state(
+            {"prior": tensors_hash(prior.network.named_parameters()), "oracle": oracle.key},
+            engine=engine,
+            scoring=learner.reward_function,
+            memory=learner.memory,
+            diversity=learner.diversity_filter,
+            watch=monitor,
             best=best,
             values=values,
         )
-        for line in off_policy(config):
-            run.info(f"off-policy: {line}")
-        reason = learn(config, run, learner, scoring, watch, best, values)
-        run.info(f"oracle: {scoring.calls:,} distinct molecules, {scoring.cached:,} answers from the cache")
+        for note in off_policy_notes(config):
+            run.info(f"off-policy: {note}")
+        reason = training_loop(config, run, learner, monitor, best, values)
+        calls, failures = learner.reward_function.calls, learner.reward_function.failures
+        run.info(f"oracle: {calls:,} distinct molecules, {learner.reward_function.cached:,} answers from the cache")
     save_prior(run.folder / "policy", prior._replace(network=policy))
-    report_run(run, scoring.calls, scoring.failures, reason)
+    report_run(run, calls, failures, reason)
 
 
-def learn(
+def training_loop(
     config: ChemConfig,
     run: Run,
     learner: Learner,
-    scoring: Scoring,
-    watch: "StopMonitor",
+    monitor: "StopMonitor",
     best: "BestPolicy",
     values: LoopState,
 ) -> str:
-    """The loop; why it ended."""
+    """Run the training loop and return the reason it stopped."""
+    reward_function = learner.reward_function
     next_beta = make_schedule(config.beta_schedule.name, config.objective.beta, config.beta_schedule.options())
     kl_key = learner.objective.divergence_metric
     shown = {"reward": "reward/raw", "valid": "valid", "unique": "unique", "KL": kl_key, "calls": "oracle/calls"}
@@ -128,116 +141,150 @@ def learn(
             result = train_step(learner, config, step, values.beta)
         except OracleError as error:
             raise ConfigError(str(error)) from error
-        run.log_samples(sample_rows(result.batch))
-        calls: dict[str, Scalar] = {"oracle/calls": scoring.calls, "oracle/failed": scoring.failures}
+        run.log_samples(sample_records(result.batch))
+        calls: dict[str, Scalar] = {"oracle/calls": reward_function.calls, "oracle/failed": reward_function.failures}
         run.log({"beta": values.beta, **result.metrics, **calls})
-        reason = watch.update(result.metrics)
-        best.update(watch.mean("reward/raw"), watch.full and reason is None)
+        reason = monitor.update(result.metrics)
+        best.update(monitor.mean("reward/raw"), monitor.full and reason is None)
         if reason is not None:
             run.warn(f"stopped after step {step + 1}: {reason}; " + best.restore())
             return reason
-        if scoring.spent:
+        if reward_function.spent:
             run.info(f"stopped after step {step + 1}: the budget of {config.budget:,} molecules is spent")
             return "budget"
-        values.beta = next_beta(values.beta, result.seen._replace(done=progress(step + 1, config.steps)))
+        values.beta = next_beta(values.beta, result.observed._replace(done=progress(step + 1, config.steps)))
     return "steps"
 
 
-def train_step(learner: Learner, config: ChemConfig, step: int, beta: float) -> Step:
-    """One update: sample, score, prior, transform, KL, advantage, loss, update; then those of augmented memory."""
-    prior, policy = learner.prior, learner.engine.module
+def train_step(learner: Learner, config: ChemConfig, step: int, beta: float) -> StepResult:
+    """One update on N new samples and M replayed molecules as one group, then the updates of augmented memory."""
+    prior, policy = learner.prior, cast(Network, learner.engine.module)
     rows = list(range(config.batch_size))
     uniforms = rollout_uniforms(config.seed, step, [0] * len(rows), rows, prior.max_tokens)
-    rollout, own_logp = learner.shares.draw(uniforms)
+    rollout, sampled_logp = learner.sampler.draw(uniforms)  # tokens, mask, log-probabilities: [N, T]
     smiles = prior.decode(rollout)
 
-    answer = learner.thread.submit(learner.scoring, smiles)  # the oracle's processes work meanwhile
-    replayed = rows_of(learner.memory.draw(config.seed, step), prior.tokenizer)
-    tokens, mask = stack(rollout.tokens, replayed.tokens), stack(rollout.mask, replayed.mask)
-    ref_logp = token_logp(prior.network, tokens, mask, learner.cores)
-    policy_logp = own_logp if not len(replayed.tokens) else stack(own_logp, token_logp(policy, *replayed[:2]))  # type: ignore[arg-type]
+    # The oracle's processes score the samples while this process computes log-probabilities.
+    scoring = learner.oracle_thread.submit(learner.reward_function, smiles)
+    replayed = replayed_rows(learner.memory.draw(config.seed, step), prior.tokenizer)
+    tokens = concat_padded(rollout.tokens, replayed.tokens)  # [N + M, T]
+    mask = concat_padded(rollout.mask, replayed.mask)
+    ref_logp = token_logp(prior.network, tokens, mask, learner.row_threads)
+    policy_logp = sampled_logp  # [N + M, T], carries gradient
+    if len(replayed.tokens):
+        policy_logp = concat_padded(sampled_logp, token_logp(policy, replayed.tokens, replayed.mask))
+    scored = scoring.result()
 
-    scored = answer.result()
-    batch, filtered = learner.diversity(treat_duplicates(scored, config.duplicates))
-    outcome = (torch.cat(pair) for pair in zip(batch[1:4], replayed[2:], strict=True))  # reward, valid, complete
+    batch, filtered = learner.diversity_filter(treat_duplicates(scored, config.duplicates))
+    group = TrainingRows(
+        tokens,
+        mask,
+        reward=torch.cat([batch.reward, replayed.reward]),  # [N + M]
+        valid=torch.cat([batch.valid, replayed.valid]),
+        complete=torch.cat([batch.complete, replayed.complete]),
+    )
     needs_diversity = "diversity" in learner.objective.transform_inputs
-    diversity = batch_diversity(scored.canonical).unsqueeze(0) if needs_diversity else None
-    metrics, seen = update(learner, Rows(tokens, mask, *outcome), (policy_logp, ref_logp), beta, diversity)
+    diversity = batch_diversity(scored.canonical) if needs_diversity else None
+    metrics, observed = update_policy(learner, group, policy_logp, ref_logp, beta, diversity)
 
     learner.memory.add(smiles, batch, filtered)
     if config.replay.purge:
-        learner.memory.purge(learner.diversity.penalises)
+        learner.memory.purge(learner.diversity_filter.penalises)
     for number in range(config.replay.augmentations):
-        again = augmented(
-            smiles, batch, learner.memory, longest=prior.max_tokens, seed=config.seed, step=step, number=number
+        group = augmented_rows(
+            smiles, batch, learner.memory, max_tokens=prior.max_tokens, seed=config.seed, step=step, number=number
         )
-        update(learner, again, likelihoods(learner, again.tokens, again.mask), beta)
-    return Step({**metrics, **describe(scored, filtered, rollout)}, seen, scored)
+        policy_logp = token_logp(policy, group.tokens, group.mask)
+        ref_logp = token_logp(prior.network, group.tokens, group.mask, learner.row_threads)
+        update_policy(learner, group, policy_logp, ref_logp, beta)
+    return StepResult({**metrics, **batch_statistics(scored, filtered, rollout)}, observed, scored)
 
 
-def likelihoods(learner: Learner, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probabilities [N, T] under the policy, with gradient, and under the prior."""
-    policy: Any = learner.engine.module
-    return token_logp(policy, tokens, mask), token_logp(learner.prior.network, tokens, mask, learner.cores)
-
-
-def update(
-    learner: Learner, rows: Rows, logp: tuple[Tensor, Tensor], beta: float, diversity: Tensor | None = None
+def update_policy(
+    learner: Learner,
+    rows: TrainingRows,
+    policy_logp: Tensor,
+    ref_logp: Tensor,
+    beta: float,
+    diversity: Tensor | None = None,
 ) -> tuple[dict[str, Scalar], Observed]:
-    """Move the policy by the objective's gradient on these rows, one group; metrics, and what beta may follow."""
-    group = [t.unsqueeze(0) for t in (rows.reward, *logp, rows.mask)]
-    valid, complete = rows.valid.unsqueeze(0), rows.complete.unsqueeze(0)
-    loss, metrics = learner.objective.loss(*group, beta=beta, valid=valid, complete=complete, diversity=diversity)
-    learner.engine.backward(loss)
-    norm = learner.engine.step()
-    reward, ref_seq_logp = group[0], masked_sum(logp[1], rows.mask).unsqueeze(0)
-    good = learner.objective.good(reward, ref_seq_logp, valid & complete)
-    kl = float(metrics[learner.objective.divergence_metric])
-    seen = Observed(0.0, kl, reward, ref_seq_logp, good)
-    return {**metrics, "loss": loss.detach(), "grad_norm": norm}, seen
+    """Transform, KL term, advantage, loss and update, with all rows as one group.
+
+    Args:
+        learner: its engine is stepped once.
+        rows: N sequences with their rewards.
+        policy_logp: [N, T] nats, with gradient.
+        ref_logp: [N, T] nats, under the prior.
+        beta: reward units per nat.
+        diversity: [N], for transforms that need it.
+
+    Returns:
+        Metrics, and the input of the beta schedule.
+    """
+    objective, engine = learner.objective, learner.engine
+    reward, valid, complete = (t.unsqueeze(0) for t in (rows.reward, rows.valid, rows.complete))  # [1, N]
+    loss, metrics = objective.loss(
+        reward,
+        policy_logp.unsqueeze(0),
+        ref_logp.unsqueeze(0),
+        rows.mask.unsqueeze(0),
+        beta=beta,
+        valid=valid,
+        complete=complete,
+        diversity=None if diversity is None else diversity.unsqueeze(0),
+    )
+    engine.backward(loss)
+    grad_norm = engine.step()
+
+    ref_seq_logp = masked_sum(ref_logp, rows.mask).unsqueeze(0)
+    good = objective.good(reward, ref_seq_logp, valid & complete)
+    observed = Observed(0.0, float(metrics[objective.divergence_metric]), reward, ref_seq_logp, good)
+    return {**metrics, "loss": loss.detach(), "grad_norm": grad_norm}, observed
 
 
 def make_chem_objective(config: ChemConfig) -> Objective:
-    """The policy gradient's objective, or REINVENT's with the same transform."""
+    """The objective that `config.loss` names; `reinvent` uses the same transform as the policy gradient."""
     objective = config.build_objective(make_objective)
     if config.loss == "reinvent":
         return Reinvent(**{f.name: getattr(objective, f.name) for f in fields(objective)})
     return objective
 
 
-def off_policy(config: ChemConfig) -> list[str]:
-    """What makes the updates something else than the gradient of the objective on the policy's own samples."""
-    found = []
+def off_policy_notes(config: ChemConfig) -> list[str]:
+    """Settings with which an update is not the gradient of the objective on the policy's own samples."""
+    notes = []
     if config.duplicates != "keep":
-        found.append(f"duplicates={config.duplicates} changes which samples count, or their reward")
+        notes.append(f"duplicates={config.duplicates} changes which samples count or what their reward is")
     if config.diversity_filter.name != "none":
-        found.append("the diversity filter's reward depends on what was sampled before")
+        notes.append(
+            f"with diversity_filter.name={config.diversity_filter.name} the reward depends on earlier samples"
+        )
     if config.replay.sample:
-        found.append("replayed molecules are not samples of the policy")
+        notes.append("replayed molecules are not samples of the current policy")
     if config.replay.augmentations:
-        found.append("neither are the spellings of augmented memory")
-    if found:
-        found.append("so sigma = 1 / beta and the targets hold only approximately")
-    return found
+        notes.append("the SMILES of augmented memory are not samples of the current policy")
+    if notes:
+        notes.append("therefore sigma = 1 / beta and the targets hold only approximately")
+    return notes
 
 
-def describe(scored: Batch, filtered: Sequence[bool], rollout: Rollout) -> dict[str, Scalar]:
-    """Shares of the samples: valid; of the valid: distinct, distinct scaffolds, met in an earlier step."""
-    molecules = [one for one in scored.canonical if one is not None]
-    fresh = {result.smiles for result in scored.fresh}
-    of = max(len(molecules), 1)
+def batch_statistics(scored: ScoredBatch, filtered: Sequence[bool], rollout: Rollout) -> dict[str, Scalar]:
+    """Validity, uniqueness, scaffolds and repeats of a batch; `docs/chem.md` defines each."""
+    molecules = [smiles for smiles in scored.canonical if smiles is not None]
+    new_molecules = {result.smiles for result in scored.fresh}
+    count = max(len(molecules), 1)
     return {
         "valid": len(molecules) / len(scored.canonical),
-        "unique": len(set(molecules)) / of,
-        "scaffolds": len(set(scored.scaffolds) - {None}) / of,
-        "repeats": sum(one not in fresh for one in molecules) / of,
+        "unique": len(set(molecules)) / count,
+        "scaffolds": len(set(scored.scaffolds) - {None}) / count,
+        "repeats": sum(smiles not in new_molecules for smiles in molecules) / count,
         "filtered": sum(filtered) / len(filtered),
         "length": rollout.mask.sum(-1).float().mean(),
     }
 
 
-def sample_rows(batch: Batch) -> list[Mapping[str, object]]:
-    """The molecules that a step asked about first, for samples.jsonl."""
+def sample_records(batch: ScoredBatch) -> list[Mapping[str, object]]:
+    """Lines of samples.jsonl: the molecules that this run had not met before."""
     return [
         {
             "smiles": result.smiles,
@@ -251,7 +298,7 @@ def sample_rows(batch: Batch) -> list[Mapping[str, object]]:
 
 
 class StopMonitor:
-    """Means over the last steps, and the reason to stop that they give."""
+    """Stops a run when a mean over the last `window` steps passes a limit of the configuration."""
 
     KEYS = ("reward/raw", "valid", "unique", "scaffolds", "repeats")
 
@@ -261,14 +308,16 @@ class StopMonitor:
 
     @property
     def full(self) -> bool:
+        """Whether `window` steps have been seen; before, no limit applies."""
         return len(self.recent) == self.config.window
 
     def mean(self, key: str) -> float:
-        place = self.KEYS.index(key)
-        return sum(row[place] for row in self.recent) / max(len(self.recent), 1)
+        """Mean of a metric over the last steps."""
+        column = self.KEYS.index(key)
+        return sum(row[column] for row in self.recent) / max(len(self.recent), 1)
 
     def update(self, metrics: Mapping[str, Scalar]) -> str | None:
-        """Take in one step; why to stop, or None."""
+        """Add the metrics of one step; return the reason to stop, or None."""
         self.recent.append([float(metrics[key] or 0.0) for key in self.KEYS])
         if not self.full:
             return None
@@ -285,14 +334,16 @@ class StopMonitor:
         return None
 
     def state_dict(self) -> dict[str, Any]:
+        """State for a checkpoint."""
         return {"recent": list(self.recent)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a `state_dict`."""
         self.recent.extend(state["recent"])
 
 
 class BestPolicy:
-    """Policy and optimiser when the mean reward of the last steps was highest."""
+    """Keeps the policy and the optimiser from the step with the highest mean reward over the last steps."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -300,24 +351,32 @@ class BestPolicy:
         self.state: dict[str, Any] = {}
 
     def update(self, reward: float, eligible: bool) -> None:
+        """Copy the engine's state if it is eligible and `reward` is the highest so far."""
         if eligible and (self.reward is None or reward > self.reward):
             self.reward, self.state = reward, deepcopy(self.engine.state_dict())
 
     def restore(self) -> str:
-        """Set the engine back; a line that says so."""
+        """Restore the best state to the engine; return a line for the log."""
         if self.reward is None:
-            return "there is no earlier policy to go back to"
+            return "there is no earlier policy to restore"
         self.engine.load_state_dict(self.state)
-        return f"the policy is that of the highest mean reward, {self.reward:.3f}, with its optimiser"
+        return f"restored the policy and the optimiser with the highest mean reward, {self.reward:.3f}"
 
     def state_dict(self) -> dict[str, Any]:
+        """State for a checkpoint."""
         return {"reward": self.reward, "state": self.state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a `state_dict`."""
         self.reward, self.state = state["reward"], dict(state["state"])
 
 
 def open_oracle(config: ChemConfig) -> Oracle:
+    """Start the oracle's workers.
+
+    Raises:
+        ConfigError: they do not start.
+    """
     try:
         return Oracle(config.oracle)
     except OracleError as error:
@@ -325,6 +384,7 @@ def open_oracle(config: ChemConfig) -> Oracle:
 
 
 def open_cache(name: str | None, key: str) -> Cache | None:
+    """The cache of oracle results that `cache` names: `shared`, a file, or None for no cache."""
     if name is None:
         return None
     return Cache(cache_folder() / "oracle.sqlite" if name == "shared" else user_path(name), key)

@@ -1,4 +1,4 @@
-"""`python -m didactic experiment=NAME`: train policies over a few outcomes beside their exact optima."""
+"""`python -m didactic experiment=NAME`: train policies over a few outcomes, compare with exact optima."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,12 +11,14 @@ if TYPE_CHECKING:
 
 
 def train(config: DidacticConfig, run: "Run") -> None:
-    from didactic.train import train as train_grid  # loads torch
+    """Train the grid of one run."""
+    from didactic.train import train_grid  # loads torch
 
     train_grid(config, run)
 
 
 def report(runs: list[Path], folder: Path) -> None:
+    """Report on the finished runs of a sweep."""
     from didactic.report import report_sweep
 
     report_sweep(runs)

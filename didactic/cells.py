@@ -1,4 +1,4 @@
-"""A cell: one policy of the grid, what it optimises and where that should lead."""
+"""A cell of a grid: one policy, its objective and its exact optimum."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,15 @@ from didactic.problems import Problem
 
 @dataclass(frozen=True)
 class Cell:
-    """One policy and its objective on a problem; `axes` are its settings by name, `varied` those the grid varies."""
+    """One policy and its objective on a problem.
+
+    Attributes:
+        config: settings of the cell.
+        problem: the bandit.
+        objective: what the policy maximises.
+        axes: settings that a grid can vary, by name.
+        varied: names of those that its grid varies.
+    """
 
     config: CellConfig
     problem: Problem
@@ -28,20 +36,21 @@ class Cell:
 
     @property
     def label(self) -> str:
+        """The varied settings, e.g. `reverse/mara/beta=0.1`."""
         values = ((name, self.axes[name]) for name in self.varied)
         return "/".join(f"{name}={value:g}" if isinstance(value, float) else value for name, value in values)
 
     def start_logp(self) -> Tensor:
-        """[A] of the policy before the first step."""
+        """[A] log-probabilities of the policy before the first step."""
         ref = self.problem.ref_logp
         return ref if self.config.start == "reference" else torch.zeros_like(ref).log_softmax(-1)
 
     def transformed(self, beta: float) -> Transformed:
-        """The reward and reference that take the problem's place, all outcomes being one group."""
+        """Reward and reference after the transform, with all outcomes as one group."""
         return self.objective.transform(self.problem.reward, self.problem.ref_logp, beta=beta)
 
     def target(self, beta: float) -> Tensor | None:
-        """[A] probabilities of the optimum over all distributions; None where it has no closed form."""
+        """[A] probabilities of the optimum over all distributions; None if it has no closed form."""
         if not self.objective.has_target:
             return None
         reward, ref_logp = self.transformed(beta)
@@ -53,55 +62,60 @@ class Cell:
         return None
 
     def good(self) -> Tensor | None:
-        """[A] bool, the outcomes whose reward reaches the threshold; None without one."""
+        """[A] bool, True for outcomes whose reward reaches the threshold; None without a threshold."""
         if self.objective.threshold is None:
             return None
         reward, ref_logp = self.problem.reward, self.problem.ref_logp
         return select_anchor(reward, ref_logp, self.objective.threshold(reward, None))[1]
 
     def divergence(self, logp: Tensor) -> Tensor:
-        """[..., A] -> [...] of policies from the problem's own reference, nats."""
+        """Divergence of policies from the problem's own reference: [..., A] -> [...], nats."""
         return self.objective.exact_divergence(logp, self.problem.ref_logp)
 
     def metrics(self, logp: Tensor, beta: float) -> dict[str, Tensor]:
-        """What is logged of a policy, [A], without sampling; the names are those of `Objective.loss`."""
+        """Exact metrics of a policy with log-probabilities [A]; the names are those of `Objective.loss`."""
         policy = logp.exp()
-        logged = {"reward/raw": (policy * self.problem.reward).sum()}
+        metrics = {"reward/raw": (policy * self.problem.reward).sum()}
         if self.objective.has_target:
-            logged["reward/augmented"] = (policy * self.transformed(beta).reward).sum()
-        logged |= {
+            metrics["reward/augmented"] = (policy * self.transformed(beta).reward).sum()
+        metrics |= {
             self.objective.divergence_metric: self.divergence(logp),
             "policy/entropy_nats": stats.entropy(policy),
         }
         good = self.good()
         if good is not None:
-            logged["mara/good_share"] = policy[good].sum()
-        return logged
+            metrics["mara/good_share"] = policy[good].sum()
+        return metrics
 
     def next_beta(self, beta: float, divergence: float, step: int) -> float:
-        """For the step after `step`; `divergence` of the policy at that one, nats."""
-        chosen = self.config.beta_schedule
-        schedule = make_schedule(chosen.name, self.config.objective.beta, chosen.options())
+        """Beta for the step after `step`.
+
+        Args:
+            beta: beta at `step`.
+            divergence: divergence of the policy at `step`, nats.
+            step: from 0.
+        """
+        settings = self.config.beta_schedule
+        schedule = make_schedule(settings.name, self.config.objective.beta, settings.options())
         done = progress(step + 1, self.config.steps)
-        seen = Observed(done, divergence, self.problem.reward, self.problem.ref_logp, self.good())
-        return schedule(beta, seen)
+        return schedule(beta, Observed(done, divergence, self.problem.reward, self.problem.ref_logp, self.good()))
 
 
 def make_cells(config: DidacticConfig, problem: Problem) -> list[Cell]:
     """The grid of a configuration."""
-    cells = config.cells()
-    axes = [_axes(cell) for cell in cells]
-    varied = tuple(name for name in axes[0] if len({some[name] for some in axes}) > 1)
+    configs = config.cells()
+    axes = [_axes(cell) for cell in configs]
+    varied = tuple(name for name in axes[0] if len({cell_axes[name] for cell_axes in axes}) > 1)
     return [
-        Cell(cell, problem, cell.build_objective(make_objective), some, varied)
-        for cell, some in zip(cells, axes, strict=True)
+        Cell(cell, problem, cell.build_objective(make_objective), cell_axes, varied)
+        for cell, cell_axes in zip(configs, axes, strict=True)
     ]
 
 
 def exact_loss(cells: Sequence[Cell], logp: Tensor, betas: Sequence[float]) -> Tensor:
     """Minus the objective of each cell, E_pi[R'] - beta D(pi, ref') + entropy_coef H(pi): [C, A] -> [C].
 
-    R' and ref' are the transform's, with all outcomes as its group.
+    R' and ref' are the outputs of the transform, with all outcomes as one group.
     """
     transformed = [cell.transformed(beta) for cell, beta in zip(cells, betas, strict=True)]
     reward, ref_logp = (torch.stack(part) for part in zip(*transformed, strict=True))
@@ -118,22 +132,32 @@ def exact_loss(cells: Sequence[Cell], logp: Tensor, betas: Sequence[float]) -> T
 
 
 def sampled_loss(cell: Cell, logp: Tensor, beta: float, uniforms: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """The language-model package's loss on one group of completions of one token: logp [A], uniforms [G]."""
-    drawn = draw(logp.detach().exp(), uniforms)
+    """Loss of one group of G sampled outcomes, each treated as a completion of one token.
+
+    Args:
+        cell: its objective is estimated.
+        logp: [A] log-probabilities of the policy, with gradient.
+        beta: reward units per nat.
+        uniforms: [G] in [0, 1), one for each sample.
+
+    Returns:
+        Loss and metrics, as in `Objective.loss`.
+    """
+    outcomes = sample_outcomes(logp.detach().exp(), uniforms)
     problem = cell.problem
-    diversity = class_diversity(drawn).to(logp.dtype).unsqueeze(0)
+    diversity = class_diversity(outcomes).to(logp.dtype).unsqueeze(0)
     return cell.objective.loss(
-        problem.reward[drawn].unsqueeze(0),
-        logp[drawn].reshape(1, -1, 1),
-        problem.ref_logp[drawn].reshape(1, -1, 1),
-        torch.ones(1, len(drawn), 1, dtype=torch.bool),
+        problem.reward[outcomes].unsqueeze(0),
+        logp[outcomes].reshape(1, -1, 1),
+        problem.ref_logp[outcomes].reshape(1, -1, 1),
+        torch.ones(1, len(outcomes), 1, dtype=torch.bool),
         beta=beta,
         diversity=diversity,
     )
 
 
-def draw(probability: Tensor, uniforms: Tensor) -> Tensor:
-    """Outcomes by inversion of the distribution function: probability [A], uniforms [G] in [0, 1) -> [G] indices."""
+def sample_outcomes(probability: Tensor, uniforms: Tensor) -> Tensor:
+    """Sample by inverting the cumulative distribution: probability [A], uniforms [G] in [0, 1) -> [G] indices."""
     cumulative = probability.cumsum(-1)
     return torch.searchsorted(cumulative, uniforms * cumulative[-1], right=True)
 

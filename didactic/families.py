@@ -1,13 +1,15 @@
-"""Families of policies over the outcomes of a problem; a module holds all cells of its family."""
+"""Families of policies over the outcomes of a problem. One module holds the policies of all cells of its family."""
 
 import torch
 from torch import Tensor, nn
 
 
 class Categorical(nn.Module):
-    """A free logit for each outcome, independent of the others: it holds any distribution.
+    """One logit per outcome, so that any distribution can be represented.
 
-    start: [C, A] log-probabilities of the policies before the first step.
+    Args:
+        start: [C, A] log-probabilities of the policies before the first step.
+        position: not used.
     """
 
     def __init__(self, start: Tensor, position: Tensor) -> None:
@@ -20,9 +22,11 @@ class Categorical(nn.Module):
 
 
 class Gaussian(nn.Module):
-    """A mean and a standard deviation: the normal density by quadrature at evenly spaced positions.
+    """A normal density with trained mean and standard deviation, discretised at evenly spaced positions.
 
-    start: [C, A]; each policy begins with the mean and standard deviation of its row.
+    Args:
+        start: [C, A] log-probabilities; each policy begins with the mean and standard deviation of its row.
+        position: [A].
     """
 
     def __init__(self, start: Tensor, position: Tensor) -> None:
@@ -35,7 +39,7 @@ class Gaussian(nn.Module):
         self.log_std = nn.Parameter(variance.log() / 2)
 
     def forward(self) -> Tensor:
-        """[C, A] log-probabilities: those of the nodes, each weighted by the spacing."""
+        """[C, A] log-probabilities, normalised over the positions."""
         z = (self.position - self.mean.unsqueeze(-1)) / self.log_std.exp().unsqueeze(-1)
         return (-z.square() / 2).log_softmax(-1)
 
@@ -44,11 +48,11 @@ FAMILIES: dict[str, type[Categorical] | type[Gaussian]] = {"categorical": Catego
 
 
 class Policies(nn.Module):
-    """All policies of a grid, one tensor of parameters for each family.
+    """All policies of a grid, in one module per family.
 
     Args:
-        families: of each cell.
-        start: [C, A] log-probabilities.
+        families: family of each cell.
+        start: [C, A] log-probabilities before the first step.
         position: [A].
     """
 

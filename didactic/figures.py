@@ -1,4 +1,4 @@
-"""The pictures: trained policies over their exact targets, in the manner of the paper's figures."""
+"""Figures of trained policies and their exact targets, in the style of the paper's figures."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,38 +11,38 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from didactic.outcomes import Outcome, switches
+from didactic.outcomes import Outcome, mode_switches
 from didactic.problems import Problem
 from launch.analysis.palette import BLUE, GREEN, GREY, ORANGE
 
 TRANSFORM_COLOURS = {"identity": BLUE, "mara": ORANGE}
 NAMES = {"identity": "vanilla", "mara": "MARA", "reverse": "reverse KL", "forward": "forward KL"}
 
-Beta = Sequence[Sequence[float]]
+BetaHistory = Sequence[Sequence[float]]  # beta of each cell, by step
 
 
-def draw(problem: Problem, outcomes: Sequence[Outcome], beta_history: Beta, path: Path) -> None:
-    """The picture of a run, as PNG."""
-    pictures: dict[str, Callable[[Problem, Sequence[Outcome], Beta], Figure]] = {
+def draw_figure(problem: Problem, outcomes: Sequence[Outcome], beta_history: BetaHistory, path: Path) -> None:
+    """Draw the figure of a run as PNG."""
+    drawings: dict[str, Callable[[Problem, Sequence[Outcome], BetaHistory], Figure]] = {
         "table": draw_table,
         "two_bumps": draw_switch,
         "bimodal": draw_families,
     }
-    figure = pictures.get(problem.name, draw_curves)(problem, outcomes, beta_history)
+    figure = drawings.get(problem.name, draw_curves)(problem, outcomes, beta_history)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
 
-def draw_curves(problem: Problem, outcomes: Sequence[Outcome], beta_history: Beta) -> Figure:
-    """Figure 5: a panel for each direction, beta and schedule; vanilla and MARA over their targets.
+def draw_curves(problem: Problem, outcomes: Sequence[Outcome], beta_history: BetaHistory) -> Figure:
+    """Figure 5: one panel per direction, beta and schedule, with the policies and their targets.
 
-    With an adaptive beta a last panel shows it over the steps.
+    If beta changes during training, a last panel shows it over the steps.
     """
     panels = dict.fromkeys(_panel(o) for o in outcomes)
     directions = list(dict.fromkeys(direction for direction, _ in panels))
     columns = list(dict.fromkeys(column for _, column in panels))
-    adaptive = any(len(set(betas)) > 1 for betas in zip(*beta_history, strict=True))
-    width = len(columns) + adaptive
+    beta_changes = any(len(set(betas)) > 1 for betas in zip(*beta_history, strict=True))
+    width = len(columns) + beta_changes
     figure, grid = plt.subplots(
         len(directions),
         width,
@@ -53,13 +53,13 @@ def draw_curves(problem: Problem, outcomes: Sequence[Outcome], beta_history: Bet
     for row, direction in enumerate(directions):
         for column, settings in enumerate(columns):
             axes = grid[row][column]
-            some = [o for o in outcomes if _panel(o) == (direction, settings)]
-            _draw_reference(axes, problem, some[0])
-            for outcome in some:
+            in_panel = [o for o in outcomes if _panel(o) == (direction, settings)]
+            _draw_reference(axes, problem, in_panel[0])
+            for outcome in in_panel:
                 _draw_policy(axes, problem, outcome)
             axes.set(title=f"{NAMES.get(direction, direction)}, {settings}", xlabel="outcome", ylabel="probability")
             axes.set_ylim(bottom=0)
-    if adaptive:
+    if beta_changes:
         _draw_betas(grid[0][-1], outcomes, beta_history)
         for axes in grid[1:, -1]:
             axes.set_axis_off()
@@ -71,6 +71,7 @@ def draw_curves(problem: Problem, outcomes: Sequence[Outcome], beta_history: Bet
 
 
 def _panel(outcome: Outcome) -> tuple[str, str]:
+    """Direction (row) and settings (column) of the panel that shows an outcome."""
     config = outcome.cell.config
     schedule = config.beta_schedule.name
     beta = f"beta {config.objective.beta:g}"
@@ -83,7 +84,7 @@ def _draw_reference(axes: Axes, problem: Problem, outcome: Outcome) -> None:
     )
     good = outcome.cell.good()
     if good is not None:
-        for start, stop in _runs(good):
+        for start, stop in _stretches(good):
             axes.axvspan(start - 0.5, stop + 0.5, color=GREEN, alpha=0.10, linewidth=0, label="good")
 
 
@@ -103,26 +104,26 @@ def _draw_policy(axes: Axes, problem: Problem, outcome: Outcome) -> None:
         axes.plot(problem.position, outcome.target, "k:", linewidth=1.1, label="exact optimum")
 
 
-def _runs(good: torch.Tensor) -> list[tuple[int, int]]:
-    """First and last index of each stretch of True."""
+def _stretches(good: torch.Tensor) -> list[tuple[int, int]]:
+    """First and last index of each stretch of consecutive True values."""
     indices = good.nonzero().flatten().tolist()
     starts = [i for i in indices if i - 1 not in set(indices)]
     stops = [i for i in indices if i + 1 not in set(indices)]
     return list(zip(starts, stops, strict=True))
 
 
-def _draw_betas(axes: Axes, outcomes: Sequence[Outcome], beta_history: Beta) -> None:
+def _draw_betas(axes: Axes, outcomes: Sequence[Outcome], beta_history: BetaHistory) -> None:
     for outcome, betas in zip(outcomes, zip(*beta_history, strict=True), strict=True):
         config = outcome.cell.config
         dashes = "-" if config.beta_schedule.name == "adaptive" else "--"
         label = f"{NAMES.get(config.transform.name, config.transform.name)}, {config.beta_schedule.name}"
         axes.plot(betas, dashes, color=TRANSFORM_COLOURS.get(config.transform.name, GREEN), label=label)
-    axes.set(title="beta in force", xlabel="step", ylabel="beta", yscale="log")
+    axes.set(title="beta over the steps", xlabel="step", ylabel="beta", yscale="log")
     axes.legend(frameon=False, fontsize="small")
 
 
-def draw_table(problem: Problem, outcomes: Sequence[Outcome], beta_history: Beta) -> Figure:
-    """Figures 3 and 4: bars over a few outcomes, a panel a cell; crosses mark the exact optimum."""
+def draw_table(problem: Problem, outcomes: Sequence[Outcome], beta_history: BetaHistory) -> Figure:
+    """Figures 3 and 4: bars over a few outcomes, one panel per cell; crosses mark the exact optimum."""
     directions = list(dict.fromkeys(o.cell.config.objective.direction for o in outcomes))
     columns = max(sum(o.cell.config.objective.direction == d for o in outcomes) for d in directions)
     figure, grid = plt.subplots(
@@ -134,8 +135,8 @@ def draw_table(problem: Problem, outcomes: Sequence[Outcome], beta_history: Beta
         sharey=True,
     )
     for row, direction in enumerate(directions):
-        some = [o for o in outcomes if o.cell.config.objective.direction == direction]
-        for axes, outcome in zip(grid[row], some, strict=False):
+        in_row = [o for o in outcomes if o.cell.config.objective.direction == direction]
+        for axes, outcome in zip(grid[row], in_row, strict=False):
             _draw_bars(axes, problem, outcome)
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
@@ -144,31 +145,31 @@ def draw_table(problem: Problem, outcomes: Sequence[Outcome], beta_history: Beta
 
 def _draw_bars(axes: Axes, problem: Problem, outcome: Outcome) -> None:
     config, policy = outcome.cell.config, outcome.policy
-    place = torch.arange(len(policy)).double()
-    axes.bar(place - 0.2, problem.ref_logp.exp(), 0.4, color=GREY, alpha=0.6, label="reference")
-    axes.bar(place + 0.2, policy, 0.4, color=TRANSFORM_COLOURS.get(config.transform.name, GREEN), label="trained")
+    x = torch.arange(len(policy)).double().numpy()
+    axes.bar(x - 0.2, problem.ref_logp.exp().numpy(), 0.4, color=GREY, alpha=0.6, label="reference")
+    axes.bar(x + 0.2, policy.numpy(), 0.4, color=TRANSFORM_COLOURS.get(config.transform.name, GREEN), label="trained")
     if outcome.target is not None:
-        axes.plot(place + 0.2, outcome.target, "kx", markersize=7, label="exact optimum")
-    for x, value in zip(place + 0.2, policy, strict=True):
-        axes.text(float(x), float(value) + 0.04, f"{value:.3f}".removeprefix("0"), ha="center", fontsize="small")
-    axes.set_xticks(place.tolist(), [f"R = {reward:g}" for reward in problem.reward])
+        axes.plot(x + 0.2, outcome.target, "kx", markersize=7, label="exact optimum")
+    for bar, value in zip(x + 0.2, policy, strict=True):
+        axes.text(float(bar), float(value) + 0.04, f"{value:.3f}".removeprefix("0"), ha="center", fontsize="small")
+    axes.set_xticks(x.tolist(), [f"R = {reward:g}" for reward in problem.reward])
     direction = config.objective.direction
     axes.set(title=f"{NAMES.get(direction, direction)}, beta {config.objective.beta:g}", ylim=(0, 1.15))
     axes.set_ylabel("probability")
 
 
-def draw_switch(problem: Problem, outcomes: Sequence[Outcome], beta_history: Beta) -> Figure:
-    """Figure 2: policies over beta for each direction, and which of the two modes they favour."""
-    found = switches(outcomes)
+def draw_switch(problem: Problem, outcomes: Sequence[Outcome], beta_history: BetaHistory) -> Figure:
+    """Figure 2: policies at several beta for each direction, and which of the two modes they favour."""
+    switches = mode_switches(outcomes)
     directions = list(dict.fromkeys(o.cell.objective.direction for o in outcomes))
     count = len(directions) + 1
     figure, panels = plt.subplots(1, count, figsize=(4.4 * count, 3.6), layout="constrained")
     colours = plt.get_cmap("viridis")
     for axes, direction in zip(panels, directions, strict=False):
-        some = sorted((o for o in outcomes if o.cell.objective.direction == direction), key=lambda o: o.beta)
-        for number, outcome in enumerate(some):
-            shade = colours(number / max(len(some) - 1, 1) * 0.92)
-            axes.plot(problem.position, outcome.policy, color=shade, linewidth=1.6, label=f"{outcome.beta:g}")
+        by_beta = sorted((o for o in outcomes if o.cell.objective.direction == direction), key=lambda o: o.beta)
+        for number, outcome in enumerate(by_beta):
+            beta_colour = colours(number / max(len(by_beta) - 1, 1) * 0.92)
+            axes.plot(problem.position, outcome.policy, color=beta_colour, linewidth=1.6, label=f"{outcome.beta:g}")
             if outcome.target is not None:
                 axes.plot(problem.position, outcome.target, "k:", linewidth=0.8)
         axes.fill_between(problem.position, problem.ref_logp.exp(), color=GREY, alpha=0.35, linewidth=0)
@@ -179,12 +180,12 @@ def draw_switch(problem: Problem, outcomes: Sequence[Outcome], beta_history: Bet
     lines = dict.fromkeys((o.cell.objective.direction, o.cell.config.transform.name) for o in outcomes)
     for (direction, transform), colour in zip(lines, (BLUE, ORANGE, GREEN, GREY), strict=False):
         line = (direction, transform)
-        some = [o for o in outcomes if (o.cell.objective.direction, o.cell.config.transform.name) == line]
-        some.sort(key=lambda outcome: outcome.beta)
-        ratio = [float(o.logp[b] - o.logp[a]) for o in some]
+        by_beta = [o for o in outcomes if (o.cell.objective.direction, o.cell.config.transform.name) == line]
+        by_beta.sort(key=lambda outcome: outcome.beta)
+        log_ratio = [float(o.logp[b] - o.logp[a]) for o in by_beta]
         label = NAMES.get(direction, direction) + (", MARA" if transform == "mara" else "")
-        panels[-1].plot([o.beta for o in some], ratio, "o-", color=colour, label=label)
-        predicted = found.get(direction, {}).get("predicted") if transform == "identity" else None
+        panels[-1].plot([o.beta for o in by_beta], log_ratio, "o-", color=colour, label=label)
+        predicted = switches.get(direction, {}).get("predicted") if transform == "identity" else None
         if predicted is not None:
             panels[-1].axvline(predicted, color=colour, linestyle=":", label=f"predicted switch, {predicted:.3f}")
     panels[-1].axhline(0, color="k", linewidth=0.6)
@@ -195,14 +196,17 @@ def draw_switch(problem: Problem, outcomes: Sequence[Outcome], beta_history: Bet
     return figure
 
 
-def draw_families(problem: Problem, outcomes: Sequence[Outcome], beta_history: Beta) -> Figure:
-    """Figure 1: each family under each direction, as densities over the target."""
+def draw_families(problem: Problem, outcomes: Sequence[Outcome], beta_history: BetaHistory) -> Figure:
+    """Figure 1: the policies of each family under each direction, as densities over the target."""
     families = list(dict.fromkeys(o.cell.config.family for o in outcomes))
     figure, panels = plt.subplots(
         1, len(families), figsize=(4.6 * len(families), 3.4), layout="constrained", squeeze=False
     )
     spacing = float(problem.position[1] - problem.position[0])
-    titles = {"gaussian": "Gaussian: mean and standard deviation", "categorical": "Flexible: a logit an outcome"}
+    titles = {
+        "gaussian": "Gaussian: mean and standard deviation",
+        "categorical": "Categorical: one logit per outcome",
+    }
     for axes, family in zip(panels[0], families, strict=True):
         target = problem.ref_logp.exp() / spacing
         axes.fill_between(problem.position, target, color=GREY, alpha=0.35, linewidth=0, label="target")
@@ -214,7 +218,7 @@ def draw_families(problem: Problem, outcomes: Sequence[Outcome], beta_history: B
                 axes.plot(
                     problem.position, outcome.policy / spacing, dashes, color=colour, linewidth=1.8, label=label
                 )
-        shown = problem.position[target > 1e-6]
-        axes.set(title=titles[family], xlabel="x", ylabel="density", xlim=(float(shown[0]), float(shown[-1])))
+        support = problem.position[target > 1e-6]
+        axes.set(title=titles[family], xlabel="x", ylabel="density", xlim=(float(support[0]), float(support[-1])))
         axes.legend(frameon=False)
     return figure

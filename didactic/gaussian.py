@@ -1,4 +1,4 @@
-"""The Gaussian that Figure 1 should end at, found without the training code: other nodes, another optimiser."""
+"""The optimal Gaussians of Figure 1, found without the training code, with another quadrature and optimiser."""
 
 import math
 from collections.abc import Callable
@@ -17,15 +17,17 @@ Array = NDArray[np.float64]
 
 
 def target_logp(x: Array) -> Array:
+    """Log-density of Figure 1's target."""
     return bimodal_logp(torch.from_numpy(x)).numpy()
 
 
 def normal_logp(x: Array, mean: float, std: float) -> Array:
+    """Log-density of a Gaussian."""
     return -(((x - mean) / std) ** 2) / 2 - math.log(std) - math.log(2 * math.pi) / 2
 
 
 def reverse_kl(mean: float, std: float) -> float:
-    """KL(q || p), nats, of a Gaussian q and Figure 1's target p."""
+    """KL(q || p) of a Gaussian q and Figure 1's target p, nats."""
 
     def integrand(x: Array) -> Array:
         q = normal_logp(x, mean, std)
@@ -35,7 +37,7 @@ def reverse_kl(mean: float, std: float) -> float:
 
 
 def forward_kl(mean: float, std: float) -> float:
-    """KL(p || q), nats."""
+    """KL(p || q) of Figure 1's target p and a Gaussian q, nats."""
 
     def integrand(x: Array) -> Array:
         p = target_logp(x)
@@ -48,9 +50,9 @@ DIVERGENCES: dict[str, Callable[[float, float], float]] = {"reverse": reverse_kl
 
 
 def minimisers(direction: str, entropy_weight: float = 0.0) -> list[dict[str, float]]:
-    """The local minima of divergence - entropy_weight H(q) over mean and standard deviation, the lowest first.
+    """Local minima of divergence - entropy_weight H(q) over mean and standard deviation, the lowest first.
 
-    Nelder-Mead from each component of the target and from the whole.
+    Found with Nelder-Mead, started from each component of the target and from the moments of the whole target.
     """
 
     def loss(parameters: Array) -> float:
@@ -58,21 +60,21 @@ def minimisers(direction: str, entropy_weight: float = 0.0) -> list[dict[str, fl
         entropy = log_std + math.log(2 * math.pi * math.e) / 2
         return DIVERGENCES[direction](mean, math.exp(log_std)) - entropy_weight * entropy
 
-    whole = moments()
+    whole = target_moments()
     starts = [(mean, std) for _, mean, std in BIMODAL] + [(whole["mean"], whole["std"])]
     options = {"xatol": 1e-6, "fatol": 1e-12}
-    found = [minimize(loss, [mean, math.log(std)], method="Nelder-Mead", options=options) for mean, std in starts]
-    found.sort(key=lambda result: result.fun)
+    results = [minimize(loss, [mean, math.log(std)], method="Nelder-Mead", options=options) for mean, std in starts]
+    results.sort(key=lambda result: result.fun)
     distinct: list[dict[str, float]] = []
-    for result in found:
+    for result in results:
         mean, std = float(result.x[0]), math.exp(result.x[1])
         if all(abs(mean - other["mean"]) + abs(std - other["std"]) > 1e-3 for other in distinct):
             distinct.append({"mean": mean, "std": std, "objective_nats": float(result.fun)})
     return distinct
 
 
-def moments() -> dict[str, float]:
-    """Mean and standard deviation of the target: those of the Gaussian nearest under KL(p || q)."""
+def target_moments() -> dict[str, float]:
+    """Mean and standard deviation of the target, and so of the Gaussian q that minimises KL(p || q)."""
     mean = sum(weight * m for weight, m, _ in BIMODAL)
     variance = sum(weight * (s**2 + (m - mean) ** 2) for weight, m, s in BIMODAL)
     return {"mean": mean, "std": math.sqrt(variance)}

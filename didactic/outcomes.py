@@ -1,8 +1,9 @@
-"""What a grid ended with: trained policies beside their exact optima."""
+"""Trained policies of a grid, compared with their exact optima."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor
@@ -10,12 +11,18 @@ from torch import Tensor
 from core.targets import forward_crossover_beta, reverse_crossover_beta
 from didactic.cells import Cell
 from didactic.families import Gaussian, Policies
-from didactic.gaussian import minimisers, moments
+from didactic.gaussian import minimisers, target_moments
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A cell at the end: logp [A] of its policy, and the beta then in force."""
+    """A cell after training.
+
+    Attributes:
+        cell: the cell.
+        logp: [A] log-probabilities of its policy.
+        beta: beta after the last step.
+    """
 
     cell: Cell
     logp: Tensor
@@ -23,46 +30,51 @@ class Outcome:
 
     @property
     def policy(self) -> Tensor:
+        """[A] probabilities of the trained policy."""
         return self.logp.exp()
 
     @property
     def target(self) -> Tensor | None:
+        """[A] probabilities of the exact optimum, or None."""
         return self.cell.target(self.beta)
 
 
-def switches(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
-    """For each direction, the beta at which the two modes tie: exactly, and between which trained policies.
+def mode_switches(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
+    """The beta at which the favoured mode switches, by direction; only for cells without a transform.
 
-    Of vanilla cells; MARA has no switch. None where no formula or no single change of sides is known.
+    Returns:
+        For each direction `predicted`, the exact beta, or None if there is no formula; and `seen`, the betas of the
+        two trained policies between which the mode switches, or None unless it switches exactly once.
     """
-    found = {}
+    switches = {}
     outcomes = [o for o in outcomes if o.cell.config.transform.name == "identity" and o.cell.objective.has_target]
     for direction in dict.fromkeys(outcome.cell.objective.direction for outcome in outcomes):
-        some = [o for o in outcomes if o.cell.objective.direction == direction]
-        some.sort(key=lambda outcome: outcome.beta)
-        problem = some[0].cell.problem
+        by_beta = [o for o in outcomes if o.cell.objective.direction == direction]
+        by_beta.sort(key=lambda outcome: outcome.beta)
+        problem = by_beta[0].cell.problem
         a, b = (mode.start for mode in problem.modes)
         ref, reward = problem.ref_logp, problem.reward
         predicted = None
         if direction == "reverse":
             predicted = float(reverse_crossover_beta(ref[a], ref[b], reward[a], reward[b]))
-        elif direction == "forward" and not some[0].cell.objective.entropy_coef:
+        elif direction == "forward" and not by_beta[0].cell.objective.entropy_coef:
             predicted = float(forward_crossover_beta(ref, reward, a, b))
-        favours_b = [bool(o.logp[b] > o.logp[a]) for o in some]
-        seen = [[some[i].beta, some[i + 1].beta] for i in range(len(some) - 1) if favours_b[i] != favours_b[i + 1]]
-        found[direction] = {"predicted": predicted, "seen": seen[0] if len(seen) == 1 else None}
-    return found
+        favours_b = [bool(outcome.logp[b] > outcome.logp[a]) for outcome in by_beta]
+        pairs = zip(pairwise(by_beta), pairwise(favours_b), strict=True)
+        seen = [[lower.beta, upper.beta] for (lower, upper), (before, after) in pairs if before != after]
+        switches[direction] = {"predicted": predicted, "seen": seen[0] if len(seen) == 1 else None}
+    return switches
 
 
-def gaussians(outcomes: Sequence[Outcome], policies: Policies) -> dict[str, dict[str, Any]]:
-    """Where each Gaussian ended, and the minimum found by quadrature that is nearest to it."""
+def gaussian_fits(outcomes: Sequence[Outcome], policies: Policies) -> dict[str, dict[str, Any]]:
+    """Mean and standard deviation of each trained Gaussian, and the nearest minimum found by quadrature."""
     rows = policies.rows.get("gaussian", [])
     if not rows:
         return {}
     family = policies.parts["gaussian"]
     assert isinstance(family, Gaussian)
-    found = {}
-    for place, row in enumerate(rows):
+    fits: dict[str, dict[str, Any]] = {}
+    for index, row in enumerate(rows):
         cell = outcomes[row].cell
         direction = cell.objective.direction
         if (
@@ -71,13 +83,13 @@ def gaussians(outcomes: Sequence[Outcome], policies: Policies) -> dict[str, dict
             or not cell.objective.has_target
             or not outcomes[row].beta
         ):
-            continue  # the quadrature knows these alone
-        mean, std = family.mean[place].item(), family.log_std[place].exp().item()
-        weight = cell.objective.entropy_coef / outcomes[row].beta
-        minima = minimisers(direction, weight)
+            continue  # the quadrature has no formula for it
+        mean, std = family.mean[index].item(), family.log_std[index].exp().item()
+        entropy_weight = cell.objective.entropy_coef / outcomes[row].beta
+        minima = minimisers(direction, entropy_weight)
         nearest = min(minima, key=lambda m: math.hypot(m["mean"] - mean, m["std"] - std))
         name = cell.label or direction
-        found[name] = {"mean": mean, "std": std, "minimiser": nearest, "all_minima": minima}
-        if direction == "forward" and not weight:
-            found[name]["moments"] = moments()
-    return found
+        fits[name] = {"mean": mean, "std": std, "minimiser": nearest, "all_minima": minima}
+        if direction == "forward" and not entropy_weight:
+            fits[name]["moments"] = target_moments()
+    return fits

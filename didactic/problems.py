@@ -1,4 +1,4 @@
-"""The bandits: outcomes with a reference and a reward, as in figures 1 to 5 of the paper."""
+"""Bandits: outcomes with a reference and a reward, as in figures 1 to 5 of the paper."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,9 +19,12 @@ BUMP_WIDTH = 4.0
 class Problem:
     """A bandit over A outcomes.
 
-    position: [A] where the outcomes lie, evenly spaced.
-    ref_logp, reward: [A] float64; -inf is off the reference's support.
-    modes: groups of outcomes whose shares are compared, from left to right.
+    Attributes:
+        name: as in the configuration.
+        position: [A] positions of the outcomes, evenly spaced.
+        ref_logp: [A] float64, -inf off the reference's support.
+        reward: [A] float64.
+        modes: groups of outcomes whose shares are compared, from left to right.
     """
 
     name: str
@@ -32,7 +35,7 @@ class Problem:
 
 
 def table(config: ProblemConfig) -> Problem:
-    """The outcomes that the configuration lists; each is a mode of its own."""
+    """The outcomes listed in the configuration; each is a mode."""
     ref, reward = (torch.tensor(values, dtype=torch.float64) for values in (config.ref, config.reward))
     count = len(ref)
     modes = tuple(slice(i, i + 1) for i in range(count))
@@ -50,11 +53,11 @@ def plateaus(config: ProblemConfig) -> Problem:
 
 
 def two_bumps(config: ProblemConfig) -> Problem:
-    """Figure 2: a bell-shaped reference over 100 outcomes and two bumps of reward, the better one in its tail.
+    """Figure 2: a bell-shaped reference over 100 outcomes and two bumps of reward, the higher one in its tail.
 
-    The bell's centre and width are those at which log pi_ref has the values of `BUMPS` at the two modes.
+    The centre and width of the bell are chosen so that log pi_ref has the values of `BUMPS` at the two modes.
     """
-    from scipy.optimize import brentq  # half a second to load, and only needed here
+    from scipy.optimize import brentq  # takes half a second to load and is only needed here
 
     position = _positions(100)
     (a, ref_a, _), (b, ref_b, _) = BUMPS
@@ -70,7 +73,7 @@ def two_bumps(config: ProblemConfig) -> Problem:
 
 
 def bimodal(config: ProblemConfig) -> Problem:
-    """Figure 1: two normal components on a fine grid, and no reward, so that the reference is itself the target."""
+    """Figure 1: a mixture of two Gaussians on a fine grid, without a reward, so that the reference is the target."""
     position = torch.linspace(-12, 12, 481, dtype=torch.float64)
     middle = len(position) // 2
     modes = (slice(0, middle), slice(middle, len(position)))
@@ -78,7 +81,7 @@ def bimodal(config: ProblemConfig) -> Problem:
 
 
 def bimodal_logp(position: Tensor) -> Tensor:
-    """Log-density of Figure 1's target at any points."""
+    """Log-density of Figure 1's target at any positions."""
     weight, mean, std = torch.tensor(BIMODAL, dtype=torch.float64).T
     return torch.distributions.MixtureSameFamily(
         torch.distributions.Categorical(weight), torch.distributions.Normal(mean, std)
@@ -94,7 +97,7 @@ PROBLEMS: dict[str, Callable[[ProblemConfig], Problem]] = {
 
 
 def make_problem(config: ProblemConfig) -> Problem:
-    """The problem that `problem.name` asks for."""
+    """The problem named by `problem.name`."""
     return PROBLEMS[config.name](config)
 
 

@@ -1,4 +1,4 @@
-"""What a run ends with: summary.json, a table and a picture."""
+"""Report of a run: summary.json, a table and a figure."""
 
 import json
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from rich.table import Table
 from conf.schema.didactic import DidacticConfig
 from core import stats
 from didactic.families import Policies
-from didactic.figures import draw
-from didactic.outcomes import Outcome, gaussians, switches
+from didactic.figures import draw_figure
+from didactic.outcomes import Outcome, gaussian_fits, mode_switches
 from didactic.problems import Problem
 from launch.runs.console import console
 from launch.runs.run import Run
 
-SHOWN_OUTCOMES = 10  # policies over at most as many are written out
+MAX_LISTED_OUTCOMES = 10  # policies over more outcomes are not listed in summary.json
 
 
 def report_run(
@@ -27,7 +27,7 @@ def report_run(
     policies: Policies,
     beta_history: Sequence[Sequence[float]],
 ) -> None:
-    """summary.json, the closing table and figure.png."""
+    """Write summary.json and figure.png, and print the table."""
     summary: dict[str, Any] = {
         "gradient": config.gradient,
         "problem": problem.name,
@@ -35,28 +35,32 @@ def report_run(
         "cells": [summarise(outcome) for outcome in outcomes],
     }
     if problem.name == "two_bumps":
-        summary["switch"] = switches(outcomes)
+        summary["switch"] = mode_switches(outcomes)
     if problem.name == "bimodal":
-        summary["gaussian"] = gaussians(outcomes, policies)
+        summary["gaussian"] = gaussian_fits(outcomes, policies)
     run.finish(summary)
     title = f"{problem.name}, {config.gradient} gradient"
     console.print(cell_table(title, [("", cell) for cell in summary["cells"]]))
     for direction, switch in summary.get("switch", {}).items():
-        seen = (
-            "not seen" if switch["seen"] is None else f"seen between {switch['seen'][0]:g} and {switch['seen'][1]:g}"
-        )
-        exact = "no formula" if switch["predicted"] is None else f"{switch['predicted']:.4f} (exact)"
-        console.print(f"{direction}: the favoured mode switches at beta {exact}, {seen}")
+        console.print(switch_text(direction, switch))
     for name, fit in summary.get("gaussian", {}).items():
         console.print(
-            f"{name} Gaussian: mean {fit['mean']:.4f}, std {fit['std']:.4f}; nearest minimum by quadrature "
-            f"{fit['minimiser']['mean']:.4f}, {fit['minimiser']['std']:.4f}"
+            f"{name} Gaussian: mean {fit['mean']:.4f}, std {fit['std']:.4f}; the nearest minimum by quadrature has "
+            f"mean {fit['minimiser']['mean']:.4f}, std {fit['minimiser']['std']:.4f}"
         )
-    draw(problem, outcomes, beta_history, run.folder / "figure.png")
+    draw_figure(problem, outcomes, beta_history, run.folder / "figure.png")
+
+
+def switch_text(direction: str, switch: dict[str, Any]) -> str:
+    """A line about the beta at which the favoured mode switches; see `mode_switches`."""
+    predicted, seen = switch["predicted"], switch["seen"]
+    exact = "at an unknown beta" if predicted is None else f"at beta {predicted:.4f} (exact)"
+    trained = "do not switch exactly once" if seen is None else f"switch between {seen[0]:g} and {seen[1]:g}"
+    return f"{direction}: the favoured mode switches {exact}; the trained policies {trained}"
 
 
 def summarise(outcome: Outcome) -> dict[str, Any]:
-    """One cell in numbers; shares and entropies of the trained policy, and `exact_` ones of its target."""
+    """Numbers of one cell: of the trained policy, and with the prefix `exact_` of its target."""
     cell, policy, target = outcome.cell, outcome.policy, outcome.target
     problem = cell.problem
     shares = [float(policy[mode].sum()) for mode in problem.modes]
@@ -68,12 +72,12 @@ def summarise(outcome: Outcome) -> dict[str, Any]:
         "entropy_nats": float(stats.entropy(policy)),
         "mode_shares": shares,
     }
-    if len(policy) <= SHOWN_OUTCOMES:
+    if len(policy) <= MAX_LISTED_OUTCOMES:
         row["policy"] = policy.tolist()
     if target is not None:
         row["exact_mode_shares"] = [float(target[mode].sum()) for mode in problem.modes]
         row["total_variation"] = float(stats.total_variation(policy, target))
-        if len(policy) <= SHOWN_OUTCOMES:
+        if len(policy) <= MAX_LISTED_OUTCOMES:
             row["exact_policy"] = target.tolist()
     good = cell.good()
     if good is not None and bool(good.any()):
@@ -86,7 +90,12 @@ def summarise(outcome: Outcome) -> dict[str, Any]:
 
 
 def cell_table(title: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> Table:
-    """One row a cell: its settings, and the trained policy beside its exact target."""
+    """Table with one row per cell: its settings, the trained policy and its exact target.
+
+    Args:
+        title: title of the table.
+        rows: (name of the run, numbers of the cell) pairs; the names are shown if there are any.
+    """
     cells = [cell for _, cell in rows]
     axes = [
         axis
@@ -96,24 +105,24 @@ def cell_table(title: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> Table:
     if any(cell["beta_final"] != cell["beta"] for cell in cells):
         axes.append("beta_final")
     table = Table(title=title, title_justify="left")
-    named = any(name for name, _ in rows)
-    if named:
+    has_names = any(name for name, _ in rows)
+    if has_names:
         table.add_column("run")
     for axis in axes:
         table.add_column(axis.replace("_", " "))
-    for column in ("reward", "KL, nats", "mode shares", "exact", "variation over good", "TV to exact"):
+    for column in ("reward", "KL, nats", "mode shares", "exact", "variation over good", "TV from exact"):
         table.add_column(column, justify="right")
     for name, row in rows:
         values = [f"{row[axis]:.3g}" if isinstance(row[axis], float) else row[axis] for axis in axes]
         numbers = [f"{row['reward']:.3f}", f"{row['kl_nats']:.3f}"]
         shares = [_shares(row.get(key)) for key in ("mode_shares", "exact_mode_shares")]
-        last = [_number(row.get(key)) for key in ("coefficient_of_variation", "total_variation")]
-        table.add_row(*([name] if named else []), *values, *numbers, *shares, *last)
+        distances = [_number(row.get(key)) for key in ("coefficient_of_variation", "total_variation")]
+        table.add_row(*([name] if has_names else []), *values, *numbers, *shares, *distances)
     return table
 
 
 def report_sweep(runs: Sequence[Path]) -> None:
-    """One table over all cells of all runs of a sweep, by the names of the run folders."""
+    """Print one table with the cells of all runs of a sweep, named by the run folders."""
     rows = []
     for run in runs:
         rows += [(run.name, cell) for cell in json.loads((run / "summary.json").read_text())["cells"]]

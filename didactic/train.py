@@ -1,4 +1,4 @@
-"""Training all cells of a grid side by side, beside their exact optima."""
+"""Train all cells of a grid side by side and compare them with their exact optima."""
 
 from collections.abc import Sequence
 
@@ -17,8 +17,8 @@ from launch.runs.rng import torch_generator
 from launch.runs.run import Run
 
 
-def train(config: DidacticConfig, run: Run) -> None:
-    """The whole job: make the grid, train it, compare it with its targets."""
+def train_grid(config: DidacticConfig, run: Run) -> None:
+    """Make the grid, train it, compare it with its targets and write the report."""
     problem = make_problem(config.problem)
     cells = make_cells(config, problem)
     policies = make_policies(cells, problem)
@@ -36,8 +36,8 @@ def train(config: DidacticConfig, run: Run) -> None:
         engine.backward(losses.sum())
         grad_norm = engine.step()
         if step % config.log_every == 0 or step == config.steps - 1:
-            shared = {"loss": losses.detach().mean(), "grad_norm": grad_norm}
-            run.log({**shared, **cell_metrics(cells, logp.detach(), values.betas)})
+            grid_metrics = {"loss": losses.detach().mean(), "grad_norm": grad_norm}
+            run.log({**grid_metrics, **cell_metrics(cells, logp.detach(), values.betas)})
         values.betas = next_betas(cells, logp.detach(), values.betas, step)
         values.beta_history.append(values.betas)
 
@@ -56,7 +56,7 @@ def make_policies(cells: Sequence[Cell], problem: Problem) -> Policies:
 def sampled_losses(
     config: DidacticConfig, cells: Sequence[Cell], logp: Tensor, betas: Sequence[float], step: int
 ) -> Tensor:
-    """[C] losses, each from draws of its own stream, keyed by (seed, step, cell)."""
+    """[C] losses, each from samples of a random stream keyed by (seed, step, cell)."""
     losses = []
     for number, (cell, beta) in enumerate(zip(cells, betas, strict=True)):
         generator = torch_generator(config.seed, "rollout", step, number)
@@ -66,7 +66,7 @@ def sampled_losses(
 
 
 def next_betas(cells: Sequence[Cell], logp: Tensor, betas: list[float], step: int) -> list[float]:
-    """Each cell's beta for the step after `step`."""
+    """Beta of each cell for the step after `step`."""
     return [
         beta
         if cell.config.beta_schedule.name == "constant"
@@ -76,10 +76,10 @@ def next_betas(cells: Sequence[Cell], logp: Tensor, betas: list[float], step: in
 
 
 def cell_metrics(cells: Sequence[Cell], logp: Tensor, betas: Sequence[float]) -> dict[str, Tensor | float]:
-    """Exact metrics of each policy; with several cells, behind the cell's label."""
-    logged: dict[str, Tensor | float] = {}
+    """Exact metrics of each policy; with several cells their names begin with the cell's label."""
+    metrics: dict[str, Tensor | float] = {}
     for cell, row, beta in zip(cells, logp, betas, strict=True):
         prefix = f"{cell.label}/" if len(cells) > 1 else ""
-        logged |= {f"{prefix}{name}": value for name, value in cell.metrics(row, beta).items()}
-        logged[f"{prefix}beta"] = beta
-    return logged
+        metrics |= {f"{prefix}{name}": value for name, value in cell.metrics(row, beta).items()}
+        metrics[f"{prefix}beta"] = beta
+    return metrics

@@ -1,4 +1,4 @@
-"""A file of SMILES as training data: parsed, filtered with the reasons counted, spelled, batched."""
+"""A file of SMILES as training data: read, filter with counted reasons, randomise, batch."""
 
 import gzip
 import hashlib
@@ -15,46 +15,57 @@ from rdkit import Chem, rdBase
 from rich.progress import track
 from torch import Tensor
 
-from chem.models.tokenizer import Tokenizer, split
+from chem.models.tokenizer import Tokenizer, split_tokens
 from conf.schema.base import ConfigError
 from conf.schema.chem import MoleculeFilterConfig
 from launch.runs.console import console
 from launch.runs.rng import stream_seed, torch_generator
 from launch.runs.run_folder import user_path, write_text
 
-POOL = 64  # batches whose molecules are sorted by length together
+POOL_BATCHES = 64  # batches whose molecules are sorted by length together
 
 
 class Corpus(NamedTuple):
-    """Canonical SMILES that passed the filter, and what became of the file's lines."""
+    """Molecules to train on.
+
+    Attributes:
+        smiles: canonical SMILES that passed the filter.
+        counts: number of lines, of molecules kept, and of lines left out for each reason.
+        origin: name and sha256 of the file.
+    """
 
     smiles: list[str]
-    counts: dict[str, int]  # lines, kept, and each reason
-    origin: dict[str, str]  # name and sha256 of the file
+    counts: dict[str, int]
+    origin: dict[str, str]
 
 
 def read_corpus(data: str, settings: MoleculeFilterConfig, folder: Path) -> Corpus:
-    """Read, filter and canonicalise a file; the result is kept in `folder` for a resumed run.
+    """Read and filter a file of SMILES.
+
+    Args:
+        data: path of the file, plain or gzipped; the first word of each line is the SMILES.
+        settings: the filter.
+        folder: run folder; the result is stored there, so that a resumed run need not filter again.
 
     Raises:
-        ConfigError: the file cannot be read, or no molecule passes.
+        ConfigError: the file cannot be read, or fewer than two molecules pass.
     """
     path = user_path(data)
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"data: must be a file of SMILES, got {data} ({error.strerror})") from None
+        raise ConfigError(f"data: cannot read the file of SMILES {data} ({error.strerror})") from None
     origin = {"name": path.name, "sha256": hashlib.sha256(content).hexdigest()}
     key = {**origin, "filter": asdict(settings), "rdkit": rdBase.rdkitVersion}
-    kept = folder / "corpus.json"
-    if kept.exists():
-        stored = json.loads(kept.read_text("utf-8"))
+    stored_file = folder / "corpus.json"
+    if stored_file.exists():
+        stored = json.loads(stored_file.read_text("utf-8"))
         if stored["key"] == key:
             return Corpus(stored["smiles"], stored["counts"], origin)
     smiles, counts = filter_smiles(_lines(data, content), settings)
     if len(smiles) < 2:
-        raise ConfigError(f"data: must hold at least 2 molecules that pass the filter, got {counts} in {data}")
-    write_text(kept, json.dumps({"key": key, "counts": counts, "smiles": smiles}))
+        raise ConfigError(f"data: at least 2 molecules of {data} must pass the filter ({format_counts(counts)})")
+    write_text(stored_file, json.dumps({"key": key, "counts": counts, "smiles": smiles}))
     return Corpus(smiles, counts, origin)
 
 
@@ -64,33 +75,46 @@ def _lines(data: str, content: bytes) -> list[str]:
             content = gzip.decompress(content)
         return content.decode("utf-8").splitlines()
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise ConfigError(f"data: must be UTF-8 text, plain or gzipped, got {data} ({error})") from None
+        raise ConfigError(f"data: {data} must be UTF-8 text, plain or gzipped ({error})") from None
+
+
+def format_counts(counts: dict[str, int]) -> str:
+    """Counts of a corpus in words, e.g. `lines 12, kept 10, duplicate 2`."""
+    return ", ".join(f"{reason} {count:,}" for reason, count in counts.items())
 
 
 def filter_smiles(lines: list[str], settings: MoleculeFilterConfig) -> tuple[list[str], dict[str, int]]:
-    """Canonical SMILES of the molecules that pass, in the lines' order, and counts: lines, kept, and each reason."""
+    """Filter lines whose first word is a SMILES.
+
+    Returns:
+        Canonical SMILES of the molecules that pass, in the order of the lines, and the counts of a `Corpus`.
+    """
     counts: Counter[str] = Counter()
-    found: dict[str, list[str]] = {}  # canonical SMILES -> its tokens
+    tokens_of: dict[str, list[str]] = {}  # canonical SMILES -> its tokens
     quiet = not console.is_terminal
     with rdBase.BlockLogs():
         for line in track(lines, "reading molecules", console=console, transient=True, disable=quiet):
             reason, smiles = check_molecule(line, settings)
-            if reason is None and smiles in found:
+            if reason is None and smiles in tokens_of:
                 reason = "duplicate"
             if reason is not None:
                 counts[reason] += 1
                 continue
-            found[smiles] = split(smiles)
-    having = Counter(token for tokens in found.values() for token in set(tokens))
-    rare = {token for token, count in having.items() if count < settings.min_token_count}
-    kept = [one for one, tokens in found.items() if rare.isdisjoint(tokens)]
-    counts["rare token"] = len(found) - len(kept)
+            tokens_of[smiles] = split_tokens(smiles)
+    molecules_with = Counter(token for tokens in tokens_of.values() for token in set(tokens))
+    rare = {token for token, count in molecules_with.items() if count < settings.min_token_count}
+    passed = [smiles for smiles, tokens in tokens_of.items() if rare.isdisjoint(tokens)]
+    counts["rare token"] = len(tokens_of) - len(passed)
     reasons = {reason: count for reason, count in counts.most_common() if count}
-    return kept, {"lines": len(lines), "kept": len(kept), **reasons}
+    return passed, {"lines": len(lines), "kept": len(passed), **reasons}
 
 
 def check_molecule(line: str, settings: MoleculeFilterConfig) -> tuple[str | None, str]:
-    """Why a line's molecule is left out, or None; and its canonical SMILES."""
+    """Check one line against the filter.
+
+    Returns:
+        The reason to leave the molecule out, or None; and its canonical SMILES, "" if it is left out.
+    """
     words = line.split(maxsplit=1)
     if not words:
         return "empty", ""
@@ -107,37 +131,54 @@ def check_molecule(line: str, settings: MoleculeFilterConfig) -> tuple[str | Non
     if not settings.min_heavy_atoms <= molecule.GetNumHeavyAtoms() <= settings.max_heavy_atoms:
         return "heavy atoms", ""
     smiles = Chem.MolToSmiles(molecule)
-    if len(split(smiles)) >= settings.max_tokens:
+    if len(split_tokens(smiles)) >= settings.max_tokens:
         return "too long", ""
     return None, smiles
 
 
 def split_rows(count: int, validation_share: float, seed: int) -> tuple[list[int], list[int]]:
-    """Rows to train on and rows held out, at least one of each."""
+    """Split rows at random into training and validation rows, at least one of each."""
     order = torch.randperm(count, generator=torch_generator(seed, "split")).tolist()
-    held = min(max(round(count * validation_share), 1), count - 1)
-    return sorted(order[held:]), sorted(order[:held])
+    held_out = min(max(round(count * validation_share), 1), count - 1)
+    return sorted(order[held_out:]), sorted(order[:held_out])
 
 
-def respelled(smiles: str, seed: int, epoch: int) -> str:
-    """Another spelling of a molecule, a function of (seed, epoch, molecule)."""
+def randomise_smiles(smiles: str, seed: int, epoch: int) -> str:
+    """A random SMILES of the same molecule, determined by (seed, epoch, SMILES)."""
     number = stream_seed(seed, "spelling", epoch, smiles) % 2**31
     molecule = Chem.MolFromSmiles(smiles)
     return Chem.MolToRandomSmilesVect(molecule, 1, randomSeed=number or 1)[0] if molecule is not None else smiles
 
 
-def spellings(smiles: list[str], tokenizer: Tokenizer, longest: int, seed: int, epoch: int) -> Iterator[str]:
-    """Another spelling of each, or itself where that has a token that the vocabulary lacks or is too long."""
-    known = set(tokenizer.tokens)
-    for one in smiles:
-        other = respelled(one, seed, epoch)
-        tokens = split(other)
-        yield other if known.issuperset(tokens) and len(tokens) < longest else one
+def randomise_encodable(
+    smiles: list[str], tokenizer: Tokenizer, max_tokens: int, seed: int, epoch: int
+) -> Iterator[str]:
+    """Randomise each SMILES; yield it unchanged if the result is too long or has a token outside the vocabulary.
+
+    Args:
+        smiles: molecules.
+        tokenizer: its vocabulary limits the tokens.
+        max_tokens: longest SMILES in tokens, END included.
+        seed: seed of the run.
+        epoch: another epoch gives other SMILES.
+    """
+    vocabulary = set(tokenizer.tokens)
+    for original in smiles:
+        randomised = randomise_smiles(original, seed, epoch)
+        tokens = split_tokens(randomised)
+        yield randomised if vocabulary.issuperset(tokens) and len(tokens) < max_tokens else original
 
 
 def epoch_batches(lengths: Tensor, size: int, seed: int, epoch: int) -> list[Tensor]:
-    """Rows of each batch of an epoch: shuffled, then sorted by length within pools, for little padding."""
+    """Rows of each batch of an epoch: shuffled, then sorted by length within pools to keep the padding small.
+
+    Args:
+        lengths: [N] number of tokens of each row.
+        size: rows per batch.
+        seed: seed of the run.
+        epoch: determines the order, together with the seed.
+    """
     generator = torch_generator(seed, "data", epoch)
-    pools = torch.randperm(len(lengths), generator=generator).split(size * POOL)
+    pools = torch.randperm(len(lengths), generator=generator).split(size * POOL_BATCHES)
     batches = [batch for pool in pools for batch in pool[lengths[pool].argsort(stable=True)].split(size)]
     return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]

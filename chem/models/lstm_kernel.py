@@ -1,7 +1,8 @@
-"""An LSTM read one token at a time by hand, so that learning from what it drew needs no second reading.
+"""An LSTM that reads one token at a time and keeps what its backward pass needs.
 
-States are held as [H, N]: a weight times a state is what BLAS multiplies fastest. Of each layer's four gates the
-three that pass a sigmoid stand together.
+The gradient on sampled tokens then needs no second forward pass. States are stored as [H, N], because BLAS multiplies
+a weight with such a state fastest. Each layer's gates are stored in the order out, in, forget, new, so that the three
+with a sigmoid are contiguous; torch's order is in, forget, new, out.
 """
 
 from collections.abc import Iterator
@@ -13,11 +14,11 @@ from torch import Tensor, nn
 
 from chem.models.tokenizer import START_ID
 
-BLOCK = 272  # tokens whose gates' gradients are held at a time: few enough to stay in the cache, wide enough for BLAS
+BLOCK = 272  # tokens whose gate gradients are held at a time: they fit into the cache, and BLAS is still fast
 
 
 class LstmModules(NamedTuple):
-    """The modules of a network whose recurrent cells are an LSTM."""
+    """The modules of a network with LSTM cells."""
 
     embedding: nn.Embedding
     cells: nn.RNNBase
@@ -26,46 +27,61 @@ class LstmModules(NamedTuple):
 
 @dataclass
 class Trace:
-    """What a reading leaves for its backward pass; of layer and step, for the n rows that then were running."""
+    """What a forward pass keeps for its backward pass. Lists are indexed by layer and step; n rows run at a step."""
 
-    gates: list[list[Tensor]] = field(default_factory=list)  # [4H, n], after sigmoid (in, forget, out) and tanh (new)
+    gates: list[list[Tensor]] = field(default_factory=list)  # [4H, n], after sigmoid (out, in, forget) or tanh (new)
     hidden_before: list[list[Tensor]] = field(default_factory=list)  # [H, n]
     hidden: list[list[Tensor]] = field(default_factory=list)
     cell_before: list[list[Tensor]] = field(default_factory=list)
     tanh_cell: list[list[Tensor]] = field(default_factory=list)
-    kept: list[Tensor | None] = field(default_factory=list)  # by step: rows of the step before; None: all
+    kept_rows: list[Tensor | None] = field(
+        default_factory=list
+    )  # by step: rows of the last step that run on; None: all
     logits: list[Tensor] = field(default_factory=list)  # by step: [n, V]
 
 
 class LstmReader:
-    """See `chem.models.network.Reader`. The first layer's product with a token's embedding is looked up."""
+    """See `chem.models.network.Reader`. The first layer's product with its input is looked up in a table by token.
+
+    Args:
+        modules: the network.
+        rows: number of sequences.
+        trace: filled while reading, if given.
+    """
 
     def __init__(self, modules: LstmModules, rows: int, trace: Trace | None = None) -> None:
         cells = modules.cells
         self.size, self.trace = cells.hidden_size, trace
-        weights = [[ordered(t.detach()) for t in layer] for layer in layer_weights(cells)]
+        weights = [[reorder_gates(t.detach()) for t in layer] for layer in layer_weights(cells)]
         w_in, w_rec, b_in, b_rec = weights[0]
         self.table = torch.addmm((b_in + b_rec).unsqueeze(1), w_in, modules.embedding.weight.detach().T)  # [4H, V]
         self.first = w_rec
         self.later = [(torch.cat(layer[:2], 1), (layer[2] + layer[3]).unsqueeze(1)) for layer in weights[1:]]
         self.hidden = [w_rec.new_zeros(self.size, rows) for _ in weights]
         self.cell = [torch.zeros_like(hidden) for hidden in self.hidden]
-        self.kept: Tensor | None = None
+        self.kept_rows: Tensor | None = None
         if trace is not None:
-            for part in (trace.gates, trace.hidden_before, trace.hidden, trace.cell_before, trace.tanh_cell):
-                part.extend([] for _ in weights)
+            for by_layer in (trace.gates, trace.hidden_before, trace.hidden, trace.cell_before, trace.tanh_cell):
+                by_layer.extend([] for _ in weights)
 
     def step(self, token: Tensor) -> Tensor:
+        """See `Reader.step`."""
         if self.trace is not None:
-            self.trace.kept.append(self.kept)
-            self.kept = None
+            self.trace.kept_rows.append(self.kept_rows)
+            self.kept_rows = None
         self._update(0, self.table.index_select(1, token).addmm_(self.first, self.hidden[0]))
         for layer, (weight, bias) in enumerate(self.later, 1):
-            seen = torch.cat([self.hidden[layer - 1], self.hidden[layer]])
-            self._update(layer, torch.addmm(bias, weight, seen))
+            layer_input = torch.cat([self.hidden[layer - 1], self.hidden[layer]])
+            self._update(layer, torch.addmm(bias, weight, layer_input))
         return self.hidden[-1].T
 
     def _update(self, layer: int, gates: Tensor) -> None:
+        """Advance one layer's states by a step.
+
+        Args:
+            layer: index of the layer.
+            gates: [4H, n] before sigmoid and tanh; overwritten.
+        """
         gates[: 3 * self.size].sigmoid_()
         gates[3 * self.size :].tanh_()
         out, enter, forget, new = gates.chunk(4)
@@ -81,89 +97,109 @@ class LstmReader:
         self.hidden[layer], self.cell[layer] = hidden, cell
 
     def keep(self, rows: Tensor) -> None:
+        """See `Reader.keep`."""
         self.hidden = [hidden.index_select(1, rows) for hidden in self.hidden]
         self.cell = [cell.index_select(1, rows) for cell in self.cell]
-        self.kept = rows
+        self.kept_rows = rows
 
 
 def layer_weights(cells: nn.RNNBase) -> list[list[Tensor]]:
-    """Of each layer: weight_ih, weight_hh, bias_ih, bias_hh."""
+    """weight_ih, weight_hh, bias_ih and bias_hh of each layer."""
     names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     return [[getattr(cells, f"{name}_l{layer}") for name in names] for layer in range(cells.num_layers)]
 
 
-def ordered(weights: Tensor) -> Tensor:
-    """Torch's gates (in, forget, new, out) as out, in, forget, new."""
+def reorder_gates(weights: Tensor) -> Tensor:
+    """From torch's gates (in, forget, new, out) to this module's (out, in, forget, new)."""
     return weights.roll(len(weights) // 4, 0)
 
 
-def torch_ordered(weights: Tensor) -> Tensor:
-    """The inverse."""
+def restore_gates(weights: Tensor) -> Tensor:
+    """The inverse of `reorder_gates`."""
     return weights.roll(-len(weights) // 4, 0)
 
 
-def parameters(modules: LstmModules) -> list[Tensor]:
+def lstm_parameters(modules: LstmModules) -> list[Tensor]:
+    """All parameters of the network, in the order of `TracedRows.gradients`."""
     layers = [t for layer in layer_weights(modules.cells) for t in layer]
     return [modules.embedding.weight, *layers, modules.head.weight, modules.head.bias]
 
 
 class TracedRows:
-    """Rows that were drawn together. S of their tokens count; in the order of reading, one step after the other."""
+    """Rows that were sampled together, with the trace of their forward pass.
+
+    S is the number of their unmasked tokens. Tensors of length S are in the order of reading: step by step.
+
+    Args:
+        tokens: [N, T] ids.
+        mask: [N, T] bool.
+        trace: of the forward pass that sampled the tokens.
+    """
 
     def __init__(self, tokens: Tensor, mask: Tensor, trace: Trace) -> None:
         self.tokens, self.mask, self.trace = tokens, mask, trace
 
     def logp(self) -> Tensor:
-        """[N, T], 0 where masked."""
-        self.logp_all = torch.cat(self.trace.logits).log_softmax(-1)  # [S, V]
-        chosen = self.logp_all.gather(-1, self._in_order(self.tokens).unsqueeze(-1)).squeeze(-1)
-        return chosen.new_zeros(self.mask.T.shape).masked_scatter(self.mask.T, chosen).T
+        """Log-probabilities [N, T] of the tokens, nats, 0 where masked."""
+        self.vocabulary_logp = torch.cat(self.trace.logits).log_softmax(-1)  # [S, V]
+        token_ids = self._in_reading_order(self.tokens).unsqueeze(-1)
+        selected = self.vocabulary_logp.gather(-1, token_ids).squeeze(-1)
+        return selected.new_zeros(self.mask.T.shape).masked_scatter(self.mask.T, selected).T
 
-    def _in_order(self, values: Tensor) -> Tensor:
+    def _in_reading_order(self, values: Tensor) -> Tensor:
         """[N, T] -> [S]."""
         return values.T[self.mask.T]
 
-    def gradients(self, modules: LstmModules, gradient: Tensor) -> list[Tensor]:
-        """Of `parameters`, given that of the log-probabilities, [N, T]: backpropagation through time.
+    def gradients(self, modules: LstmModules, logp_gradient: Tensor) -> list[Tensor]:
+        """Gradients of `lstm_parameters` by backpropagation through time. Call `logp` first.
 
-        Layer by layer from the top: only the recurrent product needs one step after the other, all others are
+        Goes layer by layer from the top. Only the recurrent product needs one step after the other; all others are
         products over blocks of steps.
-        """
-        trace, found = self.trace, []
-        wanted = self._in_order(gradient).unsqueeze(-1)
-        logits = self.logp_all.exp().mul_(-wanted)  # of the logits: gradient (1{token} - p), [S, V]
-        logits.scatter_add_(1, self._in_order(self.tokens).unsqueeze(-1), wanted)
-        found += [logits.sum(0), logits.T @ torch.cat(trace.hidden[-1], 1).T]
-        above = modules.head.weight.detach().T @ logits.T  # of the layer's hidden states, [H, S]
-        weights = layer_weights(modules.cells)
-        read = self._read(modules.embedding.num_embeddings, above)
-        for layer in reversed(range(len(weights))):
-            w_in, w_rec = (ordered(weight.detach()) for weight in weights[layer][:2])
-            bias, recurrent, below = w_rec.new_zeros(len(w_rec)), torch.zeros_like(w_rec), torch.empty_like(above)
-            entering = w_rec.new_zeros(len(w_rec), w_in.shape[1] if layer else read.shape[1])
-            for steps, columns, gates in self._through_time(layer, above, w_rec):
-                bias.addmv_(gates, gates.new_ones(gates.shape[1]))
-                recurrent.addmm_(gates, torch.cat(trace.hidden_before[layer][steps], 1).T)
-                if layer:
-                    entering.addmm_(gates, torch.cat(trace.hidden[layer - 1][steps], 1).T)
-                    below[:, columns] = w_in.T @ gates
-                else:
-                    entering.addmm_(gates, read[columns])
-            found += [torch_ordered(bias), torch_ordered(bias), torch_ordered(recurrent)]
-            if layer:
-                found.append(torch_ordered(entering))
-            else:
-                found += [torch_ordered(entering @ modules.embedding.weight.detach()), entering.T @ w_in]
-            above = below
-        return found[::-1]
 
-    def _read(self, vocabulary: int, like: Tensor) -> Tensor:
-        """[S, V], 1 at the token that was read just before each; START before the first."""
-        read = torch.cat([torch.full_like(self.tokens[:, :1], START_ID), self.tokens[:, :-1]], 1)
-        return like.new_zeros(like.shape[1], vocabulary).scatter_(1, self._in_order(read).unsqueeze(-1), 1.0)
+        Args:
+            modules: the network that sampled the rows, with the same weights.
+            logp_gradient: [N, T], gradient of `logp`.
+        """
+        trace = self.trace
+        d_logp = self._in_reading_order(logp_gradient).unsqueeze(-1)
+        d_logits = self.vocabulary_logp.exp().mul_(-d_logp)  # gradient * (1{token} - p), [S, V]
+        d_logits.scatter_add_(1, self._in_reading_order(self.tokens).unsqueeze(-1), d_logp)
+        gradients = [d_logits.sum(0), d_logits.T @ torch.cat(trace.hidden[-1], 1).T]  # in reverse order
+        d_hidden = modules.head.weight.detach().T @ d_logits.T  # of the layer's hidden states, [H, S]
+        weights = layer_weights(modules.cells)
+        inputs = self._one_hot_inputs(modules.embedding.num_embeddings, d_hidden)
+        for layer in reversed(range(len(weights))):
+            w_in, w_rec = (reorder_gates(weight.detach()) for weight in weights[layer][:2])
+            d_bias, d_w_rec, d_below = (
+                w_rec.new_zeros(len(w_rec)),
+                torch.zeros_like(w_rec),
+                torch.empty_like(d_hidden),
+            )
+            d_w_in = w_rec.new_zeros(len(w_rec), w_in.shape[1] if layer else inputs.shape[1])
+            for steps, columns, d_gates in self._through_time(layer, d_hidden, w_rec):
+                d_bias.addmv_(d_gates, d_gates.new_ones(d_gates.shape[1]))
+                d_w_rec.addmm_(d_gates, torch.cat(trace.hidden_before[layer][steps], 1).T)
+                if layer:
+                    d_w_in.addmm_(d_gates, torch.cat(trace.hidden[layer - 1][steps], 1).T)
+                    d_below[:, columns] = w_in.T @ d_gates
+                else:
+                    d_w_in.addmm_(d_gates, inputs[columns])
+            gradients += [restore_gates(d_bias), restore_gates(d_bias), restore_gates(d_w_rec)]
+            if layer:
+                gradients.append(restore_gates(d_w_in))
+            else:  # d_w_in is that of w_in @ embedding.T
+                gradients += [restore_gates(d_w_in @ modules.embedding.weight.detach()), d_w_in.T @ w_in]
+            d_hidden = d_below
+        return gradients[::-1]
+
+    def _one_hot_inputs(self, vocabulary: int, like: Tensor) -> Tensor:
+        """[S, V], 1 at the token that was read to predict each token: START before the first."""
+        inputs = torch.cat([torch.full_like(self.tokens[:, :1], START_ID), self.tokens[:, :-1]], 1)
+        indices = self._in_reading_order(inputs).unsqueeze(-1)
+        return like.new_zeros(like.shape[1], vocabulary).scatter_(1, indices, 1.0)
 
     def _blocks(self) -> Iterator[tuple[slice, slice]]:
-        """Steps, last ones first, whose tokens together are at most `BLOCK`, and their columns of S."""
+        """Blocks of steps with at most `BLOCK` tokens together, the last steps first, and their columns of S."""
         sizes = [len(logits) for logits in self.trace.logits]
         last, end = len(sizes), sum(sizes)
         while last:
@@ -173,44 +209,52 @@ class TracedRows:
             yield slice(first, last), slice(begin, end)
             last, end = first, begin
 
-    def _through_time(self, layer: int, above: Tensor, w_rec: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
-        """Gradients of one layer's gates, before sigmoid or tanh, block after block from the last step to the first.
+    def _through_time(self, layer: int, d_hidden: Tensor, w_rec: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Gradients of one layer's gates before sigmoid and tanh, block by block from the last step to the first.
 
-        Given that of its hidden states, `above` [H, S], and its recurrent weights in the gates' order. Yields the
-        block's steps, its columns of S and [4H, columns].
+        Args:
+            layer: index of the layer.
+            d_hidden: [H, S] gradients of its hidden states from the layer above.
+            w_rec: [4H, H] its recurrent weights, with reordered gates.
+
+        Yields:
+            Steps of the block, their columns of S, and the gradients [4H, columns].
         """
-        size, trace, back = w_rec.shape[1], self.trace, w_rec.T.contiguous()
-        hidden = cell = None  # gradients that the step after leaves
+        size, trace, w_rec_t = w_rec.shape[1], self.trace, w_rec.T.contiguous()
+        d_hidden_next = d_cell_next = None  # gradients from the next step
         for steps, columns in self._blocks():
-            end, done = columns.stop, []
+            end, block = columns.stop, []
             for step in reversed(range(steps.start, steps.stop)):
                 gates, tanh_cell = trace.gates[layer][step], trace.tanh_cell[layer][step]
                 begin = end - gates.shape[1]
                 out, enter, forget, new = gates.chunk(4)
-                found = torch.empty_like(gates)
-                of_out, of_enter, of_forget, of_new = found.chunk(4)
-                of_hidden = above[:, begin:end] if hidden is None else hidden.add_(above[:, begin:end])
-                torch.mul(of_hidden, tanh_cell, out=of_out)
-                of_cell = of_hidden * out
-                torch.ops.aten.tanh_backward.grad_input(of_cell, tanh_cell, grad_input=of_cell)
-                if cell is not None:
-                    of_cell += cell
-                torch.mul(of_cell, new, out=of_enter)
-                torch.mul(of_cell, trace.cell_before[layer][step], out=of_forget)
-                torch.mul(of_cell, enter, out=of_new)
-                sigmoids = found[: 3 * size]
+                d_gates = torch.empty_like(gates)
+                d_out, d_enter, d_forget, d_new = d_gates.chunk(4)
+                d_step = d_hidden[:, begin:end]
+                if d_hidden_next is not None:
+                    d_step = d_hidden_next.add_(d_step)
+                torch.mul(d_step, tanh_cell, out=d_out)
+                d_cell = d_step * out
+                torch.ops.aten.tanh_backward.grad_input(d_cell, tanh_cell, grad_input=d_cell)
+                if d_cell_next is not None:
+                    d_cell += d_cell_next
+                torch.mul(d_cell, new, out=d_enter)
+                torch.mul(d_cell, trace.cell_before[layer][step], out=d_forget)
+                torch.mul(d_cell, enter, out=d_new)
+                sigmoids = d_gates[: 3 * size]
                 torch.ops.aten.sigmoid_backward.grad_input(sigmoids, gates[: 3 * size], grad_input=sigmoids)
-                torch.ops.aten.tanh_backward.grad_input(of_new, new, grad_input=of_new)
-                done.append(found)
+                torch.ops.aten.tanh_backward.grad_input(d_new, new, grad_input=d_new)
+                block.append(d_gates)
                 if step:
-                    wide = (size, trace.gates[layer][step - 1].shape[1])
-                    hidden, cell = _back_to(wide, trace.kept[step], back @ found, of_cell.mul_(forget))
+                    shape = (size, trace.gates[layer][step - 1].shape[1])
+                    d_before = w_rec_t @ d_gates, d_cell.mul_(forget)
+                    d_hidden_next, d_cell_next = _scatter_rows(shape, trace.kept_rows[step], *d_before)
                 end = begin
-            yield steps, columns, torch.cat(done[::-1], 1)
+            yield steps, columns, torch.cat(block[::-1], 1)
 
 
-def _back_to(wide: tuple[int, int], rows: Tensor | None, *tensors: Tensor) -> list[Tensor]:
-    """[H, n] of the rows that went on, among those of the step before, [H, m]; 0 for the others."""
+def _scatter_rows(shape: tuple[int, int], rows: Tensor | None, *tensors: Tensor) -> list[Tensor]:
+    """Spread [H, n] of the rows that continued over all m rows of the step before: [H, m] with 0 for the others."""
     if rows is None:
         return list(tensors)
-    return [tensor.new_zeros(wide).index_copy_(1, rows, tensor) for tensor in tensors]
+    return [tensor.new_zeros(shape).index_copy_(1, rows, tensor) for tensor in tensors]

@@ -15,7 +15,14 @@ from conf.schema.chem import NetworkConfig, RecurrentConfig, TransformerConfig
 
 
 class Prior(NamedTuple):
-    """A network with its vocabulary and the longest sequence, END included, that it is to draw."""
+    """A network with its vocabulary.
+
+    Attributes:
+        network: the model.
+        tokenizer: its vocabulary.
+        config: sizes of the network.
+        max_tokens: longest sequence that is sampled, END included.
+    """
 
     network: Network
     tokenizer: Tokenizer
@@ -23,14 +30,14 @@ class Prior(NamedTuple):
     max_tokens: int
 
     def decode(self, rollout: Rollout) -> list[str]:
-        """The SMILES of a rollout; one that was cut at the longest length is no SMILES and comes as ""."""
+        """SMILES of a rollout; a sequence truncated at `max_tokens` is not a SMILES and becomes ""."""
         smiles = self.tokenizer.decode(rollout.tokens)
-        return [one if whole else "" for one, whole in zip(smiles, rollout.complete.tolist(), strict=True)]
+        return [s if complete else "" for s, complete in zip(smiles, rollout.complete.tolist(), strict=True)]
 
 
 SHIPPED = Path(__file__).parents[1] / "prior"
 FILES = ("config.json", "vocabulary.json", "model.safetensors")
-KINDS: dict[str, type[NetworkConfig]] = {
+CONFIGS: dict[str, type[NetworkConfig]] = {
     "lstm": RecurrentConfig,
     "gru": RecurrentConfig,
     "transformer": TransformerConfig,
@@ -38,7 +45,7 @@ KINDS: dict[str, type[NetworkConfig]] = {
 
 
 def save_prior(folder: Path, prior: Prior) -> None:
-    """config.json, vocabulary.json and model.safetensors."""
+    """Write config.json, vocabulary.json and model.safetensors."""
     folder.mkdir(parents=True, exist_ok=True)
     settings: dict[str, Any] = {"network": dict(vars(prior.config)), "max_tokens": prior.max_tokens}
     (folder / "config.json").write_text(json.dumps(settings, indent=1) + "\n", "utf-8")
@@ -48,17 +55,19 @@ def save_prior(folder: Path, prior: Prior) -> None:
 
 
 def load_prior(folder: Path) -> Prior:
-    """What `save_prior` wrote, in float32, on the CPU, in evaluation mode.
+    """Load a folder that `save_prior` wrote, in float32, on the CPU and in evaluation mode.
 
     Raises:
-        ConfigError: a file is missing, damaged, or not of the others' network.
+        ConfigError: a file is missing or damaged, or the files belong to different networks.
     """
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
-        raise ConfigError(f"{folder}: must be a prior's folder with {', '.join(FILES)}, got no {missing[0]} in it")
+        raise ConfigError(
+            f"{folder}: not a prior, {missing[0]} is missing (a prior is a folder with {', '.join(FILES)})"
+        )
     try:
         settings = json.loads((folder / "config.json").read_text("utf-8"))
-        config = KINDS[settings["network"]["name"]](**settings["network"])
+        config = CONFIGS[settings["network"]["name"]](**settings["network"])
         check_config(config, "network.")
         tokenizer = Tokenizer.load(folder / "vocabulary.json")
         network = make_network(len(tokenizer), config)
@@ -67,17 +76,18 @@ def load_prior(folder: Path) -> Prior:
         return Prior(network.eval(), tokenizer, config, int(settings["max_tokens"]))
     except ConfigError:
         raise
-    except Exception as error:  # of JSON, safetensors, shapes
+    except Exception as error:  # from json, safetensors or load_state_dict
         reason = str(error).partition("\n")[0]
         raise ConfigError(
-            f"{folder}: must be a prior that was saved whole, got {type(error).__name__}: {reason}"
+            f"{folder}: the prior cannot be loaded, its files are damaged or do not belong together "
+            f"({type(error).__name__}: {reason})"
         ) from None
 
 
 def make_network(vocabulary: int, config: NetworkConfig) -> Network:
-    """A network of fresh weights, drawn from torch's global generator."""
+    """A network with new weights, drawn from torch's global generator."""
     if isinstance(config, RecurrentConfig):
         return Recurrent(vocabulary, config)
     if isinstance(config, TransformerConfig):
         return Transformer(vocabulary, config)
-    raise ValueError(f"network must be recurrent or a transformer, got {type(config).__name__}")
+    raise ValueError(f"config must be a RecurrentConfig or a TransformerConfig, got {type(config).__name__}")

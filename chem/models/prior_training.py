@@ -1,4 +1,4 @@
-"""Maximum likelihood on SMILES: length-bucketed batches, validation, early stopping, the best weights kept."""
+"""Maximum-likelihood training of a prior: batches of similar length, validation, early stopping, best weights."""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -7,11 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chem.models.corpus import Corpus, epoch_batches, read_corpus, respelled, spellings, split_rows
+from chem.models.corpus import (
+    Corpus,
+    epoch_batches,
+    format_counts,
+    randomise_encodable,
+    randomise_smiles,
+    read_corpus,
+    split_rows,
+)
 from chem.models.network import Network, token_logp
 from chem.models.prior import SHIPPED, Prior, load_prior, make_network, save_prior
 from chem.models.prior_report import report_prior
-from chem.models.tokenizer import Tokenizer, split
+from chem.models.tokenizer import Tokenizer, split_tokens
 from conf.schema.base import ConfigError
 from conf.schema.chem import PretrainConfig
 from launch.engines.factory import make_engine
@@ -21,110 +29,130 @@ from launch.runs.run import Run, Scalar
 from launch.runs.run_folder import user_path
 
 VALIDATION_BATCH = 512
-VOCABULARY_EPOCHS = 2  # of random spellings, whose tokens a vocabulary for them has
+VOCABULARY_EPOCHS = 2  # epochs of randomised SMILES from which the vocabulary is taken
 
 
-class Best:
-    """The weights with the lowest validation loss so far, and how many validations ago that was."""
+class BestWeights:
+    """The weights with the lowest validation loss so far.
+
+    Attributes:
+        weights: a copy of the network's state.
+        loss: validation loss, nats per molecule.
+        waited: number of validations since then.
+    """
 
     def __init__(self, network: Network) -> None:
         self.weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-        self.loss = float("inf")  # nats per molecule
+        self.loss = float("inf")
         self.waited = 0
 
     def update(self, loss: float, network: Network) -> None:
+        """Copy the weights if the loss is the lowest so far."""
         self.waited += 1
         if loss < self.loss:
             self.loss, self.waited = loss, 0
             self.weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 
     def state_dict(self) -> dict[str, Any]:
+        """State for a checkpoint."""
         return {"weights": self.weights, "loss": self.loss, "waited": self.waited}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a `state_dict`."""
         self.weights, self.loss, self.waited = dict(state["weights"]), state["loss"], state["waited"]
 
 
-class Data:
-    """Molecules to train on and molecules held out, as token ids."""
+class TrainingData:
+    """Molecules for training and for validation, as token ids."""
 
     def __init__(self, corpus: Corpus, config: PretrainConfig, tokenizer: Tokenizer | None) -> None:
-        rows, held = split_rows(len(corpus.smiles), config.validation_share, config.seed)
-        self.smiles = [corpus.smiles[row] for row in rows]
-        self.held = [corpus.smiles[row] for row in held]
+        training_rows, validation_rows = split_rows(len(corpus.smiles), config.validation_share, config.seed)
+        self.smiles = [corpus.smiles[row] for row in training_rows]
+        self.validation_smiles = [corpus.smiles[row] for row in validation_rows]
         self.config = config
-        self.tokenizer = tokenizer or self._vocabulary()
-        self.lengths = torch.tensor([len(split(smiles)) + 1 for smiles in self.smiles])
-        self.batches_of = lru_cache(maxsize=2)(
+        self.tokenizer = tokenizer or self._make_tokenizer()
+        self.lengths = torch.tensor([len(split_tokens(smiles)) + 1 for smiles in self.smiles])
+        self.batches_of_epoch = lru_cache(maxsize=2)(
             lambda epoch: epoch_batches(self.lengths, config.batch_size, config.seed, epoch)
         )
 
-    def _vocabulary(self) -> Tokenizer:
-        found = {token for smiles in self.smiles + self.held for token in split(smiles)}
+    @property
+    def batches_per_epoch(self) -> int:
+        """Training steps of one epoch."""
+        return len(self.batches_of_epoch(0))
+
+    def _make_tokenizer(self) -> Tokenizer:
+        tokens = {token for smiles in self.smiles + self.validation_smiles for token in split_tokens(smiles)}
         if self.config.spelling == "randomised":
             for epoch in range(VOCABULARY_EPOCHS):
-                found.update(*(split(respelled(smiles, self.config.seed, epoch)) for smiles in self.smiles))
-        return Tokenizer.of(found)
+                randomised = (randomise_smiles(smiles, self.config.seed, epoch) for smiles in self.smiles)
+                tokens.update(*map(split_tokens, randomised))
+        return Tokenizer.from_tokens(tokens)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Tokens and mask [N, T] of a step's molecules."""
-        epoch, place = divmod(step, len(self.batches_of(0)))
-        rows = self.batches_of(epoch)[place].tolist()
-        return self._encoded([self.smiles[row] for row in rows], epoch)
+        """Tokens and mask [N, T] of the molecules of a step."""
+        epoch, number = divmod(step, self.batches_per_epoch)
+        rows = self.batches_of_epoch(epoch)[number].tolist()
+        return self._encode([self.smiles[row] for row in rows], epoch)
 
-    def _encoded(self, smiles: list[str], epoch: int) -> tuple[Tensor, Tensor]:
+    def _encode(self, smiles: list[str], epoch: int) -> tuple[Tensor, Tensor]:
         if self.config.spelling == "randomised":
-            smiles = list(spellings(smiles, self.tokenizer, self.config.max_tokens, self.config.seed, epoch))
+            smiles = list(
+                randomise_encodable(smiles, self.tokenizer, self.config.max_tokens, self.config.seed, epoch)
+            )
         return self.tokenizer.encode_batch(smiles)
 
-    def validation(self) -> list[tuple[Tensor, Tensor]]:
-        """Batches of the molecules held out, each time the same."""
-        held = sorted(self.held, key=len)
+    def validation_batches(self) -> list[tuple[Tensor, Tensor]]:
+        """Tokens and mask of the validation molecules, the same in every call."""
+        by_length = sorted(self.validation_smiles, key=len)
         return [
-            self._encoded(held[first : first + VALIDATION_BATCH], -1)
-            for first in range(0, len(held), VALIDATION_BATCH)
+            self._encode(by_length[first : first + VALIDATION_BATCH], -1)
+            for first in range(0, len(by_length), VALIDATION_BATCH)
         ]
 
 
-def train(config: PretrainConfig, run: Run) -> None:
-    """The whole job: read, filter, train, keep the best, save it, report."""
-    start = starting_point(config)
+def train_prior(config: PretrainConfig, run: Run) -> None:
+    """Read the molecules, train, save the prior with the best validation loss and write the report."""
+    initial = load_initial_prior(config)
     corpus = read_corpus(config.data, config.filter, run.folder)
-    if start is not None:
-        corpus = with_known_tokens(corpus, start.tokenizer)
-    run.info("molecules: " + ", ".join(f"{reason} {count:,}" for reason, count in corpus.counts.items()))
-    data = Data(corpus, config, start.tokenizer if start is not None else None)
+    if initial is not None:
+        corpus = keep_encodable(corpus, initial.tokenizer)
+    run.info(f"molecules: {format_counts(corpus.counts)}")
+    data = TrainingData(corpus, config, initial.tokenizer if initial is not None else None)
     torch.manual_seed(stream_seed(config.seed, "model"))
-    network = start.network if start is not None else make_network(len(data.tokenizer), config.network)
-    an_epoch = len(data.batches_of(0))
-    steps = config.epochs * an_epoch
+    network = initial.network if initial is not None else make_network(len(data.tokenizer), config.network)
+    steps = config.epochs * data.batches_per_epoch
     engine = make_engine(config.engine.name, network, config.optimizer, steps)
-    best = Best(network)
+    best = BestWeights(network)
     identity = {"data": corpus.origin["sha256"]}
-    if start is not None:
+    if initial is not None:
         identity["init"] = tensors_hash(network.named_parameters())
     run.register_state(identity, engine=engine, best=best)
 
-    validation = data.validation()
+    validation = data.validation_batches()
     mean_length = float(data.lengths.double().mean())
-    every = config.evaluate_every or an_epoch
+    evaluate_every = config.evaluate_every or data.batches_per_epoch
     shown = {"epoch": "epoch", "nats": "nll/molecule", "held out": "validation/molecule"}
     for step in run.steps(steps, show=shown):
         network.train()
         tokens, mask = data.batch(step)
         nll = -token_logp(network, tokens, mask).sum()
-        engine.backward(nll / (len(tokens) * mean_length))  # nats per token, but long molecules weigh more
+        engine.backward(nll / (len(tokens) * mean_length))  # about nats per token; long molecules weigh more
         grad_norm = engine.step()
-        metrics: dict[str, Scalar] = {"epoch": (step + 1) / an_epoch, "nll/molecule": nll.detach() / len(tokens)}
-        metrics |= {"nll/token": nll.detach() / mask.sum(), "grad_norm": grad_norm}
-        due = (step + 1) % every == 0 or step + 1 == steps
-        if due:
+        metrics: dict[str, Scalar] = {
+            "epoch": (step + 1) / data.batches_per_epoch,
+            "nll/molecule": nll.detach() / len(tokens),
+            "nll/token": nll.detach() / mask.sum(),
+            "grad_norm": grad_norm,
+        }
+        evaluate_now = (step + 1) % evaluate_every == 0 or step + 1 == steps
+        if evaluate_now:
             loss = validation_loss(network, validation)
             best.update(loss, network)
             metrics |= {"validation/molecule": loss, "validation/best": best.loss}
         run.log(metrics)
-        if due and config.patience is not None and best.waited >= config.patience:
-            run.info(f"stopped after step {step + 1}: no better validation in {best.waited}")
+        if evaluate_now and config.patience is not None and best.waited >= config.patience:
+            run.info(f"stopped after step {step + 1}: no better validation loss in {best.waited} validations")
             break
 
     network.load_state_dict(best.weights)
@@ -135,32 +163,41 @@ def train(config: PretrainConfig, run: Run) -> None:
 
 @torch.no_grad()
 def validation_loss(network: Network, batches: list[tuple[Tensor, Tensor]]) -> float:
-    """Nats per molecule."""
+    """Mean negative log-likelihood, nats per molecule. Leaves the network in evaluation mode."""
     network.eval()
     total = sum(float(-token_logp(network, tokens, mask).sum()) for tokens, mask in batches)
     return total / sum(len(tokens) for tokens, _ in batches)
 
 
-def starting_point(config: PretrainConfig) -> Prior | None:
-    """The prior to go on from; it brings its vocabulary.
+def load_initial_prior(config: PretrainConfig) -> Prior | None:
+    """The prior that training starts from, whose vocabulary is used; None for a new network.
 
     Raises:
-        ConfigError: it is of another network.
+        ConfigError: it has another network than the configuration.
     """
     if config.init is None:
         return None
     prior = load_prior(SHIPPED if config.init == "shipped" else user_path(config.init))
     if prior.config != config.network:
-        raise ConfigError(f"network: must be that of init, {vars(prior.config)}, got {vars(config.network)}")
+        raise ConfigError(
+            f"network: must be the network of init={config.init}, {vars(prior.config)}, got {vars(config.network)}"
+        )
     return prior
 
 
-def with_known_tokens(corpus: Corpus, tokenizer: Tokenizer) -> Corpus:
-    """Without the molecules that a vocabulary cannot spell, counted."""
-    known = set(tokenizer.tokens)
-    smiles = [one for one in corpus.smiles if known.issuperset(split(one))]
-    lost = len(corpus.smiles) - len(smiles)
-    if len(smiles) < 2:
-        raise ConfigError(f"data: must hold at least 2 molecules that init's vocabulary can spell, got {len(smiles)}")
-    counts = corpus.counts | {"kept": len(smiles)} | ({"unknown token": lost} if lost else {})
-    return corpus._replace(smiles=smiles, counts=counts)
+def keep_encodable(corpus: Corpus, tokenizer: Tokenizer) -> Corpus:
+    """Leave out the molecules with a token outside the vocabulary, and count them.
+
+    Raises:
+        ConfigError: fewer than two molecules remain.
+    """
+    vocabulary = set(tokenizer.tokens)
+    encodable = [smiles for smiles in corpus.smiles if vocabulary.issuperset(split_tokens(smiles))]
+    unknown = len(corpus.smiles) - len(encodable)
+    if len(encodable) < 2:
+        raise ConfigError(
+            f"data: at least 2 molecules must have only tokens of init's vocabulary, got {len(encodable)} of "
+            f"{len(corpus.smiles)}"
+        )
+    counts = corpus.counts | {"kept": len(encodable)} | ({"unknown token": unknown} if unknown else {})
+    return corpus._replace(smiles=encodable, counts=counts)

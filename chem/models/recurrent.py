@@ -25,9 +25,11 @@ class Recurrent(Network):
         self.head = nn.Linear(config.hidden, vocabulary)
 
     def hidden(self, inputs: Tensor) -> Tensor:
+        """See `Network.hidden`."""
         return self.cells(self.embedding(inputs))[0]
 
     def reader(self, rows: int, trace: Trace | None = None) -> Reader:
+        """See `Network.reader`."""
         return LstmReader(self.lstm, rows, trace) if isinstance(self.cells, nn.LSTM) else GruReader(self, rows)
 
     @property
@@ -37,29 +39,31 @@ class Recurrent(Network):
 
     @property
     def traceable(self) -> bool:
-        """Whether `chem.models.lstm_kernel.TracedRows` knows its gradient: an LSTM that drops nothing out."""
+        """Whether `chem.models.lstm_kernel.TracedRows` can compute its gradient: an LSTM without active dropout."""
         return isinstance(self.cells, nn.LSTM) and not (self.training and self.cells.dropout)
 
 
 class GruReader:
-    """The layers by hand. What the first one makes of its input is one row a token, and is looked up."""
+    """Reads one token at a time. The first layer's product with its input is looked up in a table by token."""
 
     def __init__(self, network: Recurrent, rows: int) -> None:
         self.layers = [[t.detach() for t in layer] for layer in layer_weights(network.cells)]
-        weight, recurrent, bias, _ = self.layers[0]
-        self.table = torch.addmm(bias, network.embedding.weight.detach(), weight.T)  # [V, gates]
-        self.hidden = [recurrent.new_zeros(rows, recurrent.shape[1]) for _ in self.layers]
+        w_in, w_rec, b_in, _ = self.layers[0]
+        self.table = torch.addmm(b_in, network.embedding.weight.detach(), w_in.T)  # [V, 3H]
+        self.hidden = [w_rec.new_zeros(rows, w_rec.shape[1]) for _ in self.layers]
 
     def step(self, token: Tensor) -> Tensor:
-        given = self.table[token]
+        """See `Reader.step`."""
+        from_input = self.table[token]
         for layer, (w_in, w_rec, b_in, b_rec) in enumerate(self.layers):
             if layer:
-                given = torch.addmm(b_in, self.hidden[layer - 1], w_in.T)
-            own = torch.addmm(b_rec, self.hidden[layer], w_rec.T)
-            (reset, update, new), (own_reset, own_update, own_new) = given.chunk(3, 1), own.chunk(3, 1)
-            fresh = (new + (reset + own_reset).sigmoid() * own_new).tanh()
-            self.hidden[layer] = fresh + (update + own_update).sigmoid() * (self.hidden[layer] - fresh)
+                from_input = torch.addmm(b_in, self.hidden[layer - 1], w_in.T)
+            from_hidden = torch.addmm(b_rec, self.hidden[layer], w_rec.T)
+            (reset, update, new), (h_reset, h_update, h_new) = from_input.chunk(3, 1), from_hidden.chunk(3, 1)
+            candidate = (new + (reset + h_reset).sigmoid() * h_new).tanh()
+            self.hidden[layer] = candidate + (update + h_update).sigmoid() * (self.hidden[layer] - candidate)
         return self.hidden[-1]
 
     def keep(self, rows: Tensor) -> None:
+        """See `Reader.keep`."""
         self.hidden = [hidden[rows] for hidden in self.hidden]

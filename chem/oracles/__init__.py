@@ -1,4 +1,4 @@
-"""Oracles: what is asked about a molecule, and the processes that answer."""
+"""Oracles: components that score a molecule, and the worker processes that run them."""
 
 from chem.oracles.base import Component, Molecule, Result, Status, TimedOut, Value
 from chem.oracles.pool import Oracle, OracleError

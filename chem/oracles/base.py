@@ -1,4 +1,4 @@
-"""What an oracle takes and gives: one molecule in, one typed result out."""
+"""Input and output of an oracle: one molecule in, one typed result out."""
 
 import hashlib
 from dataclasses import asdict, dataclass, field
@@ -9,11 +9,11 @@ from typing import Any, Protocol
 from rdkit import Chem
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
-MAX_ATOMS = 250  # heavy atoms; more is no drug-like molecule, and costs memory that grows with the square
+MAX_ATOMS = 250  # heavy atoms; larger molecules are not drug-like, and their memory grows with the square of the size
 
 
 class Status(Enum):
-    """What became of a molecule."""
+    """Outcome of scoring a molecule."""
 
     ok = "ok"
     invalid = "invalid"  # not a molecule: score 0
@@ -26,17 +26,17 @@ class Result:
     """An oracle's answer about one molecule.
 
     Attributes:
-        smiles: as it was asked.
-        status: only `ok` can be good; `failed` and `timed_out` are counted and never scored.
-        score: in [0, 1]; 0 where invalid, None where failed or timed out.
-        values: the raw value of each component, in its own units; a component after one whose score makes the product
-            0 is not asked and not here.
-        scores: the same, shaped to [0, 1].
-        details: what a component tells beyond its value (a route, a pose), by component.
+        smiles: as it was given to the oracle.
+        status: only `ok` can be good; `failed` and `timed_out` are counted and have no score.
+        score: in [0, 1]; 0 if invalid, None if failed or timed out.
+        values: raw value of each component, in its own unit. Components after one that makes the product 0 are
+            skipped and missing here.
+        scores: the values transformed to [0, 1].
+        details: what a component returned beside its value (a route, a pose), by component.
         message: why there is no score.
-        scaffold: canonical SMILES of the Bemis-Murcko scaffold, "" for a molecule without a ring; None where there is
-            no score.
-        seconds: spent on this molecule, by the clock; never part of a record that must be reproducible.
+        scaffold: canonical SMILES of the Bemis-Murcko scaffold, "" for a molecule without a ring, None without a
+            score.
+        seconds: wall-clock time for this molecule; never part of a record that must be reproducible.
     """
 
     smiles: str
@@ -51,20 +51,27 @@ class Result:
 
     @property
     def failure(self) -> bool:
-        """Whether the oracle, and not the molecule, is the reason for there being no score."""
+        """Whether the oracle failed or timed out, so that the score is unknown."""
         return self.status in (Status.failed, Status.timed_out)
 
     def to_json(self) -> dict[str, Any]:
+        """All fields as JSON values."""
         return asdict(self) | {"status": self.status.value}
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "Result":
+        """The inverse of `to_json`."""
         return cls(**record | {"status": Status(record["status"])})
 
 
 @dataclass(frozen=True)
 class Molecule:
-    """What a component is asked about."""
+    """Input of a component.
+
+    Attributes:
+        mol: RDKit's molecule.
+        run_seed: seed of the oracle.
+    """
 
     mol: Chem.Mol
     run_seed: int = 0
@@ -76,36 +83,43 @@ class Molecule:
 
     @property
     def seed(self) -> int:
-        """For whatever is random: 31 bits of the canonical SMILES and the oracle's seed, whoever asks and when."""
+        """Seed for components that are random: 31 bits that depend only on the canonical SMILES and `run_seed`."""
         return int.from_bytes(hashlib.sha256(f"{self.run_seed} {self.smiles}".encode()).digest()[:4]) >> 1
 
 
 @dataclass(frozen=True)
 class Value:
-    """A component's value with what it tells beyond it."""
+    """A component's value together with further details.
+
+    Attributes:
+        value: the raw value.
+        details: JSON, kept in the result.
+    """
 
     value: float
-    details: Any = None  # JSON
+    details: Any = None
 
 
 class TimedOut(Exception):
-    """A component's own time limit: the molecule's result is `timed_out`."""
+    """Raised by a component that exceeds its own time limit; the result is `timed_out`."""
 
 
 class Component(Protocol):
-    """One property of a molecule: an object made by `name(**parameters)`, asked one molecule at a time.
+    """One property of a molecule: an object made by `name(**parameters)` and called with one molecule at a time.
 
-    It may raise TimedOut, or any other exception, which makes the result `failed` with its message. Optional:
-    `unit_range`, whether all values are within [0, 1]; `identity()`, JSON beyond name and parameters that its values
-    depend on, such as the hash of a file; `preflight()`, called once in one worker at the start, which raises where
-    the component cannot work and returns a line to show.
+    It may raise TimedOut. Any other exception makes the result `failed`, with the exception's message.
+
+    Optional members: `unit_range`, whether all values are in [0, 1]; `identity()`, JSON that the values depend on
+    beside name and parameters, such as the hash of a file; `preflight()`, called once in one worker at the start,
+    which raises an error if the component cannot work and returns a line for the log.
     """
 
-    def __call__(self, molecule: Molecule) -> float | Value: ...
+    def __call__(self, molecule: Molecule) -> float | Value:
+        """The raw value of a molecule."""
 
 
-def parse(smiles: str) -> Chem.Mol | str:
-    """The molecule, or why there is none."""
+def parse_molecule(smiles: str) -> Chem.Mol | str:
+    """Parse a SMILES; returns the reason as a string if it is not a molecule."""
     if not smiles or not smiles.isascii() or not smiles.isprintable():
         return "empty, or not printable ASCII"
     try:
@@ -122,5 +136,5 @@ def parse(smiles: str) -> Chem.Mol | str:
 def murcko_scaffold(mol: Chem.Mol) -> str:
     """Canonical SMILES of the Bemis-Murcko scaffold; "" for a molecule without a ring."""
     if not mol.GetRingInfo().NumRings():
-        return ""  # as RDKit finds, in time that grows with the third power of a chain's length
+        return ""  # as RDKit does, whose time grows with the third power of a chain's length
     return str(MurckoScaffold.MurckoScaffoldSmiles(mol=mol))

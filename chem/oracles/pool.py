@@ -1,4 +1,4 @@
-"""The oracle as a run sees it: a batch of SMILES in, one result each, from processes that may crash or hang."""
+"""The oracle as a run sees it: scores a batch of SMILES in worker processes, which may crash or hang."""
 
 import hashlib
 import json
@@ -24,27 +24,40 @@ from chem.parallel.processes import import_path, kill_session, start_module
 from conf.schema.base import ConfigError, check_config
 from conf.schema.oracle import OracleConfig
 
-START_LIMIT_S = 600.0  # for a worker to import and prepare, and for the preflight
-WINDOW = 200  # results over which the share of failures is taken
-ENOUGH = 20  # results before it is
-CHUNK = 64  # molecules sent to a worker at a time, at most
+START_LIMIT_S = 600.0  # for a worker to import and create its components, and for the preflight
+FAILURE_WINDOW = 200  # results over which the share of failures is taken
+MIN_RESULTS = 20  # results needed before that share can stop a run
+MAX_CHUNK = 64  # molecules sent to a worker at a time
+
+Tasks = deque[tuple[int, str]]  # (index in the batch, SMILES)
 
 
 class OracleError(RuntimeError):
-    """The oracle cannot go on: too many failures, or workers that do not start."""
+    """The oracle cannot continue: too many failures, workers that do not start, or it is closed."""
 
 
 @dataclass
 class Worker:
+    """A worker process with its pipes and its tasks.
+
+    Attributes:
+        process: leader of its session.
+        connection: for tasks and results.
+        lifeline: descriptor whose closing ends the session.
+        folder: for temporary files.
+        tasks: sent and not answered, in order.
+        since: time at which it began with the first of them.
+    """
+
     process: subprocess.Popen[bytes]
     connection: Connection
     lifeline: int
-    folder: Path  # for temporary files
-    tasks: deque[tuple[int, str]] = field(default_factory=deque)  # sent and not answered, in order
-    since: float = 0.0  # when it began with the first of them
+    folder: Path
+    tasks: Tasks = field(default_factory=deque)
+    since: float = 0.0
 
     def end(self) -> None:
-        """End the process with all that it started, and remove its temporary files."""
+        """End the process with everything it started, and remove its temporary files."""
         kill_session(self.process.pid)
         self.process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -55,18 +68,20 @@ class Worker:
 class Oracle:
     """Scores molecules in worker processes.
 
-    Use as a context manager, or call `close`. A worker that crashes or exceeds the time limit is ended together with
-    every process it started; the molecule at fault is `failed` or `timed_out` and the others go to another worker.
+    Use it as a context manager, or call `close`. A worker that crashes or exceeds the time limit is ended together
+    with every process it started; the molecule at fault is `failed` or `timed_out`, and the others go to another
+    worker.
 
     Attributes:
-        identity: JSON of all that a score depends on: components, parameters, versions, hashes of files, seed.
-        key: its hash, for a cache of results.
-        counts: how often each status was met so far.
-        notes: lines of the preflight, to be shown.
+        identity: JSON of everything that a score depends on: components, parameters, versions, file hashes, seed.
+        key: hash of the identity, for a cache of results.
+        counts: number of results with each status so far.
+        notes: lines that the preflight returned.
 
     Raises:
-        ConfigError: a component cannot be made, or fails its preflight.
-        OracleError: too many of the last results are failures; the message holds the first. It is then closed.
+        ConfigError: a component cannot be created, or its preflight fails.
+        OracleError: too many of the last results are failures; the message has the first one. The oracle is then
+            closed.
     """
 
     def __init__(self, config: OracleConfig) -> None:
@@ -74,8 +89,8 @@ class Oracle:
         self.config = config
         self.size = config.workers or len(os.sched_getaffinity(0))
         self.counts: Counter[Status] = Counter()
-        self._recent: deque[Result] = deque(maxlen=WINDOW)
-        self._failures = 0  # among them
+        self._recent: deque[Result] = deque(maxlen=FAILURE_WINDOW)
+        self._failures = 0  # among the recent results
         self._workers: list[Worker] = []
         self._closed = False
         self._lock = threading.Lock()
@@ -100,15 +115,18 @@ class Oracle:
         self.close()
 
     def __call__(self, smiles: Sequence[str]) -> list[Result]:
-        """One result for each SMILES, in their order; canonical ones, since the score of a molecule should be one."""
+        """Score molecules and wait for the results, which are in the same order.
+
+        Pass canonical SMILES, so that a molecule has one score.
+        """
         return self.submit(smiles).result()
 
     def submit(self, smiles: Sequence[str]) -> "Future[list[Result]]":
-        """The same without waiting: workers go on while the caller does something else. Batches queue up."""
+        """Score molecules without waiting. Several batches are scored one after the other."""
         return self._thread.submit(self._score, list(smiles))
 
     def close(self) -> None:
-        """End all workers and what they started. A batch under way raises OracleError."""
+        """End all workers and everything they started. A batch in progress raises OracleError."""
         with self._lock:
             self._closed = True
             for worker in list(self._workers):
@@ -121,17 +139,17 @@ class Oracle:
     def _start_worker(self) -> Worker:
         with self._lock:
             if self._closed:
-                raise OracleError("oracle: closed")
-            ours, theirs = Pipe()
-            read, write = os.pipe()
+                raise OracleError("oracle: it is closed")
+            connection, worker_end = Pipe()
+            read_end, lifeline = os.pipe()
             folder = Path(tempfile.mkdtemp(prefix="mara-oracle-"))
-            descriptors = theirs.fileno(), read
+            descriptors = worker_end.fileno(), read_end
             process = start_module("chem.oracles.worker", descriptors, session=True, TMPDIR=str(folder))
-            theirs.close()
-            os.close(read)
-            worker = Worker(process, ours, write, folder)
+            worker_end.close()
+            os.close(read_end)
+            worker = Worker(process, connection, lifeline, folder)
             self._workers.append(worker)
-        ours.send((self.config, import_path()))
+        connection.send((self.config, import_path()))
         return worker
 
     def _await_ready(self, worker: Worker) -> dict[str, Any]:
@@ -139,14 +157,14 @@ class Oracle:
         return identity
 
     def _receive(self, worker: Worker) -> Any:
-        """What a worker says while it starts."""
+        """Wait for a message of a worker that is starting."""
         if not worker.connection.poll(START_LIMIT_S):
             raise OracleError(f"oracle: a worker did not start within {START_LIMIT_S:g} s")
         try:
             kind, content = worker.connection.recv()
         except (EOFError, OSError):
             code = worker.process.wait()
-            raise OracleError(f"oracle: a worker ended while it started ({ending(code)})") from None
+            raise OracleError(f"oracle: a worker process ended while it started ({exit_text(code)})") from None
         if kind == "refused":
             raise ConfigError(content)
         return content
@@ -164,7 +182,7 @@ class Oracle:
 
     def _score(self, smiles: list[str]) -> list[Result]:
         if not self._workers:
-            raise OracleError("oracle: closed")
+            raise OracleError("oracle: it is closed")
         try:
             return self._results(smiles)
         except BaseException:
@@ -183,70 +201,71 @@ class Oracle:
                 self._record(result)
         return [result for result in results if result is not None]
 
-    def _send(self, worker: Worker, todo: deque[tuple[int, str]]) -> None:
-        """Half of an even share of what is left: few messages at first, and an even end."""
-        count = min(max(len(todo) // (2 * self.size), 1), CHUNK)
+    def _send(self, worker: Worker, todo: Tasks) -> None:
+        """Send half of a worker's even share of the rest: few messages at first, and all workers end together."""
+        count = min(max(len(todo) // (2 * self.size), 1), MAX_CHUNK)
         chunk = [todo.popleft() for _ in range(count)]
         worker.tasks.extend(chunk)
         worker.since = time.monotonic()
-        with suppress(OSError):  # it has died: seen when we read from it
+        with suppress(OSError):  # the worker has died: noticed when we read from it
             worker.connection.send(("score", chunk))
 
-    def _next_results(self, todo: deque[tuple[int, str]]) -> list[tuple[int, Result]]:
-        """Wait until a worker answers, dies or is late."""
+    def _next_results(self, todo: Tasks) -> list[tuple[int, Result]]:
+        """Wait until a worker answers, dies or exceeds the time limit."""
         busy = {worker.connection.fileno(): worker for worker in self._workers if worker.tasks}
         limit = self.config.time_limit_s
         deadline = min(worker.since for worker in busy.values()) + limit
-        found = []
-        for channel in readable(busy, deadline - time.monotonic()):
+        results = []
+        for channel in wait_readable(busy, deadline - time.monotonic()):
             worker = busy[channel]
             try:
-                while worker.tasks and readable([channel], 0):
+                while worker.tasks and wait_readable([channel], 0):
                     _, number, result, worker.since = worker.connection.recv()
                     worker.tasks.popleft()
-                    found.append((number, result))
+                    results.append((number, result))
             except (EOFError, OSError):
                 if self._closed:
-                    raise OracleError("oracle: closed while it scored a batch") from None
-                found.append(self._give_up(worker, todo, Status.failed))
+                    raise OracleError("oracle: it was closed while it scored a batch") from None
+                results.append(self._fail_current(worker, todo, Status.failed))
         now = time.monotonic()
         for worker in busy.values():
-            if worker.tasks and now - worker.since > limit and not readable([worker.connection.fileno()], 0):
-                found.append(self._give_up(worker, todo, Status.timed_out))
-        return found
+            if worker.tasks and now - worker.since > limit and not wait_readable([worker.connection.fileno()], 0):
+                results.append(self._fail_current(worker, todo, Status.timed_out))
+        return results
 
-    def _give_up(self, worker: Worker, todo: deque[tuple[int, str]], status: Status) -> tuple[int, Result]:
-        """Blame the molecule that the worker was at; the rest goes back."""
+    def _fail_current(self, worker: Worker, todo: Tasks, status: Status) -> tuple[int, Result]:
+        """Replace a worker, fail the molecule that it was scoring and return its other tasks to `todo`."""
         number, smiles = worker.tasks.popleft()
         todo.extendleft(reversed(worker.tasks))
         worker.tasks.clear()
         seconds = time.monotonic() - worker.since
         if status is Status.failed:
-            message = f"the worker process ended ({ending(worker.process.wait())})"
+            message = f"the worker process ended ({exit_text(worker.process.wait())})"
         else:
             message = f"no answer within {self.config.time_limit_s:g} s"
         self._replace(worker)
         return number, Result(smiles, status, None, message=message, seconds=seconds)
 
     def _record(self, result: Result) -> None:
+        """Count a result, and raise OracleError if too many of the recent ones are failures."""
         self.counts[result.status] += 1
-        if len(self._recent) == WINDOW:
+        if len(self._recent) == FAILURE_WINDOW:
             self._failures -= self._recent[0].failure
         self._recent.append(result)
         self._failures += result.failure
-        if len(self._recent) >= ENOUGH and self._failures > self.config.max_failed_share * len(self._recent):
-            first = next(one for one in self._recent if one.failure)
+        if len(self._recent) >= MIN_RESULTS and self._failures > self.config.max_failed_share * len(self._recent):
+            first = next(recent for recent in self._recent if recent.failure)
             raise OracleError(
                 f"oracle: {self._failures} of the last {len(self._recent)} molecules failed, more than "
-                f"oracle.max_failed_share={self.config.max_failed_share:g}; the first: {first.smiles[:200]} "
-                f"{first.status.value}: {first.message}"
+                f"oracle.max_failed_share={self.config.max_failed_share:g} allows; the first failure: "
+                f"{first.smiles[:200]} {first.status.value}: {first.message}"
             )
 
 
-def readable(channels: Iterable[int], seconds: float) -> list[int]:
-    """File descriptors at which something is to be read, or whose other end is gone, waiting so long for the first.
+def wait_readable(channels: Iterable[int], seconds: float) -> list[int]:
+    """Wait until a file descriptor can be read from or its other end is closed; return all that are ready.
 
-    Where there is a message for each molecule, multiprocessing's own wait and poll are most of what it costs.
+    multiprocessing's own wait and poll take most of the time when each molecule has its own message.
     """
     poller = select.poll()
     for channel in channels:
@@ -254,6 +273,6 @@ def readable(channels: Iterable[int], seconds: float) -> list[int]:
     return [channel for channel, _ in poller.poll(max(seconds, 0.0) * 1000)]
 
 
-def ending(code: int) -> str:
-    """How a process ended, in words."""
+def exit_text(code: int) -> str:
+    """Exit status of a process in words: a signal or a number."""
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"

@@ -1,4 +1,4 @@
-"""Properties that RDKit computes: a molecule in, a number out."""
+"""Properties computed by RDKit."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,20 +13,28 @@ from conf.schema.base import ConfigError
 
 
 class Property:
-    """A function of the molecule alone."""
+    """A property that is a function of RDKit's molecule.
+
+    Args:
+        function: the property.
+        unit_range: whether all its values are in [0, 1].
+    """
 
     def __init__(self, function: Callable[[Chem.Mol], float], unit_range: bool = False) -> None:
         self.function = function
         self.unit_range = unit_range
 
     def __call__(self, molecule: Molecule) -> float:
+        """The value of the function."""
         return float(self.function(molecule.mol))
 
 
 class Alerts:
-    """How many structural alerts the molecule raises: of RDKit's named catalogues, and of SMARTS of your own.
+    """Number of structural alerts that the molecule raises.
 
-    catalogs: names such as PAINS, BRENK, NIH, CHEMBL_Glaxo. smarts: patterns, each an alert.
+    Args:
+        catalogs: RDKit's catalogues by name, such as PAINS, BRENK, NIH, CHEMBL_Glaxo.
+        smarts: further patterns, each of them an alert.
     """
 
     def __init__(self, catalogs: Sequence[str] = ("PAINS", "BRENK"), smarts: Sequence[str] = ()) -> None:
@@ -34,18 +42,25 @@ class Alerts:
         parameters = FilterCatalogParams()
         for name in catalogs:
             if name not in known:
-                raise ConfigError(f"alerts.catalogs: must be among {', '.join(known)}, got {name}")
+                raise ConfigError(f"catalogs: each must be one of {', '.join(known)}, got {name}")
             parameters.AddCatalog(known[name])
         self.catalog = FilterCatalog(parameters)
-        self.patterns = [pattern_of("alerts.smarts", one) for one in smarts]
+        self.patterns = [parse_smarts(pattern) for pattern in smarts]
 
     def __call__(self, molecule: Molecule) -> float:
-        own = sum(molecule.mol.HasSubstructMatch(pattern) for pattern in self.patterns)
-        return float(len(self.catalog.GetMatches(molecule.mol)) + own)
+        """Count the alerts."""
+        matches = sum(molecule.mol.HasSubstructMatch(pattern) for pattern in self.patterns)
+        return float(len(self.catalog.GetMatches(molecule.mol)) + matches)
 
 
 class Similarity:
-    """Largest Tanimoto similarity of Morgan fingerprints to the given molecules."""
+    """Largest Tanimoto similarity to the given molecules, from Morgan fingerprints.
+
+    Args:
+        smiles: the molecules.
+        radius: of the fingerprints.
+        bits: length of the fingerprints.
+    """
 
     unit_range = True
 
@@ -53,49 +68,57 @@ class Similarity:
         targets = [smiles] if isinstance(smiles, str) else list(smiles)
         mols = [Chem.MolFromSmiles(target) for target in targets]
         if not targets or None in mols:
-            raise ConfigError(f"similarity.smiles: must be SMILES of molecules, got {targets}")
+            raise ConfigError(f"smiles: must be SMILES of at least one molecule, got {targets}")
         self.generator = rdFingerprintGenerator.GetMorganGenerator(radius=radius, fpSize=bits)
         self.targets = [self.generator.GetFingerprint(mol) for mol in mols]
 
     def __call__(self, molecule: Molecule) -> float:
+        """Similarity to the most similar target."""
         fingerprint = self.generator.GetFingerprint(molecule.mol)
         return float(max(DataStructs.BulkTanimotoSimilarity(fingerprint, self.targets)))
 
 
 class Substructure:
-    """1 where the molecule holds the SMARTS pattern, else 0."""
+    """1 if the molecule matches a SMARTS pattern, else 0."""
 
     unit_range = True
 
     def __init__(self, smarts: str) -> None:
-        self.pattern = pattern_of("substructure.smarts", smarts)
+        self.pattern = parse_smarts(smarts)
 
     def __call__(self, molecule: Molecule) -> float:
+        """Match the pattern."""
         return float(molecule.mol.HasSubstructMatch(self.pattern))
 
 
-def pattern_of(key: str, smarts: str) -> Chem.Mol:
+def parse_smarts(smarts: str) -> Chem.Mol:
+    """Parse a SMARTS pattern.
+
+    Raises:
+        ConfigError: it is not valid.
+    """
     pattern = Chem.MolFromSmarts(smarts)
     if pattern is None:
-        raise ConfigError(f"{key}: must be SMARTS, got {smarts}")
+        raise ConfigError(f"smarts: not a valid SMARTS pattern: {smarts}")
     return pattern
 
 
-def catalog_of(patterns: Sequence[str]) -> FilterCatalog:
+def make_catalog(patterns: Sequence[str]) -> FilterCatalog:
+    """A catalogue that finds all SMARTS patterns in one call."""
     catalog = FilterCatalog()
     for smarts in patterns:
         catalog.AddEntry(FilterCatalogEntry(smarts, SmartsMatcher(smarts, smarts)))
     return catalog
 
 
-QED_ALERTS = catalog_of(QED.StructuralAlertSmarts)
+QED_ALERTS = make_catalog(QED.StructuralAlertSmarts)
 HYDROGEN = Chem.MolFromSmarts("[#1]")
 
 
 def qed(mol: Chem.Mol) -> float:
-    """Quantitative estimate of drug-likeness (Bickerton et al., 2012): the very number of RDKit's QED.qed.
+    """Quantitative estimate of drug-likeness (Bickerton et al., 2012), bit for bit that of RDKit's QED.qed.
 
-    Sooner, since all alerts are looked for in one call, and hydrogens are removed only where there are any.
+    It is faster, because it looks for all alerts in one call and removes hydrogens only if there are any.
     """
     if mol.HasSubstructMatch(HYDROGEN):
         return float(QED.qed(mol))
@@ -112,27 +135,31 @@ def qed(mol: Chem.Mol) -> float:
     return float(QED.qed(mol, qedProperties=properties))
 
 
-def simple(function: Callable[[Chem.Mol], float], *, unit_range: bool = False) -> Callable[..., Component]:
-    """A factory of a property without parameters."""
+def without_parameters(
+    function: Callable[[Chem.Mol], float], *, unit_range: bool = False
+) -> Callable[..., Component]:
+    """A factory that makes a `Property` and takes no parameters."""
 
     def make(**parameters: Any) -> Component:
         if parameters:
-            raise ConfigError(f"parameters: this component has none, got {', '.join(parameters)}")
+            raise ConfigError(f"this component takes no parameters, got {', '.join(parameters)}")
         return Property(function, unit_range)
 
     return make
 
 
 PROPERTIES: dict[str, Callable[..., Component]] = {
-    "qed": simple(qed, unit_range=True),
-    "sa_score": simple(sascorer.calculateScore),  # 1 easy to 10 hard; Ertl and Schuffenhauer, 2009
-    "weight": simple(rdMolDescriptors._CalcMolWt),  # g/mol
-    "logp": simple(lambda mol: rdMolDescriptors.CalcCrippenDescriptors(mol)[0]),  # Wildman and Crippen, 1999
-    "tpsa": simple(rdMolDescriptors.CalcTPSA),  # square angstroms
-    "donors": simple(rdMolDescriptors.CalcNumHBD),  # hydrogen-bond donors
-    "acceptors": simple(rdMolDescriptors.CalcNumHBA),
-    "rings": simple(rdMolDescriptors.CalcNumRings),  # smallest set of smallest rings
-    "rotatable_bonds": simple(rdMolDescriptors.CalcNumRotatableBonds),
+    "qed": without_parameters(qed, unit_range=True),
+    "sa_score": without_parameters(sascorer.calculateScore),  # 1 easy to 10 hard; Ertl and Schuffenhauer, 2009
+    "weight": without_parameters(rdMolDescriptors._CalcMolWt),  # g/mol
+    "logp": without_parameters(
+        lambda mol: rdMolDescriptors.CalcCrippenDescriptors(mol)[0]
+    ),  # Wildman and Crippen, 1999
+    "tpsa": without_parameters(rdMolDescriptors.CalcTPSA),  # square angstroms
+    "donors": without_parameters(rdMolDescriptors.CalcNumHBD),  # hydrogen-bond donors
+    "acceptors": without_parameters(rdMolDescriptors.CalcNumHBA),
+    "rings": without_parameters(rdMolDescriptors.CalcNumRings),  # smallest set of smallest rings
+    "rotatable_bonds": without_parameters(rdMolDescriptors.CalcNumRotatableBonds),
     "alerts": Alerts,
     "similarity": Similarity,
     "substructure": Substructure,

@@ -1,4 +1,4 @@
-"""From a raw value to a score in [0, 1], and from the scores of components to one."""
+"""Transform a raw value to a score in [0, 1], and aggregate the scores of several components."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -7,17 +7,17 @@ Shape = Callable[[float], float]
 
 
 def logistic10(exponent: float) -> float:
-    """1 / (1 + 10^-exponent); below -300, where the power would overflow, its value at -300."""
+    """1 / (1 + 10^-exponent). Exponents below -300 are treated as -300, since the power would overflow."""
     return 1 / (1 + 10.0 ** min(-exponent, 300.0))
 
 
 def identity() -> Shape:
-    """The value as it is; it must be in [0, 1]."""
+    """The value itself, which must be in [0, 1]."""
     return lambda value: value
 
 
 def sigmoid(low: float, high: float, k: float) -> Shape:
-    """1 / (1 + 10^(-10 k (x - (low + high)/2) / (high - low))): rises, 1/2 half way between low and high.
+    """Rising: 1 / (1 + 10^(-10 k (x - (low + high)/2) / (high - low))), 1/2 halfway between low and high.
 
     Source: REINVENT's sigmoid transformation (Blaschke et al., 2020, doi:10.1021/acs.jcim.0c00915).
     """
@@ -26,14 +26,14 @@ def sigmoid(low: float, high: float, k: float) -> Shape:
 
 
 def reverse_sigmoid(low: float, high: float, k: float) -> Shape:
-    """1 / (1 + 10^(10 k (x - (low + high)/2) / (high - low))): falls, as for docking, where less is better."""
+    """Falling: 1 / (1 + 10^(10 k (x - (low + high)/2) / (high - low))), for values such as docking energies."""
     return sigmoid(low, high, -k)
 
 
 def double_sigmoid(low: float, high: float, k_low: float, k_high: float, divisor: float) -> Shape:
-    """A rise at low minus a rise at high: near 1 between them, 0 outside.
+    """A sigmoid that rises at low minus one that rises at high: near 1 between them, 0 outside.
 
-    The rises have the slopes k_low and k_high in units of `divisor`. Below 0 by less than rounding is 0.
+    k_low and k_high are the slopes per `divisor`. Negative differences, which come from rounding, become 0.
     """
     return lambda value: max(
         logistic10(k_low * (value - low) / divisor) - logistic10(k_high * (value - high) / divisor), 0.0

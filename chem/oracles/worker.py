@@ -1,8 +1,8 @@
-"""A process that scores molecules, one after the other: `python -m chem.oracles.worker CHANNEL LIFELINE`.
+"""A process that scores molecules one after the other: `python -m chem.oracles.worker CHANNEL LIFELINE`.
 
-The pool starts it as the leader of a session of its own, so that what a molecule starts can be ended with it. A small
-child waits on the lifeline, a pipe whose other end the pool alone holds: when the pool is gone, kill -9 included, it
-ends the session and removes its temporary files.
+The pool starts it as the leader of a session, so that everything a molecule starts can be ended with it. A small
+child process, the guard, waits on the lifeline, a pipe whose other end only the pool holds. When the pool is gone,
+even after kill -9, the guard ends the session and removes its temporary files.
 """
 
 import logging
@@ -16,8 +16,8 @@ from multiprocessing.connection import Connection
 from chem.parallel.processes import ignore_stop_signals, kill_session
 
 
-def guard(channel: int, lifeline: int) -> None:
-    """Leave a child behind that ends the whole session when the lifeline breaks."""
+def start_guard(channel: int, lifeline: int) -> None:
+    """Fork a child that ends the whole session when the lifeline breaks; return in the parent only."""
     if os.fork():
         os.close(lifeline)
         return
@@ -29,29 +29,30 @@ def guard(channel: int, lifeline: int) -> None:
 
 
 def main() -> None:
+    """Create the oracle and score molecules until the pipe closes."""
     channel, lifeline = int(sys.argv[1]), int(sys.argv[2])
     ignore_stop_signals()
-    guard(channel, lifeline)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # libraries that print
+    start_guard(channel, lifeline)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # some libraries print
     connection = Connection(channel)
     config, path = connection.recv()
     sys.path[:] = path
 
     from rdkit import rdBase
 
-    from chem.oracles.compose import Scorer, describe
+    from chem.oracles.compose import Scorer, error_text
     from conf.schema.base import ConfigError
 
     try:
         scorer = Scorer(config)
-        rdBase.DisableLog("rdApp.*")  # not before: a component's library may have set up its own
+        rdBase.DisableLog("rdApp.*")  # only now: a component's library may have configured logging
         logging.getLogger("rdkit").setLevel(logging.CRITICAL + 1)
         connection.send(("ready", scorer.identity()))
     except ConfigError as error:
         connection.send(("refused", str(error)))
         return
     except Exception as error:
-        connection.send(("refused", f"oracle: cannot start: {describe(error)}"))
+        connection.send(("refused", f"oracle: a worker cannot start: {error_text(error)}"))
         return
     while True:
         try:

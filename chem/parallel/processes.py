@@ -1,4 +1,4 @@
-"""Processes of the package's own modules, and ending one with everything it started."""
+"""Start a module as a process, and end a process with everything it started."""
 
 import os
 import signal
@@ -9,56 +9,65 @@ from contextlib import suppress
 from pathlib import Path
 
 PROC = Path("/proc")
-FIXED = {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}  # one core a process, and no chance
-# A terminal or SLURM sends these to all processes of a run; it is the run that decides when one of its own ends.
-SPARED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
+CHILD_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}  # one core per process, reproducible
+# A terminal or SLURM sends these signals to all processes of a run; the run decides when its workers end.
+IGNORED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 
 
 def import_path() -> list[str]:
-    """Where this process looks for modules, the working directory by its name."""
+    """`sys.path` of this process, with "" replaced by the working directory."""
     return [entry or os.getcwd() for entry in sys.path]
 
 
 def start_module(
     name: str, descriptors: Sequence[int], *, session: bool = False, **environment: str
 ) -> subprocess.Popen[bytes]:
-    """`python -m name DESCRIPTOR...`, which inherits those, on one core; with `session`, the leader of its own."""
+    """Start `python -m NAME DESCRIPTOR...` on one core.
+
+    Args:
+        name: module to run.
+        descriptors: file descriptors, inherited by the process and passed as its arguments.
+        session: make the process the leader of a new session.
+        environment: additional environment variables.
+    """
     return subprocess.Popen(
         [sys.executable, "-m", name, *map(str, descriptors)],
         pass_fds=descriptors,
         stdin=subprocess.DEVNULL,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(import_path())} | FIXED | environment,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(import_path())} | CHILD_ENVIRONMENT | environment,
         start_new_session=session,
     )
 
 
 def ignore_stop_signals() -> None:
-    """To be called first thing by a process that is not to end by `SPARED`."""
-    for number in SPARED:
+    """Ignore the signals that are sent to all processes of a run. A worker calls this first."""
+    for number in IGNORED_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def session_members(session: int) -> list[int]:
-    """Processes of a session, whatever process groups they have made for themselves; none where there is no /proc."""
-    found = []
+    """Ids of the living processes of a session, in any process group; empty on systems without /proc."""
+    members = []
     for folder in PROC.glob("[0-9]*"):
         with suppress(OSError, IndexError):
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()  # a name may hold anything
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()  # the name may contain anything
             if int(fields[3]) == session and fields[0] != "Z":
-                found.append(int(folder.name))
-    return found
+                members.append(int(folder.name))
+    return members
 
 
 def kill_group(group: int) -> None:
-    """SIGKILL to a process group; nothing where it is gone."""
+    """Send SIGKILL to a process group, if it still exists."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signal.SIGKILL)
 
 
 def kill_session(session: int, spare: int = 0) -> None:
-    """SIGKILL to all of a session but `spare`, again until none is left: one may just be starting another.
+    """Send SIGKILL to all processes of a session, again and again until none is left: they may start others.
 
-    Its leader must not have been waited for: afterwards the number may be another's.
+    Args:
+        session: id of the session. Its leader must not have been waited for: afterwards the id may be reused.
+        spare: id of a process that is left alone.
     """
     with suppress(ProcessLookupError, PermissionError):
         os.kill(session, signal.SIGKILL)

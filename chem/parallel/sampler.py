@@ -1,8 +1,8 @@
 """Processes of one core each that sample a part of a batch and compute its gradients.
 
-Threads would be slower: the LSTM's loop issues tens of thousands of short operations a second, and the interpreter
-lets one thread at a time do so. A worker is `python -m chem.parallel.sampler CHANNEL MEMORY`. It ends when the pipe
-to it closes, also when the run was killed.
+Threads would be slower: the LSTM's loop issues tens of thousands of short operations a second, and Python's global
+lock lets only one thread do so at a time. A worker is `python -m chem.parallel.sampler CHANNEL MEMORY`. It ends when
+its pipe closes, also if the run was killed.
 """
 
 import mmap
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from chem.models.lstm_kernel import Trace, TracedRows, parameters
+from chem.models.lstm_kernel import Trace, TracedRows, lstm_parameters
 from chem.models.network import Network, Rollout, concat_rollouts, sample, token_logp
 from chem.models.prior import make_network
 from chem.models.recurrent import Recurrent
@@ -26,49 +26,54 @@ from chem.parallel.processes import ignore_stop_signals, start_module
 from chem.parallel.threads import RowThreads
 from conf.schema.chem import RecurrentConfig
 
-SHARED_MEMORY = Path("/dev/shm")  # where there is none: a temporary file
+SHARED_MEMORY = Path("/dev/shm")  # a temporary file is used where it does not exist
 
 
 class SamplerWorker(Protocol):
-    def draw(self, uniforms: Tensor) -> tuple[Rollout, Tensor]:
-        """`chem.models.network.sample`, and the log-probabilities [N, T] of what was drawn."""
+    """Samples a part of a batch and computes the gradient of that part."""
 
-    def gradients(self, gradient: Tensor) -> list[Tensor]:
-        """The gradients of `chem.models.lstm_kernel.parameters`, given that of the log-probabilities.
+    def draw(self, uniforms: Tensor) -> tuple[Rollout, Tensor]:
+        """`chem.models.network.sample`, and the log-probabilities [N, T] of the sampled tokens."""
+
+    def gradients(self, logp_gradient: Tensor) -> list[Tensor]:
+        """Gradients of `lstm_parameters` for the last draw.
 
         Args:
-            gradient: [N, T or more]. Columns beyond T, of other workers' longer molecules, are ignored.
+            logp_gradient: [N, T or more], gradient of the log-probabilities. Columns beyond T belong to longer
+                molecules of other workers and are ignored.
         """
 
 
 class LocalWorker:
-    """A share that is drawn in this process."""
+    """Works in this process."""
 
     def __init__(self, network: Recurrent) -> None:
         self.network = network
 
     def draw(self, uniforms: Tensor) -> tuple[Rollout, Tensor]:
+        """See `SamplerWorker.draw`."""
         trace = Trace()
         rollout = sample(self.network, uniforms, trace)
-        self.share = TracedRows(rollout.tokens, rollout.mask, trace)
-        return rollout, self.share.logp()
+        self.rows = TracedRows(rollout.tokens, rollout.mask, trace)
+        return rollout, self.rows.logp()
 
-    def gradients(self, gradient: Tensor) -> list[Tensor]:
-        return self.share.gradients(self.network.lstm, gradient[:, : self.share.mask.shape[1]])
+    def gradients(self, logp_gradient: Tensor) -> list[Tensor]:
+        """See `SamplerWorker.gradients`."""
+        return self.rows.gradients(self.network.lstm, logp_gradient[:, : self.rows.mask.shape[1]])
 
 
 class WorkerProcess:
-    """A process of its own; the weights and their gradients are in memory that it shares with this one."""
+    """Works in a process of its own, which shares weights and gradients with this one in memory."""
 
     def __init__(self, network: Recurrent) -> None:
         self.network = network
-        size = 2 * sum(p.nbytes for p in parameters(network.lstm))
-        self.connection, theirs = Pipe()
+        size = 2 * sum(p.nbytes for p in lstm_parameters(network.lstm))
+        self.connection, worker_end = Pipe()
         with tempfile.TemporaryFile(dir=SHARED_MEMORY if SHARED_MEMORY.is_dir() else None) as file:
             file.truncate(size)
-            self.weights, self.found = views(network, mmap.mmap(file.fileno(), size))
-            self.process = start_module("chem.parallel.sampler", (theirs.fileno(), file.fileno()))
-        theirs.close()
+            self.weights, self.weight_gradients = shared_views(network, mmap.mmap(file.fileno(), size))
+            self.process = start_module("chem.parallel.sampler", (worker_end.fileno(), file.fileno()))
+        worker_end.close()
         cells, (vocabulary, width) = network.cells, network.embedding.weight.shape
         config = RecurrentConfig(
             "lstm", layers=cells.num_layers, hidden=cells.hidden_size, embedding=width, dropout=0.0
@@ -76,97 +81,106 @@ class WorkerProcess:
         self.connection.send((vocabulary, config, network.head.weight.dtype))
 
     def draw(self, uniforms: Tensor) -> tuple[Rollout, Tensor]:
-        torch._foreach_copy_(self.weights, parameters(self.network.lstm))
-        tokens, mask, complete, logp = map(torch.from_numpy, self._ask("draw", uniforms.numpy()))
+        """See `SamplerWorker.draw`."""
+        torch._foreach_copy_(self.weights, lstm_parameters(self.network.lstm))
+        tokens, mask, complete, logp = map(torch.from_numpy, self._request("draw", uniforms.numpy()))
         return Rollout(tokens, mask, complete), logp
 
-    def gradients(self, gradient: Tensor) -> list[Tensor]:
-        self._ask("learn", gradient.numpy())
-        return self.found
+    def gradients(self, logp_gradient: Tensor) -> list[Tensor]:
+        """See `SamplerWorker.gradients`; the result is overwritten by the next call."""
+        self._request("gradients", logp_gradient.numpy())
+        return self.weight_gradients
 
-    def _ask(self, what: str, values: Any) -> Any:
+    def _request(self, task: str, values: Any) -> Any:
         try:
-            self.connection.send((what, values))
+            self.connection.send((task, values))
             return self.connection.recv()
         except (EOFError, OSError):
             status = self.process.wait()
-            raise RuntimeError(f"a process that draws a share of the batch has ended, status {status}") from None
+            raise RuntimeError(f"a process that samples molecules ended unexpectedly, exit status {status}") from None
 
     def close(self) -> None:
+        """End the process."""
         self.process.kill()
         self.process.wait()
         self.connection.close()
 
 
-def views(network: Recurrent, memory: mmap.mmap) -> tuple[list[Tensor], list[Tensor]]:
-    """Room for the parameters and for their gradients in memory of that size."""
-    like = parameters(network.lstm)
+def shared_views(network: Recurrent, memory: mmap.mmap) -> tuple[list[Tensor], list[Tensor]]:
+    """Tensors shaped like the network's parameters, and as many for their gradients, in shared memory."""
+    like = lstm_parameters(network.lstm)
     flat = torch.frombuffer(memory, dtype=like[0].dtype)
-    found = [part.view_as(p) for part, p in zip(flat.split([p.numel() for p in like] * 2), like * 2, strict=True)]
-    return found[: len(like)], found[len(like) :]
+    sizes = [parameter.numel() for parameter in like * 2]
+    views = [part.view_as(parameter) for part, parameter in zip(flat.split(sizes), like * 2, strict=True)]
+    return views[: len(like)], views[len(like) :]
 
 
 class ParallelSampler:
-    """Draws batches from a network and learns from them, rows shared among cores.
+    """Samples batches from a network and computes their gradients, with the rows split among cores.
 
-    Each share but the first has a process of its own where the network is an LSTM without dropout, which keeps what
-    its backward pass needs. Other networks are read in threads, and read a second time what they drew.
+    An LSTM without dropout has one worker per part, in processes except for the first; each keeps what its backward
+    pass needs. Other networks sample in threads and read the sampled tokens a second time.
 
     Args:
-        network: as it then is in each call of `draw`.
-        cores: as many threads as there are shares.
+        network: sampled as it is at the time of each `draw`.
+        row_threads: its number of threads is the number of parts.
     """
 
-    def __init__(self, network: Network, cores: RowThreads) -> None:
-        self.network, self.cores, self.draws = network, cores, 0
+    def __init__(self, network: Network, row_threads: RowThreads) -> None:
+        self.network, self.row_threads, self.draws = network, row_threads, 0
         self.recurrent = network if isinstance(network, Recurrent) and network.traceable else None
-        self.helpers = [WorkerProcess(self.recurrent) for _ in range(cores.count - 1)] if self.recurrent else []
-        self.drawers: list[SamplerWorker] = [LocalWorker(self.recurrent), *self.helpers] if self.recurrent else []
+        self.processes = (
+            [WorkerProcess(self.recurrent) for _ in range(row_threads.count - 1)] if self.recurrent else []
+        )
+        self.workers: list[SamplerWorker] = [LocalWorker(self.recurrent), *self.processes] if self.recurrent else []
 
     def __enter__(self) -> "ParallelSampler":
         return self
 
     def __exit__(self, *error: object) -> None:
-        for helper in self.helpers:
-            helper.close()
+        for process in self.processes:
+            process.close()
 
     def draw(self, uniforms: Tensor) -> tuple[Rollout, Tensor]:
-        """As `chem.models.network.sample` does; and the tokens' log-probabilities [N, T], with gradient.
+        """`chem.models.network.sample`, and the log-probabilities [N, T] of the sampled tokens, with gradient.
 
-        The gradient is to be asked for before the next draw.
+        Call backward() before the next draw.
 
         Raises:
-            RuntimeError: a helper has ended.
+            RuntimeError: a worker process has ended.
         """
         self.draws += 1
-        parts = self.cores.share(uniforms)
+        parts = self.row_threads.split(uniforms)
         if self.recurrent is None:
-            rollout = concat_rollouts(self.cores.map(lambda part: sample(self.network, part), parts))
+            rollout = concat_rollouts(self.row_threads.map(lambda part: sample(self.network, part), parts))
             return rollout, token_logp(self.network, rollout.tokens, rollout.mask)
-        drawn = self.cores.map(lambda drawer, part: drawer.draw(part), self.drawers, parts)
-        rollout = concat_rollouts([one for one, _ in drawn])
-        logp = torch.cat([functional.pad(one, (0, rollout.tokens.shape[1] - one.shape[1])) for _, one in drawn])
-        return rollout, _WithGradient.apply(logp, self, *parameters(self.recurrent.lstm))
+        drawn = self.row_threads.map(lambda worker, part: worker.draw(part), self.workers, parts)
+        rollout = concat_rollouts([rollout for rollout, _ in drawn])
+        width = rollout.tokens.shape[1]
+        logp = torch.cat([functional.pad(part, (0, width - part.shape[1])) for _, part in drawn])
+        return rollout, _WithGradient.apply(logp, self, *lstm_parameters(self.recurrent.lstm))
 
 
 class _WithGradient(torch.autograd.Function):
+    """Attaches the workers' gradients to log-probabilities that they computed."""
+
     @staticmethod
-    def forward(ctx: Any, logp: Tensor, shares: ParallelSampler, *weights: Tensor) -> Tensor:
-        ctx.shares, ctx.draw = shares, shares.draws
+    def forward(ctx: Any, logp: Tensor, sampler: ParallelSampler, *weights: Tensor) -> Tensor:
+        ctx.sampler, ctx.draw = sampler, sampler.draws
         return logp
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-        if ctx.draw != ctx.shares.draws:
-            raise RuntimeError("the gradient of a draw must be asked for before the next draw")
-        cores, drawers = ctx.shares.cores, ctx.shares.drawers
-        parts = cores.map(lambda drawer, part: drawer.gradients(part), drawers, cores.share(gradient))
-        return (None, None, *(sum(one[1:], one[0]) for one in zip(*parts, strict=True)))
+        if ctx.draw != ctx.sampler.draws:
+            raise RuntimeError("call backward() before the next draw: the workers no longer have this one")
+        row_threads, workers = ctx.sampler.row_threads, ctx.sampler.workers
+        parts = row_threads.map(lambda worker, part: worker.gradients(part), workers, row_threads.split(gradient))
+        return (None, None, *(sum(same[1:], same[0]) for same in zip(*parts, strict=True)))
 
 
 def main() -> None:
-    """A helper: draws and gradients in turn, until the pipe closes."""
+    """A worker process: answers requests until its pipe closes."""
     channel, file = int(sys.argv[1]), int(sys.argv[2])
     ignore_stop_signals()
     torch.set_num_threads(1)
@@ -174,18 +188,18 @@ def main() -> None:
     vocabulary, config, dtype = connection.recv()
     network = make_network(vocabulary, config).to(dtype)
     assert isinstance(network, Recurrent)
-    weights, found = views(network, mmap.mmap(file, 0))
-    for parameter, view in zip(parameters(network.lstm), weights, strict=True):
+    weights, weight_gradients = shared_views(network, mmap.mmap(file, 0))
+    for parameter, view in zip(lstm_parameters(network.lstm), weights, strict=True):
         parameter.data = view
-    here = LocalWorker(network)
+    worker = LocalWorker(network)
     with torch.no_grad(), suppress(EOFError, ConnectionError):
         while True:
-            what, values = connection.recv()
-            if what == "draw":
-                rollout, logp = here.draw(torch.from_numpy(values))
+            task, values = connection.recv()
+            if task == "draw":
+                rollout, logp = worker.draw(torch.from_numpy(values))
                 connection.send([t.numpy() for t in (*rollout, logp)])
             else:
-                torch._foreach_copy_(found, here.gradients(torch.from_numpy(values)))
+                torch._foreach_copy_(weight_gradients, worker.gradients(torch.from_numpy(values)))
                 connection.send(None)
 
 

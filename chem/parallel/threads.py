@@ -1,4 +1,4 @@
-"""Threads of one core each, among which the rows of a batch are shared."""
+"""Threads of one core each, which share the rows of a batch."""
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -7,25 +7,25 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-ROWS = 32  # of a share, at least: with fewer a product is no longer faster
+MIN_ROWS = 32  # per thread: with fewer rows a matrix product is not faster
 
 T = TypeVar("T")
 
 
 class RowThreads:
-    """Computes shares of a batch side by side.
+    """Computes parts of a batch in parallel.
 
-    Within a product of a small recurrent network torch's own threads wait for each other more than they work, and the
-    more so beside the oracle's processes; here each thread works through its own rows alone. Results do not depend on
-    which thread is faster.
+    Torch's own threads within a product of a small recurrent network spend more time waiting for each other than
+    working, all the more beside the oracle's processes. Here each thread works on its own rows. Results do not depend
+    on which thread is faster.
 
     Args:
-        rows: of the batch.
-        threads: of them, at most; shares are of at least `ROWS` rows.
+        rows: number of rows in a batch.
+        threads: largest number of threads; each gets at least `MIN_ROWS` rows.
     """
 
     def __init__(self, rows: int, threads: int) -> None:
-        self.count = max(min(rows // ROWS, threads), 1)
+        self.count = max(min(rows // MIN_ROWS, threads), 1)
         self._pool = ThreadPoolExecutor(self.count, "core", torch.set_num_threads, (1,)) if self.count > 1 else None
 
     def __enter__(self) -> "RowThreads":
@@ -35,17 +35,17 @@ class RowThreads:
         if self._pool is not None:
             self._pool.shutdown()
 
-    def share(self, rows: Tensor) -> list[Tensor]:
-        """[N, ...] in `count` parts."""
+    def split(self, rows: Tensor) -> list[Tensor]:
+        """Split [N, ...] into `count` parts."""
         return list(rows.tensor_split(self.count))
 
     def map(self, function: Callable[..., T], *parts: Iterable[Any]) -> list[T]:
-        """function of each part, without gradient, in their order."""
+        """Apply a function to each part, without gradient; the results are in the order of the parts."""
 
-        def plain(*part: Any) -> T:
-            with torch.no_grad():  # the setting is each thread's own
+        def without_gradient(*part: Any) -> T:
+            with torch.no_grad():  # the gradient mode is set per thread
                 return function(*part)
 
         if self._pool is None:
-            return list(map(plain, *parts))
-        return list(self._pool.map(plain, *parts))
+            return list(map(without_gradient, *parts))
+        return list(self._pool.map(without_gradient, *parts))

@@ -1,4 +1,4 @@
-"""Strings that no sane model writes, through every oracle: an answer each, nothing left behind."""
+"""Strings that no sane model writes, through every oracle: each gets an answer, and no process is left behind."""
 
 import math
 import random
@@ -13,7 +13,7 @@ from rdkit import Chem
 from chem.oracles import Oracle, Status
 from chem.oracles.base import MAX_ATOMS
 from chem.oracles.properties import PROPERTIES
-from chem.scoring import Scoring
+from chem.scoring import RewardFunction
 from conf.schema.oracle import ComponentConfig, ComponentTransformConfig, OracleConfig
 
 ALPHABET = "CNOSPFIBrclnos()[]=#@+-\\/%0123456789.*~$:<>{}HXe"
@@ -65,15 +65,15 @@ def hostile_strings(count, seed):
 
 
 def everything():
-    """All components computed here and a program, none of which can spare the others: the mean does not stop at 0."""
+    """All components that need no extra files, and a program; the arithmetic mean skips none of them."""
     wide = ComponentTransformConfig("sigmoid", low=0.0, high=100.0, k=0.5)
     names = [
         *PROPERTIES,
         "external_program",
         *(["synthesis"] if all(map(find_spec, ("syntheseus", "datamol"))) else []),
     ]
-    parts = [ComponentConfig(name, PARAMETERS.get(name, {}), wide) for name in names]
-    return OracleConfig(parts, "arithmetic", workers=2, time_limit_s=20.0, max_failed_share=1.0)
+    components = [ComponentConfig(name, PARAMETERS.get(name, {}), wide) for name in names]
+    return OracleConfig(components, "arithmetic", workers=2, time_limit_s=20.0, max_failed_share=1.0)
 
 
 def docking(clpp):
@@ -86,13 +86,13 @@ def fits(smiles):
     return "." not in smiles and Chem.MolFromSmiles(smiles).GetNumHeavyAtoms() <= 20
 
 
-def put_through(config, strings):
+def score_all(config, strings):
     before = {process.pid for process in psutil.Process().children(recursive=True)}
     with Oracle(config) as oracle:
         workers = [worker.process.pid for worker in oracle._workers]
-        begun = time.monotonic()
+        start = time.monotonic()
         results = oracle(strings)
-        seconds = time.monotonic() - begun
+        seconds = time.monotonic() - start
         crashed = [worker.process.pid for worker in oracle._workers] != workers
     assert [result.smiles for result in results] == strings
     assert {process.pid for process in psutil.Process().children(recursive=True)} <= before
@@ -103,7 +103,7 @@ def put_through(config, strings):
 
 
 def test_hostile_strings():
-    results, _, crashed = put_through(everything(), hostile_strings(600, seed=0))
+    results, _, crashed = score_all(everything(), hostile_strings(600, seed=0))
     statuses = {status: [r for r in results if r.status is status] for status in Status}
     assert not crashed, [r for r in results if "worker process" in r.message]
     assert len(statuses[Status.invalid]) > 240
@@ -116,7 +116,7 @@ def test_hostile_strings():
 @pytest.mark.long
 @pytest.mark.timeout(6 * 3600)
 def test_a_hundred_thousand_hostile_strings():
-    results, seconds, crashed = put_through(everything(), hostile_strings(100_000, seed=1))
+    results, seconds, crashed = score_all(everything(), hostile_strings(100_000, seed=1))
     counts = {status.value: sum(r.status is status for r in results) for status in Status}
     print(counts, f"{seconds:.0f} s", {r.message for r in results if r.failure})
     assert not crashed
@@ -127,18 +127,18 @@ def test_a_hundred_thousand_hostile_strings():
 @pytest.mark.long
 @pytest.mark.timeout(3 * 3600)
 def test_docking_a_hundred_thousand_hostile_strings(clpp):
-    """As a run asks, each molecule once. Most rings of hundreds of atoms time out; the others have their energies."""
+    """Each molecule once, as in a run. Most rings with hundreds of atoms time out; the others have energies."""
     strings = list(dict.fromkeys(hostile_strings(100_000, seed=1)))
     rows = []
 
-    def shown(smiles):
-        results, seconds, _ = put_through(docking(clpp), smiles)
+    def oracle(smiles):
+        results, seconds, _ = score_all(docking(clpp), smiles)
         counts = Counter(result.status.value for result in results)
         print(len(results), dict(counts), f"{seconds:.0f} s", {r.message for r in results if r.failure})
         rows.extend(results)
         return results
 
-    batch = Scoring(shown, cache=None, budget=None)(strings)
+    batch = RewardFunction(oracle, cache=None, budget=None)(strings)
     assert len(batch.reward) == len(strings)
     assert len({row.smiles for row in rows}) == len(rows) > 500
     docked = {row.smiles: (row.values["docking"], row.score) for row in rows if row.status is Status.ok}

@@ -1,4 +1,4 @@
-"""Reinforcement learning from a prior: losses, stops, resuming, sweeps, mistakes."""
+"""Reinforcement learning from a prior: the loss, stops, resuming, sweeps, mistakes."""
 
 import csv
 import html
@@ -8,31 +8,55 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import psutil
 import pytest
 import torch
 from torch import nn
 
-from chem.models.network import token_logp
+from chem.filters import DiversityFilter
+from chem.models.network import Rollout, sample, token_logp
 from chem.models.prior import Prior, load_prior, make_network, save_prior
 from chem.models.tokenizer import Tokenizer
-from chem.train import BestPolicy, Reinvent, StopMonitor
-from conf.schema.chem import RecurrentConfig, StopConfig
+from chem.oracles import Result, Status
+from chem.parallel.sampler import ParallelSampler
+from chem.parallel.threads import RowThreads
+from chem.replay import ReplayMemory
+from chem.scoring import RewardFunction, canonical_forms
+from chem.train import (
+    BestPolicy,
+    Learner,
+    Reinvent,
+    StopMonitor,
+    batch_statistics,
+    make_chem_objective,
+    off_policy_notes,
+    sample_records,
+    train_step,
+)
+from conf.schema.chem import ChemConfig, RecurrentConfig, StopConfig
 from conf.schema.run import OptimizerConfig
 from core.objective import make_objective
 from launch import collect
+from launch.cli.compose import compose_typed
 from launch.engines.torch import TorchEngine
+from launch.runs.rng import rollout_uniforms
 from launch.runs.run_folder import read_jsonl
+
+from .batches import make_batch
 
 ROOT = Path(__file__).parents[2]
 CONFIG = RecurrentConfig("gru", layers=1, hidden=12, embedding=8, dropout=0.0)
 OPTIONS = {"direction": "reverse", "advantage": "no_baseline"}
 
 
-def group(seed=0, rows=12, length=5):
+def make_group(seed=0, rows=12, length=5):
     generator = torch.Generator().manual_seed(seed)
     policy = -torch.rand(1, rows, length, generator=generator, dtype=torch.float64)
     reference = -torch.rand(1, rows, length, generator=generator, dtype=torch.float64)
@@ -44,11 +68,11 @@ def group(seed=0, rows=12, length=5):
 @pytest.mark.parametrize("transform", ["identity", "mara"])
 @pytest.mark.parametrize("beta", [1 / 128, 0.5])
 def test_reinvents_gradient_is_the_policy_gradients_by_sigma_is_one_over_beta(transform, beta):
-    own = {"algorithm": "auto"} if transform == "mara" else {}
+    options = {"algorithm": "auto"} if transform == "mara" else {}
     threshold = {"kind": "constant", "value": 0.6, "floor": None}
-    plain = make_objective(transform=transform, transform_options=own, threshold=threshold, **OPTIONS)
+    plain = make_objective(transform=transform, transform_options=options, threshold=threshold, **OPTIONS)
     reinvent = Reinvent(**vars(plain))
-    reward, policy, reference, mask = group()
+    reward, policy, reference, mask = make_group()
     valid = torch.arange(12).unsqueeze(0) != 3
     complete = torch.arange(12).unsqueeze(0) != 5
     gradients = []
@@ -64,7 +88,7 @@ def test_reinvents_gradient_is_the_policy_gradients_by_sigma_is_one_over_beta(tr
     assert not torch.allclose(torch.autograd.grad(loss, policy)[0], gradients[0] * 2 / beta)
 
 
-def step_of(**shares):
+def step_metrics(**shares):
     return {"reward/raw": 0.5, "valid": 1.0, "unique": 1.0, "scaffolds": 0.5, "repeats": 0.0, **shares}
 
 
@@ -79,17 +103,16 @@ def step_of(**shares):
 )
 def test_a_run_stops_on_collapse_and_drift(limits, bad, reason):
     nothing = {"min_validity": None, "min_uniqueness": None, "min_scaffolds": None, "max_repeats": None}
-    watch = StopMonitor(StopConfig(3, **nothing | limits))
-    assert [watch.update(step_of()) for _ in range(4)] == [None] * 4
-    again = StopMonitor(watch.config)
-    again.load_state_dict(watch.state_dict())
-    said = [watch.update(step_of(**bad)) for _ in range(3)]
-    assert (said[-1].startswith(f"{reason} over the last 3 steps") and said[0] is None) or limits == {
-        "max_repeats": 0.5
-    }
-    assert [again.update(step_of(**bad)) for _ in range(3)] == said
-    calm = StopMonitor(StopConfig(3, **nothing))
-    assert [calm.update(step_of(**bad)) for _ in range(9)] == [None] * 9  # control
+    monitor = StopMonitor(StopConfig(3, **nothing | limits))
+    assert [monitor.update(step_metrics()) for _ in range(4)] == [None] * 4
+    restored = StopMonitor(monitor.config)
+    restored.load_state_dict(monitor.state_dict())
+    reasons = [monitor.update(step_metrics(**bad)) for _ in range(3)]
+    assert reasons[0] is None
+    assert reasons[-1].startswith(f"{reason} over the last 3 steps, the limit is {next(iter(limits.values())):g}")
+    assert [restored.update(step_metrics(**bad)) for _ in range(3)] == reasons
+    unlimited = StopMonitor(StopConfig(3, **nothing))
+    assert [unlimited.update(step_metrics(**bad)) for _ in range(9)] == [None] * 9  # control
 
 
 def test_the_best_policy_comes_back_with_its_optimiser():
@@ -105,21 +128,24 @@ def test_the_best_policy_comes_back_with_its_optimiser():
 
     move()
     best.update(0.5, False)  # not eligible
-    kept = move()
+    best_weight = move()
     best.update(0.4, True)
-    after = [move(), move()]
+    later_weights = [move(), move()]
     best.update(0.3, True)
-    again = BestPolicy(engine)
-    again.load_state_dict(best.state_dict())
-    assert "0.400" in again.restore()
-    assert torch.equal(module.weight, kept)
-    assert [torch.equal(move(), weight) for weight in after] == [True, True]  # Adam's moments came back, too
+    resumed = BestPolicy(engine)
+    resumed.load_state_dict(best.state_dict())
+    assert "0.400" in resumed.restore()
+    assert torch.equal(module.weight, best_weight)
+    assert [torch.equal(move(), weight) for weight in later_weights] == [
+        True,
+        True,
+    ]  # Adam's moments are restored too
 
 
 def write_prior(folder, config):
-    """A network that has learnt nothing but short chains: most of what it draws is a molecule."""
+    """A random network that ends early: most of its samples are short chains, and so molecules."""
     torch.manual_seed(0)
-    tokenizer = Tokenizer.of(["C", "N", "O", "F"])
+    tokenizer = Tokenizer.from_tokens(["C", "N", "O", "F"])
     network = make_network(len(tokenizer), config)
     with torch.no_grad():
         network.head.bias[:2] = torch.tensor([1.0, -20.0])
@@ -130,6 +156,127 @@ def write_prior(folder, config):
 @pytest.fixture(scope="module")
 def prior(tmp_path_factory):
     return write_prior(tmp_path_factory.mktemp("prior"), CONFIG)
+
+
+def carbon_share(smiles):
+    return [Result(molecule, Status.ok, molecule.count("C") / 16) for molecule in smiles]
+
+
+@contextmanager
+def open_learner(prior, config, oracle=carbon_share):
+    """A learner that scores in this process."""
+    engine = TorchEngine(deepcopy(prior.network), config.optimizer, 100)
+    row_threads = RowThreads(config.batch_size, 1)
+    with row_threads, ThreadPoolExecutor(1) as thread, ParallelSampler(engine.module, row_threads) as sampler:
+        yield Learner(
+            prior=prior,
+            engine=engine,
+            objective=make_chem_objective(config),
+            reward_function=RewardFunction(oracle, None, None),
+            diversity_filter=DiversityFilter(config.diversity_filter),
+            memory=ReplayMemory(config.replay, prior.tokenizer),
+            oracle_thread=thread,
+            row_threads=row_threads,
+            sampler=sampler,
+        )
+
+
+def compose_chem(*overrides):
+    config: ChemConfig = compose_typed("chem", ["batch_size=24", "optimizer.lr=0.01", *overrides])[0]
+    return config
+
+
+def test_steps_are_those_written_out_by_hand(prior):
+    """REINVENT's loss on samples and replayed molecules, with plain likelihoods and a second optimiser."""
+    config = compose_chem("loss=reinvent", "objective.beta=0.05", "replay.size=5", "replay.sample=3")
+    loaded = load_prior(prior)
+    policy = deepcopy(loaded.network)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=0.01, weight_decay=config.optimizer.weight_decay)
+    best: dict[str, tuple[str, float]] = {}
+
+    def errors(tokens, mask, reward):
+        """log prior + R / beta - log policy of each row."""
+        prior_logp = token_logp(loaded.network, tokens, mask).sum(-1).detach()
+        return prior_logp + torch.tensor(reward) / 0.05 - token_logp(policy, tokens, mask).sum(-1)
+
+    with open_learner(loaded, config) as learner:
+        for step in range(3):
+            uniforms = rollout_uniforms(config.seed, step, [0] * 24, list(range(24)), loaded.max_tokens)
+            rollout = sample(policy, uniforms)
+            smiles = loaded.decode(rollout)
+            molecules = canonical_forms(smiles)
+            reward = [0.0 if molecule is None else molecule.count("C") / 16 for molecule in molecules]
+            all_errors = errors(rollout.tokens, rollout.mask, reward)
+            if step:
+                replayed = learner.memory.draw(config.seed, step)
+                assert len(set(replayed) & set(best.values())) == 3
+                tokens, mask = loaded.tokenizer.encode_batch([row for row, _ in replayed])
+                all_errors = torch.cat([all_errors, errors(tokens, mask, [value for _, value in replayed])])
+            loss = all_errors.square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+            result = train_step(learner, config, step, 0.05)
+            assert float(result.metrics["loss"]) == pytest.approx(float(loss.detach()), rel=1e-5)
+            for molecule, row, value in zip(molecules, smiles, reward, strict=True):
+                if molecule is not None and value > 0:
+                    best.setdefault(molecule, (row, value))
+            best = dict(sorted(best.items(), key=lambda item: -item[1][1])[:5])
+        for name, parameter in learner.engine.module.state_dict().items():
+            torch.testing.assert_close(parameter, policy.state_dict()[name], rtol=1e-4, atol=1e-6)
+            assert not torch.allclose(parameter, loaded.network.state_dict()[name], atol=1e-3)  # control: it moved
+
+
+def test_augmented_memory_takes_further_updates(prior):
+    loaded = load_prior(prior)
+    losses = {}
+    for augmentations in (0, 2):
+        config = compose_chem("replay.size=5", f"replay.augmentations={augmentations}")
+        with (
+            open_learner(loaded, config) as learner,
+            patch.object(learner.engine, "step", wraps=learner.engine.step) as engine_step,
+        ):
+            result = train_step(learner, config, 0, 0.05)
+            assert engine_step.call_count == 1 + augmentations
+            losses[augmentations] = float(result.metrics["loss"])
+    assert losses[0] == losses[2]  # what is logged is the loss on the samples
+
+
+def test_what_a_step_reports(prior):
+    config = compose_chem("duplicates=zero")
+    with open_learner(load_prior(prior), config) as learner:
+        first, second = (train_step(learner, config, 0, 0.05) for _ in range(2))  # the policy moves, the draws do not
+    molecules = [molecule for molecule in first.batch.canonical if molecule is not None]
+    assert first.metrics["valid"] == len(molecules) / 24
+    assert first.metrics["unique"] == len(set(molecules)) / len(molecules)
+    assert first.metrics["repeats"] == 0
+    assert [row["smiles"] for row in sample_records(first.batch)] == list(dict.fromkeys(molecules))
+    repeated = [molecule in set(molecules) for molecule in second.batch.canonical if molecule is not None]
+    assert second.metrics["repeats"] == sum(repeated) / len(repeated) > 0
+    assert first.observed.reward.shape == (1, 24)
+
+
+def test_statistics_of_a_batch_by_hand():
+    smiles = ["CCO", "OCC", "c1ccccc1C", "C("]
+    batch = make_batch(smiles, [0.5, 0.5, 0.5, 0.0])._replace(fresh=[Result("CCO", Status.ok, 0.5)])
+    mask = torch.tensor([[True, True], [True, False], [True, True], [True, True]])
+    statistics = batch_statistics(batch, [False, True, False, False], Rollout(mask.long(), mask, mask[:, 0]))
+    assert {name: float(value) for name, value in statistics.items()} == {
+        "valid": 0.75,
+        "unique": pytest.approx(2 / 3),
+        "scaffolds": pytest.approx(2 / 3),  # benzene's and the empty one
+        "repeats": pytest.approx(1 / 3),  # toluene is not fresh
+        "filtered": 0.25,
+        "length": 1.75,
+    }
+
+
+def test_off_policy_settings_are_named():
+    assert off_policy_notes(compose_chem("duplicates=keep")) == []
+    notes = off_policy_notes(compose_chem(*ALL_PARTS))
+    assert [note.split(" ")[0] for note in notes] == ["duplicates=zero", "with", "replayed", "the", "therefore"]
+    assert "diversity_filter.name=identical_murcko" in notes[1]
 
 
 SMALL = ["steps=12", "oracle.workers=1", "checkpoint.every_steps=3"]
@@ -167,26 +314,28 @@ def chem(prior, folder, *overrides, cache="null", rows=16, threads=1):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path):
-    """A share of its batch is drawn in another process."""
+def test_a_killed_run_resumes_bit_for_bit(tmp_path):
+    """A part of its batch is sampled in another process."""
     prior = write_prior(tmp_path / "prior", replace(CONFIG, name="lstm"))
     whole, killed = (chem(prior, tmp_path / name, *ALL_PARTS, rows=64, threads=2) for name in ("whole", "killed"))
     lines = tmp_path / "killed" / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while not (lines.exists() and lines.read_bytes().count(b"\n") > 4) and time.monotonic() < deadline:
         time.sleep(0.005)
-    helpers = [child for child in psutil.Process(killed.pid).children() if "chem.parallel.sampler" in child.cmdline()]
+    samplers = [
+        child for child in psutil.Process(killed.pid).children() if "chem.parallel.sampler" in child.cmdline()
+    ]
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
-    assert len(helpers) == 1
-    assert not psutil.wait_procs(helpers, timeout=20)[1]
+    assert len(samplers) == 1
+    assert not psutil.wait_procs(samplers, timeout=20)[1]
     assert not (tmp_path / "killed" / "summary.json").exists()
     resumed = chem(prior, tmp_path / "killed", *ALL_PARTS, rows=64, threads=2)
-    printed, said = resumed.communicate()[0], whole.communicate()[0]
-    assert whole.returncode == resumed.returncode == 0, said + printed
-    assert "resuming from step" in printed
-    assert "off-policy: replayed molecules" in said
-    assert "Best molecules" in said
+    resumed_log, whole_log = resumed.communicate()[0], whole.communicate()[0]
+    assert whole.returncode == resumed.returncode == 0, whole_log + resumed_log
+    assert "resuming from step" in resumed_log
+    assert "off-policy: replayed molecules" in whole_log
+    assert "Best molecules" in whole_log
     for name in ("metrics.jsonl", "samples.jsonl", "summary.json", "molecules.csv", "policy/model.safetensors"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes(), name
 
@@ -224,7 +373,7 @@ def docking(kind, log):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["program", pytest.param("vina", marks=pytest.mark.long)])
 def test_killed_while_a_molecule_is_docked(prior, tmp_path, kind):
-    """Nothing goes on, and the run that is taken up again ends as one that was not disturbed."""
+    """No process is left behind, and the resumed run ends like one that was not interrupted."""
     if kind == "vina" and not (Path(os.environ.get("MARA_DATA", "")) / VINA["receptor"]).is_file():
         pytest.skip("needs MARA_DATA with clpp_7uvu_receptor.pdbqt and clpp_7uvu_ligand.pdb")
     log = tmp_path / "log"
@@ -232,8 +381,8 @@ def test_killed_while_a_molecule_is_docked(prior, tmp_path, kind):
     killed = chem(prior, tmp_path / "killed", *options)
     lines = tmp_path / "killed" / "metrics.jsonl"
     wait_until(lambda: lines.exists() and lines.read_bytes().count(b"\n") > 4, killed)
-    asked = log.stat().st_size if kind == "program" else 0
-    wait_until(lambda: kind == "vina" or log.stat().st_size > asked, killed)
+    logged = log.stat().st_size if kind == "program" else 0
+    wait_until(lambda: kind == "vina" or log.stat().st_size > logged, killed)
     workers = psutil.Process(killed.pid).children(recursive=True)
     assert any("worker" in " ".join(process.cmdline()) for process in workers)
     killed.kill()
@@ -266,21 +415,20 @@ def test_a_sweep_shares_the_cache_and_the_budget_ends_a_run(prior, tmp_path):
         "screens=[0.4,0.45]",
     ]
     process = chem(prior, tmp_path / "sweep", *sweep, cache=tmp_path / "cache.sqlite")
-    said = process.communicate()[0]
-    assert process.returncode == 0, said
+    printed = process.communicate()[0]
+    assert process.returncode == 0, printed
     summaries = json.loads((tmp_path / "sweep" / "summaries.json").read_text())
     assert len(summaries) == 4
     assert {row["stopped_by"] for row in summaries.values()} == {"budget"}
     assert {row["calls"] for row in summaries.values()} == {20}  # the first batch is the same: cached answers count
-    assert said.count("oracle: 20 distinct molecules") == 4
-    assert "20 distinct molecules, 0 answers" in said
-    assert said.count("20 distinct molecules, 0 answers") == 1
+    assert printed.count("oracle: 20 distinct molecules") == 4
+    assert printed.count("20 distinct molecules, 0 answers") == 1
     assert (tmp_path / "sweep" / "figure.png").stat().st_size > 1000
     check_report(tmp_path / "sweep", summaries)
 
 
 def check_report(sweep, summaries):
-    """What collect shows of molecules: its figures are those of molecules.csv, counted here."""
+    """The report of `launch.collect`: its figures are those counted here from molecules.csv."""
     assert collect.main([str(sweep), "--metrics", "0.4/yield,0.4/OB1"]) == 0
     page = (sweep / "collected" / "report.html").read_text()
     drawn = page.split("<h2>Best distinct molecules</h2>")[1].split("<h2>")[0]
@@ -307,12 +455,14 @@ def check_report(sweep, summaries):
             "objective.beta: must be > 0 with loss=reinvent, got 0.0: its sigma is 1 / beta",
         ),
         (["replay.sample=3"], "replay.sample: must be <= 0 (replay.size), got 3"),
-        (["prior=no_such"], "no_such: must be a prior's folder with config.json"),
+        (["prior=no_such"], "no_such: not a prior, config.json is missing"),
         (["diversity_filter.name=murcko"], "diversity_filter.name: must be one of none, identical_murcko"),
     ],
 )
 def test_a_mistake_is_one_line(prior, tmp_path, overrides, message):
-    kept = [one for one in overrides if one.startswith("prior=")]
-    process = chem(kept[0][6:] if kept else prior, tmp_path / "run", *(set(overrides) - set(kept)))
+    own_prior = [override for override in overrides if override.startswith("prior=")]
+    process = chem(own_prior[0][6:] if own_prior else prior, tmp_path / "run", *(set(overrides) - set(own_prior)))
     printed = process.communicate()[0]
-    assert process.returncode == 1 and f"chem: {message}" in printed and printed.count("\n") == 1, printed
+    assert process.returncode == 1, printed
+    assert f"chem: {message}" in printed
+    assert printed.count("\n") == 1

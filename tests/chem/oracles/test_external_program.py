@@ -1,4 +1,4 @@
-"""A program as an oracle: what it is given, what is read, what becomes of it when it hangs, and what it leaves."""
+"""A program as an oracle: its input and output, and that nothing is left of it, also when it hangs."""
 
 import stat
 import time
@@ -44,26 +44,26 @@ def test_a_number_is_picked_and_nothing_is_left(program, tmp_path):
     assert len(folders) == 4
     assert not any(Path(folder).exists() for folder in folders)
 
-    written = ExternalProgram(
+    output = ExternalProgram(
         ["sh", "-c", "echo pose 3.5 > {output}; cat {sdf} >> {output}"], r"pose (\S+)", source="output"
     )
-    assert written(molecule("CCC")).value == 3.5
+    assert output(molecule("CCC")).value == 3.5
     sdf = ExternalProgram(["cat", "{sdf}"], r"^\s*(\d+)\s*\d+.*V2000")
     assert ExternalProgram(["grep", "V2000", "{sdf}"], r"^\s*(\d+)")(molecule("CCC")).value == 11  # with hydrogens
-    with pytest.raises(ValueError, match="nothing in the stdout matches"):
-        sdf(molecule("CCC"))  # control: ^ is the beginning of the text, which the line of counts is not
+    with pytest.raises(ValueError, match="nothing in stdout matches"):
+        sdf(molecule("CCC"))  # control: ^ matches only at the beginning of the text
 
 
 def test_failures_and_hangs(program, tmp_path):
-    command = ExternalProgram(program, r"score: (\S+)", time_limit_s=0.5)
+    oracle = ExternalProgram(program, r"score: (\S+)", time_limit_s=0.5)
     with pytest.raises(RuntimeError, match="status 3: no oxygen"):
-        command(molecule("CCO"))
-    with pytest.raises(ValueError, match="nothing in the stdout matches"):
-        command(molecule("CCS"))
-    begun = time.monotonic()
+        oracle(molecule("CCO"))
+    with pytest.raises(ValueError, match="nothing in stdout matches"):
+        oracle(molecule("CCS"))
+    start = time.monotonic()
     with pytest.raises(TimedOut, match=r"within 0\.5 s"):
-        command(molecule("CCN"))
-    assert time.monotonic() - begun < 5
+        oracle(molecule("CCN"))
+    assert time.monotonic() - start < 5
     child = int((tmp_path / "log").read_text())
     time.sleep(0.2)
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
@@ -71,11 +71,11 @@ def test_failures_and_hangs(program, tmp_path):
 
 def test_the_oracles_limit_ends_the_program_and_its_files_too(program, tmp_path):
     log = tmp_path / "log"
-    part = ComponentConfig(
+    component = ComponentConfig(
         "external_program", {"command": program, "pattern": r"score: (\S+)", "time_limit_s": 100.0}
     )
-    part.transform.name, part.transform.edge, part.transform.side = "step", 0.0, "below"
-    with Oracle(OracleConfig([part], workers=1, time_limit_s=1.0)) as oracle:
+    component.transform.name, component.transform.edge, component.transform.side = "step", 0.0, "below"
+    with Oracle(OracleConfig([component], workers=1, time_limit_s=1.0)) as oracle:
         folder = oracle._workers[0].folder
         results = oracle(["CCC", "CCN", "CCCC"])
         assert [result.status for result in results] == [Status.ok, Status.timed_out, Status.ok]
@@ -93,13 +93,16 @@ def test_the_oracles_limit_ends_the_program_and_its_files_too(program, tmp_path)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"command": "echo 1"}, "command: must be a list"),
-        ({"command": ["no-such-program"]}, "must be a program that can be run, got no-such-program"),
-        ({"command": ["echo", "{ligand}"]}, r"command: may hold \{folder\}.*got \['ligand'\]"),
-        ({"pattern": "score"}, "pattern: must have one group"),
-        ({"pattern": "(score"}, "cannot be read"),
+        ({"command": "echo 1"}, "^command: must be a list of the program and its arguments, got 'echo 1'$"),
+        ({"command": ["no-such-program"]}, "^command: the program no-such-program was not found"),
+        (
+            {"command": ["echo", "{ligand}"]},
+            r"^command: unknown placeholder \{ligand\}; allowed: \{folder\}, \{output\}",
+        ),
+        ({"pattern": "score"}, r"^pattern: must have exactly one group, for the number, got 0 in score$"),
+        ({"pattern": "(score"}, "^command, pattern: not valid: missing"),
         ({"pick": "best"}, "pick: must be one of first, last, min, max, got best"),
-        ({"source": "output"}, r"must hold \{output\} with source=output"),
+        ({"source": "output"}, r"^command: must contain \{output\} with source=output$"),
     ],
 )
 def test_a_mistake_is_refused(options, message):

