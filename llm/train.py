@@ -185,13 +185,14 @@ def train_step(learner: Learner, objective: Objective, batch: Batch, beta: float
     ref_logp = reference_logp(learner, completions)  # [R, T]
     experience = gather_experience(learner, batch, rollout, texts, scores, ref_logp)  # [P, G] and [P, G, T]
 
-    off_policy = len(batch.updates) > 1  # from the second update on, the policy is not the one that sampled
-    sampling_logp, sampling_entropy = policy_logp_and_entropy(learner, completions) if off_policy else (None, None)
+    # From its second update on, the policy is not the one that sampled.
+    at_sampling = policy_logp_and_entropy(learner, completions) if len(batch.updates) > 1 else None
+    behaviour_logp = None if at_sampling is None else at_sampling[0]  # [P * G, T]
     reference_samples = sample_reference(learner, batch)
     updates = []
     for groups in batch.updates:
         # Transform, KL term, advantages and loss: all in `Objective.loss`.
-        compute_loss = partial(policy_loss, objective, experience, groups, sampling_logp, beta)
+        compute_loss = partial(policy_loss, objective, experience, groups, behaviour_logp, beta)
         own_prompts, preceding = batch.local_prompts(groups)
         plan = make_forward_plan(completions, learner.limits, own_prompts)
         metrics, policy_logp, entropy = backward_through_logp(engine, plan, preceding * G, compute_loss)
@@ -201,9 +202,8 @@ def train_step(learner: Learner, objective: Objective, batch: Batch, beta: float
         updates.append(metrics)
 
     metrics = updates[0]
-    if sampling_logp is not None and sampling_entropy is not None:
-        # Report the completions under the policy that sampled them.
-        policy_logp, entropy = sampling_logp, sampling_entropy
+    if at_sampling is not None:  # report the completions under the policy that sampled them
+        policy_logp, entropy = at_sampling
         _, on_policy = policy_loss(objective, experience, range(batch.total_prompts), None, beta, policy_logp)
         metrics = mean_metrics(updates) | on_policy
     return step_result(learner, objective, experience, metrics, policy_logp, entropy, beta)

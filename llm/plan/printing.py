@@ -52,11 +52,17 @@ def print_work(config: LlmConfig, settings: PlanSettings, prompts: int) -> None:
     rows = largest.scored // settings.new_tokens
     passes = math.ceil(settings.prompts_per_rank * settings.group_size / rows)
     console.print(
-        f"each step: up to {sampled:,} sampled tokens for {prompt_tokens:,} prompt tokens, {passes} passes of up to "
+        f"each step: up to {sampled:,} sampled tokens for {prompt_tokens:,} prompt tokens, "
+        f"{counted(passes, 'pass', 'passes')} of up to "
         f"{largest.tokens:,} tokens"
     )
     epochs = config.steps * settings.prompts / prompts
     console.print(
         f"the run: {config.steps:,} steps, up to {config.steps * sampled:,} sampled tokens, {epochs:,.2f} epochs of "
-        f"{prompts:,} prompts"
+        f"{counted(prompts, 'prompt', 'prompts')}"
     )
+
+
+def counted(number: int, singular: str, plural: str) -> str:
+    """A number with its noun."""
+    return f"{number:,} {singular if number == 1 else plural}"

@@ -76,7 +76,15 @@ def load_task(name: str, config: LlmConfig) -> Task:
         ConfigError: there is no such class, or it is not a task.
     """
     path = name if ":" in name else f"llm.tasks.{name}:{''.join(part.title() for part in name.split('_'))}"
-    task_class = load_object("task.name", path)
+    try:
+        task_class = load_object("task.name", path)
+    except ConfigError as error:
+        if ":" in name:
+            raise
+        reason = error.__cause__
+        raise ConfigError(
+            f"task.name: must be a module of llm.tasks or package.module:Class, got {name} ({reason})"
+        ) from None
     if not (isinstance(task_class, type) and issubclass(task_class, Task)):
         raise ConfigError(f"task.name: must be a subclass of llm.tasks.base.Task, got {path}")
     return task_class.load(config)

@@ -32,4 +32,8 @@ def test_the_work_of_a_step_is_counted(capsys, make_config):
     out = " ".join(capsys.readouterr().out.split())
     # 6 groups in passes of 2 groups: 2 prompts of 10 tokens, and 4 of the 5 tokens of 8 completions.
     assert "each step: up to 120 sampled tokens for 60 prompt tokens, 3 passes of up to 52 tokens" in out
+    print_work(config, plan_settings(prompts=1, group_size=4, prompt_tokens=10, new_tokens=5), prompts=1)
+    single = " ".join(capsys.readouterr().out.split())
+    assert "1 pass of up to 26 tokens" in single
+    assert "30.00 epochs of 1 prompt" in single
     assert "the run: 30 steps, up to 3,600 sampled tokens, 15.00 epochs of 12 prompts" in out

@@ -16,8 +16,10 @@ def test_tasks_are_found_by_name_or_import_path(make_config):
     assert isinstance(load_task("one_two", config), OneTwo)
     assert isinstance(load_task("llm.tasks.one_two:OneTwo", config), OneTwo)
     for name in ("no_such", "llm.tasks.one_two:Nothing", "json:JSONDecoder"):
-        with pytest.raises(ConfigError, match=r"^task\.name: "):
+        with pytest.raises(ConfigError, match=rf"^task\.name: .*{name}"):
             load_task(name, config)
+    with pytest.raises(ConfigError, match=r"must be a module of llm\.tasks or package\.module:Class, got no_such \("):
+        load_task("no_such", config)
 
 
 class Minimal(Task):
