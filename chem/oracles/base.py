@@ -111,7 +111,8 @@ class Component(Protocol):
 
     Optional members: `unit_range`, whether all values are in [0, 1]; `identity()`, JSON that the values depend on
     beside name and parameters, such as the hash of a file; `preflight()`, called once in one worker at the start,
-    which raises an error if the component cannot work and returns a line for the log.
+    which raises an error if the component cannot work and returns a line for the log; `version`, a class attribute
+    to change whenever the values change, without which runs and cached scores are tied to the source file as it is.
     """
 
     def __call__(self, molecule: Molecule) -> float | Value:

@@ -67,7 +67,7 @@ class ShapedComponent:
             "parameters": self.config.parameters,
             "transform": {"name": self.config.transform.name, **self.config.transform.options()},
             "weight": self.config.weight,
-            "code": source_hash(type(self.component)),
+            "code": code_version(type(self.component)),
             **({"depends_on": own} if own else {}),
         }
 
@@ -188,8 +188,14 @@ def error_text(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def source_hash(cls: type) -> str:
-    """Hash of the file that defines a component, since other code may give other scores."""
+def code_version(cls: type) -> str:
+    """A component's own `version`, or the hash of the file that defines it, since other code may give other scores.
+
+    A subclass does not inherit the version, because it may compute other values.
+    """
+    version = vars(cls).get("version")
+    if version is not None:
+        return str(version)
     try:
         return hashlib.sha256(Path(inspect.getfile(cls)).read_bytes()).hexdigest()[:16]
     except (OSError, TypeError):

@@ -39,6 +39,7 @@ class Docking:
     """
 
     unit_range = False
+    version = "369c39b62b4ddb71"  # change it whenever the energies change
 
     def __init__(
         self,

@@ -65,6 +65,8 @@ class ExternalProgram:
         ConfigError: a parameter is invalid, or the program is not found.
     """
 
+    version = "b20fce54990a6424"  # change it whenever the numbers change
+
     def __init__(
         self,
         command: Sequence[str],

@@ -11,6 +11,8 @@ from rdkit.Contrib.SA_Score import sascorer
 from chem.oracles.base import Component, Molecule
 from conf.schema.base import ConfigError
 
+VERSION = "4475921a9811684a"  # change it whenever a value below changes; first a hash of this file, as runs record it
+
 
 class Property:
     """A property that is a function of RDKit's molecule.
@@ -19,6 +21,8 @@ class Property:
         function: the property.
         unit_range: whether all its values are in [0, 1].
     """
+
+    version = VERSION
 
     def __init__(self, function: Callable[[Chem.Mol], float], unit_range: bool = False) -> None:
         self.function = function
@@ -36,6 +40,8 @@ class Alerts:
         catalogs: RDKit's catalogues by name, such as PAINS, BRENK, NIH, CHEMBL_Glaxo.
         smarts: further patterns, each of them an alert.
     """
+
+    version = VERSION
 
     def __init__(self, catalogs: Sequence[str] = ("PAINS", "BRENK"), smarts: Sequence[str] = ()) -> None:
         known = FilterCatalogParams.FilterCatalogs.names
@@ -63,6 +69,7 @@ class Similarity:
     """
 
     unit_range = True
+    version = VERSION
 
     def __init__(self, smiles: Sequence[str], radius: int = 2, bits: int = 2048) -> None:
         targets = [smiles] if isinstance(smiles, str) else list(smiles)
@@ -82,6 +89,7 @@ class Substructure:
     """1 if the molecule matches a SMARTS pattern, else 0."""
 
     unit_range = True
+    version = VERSION
 
     def __init__(self, smarts: str) -> None:
         self.pattern = parse_smarts(smarts)

@@ -45,6 +45,7 @@ class Synthesis:
     """
 
     unit_range = True
+    version = "07b48079e4e2d664"  # change it whenever the values change
 
     def __init__(
         self,

@@ -1,12 +1,15 @@
 """Components composed into one oracle."""
 
 import sys
+from typing import Any
 
 import pytest
 from rdkit import Chem
 
 from chem.oracles.base import Molecule, Status, TimedOut, Value
-from chem.oracles.compose import Scorer, error_text, make_component, source_hash
+from chem.oracles.compose import Scorer, code_version, error_text, make_component
+from chem.oracles.external_program import ExternalProgram
+from chem.oracles.properties import Alerts, Property, Similarity, Substructure
 from conf.schema.base import ConfigError
 from conf.schema.oracle import ComponentConfig, ComponentTransformConfig, OracleConfig
 
@@ -138,9 +141,19 @@ def test_identities_of_different_oracles_differ(own, tmp_path):
     assert identity() != identity(radius=3)
     assert identity() != identity("geometric")
     component = make_component(own())
-    before = source_hash(type(component))
+    before = code_version(type(component))
     (tmp_path / "own_components.py").write_text(OWN_COMPONENTS + "# changed")
-    assert source_hash(type(component)) != before  # other code may give other scores
+    assert code_version(type(component)) != before  # other code may give other scores
+
+
+@pytest.mark.parametrize("component", [Property, Alerts, Similarity, Substructure, ExternalProgram])
+def test_a_built_in_components_identity_is_its_version_and_not_its_file(component: Any):
+    assert code_version(component) == component.version
+
+    class Changed(component):
+        pass
+
+    assert code_version(Changed) != component.version  # it may compute other values
 
 
 def test_error_texts_are_one_short_line():
