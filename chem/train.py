@@ -23,7 +23,7 @@ from conf.schema.base import ConfigError
 from conf.schema.chem import ChemConfig, StopConfig
 from core import losses
 from core.objective import Group, Objective, make_objective
-from core.schedules import Observed, make_schedule, progress
+from core.schedules import StepStatistics, make_schedule, run_progress
 from core.sequence import masked_sum
 from launch.engines.base import Engine
 from launch.engines.factory import make_engine
@@ -58,7 +58,7 @@ class StepResult(NamedTuple):
     """Result of one training step."""
 
     metrics: dict[str, Scalar]
-    observed: Observed  # input of the beta schedule
+    statistics: StepStatistics  # input of the beta schedule
     batch: ScoredBatch  # as scored, before duplicates and filtered molecules were treated
 
 
@@ -152,7 +152,9 @@ def training_loop(
         if reward_function.spent:
             run.info(f"stopped after step {step + 1}: the budget of {config.budget:,} molecules is spent")
             return "budget"
-        values.beta = next_beta(values.beta, result.observed._replace(done=progress(step + 1, config.steps)))
+        values.beta = next_beta(
+            values.beta, result.statistics._replace(progress=run_progress(step + 1, config.steps))
+        )
     return "steps"
 
 
@@ -185,7 +187,7 @@ def train_step(learner: Learner, config: ChemConfig, step: int, beta: float) -> 
     )
     needs_diversity = "diversity" in learner.objective.transform_inputs
     diversity = batch_diversity(scored.canonical) if needs_diversity else None
-    metrics, observed = update_policy(learner, group, policy_logp, ref_logp, beta, diversity)
+    metrics, statistics = update_policy(learner, group, policy_logp, ref_logp, beta, diversity)
 
     learner.memory.add(smiles, batch, filtered)
     if config.replay.purge:
@@ -197,7 +199,7 @@ def train_step(learner: Learner, config: ChemConfig, step: int, beta: float) -> 
         policy_logp = token_logp(policy, group.tokens, group.mask)
         ref_logp = token_logp(prior.network, group.tokens, group.mask, learner.row_threads)
         update_policy(learner, group, policy_logp, ref_logp, beta)
-    return StepResult({**metrics, **batch_statistics(scored, filtered, rollout)}, observed, scored)
+    return StepResult({**metrics, **batch_statistics(scored, filtered, rollout)}, statistics, scored)
 
 
 def update_policy(
@@ -207,7 +209,7 @@ def update_policy(
     ref_logp: Tensor,
     beta: float,
     diversity: Tensor | None = None,
-) -> tuple[dict[str, Scalar], Observed]:
+) -> tuple[dict[str, Scalar], StepStatistics]:
     """Transform, KL term, advantage, loss and update, with all rows as one group.
 
     Args:
@@ -238,8 +240,8 @@ def update_policy(
 
     ref_seq_logp = masked_sum(ref_logp, rows.mask).unsqueeze(0)
     good = objective.good(reward, ref_seq_logp, valid & complete)
-    observed = Observed(0.0, float(metrics[objective.divergence_metric]), reward, ref_seq_logp, good)
-    return {**metrics, "loss": loss.detach(), "grad_norm": grad_norm}, observed
+    statistics = StepStatistics(0.0, float(metrics[objective.divergence_metric]), reward, ref_seq_logp, good)
+    return {**metrics, "loss": loss.detach(), "grad_norm": grad_norm}, statistics
 
 
 def make_chem_objective(config: ChemConfig) -> Objective:

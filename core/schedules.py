@@ -9,39 +9,39 @@ import torch
 from torch import Tensor
 
 
-class Observed(NamedTuple):
+class StepStatistics(NamedTuple):
     """Statistics of a finished step, from which a schedule computes the beta of the next step.
 
     Attributes:
-        done: in [0, 1], the position of the next step in the run: 0 for the first step, 1 for the last.
+        progress: in [0, 1], the position of the next step in the run: 0 for the first step, 1 for the last.
         kl: the objective's divergence, nats.
         reward: [..., G] raw rewards.
         ref_seq_logp: [..., G] log-probabilities of the completions under the reference, nats.
         good: [..., G] bool; None without a threshold.
     """
 
-    done: float
+    progress: float
     kl: float
     reward: Tensor
     ref_seq_logp: Tensor
     good: Tensor | None
 
 
-Schedule = Callable[[float, Observed], float]  # current beta -> beta of the next step
+Schedule = Callable[[float, StepStatistics], float]  # current beta -> beta of the next step
 
 
-def linear(start: float, final: float, done: float) -> float:
-    """Interpolate linearly from start at done = 0 to final at done = 1."""
-    return start + (final - start) * min(max(done, 0.0), 1.0)
+def linear(start: float, final: float, progress: float) -> float:
+    """Interpolate linearly from start at progress = 0 to final at progress = 1."""
+    return start + (final - start) * min(max(progress, 0.0), 1.0)
 
 
-def cosine(start: float, final: float, done: float) -> float:
+def cosine(start: float, final: float, progress: float) -> float:
     """Go from start to final along half a cosine, which is flat at both ends."""
-    return final + (start - final) * (1 + math.cos(math.pi * min(max(done, 0.0), 1.0))) / 2
+    return final + (start - final) * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0))) / 2
 
 
-def progress(step: int, steps: int) -> float:
-    """Return `done` of a step, which is counted from 0: 0 at the first step, 1 at the last."""
+def run_progress(step: int, steps: int) -> float:
+    """Return `progress` of a step, which is counted from 0: 0 at the first step, 1 at the last."""
     return step / max(steps - 1, 1)
 
 
@@ -113,18 +113,18 @@ def make_schedule(name: str, start: float, options: dict[str, Any]) -> Schedule:
     """
     curves = {"linear": linear, "cosine": cosine}
     if name == "constant":
-        return lambda beta, observed: beta
+        return lambda beta, statistics: beta
     if name in curves:
         curve = partial(curves[name], start, **options)
-        return lambda beta, observed: curve(done=observed.done)
+        return lambda beta, statistics: curve(progress=statistics.progress)
     if name == "adaptive":
-        return lambda beta, observed: adaptive_beta(beta, observed.kl, **options)
+        return lambda beta, statistics: adaptive_beta(beta, statistics.kl, **options)
     if name == "automatic":
         return partial(_automatic, options)
     raise ValueError(f"schedule must be constant, linear, cosine, adaptive or automatic, got {name!r}")
 
 
-def _automatic(options: dict[str, Any], beta: float, observed: Observed) -> float:
-    if observed.good is None:
+def _automatic(options: dict[str, Any], beta: float, statistics: StepStatistics) -> float:
+    if statistics.good is None:
         raise ValueError("an automatic beta needs a threshold, because it is computed from pairs of good samples")
-    return automatic_beta(beta, observed.reward, observed.ref_seq_logp, observed.good, **options)
+    return automatic_beta(beta, statistics.reward, statistics.ref_seq_logp, statistics.good, **options)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LOGITS = 2**26  # largest number of logits held at a time: 256 MiB in float32
+MAX_LOGITS = 2**26  # largest number of logits held at a time: 256 MiB in float32
 
 
 def masked_sum(value: Tensor, mask: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ def selected_logp(hidden: Tensor, weight: Tensor, tokens: Tensor, chunk: int | N
         hidden: [N, D] last hidden states, each at the position before its token.
         weight: [V, D] output embedding.
         tokens: [N] ids.
-        chunk: rows at a time; None: as many as `LOGITS` allows.
+        chunk: rows at a time; None: as many as `MAX_LOGITS` allows.
 
     Returns:
         [N] float32 (float64 for float64 input), nats, with gradient to hidden and weight.
@@ -70,9 +70,9 @@ def selected_logp_and_entropy(
     return _SelectedLogp.apply(hidden, weight, tokens, chunk, True)
 
 
-def rows_at_a_time(vocabulary: int) -> int:
-    """Return how many rows have at most `LOGITS` logits together, and at least 1."""
-    return max(LOGITS // vocabulary, 1)
+def rows_per_chunk(vocabulary: int) -> int:
+    """Return how many rows have at most `MAX_LOGITS` logits together, and at least 1."""
+    return max(MAX_LOGITS // vocabulary, 1)
 
 
 class _SelectedLogp(torch.autograd.Function):
@@ -89,7 +89,7 @@ class _SelectedLogp(torch.autograd.Function):
             raise ValueError(
                 f"shapes must be hidden [N, D] and tokens [N], got {tuple(hidden.shape)} and {tuple(tokens.shape)}"
             )
-        ctx.chunk = rows_at_a_time(len(weight)) if chunk is None else chunk
+        ctx.chunk = rows_per_chunk(len(weight)) if chunk is None else chunk
         wide = torch.promote_types(hidden.dtype, torch.float32)
         logp, lse, entropy = (hidden.new_empty(len(tokens), dtype=wide) for _ in range(3))
         for rows in _chunks(len(tokens), ctx.chunk):

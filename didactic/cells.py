@@ -10,7 +10,7 @@ from conf.schema.didactic import CellConfig, DidacticConfig
 from core import stats
 from core.mara import select_anchor
 from core.objective import Objective, make_objective
-from core.schedules import Observed, make_schedule, progress
+from core.schedules import StepStatistics, make_schedule, run_progress
 from core.targets import forward_kl_target, reverse_kl_target
 from core.transforms import Transformed, class_diversity
 from didactic.problems import Problem
@@ -97,8 +97,9 @@ class Cell:
         """
         settings = self.config.beta_schedule
         schedule = make_schedule(settings.name, self.config.objective.beta, settings.options())
-        done = progress(step + 1, self.config.steps)
-        return schedule(beta, Observed(done, divergence, self.problem.reward, self.problem.ref_logp, self.good()))
+        progress = run_progress(step + 1, self.config.steps)
+        statistics = StepStatistics(progress, divergence, self.problem.reward, self.problem.ref_logp, self.good())
+        return schedule(beta, statistics)
 
 
 def make_cells(config: DidacticConfig, problem: Problem) -> list[Cell]:

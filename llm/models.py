@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from conf.schema.base import ConfigError
 from conf.schema.llm import ModelConfig
-from launch.engines.deepspeed import quieten
+from launch.engines.deepspeed import silence_deepspeed
 from launch.runs.checkpoint import tensors_hash
 from llm.adapters import adapter_off, add_adapter, save_adapter
 from llm.inference.attention import shared_prefix_attention, supports_shared_prefix
@@ -127,7 +127,7 @@ def save_policy(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, con
         save_adapter(policy, config, run / "adapter")
         base = _load(resolve_model(config.name_or_path, POLICIES), config, torch.device("cpu"))
         policy = PeftModel.from_pretrained(base, run / "adapter").merge_and_unload()
-    quieten()
+    silence_deepspeed()
     policy.save_pretrained(run / "policy")
     tokenizer.save_pretrained(run / "policy")
 

@@ -12,7 +12,7 @@ from conf.schema.base import ConfigError
 from conf.schema.llm import LlmConfig
 from core.losses import mean_valid
 from core.objective import Objective, make_objective
-from core.schedules import Observed, linear, make_schedule, progress
+from core.schedules import StepStatistics, linear, make_schedule, run_progress
 from core.sequence import masked_sum
 from core.transforms import class_diversity
 from launch.engines.base import Engine
@@ -138,8 +138,8 @@ def train(config: LlmConfig, run: Run) -> None:
         warning = watch.update(result.texts, task.correct(result.reward.flatten().tolist()), result.chats, task)
         if warning:
             run.warn(warning)
-        finished = progress(step + 1, config.steps)
-        observed = Observed(finished, float(result.kl), result.reward, result.ref_seq_logp, result.good)
+        finished = run_progress(step + 1, config.steps)
+        observed = StepStatistics(finished, float(result.kl), result.reward, result.ref_seq_logp, result.good)
         state.beta = next_beta(state.beta, observed)
 
     with engine.gather() as policy:
@@ -400,7 +400,7 @@ def with_entropy(objective: Objective, config: LlmConfig, step: int) -> Objectiv
     final = config.objective.entropy_final
     if final is None:
         return objective
-    coefficient = linear(config.objective.entropy_coef, final, progress(step, config.steps))
+    coefficient = linear(config.objective.entropy_coef, final, run_progress(step, config.steps))
     return replace(objective, entropy_coef=coefficient)
 
 

@@ -59,7 +59,7 @@ class Key:
                 self.check(name, item, note)
         elif isinstance(value, str) and self.choices:
             if value not in self.choices and not (self.import_path and ":" in value):
-                raise ConfigError(f"{name}: must be one of {self.allowed()}{note}, got {show(value)}")
+                raise ConfigError(f"{name}: must be one of {self.allowed()}{note}, got {yaml_text(value)}")
         elif isinstance(value, int | float) and not isinstance(value, bool):
             self._check_number(name, value, note)
 
@@ -138,7 +138,7 @@ def load_object(name: str, path: str) -> Any:
         raise ConfigError(f"{name}: {error}") from error
 
 
-def show(value: object) -> str:
+def yaml_text(value: object) -> str:
     """Return a value as YAML writes it."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from itertools import product
 from typing import Any
 
-from conf.schema.base import ConfigError, Section, key, option, show
+from conf.schema.base import ConfigError, Section, key, option, yaml_text
 from conf.schema.objective import (
     AdaptiveBetaConfig,
     BetaScheduleConfig,
@@ -44,7 +44,8 @@ class ProblemConfig(Section):
             return
         if not self.ref or not self.reward or len(self.ref) != len(self.reward):
             raise ConfigError(
-                f"{prefix}reward: must be a list as long as {prefix}ref, got {show(self.reward)} and {show(self.ref)}"
+                f"{prefix}reward: must be a list as long as {prefix}ref, got {yaml_text(self.reward)} and "
+                f"{yaml_text(self.ref)}"
             )
         if not abs(sum(self.ref) - 1) <= 1e-6:
             raise ConfigError(f"{prefix}ref: must be probabilities that sum to 1, got {self.ref}")
@@ -183,7 +184,8 @@ class DidacticConfig(RunConfig):
             value = getattr(getattr(self, section) if section else self, last)
             if value != default:
                 raise ConfigError(
-                    f"{name}: is only used with gradient=sampled; set it to {show(default)}, got {show(value)}"
+                    f"{name}: is only used with gradient=sampled; set it to {yaml_text(default)}, got "
+                    f"{yaml_text(value)}"
                 )
 
 
@@ -194,7 +196,7 @@ def _axis(name: str, value: Any, kind: type[str] | type[float]) -> list[Any]:
         raise ConfigError(f"{name}: must be a value or a list of values, got []")
     for item in values:
         if kind is float and (isinstance(item, bool) or not isinstance(item, int | float)):
-            raise ConfigError(f"{name}: must be a number or a list of numbers, got {show(item)}")
+            raise ConfigError(f"{name}: must be a number or a list of numbers, got {yaml_text(item)}")
     values = [kind(item) for item in values]
     if len(set(values)) < len(values):
         raise ConfigError(f"{name}: must not repeat a value, got {value}")

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from conf.schema.base import ConfigError, Section, check_config, check_range, key, option, show
+from conf.schema.base import ConfigError, Section, check_config, check_range, key, option, yaml_text
 
 PREFIX = "hydra.launcher."
 # Parameters of sbatch that the launcher sets itself
@@ -42,7 +42,7 @@ class LocalLauncherConfig(Section):
             )
         if not re.fullmatch(r"continue|stop|retry:[1-9]\d*", self.on_failure):
             raise ConfigError(
-                f"{prefix}on_failure: must be continue, stop or retry:N with N >= 1, got {show(self.on_failure)}"
+                f"{prefix}on_failure: must be continue, stop or retry:N with N >= 1, got {yaml_text(self.on_failure)}"
             )
 
 

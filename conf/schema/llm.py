@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import Any, ClassVar
 
-from conf.schema.base import ConfigError, Section, check_config, key, show
+from conf.schema.base import ConfigError, Section, check_config, key, yaml_text
 from conf.schema.equivalence import EQUIVALENCES, EquivalenceSection
 from conf.schema.objective import ObjectiveConfig
 from conf.schema.run import JobConfig, RunConfig
@@ -182,21 +182,21 @@ def reward_part(name: str, part: Any) -> RewardPartConfig:
         return part
     allowed = [field.name for field in fields(RewardPartConfig)]
     if not isinstance(part, dict):
-        raise ConfigError(f"{name}: must be a mapping of {', '.join(allowed)}, got {show(part)}")
+        raise ConfigError(f"{name}: must be a mapping of {', '.join(allowed)}, got {yaml_text(part)}")
     for unknown in part.keys() - set(allowed):
         raise ConfigError(f"{name}.{unknown}: no such key; allowed: {', '.join(allowed)}")
     part = RewardPartConfig(**part)
     for kind, value in (("function", part.function), ("model", part.model)):
         if value is not None and (not isinstance(value, str) or not value):
-            raise ConfigError(f"{name}.{kind}: must be text or null, got {show(value)}")
+            raise ConfigError(f"{name}.{kind}: must be text or null, got {yaml_text(value)}")
     if (part.function is None) == (part.model is None):
         raise ConfigError(
-            f"{name}: must have either function or model, got function={show(part.function)}, "
-            f"model={show(part.model)}"
+            f"{name}: must have either function or model, got function={yaml_text(part.function)}, "
+            f"model={yaml_text(part.model)}"
         )
     number = isinstance(part.weight, int | float) and not isinstance(part.weight, bool)
     if not number or not math.isfinite(part.weight) or part.weight == 0:
-        raise ConfigError(f"{name}.weight: must be a finite number and not 0, got {show(part.weight)}")
+        raise ConfigError(f"{name}.weight: must be a finite number and not 0, got {yaml_text(part.weight)}")
     check_config(part, f"{name}.")
     return part
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from conf.schema.base import ConfigError, Section, check_range, key, show
+from conf.schema.base import ConfigError, Section, check_range, key, yaml_text
 
 TRANSFORMS: dict[str, tuple[str, ...]] = {  # transforms of a component's value, with the options that each needs
     "identity": (),
@@ -38,7 +38,7 @@ class ComponentTransformConfig(Section):
         for name, value in vars(self).items():
             if name != "name" and (value is not None) != (name in needed):
                 allowed = "given" if name in needed else "null"
-                raise ConfigError(f"{prefix}{name}: must be {allowed} with name={self.name}, got {show(value)}")
+                raise ConfigError(f"{prefix}{name}: must be {allowed} with name={self.name}, got {yaml_text(value)}")
         if self.low is not None and self.high is not None:
             check_range(f"{prefix}high", self.high, above=self.low, note=f" ({prefix}low)")
 

@@ -51,7 +51,7 @@ def _compose_cached(
         raise ConfigError(error_message(error, package)) from error
 
 
-def recorded(folder: Path) -> Any:
+def read_recorded_config(folder: Path) -> Any:
     """The typed configuration of the run in a folder: its recorded command, overridden by its config.yaml.
 
     Raises:

@@ -30,7 +30,7 @@ from omegaconf.errors import (
 )
 from yaml import MarkedYAMLError
 
-from conf.schema.base import ConfigError, Key, key_of, show
+from conf.schema.base import ConfigError, Key, key_of, yaml_text
 from conf.schema.renames import renamed_key, renamed_option
 from launch.cli.groups import groups, options, owner
 from launch.runs.run_folder import unusable_folder_message
@@ -98,7 +98,7 @@ def _key_message(error: OmegaConfBaseException, package: str, file: str | None) 
         return f"{key}: cannot resolve {node._value() if node else '?'}: {_first_line(error)}"
     if isinstance(error, ConfigTypeError):  # ~KEY
         return f"{key}: required, cannot be removed with ~{key}"
-    return f"{key}: must be {_expected_value(node)}, got {show(error.value)}"
+    return f"{key}: must be {_expected_value(node)}, got {yaml_text(error.value)}"
 
 
 def unknown_key_message(key: str, parent: DictConfig, package: str) -> str:
@@ -139,7 +139,7 @@ def _unknown_option_message(error: MissingConfigException) -> str:
         return f"{group}: {option} was renamed to {group}={renamed_option(group, option)}"
     package = owner(group, option)
     hint = f", which belongs to python -m {package}" if package else ""
-    return f"{group}: must be one of {', '.join(error.options)}, got {show(option)}{hint}"
+    return f"{group}: must be one of {', '.join(error.options)}, got {yaml_text(option)}{hint}"
 
 
 def _expected_value(node: Node | None) -> str:

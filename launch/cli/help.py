@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from conf.schema.base import Key, key_of, show
+from conf.schema.base import Key, key_of, yaml_text
 from launch.cli.groups import groups, option_files
 
 MAX_VALUE = 40  # characters of a value
@@ -42,7 +42,7 @@ def key_table(config: DictConfig) -> str:
     width = min(max(terminal, WIDTHS[0]), WIDTHS[1]) - COLUMN
     lines: list[str] = []
     for name, value, key in described_keys(config):
-        entry = f"  {name}={shortened(value)}"
+        entry = f"  {name}={short_value(value)}"
         wrapped = textwrap.wrap(meaning(key), width, break_long_words=False, break_on_hyphens=False) or [""]
         if len(entry) > COLUMN - 2:  # the meaning starts on the next line
             lines.append(entry)
@@ -76,11 +76,11 @@ def meaning(key: Key) -> str:
     return f"{key.help} ({allowed})" if allowed else key.help
 
 
-def shortened(value: Any) -> str:
+def short_value(value: Any) -> str:
     """A value on one line, cut to MAX_VALUE characters."""
     if isinstance(value, DictConfig | ListConfig):
         value = json.dumps(OmegaConf.to_container(value)).replace('"', "")
-    text = " ".join(show(value).split())
+    text = " ".join(yaml_text(value).split())
     return text if len(text) <= MAX_VALUE else f"{text[: MAX_VALUE - 3]}..."
 
 

@@ -62,7 +62,7 @@ class DeepSpeedEngine:
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
         if device.type == "cuda":
             os.environ["LOCAL_RANK"] = str(torch.cuda.current_device())  # selects the device in DeepSpeed
-        os.environ.setdefault("LOCAL_RANK", str(distributed.current().local_rank))
+        os.environ.setdefault("LOCAL_RANK", str(distributed.current_ranks().local_rank))
         self._full_policy = _empty_copy(module) if stage == 3 else module
         adamw = make_adamw([parameters[name] for name in self.names], optimizer)
         offload_device = {"device": "cpu", "pin_memory": device.type == "cuda"} if offload else {"device": "none"}
@@ -185,7 +185,7 @@ def import_deepspeed() -> Any:
     Raises:
         ConfigError: DeepSpeed cannot be imported.
     """
-    quieten()
+    silence_deepspeed()
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)  # in DeepSpeed
     try:
         with _no_stderr():  # the import links test programs, and the linker prints the libraries that are missing
@@ -213,7 +213,7 @@ def _no_stderr() -> Iterator[None]:
         os.close(devnull)
 
 
-def quieten() -> None:
+def silence_deepspeed() -> None:
     """Prevent DeepSpeed's warning on import. transformers imports it as well, when it saves a model."""
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # otherwise it warns that it found no accelerator

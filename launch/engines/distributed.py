@@ -22,7 +22,7 @@ class Ranks(NamedTuple):
     local_rank: int
 
 
-def current() -> Ranks:
+def current_ranks() -> Ranks:
     """The rank of this process, from submitit if it started the process, otherwise from torchrun's variables.
 
     Raises:
@@ -53,7 +53,7 @@ def init() -> Ranks:
     Raises:
         ConfigError: there are several ranks, and one of these variables is not set.
     """
-    ranks = current()
+    ranks = current_ranks()
     if ranks.world > 1 and not dist.is_initialized():
         for name in ("MASTER_ADDR", "MASTER_PORT"):
             if name not in os.environ:

@@ -34,7 +34,7 @@ def make_engine(
     Raises:
         ConfigError: there are several ranks but `shared` is false, or the engine cannot be found.
     """
-    world = distributed.current().world
+    world = distributed.current_ranks().world
     if world > 1 and not shared:
         raise ConfigError(
             "hydra.launcher.tasks_per_node: must be 1 (with hydra.launcher.nodes=1) because this package trains in "

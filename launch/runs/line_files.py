@@ -40,7 +40,7 @@ class LineFiles:
             ConfigError: the file cannot be written.
         """
         try:
-            self._files[name].write(json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n")
+            self._files[name].write(json.dumps(to_json(row), ensure_ascii=False, allow_nan=False) + "\n")
             self._files[name].flush()
         except OSError as error:
             raise ConfigError(unwritable_message(error, line_file(self.folder, name))) from error
@@ -76,12 +76,12 @@ def unwritable_message(error: OSError, path: Path) -> str:
     return f"{error.filename or path}: cannot be written: {reason}; {advice}"
 
 
-def plain(value: Any) -> Any:
+def to_json(value: Any) -> Any:
     """Convert a value for JSON: tensors and arrays become numbers or lists, and non-finite numbers become None."""
     if isinstance(value, Mapping):
-        return {name: plain(item) for name, item in value.items()}
+        return {name: to_json(item) for name, item in value.items()}
     if isinstance(value, Tensor | np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [to_json(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -25,7 +25,7 @@ from launch.engines import distributed
 from launch.runs import checkpoint, signals
 from launch.runs.checkpoint import Manifest, Stateful
 from launch.runs.console import console
-from launch.runs.line_files import LINE_FILES, LineFiles, plain, unwritable_message
+from launch.runs.line_files import LINE_FILES, LineFiles, to_json, unwritable_message
 from launch.runs.loggers import MetricLogger, make_loggers
 from launch.runs.progress import StepProgress
 from launch.runs.record import RunRecord, resolved_config
@@ -63,7 +63,7 @@ class Run:
     ) -> None:
         self.folder = folder
         self.step = -1
-        self.ranks = distributed.current()
+        self.ranks = distributed.current_ranks()
         self._config = resolved_config(config)
         self._checkpoint_config = CheckpointConfig(**self._config.get("checkpoint", NO_CHECKPOINTS))
         self._parts: dict[str, Stateful] = {}
@@ -210,7 +210,7 @@ class Run:
             step: the step of the line, by default the current one.
         """
         step = self.step if step is None else step
-        self._latest_metrics = plain(metrics)
+        self._latest_metrics = to_json(metrics)
         self._append("metrics", {"step": step, **self._latest_metrics})
         self._append("timings", {"step": step, "seconds": round(time.perf_counter() - self._step_started, 6)})
         for logger in self._loggers:
@@ -242,7 +242,7 @@ class Run:
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json, the results of the run."""
         if self.is_main:
-            write_json(self.folder / "summary.json", plain(summary))
+            write_json(self.folder / "summary.json", to_json(summary))
 
 
 def seed_global_generators(seed: int, step: int, rank: int) -> None:

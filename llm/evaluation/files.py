@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from conf.schema.base import ConfigError, show
+from conf.schema.base import ConfigError, yaml_text
 from launch.runs.run_folder import user_path
 from llm.evaluation.metrics import is_first_of_class
 from llm.inference.prompts import Chat
@@ -159,7 +159,7 @@ def _read_lines(key: str, file: str) -> Iterator[_Line]:
         raise ConfigError(f"{key}: must be a file in UTF-8, got {file} ({error.reason})") from None
     for number, line in enumerate(text.rstrip("\n").split("\n"), start=1):
         location = f"{key}: {file}, line {number}"
-        shown = show(_shorten(line, MAX_LINE))
+        shown = yaml_text(_shorten(line, MAX_LINE))
         try:
             content = json.loads(line)
         except ValueError as error:

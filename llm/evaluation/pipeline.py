@@ -14,10 +14,10 @@ from rich.progress import track
 from conf.schema.base import ConfigError
 from conf.schema.equivalence import EQUIVALENCES
 from conf.schema.llm import EvaluateConfig, LlmConfig, ModelConfig, RewardConfig, RewardPartConfig
-from launch.cli.compose import compose_typed, recorded
+from launch.cli.compose import compose_typed, read_recorded_config
 from launch.runs.checkpoint import tensors_hash
 from launch.runs.console import console
-from launch.runs.line_files import plain
+from launch.runs.line_files import to_json
 from launch.runs.rng import stream_seed
 from launch.runs.run import Run
 from launch.runs.run_folder import user_path, write_text
@@ -109,7 +109,7 @@ def check_partitions(config: EvaluateConfig, prompts: Sequence[Generations]) -> 
 def load_training_setup(config: EvaluateConfig) -> TrainingSetup:
     """The configuration and task of `config.run` or `config.experiment`."""
     if config.run is not None:
-        llm_config = recorded(user_path(config.run))
+        llm_config = read_recorded_config(user_path(config.run))
         if not isinstance(llm_config, LlmConfig):
             raise ConfigError(f"run: must be a run folder of python -m llm, got {config.run}")
     else:
@@ -410,4 +410,4 @@ def format_line(prompt: Generations, inputs: MetricInputs, metrics: Mapping[str,
     row |= {"partition": inputs.partition, "generation_scores": inputs.scores}
     row |= {"rewards_in": inputs.rewards_in, "rewards_out": inputs.rewards_out, "correct": inputs.correct}
     present = {key: value for key, value in row.items() if value is not None}
-    return json.dumps(plain({**present, **metrics}), ensure_ascii=False, allow_nan=False)
+    return json.dumps(to_json({**present, **metrics}), ensure_ascii=False, allow_nan=False)

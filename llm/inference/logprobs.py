@@ -22,7 +22,7 @@ def completion_logp(
         prompts: P prompts.
         tokens: [P * G, T] completions, G consecutive rows per prompt, right-padded.
         mask: [P * G, T] bool, True on completion tokens including EOS.
-        chunk: positions whose logits are in memory at a time; None: as many as `core.sequence.LOGITS` allows.
+        chunk: positions whose logits are in memory at a time; None: as many as `core.sequence.MAX_LOGITS` allows.
 
     Returns:
         [P * G, T] float32, nats, 0 where masked.

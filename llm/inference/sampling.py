@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from core.sequence import completion_mask, inverse_cdf, rows_at_a_time
+from core.sequence import completion_mask, inverse_cdf, rows_per_chunk
 from llm.inference.decoder import PackedDecoder, make_decoder
 from llm.inference.prompts import Prompts
 
@@ -77,6 +77,6 @@ def _sample(
 
 def sample_token(head: Any, hidden: Tensor, uniform: Tensor) -> Tensor:
     """Sample the next token of each row, [R, D] and [R] -> [R], in chunks whose logits fit into memory."""
-    size = rows_at_a_time(head.weight.shape[0])
+    size = rows_per_chunk(head.weight.shape[0])
     chunks = zip(hidden.split(size), uniform.split(size), strict=True)
     return torch.cat([inverse_cdf(head(states), numbers) for states, numbers in chunks])

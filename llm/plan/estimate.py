@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from transformers import AutoModelForSequenceClassification
 
-from core.sequence import rows_at_a_time
+from core.sequence import rows_per_chunk
 from launch.engines.deepspeed import BUCKET
 from llm.inference.decoder import INITIAL_CAPACITY
 from llm.plan.activations import PassMemory, add_meta_adapter, measure_pass, meta_model
@@ -139,7 +139,7 @@ def sampling_phase(settings: PlanSettings, size: ModelSize, prompts: int, rows: 
         capacity, old_capacity = min(2 * capacity, settings.new_tokens), capacity
     cache = size.cache_bytes * (prompts * settings.prompt_tokens + rows * (capacity + old_capacity))
     prefill = pass_memory(settings, prompts * settings.prompt_tokens, 0, False).bytes
-    logits = min(rows, rows_at_a_time(size.vocabulary)) * size.vocabulary * (settings.dtype_bytes + 16)
+    logits = min(rows, rows_per_chunk(size.vocabulary)) * size.vocabulary * (settings.dtype_bytes + 16)
     return {"keys and values": cache, "activations": max(logits, prefill)}
 
 
@@ -147,7 +147,7 @@ def forward_bytes(settings: PlanSettings, size: ModelSize) -> int:
     """Activations of the largest pass without gradient: of one layer, or two float32 copies of a chunk's logits."""
     largest = largest_pass(settings)
     body = pass_memory(settings, largest.tokens, 0, False).bytes
-    logits = min(largest.scored, rows_at_a_time(size.vocabulary)) * size.vocabulary * 2 * 4
+    logits = min(largest.scored, rows_per_chunk(size.vocabulary)) * size.vocabulary * 2 * 4
     return max(body, logits)
 
 

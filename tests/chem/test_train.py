@@ -254,7 +254,7 @@ def test_what_a_step_reports(prior):
     assert [row["smiles"] for row in sample_records(first.batch)] == list(dict.fromkeys(molecules))
     repeated = [molecule in set(molecules) for molecule in second.batch.canonical if molecule is not None]
     assert second.metrics["repeats"] == sum(repeated) / len(repeated) > 0
-    assert first.observed.reward.shape == (1, 24)
+    assert first.statistics.reward.shape == (1, 24)
 
 
 def test_statistics_of_a_batch_by_hand():

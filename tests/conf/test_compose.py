@@ -13,7 +13,7 @@ from conf.schema.base import ConfigError
 from conf.schema.commands import COMMANDS
 from launch.cli.compose import compose as launch_compose
 from launch.cli.groups import CONF, groups, options, owner
-from launch.cli.help import described_keys, option_table, shortened
+from launch.cli.help import described_keys, option_table, short_value
 from launch.cli.validation import check, register
 from launch.runs.run_folder import flatten
 
@@ -119,7 +119,7 @@ def test_help_gives_every_key_its_value_and_meaning(command):
     assert len(keys) >= 6
     words = " ".join(text.split())
     for name, value, known in described_keys(config):
-        assert entries[name].startswith(shortened(value))
+        assert entries[name].startswith(short_value(value))
         assert all(choice in words for choice in known.choices)
     if "objective.beta" in entries:
         assert ">= 0" in words

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from core.schedules import Observed, adaptive_beta, automatic_beta, make_schedule, progress
+from core.schedules import StepStatistics, adaptive_beta, automatic_beta, make_schedule, run_progress
 from core.targets import reverse_log_ratio
 
 
@@ -38,7 +38,7 @@ def test_a_scheduled_beta_goes_from_its_start_to_its_final_value(name):
     schedule = make_schedule(name, 0.4, {"final": 0.1})
     steps, beta, betas = 11, 0.4, [0.4]
     for step in range(steps - 1):
-        beta = schedule(beta, observed(done=progress(step + 1, steps)))
+        beta = schedule(beta, statistics(progress=run_progress(step + 1, steps)))
         betas.append(beta)
     assert betas[0] == 0.4
     assert betas[-1] == pytest.approx(0.1)
@@ -46,16 +46,18 @@ def test_a_scheduled_beta_goes_from_its_start_to_its_final_value(name):
     assert betas[5] == pytest.approx(0.25)
     middle = 0.4 - 0.3 * 2 / 10 if name == "linear" else 0.25 + 0.15 * math.cos(math.pi * 2 / 10)
     assert betas[2] == pytest.approx(middle)
-    assert progress(0, 1) == 0
+    assert run_progress(0, 1) == 0
     constant = make_schedule("constant", 0.4, {})
-    assert constant(0.4, observed(done=1.0)) == 0.4
+    assert constant(0.4, statistics(progress=1.0)) == 0.4
     with pytest.raises(ValueError, match="got 'quadratic'"):
         make_schedule("quadratic", 0.4, {})
 
 
-def observed(**changes):
+def statistics(**changes):
     zeros = torch.zeros(1, 2)
-    return Observed(**{"done": 0.0, "kl": 1.0, "reward": zeros, "ref_seq_logp": zeros, "good": None, **changes})
+    return StepStatistics(
+        **{"progress": 0.0, "kl": 1.0, "reward": zeros, "ref_seq_logp": zeros, "good": None, **changes}
+    )
 
 
 REWARD = torch.tensor([[1.0, 0.9, 0.2, 0.7], [1.0, 1.0, 0.8, 0.0]])
@@ -102,9 +104,9 @@ def test_without_a_pair_of_good_samples_automatic_beta_does_not_change():
     assert automatic_beta(0.7, REWARD, REF, one_good, **options) == 0.7
     assert automatic_beta(0.7, REWARD, torch.zeros_like(REF), GOOD, **options) == 0.7
     schedule = make_schedule("automatic", 0.7, options)
-    assert schedule(0.7, observed(reward=REWARD, ref_seq_logp=REF, good=GOOD)) == 0.1
+    assert schedule(0.7, statistics(reward=REWARD, ref_seq_logp=REF, good=GOOD)) == 0.1
     with pytest.raises(ValueError, match="needs a threshold"):
-        schedule(0.7, observed())
+        schedule(0.7, statistics())
     for wrong in ({"quantile": 1.5}, {"low": 0.0}, {"low": 0.3}, {"high": math.inf}):
         with pytest.raises(ValueError, match="quantile must lie"):
             automatic_beta(0.7, REWARD, REF, GOOD, **{**options, **wrong})
@@ -112,4 +114,4 @@ def test_without_a_pair_of_good_samples_automatic_beta_does_not_change():
 
 def test_the_adaptive_schedule_is_adaptive_beta():
     schedule = make_schedule("adaptive", 0.3, {"kl_target": 2.0})
-    assert schedule(0.5, observed(kl=3.0)) == adaptive_beta(0.5, 3.0, 2.0) == pytest.approx(0.51)
+    assert schedule(0.5, statistics(kl=3.0)) == adaptive_beta(0.5, 3.0, 2.0) == pytest.approx(0.51)

@@ -13,7 +13,7 @@ from core.sequence import (
     completion_mask,
     inverse_cdf,
     masked_sum,
-    rows_at_a_time,
+    rows_per_chunk,
     selected_logp,
     selected_logp_and_entropy,
 )
@@ -181,8 +181,8 @@ def test_entropy_is_exact_for_uniform_and_deterministic_rows() -> None:
 
 
 def test_a_larger_vocabulary_means_fewer_rows_at_a_time() -> None:
-    assert rows_at_a_time(512) > 290 * rows_at_a_time(151_936) > 290
-    assert rows_at_a_time(2**40) == 1
+    assert rows_per_chunk(512) > 290 * rows_per_chunk(151_936) > 290
+    assert rows_per_chunk(2**40) == 1
 
 
 # --- masks -----------------------------------------------------------------------------------------------

@@ -141,7 +141,7 @@ def whole_run(folder, model, *overrides, stop_after=None):
 
 def equal_steps(folder, main):
     """Recorded steps with each engine, and steps with completions of unequal length."""
-    results: dict[str, Any] = {"gathered": gathered(distributed.current().rank)}
+    results: dict[str, Any] = {"gathered": gathered(distributed.current_ranks().rank)}
     for name in ENGINES:
         training = RecordedTraining(name)
         rows = [training.step(step) for step in range(STEPS)]

@@ -191,7 +191,7 @@ class Slow(OneTwo):
 
 class Fails(OneTwo):
     def prompts(self):
-        if distributed.current().rank == 1:
+        if distributed.current_ranks().rank == 1:
             raise RuntimeError("rank 1 is made to fail")
         return super().prompts()
 """

@@ -17,7 +17,7 @@ from conf.schema.base import (
     key_of,
     load_object,
     option,
-    show,
+    yaml_text,
 )
 
 
@@ -144,7 +144,7 @@ def test_sections_are_checked_from_the_inside():
 
 def test_show_writes_yaml():
     values = {"null": None, "true": True, "false": False, "''": "", "text": "text", "1": 1, "0.1": 0.1, "[1]": [1]}
-    assert {show(value): value for value in values.values()} == values
+    assert {yaml_text(value): value for value in values.values()} == values
 
 
 def test_an_object_at_an_import_path_is_loaded_or_the_key_is_named():

@@ -5,7 +5,7 @@ from omegaconf import OmegaConf
 
 from conf.schema.base import ConfigError
 from conf.schema.llm import LlmConfig
-from launch.cli.compose import compose, compose_typed, recorded
+from launch.cli.compose import compose, compose_typed, read_recorded_config
 
 from ..made_up import write_run
 
@@ -73,7 +73,7 @@ def test_a_recorded_configuration_is_that_of_its_file_and_command(tmp_path):
     config["writers"] = config.pop("loggers")  # as an older run has it
     del config["threads"]  # a key that the run did not have: the command gives it
     write_run(tmp_path, config, command=["python", "-m", "llm", "seed=1", "threads=2"])
-    typed = recorded(tmp_path)
+    typed = read_recorded_config(tmp_path)
     assert (typed.seed, typed.threads, typed.loggers) == (3, 2, ["wandb"])
 
 
@@ -86,13 +86,13 @@ def test_a_recorded_command_may_have_a_folder_of_its_own(tmp_path):
     del config["threads"]
     command = ["python", "-m", "llm", "--config-dir", str(tmp_path / "mine"), "experiment=mine"]
     write_run(tmp_path / "run", config, command=command)
-    assert recorded(tmp_path / "run").threads == 3
+    assert read_recorded_config(tmp_path / "run").threads == 3
 
 
 def test_a_record_that_this_code_cannot_run_is_refused(tmp_path):
     config = {**compose("llm", []), "nonsense": 1}
     write_run(tmp_path, config, command=["python", "-m", "llm"])
     with pytest.raises(ConfigError, match=r"^nonsense: no such key; allowed: seed, "):
-        recorded(tmp_path)
+        read_recorded_config(tmp_path)
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(dict(compose("llm", [])))))
-    assert recorded(tmp_path).seed == 0  # control
+    assert read_recorded_config(tmp_path).seed == 0  # control

@@ -95,7 +95,7 @@ def test_a_meaning_is_followed_by_the_values(known, text):
     ],
 )
 def test_a_value_is_one_short_line(value, text):
-    assert help.shortened(value) == text
+    assert help.short_value(value) == text
 
 
 def test_options_are_listed_with_their_first_comment(tmp_path, monkeypatch):

@@ -115,12 +115,12 @@ def test_an_empty_copy_shares_nothing():
 
 def test_an_accelerator_is_named_only_where_there_is_none(monkeypatch):
     monkeypatch.setenv("DS_ACCELERATOR", "cuda")
-    deepspeed.quieten()
+    deepspeed.silence_deepspeed()
     assert os.environ["DS_ACCELERATOR"] == "cuda"  # the user's choice stays
     for available, expected in ((True, None), (False, "cpu")):
         monkeypatch.delenv("DS_ACCELERATOR", raising=False)
         monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
-        deepspeed.quieten()
+        deepspeed.silence_deepspeed()
         assert os.environ.get("DS_ACCELERATOR") == expected
     monkeypatch.undo()
 

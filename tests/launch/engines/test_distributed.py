@@ -99,15 +99,15 @@ def test_ranks_come_from_torchruns_variables(monkeypatch):
     monkeypatch.delenv("SUBMITIT_EXECUTOR", raising=False)
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
-    assert distributed.current() == (0, 1, 0)
+    assert distributed.current_ranks() == (0, 1, 0)
     monkeypatch.setenv("RANK", "3")
     with pytest.raises(ConfigError, match="RANK: must be from 0 to WORLD_SIZE - 1, got 3 of 1"):
-        distributed.current()
+        distributed.current_ranks()
     monkeypatch.setenv("WORLD_SIZE", "4")
-    assert distributed.current() == (3, 4, 0)
+    assert distributed.current_ranks() == (3, 4, 0)
     monkeypatch.setenv("LOCAL_RANK", "x")
     with pytest.raises(ConfigError, match="LOCAL_RANK: must be a whole number"):
-        distributed.current()
+        distributed.current_ranks()
 
 
 def test_ranks_come_from_submitit_first(monkeypatch):
@@ -116,7 +116,7 @@ def test_ranks_come_from_submitit_first(monkeypatch):
     monkeypatch.setenv("RANK", "7")
     job = type("Job", (), {"global_rank": 2, "num_tasks": 4, "local_rank": 1})
     monkeypatch.setattr(submitit, "JobEnvironment", job)
-    assert distributed.current() == (2, 4, 1)
+    assert distributed.current_ranks() == (2, 4, 1)
 
 
 @pytest.mark.parametrize("missing", ["MASTER_ADDR", "MASTER_PORT"])

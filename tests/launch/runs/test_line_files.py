@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from conf.schema.base import ConfigError
-from launch.runs.line_files import LINE_FILES, LineFiles, line_file, plain, unwritable_message
+from launch.runs.line_files import LINE_FILES, LineFiles, line_file, to_json, unwritable_message
 from launch.runs.run_folder import read_jsonl
 
 
@@ -29,8 +29,8 @@ from launch.runs.run_folder import read_jsonl
     ],
 )
 def test_what_json_lacks_becomes_null(value, expected):
-    assert plain(value) == expected
-    assert type(plain(value)) is type(expected)
+    assert to_json(value) == expected
+    assert type(to_json(value)) is type(expected)
 
 
 START = dict.fromkeys(LINE_FILES, 0)

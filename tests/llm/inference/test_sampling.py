@@ -92,5 +92,5 @@ def test_chunks_of_rows_give_the_same_tokens(monkeypatch):
     with torch.no_grad():
         whole = sample_token(head, hidden, uniform)
         assert whole.tolist() == inverse_cdf(head(hidden), uniform).tolist()
-        monkeypatch.setattr("llm.inference.sampling.rows_at_a_time", lambda vocabulary: 3)
+        monkeypatch.setattr("llm.inference.sampling.rows_per_chunk", lambda vocabulary: 3)
         assert torch.equal(sample_token(head, hidden, uniform), whole)
