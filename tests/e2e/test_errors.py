@@ -38,7 +38,6 @@ MISTAKES = [  # a command line, and what its error message must contain
     ("+a.b=1", ["a: no such key", "allowed: seed"]),
     ("transform.threshold={value:1,foo:2}", ["transform.threshold.foo: no such key", "allowed: kind, value, floor"]),
     ("transform.algorithm=1", ["transform.algorithm: no such key", "allowed: name, threshold"]),
-    ("model.chat_template.foo=1", ["model.chat_template.foo: no such key", "+model.chat_template.foo=VALUE"]),
     ("~seed", ["seed: required, cannot be removed with ~seed"]),
     ("~transform.threshold", ["transform.threshold: required, cannot be removed with ~transform.threshold"]),
     ("~transform", ["transform: no option chosen", "identity, mara, ucpo, unlikely"]),
@@ -94,7 +93,7 @@ MISTAKES = [  # a command line, and what its error message must contain
     ),
     (
         "transform=mara advantage=group_normalised objective.placement=loss",
-        ["advantage:", "set placement=reward", "got placement=loss"],
+        ["advantage:", "use placement=reward", "got placement=loss"],
     ),
     # command lines
     ("x", ["x: cannot parse 'x'; write KEY=VALUE"]),

@@ -135,7 +135,7 @@ def test_a_reward_transform(tmp_path):
     assert last_metrics(llm)["reward/augmented"] != last_metrics(llm)["reward/raw"]
     wrong = " ".join(commands("A reward transform")[0].split()).replace("strength=0.5", "strength=half")
     error = run(wrong, tmp_path, status=1, end="_wrong")[1]
-    assert error == "didactic: transform: option strength must be a number, got 'half'\n"
+    assert error == "didactic: transform: option strength of TemperedMara must be a number, got 'half'\n"
 
 
 @pytest.mark.slow

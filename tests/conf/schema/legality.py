@@ -48,5 +48,7 @@ def assert_rejected(command: str, rejected: str, key: str, legal: str) -> None:
     message = rejection(command, rejected)
     assert message.startswith(f"{key}: ")
     assert "\n" not in message
-    assert re.search(r"got |set it to |must be given|use |allowed: ", message), message  # the value, or what to do
+    assert re.search(r"got |set it to |no value given; must be |use |allowed: ", message), (
+        message
+    )  # the value, or what to do
     make_config(command, legal)

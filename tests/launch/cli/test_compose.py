@@ -26,7 +26,7 @@ def test_packages_do_not_mix_their_schemas():
 
 
 def test_what_cannot_be_run_composes_only_unchecked():
-    with pytest.raises(ConfigError, match=r"^group_size: must be >= 2, got 1"):
+    with pytest.raises(ConfigError, match=r"^group_size: must be >= 2 with advantage=leave_one_out, got 1"):
         compose("llm", ["group_size=1"])
     assert compose("llm", ["group_size=1"], checked=False)["group_size"] == 1
 

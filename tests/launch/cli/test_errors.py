@@ -71,10 +71,6 @@ def typed(text):
         ("~transform", "transform: no option chosen; use one of "),
         ("~seed", "seed: required, cannot be removed with ~seed"),
         ("~transform.threshold", "transform.threshold: required, cannot be removed with ~transform.threshold"),
-        (
-            "model.chat_template.a=1",
-            "model.chat_template.a: no such key; to add it, write +model.chat_template.a=VALUE",
-        ),
         ("beta=1", "beta: no such key (did you mean objective.beta?); allowed: seed, "),
         ("objective.mask_tied=true", "objective.mask_tied: was renamed to objective.skip_tied_groups"),
         ("experiment=figure5", "experiment: must be one of "),

@@ -122,7 +122,7 @@ def test_the_setup_is_that_of_the_experiment_or_empty(tmp_path):
     assert without.task is None
     setup = load_training_setup(evaluate_config("generations=f.jsonl", "experiment=one_two"))
     assert isinstance(setup.task, OneTwo)
-    with pytest.raises(ConfigError, match="must be a run folder"):
+    with pytest.raises(ConfigError, match="not a run folder"):
         load_training_setup(evaluate_config(f"run={tmp_path}", "equivalence=exact"))
 
 
