@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from core import divergences, losses
 from core.advantages import ADVANTAGES, BONUSES, leave_one_out, tied_groups
+from core.classes import GroupFacts, Masses
 from core.divergences import Divergence, find_divergence
 from core.extension import find_part
 from core.mara import quantile_threshold, select_anchor
@@ -19,6 +20,7 @@ from core.sequence import check_group, masked_sum
 from core.stats import effective_sample_size
 from core.transforms import INPUT_NAMES, INPUTS, TRANSFORMS, Threshold, Transformed, identity, mara
 
+TARGET_INPUTS = {"threshold", "masses"}  # inputs with which a transform's R' and ref' are functions of R and ref
 ADVANTAGE_INPUTS = {"max_at_k": "reward", "pass_at_k": "good"}  # all others take the shaped reward
 
 
@@ -76,6 +78,7 @@ class Objective:
         clip_low: of updates on completions of an earlier policy, see `core.losses.clipped_policy_gradient`.
         clip_high: likewise.
         ratio: likewise, the `level` of the clipped ratio.
+        mara_anchor: how MARA's anchor is chosen. cross_fitted: the baselines are those of each half of a group.
     """
 
     direction: str
@@ -97,6 +100,7 @@ class Objective:
     clip_low: float = 1.0
     clip_high: float = math.inf
     ratio: str = "token"
+    mara_anchor: str = "group"
 
     def __post_init__(self) -> None:
         choices = {name: getattr(self, name) for name in SHARED_CHOICES}
@@ -122,7 +126,7 @@ class Objective:
     @property
     def has_target(self) -> bool:
         """Whether the optimum is that of E_pi[R'] - beta D + entropy_coef H, with R' a function of R and ref only."""
-        return self.advantage_input == "shaped" and self.bonus is None and not self.transform_inputs
+        return self.advantage_input == "shaped" and self.bonus is None and set(self.transform_inputs) <= TARGET_INPUTS
 
     def loss(
         self,
@@ -136,6 +140,7 @@ class Objective:
         complete: Tensor | None = None,
         diversity: Tensor | None = None,
         behaviour_logp: Tensor | None = None,
+        masses: Callable[[GroupFacts], Masses] | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return a loss whose expected gradient is minus that of the objective, and metrics.
 
@@ -153,13 +158,14 @@ class Objective:
                 The KL and entropy terms are those of the current policy, with importance weights. With
                 ratio=sequence and no clipping, the expected gradient is exact for advantages that are linear up to
                 a baseline; with clipping, ratio=token or other advantages it is an approximation.
+            masses: the class masses and anchors of the groups, for transforms that need them.
 
         Returns:
             The scalar loss, and detached scalar metrics by name.
 
         Raises:
             ValueError: shapes differ, a valid entry is NaN, the divergence of a valid sample is infinite, `diversity`
-                is missing, or a discount is used off-policy.
+                or `masses` is missing, or a discount is used off-policy.
         """
         if self.skip_tied_groups:
             not_tied = ~tied_groups(reward, valid).expand_as(reward)
@@ -173,15 +179,20 @@ class Objective:
         may_be_good = valid if complete is None else complete if valid is None else valid & complete
         good = self.good(reward, ref_seq_logp, may_be_good)
         old_seq_logp = policy_seq_logp.detach() if behaviour_logp is None else masked_sum(behaviour_logp, mask)
-        available = {
+        available: dict[str, Any] = {
             "policy_mean_logp": old_seq_logp / mask.sum(-1).clamp_min(1),
             "counted": valid,
             "diversity": diversity,
         }
         if "diversity" in self.transform_inputs and diversity is None:
             raise ValueError("the transform needs the diversity of each sample, but diversity is None")
-        inputs = {name: available[name] for name in self.transform_inputs}
-        transformed = self.transform(reward, ref_seq_logp, beta=beta, valid=may_be_good, **inputs)
+        if "masses" in self.transform_inputs:
+            if masses is None or good is None:
+                raise ValueError("the transform needs the class masses of each sample, but masses is None")
+            log_weight = ref_seq_logp - old_seq_logp
+            available["masses"] = masses(GroupFacts(reward, ref_seq_logp, log_weight, good, valid))
+        inputs = {name: available[name] for name in self.transform_inputs if name != "threshold"}
+        transformed = self.apply_transform(reward, ref_seq_logp, beta=beta, valid=may_be_good, **inputs)
         group = Group(
             reward=reward,
             policy_logp=policy_logp,
@@ -198,6 +209,18 @@ class Objective:
         )
         loss, metrics = self._estimate(group, beta)
         return loss, self._metrics(group) | metrics
+
+    def apply_transform(
+        self, reward: Tensor, ref_seq_logp: Tensor, *, beta: float, valid: Tensor | None = None, **inputs: Any
+    ) -> Transformed:
+        """Return R' and ref' of the groups, [..., G]; `inputs` are those of `transform_inputs` but the threshold."""
+        if "threshold" in self.transform_inputs:
+            inputs["threshold"] = self.threshold
+        return self.transform(reward, ref_seq_logp, beta=beta, valid=valid, **inputs)
+
+    def with_thresholds(self, thresholds: Tensor | None) -> "Objective":
+        """Return the objective with the threshold of each group, [..., 1]; None: with its own."""
+        return self if thresholds is None else replace(self, threshold=lambda reward, valid: thresholds)
 
     def _estimate(self, group: Group, beta: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and the metrics of the estimator. A subclass may estimate the gradient in another way."""
@@ -229,12 +252,14 @@ class Objective:
         token_reward = penalty = None
         if self.placement == "reference":
             term = torch.zeros_like(group.reward)  # the KL term is in `reference_loss`
-        elif self.level == "token":
+        elif self.level != "sequence":
             term = self._term()(
                 group.policy_logp, group.ref_logp, behaviour_logp=group.behaviour_logp, mask=group.mask
             )
             if self.placement == "reward":
                 token_reward = -beta * term
+                if self.level == "reward_to_go":
+                    token_reward = token_reward.flip(-1).cumsum(-1).flip(-1)
             else:
                 penalty = term.sum(-1)
         else:
@@ -250,15 +275,29 @@ class Objective:
         return reward_term, token_reward, penalty
 
     def reference_loss(
-        self, policy_logp: Tensor, ref_logp: Tensor, mask: Tensor, *, beta: float
+        self,
+        policy_logp: Tensor,
+        ref_logp: Tensor,
+        mask: Tensor,
+        *,
+        beta: float,
+        reward: Tensor | None = None,
+        complete: Tensor | None = None,
+        masses: Callable[[GroupFacts], Masses] | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return beta D at placement=reference, from completions sampled from the reference. Add it to `loss`.
+
+        The mean over completions of the reference of (ref'/ref) f(pi/ref') is D(pi, ref'), for any ref' on its
+        support.
 
         Args:
             policy_logp: [..., T] per token, nats, with gradient, of completions of the reference.
             ref_logp: [..., T] as in `loss`.
             mask: [..., T] as in `loss`.
             beta: as in `loss`.
+            reward: [...] raw rewards, one group of completions per row, for a transform that changes the reference.
+            complete: [...] bool, as in `loss`.
+            masses: as in `loss`.
 
         Returns:
             The scalar loss, and the divergence in nats by its metric's name.
@@ -269,7 +308,16 @@ class Objective:
         if self.placement != "reference":
             raise ValueError(f"placement must be reference, got {self.placement!r}")
         policy_seq_logp, ref_seq_logp = masked_sum(policy_logp, mask), masked_sum(ref_logp.detach(), mask)
-        term = self._term()(policy_seq_logp, ref_seq_logp)
+        used_ref_logp = ref_seq_logp
+        if reward is not None:
+            good = self.good(reward, ref_seq_logp, complete)
+            if masses is None or good is None:
+                raise ValueError("the transform needs the class masses of each sample, but masses is None")
+            facts = GroupFacts(reward, ref_seq_logp, torch.zeros_like(ref_seq_logp), good, None)
+            used_ref_logp = self.apply_transform(
+                reward, ref_seq_logp, beta=beta, valid=complete, masses=masses(facts)
+            ).ref_seq_logp
+        term = (used_ref_logp - ref_seq_logp).exp() * self._term()(policy_seq_logp, used_ref_logp)
         self._check_finite(term, ref_seq_logp, None)
         divergence = term.mean()
         return beta * divergence, {f"kl/{self.divergence.name}_from_reference_nats": divergence.detach()}
@@ -295,6 +343,11 @@ class Objective:
         return select_anchor(reward, ref_seq_logp, self.threshold(reward, may_be_good), may_be_good)[1]
 
     def _advantage(self, reward: Tensor, reward_term: Tensor, good: Tensor | None, valid: Tensor | None) -> Tensor:
+        if self.mara_anchor == "cross_fitted":
+            halves = (
+                None if value is None else value.unflatten(-1, (2, -1)) for value in (reward + reward_term, valid)
+            )
+            return self.advantage(*halves).flatten(-2)
         if self.advantage_input == "shaped":
             return self.advantage(reward + reward_term, valid)
         if self.advantage_input == "good" and good is not None:
@@ -392,7 +445,8 @@ def make_threshold(kind: str, value: float, floor: float | None = None) -> Thres
     """Return a threshold as a function of (reward, valid).
 
     Args:
-        kind: constant, or quantile of each group's rewards.
+        kind: constant; quantile of each group's rewards; or reference_quantile, of the rewards of completions of the
+            reference, which the caller computes once for each prompt and sets by `Objective.with_thresholds`.
         value: the threshold, or the q of `core.mara.quantile_threshold`.
         floor: lower bound of a quantile threshold.
     """
@@ -400,7 +454,15 @@ def make_threshold(kind: str, value: float, floor: float | None = None) -> Thres
         return lambda reward, valid: value
     if kind == "quantile":
         return lambda reward, valid: quantile_threshold(reward, value, floor, valid)
-    raise ValueError(f"threshold kind must be constant or quantile, got {kind!r}")
+    if kind == "reference_quantile":
+        return _missing_thresholds
+    raise ValueError(f"threshold kind must be constant, quantile or reference_quantile, got {kind!r}")
+
+
+def _missing_thresholds(reward: Tensor, valid: Tensor | None) -> Tensor:
+    raise ValueError(
+        "kind=reference_quantile: the thresholds of the prompts must be set by Objective.with_thresholds"
+    )
 
 
 def make_objective(
@@ -434,6 +496,9 @@ def make_objective(
         direction=direction,
         transform=transform,
         algorithm=str(transform_options.get("algorithm", "auto")),
+        classes=transform_options.get("level", "sequence"),
+        mass=transform_options.get("mass", "remembered"),
+        anchor=transform_options.get("anchor", "auto"),
         advantage=advantage,
         advantage_k=advantage_k,
         threshold=threshold is not None,
@@ -446,26 +511,27 @@ def make_objective(
         options["bonus"] = partial(BONUSES[transform], **transform_options)
         function: Callable[..., Transformed] = identity
     elif transform == "mara":
-        level = options.get("level", "sequence")
-        function = partial(mara, direction=direction, algorithm=choices.mara_algorithm, level=level)
+        level, anchor = options.get("level", "sequence"), choices.mara_anchor
+        function = partial(mara, direction=direction, algorithm=choices.mara_algorithm, level=level, anchor=anchor)
+        options["mara_anchor"] = anchor
     elif ":" in transform:
         function = find_part("transform", transform, TRANSFORMS, transform_options)
     else:
         function = partial(find_part("transform", transform, TRANSFORMS), **transform_options)
     inputs = tuple(INPUTS.get(transform, getattr(function, "inputs", ())))
+    if choices.needs_masses:
+        inputs += ("masses",)
     unknown = sorted(set(inputs) - INPUT_NAMES)
     if unknown:
         raise ValueError(
             f"transform: {transform} has the input {unknown[0]}; allowed: {', '.join(sorted(INPUT_NAMES))}"
         )
-    if "threshold" in inputs:
-        if threshold_function is None:
-            raise ValueError(f"threshold: must be given with transform={transform}")
-        function = partial(function, threshold=threshold_function)
+    if "threshold" in inputs and threshold_function is None:
+        raise ValueError(f"threshold: must be given with transform={transform}")
     return Objective(
         direction=direction,
         transform=function,
-        transform_inputs=tuple(name for name in inputs if name != "threshold"),
+        transform_inputs=inputs,
         advantage=_advantage_function(advantage, advantage_k, advantage_options),
         advantage_input=ADVANTAGE_INPUTS.get(advantage, "shaped"),
         threshold=threshold_function,

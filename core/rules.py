@@ -15,10 +15,13 @@ DIVERGENCE_PLACEMENTS: dict[str, tuple[str, ...]] = {  # the placements at which
     "jensen_shannon": ("reward", "reference"),
     "alpha": ("reward", "loss", "reference"),
 }
-LEVELS = ("sequence", "token")
+LEVELS = ("sequence", "token", "reward_to_go")
 PLACEMENTS = ("reward", "loss", "reference")
 ADVANTAGES = ("leave_one_out", "centred", "group_normalised", "no_baseline", "max_at_k", "pass_at_k")
 ALGORITHMS = ("auto", "1", "2")
+CLASSES = ("sequence", "answer")
+MASSES = ("remembered", "group", "reference")
+ANCHORS = ("auto", "group", "cross_fitted", "remembered")
 LOSSES = ("policy_gradient", "reinvent")
 ADVANTAGES_WITH_K = ("max_at_k", "pass_at_k")
 GOOD_SAMPLE_TRANSFORMS = ("mara", "unlikely", "differential_smoothing", "ucpo")  # these change good samples only
@@ -30,6 +33,9 @@ class Choices:
     """The choices that define an objective, with their names in the configuration.
 
     Attributes:
+        classes: MARA's level: what becomes equally likely, good sequences or good answers.
+        mass: how the masses of answers are estimated.
+        anchor: how MARA's anchor is chosen.
         threshold: whether a threshold is given.
         beta: of the first step, reward units per nat.
         final_beta: of the last step, with a linear or cosine schedule.
@@ -41,6 +47,9 @@ class Choices:
     placement: str = "reward"
     transform: str = "identity"
     algorithm: str = "auto"
+    classes: str = "sequence"
+    mass: str = "remembered"
+    anchor: str = "auto"
     advantage: str = "leave_one_out"
     advantage_k: int | None = None
     loss: str = "policy_gradient"
@@ -65,6 +74,22 @@ class Choices:
     def mara_algorithm(self) -> int:
         """The algorithm of MARA that these choices mean, 1 or 2."""
         return mara_algorithm(self.direction, self.algorithm)
+
+    @property
+    def mara_anchor(self) -> str:
+        """How MARA's anchor is chosen: auto is remembered where the anchors of groups would not cancel, else group.
+
+        They cancel only in a baseline over rewards that include the KL term, and exactly so under reverse KL only.
+        """
+        if self.anchor != "auto":
+            return self.anchor
+        cancels = self.direction == "reverse" and self.placement == "reward" and self.advantage != "no_baseline"
+        return "group" if cancels and self.classes == "sequence" else "remembered"
+
+    @property
+    def needs_masses(self) -> bool:
+        """Whether MARA needs the masses of classes or an anchor that is remembered."""
+        return self.mara and (self.classes == "answer" or self.mara_anchor == "remembered")
 
     @property
     def kl_in_sequence_reward(self) -> bool:
@@ -160,13 +185,23 @@ RULES: tuple[Rule, ...] = (
     _known_name("level", LEVELS),
     _known_name("placement", PLACEMENTS),
     _known_name("algorithm", ALGORITHMS),
+    _known_name("classes", CLASSES),
+    _known_name("mass", MASSES),
+    _known_name("anchor", ANCHORS),
     _known_name("advantage", ADVANTAGES, import_path=True),
     _known_name("loss", LOSSES),
     # --- the divergence
     Rule(
         "direction",
-        lambda c: c.mara and c.direction not in ("reverse", "forward"),
-        "must be reverse or forward with transform=mara, got {direction}: MARA's optimum is known for these two only",
+        lambda c: c.mara and c.direction not in DIVERGENCE_PLACEMENTS,
+        f"must be one of {', '.join(DIVERGENCE_PLACEMENTS)} with transform=mara, got {{direction}}: MARA's "
+        f"optimum is "
+        "uniform for strictly convex f-divergences, which is not known of a divergence of your own",
+    ),
+    Rule(
+        "algorithm",
+        lambda c: c.mara and c.direction not in ("reverse", "forward") and c.mara_algorithm == 1,
+        "must be auto or 2 with direction={direction}, got {algorithm}: Algorithm 1 is uniform under reverse KL only",
     ),
     Rule(
         "alpha",
@@ -193,14 +228,21 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "level",
+        lambda c: c.level == "reward_to_go" and (c.direction, c.placement) != ("reverse", "reward"),
+        "must be sequence or token with direction={direction} and placement={placement}, got {level}: only the "
+        "reverse KL is a sum over tokens, and only a reward has a return",
+    ),
+    Rule(
+        "level",
         lambda c: c.placement == "reference" and c.level != "sequence",
         "must be sequence with placement=reference, got {level}: the divergence is estimated from whole completions "
         "of the reference",
     ),
     Rule(
         "length_normalised",
-        lambda c: c.length_normalised and (c.level, c.placement) == ("token", "reward"),
-        "cannot be true with level=token and placement=reward, because the length-normalised loss takes no per-token "
+        lambda c: c.length_normalised and c.level != "sequence" and c.placement == "reward",
+        "cannot be true with level={level} and placement=reward, because the length-normalised loss takes no "
+        "per-token "
         "reward; use placement=loss or level=sequence",
     ),
     Rule(
@@ -287,9 +329,28 @@ RULES: tuple[Rule, ...] = (
     # --- MARA
     Rule(
         "placement",
-        lambda c: c.mara and c.placement == "reference",
-        "cannot be reference with transform=mara, because the reference's completions are not samples of the "
-        "anchored reference; use placement=reward",
+        lambda c: c.mara and c.placement == "reference" and (c.mara_algorithm == 1 or c.direction != "forward"),
+        "cannot be reference with transform=mara unless direction=forward and Algorithm 2 are used, whose terms "
+        "do not "
+        "grow with the policy; use placement=reward; got direction={direction} and algorithm={algorithm}",
+    ),
+    Rule(
+        "anchor",
+        lambda c: c.mara and c.placement != "reward" and c.mara_algorithm == 2 and c.mara_anchor != "remembered",
+        "must be auto or remembered with MARA's Algorithm 2 and placement={placement}, got {anchor}: only a baseline "
+        "over rewards that include the KL term cancels an anchor that differs from group to group",
+    ),
+    Rule(
+        "anchor",
+        lambda c: c.mara and c.mara_anchor == "cross_fitted" and not c.kl_in_sequence_reward,
+        "cannot be cross_fitted unless the KL term is in the reward of the sequence, where each half has its own "
+        "baseline; use placement=reward and level=sequence, or anchor=remembered; got placement={placement} and "
+        "level={level}",
+    ),
+    Rule(
+        "anchor",
+        lambda c: c.mara and c.mara_anchor == "cross_fitted" and c.loss == "reinvent",
+        "cannot be cross_fitted with loss=reinvent, which has no baseline; use anchor=remembered",
     ),
     Rule(
         "advantage",
@@ -299,15 +360,9 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "level",
-        lambda c: c.mara and c.mara_algorithm == 2 and c.level == "token",
+        lambda c: c.mara and c.mara_algorithm == 2 and c.level != "sequence",
         "must be sequence with MARA's Algorithm 2, got {level}: the algorithm replaces log-probabilities of whole "
         "sequences",
-    ),
-    Rule(
-        "placement",
-        lambda c: c.mara and c.mara_algorithm == 2 and c.placement != "reward",
-        "must be reward with MARA's Algorithm 2, got {placement}: each group has its own anchor, and only a baseline "
-        "over rewards that include the KL term cancels that; under direction=reverse, algorithm=1 also works",
     ),
     Rule(
         "length_normalised",

@@ -5,12 +5,22 @@ instead. `INPUTS` lists the further keyword arguments that some of them take.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from core.mara import anchor_reference, augment_reward, check_mara_beta, select_anchor
+from core.classes import Masses
+from core.mara import (
+    Anchor,
+    anchor_reference,
+    augment_reward,
+    check_mara_beta,
+    cross_fitted_anchor,
+    group_anchor,
+    select_anchor,
+)
 from core.rules import Choices, check_choices
 from core.sequence import check_group
 
@@ -38,19 +48,23 @@ def mara(
     direction: str,
     algorithm: str | int = "auto",
     level: str = "sequence",
+    anchor: str = "group",
+    masses: Masses | None = None,
     valid: Tensor | None = None,
 ) -> Transformed:
-    """Mode-anchored reward augmentation, by Algorithm 1 or 2 (`core.mara`).
+    """Mode-anchored reward augmentation, by Algorithm 1 or 2 (`core.mara`), over sequences or answers.
 
     Args:
         reward: [..., G], one group per row.
         ref_seq_logp: [..., G] under the reference, nats.
         beta: the current coefficient of the KL term, reward units per nat, > 0.
         threshold: a number, a tensor that broadcasts to [..., G], or a function of (reward, valid).
-        direction: of the KL term. The optimum of Algorithm 2 is uniform under reverse and forward KL, that of
-            Algorithm 1 under reverse KL only.
-        algorithm: 1, 2 or auto (1 under reverse KL, 2 under forward KL).
+        direction: of the KL term. The optimum of Algorithm 2 is uniform under every strictly convex f-divergence,
+            that of Algorithm 1 under reverse KL only.
+        algorithm: 1, 2 or auto (1 under reverse KL, else 2).
         level: of the KL term. Algorithm 2 needs "sequence": the anchor has no per-token log-probabilities.
+        anchor: group or cross_fitted; not used where `masses` has an anchor.
+        masses: of the classes; None: each sequence is a class of its own, and each group has its own anchor.
         valid: [..., G] bool, False for samples that cannot be good.
 
     Raises:
@@ -58,15 +72,34 @@ def mara(
     """
     check_mara_beta(beta)
     choices = Choices(
-        direction=direction, level=level, transform="mara", algorithm=str(algorithm), threshold=True, beta=beta
+        direction=direction,
+        alpha=0.5 if direction == "alpha" else None,
+        level=level,
+        transform="mara",
+        algorithm=str(algorithm),
+        threshold=True,
+        beta=beta,
     )
     check_choices(choices)
     if callable(threshold):
         threshold = threshold(reward, valid)
+    mass_logp, fixed = masses or (None, None)
+    find_anchor = cross_fitted_anchor if anchor == "cross_fitted" else group_anchor
+    if fixed is not None:
+        find_anchor = partial(_fixed_anchor, fixed)
+    classes: dict[str, Any] = {
+        "threshold": threshold,
+        "valid": valid,
+        "mass_logp": mass_logp,
+        "find_anchor": find_anchor,
+    }
     if choices.mara_algorithm == 1:
-        augmented = augment_reward(reward, ref_seq_logp, beta=beta, threshold=threshold, valid=valid)
-        return Transformed(augmented, ref_seq_logp)
-    return Transformed(*anchor_reference(reward, ref_seq_logp, threshold=threshold, valid=valid))
+        return Transformed(augment_reward(reward, ref_seq_logp, beta=beta, **classes), ref_seq_logp)
+    return Transformed(*anchor_reference(reward, ref_seq_logp, **classes))
+
+
+def _fixed_anchor(anchor: Anchor, reward: Tensor, mass_logp: Tensor, good: Tensor) -> Anchor:
+    return anchor
 
 
 def unlikely(
@@ -164,7 +197,7 @@ TRANSFORMS: dict[str, Callable[..., Transformed]] = {
     "unlikely": unlikely,
     "darling": darling,
 }
-INPUT_NAMES = {"threshold", "policy_mean_logp", "counted", "diversity"}
+INPUT_NAMES = {"threshold", "policy_mean_logp", "counted", "diversity", "masses"}
 INPUTS = {  # keyword arguments of a transform besides beta and valid
     "mara": ("threshold",),
     "unlikely": ("threshold", "policy_mean_logp", "counted"),

@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from conf.schema.didactic import CellConfig, DidacticConfig
 from core import stats
-from core.mara import select_anchor
+from core.classes import GroupFacts, Masses
+from core.mara import Anchor, group_anchor, reference_quantile, select_anchor
 from core.objective import Objective, make_objective
 from core.schedules import StepStatistics, make_schedule, run_progress
 from core.targets import forward_kl_target, reverse_kl_target
@@ -47,7 +49,16 @@ class Cell:
 
     def transformed(self, beta: float) -> Transformed:
         """Reward and reference after the transform, with all outcomes as one group."""
-        return self.objective.transform(self.problem.reward, self.problem.ref_logp, beta=beta)
+        reward, ref_logp = self.problem.reward, self.problem.ref_logp
+        inputs: dict[str, Any] = {"masses": Masses(None, None)} if "masses" in self.objective.transform_inputs else {}
+        return self.objective.apply_transform(reward, ref_logp, beta=beta, **inputs)
+
+    def masses(self, facts: GroupFacts) -> Masses:
+        """The anchor over all outcomes, which is the one that a run would end up remembering."""
+        good = self.good()
+        assert good is not None
+        anchor = group_anchor(self.problem.reward, self.problem.ref_logp, good)
+        return Masses(None, Anchor(*(value.expand(facts.reward.shape) for value in anchor)))
 
     def target(self, beta: float) -> Tensor | None:
         """[A] probabilities of the optimum over all distributions; None if it has no closed form."""
@@ -108,9 +119,17 @@ def make_cells(config: DidacticConfig, problem: Problem) -> list[Cell]:
     axes = [_axes(cell) for cell in configs]
     varied = tuple(name for name in axes[0] if len({cell_axes[name] for cell_axes in axes}) > 1)
     return [
-        Cell(cell, problem, cell.build_objective(make_objective), cell_axes, varied)
+        Cell(cell, problem, _make_objective(cell, problem), cell_axes, varied)
         for cell, cell_axes in zip(configs, axes, strict=True)
     ]
+
+
+def _make_objective(cell: CellConfig, problem: Problem) -> Objective:
+    objective, threshold = cell.build_objective(make_objective), cell.transform.threshold
+    if threshold.kind != "reference_quantile" or threshold.value is None:
+        return objective
+    exact = reference_quantile(problem.reward, problem.ref_logp, threshold.value, threshold.floor)
+    return objective.with_thresholds(exact)
 
 
 def exact_loss(cells: Sequence[Cell], logp: Tensor, betas: Sequence[float]) -> Tensor:
@@ -154,6 +173,7 @@ def sampled_loss(cell: Cell, logp: Tensor, beta: float, uniforms: Tensor) -> tup
         torch.ones(1, len(outcomes), 1, dtype=torch.bool),
         beta=beta,
         diversity=diversity,
+        masses=cell.masses,
     )
 
 

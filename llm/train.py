@@ -3,13 +3,14 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from conf.schema.base import ConfigError
 from conf.schema.llm import LlmConfig
+from core.classes import ClassMemory, StepMasses
 from core.losses import mean_valid
 from core.objective import Objective, make_objective
 from core.schedules import StepStatistics, linear, make_schedule, run_progress
@@ -19,16 +20,27 @@ from launch.engines.base import Engine
 from launch.engines.distributed import gather_objects, gather_rows
 from launch.engines.factory import make_engine
 from launch.runs.checkpoint import LoopState
+from launch.runs.rng import rollout_uniforms
 from launch.runs.run import Run
 from llm.batch import Batch, BatchSettings, Completions, draw_batch
 from llm.evaluation.collapse import CollapseWatch, answer_shares, mode_ratio
-from llm.evaluation.equivalence import Partition, group_classes, make_partition
+from llm.evaluation.equivalence import Labels, Partition, group_classes, make_labels, make_partition
 from llm.evaluation.policy import EvaluationSettings, evaluate_policy
 from llm.inference.logprobs import completion_logp_and_entropy
-from llm.inference.prompts import Chat
+from llm.inference.prompts import Chat, Prompts
 from llm.inference.sampling import Rollout, sample
 from llm.microbatch import MicroBatchLimits, backward_through_logp, make_forward_plan
 from llm.models import Models, load_models, save_policy
+from llm.reference import (
+    ReferenceCompletions,
+    ReferenceStatistics,
+    class_labels,
+    make_class_memory,
+    make_statistics,
+    prompt_key,
+    statistics_seed,
+    step_masses,
+)
 from llm.report import report_run
 from llm.rewards import Reward, Scores, make_evaluation_reward, make_reward
 from llm.tasks.base import Task, load_task
@@ -39,6 +51,10 @@ class Learner(NamedTuple):
 
     partition: splits a group's completions into classes, for a transform that takes diversity; else None.
     drop_truncated: whether truncated completions are excluded from the loss.
+    memory: the classes of each prompt, for MARA; None where it needs none.
+    labels: names the class of each completion, for MARA over answers; else None.
+    statistics: what is taken once for each prompt from completions of the reference; None if nothing is.
+    seed: of the run.
     """
 
     models: Models
@@ -48,6 +64,10 @@ class Learner(NamedTuple):
     limits: MicroBatchLimits
     partition: Partition | None = None
     drop_truncated: bool = False
+    memory: ClassMemory | None = None
+    labels: Labels | None = None
+    statistics: ReferenceStatistics | None = None
+    seed: int = 0
 
 
 class Experience(NamedTuple):
@@ -60,6 +80,8 @@ class Experience(NamedTuple):
     truncated_share: of all completions, also of those that scoring failed on.
     reward_parts: name -> [P * G], the parts of a reward that has several; else empty.
     failure: message of a completion that could not be scored; None if all were.
+    masses: the class masses of the groups, for a transform that needs them; else None.
+    threshold: [P, 1] lowest good reward of each prompt, if it is the prompt's own; else None.
     """
 
     chats: list[Chat]
@@ -73,6 +95,8 @@ class Experience(NamedTuple):
     truncated_share: Tensor
     reward_parts: dict[str, Tensor]
     failure: str | None
+    masses: StepMasses | None = None
+    threshold: Tensor | None = None
 
 
 class StepResult(NamedTuple):
@@ -116,7 +140,10 @@ def train(config: LlmConfig, run: Run) -> None:
     state = LoopState(beta=config.objective.beta, warned_of_failure=False)
     data_hashes = {f"data/{name}": records.sha256 for name, records in task.data.items()}
     identity = {"reference": reference_hash, **reward.identity, **data_hashes}
-    run.register_state(identity, engine=engine, watch=watch, values=state)
+    optional = {"classes": learner.memory, "statistics": learner.statistics}
+    remembered = {name: part for name, part in optional.items() if part is not None}
+    run.register_state(identity, engine=engine, watch=watch, values=state, **remembered)
+    warn_of_moving_threshold(config, run)
     extra_reward = make_evaluation_reward(config.reward, task, models.eos_ids.device, models.policy.dtype)
     evaluation = EvaluationSettings.from_config(config)
     with engine.gather() as policy, models.as_reference(policy) as reference:
@@ -150,6 +177,17 @@ def train(config: LlmConfig, run: Run) -> None:
         report_run(run, base, trained, {name: records.facts() for name, records in task.data.items()})
 
 
+def warn_of_moving_threshold(config: LlmConfig, run: Run) -> None:
+    """Say what a quantile of each group's own rewards does to MARA."""
+    threshold = config.transform.threshold
+    if config.transform.name == "mara" and threshold.kind == "quantile" and threshold.value is not None:
+        run.warn(
+            "transform.threshold.kind=quantile follows the policy: the optimum without MARA is then a fixed point "
+            "with it "
+            "as well; use kind=reference_quantile (docs/mara.md)"
+        )
+
+
 def make_learner(config: LlmConfig, task: Task, models: Models, engine: Engine) -> Learner:
     """Build what the training steps of a configuration use.
 
@@ -157,6 +195,7 @@ def make_learner(config: LlmConfig, task: Task, models: Models, engine: Engine) 
         ConfigError: a reward, or a model that the transform needs, cannot be loaded.
     """
     device = models.eos_ids.device
+    memory = make_class_memory(config.choices())
     return Learner(
         models=models,
         engine=engine,
@@ -165,6 +204,10 @@ def make_learner(config: LlmConfig, task: Task, models: Models, engine: Engine) 
         limits=MicroBatchLimits(config.micro_batch, config.micro_batch_tokens),
         partition=make_partition(config.transform, task, device),
         drop_truncated=config.truncated == "drop",
+        memory=memory,
+        labels=make_labels(config.transform, task, device),
+        statistics=make_statistics(config.transform, memory),
+        seed=config.seed,
     )
 
 
@@ -183,12 +226,13 @@ def train_step(learner: Learner, objective: Objective, batch: Batch, beta: float
     texts = rollout.texts(models.tokenizer)
     scores = learner.reward([chat for chat in batch.chats for _ in range(G)], texts)  # [R]
     ref_logp = reference_logp(learner, completions)  # [R, T]
+    measure_reference(learner, batch)
     experience = gather_experience(learner, batch, rollout, texts, scores, ref_logp)  # [P, G] and [P, G, T]
 
     # From its second update on, the policy is not the one that sampled.
     at_sampling = policy_logp_and_entropy(learner, completions) if len(batch.updates) > 1 else None
     behaviour_logp = None if at_sampling is None else at_sampling[0]  # [P * G, T]
-    reference_samples = sample_reference(learner, batch)
+    reference_sample = sample_reference(learner, objective, batch)
     updates = []
     for groups in batch.updates:
         # Transform, KL term, advantages and loss: all in `Objective.loss`.
@@ -196,8 +240,8 @@ def train_step(learner: Learner, objective: Objective, batch: Batch, beta: float
         own_prompts, preceding = batch.local_prompts(groups)
         plan = make_forward_plan(completions, learner.limits, own_prompts)
         metrics, policy_logp, entropy = backward_through_logp(engine, plan, preceding * G, compute_loss)
-        if reference_samples is not None:
-            metrics |= backward_reference_loss(learner, objective, reference_samples, own_prompts, preceding, beta)
+        if reference_sample is not None:
+            metrics |= backward_reference_loss(learner, objective, reference_sample, experience, groups, batch, beta)
         metrics["grad_norm"] = engine.step()
         updates.append(metrics)
 
@@ -226,8 +270,11 @@ def gather_experience(
     if not bool(scored.all()):
         valid, complete = scored if valid is None else scored & valid, scored & complete
     several_parts = len(scores.parts) > 1
+    chats = [chat for chats in gather_objects(list(batch.chats)) for chat in chats]
+    prompts = [prompt_key(chat) for chat in chats]
+    threshold = None if learner.statistics is None else learner.statistics.of(prompts)
     return Experience(
-        chats=[chat for chats in gather_objects(list(batch.chats)) for chat in chats],
+        chats=chats,
         texts=[text for rank_texts in gather_objects(texts) for text in rank_texts],
         reward=reward,
         ref_logp=ref_logp,
@@ -238,7 +285,35 @@ def gather_experience(
         truncated_share=truncated_share,
         reward_parts={name: gather_rows(part) for name, part in scores.parts.items()} if several_parts else {},
         failure=scores.failure,
+        masses=step_masses(learner.memory, learner.labels, batch.chats, texts, prompts),
+        threshold=None if threshold is None else threshold.to(reward),
     )
+
+
+def measure_reference(learner: Learner, batch: Batch) -> None:
+    """Take the statistics of prompts that have none yet, from completions of the reference."""
+    statistics, models = learner.statistics, learner.models
+    prompts = [prompt_key(chat) for chat in batch.chats]
+    if statistics is None or not statistics.missing(prompts):
+        return
+    N = statistics.samples
+    numbers = [int(prompt, 16) for prompt in prompts for _ in range(N)]
+    uniforms = rollout_uniforms(
+        statistics_seed(learner.seed), 0, numbers, list(range(N)) * len(prompts), batch.uniforms.shape[1]
+    )
+    rollout = sample_from_reference(learner, batch.prompts, uniforms, N)
+    texts = rollout.texts(models.tokenizer)
+    scores = learner.reward([chat for chat in batch.chats for _ in range(N)], texts)
+    statistics.add(prompts, ReferenceCompletions(texts, scores, rollout.complete), learner.labels)
+
+
+def sample_from_reference(learner: Learner, prompts: Prompts, uniforms: Tensor, per_prompt: int) -> Rollout:
+    """Sample completions of the reference for this rank's prompts: [p * N, T]."""
+    models = learner.models
+    with torch.no_grad(), learner.engine.gather() as policy, models.as_reference(policy) as reference:
+        return sample(
+            reference, prompts, uniforms, group_size=per_prompt, eos_ids=models.eos_ids, pad_id=models.pad_id
+        )
 
 
 def reference_logp(learner: Learner, completions: Completions) -> Tensor:
@@ -282,12 +357,15 @@ def policy_loss(
         "diversity": experience.diversity,
         "behaviour_logp": None if behaviour_logp is None else behaviour_logp.view(P, G, -1),
     }
+    if experience.threshold is not None:
+        objective = objective.with_thresholds(experience.threshold[indices])
     return objective.loss(
         experience.reward[indices],
         policy_logp.view(len(indices), G, -1),
         experience.ref_logp[indices],
         experience.mask[indices],
         beta=beta,
+        masses=None if experience.masses is None else partial(experience.masses, rows=indices),
         **{name: values[indices] for name, values in optional.items() if values is not None},
     )
 
@@ -297,34 +375,43 @@ def mean_metrics(updates: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([metrics[name].float() for metrics in updates]).mean() for name in updates[0]}
 
 
-def sample_reference(learner: Learner, batch: Batch) -> tuple[Completions, Tensor] | None:
-    """Sample the reference for this rank's prompts, if the objective's divergence needs it.
+class ReferenceSample(NamedTuple):
+    """Completions of the reference for this rank's prompts, N for each, at placement=reference.
 
-    Returns:
-        The completions and their log-probabilities under the reference, [p * N, T] nats; None if not needed.
+    ref_logp: [p * N, T] nats.
+    reward: [p * N] raw, and labels, [p][N], for a transform that changes the reference; else None.
+    complete: [p * N] bool.
     """
+
+    completions: Completions
+    ref_logp: Tensor
+    reward: Tensor | None
+    labels: list[list[str]] | None
+    complete: Tensor
+
+
+def sample_reference(learner: Learner, objective: Objective, batch: Batch) -> ReferenceSample | None:
+    """Sample the reference for this rank's prompts, if the objective's divergence needs it; None if not."""
     if batch.reference_uniforms is None:
         return None
-    models, per_prompt = learner.models, len(batch.reference_uniforms) // len(batch.chats)
-    with torch.no_grad(), learner.engine.gather() as policy, models.as_reference(policy) as reference:
-        rollout = sample(
-            reference,
-            batch.prompts,
-            batch.reference_uniforms,
-            group_size=per_prompt,
-            eos_ids=models.eos_ids,
-            pad_id=models.pad_id,
-        )
+    per_prompt = len(batch.reference_uniforms) // len(batch.chats)
+    rollout = sample_from_reference(learner, batch.prompts, batch.reference_uniforms, per_prompt)
     completions = Completions(batch.prompts, rollout.tokens, rollout.mask)
-    return completions, reference_logp(learner, completions)
+    reward = labels = None
+    if "masses" in objective.transform_inputs:
+        texts = rollout.texts(learner.models.tokenizer)
+        reward = learner.reward([chat for chat in batch.chats for _ in range(per_prompt)], texts).reward
+        labels = class_labels(learner.memory, learner.labels, batch.chats, texts)
+    return ReferenceSample(completions, reference_logp(learner, completions), reward, labels, rollout.complete)
 
 
 def backward_reference_loss(
     learner: Learner,
     objective: Objective,
-    reference_samples: tuple[Completions, Tensor],
-    own_prompts: Sequence[int],
-    preceding: int,
+    sampled: ReferenceSample,
+    experience: Experience,
+    groups: Sequence[int],
+    batch: Batch,
     beta: float,
 ) -> dict[str, Tensor]:
     """Add the gradient of the divergence on completions of the reference.
@@ -332,24 +419,38 @@ def backward_reference_loss(
     Args:
         learner: models and engine.
         objective: its divergence is the one at placement=reference.
-        reference_samples: of `sample_reference`.
-        own_prompts: indices on this rank of the prompts that the update uses.
-        preceding: how many of the update's prompts are on earlier ranks.
+        sampled: of `sample_reference`.
+        experience: names the prompts of all ranks.
+        groups: indices of the prompts that the update uses, among those of all ranks.
+        batch: this rank's prompts.
         beta: reward units per nat.
 
     Returns:
         Metrics by name.
     """
-    completions, ref_logp = reference_samples
-    per_prompt = len(completions.tokens) // len(completions.prompts.ids)
-    rows = [index * per_prompt + i for index in own_prompts for i in range(per_prompt)]
-    all_ref_logp, all_mask = gather_rows(ref_logp[rows]), gather_rows(completions.mask[rows])
+    own_prompts, preceding = batch.local_prompts(groups)
+    N = len(sampled.ref_logp) // len(batch.chats)
+    rows = [index * N + i for index in own_prompts for i in range(N)]
+    ref_logp, mask = (
+        gather_rows(t[rows]).view(len(groups), N, -1) for t in (sampled.ref_logp, sampled.completions.mask)
+    )
+    facts: dict[str, Any] = {}
+    if sampled.reward is not None and sampled.labels is not None and learner.memory is not None:
+        reward = gather_rows(sampled.reward[rows].to(mask.device)).view(len(groups), N)
+        complete = gather_rows(sampled.complete[rows]).view(len(groups), N) & reward.isfinite()
+        own_labels = [sampled.labels[index] for index in own_prompts]
+        labels = [names for rank_names in gather_objects(own_labels) for names in rank_names]
+        prompts = [prompt_key(experience.chats[index]) for index in groups]
+        masses = StepMasses(learner.memory, prompts, labels)
+        facts = {"reward": reward.nan_to_num(), "complete": complete, "masses": masses}
+        if experience.threshold is not None:
+            objective = objective.with_thresholds(experience.threshold[list(groups)])
 
     def compute_loss(logp: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        return objective.reference_loss(logp, all_ref_logp, all_mask, beta=beta)
+        return objective.reference_loss(logp.view(mask.shape), ref_logp, mask, beta=beta, **facts)
 
-    plan = make_forward_plan(completions, learner.limits, own_prompts)
-    metrics, *_ = backward_through_logp(learner.engine, plan, preceding * per_prompt, compute_loss)
+    plan = make_forward_plan(sampled.completions, learner.limits, own_prompts)
+    metrics, *_ = backward_through_logp(learner.engine, plan, preceding * N, compute_loss)
     return {name: value for name, value in metrics.items() if name != "loss"}
 
 
@@ -376,9 +477,12 @@ def step_result(
     }
     if learner.reward.on_failure == "drop":
         metrics["reward/invalid_share"] = (~reward.isfinite()).float().mean()
+    objective = objective.with_thresholds(experience.threshold)
     correct = task.correct(reward.flatten().tolist())
     metrics |= answer_shares(texts, correct, experience.chats, task)
-    metrics |= mode_ratio(objective, beta, reward, policy_seq_logp, ref_seq_logp, experience.complete, texts, correct)
+    metrics |= mode_ratio(
+        objective, beta, reward, policy_seq_logp, ref_seq_logp, experience.complete, texts, correct, experience.masses
+    )
     good = objective.good(reward, ref_seq_logp, experience.complete)
     if good is not None:
         good = good & first_occurrences(texts, len(reward)).to(good.device)

@@ -12,11 +12,13 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from conf.schema.llm import LlmConfig
+from core.classes import Masses
+from core.mara import Anchor
 from core.objective import Objective, make_objective
 from core.transforms import class_diversity
 from launch.cli.groups import options
 from launch.cli.validation import register
-from tools.anchor_bias import all_groups, outcomes
+from tools.anchor_bias import SEQUENCES, all_groups
 
 GROUP, BETA, STEPS = 8, 0.03, 1000
 RATE, MAX_STEP = 0.3 / BETA, 0.05  # learning rate, and largest change of a log-probability in a step
@@ -34,7 +36,7 @@ def objective_of(method: str) -> Objective:
 
 def gradient(objective: Objective, logits: Tensor) -> Tensor:
     """[A] gradient of the expected loss over all groups of completions, each of one token."""
-    reward, ref_logp = outcomes()
+    reward, ref_logp = SEQUENCES.reward, SEQUENCES.ref_logp
     parameters = logits.detach().requires_grad_()
     logp = parameters.log_softmax(-1)
     members, _, log_orders = all_groups(len(reward), GROUP)
@@ -48,6 +50,7 @@ def gradient(objective: Objective, logits: Tensor) -> Tensor:
         mask,
         beta=BETA,
         diversity=class_diversity(members).double(),
+        masses=lambda facts: Masses(None, Anchor(torch.ones(()).double(), ref_logp[0])),
     )
     (coefficient,) = torch.autograd.grad(loss, leaf)
     total = (len(members) * probability.unsqueeze(-1) * coefficient.squeeze(-1) * logp[members]).sum()
@@ -61,7 +64,7 @@ def gradient(objective: Objective, logits: Tensor) -> Tensor:
 
 def settle(objective: Objective) -> tuple[Tensor, float]:
     """[A] final probabilities, and their largest change in the last tenth of the steps."""
-    _, ref_logp = outcomes()
+    ref_logp = SEQUENCES.ref_logp
     logits, earlier = ref_logp, ref_logp
     for step in range(STEPS):
         if step == STEPS * 9 // 10:
@@ -74,7 +77,7 @@ def settle(objective: Objective) -> tuple[Tensor, float]:
 def main() -> None:
     """Print the table."""
     torch.set_num_threads(1)
-    _, ref_logp = outcomes()
+    ref_logp = SEQUENCES.ref_logp
     header = f"{'method':<24}{'likely':>8}{'less':>8}{'rare':>8}{'bad':>8}{'moved':>10}"
     print(header)
     print(f"{'the reference':<24}" + "".join(f"{p:8.3f}" for p in ref_logp.exp().tolist()))

@@ -1,6 +1,7 @@
 """python -m chem, chem.pretrain, chem.evaluate and chem.stock."""
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from conf.schema.base import ConfigError, Section, check_range, key, option
 from conf.schema.oracle import OracleConfig
@@ -148,6 +149,8 @@ class StopConfig(Section):
 @dataclass
 class ChemConfig(RunConfig):
     """Post-training of a prior over SMILES."""
+
+    equivalences: ClassVar[tuple[str, ...]] = ("answer", "scaffold")
 
     prior: str = key("the reference: shipped (trained on ZINC), or a folder written by chem.pretrain or chem.convert")
     oracle: OracleConfig = key("how molecules are scored (docs/oracles.md)")

@@ -117,6 +117,11 @@ class DidacticConfig(RunConfig):
     def check(self, prefix: str) -> None:
         """Check every cell, and the keys that cells share."""
         self.check_group_size("samples", self.samples)
+        level = getattr(self.transform, "level", "sequence")
+        if level != "sequence":
+            raise ConfigError(
+                f"transform.level: must be sequence in this package, whose outcomes are answers, got {level}"
+            )
         if self.gradient == "exact":
             self._check_exact()
         cells = self.cells()
@@ -160,11 +165,9 @@ class DidacticConfig(RunConfig):
 
     def _transforms(self) -> list[TransformConfig]:
         if isinstance(self.transform, BothTransformsConfig):
-            threshold = self.transform.threshold
-            return [
-                IdentityConfig(threshold=threshold),
-                MaraConfig(threshold=threshold, algorithm=self.transform.algorithm),
-            ]
+            values = {name: value for name, value in vars(self.transform).items() if name != "name"}
+            shared = {field.name: values[field.name] for field in fields(TransformConfig) if field.name != "name"}
+            return [IdentityConfig(**shared), MaraConfig(**values)]
         return [self.transform]
 
     def _beta_schedules(self) -> list[BetaScheduleConfig]:

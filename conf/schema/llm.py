@@ -206,7 +206,7 @@ class LlmConfig(RunConfig):
     """Post-training of a causal language model."""
 
     samples_reference: ClassVar[bool] = True
-    compares_texts: ClassVar[bool] = True
+    equivalences: ClassVar[tuple[str, ...]] = ("answer", *EQUIVALENCES)
 
     model: ModelConfig = key("a causal language model and how to load it")
     task: TaskConfig = key("prompts and a reward")

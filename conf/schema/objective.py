@@ -5,7 +5,7 @@ from typing import Any
 
 from conf.schema.base import ConfigError, Section, check_range, key, option
 from conf.schema.equivalence import EQUIVALENCES, EquivalenceSection
-from core.rules import ALGORITHMS, DIVERGENCE_PLACEMENTS, LEVELS, PLACEMENTS
+from core.rules import ALGORITHMS, ANCHORS, CLASSES, DIVERGENCE_PLACEMENTS, LEVELS, MASSES, PLACEMENTS
 
 DIVERGENCE_METRICS = tuple(f"kl/{direction}_nats" for direction in DIVERGENCE_PLACEMENTS)  # keys of metrics.jsonl
 
@@ -22,8 +22,9 @@ class ObjectiveConfig(Section):
     )
     direction_options: dict[str, Any] = key("options of a divergence of your own (docs/extending.md)")
     level: str = key(
-        "sequence: D of whole completions, as in the paper; token: the sum of per-token divergences, which has "
-        "another optimum",
+        "sequence: D of whole completions, as in the paper; reward_to_go: the same reverse KL as a return of "
+        "per-token "
+        "terms; token: each token sees its own term alone, which has another optimum",
         choices=LEVELS,
     )
     placement: str = key(
@@ -46,22 +47,26 @@ class ThresholdConfig(Section):
     """Which samples are good: rewards of at least `value`, or of at least a group's quantile and `floor`."""
 
     kind: str = key(
-        "constant: value is a reward; quantile: value is a quantile of each group's rewards",
-        choices=("constant", "quantile"),
+        "constant: value is a reward; reference_quantile: value is a quantile of the rewards of the reference's "
+        "completions, taken once for each prompt; quantile: of each group's own rewards, which follows the policy",
+        choices=("constant", "reference_quantile", "quantile"),
     )
     value: float | None = key(
-        "lowest good reward or, with kind=quantile, the quantile, in [0, 1]; null: no sample is good"
+        "lowest good reward or, with a quantile, the quantile, in [0, 1]; null: no sample is good"
     )
-    floor: float | None = key("with kind=quantile, a lower bound of the threshold; null: no bound")
+    floor: float | None = key("with a quantile, a lower bound of the threshold; null: no bound")
 
     def check(self, prefix: str) -> None:
         """Check that a floor comes with a quantile, and that a quantile lies in [0, 1]."""
         if self.floor is not None and self.value is None:
             raise ConfigError(f"{prefix}floor: must be null without {prefix}value, got {self.floor}")
         if self.floor is not None and self.kind == "constant":
-            raise ConfigError(f"{prefix}floor: is only used with kind=quantile; set it to null, got {self.floor}")
-        if self.value is not None and self.kind == "quantile":
-            check_range(f"{prefix}value", self.value, low=0, high=1, note=" with kind=quantile")
+            raise ConfigError(
+                f"{prefix}floor: is only used with kind=quantile or reference_quantile; set it to null, got "
+                f"{self.floor}"
+            )
+        if self.value is not None and self.kind != "constant":
+            check_range(f"{prefix}value", self.value, low=0, high=1, note=f" with kind={self.kind}")
 
     def options(self) -> dict[str, Any] | None:
         """Return the keyword arguments of `core.objective.make_threshold`; None if no sample is good."""
@@ -86,6 +91,11 @@ class TransformConfig(Section):
 
     name: str = key("set by transform=NAME")
     threshold: ThresholdConfig = key("which samples are good")
+    reference_samples: int = key(
+        "completions of the reference for each prompt, sampled once, with threshold.kind=reference_quantile or "
+        "mass=reference",
+        low=1,
+    )
 
     def check(self, prefix: str) -> None:
         """Check that the name is that of the option."""
@@ -107,14 +117,48 @@ class IdentityConfig(TransformConfig):
 
 @option("transform", "mara")
 @dataclass
-class MaraConfig(TransformConfig):
+class MaraConfig(TransformConfig, EquivalenceSection):
     """Mode-anchored reward augmentation (MARA)."""
 
     name: str = "mara"
     algorithm: str = key(
-        "1 augments the reward, 2 anchors the reference; auto: 1 under reverse KL, 2 under forward",
+        "1 augments the reward, 2 anchors the reference; auto: 1 under reverse KL, otherwise 2",
         choices=ALGORITHMS,
     )
+    level: str = key(
+        "what becomes equally likely: each good sequence, as in the paper, or each good answer, by all its spellings",
+        choices=CLASSES,
+    )
+    mass: str = key(
+        "with level=answer, how the reference's probability of an answer is estimated: remembered (the mean over the "
+        "steps of the run), group (from each group alone), reference (counted once, in completions of the reference)",
+        choices=MASSES,
+    )
+    anchor: str = key(
+        "where the likeliest good sample is looked for: remembered (the prompt's groups so far), group, cross_fitted "
+        "(the other half of the group); auto: group where its bias cancels, otherwise remembered",
+        choices=ANCHORS,
+    )
+    equivalence: str = key(
+        "with level=answer, when completions are the same: answer (the same answer to the task, or molecule), "
+        "scaffold "
+        "(of molecules), or exact, embedding or classifier as in llm.evaluate",
+        choices=("answer", "scaffold", *EQUIVALENCES),
+    )
+
+    def check(self, prefix: str) -> None:
+        """Check that the model of the equivalence is given, and the keys of answers."""
+        super().check(prefix)
+        self.check_models(prefix, self.equivalence)
+        if self.level == "sequence" and self.mass != "remembered":
+            raise ConfigError(
+                f"{prefix}mass: is only used with level=answer; set it to remembered, got {self.mass}: the mass of a "
+                "sequence is its probability"
+            )
+
+    def options(self) -> dict[str, Any]:
+        """Return the keyword arguments of MARA; the package computes the classes from the completions."""
+        return {name: getattr(self, name) for name in ("algorithm", "level", "mass", "anchor")}
 
 
 @option("transform", "unlikely")

@@ -8,6 +8,22 @@ OPTIONS = {("engine", "none"): "torch"}  # (group, old) -> new
 ADDED: dict[str, Any] = {  # new keys, with the value that leaves a run as it was before
     "objective.direction_options": {},
     "advantage_options": {},
+    "transform.reference_samples": 64,
+}
+ADDED_TO_OPTIONS: dict[str, dict[str, dict[str, Any]]] = {  # the same for the keys of one option of a group
+    "transform": {
+        "mara": {
+            "level": "sequence",
+            "mass": "remembered",
+            "anchor": "group",
+            "equivalence": "answer",
+            "embedder": None,
+            "embedding_threshold": 0.8,
+            "classifier": None,
+            "classifier_tokenizer": None,
+            "classifier_threshold": 0.102,
+        }
+    }
 }
 
 
@@ -35,13 +51,24 @@ def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
         section, name = _section(tree, key)
         if section is not None and "steps" in tree and "objective" in tree:  # a RunConfig
             section.setdefault(name, value)
+    for group, options in ADDED_TO_OPTIONS.items():
+        section = tree.get(group)
+        if isinstance(section, dict):
+            tree[group] = options.get(section.get("name", ""), {}) | section
     return tree
 
 
 def upgraded_flat(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a recorded configuration with dotted keys, with its current keys."""
     flat = {renamed_key(key): value for key, value in config.items()}
-    return {**ADDED, **flat} if "objective.beta" in flat and "steps" in flat else flat
+    if "objective.beta" not in flat or "steps" not in flat:
+        return flat
+    added = {
+        f"{group}.{name}": value
+        for group, options in ADDED_TO_OPTIONS.items()
+        for name, value in options.get(flat.get(f"{group}.name", ""), {}).items()
+    }
+    return {**ADDED, **added, **flat}
 
 
 def _copy(tree: Any) -> Any:

@@ -10,6 +10,7 @@ from conf.schema.objective import (
     BetaScheduleConfig,
     DarlingConfig,
     LinearBetaConfig,
+    MaraConfig,
     ObjectiveConfig,
     TransformConfig,
 )
@@ -22,7 +23,8 @@ LOGGERS = ("tensorboard", "wandb")
 CONFIG_KEYS = {  # the key of a field of `core.rules.Choices`, where it differs from the field's name
     **{name: f"objective.{name}" for name in ("direction", "level", "placement", "alpha", "max_log_weight", "beta")},
     **{name: f"objective.{name}" for name in ("entropy_coef", "gamma", "length_normalised", "skip_tied_groups")},
-    "algorithm": "transform.algorithm",
+    **{name: f"transform.{name}" for name in ("algorithm", "mass", "anchor")},
+    "classes": "transform.level",
     "threshold": "transform.threshold.value",
     "final_beta": "beta_schedule.final",
 }
@@ -95,11 +97,11 @@ class RunConfig(TrainingConfig):
 
     Attributes:
         samples_reference: whether the package can sample completions from the reference.
-        compares_texts: whether the package can compare completions by their text, besides by the task's answer.
+        equivalences: the values of `transform.equivalence` that the package supports.
     """
 
     samples_reference: ClassVar[bool] = False
-    compares_texts: ClassVar[bool] = False
+    equivalences: ClassVar[tuple[str, ...]] = ("answer",)
 
     steps: int = key("training steps", low=1)
     objective: ObjectiveConfig = key("E[R] - beta D(policy, reference) + entropy_coef H(policy)")
@@ -117,9 +119,9 @@ class RunConfig(TrainingConfig):
     def check(self, prefix: str) -> None:
         """Check what the package supports, and the rules of `core.rules`."""
         transform = self.transform
-        if isinstance(transform, DarlingConfig) and not self.compares_texts and transform.equivalence != "answer":
+        if isinstance(transform, (DarlingConfig, MaraConfig)) and transform.equivalence not in self.equivalences:
             raise ConfigError(
-                f"transform.equivalence: must be answer in this package, which does not compare texts, got "
+                f"transform.equivalence: must be one of {', '.join(self.equivalences)} in this package, got "
                 f"{transform.equivalence}"
             )
         if self.objective.placement == "reference" and not self.samples_reference:
@@ -138,6 +140,9 @@ class RunConfig(TrainingConfig):
             **{name: getattr(self.objective, name) for name in OBJECTIVE_CHOICES},
             transform=transform.name,
             algorithm=getattr(transform, "algorithm", "auto"),
+            classes=getattr(transform, "level", "sequence"),
+            mass=getattr(transform, "mass", "remembered"),
+            anchor=getattr(transform, "anchor", "auto"),
             threshold=transform.threshold.value is not None,
             advantage=self.advantage,
             advantage_k=self.advantage_k,

@@ -7,8 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
+from core.classes import StepMasses
 from core.objective import Objective
 from core.targets import reverse_log_ratio
+from core.transforms import Transformed
 from llm.evaluation.metrics import answer_entropy
 from llm.inference.prompts import Chat
 from llm.tasks.base import Task
@@ -77,6 +79,7 @@ def mode_ratio(
     complete: Tensor,
     texts: Sequence[str],
     correct: Sequence[bool],
+    masses: StepMasses | None = None,
 ) -> dict[str, float | None]:
     """log pi(a)/pi(b) of the two most frequent correct completions: observed, and predicted at the optimum (eq. 7).
 
@@ -93,6 +96,7 @@ def mode_ratio(
         complete: [P, G] bool, False for truncated completions.
         texts: P * G completions.
         correct: whether each completion is correct.
+        masses: the class masses, for a transform that needs them.
     """
     G = reward.shape[1]
     for prompt in range(len(reward)):
@@ -103,7 +107,9 @@ def mode_ratio(
         a, b = (next(row for row in rows if texts[prompt * G + row] == text) for text, _ in common)
         predicted = None
         if objective.has_target:
-            group = objective.transform(reward[prompt], ref_seq_logp[prompt], beta=beta, valid=complete[prompt])
+            inputs = {} if masses is None else {"masses": masses.all()}
+            groups = objective.apply_transform(reward, ref_seq_logp, beta=beta, valid=complete, **inputs)
+            group = Transformed(groups.reward[prompt], groups.ref_seq_logp[prompt])
             predicted = _predicted_log_ratio(objective, beta, group.reward, group.ref_seq_logp, a, b)
         observed = float(policy_seq_logp[prompt, a] - policy_seq_logp[prompt, b])
         return {"collapse/observed_log_ratio": observed, "collapse/predicted_log_ratio": predicted}

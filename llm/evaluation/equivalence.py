@@ -10,7 +10,7 @@ from transformers.utils import logging as transformers_logging
 
 from conf.schema.base import ConfigError
 from conf.schema.llm import EvaluateConfig
-from conf.schema.objective import DarlingConfig, TransformConfig
+from conf.schema.objective import DarlingConfig, MaraConfig, TransformConfig
 from launch.runs.run_folder import folder_or_hub
 from llm.tasks.base import Task
 
@@ -19,6 +19,7 @@ PAIR_TOKENS = 128  # the classifier sees this many tokens of each text, as in No
 EQUIVALENT = 1  # index of the classifier's label
 MAX_CACHED = 100_000  # texts whose embeddings are cached
 
+Labels = Callable[[Sequence[str], Sequence[str]], list[str]]  # (known classes, texts) -> the class of each text
 Partition = Callable[[Sequence[str]], Sequence[int]]  # a prompt's completions -> the class index of each
 # (representative, others) -> which of the others are equivalent to it; indices of completions of one prompt.
 Compare = Callable[[int, Sequence[int]], Sequence[bool]]
@@ -178,7 +179,7 @@ class Classifier:
 
 
 def make_equivalence(
-    config: EvaluateConfig | DarlingConfig, embed: Embedder | None, device: torch.device
+    config: EvaluateConfig | DarlingConfig | MaraConfig, embed: Embedder | None, device: torch.device
 ) -> tuple[Callable[[Sequence[str]], list[int]], str]:
     """The partition that `config.equivalence` names, and its description for summary.json.
 
@@ -209,11 +210,42 @@ def make_partition(transform: TransformConfig, task: Task, device: torch.device)
         return None
     if transform.equivalence == "answer":
         return lambda texts: class_indices([task.answer(text) for text in texts])
+    return _load_partition(transform, device)
+
+
+def _load_partition(transform: DarlingConfig | MaraConfig, device: torch.device) -> Partition:
+    """The partition of a transform's equivalence; an error names the key in the transform."""
     try:
         embed = Embedder(str(transform.embedder), device) if transform.equivalence == "embedding" else None
         return make_equivalence(transform, embed, device)[0]
     except ConfigError as error:
         raise ConfigError(f"transform.{error}") from None
+
+
+def make_labels(transform: TransformConfig, task: Task, device: torch.device) -> Labels | None:
+    """The function that names the class of each completion, for MARA over answers; None for other transforms.
+
+    It is given the classes of the prompt that are known already. A class of an embedding or a classifier is named
+    by its first text, and a text belongs to the first class whose name it is equivalent to, so that classes last
+    over a run.
+
+    Raises:
+        ConfigError: a model of the equivalence cannot be loaded.
+    """
+    if not isinstance(transform, MaraConfig) or transform.level != "answer":
+        return None
+    if transform.equivalence == "answer":
+        return lambda known, texts: [task.answer(text) for text in texts]
+    if transform.equivalence == "exact":
+        return lambda known, texts: [normalise_text(text) for text in texts]
+    partition = _load_partition(transform, device)
+
+    def labels(known: Sequence[str], texts: Sequence[str]) -> list[str]:
+        everything = [*known, *texts]
+        classes = list(partition(everything))
+        return [everything[classes.index(index)] for index in classes[len(known) :]]
+
+    return labels
 
 
 def class_indices(values: Sequence[str]) -> list[int]:

@@ -1,13 +1,22 @@
 """MARA on whole outcome sets: good samples, the anchor, the optima of both algorithms, thresholds and edge cases."""
 
 import math
+from functools import partial
 
 import numpy
 import pytest
 import torch
 from torch import Tensor
 
-from core.mara import anchor_reference, augment_reward, quantile_threshold, select_anchor
+from core.divergences import find_divergence
+from core.mara import (
+    anchor_reference,
+    augment_reward,
+    cross_fitted_anchor,
+    quantile_threshold,
+    reference_quantile,
+    select_anchor,
+)
 from core.stats import coefficient_of_variation
 from core.targets import forward_kl_target, reverse_kl_target
 
@@ -292,3 +301,116 @@ def test_a_quantile_of_nan_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"reward is NaN at \[0, 1\]"):
         quantile_threshold(reward, 0.5)
     assert quantile_threshold(reward, 0.5, valid=~reward.isnan()).tolist() == [[2.0]]  # control
+
+
+# --- over answers, and other anchors ----------------------------------------------------------------------
+
+ANSWERS = torch.tensor([0, 1, 1, 2, 2, 2, 2, 3])  # three answers of 1, 2 and 4 spellings; the last outcome is bad
+SPELLINGS = torch.tensor([0.30, 0.12, 0.06, 0.04, 0.03, 0.02, 0.01, 0.42]).double()
+SPELT_REWARD = (ANSWERS < 3).double()
+
+
+def answer_mass_logp() -> Tensor:
+    same = ANSWERS.unsqueeze(0) == ANSWERS.unsqueeze(1)
+    return (same * SPELLINGS).sum(-1).log()
+
+
+def optimum(direction: str, reward: Tensor, ref: Tensor, beta: float) -> Tensor:
+    """The maximiser of E[R'] - beta D(pi, ref') over all distributions, found numerically."""
+    options = {"alpha": 0.5} if direction == "alpha" else {}
+    divergence = partial(find_divergence(direction).form("exact"), **options)
+    logits = ref.log_softmax(-1).clone().requires_grad_()
+    solver = torch.optim.LBFGS([logits], max_iter=2000, tolerance_grad=1e-13, tolerance_change=0, history_size=20,
+                               line_search_fn="strong_wolfe")  # fmt: skip
+
+    def loss() -> Tensor:
+        solver.zero_grad()
+        logp = logits.log_softmax(-1)
+        value = beta * divergence(logp, ref) - (logp.exp() * reward).sum()
+        value.backward()
+        return value
+
+    solver.step(loss)
+    return logits.detach().softmax(-1)
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.5])
+@pytest.mark.parametrize("direction", ["reverse", "forward", "jensen_shannon", "alpha"])
+def test_the_optimum_over_answers_is_uniform_over_them_and_the_reference_inside(direction: str, beta: float) -> None:
+    ref = SPELLINGS.log()
+    policy = optimum(
+        direction, *anchor_reference(SPELT_REWARD, ref, threshold=1.0, mass_logp=answer_mass_logp()), beta
+    )
+    shares = torch.zeros(4).double().index_add(0, ANSWERS, policy)[:3]
+    torch.testing.assert_close(shares, shares.mean().expand(3), rtol=0, atol=1e-5)
+    inside = policy / (shares[ANSWERS.clamp_max(2)])
+    expected = SPELLINGS / answer_mass_logp().exp()
+    torch.testing.assert_close(inside[:7], expected[:7], rtol=0, atol=1e-4)
+    over_sequences = optimum(direction, *anchor_reference(SPELT_REWARD, ref, threshold=1.0), beta)  # control
+    assert float(over_sequences[3:7].sum()) > 1.5 * float(over_sequences[1:3].sum()) > 2 * float(over_sequences[0])
+    torch.testing.assert_close(over_sequences[:7], over_sequences[:7].mean().expand(7), rtol=0, atol=1e-5)
+    first = augment_reward(SPELT_REWARD, ref, beta=beta, threshold=1.0, mass_logp=answer_mass_logp())
+    by_first = optimum(direction, first, ref, beta)  # Algorithm 1: reverse KL only
+    assert torch.allclose(by_first, policy, atol=1e-5) == (direction == "reverse")
+
+
+def test_over_sequences_each_class_has_one_member() -> None:
+    ref = SPELLINGS.log()
+    torch.testing.assert_close(
+        augment_reward(SPELT_REWARD, ref, beta=0.3, threshold=1.0, mass_logp=ref),
+        augment_reward(SPELT_REWARD, ref, beta=0.3, threshold=1.0),
+    )
+    pairs = [anchor_reference(SPELT_REWARD, ref, threshold=1.0, mass_logp=mass) for mass in (ref, None)]
+    torch.testing.assert_close(*pairs)
+
+
+def test_each_half_is_anchored_by_the_other() -> None:
+    reward = torch.tensor([[1.0, 0.0, 1.0, 1.0], [1.0, 1.0, 0.0, 0.0]])
+    ref = torch.tensor([[-1.0, -0.5, -3.0, -2.0], [-1.0, -2.0, -0.1, -0.1]])
+    augmented = augment_reward(reward, ref, beta=1.0, threshold=1.0, find_anchor=cross_fitted_anchor)
+    assert augmented[0].tolist() == [1 - 2 + 1, 0, 1 - 1 + 3, 1 - 1 + 2]
+    assert augmented[1].tolist() == reward[1].tolist()  # the other half of each half has no good sample
+    with pytest.raises(ValueError, match="groups of even size, got 3"):
+        augment_reward(reward[:, :3], ref[:, :3], beta=1.0, threshold=1.0, find_anchor=cross_fitted_anchor)
+
+
+# --- thresholds ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("beta", [0.3, 0.1, 0.03])
+@pytest.mark.parametrize("direction", ["reverse", "forward"])
+def test_a_quantile_of_the_policys_own_rewards_has_the_vanilla_optimum_as_a_fixed_point(
+    direction: str, beta: float
+) -> None:
+    """theory: 100 outcomes with continuous rewards, q = .9; with the reference's quantile it is not a fixed point."""
+    generator = torch.Generator().manual_seed(0)
+    reward = torch.rand(100, generator=generator, dtype=torch.float64)
+    ref = torch.randn(100, generator=generator, dtype=torch.float64).log_softmax(-1)
+    solve = reverse_kl_target if direction == "reverse" else forward_kl_target
+
+    def after_mara(threshold: Tensor) -> Tensor:
+        return solve(*reversed(anchor_reference(reward, ref, threshold=threshold)), beta).exp()
+
+    vanilla = solve(ref, reward, beta).exp()
+    order = reward.argsort()
+    moving = reward[order][(vanilla[order].cumsum(-1) < 0.9 - 1e-12).sum()]  # the policy's .9-quantile
+    fixed = reference_quantile(reward, ref, 0.9)
+    good = reward >= fixed
+    target = after_mara(fixed)
+    torch.testing.assert_close(target[good], target[good].mean().expand(int(good.sum())))
+    if float(vanilla[reward.argmax()]) >= 0.1:
+        torch.testing.assert_close(after_mara(moving), vanilla, rtol=0, atol=1e-9)
+    assert 0.5 * (target - vanilla).abs().sum() > 0.05  # control: the target with the fixed threshold is another
+
+
+def test_the_quantile_of_the_reference_is_what_many_of_its_completions_have() -> None:
+    reward = torch.tensor([0.1, 0.5, 0.9, 0.7])
+    ref = torch.tensor([0.4, 0.3, 0.1, 0.2]).log()
+    for q, expected in ((0.3, math.inf), (0.5, 0.5), (0.7, 0.5), (0.8, 0.7), (0.95, 0.9), (1.0, 0.9)):
+        assert float(reference_quantile(reward, ref, q)) == pytest.approx(expected)
+    assert float(reference_quantile(reward, ref, 0.5, floor=0.6)) == pytest.approx(0.6)
+    sampled = reward[
+        torch.multinomial(ref.exp(), 20_001, replacement=True, generator=torch.Generator().manual_seed(0))
+    ]
+    for q in (0.5, 0.8, 0.95):
+        assert float(quantile_threshold(sampled, q)) == pytest.approx(float(reference_quantile(reward, ref, q)))

@@ -17,7 +17,7 @@ from core.losses import policy_gradient
 from core.mara import augment_reward
 from core.objective import Objective
 from core.transforms import identity, mara
-from tools.anchor_bias import BETAS, SIZES, bias, fixed_point, main
+from tools.anchor_bias import BETAS, SEQUENCES, SIZES, Method, bias, fixed_point, main
 
 from .enumeration import follow_gradient
 
@@ -107,11 +107,11 @@ def test_a_large_beta_and_a_small_group_are_biased_towards_the_likely_ones() -> 
 )
 def test_the_table_of_the_guide_is_where_the_gradient_leads(size: int, beta: float, direction: str) -> None:
     """Root finding on the expected advantages agrees with following the gradient of `Objective.loss`."""
-    solved = fixed_point(size, beta, direction)
+    solved = fixed_point(SEQUENCES, Method(direction), size, beta)
     steps = 120 if direction == "reverse" else 300
     followed = follow_objective(size, beta, direction=direction, start=NEAR_UNIFORM, steps=steps)
     torch.testing.assert_close(followed, solved, rtol=0, atol=1e-6)
-    assert bias(size, beta, direction) == pytest.approx(unevenness(followed), abs=1e-6)
+    assert bias(SEQUENCES, Method(direction), size, beta) == pytest.approx(unevenness(followed), abs=1e-6)
     other = follow_objective(size, 0.9 * beta, direction=direction, start=NEAR_UNIFORM, steps=steps)  # control
     assert not torch.allclose(other, solved, rtol=0, atol=1e-6)
 
@@ -119,10 +119,12 @@ def test_the_table_of_the_guide_is_where_the_gradient_leads(size: int, beta: flo
 @pytest.mark.parametrize("direction", ["reverse", "forward"])
 def test_the_bias_falls_with_a_larger_group_and_a_smaller_beta(direction: str) -> None:
     assert (SIZES, BETAS) == ((2, 4, 8, 16), (0.01, 0.03, 0.1, 0.3, 1.0))
-    table = torch.tensor([[bias(size, beta, direction) for size in SIZES[:3]] for beta in BETAS[2:]])
+    table = torch.tensor(
+        [[bias(SEQUENCES, Method(direction), size, beta) for size in SIZES[:3]] for beta in BETAS[2:]]
+    )
     assert bool((table[:, 1:] < table[:, :-1]).all())
     assert bool((table[:-1] < table[1:]).all())
-    small_beta = bias(2, 0.1, direction)
+    small_beta = bias(SEQUENCES, Method(direction), 2, 0.1)
     assert small_beta < 1e-3 if direction == "reverse" else 1e-3 < small_beta < 5e-3
 
 

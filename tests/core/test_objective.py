@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from core.advantages import ADVANTAGES
+from core.classes import Masses
 from core.divergences import DIVERGENCES
-from core.mara import anchor_reference, augment_reward
+from core.mara import Anchor, anchor_reference, augment_reward
 from core.objective import Objective, make_objective, make_threshold
+from core.targets import forward_kl_target
 from core.transforms import Transformed, mara
 
 from .enumeration import (
@@ -106,6 +108,63 @@ def test_expected_gradient_is_that_of_the_exact_objective(
         assert not torch.allclose(sampled, wrong, rtol=1e-3, atol=1e-4)
 
 
+def test_reward_to_go_has_the_gradient_of_the_sequence_level_with_less_variance() -> None:
+    """The terms of earlier tokens, which no token can change, are left out of its return."""
+    policy, ref = conditionals(1).requires_grad_(), conditionals(2)
+    reward, beta = random_logits(15, seed=3), 0.4
+    exact = exact_gradient(policy, ref, reward, beta, "reverse", "sequence", 0.0)
+    to_go = Objective(direction="reverse", level="reward_to_go")
+    torch.testing.assert_close(sampled_gradient(to_go, policy, ref, reward, beta), exact, rtol=1e-9, atol=1e-12)
+    myopic = Objective(direction="reverse", level="token")  # control: only the term of the token itself
+    assert not torch.allclose(sampled_gradient(myopic, policy, ref, reward, beta), exact, rtol=1e-3, atol=1e-4)
+
+    def second_moment(level: str) -> float:
+        """E |gradient|^2 with one sample and no reward, so that the KL term alone is compared."""
+        objective = Objective(direction="reverse", level=level, advantage=ADVANTAGES["no_baseline"])
+        total = 0.0
+        for i, chance in enumerate(SEQUENCES.seq_logp(policy).exp().tolist()):
+            logp, ref_logp = (SEQUENCES.token_logp(logits)[i].reshape(1, 1, -1) for logits in (policy, ref))
+            loss = objective.loss(
+                torch.zeros(1, 1).double(), logp, ref_logp, SEQUENCES.mask[i].reshape(1, 1, -1), beta=1
+            )
+            total += chance * float(torch.autograd.grad(loss[0], policy)[0].square().sum())
+        return total
+
+    assert second_moment("reward_to_go") < 0.95 * second_moment("sequence")
+
+
+@pytest.mark.parametrize(("beta", "expected"), [(0.03, (0.3310, 0.0071)), (0.3, (0.3169, 0.0493))])
+def test_mara_on_completions_of_the_reference_has_the_target_of_algorithm_two(beta: float, expected: tuple) -> None:
+    """A good completion of the reference counts ref'/ref times: the mean over the reference is D(pi, ref')."""
+    ref = torch.tensor([0.55, 0.15, 0.05, 0.25]).double().log()
+    reward = torch.tensor([1.0, 1.0, 1.0, 0.0]).double()
+    anchor = Anchor(torch.ones(()).double(), ref[0])
+    objective = make(direction="forward", placement="reference", transform_options={"anchor": "remembered"})
+    policy = random_logp(4, seed=3).requires_grad_()
+
+    def expected_loss(**given: Any) -> Tensor:
+        total = torch.zeros(()).double()
+        for y, chance in enumerate(ref.exp()):
+            one = {name: value[y].reshape(1, 1) for name, value in given.items()}
+            more = {"masses": lambda facts: Masses(None, anchor)} if given else {}
+            mask = torch.ones(1, 1, 1, dtype=torch.bool)
+            logp, ref_logp = (value[y].reshape(1, 1, 1) for value in (policy, ref))
+            total = total + chance * objective.reference_loss(logp, ref_logp, mask, beta=beta, **one, **more)[0]
+        return total
+
+    anchored = torch.tensor([0.55, 0.55, 0.55, 0.25]).double()
+    exact = beta * (anchored * (anchored.log() - policy)).sum()
+    torch.testing.assert_close(expected_loss(reward=reward), exact)
+    assert abs(float(expected_loss() - exact)) > 1e-3  # control: the reference itself
+    target = forward_kl_target(anchored.log(), reward, beta).exp()
+    assert target.tolist() == pytest.approx([*[expected[0]] * 3, expected[1]], abs=6e-5)
+    # At the target the gradient of E[R] - beta D(pi, ref') is the same for every outcome; `exact` is its second part.
+    logits = target.log().requires_grad_()
+    logp = logits.log_softmax(-1)
+    value = (logp.exp() * reward).sum() - beta * (anchored * (anchored.log() - logp)).sum()
+    assert float(torch.autograd.grad(value, logits)[0].abs().max()) < 1e-9
+
+
 @pytest.mark.parametrize("placement", ["reward", "loss"])
 @pytest.mark.parametrize("level", ["sequence", "token"])
 def test_centring_multiplies_the_gradient_of_the_reward_by_n_minus_1_over_n(level: str, placement: str) -> None:
@@ -174,6 +233,7 @@ def anchored_over_all(ref: Tensor) -> Any:
         ({"placement": "loss", "gamma": 0.7}, False),
         ({"placement": "loss", "length_normalised": True}, False),
         ({"level": "token"}, False),
+        ({"level": "reward_to_go"}, True),
     ],
 )
 def test_mara_is_uniform_over_completions_of_any_length_for_sequence_sums_only(options: dict, uniform: bool) -> None:
@@ -485,10 +545,10 @@ def make(**options: Any) -> Objective:
 @pytest.mark.parametrize("direction", ["reverse", "forward"])
 def test_make_objective_combines_the_named_parts(direction: str) -> None:
     inputs = batch()
-    by_name = make(direction=direction, entropy_coef=0.1)
+    by_name = make(direction=direction, entropy_coef=0.1, transform_options={"anchor": "group"})
     by_hand = OBJECTIVES[f"{direction}-reward-sequence-mara"]
     torch.testing.assert_close(loss_and_gradient(by_name, inputs), loss_and_gradient(by_hand, inputs))
-    other = make(direction=direction, entropy_coef=0.1, advantage="centred")  # control
+    other = make(direction=direction, advantage="centred", transform_options={"anchor": "group"})  # control
     assert not torch.allclose(loss_and_gradient(other, inputs)[1], loss_and_gradient(by_hand, inputs)[1])
     vanilla = make(transform="identity", threshold=None, direction=direction)
     assert vanilla.threshold is None
@@ -499,7 +559,7 @@ def test_thresholds_by_kind() -> None:
     assert make_threshold("constant", 0.8)(reward, None) == 0.8
     assert make_threshold("quantile", 0.75)(reward, None).tolist() == [[1.5]]
     assert make_threshold("quantile", 0.75, floor=1.7)(reward, None).tolist() == [[pytest.approx(1.7)]]
-    with pytest.raises(ValueError, match="constant or quantile, got 'rank'"):
+    with pytest.raises(ValueError, match="constant, quantile or reference_quantile, got 'rank'"):
         make_threshold("rank", 0.8)
 
 
@@ -518,11 +578,11 @@ def test_thresholds_by_kind() -> None:
         ),
         ({"direction": "forward", "level": "token"}, "level: must be sequence"),
         ({"transform_options": {"algorithm": 2}, "level": "token"}, "level: must be sequence"),
-        ({"direction": "jensen_shannon"}, "direction: must be reverse or forward with transform=mara"),
+        ({"direction": "jensen_shannon", "transform_options": {"algorithm": 1}}, "algorithm: must be auto or 2"),
         ({"placement": "exact"}, "placement: must be one of reward, loss, reference, got exact"),
         ({"placement": "k3"}, "placement: must be one of"),
         ({"transform": "identity", "direction": "sideways"}, "direction: must be one of"),
-        ({"level": "word"}, "level: must be one of sequence, token, got word"),
+        ({"level": "word"}, "level: must be one of sequence, token, reward_to_go, got word"),
         ({"transform": "maar"}, "transform: must be one of .*mara.*darling.*, got 'maar'"),
         ({"advantage": "gae"}, "advantage: must be one of .* got gae"),
         (
@@ -658,7 +718,7 @@ def test_parts_by_import_path_are_the_built_in_ones_that_they_copy(own: None) ->
             {"direction": "own:OwnMara", "transform": "identity"},
             "direction: own:OwnMara cannot be called",
         ),
-        ({"direction": "own:reverse"}, "direction: must be reverse or forward with transform=mara"),
+        ({"direction": "own:reverse"}, "direction: must be one of reverse, forward, jensen_shannon, alpha with"),
     ],
 )
 def test_a_part_that_does_not_fit_is_an_error_that_names_the_key(own: None, options: dict, message: str) -> None:

@@ -3,6 +3,8 @@
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor
 
 from core.objective import Objective, make_objective
-from core.transforms import class_diversity
+from core.transforms import class_diversity, mara
 
 from .enumeration import (
     all_groups,
@@ -296,9 +298,8 @@ def test_algorithm_two_needs_a_baseline_over_rewards_that_include_the_kl() -> No
 
     def shares(direction: str, algorithm: int, placement: str) -> Tensor:
         objective = make("mara", {"algorithm": 1 if direction == "reverse" else 2}, direction=direction)
-        transform = objective.transform
-        transform.keywords["algorithm"] = algorithm  # type: ignore[attr-defined]
-        objective = Objective(direction=direction, transform=transform, placement=placement)
+        transform = partial(mara, direction=direction, algorithm=algorithm)
+        objective = replace(objective, transform=transform, transform_inputs=("threshold",), placement=placement)
         loss = group_loss(objective, REWARD, ref, 0.03)
         good = follow_gradient(loss, ref, size=2, rate=10.0, steps=700)[:3]
         return good / good.sum()
@@ -309,8 +310,8 @@ def test_algorithm_two_needs_a_baseline_over_rewards_that_include_the_kl() -> No
         assert skewed < 1e-6 if algorithm == 1 else skewed > 0.1
     make("mara", {"algorithm": 1}, placement="loss")
     for direction in ("reverse", "forward"):
-        with pytest.raises(ValueError, match="placement: must be reward with MARA's Algorithm 2"):
-            make("mara", {"algorithm": 2}, direction=direction, placement="loss")
+        with pytest.raises(ValueError, match="anchor: must be auto or remembered with MARA's Algorithm 2"):
+            make("mara", {"algorithm": 2, "anchor": "group"}, direction=direction, placement="loss")
 
 
 @pytest.mark.parametrize("direction", ["reverse", "forward", "jensen_shannon", "alpha"])

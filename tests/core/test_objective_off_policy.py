@@ -205,7 +205,7 @@ def test_loss_and_reference_loss_together_have_the_gradient_of_the_objective(dir
     assert float(reference.abs().max()) > 1e-3  # control
 
 
-def test_placement_reference_needs_the_sequence_level_and_excludes_mara() -> None:
+def test_placement_reference_needs_the_sequence_level_and_for_mara_the_forward_kl() -> None:
     defaults: dict[str, Any] = {
         "threshold": {"kind": "constant", "value": 0.5},
         "advantage": "leave_one_out",
@@ -215,7 +215,10 @@ def test_placement_reference_needs_the_sequence_level_and_excludes_mara() -> Non
     make_objective(transform="identity", **defaults)
     with pytest.raises(ValueError, match="level: must be sequence with placement=reference"):
         make_objective(transform="identity", level="token", **defaults)
-    with pytest.raises(ValueError, match=r"placement: cannot be reference with transform=mara.*anchored reference"):
-        make_objective(transform="mara", **defaults)
+    with pytest.raises(
+        ValueError, match=r"placement: cannot be reference with transform=mara unless direction=forward"
+    ):
+        make_objective(transform="mara", **{**defaults, "direction": "reverse"})
+    make_objective(transform="mara", **defaults)
     with pytest.raises(ValueError, match="placement must be reference, got 'reward'"):
         Objective(direction="forward").reference_loss(torch.zeros(1, 1), torch.zeros(1, 1), torch.ones(1, 1), beta=1)

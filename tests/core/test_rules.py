@@ -40,16 +40,57 @@ GUARANTEE = "makes the effective beta depend on length, and MARA's guarantee nee
 THRESHOLD = "set it to the lowest reward that counts as good or, with kind=quantile, to a number in [0, 1]"
 CASES = [  # choices that break a rule, the key and the message, and the changes that the message asks for
     ({"direction": "sideways"}, "direction", "must be one of reverse, forward, jensen_shannon, alpha, ", {}),
-    ({"level": "word"}, "level", "must be one of sequence, token, got word", {"level": "token"}),
+    ({"level": "word"}, "level", "must be one of sequence, token, reward_to_go, got word", {"level": "token"}),
     ({"placement": "exact"}, "placement", "must be one of reward, loss, reference, got exact", {"placement": "loss"}),
     ({**MARA, "algorithm": "3"}, "algorithm", "must be one of auto, 1, 2, got 3", {"algorithm": "2"}),
     ({"advantage": "gae"}, "advantage", "must be one of leave_one_out, centred, ", {"advantage": "my.module:gae"}),
     ({"loss": "ppo"}, "loss", "must be one of policy_gradient, reinvent, got ppo", {"loss": "policy_gradient"}),
+    ({**MARA, "classes": "word"}, "classes", "must be one of sequence, answer, got word", {"classes": "answer"}),
+    ({**MARA, "mass": "guess"}, "mass", "must be one of remembered, group, reference, got guess", {"mass": "group"}),
     (
-        {**MARA, "direction": "jensen_shannon"},
+        {**MARA, "anchor": "best"},
+        "anchor",
+        "must be one of auto, group, cross_fitted, remembered, ",
+        {"anchor": "auto"},
+    ),
+    (
+        {**MARA, "direction": "my.module:Divergence"},
         "direction",
-        "must be reverse or forward with transform=mara, got jensen_shannon: MARA's optimum is known for these two",
-        {"direction": "forward"},
+        "must be one of reverse, forward, jensen_shannon, alpha with transform=mara, got my.module:Divergence: "
+        "MARA's "
+        "optimum is uniform for strictly convex f-divergences",
+        {"direction": "jensen_shannon"},
+    ),
+    (
+        {**MARA, "direction": "jensen_shannon", "algorithm": "1"},
+        "algorithm",
+        "must be auto or 2 with direction=jensen_shannon, got 1: Algorithm 1 is uniform under reverse KL only",
+        {"algorithm": "auto"},
+    ),
+    (
+        {"direction": "forward", "level": "reward_to_go"},
+        "level",
+        "must be sequence or token with direction=forward and placement=reward, got reward_to_go",
+        {"level": "token"},
+    ),
+    (
+        {**MARA, "direction": "forward", "placement": "loss", "anchor": "group"},
+        "anchor",
+        "must be auto or remembered with MARA's Algorithm 2 and placement=loss, got group: only a baseline over "
+        "rewards",
+        {"anchor": "auto"},
+    ),
+    (
+        {**MARA, "placement": "loss", "anchor": "cross_fitted"},
+        "anchor",
+        "cannot be cross_fitted unless the KL term is in the reward of the sequence",
+        {"placement": "reward"},
+    ),
+    (
+        {**MARA, **REINVENT, "anchor": "cross_fitted"},
+        "anchor",
+        "cannot be cross_fitted with loss=reinvent, which has no baseline",
+        {"anchor": "remembered"},
     ),
     (
         {"direction": "alpha", "alpha": 1.0},
@@ -190,9 +231,8 @@ CASES = [  # choices that break a rule, the key and the message, and the changes
     (
         {**MARA, "placement": "reference"},
         "placement",
-        "cannot be reference with transform=mara, because the reference's completions are not samples of the "
-        "anchored reference; use placement=reward",
-        {"placement": "reward"},
+        "cannot be reference with transform=mara unless direction=forward and Algorithm 2 are used",
+        {"direction": "forward"},
     ),
     (
         {**MARA, "advantage": "max_at_k"},
@@ -206,13 +246,6 @@ CASES = [  # choices that break a rule, the key and the message, and the changes
         "level",
         "must be sequence with MARA's Algorithm 2, got token: the algorithm replaces log-probabilities of whole",
         {"level": "sequence"},
-    ),
-    (
-        {**SECOND, "placement": "loss"},
-        "placement",
-        "must be reward with MARA's Algorithm 2, got loss: each group has its own anchor, and only a baseline over "
-        "rewards that include the KL term cancels that; under direction=reverse, algorithm=1 also works",
-        {"algorithm": "1"},
     ),
     (
         {**MARA, "length_normalised": True},
@@ -347,7 +380,7 @@ def test_the_names_in_the_rules_are_those_of_the_functions():
     assert set(REWARD_KEEPING_TRANSFORMS) == {"identity"} | BONUSES.keys()
     assert set(GOOD_SAMPLE_TRANSFORMS) | set(REWARD_KEEPING_TRANSFORMS) <= TRANSFORMS.keys() | BONUSES.keys()
     assert (LEVELS, ALGORITHMS, LOSSES) == (
-        ("sequence", "token"),
+        ("sequence", "token", "reward_to_go"),
         ("auto", "1", "2"),
         ("policy_gradient", "reinvent"),
     )

@@ -55,8 +55,11 @@ def test_a_threshold_may_be_a_number_a_tensor_or_a_function() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"direction": "jensen_shannon"}, "must be reverse or forward with transform=mara.*got jensen_shannon"),
-        ({"direction": "alpha", "algorithm": 1}, "must be reverse or forward with transform=mara.*got alpha"),
+        ({"direction": "jensen_shannon", "algorithm": 1}, "must be auto or 2 with direction=jensen_shannon, got 1"),
+        (
+            {"direction": "my:divergence"},
+            "must be one of reverse, forward, .* with transform=mara, got my:divergence",
+        ),
         ({"direction": "reverse", "algorithm": 3}, "auto, 1, 2, got 3"),
         ({"direction": "reverse", "algorithm": "both"}, "auto, 1, 2, got both"),
         ({"direction": "forward", "level": "token"}, "must be sequence with MARA's Algorithm 2"),

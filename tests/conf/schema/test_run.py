@@ -135,7 +135,7 @@ def test_a_base_class_does_not_know_its_subclasses():
 
 def test_a_package_that_compares_no_texts_has_answers_only():
     class Small(RunConfig):
-        compares_texts = False
+        equivalences = ("answer",)
 
     config = make_config("llm", "transform=darling transform.equivalence=exact")
     shared = {field.name: getattr(config, field.name) for field in fields(RunConfig)}
