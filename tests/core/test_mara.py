@@ -389,7 +389,8 @@ def test_a_quantile_of_the_policys_own_rewards_has_the_vanilla_optimum_as_a_fixe
     solve = reverse_kl_target if direction == "reverse" else forward_kl_target
 
     def after_mara(threshold: Tensor) -> Tensor:
-        return solve(*reversed(anchor_reference(reward, ref, threshold=threshold)), beta).exp()
+        anchored_reward, anchored_ref = anchor_reference(reward, ref, threshold=threshold)
+        return solve(anchored_ref, anchored_reward, beta).exp()
 
     vanilla = solve(ref, reward, beta).exp()
     order = reward.argsort()
