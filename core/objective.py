@@ -30,6 +30,7 @@ class Group(NamedTuple):
     Attributes:
         old_seq_logp: [..., G] under the policy that sampled the completions.
         valid: [..., G] bool; None: all samples are valid.
+        measured: [..., G] bool, valid samples that the metrics describe; None: all.
         may_be_good: [..., G] bool, samples that are valid and complete; None: all.
         good: [..., G] bool; None without a threshold.
         transformed: the reward and reference log-probabilities that the transform returned.
@@ -44,6 +45,7 @@ class Group(NamedTuple):
     ref_seq_logp: Tensor
     old_seq_logp: Tensor
     valid: Tensor | None
+    measured: Tensor | None
     may_be_good: Tensor | None
     good: Tensor | None
     transformed: Transformed
@@ -134,6 +136,7 @@ class Objective:
         beta: float,
         valid: Tensor | None = None,
         complete: Tensor | None = None,
+        measured: Tensor | None = None,
         diversity: Tensor | None = None,
         behaviour_logp: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -148,6 +151,8 @@ class Objective:
             valid: [..., G] bool, False for samples to ignore.
             complete: [..., G] bool, False for truncated completions. They keep their raw reward, count in the
                 baseline, and are never good.
+            measured: [..., G] bool, False for samples that are trained on but left out of the metrics, such as
+                replayed ones; None: the metrics describe all valid samples.
             diversity: [..., G], for transforms that need it.
             behaviour_logp: [..., G, T] under the policy that sampled the completions; None: it is the current policy.
                 The KL and entropy terms are those of the current policy, with importance weights. With
@@ -192,6 +197,7 @@ class Objective:
             ref_seq_logp=ref_seq_logp,
             old_seq_logp=old_seq_logp,
             valid=valid,
+            measured=valid if measured is None else measured if valid is None else valid & measured,
             may_be_good=may_be_good,
             good=good,
             transformed=transformed,
@@ -213,7 +219,7 @@ class Objective:
             metrics = self._off_policy_metrics(group, group.behaviour_logp)
         if penalty is not None:
             loss = loss + beta * losses.mean_valid(penalty, group.valid)
-        return loss, metrics | {"advantage/std": losses.mean_valid(advantage.square(), group.valid).sqrt()}
+        return loss, metrics | {"advantage/std": losses.mean_valid(advantage.square(), group.measured).sqrt()}
 
     def _regularisation(self, group: Group, beta: float) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return the entropy and KL terms, each where the placement and the level put it.
@@ -351,7 +357,7 @@ class Objective:
     def _off_policy_metrics(self, group: Group, behaviour_logp: Tensor) -> dict[str, Tensor]:
         """KL of the policy from the one that sampled, and how often the ratio lies outside the clipping range."""
         log_ratio = (group.policy_logp - behaviour_logp).masked_fill(~group.mask, 0.0)
-        counted = group.mask if group.valid is None else group.mask & group.valid.unsqueeze(-1)
+        counted = group.mask if group.measured is None else group.mask & group.measured.unsqueeze(-1)
         if self.ratio == "sequence":
             log_ratio, counted = log_ratio.sum(-1), counted.any(-1)
         ratio = log_ratio.exp()
@@ -359,13 +365,13 @@ class Objective:
         kl_from_sampling = masked_sum(behaviour_logp - group.policy_logp, group.mask)
         return {
             "update/clipped_share": losses.mean_valid(outside, counted),
-            "update/kl_from_sampling_nats": losses.mean_valid(kl_from_sampling, group.valid),
+            "update/kl_from_sampling_nats": losses.mean_valid(kl_from_sampling, group.measured),
         }
 
     @torch.no_grad()
     def _metrics(self, group: Group) -> dict[str, Tensor]:
-        reward, policy_seq_logp, valid = group.reward, group.policy_seq_logp, group.valid
-        mean = partial(losses.mean_valid, valid=valid)
+        reward, policy_seq_logp, measured = group.reward, group.policy_seq_logp, group.measured
+        mean = partial(losses.mean_valid, valid=measured)
         value = self._with_options(self.divergence.value, self.divergence.options)
         metrics = {
             "reward/raw": mean(reward),
@@ -380,8 +386,8 @@ class Objective:
             metrics["mara/tied_groups"] = tied.sum()
         if self.direction == "forward":
             log_weight = group.transformed.ref_seq_logp - policy_seq_logp.detach()
-            if valid is not None:
-                log_weight = log_weight.masked_fill(~valid, -torch.inf)
+            if measured is not None:
+                log_weight = log_weight.masked_fill(~measured, -torch.inf)
             metrics["weight/effective_sample_size"] = effective_sample_size(log_weight).mean()
             metrics["weight/max"] = log_weight.max().exp()
             metrics["weight/capped_share"] = mean((log_weight > self.max_log_weight).to(reward.dtype))
