@@ -72,7 +72,8 @@ class Objective:
         alpha: of the alpha divergence.
         max_log_weight: cap on the log weights of forward KL, see `core.divergences.forward_kl_reward`.
         gamma: discount, see `core.losses.token_policy_gradient`.
-        length_normalised: use `core.losses.length_normalised_policy_gradient`.
+        length_normalised: divide the terms of each completion, a penalty at placement=loss included, by its number
+            of tokens, see `core.losses.length_normalised_policy_gradient`.
         skip_tied_groups: leave out groups whose raw rewards are all equal. Otherwise the KL term moves them.
         threshold: defines the good samples, for metrics, `bonus` and advantage_input="good"; None: none are defined.
         clip_low: of updates on completions of an earlier policy, see `core.losses.clipped_policy_gradient`.
@@ -123,8 +124,12 @@ class Objective:
 
     @property
     def has_target(self) -> bool:
-        """Whether the optimum is that of E_pi[R'] - beta D + entropy_coef H, with R' a function of R and ref only."""
-        return self.advantage_input == "shaped" and self.bonus is None and not self.transform_inputs
+        """Whether the optimum is that of E_pi[R'] - beta D + entropy_coef H, with R' a function of R and ref only.
+
+        D is the divergence of whole sequences.
+        """
+        shaped = self.advantage_input == "shaped" and self.bonus is None and not self.transform_inputs
+        return shaped and self.level == "sequence"
 
     def loss(
         self,
@@ -156,8 +161,10 @@ class Objective:
             diversity: [..., G], for transforms that need it.
             behaviour_logp: [..., G, T] under the policy that sampled the completions; None: it is the current policy.
                 The KL and entropy terms are those of the current policy, with importance weights. With
-                ratio=sequence and no clipping, the expected gradient is exact for advantages that are linear up to
-                a baseline; with clipping, ratio=token or other advantages it is an approximation.
+                ratio=sequence and no clipping, the expected gradient is exact for the identity transform and
+                advantages that are linear up to a baseline. It is an approximation with clipping, ratio=token,
+                other advantages, and transforms that compare the samples of a group (mara, unlikely, ucpo,
+                darling): the ratio of a sample does not correct for how the others were sampled.
 
         Returns:
             The scalar loss, and detached scalar metrics by name.
@@ -218,6 +225,8 @@ class Objective:
             loss = self._surrogate(group, group.behaviour_logp, advantage, token_reward)
             metrics = self._off_policy_metrics(group, group.behaviour_logp)
         if penalty is not None:
+            if self.length_normalised:
+                penalty = penalty / group.mask.sum(-1).clamp_min(1)
             loss = loss + beta * losses.mean_valid(penalty, group.valid)
         return loss, metrics | {"advantage/std": losses.mean_valid(advantage.square(), group.measured).sqrt()}
 
