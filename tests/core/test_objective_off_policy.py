@@ -162,7 +162,7 @@ def coupling(transform: str, size: int, direction: str = "reverse", **options: A
 def test_transforms_that_compare_samples_are_approximations_off_policy(
     transform: str, options: dict, at_2: float, at_4: float
 ) -> None:
-    """A sample's reward depends on the others, which the behaviour policy sampled; docs/methods.md has the figures."""
+    """A sample's reward depends on others, which the behaviour policy sampled; docs/methods.md has the figures."""
     for size, expected in ((2, at_2), (4, at_4)):
         difference, gradient = coupling(transform, size, **options)
         assert 0.06 < gradient < 0.16
