@@ -23,7 +23,7 @@ from conf.schema.base import ConfigError
 from conf.schema.chem import ChemConfig, StopConfig
 from core import losses
 from core.objective import Group, Objective, make_objective
-from core.schedules import StepStatistics, make_schedule, run_progress
+from core.schedules import StepStatistics, budget_progress, make_schedule, run_progress
 from core.sequence import masked_sum
 from launch.engines.base import Engine
 from launch.engines.factory import make_engine
@@ -152,10 +152,35 @@ def training_loop(
         if reward_function.spent:
             run.info(f"stopped after step {step + 1}: the budget of {config.budget:,} molecules is spent")
             return "budget"
-        values.beta = next_beta(
-            values.beta, result.statistics._replace(progress=run_progress(step + 1, config.steps))
-        )
+        progress = next_progress(config, step, reward_function.calls)
+        values.beta = next_beta(values.beta, result.statistics._replace(progress=progress))
     return "steps"
+
+
+def next_progress(config: ChemConfig, step: int, calls: int) -> float:
+    """Progress of the step after `step` in [0, 1]: of the steps or of the budget, whichever is further.
+
+    Args:
+        config: with the steps and the budget of the run.
+        step: the finished step, counted from 0.
+        calls: distinct molecules scored so far.
+    """
+    by_steps = run_progress(step + 1, config.steps)
+    if config.budget is None:
+        return by_steps
+    return max(by_steps, budget_progress(calls, config.budget, config.batch_size))
+
+
+def expected_updates(config: ChemConfig, step: int, calls: int) -> float:
+    """Updates of the whole run, at most `steps` steps, if the budget is spent at the mean rate so far.
+
+    In the step that spends the last of the budget this is the number of updates of the run. Arguments as in
+    `next_progress`; `calls` includes those of `step`.
+    """
+    steps: float = config.steps
+    if config.budget is not None and calls:
+        steps = min(steps, (step + 1) * config.budget / calls)
+    return steps * (1 + config.replay.augmentations)
 
 
 def train_step(learner: Learner, config: ChemConfig, step: int, beta: float) -> StepResult:
@@ -176,6 +201,7 @@ def train_step(learner: Learner, config: ChemConfig, step: int, beta: float) -> 
     if len(replayed.tokens):
         policy_logp = concat_padded(sampled_logp, token_logp(policy, replayed.tokens, replayed.mask))
     scored = scoring.result()
+    learner.engine.total_updates = expected_updates(config, step, learner.reward_function.calls)
 
     batch, filtered = learner.diversity_filter(treat_duplicates(scored, config.duplicates))
     group = TrainingRows(
@@ -187,7 +213,7 @@ def train_step(learner: Learner, config: ChemConfig, step: int, beta: float) -> 
     )
     needs_diversity = "diversity" in learner.objective.transform_inputs
     diversity = batch_diversity(scored.canonical) if needs_diversity else None
-    metrics, statistics = update_policy(learner, group, policy_logp, ref_logp, beta, diversity)
+    metrics, statistics = update_policy(learner, group, policy_logp, ref_logp, beta, len(smiles), diversity)
 
     learner.memory.add(smiles, batch, filtered)
     if config.replay.purge:
@@ -198,7 +224,7 @@ def train_step(learner: Learner, config: ChemConfig, step: int, beta: float) -> 
         )
         policy_logp = token_logp(policy, group.tokens, group.mask)
         ref_logp = token_logp(prior.network, group.tokens, group.mask, learner.row_threads)
-        update_policy(learner, group, policy_logp, ref_logp, beta)
+        update_policy(learner, group, policy_logp, ref_logp, beta, 0)
     return StepResult({**metrics, **batch_statistics(scored, filtered, rollout)}, statistics, scored)
 
 
@@ -208,6 +234,7 @@ def update_policy(
     policy_logp: Tensor,
     ref_logp: Tensor,
     beta: float,
+    sampled: int,
     diversity: Tensor | None = None,
 ) -> tuple[dict[str, Scalar], StepStatistics]:
     """Transform, KL term, advantage, loss and update, with all rows as one group.
@@ -218,6 +245,8 @@ def update_policy(
         policy_logp: [N, T] nats, with gradient.
         ref_logp: [N, T] nats, under the prior.
         beta: reward units per nat.
+        sampled: how many of the rows, the first ones, the policy has just sampled. The others are replayed: they
+            are trained on, and metrics and statistics leave them out.
         diversity: [N], for transforms that need it.
 
     Returns:
@@ -233,6 +262,7 @@ def update_policy(
         beta=beta,
         valid=valid,
         complete=complete,
+        measured=(torch.arange(len(rows.reward)) < sampled).unsqueeze(0),
         diversity=None if diversity is None else diversity.unsqueeze(0),
     )
     engine.backward(loss)
@@ -240,7 +270,13 @@ def update_policy(
 
     ref_seq_logp = masked_sum(ref_logp, rows.mask).unsqueeze(0)
     good = objective.good(reward, ref_seq_logp, valid & complete)
-    statistics = StepStatistics(0.0, float(metrics[objective.divergence_metric]), reward, ref_seq_logp, good)
+    statistics = StepStatistics(
+        progress=0.0,
+        kl=float(metrics[objective.divergence_metric]),
+        reward=reward[:, :sampled],
+        ref_seq_logp=ref_seq_logp[:, :sampled],
+        good=None if good is None else good[:, :sampled],
+    )
     return {**metrics, "loss": loss.detach(), "grad_norm": grad_norm}, statistics
 
 

@@ -36,7 +36,7 @@ def leave_one_out(reward: Tensor, valid: Tensor | None = None) -> Tensor:
 
 
 def group_normalised(reward: Tensor, valid: Tensor | None = None) -> Tensor:
-    """GRPO (Shao et al., 2024): `centred` divided by the group's standard deviation; 0 if all rewards are equal.
+    """`centred` divided by the group's population standard deviation (that of n); 0 if all rewards are equal.
 
     The reward must already contain the KL term. If the KL is added to the loss instead, the effective beta depends on
     the spread of the rewards, and with MARA the policy collapses onto the rarest good sample.
@@ -47,6 +47,16 @@ def group_normalised(reward: Tensor, valid: Tensor | None = None) -> Tensor:
     scale = reward.masked_fill(~valid, 0.0).abs().amax(-1, keepdim=True)
     tied = std <= 4 * torch.finfo(reward.dtype).eps * scale  # a std this small is rounding of equal rewards
     return (advantage / std.masked_fill(tied, 1.0)).masked_fill(tied, 0.0)
+
+
+def group_normalised_sample_std(reward: Tensor, valid: Tensor | None = None) -> Tensor:
+    """GRPO (Shao et al., 2024): `centred` divided by the group's sample standard deviation (that of n - 1).
+
+    It is sqrt((n-1)/n) times `group_normalised`. The paper writes std without saying which; n - 1 is that of
+    torch.std, and so of TRL and verl. These add a small constant to it, which is left out here.
+    """
+    count = _checked_valid(reward, valid).sum(-1, keepdim=True).to(reward.dtype)
+    return group_normalised(reward, valid) * ((count - 1).clamp_min(0) / count.clamp_min(1)).sqrt()
 
 
 def max_at_k(reward: Tensor, valid: Tensor | None = None, *, k: int | None = None) -> Tensor:
@@ -190,6 +200,7 @@ ADVANTAGES: dict[str, Callable[..., Tensor]] = {
     "centred": centred,
     "leave_one_out": leave_one_out,
     "group_normalised": group_normalised,
+    "group_normalised_sample_std": group_normalised_sample_std,
     "max_at_k": max_at_k,
     "pass_at_k": pass_at_k,
 }

@@ -32,6 +32,7 @@ class Group(NamedTuple):
     Attributes:
         old_seq_logp: [..., G] under the policy that sampled the completions.
         valid: [..., G] bool; None: all samples are valid.
+        measured: [..., G] bool, valid samples that the metrics describe; None: all.
         may_be_good: [..., G] bool, samples that are valid and complete; None: all.
         good: [..., G] bool; None without a threshold.
         transformed: the reward and reference log-probabilities that the transform returned.
@@ -46,6 +47,7 @@ class Group(NamedTuple):
     ref_seq_logp: Tensor
     old_seq_logp: Tensor
     valid: Tensor | None
+    measured: Tensor | None
     may_be_good: Tensor | None
     good: Tensor | None
     transformed: Transformed
@@ -72,7 +74,8 @@ class Objective:
         alpha: of the alpha divergence.
         max_log_weight: cap on the log weights of forward KL, see `core.divergences.forward_kl_reward`.
         gamma: discount, see `core.losses.token_policy_gradient`.
-        length_normalised: use `core.losses.length_normalised_policy_gradient`.
+        length_normalised: divide the terms of each completion, a penalty at placement=loss included, by its number
+            of tokens, see `core.losses.length_normalised_policy_gradient`.
         skip_tied_groups: leave out groups whose raw rewards are all equal. Otherwise the KL term moves them.
         threshold: defines the good samples, for metrics, `bonus` and advantage_input="good"; None: none are defined.
         clip_low: of updates on completions of an earlier policy, see `core.losses.clipped_policy_gradient`.
@@ -125,8 +128,12 @@ class Objective:
 
     @property
     def has_target(self) -> bool:
-        """Whether the optimum is that of E_pi[R'] - beta D + entropy_coef H, with R' a function of R and ref only."""
-        return self.advantage_input == "shaped" and self.bonus is None and set(self.transform_inputs) <= TARGET_INPUTS
+        """Whether the optimum is that of E_pi[R'] - beta D + entropy_coef H, with R' a function of R and ref only.
+
+        D is the divergence of whole sequences.
+        """
+        shaped = self.advantage_input == "shaped" and self.bonus is None
+        return shaped and set(self.transform_inputs) <= TARGET_INPUTS and self.level in ("sequence", "reward_to_go")
 
     def loss(
         self,
@@ -138,6 +145,7 @@ class Objective:
         beta: float,
         valid: Tensor | None = None,
         complete: Tensor | None = None,
+        measured: Tensor | None = None,
         diversity: Tensor | None = None,
         behaviour_logp: Tensor | None = None,
         masses: Callable[[GroupFacts], Masses] | None = None,
@@ -153,11 +161,15 @@ class Objective:
             valid: [..., G] bool, False for samples to ignore.
             complete: [..., G] bool, False for truncated completions. They keep their raw reward, count in the
                 baseline, and are never good.
+            measured: [..., G] bool, False for samples that are trained on but left out of the metrics, such as
+                replayed ones; None: the metrics describe all valid samples.
             diversity: [..., G], for transforms that need it.
             behaviour_logp: [..., G, T] under the policy that sampled the completions; None: it is the current policy.
                 The KL and entropy terms are those of the current policy, with importance weights. With
-                ratio=sequence and no clipping, the expected gradient is exact for advantages that are linear up to
-                a baseline; with clipping, ratio=token or other advantages it is an approximation.
+                ratio=sequence and no clipping, the expected gradient is exact for the identity transform and
+                advantages that are linear up to a baseline. It is an approximation with clipping, ratio=token,
+                other advantages, and transforms that compare the samples of a group (mara, unlikely, ucpo,
+                darling): the ratio of a sample does not correct for how the others were sampled.
             masses: the class masses and anchors of the groups, for transforms that need them.
 
         Returns:
@@ -203,6 +215,7 @@ class Objective:
             ref_seq_logp=ref_seq_logp,
             old_seq_logp=old_seq_logp,
             valid=valid,
+            measured=valid if measured is None else measured if valid is None else valid & measured,
             may_be_good=may_be_good,
             good=good,
             transformed=transformed,
@@ -235,8 +248,10 @@ class Objective:
             loss = self._surrogate(group, group.behaviour_logp, advantage, token_reward)
             metrics = self._off_policy_metrics(group, group.behaviour_logp)
         if penalty is not None:
+            if self.length_normalised:
+                penalty = penalty / group.mask.sum(-1).clamp_min(1)
             loss = loss + beta * losses.mean_valid(penalty, group.valid)
-        return loss, metrics | {"advantage/std": losses.mean_valid(advantage.square(), group.valid).sqrt()}
+        return loss, metrics | {"advantage/std": losses.mean_valid(advantage.square(), group.measured).sqrt()}
 
     def _regularisation(self, group: Group, beta: float) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return the entropy and KL terms, each where the placement and the level put it.
@@ -404,7 +419,7 @@ class Objective:
     def _off_policy_metrics(self, group: Group, behaviour_logp: Tensor) -> dict[str, Tensor]:
         """KL of the policy from the one that sampled, and how often the ratio lies outside the clipping range."""
         log_ratio = (group.policy_logp - behaviour_logp).masked_fill(~group.mask, 0.0)
-        counted = group.mask if group.valid is None else group.mask & group.valid.unsqueeze(-1)
+        counted = group.mask if group.measured is None else group.mask & group.measured.unsqueeze(-1)
         if self.ratio == "sequence":
             log_ratio, counted = log_ratio.sum(-1), counted.any(-1)
         ratio = log_ratio.exp()
@@ -412,13 +427,13 @@ class Objective:
         kl_from_sampling = masked_sum(behaviour_logp - group.policy_logp, group.mask)
         return {
             "update/clipped_share": losses.mean_valid(outside, counted),
-            "update/kl_from_sampling_nats": losses.mean_valid(kl_from_sampling, group.valid),
+            "update/kl_from_sampling_nats": losses.mean_valid(kl_from_sampling, group.measured),
         }
 
     @torch.no_grad()
     def _metrics(self, group: Group) -> dict[str, Tensor]:
-        reward, policy_seq_logp, valid = group.reward, group.policy_seq_logp, group.valid
-        mean = partial(losses.mean_valid, valid=valid)
+        reward, policy_seq_logp, measured = group.reward, group.policy_seq_logp, group.measured
+        mean = partial(losses.mean_valid, valid=measured)
         value = self._with_options(self.divergence.value, self.divergence.options)
         metrics = {
             "reward/raw": mean(reward),
@@ -433,8 +448,8 @@ class Objective:
             metrics["mara/tied_groups"] = tied.sum()
         if self.direction == "forward":
             log_weight = group.transformed.ref_seq_logp - policy_seq_logp.detach()
-            if valid is not None:
-                log_weight = log_weight.masked_fill(~valid, -torch.inf)
+            if measured is not None:
+                log_weight = log_weight.masked_fill(~measured, -torch.inf)
             metrics["weight/effective_sample_size"] = effective_sample_size(log_weight).mean()
             metrics["weight/max"] = log_weight.max().exp()
             metrics["weight/capped_share"] = mean((log_weight > self.max_log_weight).to(reward.dtype))

@@ -17,7 +17,8 @@ DIVERGENCE_PLACEMENTS: dict[str, tuple[str, ...]] = {  # the placements at which
 }
 LEVELS = ("sequence", "token", "reward_to_go")
 PLACEMENTS = ("reward", "loss", "reference")
-ADVANTAGES = ("leave_one_out", "centred", "group_normalised", "no_baseline", "max_at_k", "pass_at_k")
+GROUP_NORMALISED = ("group_normalised", "group_normalised_sample_std")  # these divide by a standard deviation
+ADVANTAGES = ("leave_one_out", "centred", *GROUP_NORMALISED, "no_baseline", "max_at_k", "pass_at_k")
 ALGORITHMS = ("auto", "1", "2")
 CLASSES = ("sequence", "answer")
 MASSES = ("remembered", "group", "reference")
@@ -322,8 +323,8 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "advantage",
-        lambda c: c.transform == "darling" and c.advantage == "group_normalised",
-        "cannot be group_normalised with transform=darling, which is defined without division by the standard "
+        lambda c: c.transform == "darling" and c.advantage in GROUP_NORMALISED,
+        "cannot be {advantage} with transform=darling, which is defined without division by the standard "
         "deviation; use advantage=centred or leave_one_out",
     ),
     # --- MARA
@@ -378,8 +379,8 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "advantage",
-        lambda c: c.mara and c.advantage == "group_normalised" and not c.kl_in_sequence_reward,
-        "cannot be group_normalised with transform=mara unless the KL term is in the reward that is normalised, or "
+        lambda c: c.mara and c.advantage in GROUP_NORMALISED and not c.kl_in_sequence_reward,
+        "cannot be {advantage} with transform=mara unless the KL term is in the reward that is normalised, or "
         "the policy collapses onto the rarest good sample; use placement=reward and level=sequence, or "
         "advantage=leave_one_out; got placement={placement} and level={level}",
     ),

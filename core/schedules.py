@@ -45,6 +45,18 @@ def run_progress(step: int, steps: int) -> float:
     return step / max(steps - 1, 1)
 
 
+def budget_progress(spent: int, budget: int, per_step: int) -> float:
+    """Return `progress` of a step in a run that ends once a budget is spent: 0 at the first step, 1 at the last.
+
+    Args:
+        spent: what the earlier steps have spent.
+        budget: the run ends after the step that spends the last of it.
+        per_step: the most that one step can spend. With less than this left, the step may be the last, and its
+            progress is 1.
+    """
+    return min(spent / max(budget - per_step, 1), 1.0)
+
+
 def adaptive_beta(beta: float, kl: float, kl_target: float) -> float:
     """Return the beta of the next step, which steers the KL to a target.
 

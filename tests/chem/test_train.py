@@ -3,6 +3,7 @@
 import csv
 import html
 import json
+import math
 import os
 import signal
 import subprocess
@@ -35,7 +36,9 @@ from chem.train import (
     Reinvent,
     StopMonitor,
     batch_statistics,
+    expected_updates,
     make_chem_objective,
+    next_progress,
     off_policy_notes,
     sample_records,
     train_step,
@@ -43,8 +46,10 @@ from chem.train import (
 from conf.schema.chem import ChemConfig, RecurrentConfig, StopConfig
 from conf.schema.run import OptimizerConfig
 from core.objective import make_objective
+from core.schedules import run_progress
 from launch import collect
 from launch.cli.compose import compose_typed
+from launch.engines.base import lr_factor
 from launch.engines.torch import TorchEngine
 from launch.runs.rng import rollout_uniforms
 from launch.runs.run_folder import read_jsonl
@@ -226,6 +231,131 @@ def test_steps_are_those_written_out_by_hand(prior):
         for name, parameter in learner.engine.module.state_dict().items():
             torch.testing.assert_close(parameter, policy.state_dict()[name], rtol=1e-4, atol=1e-6)
             assert not torch.allclose(parameter, loaded.network.state_dict()[name], atol=1e-3)  # control: it moved
+
+
+REPLAY = ["replay.size=8", "replay.sample=8"]
+
+
+@pytest.mark.parametrize("loss", ["reinvent", "policy_gradient"])
+def test_metrics_and_the_statistics_for_beta_leave_replayed_molecules_out(prior, loss):
+    """They are means over what the policy sampled in the step, with log-probabilities computed anew."""
+    mara = ["transform=mara", "transform.threshold.value=0.3", "beta_schedule=automatic", "objective.beta=0.05"]
+    config = compose_chem(*REPLAY, *mara, f"loss={loss}")
+    loaded = load_prior(prior)
+    differences = []
+    with open_learner(loaded, config) as learner:
+        for step in range(3):
+            uniforms = rollout_uniforms(config.seed, step, [0] * 24, list(range(24)), loaded.max_tokens)
+            with torch.no_grad():
+                rollout = sample(learner.engine.module, uniforms)
+                policy = token_logp(learner.engine.module, rollout.tokens, rollout.mask).sum(-1)
+                reference = token_logp(loaded.network, rollout.tokens, rollout.mask).sum(-1)
+            replayed = [reward for _, reward in learner.memory.draw(config.seed, step)]
+            result = train_step(learner, config, step, 0.05)
+            metrics, statistics = result.metrics, result.statistics
+            assert float(metrics["reward/raw"]) == pytest.approx(float(result.batch.reward.mean()), rel=1e-5)
+            assert float(metrics["kl/reverse_nats"]) == pytest.approx(float((policy - reference).mean()), abs=1e-4)
+            assert float(metrics["policy/entropy_nats"]) == pytest.approx(-float(policy.mean()), rel=1e-4)
+            good = result.batch.reward >= 0.3
+            assert float(metrics["mara/good_share"]) == pytest.approx(float(good.float().mean()))
+            assert statistics.kl == float(metrics["kl/reverse_nats"])
+            assert torch.equal(statistics.reward, result.batch.reward.unsqueeze(0))
+            assert torch.equal(statistics.good, good.unsqueeze(0))
+            torch.testing.assert_close(statistics.ref_seq_logp, reference.unsqueeze(0), rtol=1e-4, atol=1e-4)
+            with_replayed = torch.cat([result.batch.reward, torch.tensor(replayed)]).mean()
+            differences.append(float(with_replayed - metrics["reward/raw"]))
+    assert differences[0] == 0  # the memory was empty
+    assert min(differences[1:]) > 0.004  # control: with the replayed rows, the mean reward would be higher
+
+
+def test_replayed_molecules_are_trained_on_and_share_the_batchs_anchor(prior):
+    """The update is that of all rows as one group; only what is reported changes."""
+    loaded = load_prior(prior)
+    weights = []
+    for options in (REPLAY, []):
+        config = compose_chem("loss=reinvent", "transform=mara", "transform.threshold.value=0.3", *options)
+        with open_learner(loaded, config) as learner:
+            for step in range(2):
+                train_step(learner, config, step, 0.05)
+            weights.append(learner.engine.module.state_dict()["head.weight"])
+    assert not torch.allclose(weights[0], weights[1], atol=1e-4)
+    reward, policy, reference, mask = make_group()
+    objective = make_chem_objective(config)
+    measured = torch.arange(12).unsqueeze(0) < 8
+    losses, metrics = zip(
+        *(objective.loss(reward, policy, reference, mask, beta=0.1, measured=m) for m in (None, measured)),
+        strict=True,
+    )
+    assert torch.equal(*losses)
+    assert float(metrics[1]["reward/raw"]) == pytest.approx(float(reward[:, :8].mean()))
+    assert float(metrics[1]["reward/raw"]) != pytest.approx(float(reward.mean()))  # control
+
+
+def limited(learner, budget):
+    """The learner with a budget of oracle calls."""
+    return learner._replace(reward_function=RewardFunction(carbon_share, None, budget))
+
+
+def progress_and_rates(prior, config, resume_after=None):
+    """Progress before each step of a run, and the learning rate of each update, to the end of the budget."""
+    loaded = load_prior(prior)
+    rates: list[float] = []
+    with open_learner(loaded, config) as opened:
+        learner = limited(opened, config.budget)
+        update = learner.engine.step
+        progress = [0.0]
+
+        def step_and_note():
+            norm = update()
+            rates.append(learner.engine.optimizer.param_groups[0]["lr"])
+            return norm
+
+        with patch.object(learner.engine, "step", step_and_note):
+            for step in range(config.steps):
+                train_step(learner, config, step, 0.05)
+                if step == resume_after:
+                    states = [deepcopy(part.state_dict()) for part in (learner.engine, learner.reward_function)]
+                    learner = limited(learner, config.budget)
+                    learner.engine.total_updates = math.nan  # of no effect: each step sets it
+                    for part, state in zip((learner.engine, learner.reward_function), states, strict=True):
+                        part.load_state_dict(state)
+                if learner.reward_function.spent:
+                    return progress, rates
+                progress.append(next_progress(config, step, learner.reward_function.calls))
+    raise AssertionError("the budget was not spent")
+
+
+@pytest.mark.parametrize("augmentations", [0, 1])
+def test_schedules_reach_their_end_with_the_budget(prior, augmentations):
+    options = ["replay.size=5", f"replay.augmentations={augmentations}"] if augmentations else []
+    config = compose_chem("budget=60", "steps=500", "optimizer.decay=linear", "optimizer.lr=0.001", *options)
+    progress, rates = progress_and_rates(prior, config)
+    steps = len(progress)
+    assert 4 < steps < 40
+    assert progress == sorted(progress)
+    assert (progress[0], progress[-1]) == (0, 1)
+    each_step = rates[:: 1 + augmentations]
+    assert each_step == sorted(each_step, reverse=True)
+    # The last step is trained at the rate that it would have had in a run of exactly so many steps.
+    updates = steps * (1 + augmentations)
+    assert rates[-1] == pytest.approx(0.001 / updates)
+    assert progress_and_rates(prior, config, resume_after=2) == (progress, rates)
+    # Control: progress and decay by steps alone.
+    assert run_progress(steps - 1, config.steps) < 0.1
+    assert lr_factor(updates - 1, config.steps * (1 + augmentations), 0, "linear") > 0.9
+
+
+def test_progress_is_that_of_the_steps_where_they_end_the_run(prior):
+    config = compose_chem("budget=null", "steps=11")
+    assert [next_progress(config, step, 99) for step in range(10)] == pytest.approx([s / 10 for s in range(1, 11)])
+    assert expected_updates(config, 3, 99) == 11
+    config = compose_chem("budget=1000", "steps=11", "replay.augmentations=2")
+    assert next_progress(config, 4, 100) == 0.5
+    assert next_progress(config, 4, 976) == 1  # the next batch of 24 may spend what is left
+    assert next_progress(config, 4, 975) < 1
+    assert expected_updates(config, 4, 0) == expected_updates(config, 4, 100) == 33
+    assert expected_updates(config, 4, 500) == 30
+    assert expected_updates(config, 4, 1000) == 15
 
 
 def test_augmented_memory_takes_further_updates(prior):

@@ -12,6 +12,7 @@ from core.advantages import (
     centred,
     differential_smoothing,
     group_normalised,
+    group_normalised_sample_std,
     leave_one_out,
     max_at_k,
     no_baseline,
@@ -69,7 +70,16 @@ def test_values_by_hand() -> None:
     std = math.sqrt((4 + 1 + 9) / 3)
     torch.testing.assert_close(group_normalised(reward)[0], torch.tensor([-2.0, -1.0, 3.0]) / std)
     assert group_normalised(reward)[1].tolist() == [0, 0, 0]
-    assert set(PLAIN.values()) == {no_baseline, centred, leave_one_out, group_normalised}
+    sample_std = torch.tensor([1.0, 2, 6]).std()
+    torch.testing.assert_close(group_normalised_sample_std(reward)[0], torch.tensor([-2.0, -1.0, 3.0]) / sample_std)
+    assert group_normalised_sample_std(reward)[1].tolist() == [0, 0, 0]
+    assert set(PLAIN.values()) == {
+        no_baseline,
+        centred,
+        leave_one_out,
+        group_normalised,
+        group_normalised_sample_std,
+    }
     assert {*ADVANTAGES.values()} - {*PLAIN.values()} == {max_at_k, pass_at_k}
 
 

@@ -1,6 +1,7 @@
 """MARA on whole outcome sets: good samples, the anchor, the optima of both algorithms, thresholds and edge cases."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import numpy
@@ -64,6 +65,53 @@ def test_the_optimum_is_uniform_over_the_good_outcomes(seed: int, beta: float) -
     # Outcomes that are not good are unchanged.
     assert torch.equal(augmented[~good], reward[~good])
     assert torch.equal(ref_2[~good], ref[~good])
+
+
+STRICTLY_CONVEX: dict[str, Callable[[Tensor], Tensor]] = {  # f(u), u = pi / ref
+    "reverse": lambda u: u * u.log(),
+    "forward": lambda u: -u.log(),
+    "jensen_shannon": lambda u: (u * (2 * u / (1 + u)).log() + (2 / (1 + u)).log()) / 2,
+    "alpha(.5)": lambda u: -4 * u.sqrt(),
+    "alpha(2)": lambda u: u.square() / 2,
+    "another": lambda u: u**3 + (-u).exp(),
+}
+
+
+def optimum_of(f: Callable[[Tensor], Tensor], reward: Tensor, ref_logp: Tensor, beta: float) -> Tensor:
+    """Maximise sum pi R - beta sum ref f(pi / ref) over all distributions, by L-BFGS on the logits."""
+    logits = torch.zeros_like(reward, requires_grad=True)
+    ref = ref_logp.exp()
+    optimiser = torch.optim.LBFGS(
+        [logits], max_iter=3000, tolerance_grad=1e-12, tolerance_change=0, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> Tensor:
+        optimiser.zero_grad()
+        policy = logits.softmax(-1)
+        value = beta * (ref * f(policy / ref)).sum() - (policy * reward).sum()
+        value.backward()
+        return value
+
+    optimiser.step(loss)
+    return logits.detach().softmax(-1)
+
+
+@pytest.mark.parametrize("beta", [0.5, 2.0])
+@pytest.mark.parametrize("name", STRICTLY_CONVEX)
+def test_algorithm_2_is_uniform_under_every_strictly_convex_divergence(name: str, beta: float) -> None:
+    """R' - beta f'(pi / ref') is constant where pi > 0, and f' is one-to-one: pi / ref' is the same for the good."""
+    ref = random_logp(7, seed=1)
+    reward = torch.tensor([1, 1.3, 0, 1, 0.4, 1, 0]).double()
+    good, f = reward >= 1, STRICTLY_CONVEX[name]
+    anchored = anchor_reference(reward, ref, threshold=1.0)
+    optimum = optimum_of(f, *anchored, beta)
+    assert float(coefficient_of_variation(optimum[good])) < 1e-5
+    assert float(optimum[good].sum()) > 0.4
+    if name in ("reverse", "forward"):  # the optimiser finds what is known in closed form
+        torch.testing.assert_close(optimum, target(name, *anchored, beta).exp(), rtol=0, atol=1e-6)
+    for r, other in ((reward, "vanilla"), (augment_reward(reward, ref, beta=beta, threshold=1.0), "Algorithm 1")):
+        if (name, other) != ("reverse", "Algorithm 1"):  # controls
+            assert float(coefficient_of_variation(optimum_of(f, r, ref, beta)[good])) > 0.05, other
 
 
 def figure_5() -> tuple[Tensor, Tensor, Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from core.advantages import ADVANTAGES
 from core.divergences import DIVERGENCES
 from core.objective import Objective, make_objective
+from core.transforms import class_diversity
 
 from .enumeration import (
     ALPHA,
@@ -108,6 +109,66 @@ def test_the_first_update_is_that_of_the_on_policy_loss(level: str, length_norma
         first = off_policy_gradient(objective, policy, policy.detach(), ref, reward)
         plain = off_policy_gradient(objective, policy, policy.detach(), ref, reward, tell=False)
         torch.testing.assert_close(first, plain, rtol=1e-9, atol=1e-12)
+
+
+def coupling(transform: str, size: int, direction: str = "reverse", **options: Any) -> tuple[float, float]:
+    """How far the off-policy gradient is from the on-policy one of the current policy, and the size of the latter.
+
+    Three good completions of one token, of probability .55, .15 and .05 under the reference, and a bad one; beta .1.
+    """
+    ref = torch.tensor([0.55, 0.15, 0.05, 0.25], dtype=torch.float64).log()
+    reward = torch.tensor([1, 1, 1, 0], dtype=torch.float64)
+    policy = (ref + random_logits(4, seed=0, scale=0.7)).requires_grad_()
+    behaviour = (ref + random_logits(4, seed=5, scale=0.7)).log_softmax(-1)
+    objective = make_objective(
+        direction=direction,
+        transform=transform,
+        transform_options=options,
+        threshold={"kind": "constant", "value": 1.0},
+        ratio="sequence",
+    )
+    members, log_orders = all_groups(4, size)
+    mask = torch.ones(*members.shape, 1, dtype=torch.bool)
+
+    def gradient(sampling: Tensor, tell: bool) -> Tensor:
+        def loss(leaf: Tensor) -> Tensor:
+            return objective.loss(
+                reward[members],
+                leaf,
+                ref[members].unsqueeze(-1),
+                mask,
+                beta=0.1,
+                diversity=class_diversity(members).double(),
+                behaviour_logp=sampling[members].unsqueeze(-1) if tell else None,
+            )[0]
+
+        logp = policy.log_softmax(-1)[members].unsqueeze(-1)
+        return expected_group_gradient(loss, logp, log_orders + sampling[members].sum(-1), policy)
+
+    on_policy = gradient(policy.detach().log_softmax(-1), tell=False)
+    off_policy = gradient(behaviour, tell=True)
+    return float((off_policy - on_policy).abs().max()), float(on_policy.abs().max())
+
+
+@pytest.mark.parametrize(
+    ("transform", "options", "at_2", "at_4"),
+    [
+        ("mara", {"direction": "reverse", "algorithm": "auto"}, 0.0024, 0.0012),
+        ("mara", {"direction": "forward", "algorithm": "auto"}, 0.052, 0.020),
+        ("unlikely", {"strength": 0.25}, 0.017, 0.015),
+        ("darling", {}, 0.0, 0.042),  # two different completions are as diverse as can be
+    ],
+)
+def test_transforms_that_compare_samples_are_approximations_off_policy(
+    transform: str, options: dict, at_2: float, at_4: float
+) -> None:
+    """A sample's reward depends on others, which the behaviour policy sampled; docs/methods.md has the figures."""
+    for size, expected in ((2, at_2), (4, at_4)):
+        difference, gradient = coupling(transform, size, **options)
+        assert 0.06 < gradient < 0.16
+        assert difference == pytest.approx(expected, rel=0.05, abs=1e-12)
+        direction = options.get("direction", "reverse")
+        assert coupling("identity", size, direction)[0] < 1e-15  # control: the reward of a sample is its own
 
 
 def test_bonuses_use_the_policy_that_sampled() -> None:

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from core.schedules import StepStatistics, adaptive_beta, automatic_beta, make_schedule, run_progress
+from core.schedules import StepStatistics, adaptive_beta, automatic_beta, budget_progress, make_schedule, run_progress
 from core.targets import reverse_log_ratio
 
 
@@ -115,3 +115,15 @@ def test_without_a_pair_of_good_samples_automatic_beta_does_not_change():
 def test_the_adaptive_schedule_is_adaptive_beta():
     schedule = make_schedule("adaptive", 0.3, {"kl_target": 2.0})
     assert schedule(0.5, statistics(kl=3.0)) == adaptive_beta(0.5, 3.0, 2.0) == pytest.approx(0.51)
+
+
+def test_budget_progress_is_1_in_every_step_that_may_be_the_last() -> None:
+    for spends in ([10, 10, 10], [3, 10, 9, 8], [10, 0, 0, 10, 9, 1], [30]):
+        budget, per_step = 30, max(spends)
+        spent = [sum(spends[:step]) for step in range(len(spends))]
+        progress = [budget_progress(value, budget, per_step) for value in spent]
+        assert progress == sorted(progress)
+        assert progress[0] == 0
+        assert progress[-1] == float(len(spends) > 1)
+        assert all(p < 1 or budget - s <= per_step for p, s in zip(progress, spent, strict=True))
+        assert spent[-1] / budget < 1  # control: the plain share does not reach 1
