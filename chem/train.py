@@ -1,10 +1,11 @@
 """Post-training of a prior over SMILES. The batch of a step is one group."""
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import fields
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -16,12 +17,14 @@ from chem.models.prior import SHIPPED, Prior, load_prior, save_prior
 from chem.oracles import Oracle, OracleError
 from chem.parallel.sampler import ParallelSampler
 from chem.parallel.threads import RowThreads
+from chem.reference import PROMPT, PriorStatistics, make_class_memory, molecule_labels
 from chem.replay import ReplayMemory, TrainingRows, augmented_rows, concat_padded, replayed_rows
 from chem.report import report_run
 from chem.scoring import Cache, RewardFunction, ScoredBatch, treat_duplicates
 from conf.schema.base import ConfigError
 from conf.schema.chem import ChemConfig, StopConfig
 from core import losses
+from core.classes import ClassMemory, StepMasses
 from core.objective import Group, Objective, make_objective
 from core.schedules import StepStatistics, budget_progress, make_schedule, run_progress
 from core.sequence import masked_sum
@@ -71,6 +74,8 @@ class Learner(NamedTuple):
     reward_function: RewardFunction
     diversity_filter: DiversityFilter
     memory: ReplayMemory
+    classes: ClassMemory | None  # of MARA
+    labels: Callable[[Sequence[str]], list[str]]  # SMILES -> the class of each, for MARA
     oracle_thread: ThreadPoolExecutor  # waits for the oracle while log-probabilities are computed
     row_threads: RowThreads
     sampler: ParallelSampler  # samples from the policy
@@ -91,6 +96,8 @@ def train_policy(config: ChemConfig, run: Run) -> None:
     ):
         for note in oracle.notes:
             run.info(note)
+        classes = make_class_memory(config.choices())
+        statistics = PriorStatistics(config, classes)
         learner = Learner(
             prior=prior,
             engine=engine,
@@ -98,12 +105,15 @@ def train_policy(config: ChemConfig, run: Run) -> None:
             reward_function=RewardFunction(oracle, open_cache(config.cache, oracle.key), config.budget),
             diversity_filter=DiversityFilter(config.diversity_filter),
             memory=ReplayMemory(config.replay, prior.tokenizer),
+            classes=classes,
+            labels=partial(molecule_labels, config=config),
             oracle_thread=oracle_thread,
             row_threads=row_threads,
             sampler=sampler,
         )
         monitor, best = StopMonitor(config.stop), BestPolicy(engine)
         values = LoopState(beta=config.objective.beta)
+        optional = {"classes": classes, "statistics": None if statistics.measured else statistics}
         run.register_state(
             {"prior": tensors_hash(prior.network.named_parameters()), "oracle": oracle.key},
             engine=engine,
@@ -113,7 +123,10 @@ def train_policy(config: ChemConfig, run: Run) -> None:
             watch=monitor,
             best=best,
             values=values,
+            **{name: part for name, part in optional.items() if part is not None},
         )
+        statistics.measure(prior, learner.reward_function)
+        learner = learner._replace(objective=statistics.with_threshold(learner.objective))
         for note in off_policy_notes(config):
             run.info(f"off-policy: {note}")
         reason = training_loop(config, run, learner, monitor, best, values)
@@ -210,6 +223,7 @@ def train_step(learner: Learner, config: ChemConfig, step: int, beta: float) -> 
         reward=torch.cat([batch.reward, replayed.reward]),  # [N + M]
         valid=torch.cat([batch.valid, replayed.valid]),
         complete=torch.cat([batch.complete, replayed.complete]),
+        smiles=[*smiles, *replayed.smiles],
     )
     needs_diversity = "diversity" in learner.objective.transform_inputs
     diversity = batch_diversity(scored.canonical) if needs_diversity else None
@@ -254,6 +268,9 @@ def update_policy(
     """
     objective, engine = learner.objective, learner.engine
     reward, valid, complete = (t.unsqueeze(0) for t in (rows.reward, rows.valid, rows.complete))  # [1, N]
+    masses = None
+    if learner.classes is not None:
+        masses = StepMasses(learner.classes, [PROMPT], [learner.labels(rows.smiles)])
     loss, metrics = objective.loss(
         reward,
         policy_logp.unsqueeze(0),
@@ -264,6 +281,7 @@ def update_policy(
         complete=complete,
         measured=(torch.arange(len(rows.reward)) < sampled).unsqueeze(0),
         diversity=None if diversity is None else diversity.unsqueeze(0),
+        masses=masses,
     )
     engine.backward(loss)
     grad_norm = engine.step()

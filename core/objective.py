@@ -202,7 +202,8 @@ class Objective:
             if masses is None or good is None:
                 raise ValueError("the transform needs the class masses of each sample, but masses is None")
             log_weight = ref_seq_logp - old_seq_logp
-            available["masses"] = masses(GroupFacts(reward, ref_seq_logp, log_weight, good, valid))
+            counted = valid if measured is None else measured if valid is None else valid & measured
+            available["masses"] = masses(GroupFacts(reward, ref_seq_logp, log_weight, good, counted))
         inputs = {name: available[name] for name in self.transform_inputs if name != "threshold"}
         transformed = self.apply_transform(reward, ref_seq_logp, beta=beta, valid=may_be_good, **inputs)
         group = Group(
