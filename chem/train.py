@@ -24,7 +24,7 @@ from conf.schema.chem import ChemConfig, StopConfig
 from core import losses
 from core.objective import Group, Objective, make_objective
 from core.schedules import StepStatistics, make_schedule, run_progress
-from core.sequence import masked_sum
+from core.sequence import first_occurrences, masked_sum
 from launch.engines.base import Engine
 from launch.engines.factory import make_engine
 from launch.runs.checkpoint import LoopState, tensors_hash
@@ -240,6 +240,9 @@ def update_policy(
 
     ref_seq_logp = masked_sum(ref_logp, rows.mask).unsqueeze(0)
     good = objective.good(reward, ref_seq_logp, valid & complete)
+    if good is not None:
+        sequences = [tuple(row[kept].tolist()) for row, kept in zip(rows.tokens, rows.mask, strict=True)]
+        good = good & first_occurrences(sequences, 1)
     statistics = StepStatistics(0.0, float(metrics[objective.divergence_metric]), reward, ref_seq_logp, good)
     return {**metrics, "loss": loss.detach(), "grad_norm": grad_norm}, statistics
 

@@ -58,7 +58,10 @@ class Cell:
         if direction == "reverse" and beta + entropy_coef > 0:
             return reverse_kl_target(ref_logp, reward, beta, entropy_coef).exp()
         if direction == "forward" and entropy_coef == 0:
-            return forward_kl_target(ref_logp, reward, beta).exp()
+            target = forward_kl_target(ref_logp, reward, beta)
+            if bool((ref_logp - target > self.objective.max_log_weight).any()):
+                return None  # the cap moves the optimum
+            return target.exp()
         return None
 
     def good(self) -> Tensor | None:
