@@ -71,8 +71,8 @@ def max_at_k(reward: Tensor, valid: Tensor | None = None, *, k: int | None = Non
     ordered = ordered.masked_fill(ordered == -torch.inf, 0.0).double()
     n = valid.sum(-1, keepdim=True)
     rank = torch.arange(reward.shape[-1], device=reward.device).expand_as(reward)
-    # The best of a subset raises its maximum from the reward of the runner-up to its own: by the sum of the steps from
-    # rank m to m + 1 over all m that it does not rank below, and below which all its k - 1 companions rank.
+    # The best of a subset raises its maximum from the reward of the runner-up to its own: by the steps from rank m to
+    # m + 1, summed over the m that it does not rank below and that all its k - 1 companions rank below.
     if k is None:
         companions_below, too_small = (rank == 0).double(), n < 2
     else:

@@ -122,8 +122,8 @@ def _check_ratios(ratio: Tensor, log_ratio: Tensor) -> None:
         where = overflows.nonzero()[0].tolist()
         raise ValueError(
             f"the ratio of the policy to the one that sampled overflows at {where}, where its log is "
-            f"{float(log_ratio[tuple(where)]):.4g} and no clipping applies; use fewer updates per batch, a lower "
-            "learning rate or ratio=token"
+            f"{float(log_ratio.detach()[tuple(where)]):.4g} and no clipping applies; use fewer updates per batch, a "
+            "lower learning rate or ratio=token"
         )
 
 

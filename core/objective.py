@@ -120,20 +120,25 @@ class Objective:
         return f"kl/{self.divergence.name}_nats"
 
     @property
+    def is_expected_reward(self) -> bool:
+        """Whether what is maximised is E_pi[R'] besides D and H, with R' a function of R and ref only."""
+        return self.advantage_input == "shaped" and self.bonus is None and not self.transform_inputs
+
+    @property
     def has_target(self) -> bool:
         """Whether training settles at the optimum of E_pi[R'] - beta D + entropy_coef H, as in eq. 2 and 5.
 
-        R' and D are then functions of R and ref only, D is per sequence, and one of two things holds. Either the
-        advantage is that of R' - beta f'(u) + entropy_coef (-log pi) with a baseline: this is the same for all
-        samples at the optimum, so that every advantage is 0, whatever its scale, discount or group. Or the expected
-        gradient is exactly that of the objective. A transform other than identity depends on the group (MARA on its
-        anchor), which only a comparison within all groups cancels. A cap of forward KL that applies at the optimum
-        (`core.divergences.forward_kl_reward`) is not considered.
+        D is then per sequence, and one of two things holds. Either R', D and H together are what a baseline is
+        subtracted from: they are the same for all samples at the optimum, so that every advantage is 0, whatever its
+        scale, discount or group. Or the expected gradient is exactly that of the objective. A transform other than
+        identity depends on the group (MARA on its anchor), which only a baseline within every group cancels.
+
+        A cap that applies at the optimum under forward KL (`core.divergences.forward_kl_reward`) is not considered.
         """
-        if self.level == "token" or self.advantage_input != "shaped" or self.bonus is not None:
+        if self.level == "token" or not self.is_expected_reward:
             return False
-        per_group = self.transform is not identity
-        if self.transform_inputs or (per_group and (self.skip_tied_groups or self.advantage not in BASELINED)):
+        per_group = getattr(self.transform, "func", self.transform) is not identity  # `func` of a partial
+        if per_group and (self.skip_tied_groups or self.advantage not in BASELINED):
             return False
         if self.placement == "reward" and self.advantage in BASELINED:
             return True
@@ -327,8 +332,9 @@ class Objective:
             advice = "mark samples off the reference's support as not valid, or use direction=forward"
             if ref > -math.inf:  # the exponential of a log-ratio
                 advice = f"the policy is too far from the reference or from the policy that sampled; {self._advice()}"
+            name = self.divergence.name
             raise ValueError(
-                f"the {self.divergence.name} divergence is not finite at {where}, where ref_logp sums to {ref}; {advice}"
+                f"the {name} divergence is not finite at {where}, where ref_logp sums to {ref}; {advice}"
             )
 
     def _advice(self) -> str:

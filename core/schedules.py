@@ -67,10 +67,11 @@ def adaptive_beta(beta: float, kl: float, kl_target: float) -> float:
 
 
 def tie_betas(reward: Tensor, ref_seq_logp: Tensor, good: Tensor) -> Tensor:
-    """Return the beta at which each pair of a group's good samples ties, `reverse_crossover_beta`: [..., G] -> [pairs].
+    """Return the beta at which each pair of a group's good samples ties: [..., G] -> [pairs].
 
-    It is 0 for equal rewards. Left out are pairs that tie at no beta, because one sample has both the higher reward
-    and the higher reference probability, and pairs whose reference log-probabilities differ by less than 1e-4 nats.
+    It is that of `reverse_crossover_beta`, and 0 for equal rewards. Left out are pairs that tie at no beta, because
+    one sample has both the higher reward and the higher reference probability, and pairs whose reference
+    log-probabilities differ by less than 1e-4 nats.
     """
     ref_a, ref_b = ref_seq_logp.unsqueeze(-1), ref_seq_logp.unsqueeze(-2)
     ties = reverse_crossover_beta(ref_a, ref_b, reward.unsqueeze(-1), reward.unsqueeze(-2))

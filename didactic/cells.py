@@ -79,7 +79,7 @@ class Cell:
         """Exact metrics of a policy with log-probabilities [A]; the names are those of `Objective.loss`."""
         policy = logp.exp()
         metrics = {"reward/raw": (policy * self.problem.reward).sum()}
-        if self.objective.has_target:
+        if self.objective.is_expected_reward:
             metrics["reward/augmented"] = (policy * self.transformed(beta).reward).sum()
         metrics |= {
             self.objective.divergence_metric: self.divergence(logp),

@@ -63,6 +63,26 @@ def unevenness(policy: Tensor) -> float:
     return float((good - good.mean()).abs().max())
 
 
+# --- without the groups whose rewards are all equal --------------------------------------------------------
+
+
+@pytest.mark.parametrize(("size", "limit"), [(2, 1e-6), (4, 0.06)])
+def test_without_tied_groups_mara_keeps_the_references_ratios(size: int, limit: float) -> None:
+    """Only a group of good samples with one anchor makes them equal, and its raw rewards are tied."""
+    options = {"direction": "reverse", "transform": partial(mara, threshold=1.0, direction="reverse")}
+    for skip in (True, False):
+        objective = Objective(skip_tied_groups=skip, **options)
+
+        def loss(members: Tensor, logp: Tensor, objective: Objective = objective) -> Tensor:
+            mask = torch.ones(*members.shape, 1, dtype=torch.bool)
+            return objective.loss(REWARD[members], logp[..., None], REF[members][..., None], mask, beta=0.1)[0]
+
+        good = follow_gradient(loss, REF, size=size, rate=5.0, steps=60)[:3]
+        assert not skip or float((good / good.sum() - REF[:3].softmax(-1)).abs().max()) < limit
+        assert (unevenness(good) < 1e-3) != skip  # control: with them, it is uniform
+        assert objective.has_target != skip
+
+
 # --- leave-one-out ---------------------------------------------------------------------------------------
 
 
