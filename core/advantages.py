@@ -129,6 +129,11 @@ def tied_groups(reward: Tensor, valid: Tensor | None = None) -> Tensor:
     return highest <= lowest
 
 
+def subtracts_baseline(advantage: Callable[..., Tensor]) -> bool:
+    """Whether an advantage is 0 for all samples of a group with equal rewards."""
+    return not bool(advantage(torch.full((1, 4), 0.5), None).any())
+
+
 def _checked_valid(reward: Tensor, valid: Tensor | None) -> Tensor:
     """Check the group and return `valid`, all True if it is None."""
     check_group(valid, reward=reward)
@@ -188,8 +193,6 @@ def ucpo(policy_seq_logp: Tensor, good: Tensor, valid: Tensor | None = None, *, 
 
 # Advantages whose expected policy gradient is exactly that of the expected reward.
 UNBIASED = (no_baseline, leave_one_out)
-# Advantages that are 0 for all samples of a group if its rewards are equal, and that are linear up to their scale.
-BASELINED = (leave_one_out, centred, group_normalised)
 
 ADVANTAGES: dict[str, Callable[..., Tensor]] = {
     "no_baseline": no_baseline,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from core import divergences, losses
-from core.advantages import ADVANTAGES, BASELINED, BONUSES, UNBIASED, leave_one_out, tied_groups
+from core.advantages import ADVANTAGES, BONUSES, UNBIASED, leave_one_out, subtracts_baseline, tied_groups
 from core.divergences import Divergence, find_divergence
 from core.extension import find_part
 from core.mara import quantile_threshold, select_anchor
@@ -138,9 +138,10 @@ class Objective:
         if self.level == "token" or not self.is_expected_reward:
             return False
         per_group = getattr(self.transform, "func", self.transform) is not identity  # `func` of a partial
-        if per_group and (self.skip_tied_groups or self.advantage not in BASELINED):
+        baseline = subtracts_baseline(self.advantage)
+        if per_group and (self.skip_tied_groups or not baseline):
             return False
-        if self.placement == "reward" and self.advantage in BASELINED:
+        if self.placement == "reward" and baseline:
             return True
         reweighted = self.gamma != 1 or self.length_normalised or self.skip_tied_groups
         return self.advantage in UNBIASED and not reweighted

@@ -282,6 +282,20 @@ def test_has_target_is_true_exactly_where_the_target_is_a_fixed_point() -> None:
     assert sum(not has_target and options["advantage"] != "max_at_k" for options, has_target in seen) > 100
 
 
+def test_the_target_is_a_fixed_point_of_an_advantage_of_your_own_with_any_baseline() -> None:
+    ref, beta = conditionals(2), 0.4
+    for advantage, has_target in (
+        (lambda reward, valid: reward - reward.amin(-1, keepdim=True), True),
+        (lambda reward, valid: reward.exp() - reward.exp().mean(-1, keepdim=True), True),
+        (lambda reward, valid: reward.exp(), False),  # control
+    ):
+        objective = Objective(direction="reverse", advantage=advantage, gamma=0.7)
+        policy = conditionals_of(target_of(objective, ref, beta).exp()).requires_grad_()
+        largest = float(expected_gradient(objective, policy, ref, beta).abs().max())
+        assert objective.has_target == has_target == (largest < 1e-9)
+        assert not replace(objective, placement="loss").has_target
+
+
 @pytest.mark.parametrize(
     "options", [{}, {"gamma": 0.7}, {"length_normalised": True}, {"skip_tied_groups": True}, {"placement": "loss"}]
 )
