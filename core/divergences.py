@@ -294,43 +294,6 @@ class Divergence:
         return term
 
 
-DIVERGENCES: dict[str, Divergence] = {
-    "reverse": Divergence(
-        "reverse",
-        value=reverse_kl_value,
-        reward=reverse_kl_reward,
-        loss=reverse_kl_loss,
-        reference=reverse_kl_from_reference,
-        exact=exact_reverse_kl,
-    ),
-    "forward": Divergence(
-        "forward",
-        value=forward_kl_value,
-        reward=forward_kl_reward,
-        loss=forward_kl_loss,
-        reference=forward_kl_from_reference,
-        exact=exact_forward_kl,
-        reward_options=("max_log_weight",),
-    ),
-    "jensen_shannon": Divergence(
-        "jensen_shannon",
-        value=jensen_shannon_value,
-        reward=jensen_shannon_reward,
-        reference=jensen_shannon_from_reference,
-        exact=exact_jensen_shannon,
-    ),
-    "alpha": Divergence(
-        "alpha",
-        value=alpha_value,
-        reward=alpha_reward,
-        loss=alpha_loss,
-        reference=alpha_from_reference,
-        exact=exact_alpha,
-        options=("alpha",),
-    ),
-}
-
-
 def f_divergence(
     name: str,
     f: Callable[[Tensor], Tensor],
@@ -384,6 +347,43 @@ def f_divergence(
         reference=on_reference,
         exact=exact or expectation,
     )
+
+
+DIVERGENCES: dict[str, Divergence] = {
+    "reverse": Divergence(
+        "reverse",
+        value=reverse_kl_value,
+        reward=reverse_kl_reward,
+        loss=reverse_kl_loss,
+        reference=reverse_kl_from_reference,
+        exact=exact_reverse_kl,
+    ),
+    "forward": Divergence(
+        "forward",
+        value=forward_kl_value,
+        reward=forward_kl_reward,
+        loss=forward_kl_loss,
+        reference=forward_kl_from_reference,
+        exact=exact_forward_kl,
+        reward_options=("max_log_weight",),
+    ),
+    "jensen_shannon": Divergence(
+        "jensen_shannon",
+        value=jensen_shannon_value,
+        reward=jensen_shannon_reward,
+        reference=jensen_shannon_from_reference,
+        exact=exact_jensen_shannon,
+    ),
+    "alpha": Divergence(
+        "alpha",
+        value=alpha_value,
+        reward=alpha_reward,
+        loss=alpha_loss,
+        reference=alpha_from_reference,
+        exact=exact_alpha,
+        options=("alpha",),
+    ),
+}
 
 
 def find_divergence(name: str, options: Mapping[str, Any] | None = None) -> Divergence:

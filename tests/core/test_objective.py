@@ -26,6 +26,7 @@ from .enumeration import (
     ALPHA,
     DIRECTIONS,
     LENGTH,
+    LOSS_DIRECTIONS,
     VOCABULARY,
     all_groups,
     all_sequences,
@@ -38,7 +39,7 @@ from .enumeration import (
 
 INF, NAN = math.inf, math.nan
 SEQUENCES = all_sequences()
-LEGAL = [(d, p) for d in DIRECTIONS for p in ("reward", "loss") if (d, p) != ("jensen_shannon", "loss")]
+LEGAL = [(d, p) for d in DIRECTIONS for p in ("reward", "loss") if p == "reward" or d in LOSS_DIRECTIONS]
 
 
 def conditionals(seed: int) -> Tensor:

@@ -15,6 +15,7 @@ from core.objective import Objective, make_objective
 from .enumeration import (
     ALPHA,
     DIRECTIONS,
+    LOSS_DIRECTIONS,
     VOCABULARY,
     all_groups,
     all_sequences,
@@ -27,7 +28,7 @@ from .enumeration import (
 
 SEQUENCES = all_sequences()
 PREFIXES = len(SEQUENCES.prefix_of)
-LEGAL = [(d, p) for d in DIRECTIONS for p in ("reward", "loss") if (d, p) != ("jensen_shannon", "loss")]
+LEGAL = [(d, p) for d in DIRECTIONS for p in ("reward", "loss") if p == "reward" or d in LOSS_DIRECTIONS]
 BETA = 0.4
 
 

@@ -205,7 +205,7 @@ def test_an_experiment_of_one_package_is_named_by_the_other(type_here):
 @pytest.mark.parametrize(
     ("argument", "parts"),
     [
-        ("task.name=no_such", ["task.name: llm.tasks.no_such:NoSuch cannot be imported as package.module:name"]),
+        ("task.name=no_such", ["task.name: must be a module of llm.tasks or package.module:Class, got no_such"]),
         ("model.name_or_path=no/such/folder", ["model.name_or_path", "folder or hub name", "got no/such/folder"]),
     ],
 )

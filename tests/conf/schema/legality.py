@@ -48,7 +48,7 @@ def assert_rejected(command: str, rejected: str, key: str, legal: str) -> None:
     message = rejection(command, rejected)
     assert message.startswith(f"{key}: ")
     assert "\n" not in message
-    assert re.search(r"got |set it to |no value given; must be |use |allowed: ", message), (
+    assert re.search(r"got |set it to |must be given|no value given; must be |use |allowed: ", message), (
         message
     )  # the value, or what to do
     make_config(command, legal)

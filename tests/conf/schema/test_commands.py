@@ -58,5 +58,6 @@ def test_the_file_of_a_further_command_has_its_name(command):
 def test_every_option_has_a_file_that_includes_it():
     for name, section in OPTIONS.items():
         group, _, option = name.rpartition("/")
-        (file,) = CONF.rglob(f"{group}/{option}.yaml")
-        assert f"/schema/{name}@_here_" in file.read_text(encoding="utf-8"), section
+        files = list(CONF.rglob(f"{group}/{option}.yaml"))
+        assert len(files) == 1, f"{section.__name__} needs conf/shared/{group}/{option}.yaml with its default values"
+        assert f"/schema/{name}@_here_" in files[0].read_text(encoding="utf-8"), f"{files[0]} must include {name}"
