@@ -15,6 +15,7 @@ from rdkit.Chem.Draw import rdMolDraw2D
 from rich.table import Table
 
 from chem.metrics import OB_COUNTS, ScoredMolecules, collect_molecules, screen_metrics, yield_curve
+from core.mara import reaches
 from launch.analysis.sweep_runs import read_sweep_runs, write_summaries
 from launch.runs.console import console
 from launch.runs.run import Run
@@ -84,7 +85,7 @@ def good_molecules(rows: Sequence[Mapping[str, Any]], threshold: Any) -> int | N
     """Number of molecules that reach a constant `transform.threshold`; None without a constant threshold."""
     if threshold.value is None or threshold.kind != "constant":
         return None
-    return sum(row["score"] >= threshold.value for row in rows)
+    return int(reaches([row["score"] for row in rows], threshold.value).sum())
 
 
 def run_table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:

@@ -27,7 +27,7 @@ from core import losses
 from core.classes import ClassMemory, StepMasses
 from core.objective import Group, Objective, make_objective
 from core.schedules import StepStatistics, budget_progress, make_schedule, run_progress
-from core.sequence import masked_sum
+from core.sequence import first_occurrences, masked_sum
 from launch.engines.base import Engine
 from launch.engines.factory import make_engine
 from launch.runs.checkpoint import LoopState, tensors_hash
@@ -288,6 +288,9 @@ def update_policy(
 
     ref_seq_logp = masked_sum(ref_logp, rows.mask).unsqueeze(0)
     good = objective.good(reward, ref_seq_logp, valid & complete)
+    if good is not None:
+        sequences = [tuple(row[kept].tolist()) for row, kept in zip(rows.tokens, rows.mask, strict=True)]
+        good = good & first_occurrences(sequences, 1)
     statistics = StepStatistics(
         progress=0.0,
         kl=float(metrics[objective.divergence_metric]),

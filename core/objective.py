@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from core import divergences, losses
-from core.advantages import ADVANTAGES, BONUSES, leave_one_out, tied_groups
+from core.advantages import ADVANTAGES, BONUSES, UNBIASED, leave_one_out, subtracts_baseline, tied_groups
 from core.classes import GroupFacts, Masses
 from core.divergences import Divergence, find_divergence
 from core.extension import find_part
@@ -127,13 +127,33 @@ class Objective:
         return f"kl/{self.divergence.name}_nats"
 
     @property
-    def has_target(self) -> bool:
-        """Whether the optimum is that of E_pi[R'] - beta D + entropy_coef H, with R' a function of R and ref only.
+    def is_expected_reward(self) -> bool:
+        """Whether what is maximised is E_pi[R'] besides D and H, with R' a function of R and ref only."""
+        return self.advantage_input == "shaped" and self.bonus is None and set(self.transform_inputs) <= TARGET_INPUTS
 
-        D is the divergence of whole sequences.
+    @property
+    def has_target(self) -> bool:
+        """Whether training settles at the optimum of E_pi[R'] - beta D + entropy_coef H, as in eq. 2 and 5.
+
+        D is then per sequence, and one of two things holds. Either R', D and H together are what a baseline is
+        subtracted from: they are the same for all samples at the optimum, so that every advantage is 0, whatever its
+        scale, discount or group. Or the expected gradient is exactly that of the objective. A transform other than
+        identity depends on the group (MARA on its anchor, unless that is remembered), which only a baseline within
+        every group cancels.
+
+        A cap that applies at the optimum under forward KL (`core.divergences.forward_kl_reward`) is not considered.
         """
-        shaped = self.advantage_input == "shaped" and self.bonus is None
-        return shaped and set(self.transform_inputs) <= TARGET_INPUTS and self.level in ("sequence", "reward_to_go")
+        if self.level == "token" or not self.is_expected_reward:
+            return False
+        per_group = getattr(self.transform, "func", self.transform) is not identity  # `func` of a partial
+        per_group = per_group and self.mara_anchor != "remembered"
+        baseline = subtracts_baseline(self.advantage)
+        if per_group and (self.skip_tied_groups or not baseline):
+            return False
+        if self.placement == "reward" and baseline:
+            return True
+        reweighted = self.gamma != 1 or self.length_normalised or self.skip_tied_groups
+        return self.advantage in UNBIASED and not reweighted
 
     def loss(
         self,
@@ -176,8 +196,8 @@ class Objective:
             The scalar loss, and detached scalar metrics by name.
 
         Raises:
-            ValueError: shapes differ, a valid entry is NaN, the divergence of a valid sample is infinite, `diversity`
-                or `masses` is missing, or a discount is used off-policy.
+            ValueError: shapes differ, a valid entry is NaN, the divergence of a valid sample is infinite or its ratio
+                to `behaviour_logp` overflows, `diversity` or `masses` is missing, or a discount is used off-policy.
         """
         if self.skip_tied_groups:
             not_tied = ~tied_groups(reward, valid).expand_as(reward)
@@ -371,16 +391,27 @@ class Objective:
         return self.advantage(reward, valid) + leave_one_out(reward_term, valid)
 
     def _check_finite(self, term: Tensor, ref_seq_logp: Tensor, valid: Tensor | None) -> None:
-        """Raise ValueError if the divergence of a valid sample is infinite: 0 * inf is NaN in the loss."""
+        """Raise ValueError if the divergence of a valid sample is not finite: 0 * inf is NaN in the loss."""
         infinite = ~(term.isfinite() if term.dim() == ref_seq_logp.dim() else term.isfinite().all(-1))
         infinite = infinite if valid is None else infinite & valid
         if bool(infinite.any()):
             where = infinite.nonzero()[0].tolist()
+            ref = float(ref_seq_logp[tuple(where)])
+            advice = "mark samples off the reference's support as not valid, or use direction=forward"
+            if ref > -math.inf:  # the exponential of a log-ratio
+                advice = f"the policy is too far from the reference or from the policy that sampled; {self._advice()}"
+            name = self.divergence.name
             raise ValueError(
-                f"the {self.divergence.name} divergence is not finite at {where}, where ref_logp sums to "
-                f"{float(ref_seq_logp[tuple(where)])}; mark samples off the reference's support as not valid, or "
-                "use direction=forward"
+                f"the {name} divergence is not finite at {where}, where ref_logp sums to {ref}; {advice}"
             )
+
+    def _advice(self) -> str:
+        """What to do where the exponential of a log-ratio overflows in the divergence."""
+        if self.placement == "reference":
+            return "use direction=forward, whose term has no weight, or a larger beta"
+        if self.direction == "forward" and self.placement == "reward":
+            return "set max_log_weight, or use placement=reference"
+        return "use placement=reward, fewer updates per batch or a lower learning rate"
 
     def _policy_gradient(self, group: Group, advantage: Tensor, token_reward: Tensor | None) -> Tensor:
         if self.length_normalised:

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from core.targets import reverse_crossover_beta
+
 
 class StepStatistics(NamedTuple):
     """Statistics of a finished step, from which a schedule computes the beta of the next step.
@@ -17,7 +19,7 @@ class StepStatistics(NamedTuple):
         kl: the objective's divergence, nats.
         reward: [..., G] raw rewards.
         ref_seq_logp: [..., G] log-probabilities of the completions under the reference, nats.
-        good: [..., G] bool; None without a threshold.
+        good: [..., G] bool, good samples, repetitions of an earlier one excluded; None without a threshold.
     """
 
     progress: float
@@ -77,15 +79,16 @@ def adaptive_beta(beta: float, kl: float, kl_target: float) -> float:
 
 
 def tie_betas(reward: Tensor, ref_seq_logp: Tensor, good: Tensor) -> Tensor:
-    """Return the beta at which each pair of a group's good samples ties, |dR| / |d log ref|: [..., G] -> [pairs].
+    """Return the beta at which each pair of a group's good samples ties: [..., G] -> [pairs].
 
-    A pair whose reference log-probabilities differ by less than 1e-4 nats is left out: it ties at every beta or none.
+    It is that of `reverse_crossover_beta`, and 0 for equal rewards. Left out are pairs that tie at no beta, because
+    one sample has both the higher reward and the higher reference probability, and pairs whose reference
+    log-probabilities differ by less than 1e-4 nats.
     """
-    reward_gap = (reward.unsqueeze(-1) - reward.unsqueeze(-2)).abs()
-    ref_gap = (ref_seq_logp.unsqueeze(-1) - ref_seq_logp.unsqueeze(-2)).abs()
-    usable = good.unsqueeze(-1) & good.unsqueeze(-2) & (ref_gap > 1e-4) & ref_gap.isfinite()
-    pairs = usable & torch.ones(usable.shape[-2:], dtype=torch.bool, device=usable.device).triu(1)
-    return reward_gap[pairs] / ref_gap[pairs]
+    ref_a, ref_b = ref_seq_logp.unsqueeze(-1), ref_seq_logp.unsqueeze(-2)
+    ties = reverse_crossover_beta(ref_a, ref_b, reward.unsqueeze(-1), reward.unsqueeze(-2))
+    usable = good.unsqueeze(-1) & good.unsqueeze(-2) & ((ref_a - ref_b).abs() > 1e-4) & ties.isfinite()
+    return ties[usable & torch.ones(usable.shape[-2:], dtype=torch.bool, device=usable.device).triu(1)]
 
 
 def automatic_beta(
@@ -94,10 +97,10 @@ def automatic_beta(
     """Return the beta of the next step: a quantile of `tie_betas` over the batch, clipped to [low, high].
 
     Args:
-        beta: reward units per nat; returned unchanged if the batch has no pair of good samples.
+        beta: reward units per nat; returned unchanged if the batch has no pair of good samples that ties.
         reward: [..., G], one group per row; pairs are formed within a group.
         ref_seq_logp: [..., G], nats.
-        good: [..., G] bool.
+        good: [..., G] bool, False for repetitions of a sample, which would count again.
         quantile: in [0, 1], linearly interpolated.
         low: lower bound, > 0.
         high: upper bound, finite, >= low.

@@ -14,7 +14,7 @@ from core.classes import ClassMemory, StepMasses
 from core.losses import mean_valid
 from core.objective import Objective, make_objective
 from core.schedules import StepStatistics, linear, make_schedule, run_progress
-from core.sequence import masked_sum
+from core.sequence import first_occurrences, masked_sum
 from core.transforms import class_diversity
 from launch.engines.base import Engine
 from launch.engines.distributed import gather_objects, gather_rows
@@ -506,13 +506,6 @@ def with_entropy(objective: Objective, config: LlmConfig, step: int) -> Objectiv
         return objective
     coefficient = linear(config.objective.entropy_coef, final, run_progress(step, config.steps))
     return replace(objective, entropy_coef=coefficient)
-
-
-def first_occurrences(texts: Sequence[str], prompts: int) -> Tensor:
-    """[P, G] bool, False where an earlier completion of the same prompt has the same text."""
-    G = len(texts) // prompts
-    groups = [texts[p * G : (p + 1) * G] for p in range(prompts)]
-    return torch.tensor([[group.index(text) == i for i, text in enumerate(group)] for group in groups])
 
 
 def sample_rows(result: StepResult) -> Iterator[Mapping[str, object]]:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import psutil
@@ -28,7 +29,7 @@ from chem.models.tokenizer import Tokenizer
 from chem.oracles import Result, Status
 from chem.parallel.sampler import ParallelSampler
 from chem.parallel.threads import RowThreads
-from chem.replay import ReplayMemory
+from chem.replay import ReplayMemory, TrainingRows
 from chem.scoring import RewardFunction, canonical_forms
 from chem.train import (
     BestPolicy,
@@ -42,11 +43,12 @@ from chem.train import (
     off_policy_notes,
     sample_records,
     train_step,
+    update_policy,
 )
 from conf.schema.chem import ChemConfig, RecurrentConfig, StopConfig
 from conf.schema.run import OptimizerConfig
 from core.objective import make_objective
-from core.schedules import run_progress
+from core.schedules import run_progress, tie_betas
 from launch import collect
 from launch.cli.compose import compose_typed
 from launch.engines.base import lr_factor
@@ -91,6 +93,28 @@ def test_reinvents_gradient_is_the_policy_gradients_by_sigma_is_one_over_beta(tr
     assert not gradients[1][:, 3].any()
     loss, _ = reinvent.loss(reward, policy, reference, mask, beta=2 * beta, valid=valid, complete=complete)  # control
     assert not torch.allclose(torch.autograd.grad(loss, policy)[0], gradients[0] * 2 / beta)
+
+
+def test_equal_completions_count_once_in_the_beta_schedule():
+    """The batch of a step is one group; a completion that was sampled twice forms its pairs once."""
+    tokens = torch.tensor([[1, 2, 0], [1, 0, 0], [1, 2, 0], [2, 0, 9]])  # 9 is padding
+    mask = torch.tensor([[True, True, True], [True, True, False], [True, True, True], [True, True, False]])
+    reward = torch.tensor([1.0, 0.75, 1.0, 0.5])
+    ref_logp = torch.tensor([[-2.0, -2, -2], [-2, -2, 0], [-2, -2, -2], [-1, -1, 0]])
+    everywhere = torch.ones(4, dtype=torch.bool)
+    rows = TrainingRows(tokens, mask, reward, everywhere, everywhere)
+    threshold = {"kind": "constant", "value": 0.5, "floor": None}
+    objective = make_objective(transform="identity", threshold=threshold, direction="reverse")
+    engine = SimpleNamespace(backward=lambda loss: None, step=lambda: 0.0)
+    learner = SimpleNamespace(objective=objective, engine=engine)
+    _, statistics = update_policy(learner, rows, ref_logp.clone().requires_grad_(), ref_logp, 0.1)
+    assert statistics.good.tolist() == [[True, True, False, True]]
+
+    def ties(good):
+        return sorted(tie_betas(statistics.reward, statistics.ref_seq_logp, good).tolist())
+
+    assert ties(statistics.good) == [0.125, 0.125, 0.125]
+    assert len(ties(torch.ones(1, 4, dtype=torch.bool))) == 5  # control: the copy forms pairs too
 
 
 def step_metrics(**shares):

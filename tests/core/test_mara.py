@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from functools import partial
 
 import numpy
@@ -9,12 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from core.advantages import pass_at_k
 from core.divergences import find_divergence
 from core.mara import (
     anchor_reference,
     augment_reward,
     cross_fitted_anchor,
+    exceeds,
     quantile_threshold,
+    reaches,
     reference_quantile,
     select_anchor,
 )
@@ -284,6 +288,43 @@ def test_inputs_are_not_modified_and_dtypes_kept() -> None:
     assert not torch.equal(augmented, reward)  # control
 
 
+# --- the comparison with a threshold ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threshold", [i / 20 for i in range(1, 21)] + [i / 100 for i in range(1, 100)])
+def test_a_reward_equal_to_the_threshold_reaches_it_in_every_form(threshold: float) -> None:
+    """As a float, a float32 or float64 tensor, and a list of what a float32 tensor holds (.7 is then .69999999)."""
+    held = torch.tensor([threshold, threshold - 1e-6, threshold + 1e-6, NAN])
+    expected = [True, False, True, False]
+    assert reaches(held, threshold).tolist() == expected
+    assert reaches(held.double(), threshold).tolist() == expected
+    assert reaches(held.tolist(), threshold).tolist() == expected
+    assert reaches([threshold, threshold - 1e-6, threshold + 1e-6, NAN], threshold).tolist() == expected
+    assert reaches(held, torch.full((4,), threshold, dtype=torch.float64)).tolist() == expected
+    assert exceeds(held.tolist(), threshold).tolist() == [False, False, True, False]
+    good = select_anchor(held[:3], torch.zeros(3), threshold)[1]
+    assert good.tolist() == expected[:3]
+    assert (pass_at_k(held[:3], k=1, threshold=threshold) > 0).tolist() == expected[:3]
+
+
+def test_a_plain_comparison_of_lists_disagrees_with_tensors() -> None:
+    """The control: .7, .9 and .95 are good as float32 tensors and are not at least .7, .9 and .95 as floats."""
+    for threshold in (0.7, 0.9, 0.95):
+        held = torch.tensor([threshold])
+        assert bool(held >= threshold)
+        assert not held.tolist()[0] >= threshold
+    assert torch.tensor([0.6]).tolist()[0] > 0.6  # and a score would be above a threshold that it equals
+
+
+def test_thresholds_of_float64_tensors_are_compared_in_float64() -> None:
+    """A quantile of float64 rewards separates rewards that float32 cannot."""
+    reward = torch.tensor([1.0, 1.0 + 1e-12, 1.0 + 2e-12], dtype=torch.float64)
+    assert reaches(reward, quantile_threshold(reward, 0.5)).tolist() == [False, True, True]
+    assert reaches(reward.half(), 1.0).all()
+    assert reaches([], 1.0).tolist() == []
+    assert reaches([1, 0], 1).tolist() == [True, False]
+
+
 # --- quantile thresholds ---------------------------------------------------------------------------------
 
 
@@ -305,6 +346,30 @@ def test_quantiles_agree_with_torch_and_numpy(seed: int, q: float) -> None:
     assert abs(float(quantile_threshold(reward, q)[0]) - numpy.quantile(reward[0].numpy(), q)) < 1e-12 or q == 0
     if 0 < q < 1:  # control: with the invalid samples the quantile is another
         assert not torch.allclose(quantile_threshold(reward, q)[2:], threshold[2:])
+
+
+def test_the_sample_at_the_quantile_is_good_for_every_group_size() -> None:
+    """Against exact fractions, for every size below 130 and q in steps of .01, with rewards in float32."""
+    sizes = torch.arange(2, 130)
+    valid = torch.arange(129) < sizes.unsqueeze(1)
+    reward = torch.arange(129).float().expand(128, 129)
+    left_out_in = {torch.float32: 0, torch.float64: 0}
+    for percent in range(1, 100):
+        q = percent / 100
+        exact = [Fraction(percent, 100) * (n - 1) for n in sizes.tolist()]
+        expected = [n - math.ceil(position) for n, position in zip(sizes.tolist(), exact, strict=True)]
+        good = reaches(reward, quantile_threshold(reward.masked_fill(~valid, NAN), q, valid=valid)) & valid
+        assert good.sum(-1).tolist() == expected
+        if percent % 5 == 0:  # groups in which all samples count
+            whole = [torch.arange(n).float() for n in sizes.tolist()]
+            assert [int(reaches(group, quantile_threshold(group, q)).sum()) for group in whole] == expected
+            for dtype in left_out_in:  # controls: the position without rounding
+                positions = (q * (sizes - 1).to(dtype)).ceil().tolist()
+                left_out_in[dtype] += sum(
+                    wrong != math.ceil(right) for wrong, right in zip(positions, exact, strict=True)
+                )
+    assert left_out_in[torch.float32] == 12  # such as q = .6 of 26
+    assert 0.28 * 25 > 7  # in float64 the multiples of .05 are right, but not .28
 
 
 def test_a_quantile_that_would_make_all_good_leaves_the_group_unchanged() -> None:

@@ -19,7 +19,7 @@ from core.objective import Objective
 from core.transforms import identity, mara
 from tools.anchor_bias import BETAS, SEQUENCES, SIZES, Method, bias, fixed_point, main
 
-from .enumeration import follow_gradient
+from .enumeration import follow_gradient, one_token_gradient
 
 REF = torch.tensor([0.55, 0.15, 0.05, 0.25], dtype=torch.float64).log()
 REWARD = torch.tensor([1, 1, 1, 0], dtype=torch.float64)
@@ -61,6 +61,42 @@ def follow_objective(
 def unevenness(policy: Tensor) -> float:
     good = policy[:3]
     return float((good - good.mean()).abs().max())
+
+
+# --- without the groups whose rewards are all equal --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "good", "bad"),
+    [
+        (2, [0.55 / 0.75, 0.15 / 0.75, 0.05 / 0.75], 1.513308e-5),  # the ratios of the reference
+        (4, [0.375807, 0.317510, 0.306683], 9.778371e-6),
+    ],
+)
+def test_without_tied_groups_mara_is_not_uniform(size: int, good: list[float], bad: float) -> None:
+    """Only groups with a bad sample are left. At G=2 a good sample is then always its own anchor."""
+    beta = 0.1
+    settled = torch.tensor([*(x * (1 - bad) for x in good), bad], dtype=torch.float64).log()
+    uniform = torch.tensor([*[(1 - bad) / 3] * 3, bad], dtype=torch.float64).log()
+    transform = partial(mara, threshold=1.0, direction="reverse")
+    for skip in (True, False):
+        objective = Objective(direction="reverse", transform=transform, skip_tied_groups=skip)
+
+        def largest(policy: Tensor, objective: Objective = objective) -> float:
+            """Of the expected gradient, per probability of a bad sample, which scales it."""
+
+            def loss(members: Tensor, logp: Tensor) -> Tensor:
+                mask = torch.ones(*members.shape, 1, dtype=torch.bool)
+                return objective.loss(REWARD[members], logp[..., None], REF[members][..., None], mask, beta=beta)[0]
+
+            return float(one_token_gradient(loss, policy, size).abs().max()) / bad / beta
+
+        assert objective.has_target != skip
+        if skip:
+            assert largest(settled) < 1e-3
+            assert largest(uniform) > 1e-2
+        else:  # control: with the tied groups, it is no fixed point
+            assert largest(settled) > 1
 
 
 # --- leave-one-out ---------------------------------------------------------------------------------------

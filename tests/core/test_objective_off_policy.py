@@ -219,6 +219,65 @@ def test_an_invalid_sample_has_no_effect(garbage: float) -> None:
         assert bool(torch.autograd.grad(loss, leaf)[0].isfinite().all())
 
 
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        ({"direction": "forward", "level": "token"}, "set max_log_weight"),
+        ({"direction": "forward", "placement": "loss"}, "use placement=reward, fewer updates per batch"),
+        ({"direction": "reverse", "placement": "loss"}, "use placement=reward, fewer updates per batch"),
+        ({"direction": "reverse", "level": "token"}, "fewer updates per batch"),
+    ],
+)
+def test_a_weight_that_overflows_is_an_error_that_says_what_to_do(options: dict[str, Any], advice: str) -> None:
+    """log ref = -1 and log pi_behaviour = -200, so that neither is off the support, and both ratios are e^199."""
+    objective = Objective(ratio="sequence", clip_low=0.2, clip_high=0.2, **options)
+    reward, mask = torch.tensor([[1.0, 0.0]]), torch.ones(1, 2, 1, dtype=torch.bool)
+    policy, ref, old = (torch.tensor([[[x], [-1.5]]]) for x in (-1.0, -2.0, -200.0))
+    with pytest.raises(ValueError, match=rf"divergence is not finite at \[0, 0\].* too far .*{advice}"):
+        objective.loss(reward, policy.requires_grad_(), ref, mask, beta=0.3, behaviour_logp=old)
+    loss, _ = objective.loss(reward, policy, ref, mask, beta=0.3, behaviour_logp=ref)  # control
+    assert bool(torch.autograd.grad(loss, policy)[0].isfinite().all())
+
+
+def test_a_clipped_update_with_the_kl_in_the_reward_is_finite_however_far_the_policy_is() -> None:
+    objective = Objective(direction="reverse", ratio="sequence", clip_low=0.2, clip_high=0.2)
+    mask = torch.ones(1, 2, 1, dtype=torch.bool)
+    policy = torch.tensor([[[-1.0], [-1.5]]], requires_grad=True)
+    old = torch.tensor([[[-200.0], [-1.5]]])
+    for reward, overflows in (([[9.0, 0.0]], False), ([[-9.0, 0.0]], True)):
+        arguments = torch.tensor(reward), policy, policy.detach(), mask
+        if overflows:  # at a negative advantage nothing bounds the ratio
+            with pytest.raises(ValueError, match="ratio of the policy to the one that sampled overflows"):
+                objective.loss(*arguments, beta=0.3, behaviour_logp=old)
+            continue
+        loss, metrics = objective.loss(*arguments, beta=0.3, behaviour_logp=old)
+        gradient = torch.autograd.grad(loss, policy)[0]
+        assert gradient[0, 0] == 0 != gradient[0, 1]
+        assert bool(gradient.isfinite().all())
+        assert bool(loss.isfinite())
+        assert float(metrics["update/clipped_share"]) == 0.5
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_a_completion_of_the_reference_that_the_policy_left_or_prefers_by_far(direction: str) -> None:
+    """u log u and its like overflow at u = e^199, with an error that names the way out; -log u never does."""
+    alpha = ALPHA if direction == "alpha" else None
+    objective = Objective(direction=direction, placement="reference", alpha=alpha)
+    near, far = (torch.tensor([[x]]) for x in (-1.0, -400.0))
+    mask = torch.ones(1, 1, dtype=torch.bool)
+    for policy, ref in ((near, far), (far, near)):
+        leaf = policy.clone().requires_grad_()
+        if ref is far and direction != "forward":
+            with pytest.raises(
+                ValueError, match=r"not finite at \[0\].*use direction=forward, whose term has no weight"
+            ):
+                objective.reference_loss(leaf, ref, mask, beta=BETA)
+            continue
+        loss, _ = objective.reference_loss(leaf, ref, mask, beta=BETA)
+        assert bool(loss.isfinite())
+        assert bool(torch.autograd.grad(loss, leaf)[0].isfinite().all())
+
+
 # --- completions of the reference ------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ from llm.batch import BatchSettings, draw_batch
 from llm.evaluation.equivalence import normalise_text
 from llm.inference.logprobs import completion_logp
 from llm.inference.sampling import sample
-from llm.train import first_occurrences, make_learner, mean_metrics, sample_rows, train_step, with_entropy
+from llm.train import make_learner, mean_metrics, sample_rows, train_step, with_entropy
 
 from .helpers import one_step, parameters
 
@@ -122,10 +122,6 @@ def test_a_step_repeats_exactly_and_seed_zero_is_a_seed(models, odd_length, make
     assert torch.equal(again[1], runs[0][1])
     assert again[0].texts == runs[0][0].texts
     assert runs[0][0].texts != runs[1][0].texts
-
-
-def test_equal_completions_count_once():
-    assert first_occurrences(["a", "b", "a", "a", "a", "c"], 2).tolist() == [[True, True, False], [True, False, True]]
 
 
 def test_logged_samples_are_those_of_the_step(models, odd_length, make_config):
