@@ -12,7 +12,7 @@ from chem.scoring import RewardFunction, canonical_forms, scaffold_from_smiles
 from conf.schema.chem import ChemConfig
 from conf.schema.objective import MaraConfig
 from core.classes import ClassMemory
-from core.mara import quantile_threshold
+from core.mara import quantile_threshold, reaches
 from core.objective import Objective
 from core.rules import Choices
 from launch.runs.rng import rollout_uniforms, stream_seed
@@ -70,7 +70,7 @@ class PriorStatistics:
             self.threshold = float(quantile_threshold(batch.reward, self.quantile, floor, usable))
         if self.memory is not None:
             low = math.inf if self.threshold is None else self.threshold
-            good = [i for i in rows if bool(usable[i]) and bool(batch.reward[i] >= low)]
+            good = (usable & reaches(batch.reward, low)).nonzero().flatten().tolist()
             labels = molecule_labels(smiles, self.config)
             self.memory.count_reference(
                 PROMPT, [labels[i] for i in good], [float(batch.reward[i]) for i in good], count

@@ -139,7 +139,8 @@ class Objective:
         subtracted from: they are the same for all samples at the optimum, so that every advantage is 0, whatever its
         scale, discount or group. Or the expected gradient is exactly that of the objective. A transform other than
         identity depends on the group (MARA on its anchor, unless that is remembered), which only a baseline within
-        every group cancels.
+        every group cancels. Forward KL in the loss (k3) has a coefficient whose mean is 0, so that it needs no
+        baseline and each completion may be divided by its length.
 
         A cap that applies at the optimum under forward KL (`core.divergences.forward_kl_reward`) is not considered.
         """
@@ -152,7 +153,9 @@ class Objective:
             return False
         if self.placement == "reward" and baseline:
             return True
-        reweighted = self.gamma != 1 or self.length_normalised or self.skip_tied_groups
+        mean_is_zero = (self.direction, self.placement) == ("forward", "loss") and self.advantage is leave_one_out
+        length_normalised = self.length_normalised and not mean_is_zero
+        reweighted = self.gamma != 1 or length_normalised or self.skip_tied_groups
         return self.advantage in UNBIASED and not reweighted
 
     def loss(

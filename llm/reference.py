@@ -11,7 +11,7 @@ from torch import Tensor
 
 from conf.schema.objective import TransformConfig
 from core.classes import ClassMemory, StepMasses
-from core.mara import quantile_threshold
+from core.mara import quantile_threshold, reaches
 from core.rules import Choices
 from launch.engines.distributed import gather_objects
 from launch.runs.rng import stream_seed
@@ -68,7 +68,7 @@ class ReferenceStatistics:
         for i, prompt in enumerate(prompts):
             texts = completions.texts[i * self.samples : (i + 1) * self.samples]
             threshold = self._threshold(reward[i], usable[i])
-            good = [bool(ok) and value >= threshold for ok, value in zip(usable[i], reward[i].tolist(), strict=True)]
+            good = (usable[i] & reaches(reward[i], threshold)).tolist()
             good_texts = [text for text, is_good in zip(texts, good, strict=True) if is_good]
             labels = [] if label is None else label([], good_texts)
             rewards = [value for value, is_good in zip(reward[i].tolist(), good, strict=True) if is_good]

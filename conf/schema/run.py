@@ -122,7 +122,7 @@ class RunConfig(TrainingConfig):
         transform = self.transform
         if isinstance(transform, (DarlingConfig, MaraConfig)) and transform.equivalence not in self.equivalences:
             raise ConfigError(
-                f"transform.equivalence: must be one of {', '.join(self.equivalences)} in this package, got "
+                f"transform.equivalence: must be {' or '.join(self.equivalences)} in this package, got "
                 f"{transform.equivalence}"
             )
         if self.objective.placement == "reference" and not self.samples_reference:

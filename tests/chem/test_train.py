@@ -102,12 +102,12 @@ def test_equal_completions_count_once_in_the_beta_schedule():
     reward = torch.tensor([1.0, 0.75, 1.0, 0.5])
     ref_logp = torch.tensor([[-2.0, -2, -2], [-2, -2, 0], [-2, -2, -2], [-1, -1, 0]])
     everywhere = torch.ones(4, dtype=torch.bool)
-    rows = TrainingRows(tokens, mask, reward, everywhere, everywhere)
+    rows = TrainingRows(tokens, mask, reward, everywhere, everywhere, ["C", "N", "C", "O"])
     threshold = {"kind": "constant", "value": 0.5, "floor": None}
     objective = make_objective(transform="identity", threshold=threshold, direction="reverse")
     engine = SimpleNamespace(backward=lambda loss: None, step=lambda: 0.0)
-    learner = SimpleNamespace(objective=objective, engine=engine)
-    _, statistics = update_policy(learner, rows, ref_logp.clone().requires_grad_(), ref_logp, 0.1)
+    learner = SimpleNamespace(objective=objective, engine=engine, classes=None)
+    _, statistics = update_policy(learner, rows, ref_logp.clone().requires_grad_(), ref_logp, 0.1, 4)
     assert statistics.good.tolist() == [[True, True, False, True]]
 
     def ties(good):

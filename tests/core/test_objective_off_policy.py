@@ -154,7 +154,7 @@ def coupling(transform: str, size: int, direction: str = "reverse", **options: A
     ("transform", "options", "at_2", "at_4"),
     [
         ("mara", {"direction": "reverse", "algorithm": "auto"}, 0.0024, 0.0012),
-        ("mara", {"direction": "forward", "algorithm": "auto"}, 0.052, 0.020),
+        ("mara", {"direction": "forward", "algorithm": "auto", "anchor": "group"}, 0.052, 0.020),
         ("unlikely", {"strength": 0.25}, 0.017, 0.015),
         ("darling", {}, 0.0, 0.042),  # two different completions are as diverse as can be
     ],

@@ -66,7 +66,7 @@ def test_the_step_follows_the_gradient_of_the_objective(models, odd_length, make
         reference = completion_logp(models.reference, batch.prompts, rollout.tokens, rollout.mask)
     ref = masked_sum(reference, rollout.mask).view(3, 6)
     pi = masked_sum(policy, rollout.mask).view(3, 6)
-    transformed = objective.transform(result.reward, ref, beta=0.1, valid=rollout.complete.view(3, 6)).reward
+    transformed = objective.apply_transform(result.reward, ref, beta=0.1, valid=rollout.complete.view(3, 6)).reward
     shaped = transformed - 0.1 * (pi.detach() - ref)
     advantage = shaped - (shaped.sum(-1, keepdim=True) - shaped) / 5  # leave one out
     expected = torch.autograd.grad(-(advantage * pi).mean(), list(models.policy.parameters()))

@@ -156,7 +156,8 @@ THRESHOLD = ThresholdConfig(kind="constant", value=1.0, floor=None)
 
 def test_sections_may_be_made_by_code():
     assert IdentityConfig(threshold=THRESHOLD).options() == {}
-    assert MaraConfig(threshold=THRESHOLD, algorithm="2").options() == {"algorithm": "2"}
+    choices = {"algorithm": "2", "level": "answer", "mass": "group", "anchor": "remembered"}
+    assert MaraConfig(threshold=THRESHOLD, **choices).options() == choices
     assert THRESHOLD.options() == {"kind": "constant", "value": 1.0, "floor": None}
 
 
@@ -203,7 +204,7 @@ def test_a_threshold_without_a_value_has_no_options(threshold, options):
         ),
         (
             ThresholdConfig("constant", 1.0, 0.1),
-            r"^threshold\.floor: is only used with kind=quantile; set it to null, got 0\.1$",
+            r"^threshold\.floor: is only used with kind=quantile or reference_quantile; set it to null, got 0\.1$",
         ),
         (
             ThresholdConfig("quantile", 90.0, None),

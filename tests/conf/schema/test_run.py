@@ -139,7 +139,7 @@ def test_a_package_that_compares_no_texts_has_answers_only():
 
     config = make_config("llm", "transform=darling transform.equivalence=exact")
     shared = {field.name: getattr(config, field.name) for field in fields(RunConfig)}
-    with pytest.raises(ConfigError, match=r"^transform\.equivalence: must be answer in this package, .* got exact$"):
+    with pytest.raises(ConfigError, match=r"^transform\.equivalence: must be answer in this package, got exact$"):
         Small(**shared)
     Small(**shared | {"transform": replace(config.transform, equivalence="answer")})
 
