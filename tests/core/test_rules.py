@@ -395,15 +395,16 @@ def test_the_rules_are_read_without_loading_torch():
 # The rows of the tables of docs/mara.md: first cell -> choices, each of them with transform=mara.
 REFUSED_ON_THE_PAGE: dict[str, list[dict]] = {
     "`beta = 0`": [{"beta": 0.0}],
-    "direction other than reverse and forward": [
-        {"direction": "jensen_shannon"},
-        {"direction": "alpha", "alpha": 0.5},
+    "a divergence of your own": [{"direction": "my.module:divergence"}],
+    "Algorithm 1 under Jensen-Shannon and alpha": [
+        {"direction": "jensen_shannon", "algorithm": "1"},
+        {"direction": "alpha", "alpha": 0.5, "algorithm": "1"},
     ],
-    "Algorithm 2 with `placement=loss`": [
-        {"algorithm": "2", "placement": "loss"},
-        {"direction": "forward", "placement": "loss"},
+    "Algorithm 2 with `placement=loss` and an anchor of the group": [
+        {"algorithm": "2", "placement": "loss", "anchor": "group"},
+        {"direction": "forward", "placement": "loss", "anchor": "group"},
     ],
-    "`placement=reference`": [{"placement": "reference"}, {"direction": "forward", "placement": "reference"}],
+    "`placement=reference` under reverse KL": [{"placement": "reference"}],
     "`max_at_k`, `pass_at_k`": [{"advantage": "max_at_k"}, {"advantage": "pass_at_k", "advantage_k": 2}],
     "Algorithm 2 with `level=token`": [{"algorithm": "2", "level": "token"}],
     "`length_normalised=true`": [{"length_normalised": True}],
@@ -416,9 +417,11 @@ REFUSED_ON_THE_PAGE: dict[str, list[dict]] = {
 }
 ALLOWED_ON_THE_PAGE = {
     "Algorithm 1 under forward KL": {"algorithm": "1", "direction": "forward"},
-    "`no_baseline`, reverse KL": {"advantage": "no_baseline"},
+    "`no_baseline`, reverse KL, `anchor=group`": {"advantage": "no_baseline", "anchor": "group"},
     "Algorithm 1 with `centred` and `placement=loss`": {"advantage": "centred", "placement": "loss"},
+    "`skip_tied_groups=true`, reverse KL": {"skip_tied_groups": True},
     "Algorithm 1 with `level=token`": {"level": "token"},
+    "a threshold of `kind=quantile`": {},
 }
 
 
