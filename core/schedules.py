@@ -14,14 +14,14 @@ class StepStatistics(NamedTuple):
 
     Attributes:
         progress: in [0, 1], the position of the next step in the run: 0 for the first step, 1 for the last.
-        kl: the objective's divergence, nats.
+        kl: the objective's divergence, nats; None if it is not known, e.g. because no sample was valid.
         reward: [..., G] raw rewards.
         ref_seq_logp: [..., G] log-probabilities of the completions under the reference, nats.
         good: [..., G] bool; None without a threshold.
     """
 
     progress: float
-    kl: float
+    kl: float | None
     reward: Tensor
     ref_seq_logp: Tensor
     good: Tensor | None
@@ -43,6 +43,11 @@ def cosine(start: float, final: float, progress: float) -> float:
 def run_progress(step: int, steps: int) -> float:
     """Return `progress` of a step, which is counted from 0: 0 at the first step, 1 at the last."""
     return step / max(steps - 1, 1)
+
+
+def known(value: Tensor | float | None) -> float | None:
+    """A statistic as a number; None if it is not finite."""
+    return None if value is None or not math.isfinite(value) else float(value)
 
 
 def adaptive_beta(beta: float, kl: float, kl_target: float) -> float:
@@ -118,7 +123,9 @@ def make_schedule(name: str, start: float, options: dict[str, Any]) -> Schedule:
         curve = partial(curves[name], start, **options)
         return lambda beta, statistics: curve(progress=statistics.progress)
     if name == "adaptive":
-        return lambda beta, statistics: adaptive_beta(beta, statistics.kl, **options)
+        return lambda beta, statistics: (
+            beta if statistics.kl is None else adaptive_beta(beta, statistics.kl, **options)
+        )
     if name == "automatic":
         return partial(_automatic, options)
     raise ValueError(f"schedule must be constant, linear, cosine, adaptive or automatic, got {name!r}")

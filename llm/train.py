@@ -10,10 +10,10 @@ from torch import Tensor
 
 from conf.schema.base import ConfigError
 from conf.schema.llm import LlmConfig
-from core.losses import mean_valid
 from core.objective import Objective, make_objective
-from core.schedules import StepStatistics, linear, make_schedule, run_progress
+from core.schedules import StepStatistics, known, linear, make_schedule, run_progress
 from core.sequence import masked_sum
+from core.stats import mean_or_nan
 from core.transforms import class_diversity
 from launch.engines.base import Engine
 from launch.engines.distributed import gather_objects, gather_rows
@@ -29,6 +29,13 @@ from llm.inference.prompts import Chat
 from llm.inference.sampling import Rollout, sample
 from llm.microbatch import MicroBatchLimits, backward_through_logp, make_forward_plan
 from llm.models import Models, load_models, save_policy
+from llm.reference import (
+    ReferenceSamples,
+    draw_reference_samples,
+    reference_logp,
+    sample_reference,
+    samples_under_policy,
+)
 from llm.report import report_run
 from llm.rewards import Reward, Scores, make_evaluation_reward, make_reward
 from llm.tasks.base import Task, load_task
@@ -39,6 +46,7 @@ class Learner(NamedTuple):
 
     partition: splits a group's completions into classes, for a transform that takes diversity; else None.
     drop_truncated: whether truncated completions are excluded from the loss.
+    kl_samples: completions of the reference on which the divergence is measured; None: it is not measured on any.
     """
 
     models: Models
@@ -48,6 +56,7 @@ class Learner(NamedTuple):
     limits: MicroBatchLimits
     partition: Partition | None = None
     drop_truncated: bool = False
+    kl_samples: ReferenceSamples | None = None
 
 
 class Experience(NamedTuple):
@@ -79,14 +88,15 @@ class StepResult(NamedTuple):
     """What one step reports about the completions of all ranks.
 
     metrics: by name, as logged.
-    kl: nats, the divergence of the objective.
+    kl: nats, the divergence of the objective, measured on completions of the reference if there are any; None if it
+        is not known.
     reward, policy_seq_logp, ref_seq_logp: [P, G]; policy_seq_logp is under the policy that sampled.
     good: [P, G] bool, good completions, repeats of a text excluded; None without a threshold.
     failure: message of a completion that could not be scored; None if all were.
     """
 
     metrics: dict[str, Tensor | float | None]
-    kl: Tensor
+    kl: float | None
     chats: list[Chat]
     reward: Tensor
     texts: list[str]
@@ -113,7 +123,7 @@ def train(config: LlmConfig, run: Run) -> None:
     reward = learner.reward
     next_beta = make_schedule(config.beta_schedule.name, config.objective.beta, config.beta_schedule.options())
     watch = CollapseWatch()
-    state = LoopState(beta=config.objective.beta, warned_of_failure=False)
+    state = LoopState(beta=config.objective.beta, warned_of_failure=False, warned_of_range=False)
     data_hashes = {f"data/{name}": records.sha256 for name, records in task.data.items()}
     identity = {"reference": reference_hash, **reward.identity, **data_hashes}
     run.register_state(identity, engine=engine, watch=watch, values=state)
@@ -123,7 +133,11 @@ def train(config: LlmConfig, run: Run) -> None:
         base = evaluate_policy(reference, models, task, reward, extra_reward, evaluation)
 
     batch_settings = BatchSettings.from_config(config)
-    progress_line = {"reward": "reward/raw", "KL": objective.divergence_metric}
+    kl_samples = draw_reference_samples(
+        models, engine, learner.limits, task, batch_settings, config.objective.measured_on
+    )
+    learner = learner._replace(kl_samples=kl_samples)
+    progress_line = {"reward": "reward/raw", "KL": objective.kl_metric(kl_samples is not None)}
     progress_line |= {f'"{answer}"': f"share/{answer}" for answer in task.answers}
     for step in run.steps(config.steps, show=progress_line):
         batch = draw_batch(batch_settings, models, task, step)
@@ -135,11 +149,15 @@ def train(config: LlmConfig, run: Run) -> None:
         if result.failure and not state.warned_of_failure:
             state.warned_of_failure = True
             run.warn(f"{result.failure}; such completions do not count (reward/invalid_share)")
+        warning = None if state.warned_of_range else objective.wide_rewards(result.reward, result.reward.isfinite())
+        if warning:
+            state.warned_of_range = True
+            run.warn(warning)
         warning = watch.update(result.texts, task.correct(result.reward.flatten().tolist()), result.chats, task)
         if warning:
             run.warn(warning)
         finished = run_progress(step + 1, config.steps)
-        observed = StepStatistics(finished, float(result.kl), result.reward, result.ref_seq_logp, result.good)
+        observed = StepStatistics(finished, result.kl, result.reward, result.ref_seq_logp, result.good)
         state.beta = next_beta(state.beta, observed)
 
     with engine.gather() as policy:
@@ -182,13 +200,14 @@ def train_step(learner: Learner, objective: Objective, batch: Batch, beta: float
     completions = Completions(batch.prompts, rollout.tokens, rollout.mask)
     texts = rollout.texts(models.tokenizer)
     scores = learner.reward([chat for chat in batch.chats for _ in range(G)], texts)  # [R]
-    ref_logp = reference_logp(learner, completions)  # [R, T]
+    ref_logp = reference_logp(models, engine, learner.limits, completions)  # [R, T]
+    kl_logp = kl_samples_logp(learner)  # [N] twice; before the policy is updated
     experience = gather_experience(learner, batch, rollout, texts, scores, ref_logp)  # [P, G] and [P, G, T]
 
     # From its second update on, the policy is not the one that sampled.
     at_sampling = policy_logp_and_entropy(learner, completions) if len(batch.updates) > 1 else None
     behaviour_logp = None if at_sampling is None else at_sampling[0]  # [P * G, T]
-    reference_samples = sample_reference(learner, batch)
+    reference_samples = fresh_reference_samples(learner, batch)
     updates = []
     for groups in batch.updates:
         # Transform, KL term, advantages and loss: all in `Objective.loss`.
@@ -206,7 +225,7 @@ def train_step(learner: Learner, objective: Objective, batch: Batch, beta: float
         policy_logp, entropy = at_sampling
         _, on_policy = policy_loss(objective, experience, range(batch.total_prompts), None, beta, policy_logp)
         metrics = mean_metrics(updates) | on_policy
-    return step_result(learner, objective, experience, metrics, policy_logp, entropy, beta)
+    return step_result(learner, objective, experience, metrics, policy_logp, entropy, beta, kl_logp)
 
 
 def gather_experience(
@@ -241,11 +260,12 @@ def gather_experience(
     )
 
 
-def reference_logp(learner: Learner, completions: Completions) -> Tensor:
-    """Log-probabilities of this rank's completions under the reference: [R, T] nats."""
-    plan = make_forward_plan(completions, learner.limits)
-    with torch.no_grad(), learner.engine.gather() as policy, learner.models.as_reference(policy) as reference:
-        return torch.cat(list(plan.run(lambda function: function(reference))))
+def kl_samples_logp(learner: Learner) -> tuple[Tensor, Tensor] | None:
+    """Log-probabilities of `kl_samples` under the present policy and under the reference, [N] nats each, if any."""
+    if learner.kl_samples is None:
+        return None
+    policy_logp = samples_under_policy(learner.engine, learner.limits, learner.kl_samples)
+    return policy_logp, learner.kl_samples.ref_seq_logp
 
 
 @torch.no_grad()
@@ -293,30 +313,21 @@ def policy_loss(
 
 
 def mean_metrics(updates: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Mean of each metric over the updates of a step."""
-    return {name: torch.stack([metrics[name].float() for metrics in updates]).mean() for name in updates[0]}
+    """Mean of each metric over the updates of a step in which it is defined."""
+    return {name: torch.stack([metrics[name].float() for metrics in updates]).nanmean() for name in updates[0]}
 
 
-def sample_reference(learner: Learner, batch: Batch) -> tuple[Completions, Tensor] | None:
-    """Sample the reference for this rank's prompts, if the objective's divergence needs it.
+def fresh_reference_samples(learner: Learner, batch: Batch) -> tuple[Completions, Tensor] | None:
+    """Sample the reference for this rank's prompts, if the loss needs it.
 
     Returns:
         The completions and their log-probabilities under the reference, [p * N, T] nats; None if not needed.
     """
     if batch.reference_uniforms is None:
         return None
-    models, per_prompt = learner.models, len(batch.reference_uniforms) // len(batch.chats)
-    with torch.no_grad(), learner.engine.gather() as policy, models.as_reference(policy) as reference:
-        rollout = sample(
-            reference,
-            batch.prompts,
-            batch.reference_uniforms,
-            group_size=per_prompt,
-            eos_ids=models.eos_ids,
-            pad_id=models.pad_id,
-        )
-    completions = Completions(batch.prompts, rollout.tokens, rollout.mask)
-    return completions, reference_logp(learner, completions)
+    models, engine = learner.models, learner.engine
+    completions = sample_reference(models, engine, batch.prompts, batch.reference_uniforms)
+    return completions, reference_logp(models, engine, learner.limits, completions)
 
 
 def backward_reference_loss(
@@ -332,7 +343,7 @@ def backward_reference_loss(
     Args:
         learner: models and engine.
         objective: its divergence is the one at placement=reference.
-        reference_samples: of `sample_reference`.
+        reference_samples: of `fresh_reference_samples`.
         own_prompts: indices on this rank of the prompts that the update uses.
         preceding: how many of the update's prompts are on earlier ranks.
         beta: reward units per nat.
@@ -361,6 +372,7 @@ def step_result(
     policy_logp: Tensor,
     entropy: Tensor,
     beta: float,
+    kl_logp: tuple[Tensor, Tensor] | None,
 ) -> StepResult:
     """What a step reports, from the metrics of its updates and [P * G, T] values under the policy that sampled."""
     task, reward, mask, texts = learner.task, experience.reward, experience.mask, experience.texts
@@ -371,9 +383,11 @@ def step_result(
         **update_metrics,
         "length": mask.sum(-1).float().mean(),
         "truncated_share": experience.truncated_share,
-        "policy/token_entropy_nats": mean_valid(entropy.view(mask.shape), valid_tokens),
+        "policy/token_entropy_nats": mean_or_nan(entropy.view(mask.shape), valid_tokens),
         **{f"reward/{name}": part.nanmean() for name, part in experience.reward_parts.items()},
     }
+    if kl_logp is not None:
+        metrics |= objective.measured((policy_seq_logp, ref_seq_logp), kl_logp)
     if learner.reward.on_failure == "drop":
         metrics["reward/invalid_share"] = (~reward.isfinite()).float().mean()
     correct = task.correct(reward.flatten().tolist())
@@ -384,7 +398,7 @@ def step_result(
         good = good & first_occurrences(texts, len(reward)).to(good.device)
     return StepResult(
         metrics=metrics,
-        kl=update_metrics[objective.divergence_metric],
+        kl=known(metrics[objective.kl_metric(kl_logp is not None)]),
         chats=experience.chats,
         reward=reward,
         texts=texts,

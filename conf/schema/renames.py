@@ -8,6 +8,7 @@ OPTIONS = {("engine", "none"): "torch"}  # (group, old) -> new
 ADDED: dict[str, Any] = {  # new keys, with the value that leaves a run as it was before
     "objective.direction_options": {},
     "advantage_options": {},
+    "objective.reward_range": 1.0,
 }
 
 
@@ -35,13 +36,38 @@ def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
         section, name = _section(tree, key)
         if section is not None and "steps" in tree and "objective" in tree:  # a RunConfig
             section.setdefault(name, value)
+    objective = tree.get("objective")
+    if isinstance(objective, dict) and "steps" in tree:
+        exact = "problem" in tree
+        tree["objective"] = _with_cap(objective, exact, exact and tree.get("gradient") == "exact")
     return tree
 
 
 def upgraded_flat(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a recorded configuration with dotted keys, with its current keys."""
     flat = {renamed_key(key): value for key, value in config.items()}
-    return {**ADDED, **flat} if "objective.beta" in flat and "steps" in flat else flat
+    if not ("objective.beta" in flat and "steps" in flat):
+        return flat
+    flat = {**ADDED, **flat}
+    prefix = "objective."
+    objective = {key.removeprefix(prefix): value for key, value in flat.items() if key.startswith(prefix)}
+    exact = "problem.name" in flat
+    objective = _with_cap(objective, exact, exact and flat.get("gradient") == "exact")
+    return {**flat, **{f"{prefix}{name}": value for name, value in objective.items()}}
+
+
+def _with_cap(objective: dict[str, Any], exact_divergence: bool, exact_gradient: bool) -> dict[str, Any]:
+    """Add `kl_samples` to an objective of before the weights were capped by default.
+
+    Where neither it nor the cap has an effect, both have their present defaults, so that the command that started the
+    run can continue it.
+    """
+    if "kl_samples" in objective or "beta" not in objective:
+        return objective
+    reverse = objective.get("direction") == "reverse"
+    unused_cap = objective.get("max_log_weight") is None and (reverse or exact_gradient)
+    cap = {"max_log_weight": "auto"} if unused_cap else {}
+    return {**objective, **cap, "kl_samples": None if reverse or exact_divergence else 0}
 
 
 def _copy(tree: Any) -> Any:
