@@ -75,7 +75,7 @@ def forward_kl_reward(
     With `behaviour_logp=ref_logp` (completions sampled from the reference) the value of a sequence is -1.
     """
     log_u, log_weight = _log_ratio_and_weight(policy_logp.detach(), ref_logp, behaviour_logp, mask)
-    return _zero_masked(-(log_weight - log_u).clamp(max=max_log_weight).exp(), mask)
+    return _zero_masked(-_capped(log_weight - log_u, max_log_weight).exp(), mask)
 
 
 def jensen_shannon_reward(
@@ -106,7 +106,7 @@ def alpha_reward(
     """
     _check_alpha(alpha)
     log_u, log_weight = _log_ratio_and_weight(policy_logp.detach(), ref_logp, behaviour_logp, mask)
-    power = ((alpha - 1) * log_u).clamp(max=max_log_weight)
+    power = _capped((alpha - 1) * log_u, max_log_weight)
     return _zero_masked(log_weight.exp() * torch.expm1(power) / (alpha - 1), mask)
 
 
@@ -482,9 +482,14 @@ def _log_ratio_and_weight(
     return log_u, log_weight if mask is None else log_weight.cumsum(-1)
 
 
+def _capped(log_weight: Tensor, largest: Tensor | float) -> Tensor:
+    """Cap log weights, except infinite ones: those are of outcomes off a support, and an error."""
+    return torch.where(log_weight == torch.inf, log_weight, log_weight.clamp(max=largest))
+
+
 def _expm1_with_tangent(exponent: Tensor, largest: Tensor | float) -> Tensor:
     """exp(x) - 1 up to x = largest, and its tangent at that point above."""
-    capped = exponent.clamp(max=largest)
+    capped = _capped(exponent, largest)
     excess = (exponent - largest).clamp_min(0.0)
     return torch.expm1(capped) + torch.where(excess > 0, capped.exp() * excess, 0.0)
 

@@ -481,15 +481,15 @@ class Objective:
         """Whether on-policy samples with weights ref/pi can be trusted, and how many weights are capped."""
         if self.direction == "reverse":
             return {}
-        policy_seq_logp, valid = group.policy_seq_logp.detach(), group.valid
-        everything = torch.ones_like(policy_seq_logp, dtype=torch.bool) if valid is None else valid
+        policy_seq_logp = group.policy_seq_logp.detach()
+        valid = torch.ones_like(policy_seq_logp, dtype=torch.bool) if group.valid is None else group.valid
         metrics = {"weight/mean": mean_or_nan((group.ref_seq_logp - policy_seq_logp).exp(), valid)}
         if not self.has_weights:
             return metrics
-        log_weight = (group.transformed.ref_seq_logp - policy_seq_logp).masked_fill(~everything, -torch.inf)
+        log_weight = (group.transformed.ref_seq_logp - policy_seq_logp).masked_fill(~valid, -torch.inf)
         size = effective_sample_size(log_weight)
-        metrics["weight/effective_sample_size"] = mean_or_nan(size, everything.any(-1))
-        metrics["weight/max"] = torch.where(everything.any(), log_weight.max().exp(), torch.nan)
+        metrics["weight/effective_sample_size"] = mean_or_nan(size, valid.any(-1))
+        metrics["weight/max"] = torch.where(valid.any(), log_weight.max().exp(), torch.nan)
         metrics["weight/capped_share"] = self._capped_share(group)
         return metrics
 
@@ -536,8 +536,8 @@ def log_weight_cap(
     span = _spread(reward, valid).clamp_min(reward_range)
     if log_weight is None:
         return torch.log1p(span * scale)
-    smallest = log_weight if valid is None else log_weight.masked_fill(~valid, torch.inf)
-    smallest = smallest.amin(-1, keepdim=True)
+    counted = log_weight if valid is None else log_weight.masked_fill(~valid, torch.inf)
+    smallest = counted.amin(-1, keepdim=True)
     smallest = smallest.masked_fill(smallest == torch.inf, 0.0)  # no sample is valid
     return torch.logaddexp(smallest, torch.log1p(span * scale))
 

@@ -67,6 +67,7 @@ def test_without_clipping_the_gradient_is_that_of_the_current_policys_objective(
         advantage=ADVANTAGES[advantage],
         entropy_coef=0.3,
         ratio="sequence",
+        max_log_weight=None,
     )
     chance, ref_chance = SEQUENCES.seq_logp(policy).exp(), SEQUENCES.seq_logp(ref).exp()
     value = exact_objective(chance, ref_chance, reward, BETA if level == "sequence" else 0.0, direction, 0.3)

@@ -75,9 +75,21 @@ CASES = [  # choices that break a rule, the key and the message, and the changes
     (
         {"max_log_weight": 2.0},
         "max_log_weight",
-        "is only used with direction=forward and placement=reward; set it to null, got 2.0 with direction=reverse "
-        "and placement=reward",
+        "is only used with direction=forward or alpha and placement=reward or loss; set it to auto, got 2.0 with "
+        "direction=reverse and placement=reward",
+        {"max_log_weight": "auto"},
+    ),
+    (
+        {"max_log_weight": "none", "direction": "forward"},
+        "max_log_weight",
+        "must be auto, a number or null, got none",
         {"max_log_weight": None},
+    ),
+    (
+        {"beta_schedule": "adaptive", "direction": "forward", "kl_samples": 0},
+        "kl_samples",
+        "must be > 0 with beta_schedule=adaptive and direction=forward, got 0: the estimate from the policy's own",
+        {"kl_samples": 8},
     ),
     (
         {"placement": "reference", "level": "token"},
