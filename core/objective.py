@@ -226,7 +226,7 @@ class Objective:
             may_be_good=may_be_good,
             good=good,
             transformed=transformed,
-            max_log_weight=self._max_log_weight(policy_seq_logp.detach(), transformed, valid, beta),
+            max_log_weight=self._max_log_weight(policy_seq_logp.detach(), ref_seq_logp, transformed, valid, beta),
         )
         loss, metrics = self._estimate(group, beta)
         return loss, self._metrics(group) | metrics
@@ -345,7 +345,12 @@ class Objective:
         )
 
     def _max_log_weight(
-        self, policy_seq_logp: Tensor, transformed: Transformed, valid: Tensor | None, beta: float
+        self,
+        policy_seq_logp: Tensor,
+        ref_seq_logp: Tensor,
+        transformed: Transformed,
+        valid: Tensor | None,
+        beta: float,
     ) -> Tensor | float:
         """The cap on the log weights of each group, [..., 1], or [..., 1, 1] per token; infinity: no cap."""
         power = self.divergence.weight_power
@@ -356,10 +361,11 @@ class Objective:
         exponent = power(**{name: getattr(self, name) for name in self.divergence.options})
         shaped = transformed.reward - self.entropy_coef * policy_seq_logp
         scale = abs(exponent) / beta if beta else math.inf
-        if self.level == "token":
-            return log_weight_cap(None, shaped, scale, self.reward_range, valid).unsqueeze(-1)
-        log_weight = exponent * (policy_seq_logp - transformed.ref_seq_logp)
-        return log_weight_cap(log_weight, shaped, scale, self.reward_range, valid)
+        log_weight = None
+        if not torch.equal(transformed.ref_seq_logp, ref_seq_logp):
+            log_weight = exponent * (policy_seq_logp - transformed.ref_seq_logp)
+        cap = log_weight_cap(log_weight, shaped, scale, self.reward_range, valid)
+        return cap.unsqueeze(-1) if self.level == "token" else cap
 
     def _term(self, max_log_weight: Tensor | float = math.inf) -> Callable[..., Tensor]:
         """The function of the divergence for the placement."""
@@ -487,8 +493,8 @@ class Objective:
         if not self.has_weights:
             return metrics
         log_weight = (group.transformed.ref_seq_logp - policy_seq_logp).masked_fill(~valid, -torch.inf)
-        size = effective_sample_size(log_weight)
-        metrics["weight/effective_sample_size"] = mean_or_nan(size, valid.any(-1))
+        group_size = effective_sample_size(log_weight)
+        metrics["weight/effective_sample_size"] = mean_or_nan(group_size, valid.any(-1))
         metrics["weight/max"] = torch.where(valid.any(), log_weight.max().exp(), torch.nan)
         metrics["weight/capped_share"] = self._capped_share(group)
         return metrics
@@ -498,6 +504,7 @@ class Objective:
         power = self.divergence.weight_power
         assert power is not None
         exponent = power(**{name: getattr(self, name) for name in self.divergence.options})
+        counted: Tensor | None
         if self.level == "token":
             log_u, counted = group.policy_logp.detach() - group.ref_logp, group.mask
             counted = counted if group.valid is None else counted & group.valid.unsqueeze(-1)
@@ -517,29 +524,31 @@ def log_weight_cap(
 
     Let w = u^a be the weight, a = -1 under forward KL and alpha - 1 under an alpha divergence, so that
     f'(u) = (w - 1)/a. At the optimum R - beta f'(u) is the same for all outcomes that the policy gives. Hence
-    w_i - w_j = a (R_i - R_j)/beta: no weight of a group exceeds the group's smallest one by more than |a|/beta times
-    the range of its rewards, whatever the reference sums to. Under forward KL, averaging over the policy gives
-    w = c + (E[R] - R)/beta <= c + range/beta, where c is the sum of the reference over the policy's support: 1, or
-    after Algorithm 2 of MARA the sum of ref'. That is not known over sequences; the smallest weight takes its place.
+    w_i - w_j = a (R_i - R_j)/beta, whatever the reference sums to. Under forward KL, averaging over the policy gives
+    w = c + (E[R] - R)/beta <= c + range/beta, where c is the sum of the reference over the policy's support.
 
-    The cap is that bound plus 1. A weight at the cap therefore still raises an outcome above the others of its group,
-    and no other policy with the same support becomes a fixed point.
+    If the reference is normalised, c = 1, and no weight exceeds 1 + |a| range/beta. After Algorithm 2 of MARA, c is
+    the sum of ref', which is not known over sequences; the smallest weight of the group takes its place. It is at
+    most that of the anchor, which is ref/pi of one of the policy's own completions and therefore moderate.
+
+    The cap is twice 1 + |a| range/beta, plus that smallest weight. The margin has two reasons. A weight at the cap
+    still raises an outcome above the others of its group, so no other policy with the same support becomes a fixed
+    point. And the cap does not bind in a group whose own anchor is less likely than that of other groups.
 
     Args:
-        log_weight: [..., G] log weights of whole sequences; None: per token, where the weights of every conditional
-            have c = 1.
+        log_weight: [..., G] log weights of whole sequences; None: the reference is normalised.
         reward: [..., G] after the transform, with the entropy term.
         scale: |a| / beta.
         reward_range: lower bound of the range, for groups whose rewards happen to be close.
         valid: [..., G] bool.
     """
-    span = _spread(reward, valid).clamp_min(reward_range)
+    largest = math.log(2) + torch.log1p(_spread(reward, valid).clamp_min(reward_range) * scale)
     if log_weight is None:
-        return torch.log1p(span * scale)
+        return largest
     counted = log_weight if valid is None else log_weight.masked_fill(~valid, torch.inf)
     smallest = counted.amin(-1, keepdim=True)
     smallest = smallest.masked_fill(smallest == torch.inf, 0.0)  # no sample is valid
-    return torch.logaddexp(smallest, torch.log1p(span * scale))
+    return torch.logaddexp(smallest, largest)
 
 
 def _spread(reward: Tensor, valid: Tensor | None) -> Tensor:

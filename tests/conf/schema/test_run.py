@@ -161,7 +161,7 @@ def test_the_arguments_make_the_objective():
     objective = make_objective(**config.objective_arguments())
     assert (objective.direction, objective.max_log_weight, objective.bonus is None) == ("forward", 2.0, False)
     unbounded = make_config("llm", "objective.direction=forward").objective_arguments()
-    assert unbounded["max_log_weight"] == float("inf")
+    assert unbounded["max_log_weight"] == "auto"
     custom = "transform=custom transform.function=core.transforms:identity transform.arguments={}"
     arguments = make_config("llm", custom).objective_arguments()
     assert (arguments["transform"], arguments["transform_options"]) == ("core.transforms:identity", {})
