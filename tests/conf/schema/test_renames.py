@@ -34,11 +34,12 @@ def test_a_configuration_of_before_the_renames_is_that_of_today():
 
 
 def test_a_run_of_before_the_cap_continues_without_it():
-    old = {"objective": {"beta": 0.1, "direction": "forward", "max_log_weight": None}, "steps": 3}
+    forward = {"beta": 0.1, "direction": "forward", "max_log_weight": None}
+    old = {"objective": forward, "steps": 3}
     objective = upgraded(old)["objective"]
     assert (objective["max_log_weight"], objective["kl_samples"]) == (None, 0)
     assert upgraded_flat(flatten(old)) == flatten(upgraded(old))
-    reverse = {**old, "objective": {**old["objective"], "direction": "reverse"}}  # where neither has an effect
+    reverse = {**old, "objective": {**forward, "direction": "reverse"}}  # where neither has an effect
     assert (upgraded(reverse)["objective"]["max_log_weight"], upgraded(reverse)["objective"]["kl_samples"]) == (
         "auto",
         None,

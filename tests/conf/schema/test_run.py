@@ -104,9 +104,12 @@ def test_the_choices_of_a_configuration():
         beta_schedule="cosine",
         final_beta=0.5,
         entropy_coef=0.1,
+        kl_samples=0,
     )
     assert config.choices() == expected
-    assert make_config("llm", "transform.threshold.value=null").choices() == Choices(direction="reverse", beta=0.03)
+    assert make_config("llm", "transform.threshold.value=null").choices() == Choices(
+        direction="reverse", beta=0.03, kl_samples=0
+    )
 
 
 def test_a_message_of_core_names_the_key_of_the_configuration():
