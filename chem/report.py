@@ -1,6 +1,7 @@
 """Tables and pictures of a run and of a sweep: best molecules, yield over oracle calls, rewards over steps."""
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -201,7 +202,7 @@ def draw_curves(path: Path, runs: Sequence[tuple[str, Sequence[Mapping[str, Any]
     for name, metrics in runs:
         steps = [row["step"] + 1 for row in metrics]
         for axis, key in zip(axes, ("reward/raw", "valid", "scaffolds"), strict=True):
-            axis.plot(steps, [row[key] for row in metrics], linewidth=1, label=name)
+            axis.plot(steps, [math.nan if row[key] is None else row[key] for row in metrics], linewidth=1, label=name)
     titles = ("mean raw reward", "valid share", "distinct scaffolds among the valid")
     for axis, title in zip(axes, titles, strict=True):
         axis.set(xlabel="step", title=title)
