@@ -16,14 +16,14 @@ class StepStatistics(NamedTuple):
 
     Attributes:
         progress: in [0, 1], the position of the next step in the run: 0 for the first step, 1 for the last.
-        kl: the objective's divergence, nats.
+        kl: the objective's divergence, nats; None if it is not known, e.g. because no sample was valid.
         reward: [..., G] raw rewards.
         ref_seq_logp: [..., G] log-probabilities of the completions under the reference, nats.
         good: [..., G] bool, good samples, repetitions of an earlier one excluded; None without a threshold.
     """
 
     progress: float
-    kl: float
+    kl: float | None
     reward: Tensor
     ref_seq_logp: Tensor
     good: Tensor | None
@@ -57,6 +57,11 @@ def budget_progress(spent: int, budget: int, per_step: int) -> float:
             progress is 1.
     """
     return min(spent / max(budget - per_step, 1), 1.0)
+
+
+def known(value: Tensor | float | None) -> float | None:
+    """A statistic as a number; None if it is not finite."""
+    return None if value is None or not math.isfinite(value) else float(value)
 
 
 def adaptive_beta(beta: float, kl: float, kl_target: float) -> float:
@@ -133,7 +138,9 @@ def make_schedule(name: str, start: float, options: dict[str, Any]) -> Schedule:
         curve = partial(curves[name], start, **options)
         return lambda beta, statistics: curve(progress=statistics.progress)
     if name == "adaptive":
-        return lambda beta, statistics: adaptive_beta(beta, statistics.kl, **options)
+        return lambda beta, statistics: (
+            beta if statistics.kl is None else adaptive_beta(beta, statistics.kl, **options)
+        )
     if name == "automatic":
         return partial(_automatic, options)
     raise ValueError(f"schedule must be constant, linear, cosine, adaptive or automatic, got {name!r}")

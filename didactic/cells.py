@@ -70,7 +70,8 @@ class Cell:
             return reverse_kl_target(ref_logp, reward, beta, entropy_coef).exp()
         if direction == "forward" and entropy_coef == 0:
             target = forward_kl_target(ref_logp, reward, beta)
-            if bool((ref_logp - target > self.objective.max_log_weight).any()):
+            cap = self.objective.max_log_weight
+            if isinstance(cap, float) and bool((ref_logp - target > cap).any()):
                 return None  # the cap moves the optimum
             return target.exp()
         return None

@@ -37,7 +37,9 @@ from chem.train import (
     Reinvent,
     StopMonitor,
     batch_statistics,
+    draw_kl_samples,
     expected_updates,
+    kl_samples_logp,
     make_chem_objective,
     next_progress,
     off_policy_notes,
@@ -142,6 +144,40 @@ def test_a_run_stops_on_collapse_and_drift(limits, bad, reason):
     assert [restored.update(step_metrics(**bad)) for _ in range(3)] == reasons
     unlimited = StopMonitor(StopConfig(3, **nothing))
     assert [unlimited.update(step_metrics(**bad)) for _ in range(9)] == [None] * 9  # control
+
+
+def test_a_metric_that_is_not_defined_neither_stops_a_run_nor_counts_as_zero():
+    monitor = StopMonitor(StopConfig(3, None, 0.5, None, None))
+    assert [monitor.update(step_metrics(unique=None)) for _ in range(4)] == [None] * 4
+    assert monitor.mean("unique") is None
+    monitor.update(step_metrics(unique=0.8))
+    assert monitor.mean("unique") == 0.8
+    assert [monitor.update(step_metrics(unique=0.1)) for _ in range(3)][-1] is not None  # control
+    invalid = batch_statistics(make_batch(["C(", "C("], [0.0, 0.0]), [False], Rollout(*[torch.ones(2, 3).bool()] * 3))
+    assert invalid["valid"] == 0
+    assert all(math.isnan(invalid[name]) for name in ("unique", "scaffolds", "repeats"))
+
+
+def test_the_divergence_is_measured_on_molecules_of_the_prior(prior):
+    loaded = load_prior(prior)
+    with RowThreads(40, 1) as threads:
+        first, again, other = (draw_kl_samples(loaded, 40, seed, threads) for seed in (0, 0, 1))
+        policy = deepcopy(loaded.network)
+        same_logp, ref_logp = kl_samples_logp(policy, first, threads)
+        with torch.no_grad():
+            policy.head.bias[3] += 1.0
+        moved_logp, _ = kl_samples_logp(policy, first, threads)
+        assert draw_kl_samples(loaded, 0, 0, threads) is None
+    assert torch.equal(first.tokens, again.tokens)
+    assert first.tokens.tolist() != other.tokens.tolist()
+    torch.testing.assert_close(same_logp, ref_logp)
+    expected = token_logp(policy, first.tokens, first.mask).sum(-1).detach()
+    torch.testing.assert_close(moved_logp, expected)
+    objective = make_objective(transform="identity", direction="forward")
+    kl = objective.measure_divergence((moved_logp, ref_logp), (moved_logp, ref_logp))[
+        "kl/forward_from_reference_nats"
+    ]
+    assert float(kl) > 0.01
 
 
 def test_the_best_policy_comes_back_with_its_optimiser():

@@ -69,6 +69,7 @@ def test_without_clipping_the_gradient_is_that_of_the_current_policys_objective(
         advantage=ADVANTAGES[advantage],
         entropy_coef=0.3,
         ratio="sequence",
+        max_log_weight=None,
     )
     chance, ref_chance = SEQUENCES.seq_logp(policy).exp(), SEQUENCES.seq_logp(ref).exp()
     value = exact_objective(chance, ref_chance, reward, BETA if level == "sequence" else 0.0, direction, 0.3)
@@ -126,6 +127,7 @@ def coupling(transform: str, size: int, direction: str = "reverse", **options: A
         transform_options=options,
         threshold={"kind": "constant", "value": 1.0},
         ratio="sequence",
+        max_log_weight=None,
     )
     members, log_orders = all_groups(4, size)
     mask = torch.ones(*members.shape, 1, dtype=torch.bool)
@@ -222,7 +224,7 @@ def test_an_invalid_sample_has_no_effect(garbage: float) -> None:
 @pytest.mark.parametrize(
     ("options", "advice"),
     [
-        ({"direction": "forward", "level": "token"}, "set max_log_weight"),
+        ({"direction": "forward", "level": "token"}, "use placement=reward, fewer updates per batch"),
         ({"direction": "forward", "placement": "loss"}, "use placement=reward, fewer updates per batch"),
         ({"direction": "reverse", "placement": "loss"}, "use placement=reward, fewer updates per batch"),
         ({"direction": "reverse", "level": "token"}, "fewer updates per batch"),
@@ -269,7 +271,9 @@ def test_a_completion_of_the_reference_that_the_policy_left_or_prefers_by_far(di
         leaf = policy.clone().requires_grad_()
         if ref is far and direction != "forward":
             with pytest.raises(
-                ValueError, match=r"not finite at \[0\].*use direction=forward, whose term has no weight"
+                ValueError,
+                match=r"not finite at \[0\].*use direction=forward, whose term on completions of the reference has
+                no weight",
             ):
                 objective.reference_loss(leaf, ref, mask, beta=BETA)
             continue

@@ -11,6 +11,7 @@ from core.schedules import (
     adaptive_beta,
     automatic_beta,
     budget_progress,
+    known,
     make_schedule,
     run_progress,
     tie_betas,
@@ -146,6 +147,8 @@ def test_without_a_pair_of_good_samples_automatic_beta_does_not_change():
 
 def test_the_adaptive_schedule_is_adaptive_beta():
     schedule = make_schedule("adaptive", 0.3, {"kl_target": 2.0})
+    assert schedule(0.5, statistics(kl=known(torch.tensor(math.nan)))) == 0.5  # nothing was measured
+    assert known(torch.tensor(3.0)) == 3.0
     assert schedule(0.5, statistics(kl=3.0)) == adaptive_beta(0.5, 3.0, 2.0) == pytest.approx(0.51)
 
 
