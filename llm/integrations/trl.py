@@ -159,7 +159,7 @@ class MaraGRPOConfig(trl.GRPOConfig):
         }
         return {
             "transform": "mara",
-            "transform_options": {"algorithm": self.mara_algorithm},
+            "transform_options": {"algorithm": self.mara_algorithm, "anchor": "group"},  # without a memory of prompts
             "threshold": threshold,
             "advantage": "centred",
             "direction": self.mara_direction,
