@@ -8,7 +8,7 @@ import torch
 
 from chem.models.network import sample
 from chem.models.prior import Prior
-from chem.scoring import RewardFunction, canonical_forms, scaffold_from_smiles
+from chem.scoring import RewardFunction, ScoredBatch, canonical_forms, scaffold_from_smiles
 from conf.schema.chem import ChemConfig
 from conf.schema.objective import MaraConfig
 from core.classes import ClassMemory
@@ -52,10 +52,10 @@ class PriorStatistics:
         self.threshold: float | None = None if self.quantile is not None else threshold.value
         self.measured = self.quantile is None and self.memory is None
 
-    def measure(self, prior: Prior, reward_function: RewardFunction) -> None:
-        """Sample and score `transform.reference_samples` molecules of the prior, unless that was done before."""
+    def measure(self, prior: Prior, reward_function: RewardFunction) -> ScoredBatch | None:
+        """Sample and score `transform.reference_samples` molecules of the prior; None if that was done before."""
         if self.measured:
-            return
+            return None
         count = self.config.transform.reference_samples
         seed = stream_seed(self.config.seed, "reference_statistics")
         rows = list(range(count))
@@ -76,6 +76,7 @@ class PriorStatistics:
                 PROMPT, [labels[i] for i in good], [float(batch.reward[i]) for i in good], count
             )
         self.measured = True
+        return batch
 
     def with_threshold(self, objective: Objective) -> Objective:
         """The objective with the threshold that was measured."""

@@ -140,11 +140,9 @@ def train_policy(config: ChemConfig, run: Run) -> None:
             values=values,
             **{name: part for name, part in optional.items() if part is not None},
         )
-        statistics.measure(prior, learner.reward_function)
-        learner = learner._replace(objective=statistics.with_threshold(learner.objective))
         for note in off_policy_notes(config):
             run.info(f"off-policy: {note}")
-        reason = training_loop(config, run, learner, monitor, best, values)
+        reason = training_loop(config, run, learner, statistics, monitor, best, values)
         calls, failures = learner.reward_function.calls, learner.reward_function.failures
         run.info(f"oracle: {calls:,} distinct molecules, {learner.reward_function.cached:,} answers from the cache")
     save_prior(run.folder / "policy", prior._replace(network=policy))
@@ -155,6 +153,7 @@ def training_loop(
     config: ChemConfig,
     run: Run,
     learner: Learner,
+    statistics: PriorStatistics,
     monitor: "StopMonitor",
     best: "BestPolicy",
     values: LoopState,
@@ -166,9 +165,13 @@ def training_loop(
     shown = {"reward": "reward/raw", "valid": "valid", "unique": "unique", "KL": kl_key, "calls": "oracle/calls"}
     for step in run.steps(config.steps, show=shown):
         try:
+            of_prior = statistics.measure(learner.prior, reward_function)
+            learner = learner._replace(objective=statistics.with_threshold(learner.objective))
             result = train_step(learner, config, step, values.beta)
         except OracleError as error:
             raise ConfigError(str(error)) from error
+        if of_prior is not None:
+            run.log_samples(sample_records(of_prior))
         run.log_samples(sample_records(result.batch))
         calls: dict[str, Scalar] = {"oracle/calls": reward_function.calls, "oracle/failed": reward_function.failures}
         run.log({"beta": values.beta, **result.metrics, **calls})

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -29,8 +30,9 @@ from chem.models.tokenizer import Tokenizer
 from chem.oracles import Result, Status
 from chem.parallel.sampler import ParallelSampler
 from chem.parallel.threads import RowThreads
+from chem.reference import PROMPT, make_class_memory, molecule_labels
 from chem.replay import ReplayMemory, TrainingRows
-from chem.scoring import RewardFunction, canonical_forms
+from chem.scoring import RewardFunction, canonical_forms, scaffold_from_smiles
 from chem.train import (
     BestPolicy,
     Learner,
@@ -47,8 +49,10 @@ from chem.train import (
     train_step,
     update_policy,
 )
+from conf.schema.base import ConfigError
 from conf.schema.chem import ChemConfig, RecurrentConfig, StopConfig
 from conf.schema.run import OptimizerConfig
+from core.classes import ClassMemory, StepMasses
 from core.objective import make_objective
 from core.schedules import run_progress, tie_betas
 from launch import collect
@@ -77,7 +81,7 @@ def make_group(seed=0, rows=12, length=5):
 @pytest.mark.parametrize("transform", ["identity", "mara"])
 @pytest.mark.parametrize("beta", [1 / 128, 0.5])
 def test_reinvents_gradient_is_the_policy_gradients_by_sigma_is_one_over_beta(transform, beta):
-    options = {"algorithm": "auto"} if transform == "mara" else {}
+    options = {"algorithm": "auto", "anchor": "group"} if transform == "mara" else {}
     threshold = {"kind": "constant", "value": 0.6, "floor": None}
     plain = make_objective(transform=transform, transform_options=options, threshold=threshold, **OPTIONS)
     reinvent = Reinvent(**vars(plain))
@@ -239,8 +243,8 @@ def open_learner(prior, config, oracle=carbon_share):
             objective=make_chem_objective(config),
             reward_function=RewardFunction(oracle, None, None),
             diversity_filter=DiversityFilter(config.diversity_filter),
-            classes=None,
-            labels=list,
+            classes=make_class_memory(config.choices()),
+            labels=partial(molecule_labels, config=config),
             memory=ReplayMemory(config.replay, prior.tokenizer),
             oracle_thread=thread,
             row_threads=row_threads,
@@ -344,8 +348,14 @@ def test_replayed_molecules_are_trained_on_and_share_the_batchs_anchor(prior):
     reward, policy, reference, mask = make_group()
     objective = make_chem_objective(config)
     measured = torch.arange(12).unsqueeze(0) < 8
+    memory = ClassMemory("sequence", "remembered", "remembered")
     losses, metrics = zip(
-        *(objective.loss(reward, policy, reference, mask, beta=0.1, measured=m) for m in (None, measured)),
+        *(
+            objective.loss(
+                reward, policy, reference, mask, beta=0.1, measured=m, masses=StepMasses(memory, ["p"], [[]])
+            )
+            for m in (None, measured)
+        ),
         strict=True,
     )
     assert torch.equal(*losses)
@@ -464,6 +474,35 @@ def test_statistics_of_a_batch_by_hand():
     }
 
 
+@pytest.mark.parametrize("mass", ["remembered", "group"])
+def test_scaffolds_become_equally_likely_and_replayed_molecules_estimate_no_mass(prior, mass):
+    settings = [
+        "transform=mara",
+        "transform.level=answer",
+        "transform.equivalence=scaffold",
+        f"transform.mass={mass}",
+    ]
+    config = compose_chem(*settings, "transform.threshold.value=0.1", "advantage=leave_one_out")
+    with open_learner(load_prior(prior), config) as learner:
+        memory = learner.classes
+        for step in range(3):
+            metrics = train_step(learner, config, step, 0.1).metrics
+        assert metrics["mara/good_share"] > 0
+        assert memory.prompts[PROMPT].estimates == 3
+        molecules = [smiles for smiles in learner.reward_function.scores]
+        assert set(memory.known(PROMPT)) <= {scaffold_from_smiles(smiles) for smiles in molecules}
+        if mass == "remembered":
+            everywhere = torch.ones(4, dtype=torch.bool)
+            tokens, mask = learner.prior.tokenizer.encode_batch(molecules[:4])
+            rows = TrainingRows(tokens, mask, torch.ones(4), everywhere, everywhere, molecules[:4])
+            policy_logp = token_logp(learner.engine.module, tokens, mask)
+            update_policy(learner, rows, policy_logp, policy_logp.detach(), 0.1, 0)  # none of them was sampled
+            assert memory.prompts[PROMPT].estimates == 3
+    if mass == "group":
+        with pytest.raises(ConfigError, match=r"^transform\.mass: must be remembered or reference with replay"):
+            compose_chem(*settings, "replay.size=4", "replay.sample=2")
+
+
 def test_off_policy_settings_are_named():
     assert off_policy_notes(compose_chem("duplicates=keep")) == []
     notes = off_policy_notes(compose_chem(*ALL_PARTS))
@@ -474,7 +513,11 @@ def test_off_policy_settings_are_named():
 SMALL = ["steps=12", "oracle.workers=1", "checkpoint.every_steps=3"]
 ALL_PARTS = [
     "transform=mara",
-    "transform.threshold.value=0.4",
+    "transform.level=answer",
+    "transform.equivalence=scaffold",
+    "transform.threshold.kind=reference_quantile",
+    "transform.threshold.value=0.6",
+    "transform.reference_samples=32",
     "duplicates=zero",
     "replay.size=10",
     "replay.sample=4",
