@@ -35,7 +35,7 @@ def test_a_configuration_of_before_the_renames_is_that_of_today():
 
 def test_a_run_of_before_the_cap_continues_without_it():
     forward = {"beta": 0.1, "direction": "forward", "max_log_weight": None}
-    old = {"objective": forward, "steps": 3}
+    old = {"objective": forward, "transform": {"name": "identity"}, "steps": 3}
     objective = upgraded(old)["objective"]
     assert (objective["max_log_weight"], objective["kl_samples"]) == (None, 0)
     assert upgraded_flat(flatten(old)) == flatten(upgraded(old))
