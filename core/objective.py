@@ -19,6 +19,7 @@ from core.rules import AUTO, Choices, check_choices
 from core.sequence import check_group, masked_sum
 from core.stats import effective_sample_size, mean_or_nan
 from core.transforms import INPUT_NAMES, INPUTS, TRANSFORMS, Threshold, Transformed, identity, mara
+from core.weights import log_weight_cap, reward_spread
 
 TARGET_INPUTS = {"threshold", "masses"}  # inputs with which a transform's R' and ref' are functions of R and ref
 ADVANTAGE_INPUTS = {"max_at_k": "reward", "pass_at_k": "good"}  # all others take the shaped reward
@@ -422,7 +423,7 @@ class Objective:
         """Return a warning if rewards spread wider than the range that the cap of the weights is computed from."""
         if not self.has_weights or self.max_log_weight != AUTO:
             return None
-        spread = float(_spread(reward.flatten(), None if valid is None else valid.flatten()))
+        spread = float(reward_spread(reward.flatten(), None if valid is None else valid.flatten()))
         if not spread > self.reward_range * (1 + 1e-6):
             return None
         return (
@@ -609,55 +610,9 @@ class Objective:
         return mean_or_nan((exponent * log_u > group.max_log_weight).to(log_u.dtype), counted)
 
 
-def log_weight_cap(
-    log_weight: Tensor | None,
-    reward: Tensor,
-    scale: float,
-    reward_range: float,
-    valid: Tensor | None = None,
-) -> Tensor:
-    """Return a cap on the log weights of a group that leaves the optimum of E[R] - beta D where it is: [..., 1].
-
-    Let w = u^a be the weight, a = -1 under forward KL and alpha - 1 under an alpha divergence, so that
-    f'(u) = (w - 1)/a. At the optimum R - beta f'(u) is the same for all outcomes that the policy gives. Hence
-    w_i - w_j = a (R_i - R_j)/beta, whatever the reference sums to. Under forward KL, averaging over the policy gives
-    w = c + (E[R] - R)/beta <= c + range/beta, where c is the sum of the reference over the policy's support.
-
-    If the reference is normalised, c = 1, and no weight exceeds 1 + |a| range/beta. After Algorithm 2 of MARA, c is
-    the sum of ref', which is not known over sequences; the smallest weight of the group takes its place. It is at
-    most that of the anchor, which is ref/pi of one of the policy's own completions and therefore moderate.
-
-    The cap is twice 1 + |a| range/beta, plus that smallest weight. The margin has two reasons. A weight at the cap
-    still raises an outcome above the others of its group, so no other policy with the same support becomes a fixed
-    point. And the cap does not bind in a group whose own anchor is less likely than that of other groups.
-
-    Args:
-        log_weight: [..., G] log weights of whole sequences; None: the reference is normalised.
-        reward: [..., G] after the transform, with the entropy term.
-        scale: |a| / beta.
-        reward_range: lower bound of the range, for groups whose rewards happen to be close.
-        valid: [..., G] bool.
-    """
-    largest = math.log(2) + torch.log1p(_spread(reward, valid).clamp_min(reward_range) * scale)
-    if log_weight is None:
-        return largest
-    counted = log_weight if valid is None else log_weight.masked_fill(~valid, torch.inf)
-    smallest = counted.amin(-1, keepdim=True)
-    smallest = smallest.masked_fill(smallest == torch.inf, 0.0)  # no sample is valid
-    return torch.logaddexp(smallest, largest)
-
-
 def _both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     """Where both masks are True; None stands for a mask that is True everywhere."""
     return b if a is None else a if b is None else a & b
-
-
-def _spread(reward: Tensor, valid: Tensor | None) -> Tensor:
-    """Highest minus lowest valid entry of the last axis, 0 if there is none: [..., G] -> [..., 1]."""
-    valid = torch.ones_like(reward, dtype=torch.bool) if valid is None else valid
-    highest = reward.masked_fill(~valid, -torch.inf).amax(-1, keepdim=True)
-    lowest = reward.masked_fill(~valid, torch.inf).amin(-1, keepdim=True)
-    return (highest - lowest).clamp_min(0.0)
 
 
 def make_threshold(kind: str, value: float, floor: float | None = None) -> Threshold:

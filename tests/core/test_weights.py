@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from core import divergences
-from core.objective import Objective, log_weight_cap
+from core.objective import Objective
 from core.targets import forward_kl_target
 from core.transforms import Transformed, mara
+from core.weights import log_weight_cap
 
 from .enumeration import ALPHA, all_groups, divergence, follow_gradient, random_logits, random_logp
 
