@@ -50,7 +50,7 @@ def spellings(ratio: float = 0.8) -> Corpus:
     """Right answers by ANSWER_SHARES, each spelling of one `ratio` times as likely as the one before it."""
     corpus = {}
     for number, question in enumerate(SPELT_QUESTIONS):
-        completions = {}
+        completions: dict[str, float] = {}
         for share, texts in zip(ANSWER_SHARES, question.spellings.values(), strict=True):
             weights = [ratio**k for k in range(len(texts))]
             completions |= {text: share * w / sum(weights) for text, w in zip(texts, weights, strict=True)}
