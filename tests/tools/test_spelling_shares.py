@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from llm.inference.prompts import encode_chats
+from llm.inference.sampling import sample
 from llm.tasks.texts import SPELT_QUESTIONS, SpeltQuestion
 from llm.testbed.tiny_models import byte_tokenizer, tiny_model
 from tools.spelling_shares import best_policies, main, measure, optimum, settings, spelling_logp
@@ -125,15 +126,10 @@ def test_exact_shares_are_those_of_samples():
     for question in SPELT_QUESTIONS:
         exact = [float(logp.exp().sum()) for logp in spelling_logp(model, tokenizer, question)]
         prompts = encode_chats(tokenizer, [[{"role": "user", "content": question.text}]])
-        ids = model.generate(
-            input_ids=prompts.ids,
-            attention_mask=prompts.mask,
-            do_sample=True,
-            top_k=0,
-            num_return_sequences=count,
-            max_new_tokens=16,
-        )
-        texts = tokenizer.batch_decode(ids[:, prompts.ids.shape[1] :], skip_special_tokens=True)
+        uniforms = torch.rand(count, 16)
+        eos_ids = torch.tensor([tokenizer.eos_token_id])
+        rollout = sample(model, prompts, uniforms, group_size=count, eos_ids=eos_ids, pad_id=tokenizer.pad_token_id)
+        texts = rollout.texts(tokenizer)
         for share, spellings in zip(exact, question.spellings.values(), strict=True):
             drawn = sum(text in spellings for text in texts) / count
             assert abs(drawn - share) < 4 * math.sqrt(share * (1 - share) / count)

@@ -33,6 +33,7 @@ def test_the_built_in_questions_and_the_classes_that_mara_is_given(make_config):
     task = load_task("spellings", config)
     assert [chat[0]["content"] for chat in task.prompts()] == [question.text for question in SPELT_QUESTIONS]
     labels = make_labels(config.transform, task, None)
+    assert labels is not None
     for question in SPELT_QUESTIONS:
         chat = user_chat(question.text)
         assert task.right_answers(chat) == tuple(question.spellings)
