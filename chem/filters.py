@@ -12,6 +12,7 @@ from torch import Tensor
 
 from chem.scoring import ScoredBatch, scaffold_from_smiles
 from conf.schema.chem import DiversityFilterConfig
+from core.mara import reaches
 
 MORGAN = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
 
@@ -76,9 +77,9 @@ class DiversityFilter:
         if self.config.name == "none":
             return batch, [False] * len(batch.canonical)
         factors = []
-        rows = zip(batch.canonical, batch.scaffolds, batch.reward.tolist(), batch.valid.tolist(), strict=True)
-        for smiles, scaffold, reward, valid in rows:
-            if smiles is None or scaffold is None or not valid or reward < self.config.min_score:
+        collected = batch.valid & reaches(batch.reward, self.config.min_score)
+        for smiles, scaffold, is_collected in zip(batch.canonical, batch.scaffolds, collected.tolist(), strict=True):
+            if smiles is None or scaffold is None or not is_collected:
                 factors.append(1.0)
             else:
                 factors.append(self._add(smiles, scaffold))

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from rdkit import Chem, DataStructs
 from rdkit.Chem import rdFingerprintGenerator
 
 from chem.scoring import canonical_forms, scaffold_from_smiles
+from core.mara import reaches
 
 RADIUS, BITS = 2, 2048  # of the Morgan fingerprints
 CIRCLE_DISTANCE = 0.75
@@ -36,7 +38,7 @@ class ScoredMolecules:
 
     def good(self, screen: float) -> np.ndarray:
         """[N] bool: the score is at least `screen`; False without a score."""
-        return np.asarray(self.score >= screen)
+        return reaches(torch.from_numpy(self.score), screen).numpy()
 
 
 def collect_molecules(smiles: Sequence[str], score: Sequence[float | None]) -> ScoredMolecules:

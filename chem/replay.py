@@ -14,13 +14,14 @@ from launch.runs.rng import torch_generator
 
 
 class TrainingRows(NamedTuple):
-    """Token sequences of one update: tokens, mask [N, T]; reward, valid, complete [N] as in `ScoredBatch`."""
+    """Sequences of one update: tokens, mask [N, T]; reward, valid, complete [N] as in `ScoredBatch`; N SMILES."""
 
     tokens: Tensor
     mask: Tensor
     reward: Tensor
     valid: Tensor
     complete: Tensor
+    smiles: list[str]
 
 
 class ReplayMemory:
@@ -63,9 +64,10 @@ class ReplayMemory:
 
 def replayed_rows(entries: Sequence[tuple[str, float]], tokenizer: Tokenizer) -> TrainingRows:
     """Entries of the memory as rows that all count and may be good."""
-    tokens, mask = tokenizer.encode_batch([smiles for smiles, _ in entries])
+    smiles = [entry_smiles for entry_smiles, _ in entries]
+    tokens, mask = tokenizer.encode_batch(smiles)
     all_rows = torch.ones(len(entries), dtype=torch.bool)
-    return TrainingRows(tokens, mask, torch.tensor([reward for _, reward in entries]), all_rows, all_rows)
+    return TrainingRows(tokens, mask, torch.tensor([reward for _, reward in entries]), all_rows, all_rows, smiles)
 
 
 def concat_padded(first: Tensor, second: Tensor) -> Tensor:
@@ -109,4 +111,5 @@ def augmented_rows(
         torch.cat([batch.reward[rows], torch.tensor([reward for _, reward in entries])]),
         torch.cat([batch.valid[rows], all_entries]),
         torch.cat([batch.complete[rows], all_entries]),
+        randomised,
     )

@@ -1,6 +1,7 @@
 """Tables and pictures of a run and of a sweep: best molecules, yield over oracle calls, rewards over steps."""
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from rdkit.Chem.Draw import rdMolDraw2D
 from rich.table import Table
 
 from chem.metrics import OB_COUNTS, ScoredMolecules, collect_molecules, screen_metrics, yield_curve
+from core.mara import reaches
 from launch.analysis.sweep_runs import read_sweep_runs, write_summaries
 from launch.runs.console import console
 from launch.runs.run import Run
@@ -48,7 +50,7 @@ def report_run(run: Run, calls: int, failures: int, reason: str) -> None:
     best = sorted(scored, key=lambda row: -row["score"])[:BEST_MOLECULES]
     last = metrics[-LAST_STEPS:]
     summary: dict[str, Any] = {"stopped_by": reason, "calls": calls, "failures": failures}
-    summary |= {name: sum(row[key] for row in last) / len(last) for key, name in CURVES.items()}
+    summary |= {name: mean_of_known([row[key] for row in last]) for key, name in CURVES.items()}
     config = OmegaConf.load(run.folder / "config.yaml")
     summary["good"] = good_molecules(scored, config.transform.threshold)
     molecules = collect_molecules([row["smiles"] for row in samples], [row["score"] for row in samples])
@@ -63,6 +65,12 @@ def report_run(run: Run, calls: int, failures: int, reason: str) -> None:
     if best:
         draw_molecules(run.folder / "molecules.png", best)
         run.info(f"pictures: {run.folder / 'figure.png'}, {run.folder / 'molecules.png'}")
+
+
+def mean_of_known(values: Sequence[float | None]) -> float | None:
+    """Mean of the values that are not None; None if there are none."""
+    defined = [value for value in values if value is not None]
+    return sum(defined) / len(defined) if defined else None
 
 
 def write_molecules(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -84,7 +92,7 @@ def good_molecules(rows: Sequence[Mapping[str, Any]], threshold: Any) -> int | N
     """Number of molecules that reach a constant `transform.threshold`; None without a constant threshold."""
     if threshold.value is None or threshold.kind != "constant":
         return None
-    return sum(row["score"] >= threshold.value for row in rows)
+    return int(reaches([row["score"] for row in rows], threshold.value).sum())
 
 
 def run_table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
@@ -95,7 +103,7 @@ def run_table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
         table.add_column(name, justify="right")
     for name, row in rows:
         good = "-" if row["good"] is None else f"{row['good']:,}"
-        table.add_row(name, f"{row['calls']:,}", good, *(f"{row[key]:.3f}" for key in CURVES.values()))
+        table.add_row(name, f"{row['calls']:,}", good, *(format_number(row[key]) for key in CURVES.values()))
     return table
 
 
@@ -195,7 +203,7 @@ def draw_curves(path: Path, runs: Sequence[tuple[str, Sequence[Mapping[str, Any]
     for name, metrics in runs:
         steps = [row["step"] + 1 for row in metrics]
         for axis, key in zip(axes, ("reward/raw", "valid", "scaffolds"), strict=True):
-            axis.plot(steps, [row[key] for row in metrics], linewidth=1, label=name)
+            axis.plot(steps, [math.nan if row[key] is None else row[key] for row in metrics], linewidth=1, label=name)
     titles = ("mean raw reward", "valid share", "distinct scaffolds among the valid")
     for axis, title in zip(axes, titles, strict=True):
         axis.set(xlabel="step", title=title)

@@ -1,34 +1,38 @@
 """Post-training of a prior over SMILES. The batch of a step is one group."""
 
+import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import fields
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from chem.filters import DiversityFilter, batch_diversity
-from chem.models.network import Network, Rollout, token_logp
+from chem.models.network import Network, Rollout, sample, token_logp
 from chem.models.prior import SHIPPED, Prior, load_prior, save_prior
 from chem.oracles import Oracle, OracleError
 from chem.parallel.sampler import ParallelSampler
 from chem.parallel.threads import RowThreads
+from chem.reference import PROMPT, PriorStatistics, make_class_memory, molecule_labels
 from chem.replay import ReplayMemory, TrainingRows, augmented_rows, concat_padded, replayed_rows
-from chem.report import report_run
+from chem.report import mean_of_known, report_run
 from chem.scoring import Cache, RewardFunction, ScoredBatch, treat_duplicates
 from conf.schema.base import ConfigError
 from conf.schema.chem import ChemConfig, StopConfig
 from core import losses
+from core.classes import ClassMemory, StepMasses
 from core.objective import Group, Objective, make_objective
-from core.schedules import StepStatistics, make_schedule, run_progress
-from core.sequence import masked_sum
+from core.schedules import StepStatistics, budget_progress, known, make_schedule, run_progress
+from core.sequence import first_occurrences, masked_sum
 from launch.engines.base import Engine
 from launch.engines.factory import make_engine
 from launch.runs.checkpoint import LoopState, tensors_hash
-from launch.runs.rng import rollout_uniforms
+from launch.runs.rng import rollout_uniforms, stream_seed
 from launch.runs.run import Run, Scalar
 from launch.runs.run_folder import cache_folder, user_path
 
@@ -71,9 +75,24 @@ class Learner(NamedTuple):
     reward_function: RewardFunction
     diversity_filter: DiversityFilter
     memory: ReplayMemory
+    classes: ClassMemory | None  # of MARA
+    labels: Callable[[Sequence[str]], list[str]]  # SMILES -> the class of each, for MARA
     oracle_thread: ThreadPoolExecutor  # waits for the oracle while log-probabilities are computed
     row_threads: RowThreads
     sampler: ParallelSampler  # samples from the policy
+    kl_samples: "KlSamples | None" = None  # on which the divergence is measured
+
+
+class KlSamples(NamedTuple):
+    """Molecules that were sampled from the prior once, on which the divergence is measured.
+
+    tokens, mask: [K, T].
+    ref_seq_logp: [K] under the prior, nats.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    ref_seq_logp: Tensor
 
 
 def train_policy(config: ChemConfig, run: Run) -> None:
@@ -91,6 +110,8 @@ def train_policy(config: ChemConfig, run: Run) -> None:
     ):
         for note in oracle.notes:
             run.info(note)
+        classes = make_class_memory(config.choices())
+        statistics = PriorStatistics(config, classes)
         learner = Learner(
             prior=prior,
             engine=engine,
@@ -98,12 +119,16 @@ def train_policy(config: ChemConfig, run: Run) -> None:
             reward_function=RewardFunction(oracle, open_cache(config.cache, oracle.key), config.budget),
             diversity_filter=DiversityFilter(config.diversity_filter),
             memory=ReplayMemory(config.replay, prior.tokenizer),
+            classes=classes,
+            labels=partial(molecule_labels, config=config),
             oracle_thread=oracle_thread,
             row_threads=row_threads,
             sampler=sampler,
+            kl_samples=draw_kl_samples(prior, config.objective.measured_on, config.seed, row_threads),
         )
         monitor, best = StopMonitor(config.stop), BestPolicy(engine)
-        values = LoopState(beta=config.objective.beta)
+        values = LoopState(beta=config.objective.beta, warned_of_range=False)
+        optional = {"classes": classes, "statistics": None if statistics.measured else statistics}
         run.register_state(
             {"prior": tensors_hash(prior.network.named_parameters()), "oracle": oracle.key},
             engine=engine,
@@ -113,10 +138,11 @@ def train_policy(config: ChemConfig, run: Run) -> None:
             watch=monitor,
             best=best,
             values=values,
+            **{name: part for name, part in optional.items() if part is not None},
         )
         for note in off_policy_notes(config):
             run.info(f"off-policy: {note}")
-        reason = training_loop(config, run, learner, monitor, best, values)
+        reason = training_loop(config, run, learner, statistics, monitor, best, values)
         calls, failures = learner.reward_function.calls, learner.reward_function.failures
         run.info(f"oracle: {calls:,} distinct molecules, {learner.reward_function.cached:,} answers from the cache")
     save_prior(run.folder / "policy", prior._replace(network=policy))
@@ -127,6 +153,7 @@ def training_loop(
     config: ChemConfig,
     run: Run,
     learner: Learner,
+    statistics: PriorStatistics,
     monitor: "StopMonitor",
     best: "BestPolicy",
     values: LoopState,
@@ -134,16 +161,28 @@ def training_loop(
     """Run the training loop and return the reason it stopped."""
     reward_function = learner.reward_function
     next_beta = make_schedule(config.beta_schedule.name, config.objective.beta, config.beta_schedule.options())
-    kl_key = learner.objective.divergence_metric
+    kl_key = learner.objective.kl_metric(learner.kl_samples is not None)
     shown = {"reward": "reward/raw", "valid": "valid", "unique": "unique", "KL": kl_key, "calls": "oracle/calls"}
     for step in run.steps(config.steps, show=shown):
         try:
+            of_prior = statistics.measure(learner.prior, reward_function)
+            learner = learner._replace(objective=statistics.with_threshold(learner.objective))
             result = train_step(learner, config, step, values.beta)
         except OracleError as error:
             raise ConfigError(str(error)) from error
+        if of_prior is not None:
+            run.log_samples(sample_records(of_prior))
         run.log_samples(sample_records(result.batch))
         calls: dict[str, Scalar] = {"oracle/calls": reward_function.calls, "oracle/failed": reward_function.failures}
         run.log({"beta": values.beta, **result.metrics, **calls})
+        wide = (
+            None
+            if values.warned_of_range
+            else learner.objective.wide_rewards(result.batch.reward, result.batch.valid)
+        )
+        if wide:
+            values.warned_of_range = True
+            run.warn(wide)
         reason = monitor.update(result.metrics)
         best.update(monitor.mean("reward/raw"), monitor.full and reason is None)
         if reason is not None:
@@ -152,10 +191,35 @@ def training_loop(
         if reward_function.spent:
             run.info(f"stopped after step {step + 1}: the budget of {config.budget:,} molecules is spent")
             return "budget"
-        values.beta = next_beta(
-            values.beta, result.statistics._replace(progress=run_progress(step + 1, config.steps))
-        )
+        progress = next_progress(config, step, reward_function.calls)
+        values.beta = next_beta(values.beta, result.statistics._replace(progress=progress))
     return "steps"
+
+
+def next_progress(config: ChemConfig, step: int, calls: int) -> float:
+    """Progress of the step after `step` in [0, 1]: of the steps or of the budget, whichever is further.
+
+    Args:
+        config: with the steps and the budget of the run.
+        step: the finished step, counted from 0.
+        calls: distinct molecules scored so far.
+    """
+    by_steps = run_progress(step + 1, config.steps)
+    if config.budget is None:
+        return by_steps
+    return max(by_steps, budget_progress(calls, config.budget, config.batch_size))
+
+
+def expected_updates(config: ChemConfig, step: int, calls: int) -> float:
+    """Updates of the whole run, at most `steps` steps, if the budget is spent at the mean rate so far.
+
+    In the step that spends the last of the budget this is the number of updates of the run. Arguments as in
+    `next_progress`; `calls` includes those of `step`.
+    """
+    steps: float = config.steps
+    if config.budget is not None and calls:
+        steps = min(steps, (step + 1) * config.budget / calls)
+    return steps * (1 + config.replay.augmentations)
 
 
 def train_step(learner: Learner, config: ChemConfig, step: int, beta: float) -> StepResult:
@@ -176,6 +240,7 @@ def train_step(learner: Learner, config: ChemConfig, step: int, beta: float) -> 
     if len(replayed.tokens):
         policy_logp = concat_padded(sampled_logp, token_logp(policy, replayed.tokens, replayed.mask))
     scored = scoring.result()
+    learner.engine.total_updates = expected_updates(config, step, learner.reward_function.calls)
 
     batch, filtered = learner.diversity_filter(treat_duplicates(scored, config.duplicates))
     group = TrainingRows(
@@ -184,10 +249,18 @@ def train_step(learner: Learner, config: ChemConfig, step: int, beta: float) -> 
         reward=torch.cat([batch.reward, replayed.reward]),  # [N + M]
         valid=torch.cat([batch.valid, replayed.valid]),
         complete=torch.cat([batch.complete, replayed.complete]),
+        smiles=[*smiles, *replayed.smiles],
     )
     needs_diversity = "diversity" in learner.objective.transform_inputs
     diversity = batch_diversity(scored.canonical) if needs_diversity else None
-    metrics, statistics = update_policy(learner, group, policy_logp, ref_logp, beta, diversity)
+    measured: dict[str, Scalar] = {}
+    if learner.kl_samples is not None:
+        ref_sampled = masked_sum(ref_logp, mask)[: config.batch_size]
+        policy_sampled = masked_sum(policy_logp.detach(), mask)[: config.batch_size]
+        measured |= learner.objective.measure_divergence(
+            (policy_sampled, ref_sampled), kl_samples_logp(policy, learner.kl_samples, learner.row_threads)
+        )
+    metrics, statistics = update_policy(learner, group, policy_logp, ref_logp, beta, len(smiles), diversity)
 
     learner.memory.add(smiles, batch, filtered)
     if config.replay.purge:
@@ -198,8 +271,28 @@ def train_step(learner: Learner, config: ChemConfig, step: int, beta: float) -> 
         )
         policy_logp = token_logp(policy, group.tokens, group.mask)
         ref_logp = token_logp(prior.network, group.tokens, group.mask, learner.row_threads)
-        update_policy(learner, group, policy_logp, ref_logp, beta)
-    return StepResult({**metrics, **batch_statistics(scored, filtered, rollout)}, statistics, scored)
+        update_policy(learner, group, policy_logp, ref_logp, beta, 0)
+    metrics |= measured
+    kl = known(metrics[learner.objective.kl_metric(bool(measured))])
+    metrics |= batch_statistics(scored, filtered, rollout)
+    return StepResult(metrics, statistics._replace(kl=kl), scored)
+
+
+@torch.no_grad()
+def draw_kl_samples(prior: Prior, count: int, seed: int, row_threads: RowThreads) -> KlSamples | None:
+    """Sample molecules from the prior; they depend on the seed only. None if `count` is 0."""
+    if not count:
+        return None
+    uniforms = rollout_uniforms(stream_seed(seed, "kl_samples"), 0, [0] * count, list(range(count)), prior.max_tokens)
+    rollout = sample(prior.network, uniforms)
+    ref_logp = token_logp(prior.network, rollout.tokens, rollout.mask, row_threads)
+    return KlSamples(rollout.tokens, rollout.mask, masked_sum(ref_logp, rollout.mask))
+
+
+def kl_samples_logp(policy: Network, samples: KlSamples, row_threads: RowThreads) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of the samples under the policy and under the prior, [K] nats each."""
+    policy_logp = token_logp(policy, samples.tokens, samples.mask, row_threads)
+    return masked_sum(policy_logp, samples.mask), samples.ref_seq_logp
 
 
 def update_policy(
@@ -208,6 +301,7 @@ def update_policy(
     policy_logp: Tensor,
     ref_logp: Tensor,
     beta: float,
+    sampled: int,
     diversity: Tensor | None = None,
 ) -> tuple[dict[str, Scalar], StepStatistics]:
     """Transform, KL term, advantage, loss and update, with all rows as one group.
@@ -218,6 +312,8 @@ def update_policy(
         policy_logp: [N, T] nats, with gradient.
         ref_logp: [N, T] nats, under the prior.
         beta: reward units per nat.
+        sampled: how many of the rows, the first ones, the policy has just sampled. The others are replayed: they
+            are trained on, and metrics and statistics leave them out.
         diversity: [N], for transforms that need it.
 
     Returns:
@@ -225,6 +321,9 @@ def update_policy(
     """
     objective, engine = learner.objective, learner.engine
     reward, valid, complete = (t.unsqueeze(0) for t in (rows.reward, rows.valid, rows.complete))  # [1, N]
+    masses = None
+    if learner.classes is not None:
+        masses = StepMasses(learner.classes, [PROMPT], [learner.labels(rows.smiles)])
     loss, metrics = objective.loss(
         reward,
         policy_logp.unsqueeze(0),
@@ -233,14 +332,25 @@ def update_policy(
         beta=beta,
         valid=valid,
         complete=complete,
+        measured=(torch.arange(len(rows.reward)) < sampled).unsqueeze(0),
         diversity=None if diversity is None else diversity.unsqueeze(0),
+        masses=masses,
     )
     engine.backward(loss)
     grad_norm = engine.step()
 
     ref_seq_logp = masked_sum(ref_logp, rows.mask).unsqueeze(0)
     good = objective.good(reward, ref_seq_logp, valid & complete)
-    statistics = StepStatistics(0.0, float(metrics[objective.divergence_metric]), reward, ref_seq_logp, good)
+    if good is not None:
+        sequences = [tuple(row[kept].tolist()) for row, kept in zip(rows.tokens, rows.mask, strict=True)]
+        good = good & first_occurrences(sequences, 1)
+    statistics = StepStatistics(
+        progress=0.0,
+        kl=None,  # `train_step` adds the divergence
+        reward=reward[:, :sampled],
+        ref_seq_logp=ref_seq_logp[:, :sampled],
+        good=None if good is None else good[:, :sampled],
+    )
     return {**metrics, "loss": loss.detach(), "grad_norm": grad_norm}, statistics
 
 
@@ -274,7 +384,7 @@ def batch_statistics(scored: ScoredBatch, filtered: Sequence[bool], rollout: Rol
     """Validity, uniqueness, scaffolds and repeats of a batch; `docs/chem.md` defines each."""
     molecules = [smiles for smiles in scored.canonical if smiles is not None]
     new_molecules = {result.smiles for result in scored.fresh}
-    count = max(len(molecules), 1)
+    count = len(molecules) or math.nan  # without a molecule, no share of them is defined
     return {
         "valid": len(molecules) / len(scored.canonical),
         "unique": len(set(molecules)) / count,
@@ -306,21 +416,21 @@ class StopMonitor:
 
     def __init__(self, config: StopConfig) -> None:
         self.config = config
-        self.recent: deque[list[float]] = deque(maxlen=config.window)
+        self.recent: deque[list[float | None]] = deque(maxlen=config.window)
 
     @property
     def full(self) -> bool:
         """Whether `window` steps have been seen; before, no limit applies."""
         return len(self.recent) == self.config.window
 
-    def mean(self, key: str) -> float:
-        """Mean of a metric over the last steps."""
+    def mean(self, key: str) -> float | None:
+        """Mean of a metric over those of the last steps in which it is defined; None if there are none."""
         column = self.KEYS.index(key)
-        return sum(row[column] for row in self.recent) / max(len(self.recent), 1)
+        return mean_of_known([row[column] for row in self.recent])
 
     def update(self, metrics: Mapping[str, Scalar]) -> str | None:
         """Add the metrics of one step; return the reason to stop, or None."""
-        self.recent.append([float(metrics[key] or 0.0) for key in self.KEYS])
+        self.recent.append([known(metrics[key]) for key in self.KEYS])
         if not self.full:
             return None
         limits = {
@@ -331,7 +441,7 @@ class StopMonitor:
         }
         for name, (key, limit, sign) in limits.items():
             value = self.mean(key)
-            if limit is not None and sign * value > sign * limit:
+            if limit is not None and value is not None and sign * value > sign * limit:
                 return f"{name} {value:.2f} over the last {self.config.window} steps, the limit is {limit:g}"
         return None
 
@@ -352,9 +462,9 @@ class BestPolicy:
         self.reward: float | None = None
         self.state: dict[str, Any] = {}
 
-    def update(self, reward: float, eligible: bool) -> None:
+    def update(self, reward: float | None, eligible: bool) -> None:
         """Copy the engine's state if it is eligible and `reward` is the highest so far."""
-        if eligible and (self.reward is None or reward > self.reward):
+        if eligible and reward is not None and (self.reward is None or reward > self.reward):
             self.reward, self.state = reward, deepcopy(self.engine.state_dict())
 
     def restore(self) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from core.mara import reaches
 from core.sequence import check_group
 
 
@@ -36,7 +37,7 @@ def leave_one_out(reward: Tensor, valid: Tensor | None = None) -> Tensor:
 
 
 def group_normalised(reward: Tensor, valid: Tensor | None = None) -> Tensor:
-    """GRPO (Shao et al., 2024): `centred` divided by the group's standard deviation; 0 if all rewards are equal.
+    """`centred` divided by the group's population standard deviation (that of n); 0 if all rewards are equal.
 
     The reward must already contain the KL term. If the KL is added to the loss instead, the effective beta depends on
     the spread of the rewards, and with MARA the policy collapses onto the rarest good sample.
@@ -47,6 +48,16 @@ def group_normalised(reward: Tensor, valid: Tensor | None = None) -> Tensor:
     scale = reward.masked_fill(~valid, 0.0).abs().amax(-1, keepdim=True)
     tied = std <= 4 * torch.finfo(reward.dtype).eps * scale  # a std this small is rounding of equal rewards
     return (advantage / std.masked_fill(tied, 1.0)).masked_fill(tied, 0.0)
+
+
+def group_normalised_sample_std(reward: Tensor, valid: Tensor | None = None) -> Tensor:
+    """GRPO (Shao et al., 2024): `centred` divided by the group's sample standard deviation (that of n - 1).
+
+    It is sqrt((n-1)/n) times `group_normalised`. The paper writes std without saying which; n - 1 is that of
+    torch.std, and so of TRL and verl. These add a small constant to it, which is left out here.
+    """
+    count = _checked_valid(reward, valid).sum(-1, keepdim=True).to(reward.dtype)
+    return group_normalised(reward, valid) * ((count - 1).clamp_min(0) / count.clamp_min(1)).sqrt()
 
 
 def max_at_k(reward: Tensor, valid: Tensor | None = None, *, k: int | None = None) -> Tensor:
@@ -67,21 +78,17 @@ def max_at_k(reward: Tensor, valid: Tensor | None = None, *, k: int | None = Non
         raise ValueError(f"k must be >= 2, got {k}")
     valid = _checked_valid(reward, valid)
     ordered, order = reward.masked_fill(~valid, -torch.inf).sort(-1, descending=True)
-    ordered = ordered.masked_fill(ordered == -torch.inf, 0.0)
+    ordered = ordered.masked_fill(ordered == -torch.inf, 0.0).double()
     n = valid.sum(-1, keepdim=True)
-    rank = torch.arange(reward.shape[-1], device=reward.device)
-    # A sample that is the best of a subset raises its maximum by its reward minus that of the runner-up. For each
-    # sample as the runner-up: the number of subsets with a given better sample, whose k - 2 others rank lower.
+    rank = torch.arange(reward.shape[-1], device=reward.device).expand_as(reward)
+    # The best of a subset raises its maximum from the reward of the runner-up to its own: by the steps from rank m to
+    # m + 1, summed over the m that it does not rank below and that all its k - 1 companions rank below.
     if k is None:
-        runner_up, subsets = (rank == 1).to(reward).expand_as(reward), torch.ones_like(reward[..., :1])
-        too_small = n < 2
+        companions_below, too_small = (rank == 0).double(), n < 2
     else:
-        runner_up, subsets = _choose(n - 1 - rank, k - 2, reward), _choose(n - 1, k - 1, reward)
-        too_small = n < k
-    subsets_as_best = runner_up.flip(-1).cumsum(-1).flip(-1) - runner_up  # sums over the samples that rank lower
-    runner_up_reward = runner_up * ordered
-    sum_of_runner_ups = runner_up_reward.flip(-1).cumsum(-1).flip(-1) - runner_up_reward
-    gain = (ordered * subsets_as_best - sum_of_runner_ups) / subsets.clamp_min(1.0)
+        companions_below, too_small = _share_without(n - 1, rank, k - 1), n < k
+    steps = torch.cat([ordered[..., :-1] - ordered[..., 1:], torch.zeros_like(ordered[..., :1])], -1)
+    gain = (companions_below * steps).flip(-1).cumsum(-1).flip(-1).to(reward.dtype)  # sums from each rank to the last
     return torch.zeros_like(reward).scatter(-1, order, gain).masked_fill(~valid | too_small, 0.0)
 
 
@@ -103,21 +110,25 @@ def pass_at_k(reward: Tensor, valid: Tensor | None = None, *, k: int, threshold:
     if k < 1:
         raise ValueError(f"k must be >= 1, got {k}")
     valid = _checked_valid(reward, valid)
-    correct = valid & (reward >= threshold)
+    correct = valid & reaches(reward, threshold)
     n, c = valid.sum(-1, keepdim=True), correct.sum(-1, keepdim=True)
-    rho = 1 - _choose(n - c, k, reward) / _choose(n, k, reward).clamp_min(1.0)
-    std = (rho * (1 - rho)).sqrt()
-    fail_share = _choose(n - c - 1, k - 1, reward) / _choose(n - 1, k - 1, reward).clamp_min(1.0)
-    advantage = torch.where(correct, 1 - rho, 1 - rho - fail_share) / std.masked_fill(std == 0, 1.0)
-    return advantage.masked_fill(~valid | (std == 0) | (n < k), 0.0)
+    fails = _share_without(n, c, k)  # 1 - rho
+    tied = (fails == 0) | (c == 0)
+    advantage = (fails / (1 - fails).masked_fill(tied, 1.0)).sqrt()  # (1 - rho) / s
+    # C(n-c-1, k-1) / C(n-1, k-1) = (1 - rho) n / (n - c), so the other numerator is -(1 - rho) c / (n - c).
+    advantage = torch.where(correct, advantage, -advantage * c / (n - c).clamp_min(1))
+    return advantage.to(reward.dtype).masked_fill(~valid | tied | (n < k), 0.0)
 
 
-def _choose(n: Tensor, k: int, like: Tensor) -> Tensor:
-    """Binomial coefficients in the dtype of `like`; 0 where n < k or n < 0."""
-    result = torch.ones(n.shape, dtype=like.dtype, device=like.device)
+def _share_without(n: Tensor, c: Tensor, k: int) -> Tensor:
+    """C(n - c, k) / C(n, k) in float64: the share of the k-subsets of n samples without any of c of them.
+
+    A product of k factors of at most 1, because C(256, 64) is too large for float32. Meaningless where n < k.
+    """
+    share = torch.ones(torch.broadcast_shapes(n.shape, c.shape), dtype=torch.float64, device=n.device)
     for i in range(k):
-        result = result * (n - i).clamp_min(0) / (i + 1)
-    return result.masked_fill(n < 0, 0.0)
+        share = share * (n - c - i).clamp_min(0) / (n - i).clamp_min(1)
+    return share
 
 
 def tied_groups(reward: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -126,6 +137,11 @@ def tied_groups(reward: Tensor, valid: Tensor | None = None) -> Tensor:
     highest = reward.masked_fill(~valid, -torch.inf).amax(-1, keepdim=True)
     lowest = reward.masked_fill(~valid, torch.inf).amin(-1, keepdim=True)
     return highest <= lowest
+
+
+def subtracts_baseline(advantage: Callable[..., Tensor]) -> bool:
+    """Whether an advantage is 0 for all samples of a group with equal rewards."""
+    return not bool(advantage(torch.full((1, 4), 0.5), None).any())
 
 
 def _checked_valid(reward: Tensor, valid: Tensor | None) -> Tensor:
@@ -185,11 +201,15 @@ def ucpo(policy_seq_logp: Tensor, good: Tensor, valid: Tensor | None = None, *, 
     return coef * (surprise - entropy).masked_fill(~good, 0.0)
 
 
+# Advantages whose expected policy gradient is exactly that of the expected reward.
+UNBIASED = (no_baseline, leave_one_out)
+
 ADVANTAGES: dict[str, Callable[..., Tensor]] = {
     "no_baseline": no_baseline,
     "centred": centred,
     "leave_one_out": leave_one_out,
     "group_normalised": group_normalised,
+    "group_normalised_sample_std": group_normalised_sample_std,
     "max_at_k": max_at_k,
     "pass_at_k": pass_at_k,
 }

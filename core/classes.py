@@ -40,7 +40,7 @@ class GroupFacts(NamedTuple):
         ref_seq_logp: nats.
         log_weight: log of ref / pi for the policy pi that sampled, nats.
         good: bool.
-        counted: bool, samples that count in the mean; None: all.
+        counted: bool, samples of pi, which count in the mean; None: all. Replayed ones, for example, do not.
     """
 
     reward: Tensor
@@ -69,6 +69,7 @@ def group_mass(classes: Tensor, log_weight: Tensor, good: Tensor, counted: Tenso
     Returns:
         [..., G] nats; -inf for a class without a good sample in the group.
     """
+    good = good if counted is None else good & counted
     same = (classes.unsqueeze(-1) == classes.unsqueeze(-2)) & good.unsqueeze(-2)
     weights = log_weight.double().unsqueeze(-2).masked_fill(~same, -torch.inf)
     size = classes.shape[-1] if counted is None else counted.sum(-1, keepdim=True).clamp_min(1)
@@ -178,12 +179,14 @@ class ClassMemory:
     def _remember(
         self, prompts: Sequence[str], labels: Sequence[Sequence[str]], mass: Tensor, facts: GroupFacts
     ) -> None:
+        counted = torch.ones_like(facts.good) if facts.counted is None else facts.counted
         columns = [value.double().cpu().tolist() for value in (mass, facts.reward)]
-        for prompt, names, good, masses, reward in zip(prompts, labels, facts.good.tolist(), *columns, strict=True):
+        flags = zip(counted.tolist(), (facts.good & counted).tolist(), strict=True)
+        for prompt, names, (in_mean, good), masses, reward in zip(prompts, labels, flags, *columns, strict=True):
+            memory = self.prompts.setdefault(prompt, PromptClasses())
             chosen = [i for i, is_good in enumerate(good) if is_good]
-            self.prompts.setdefault(prompt, PromptClasses()).add(
-                *([column[i] for i in chosen] for column in (names, masses, reward))
-            )
+            if any(in_mean):
+                memory.add(*([column[i] for i in chosen] for column in (names, masses, reward)))
 
     def _remembered_mass(self, prompts: Sequence[str], labels: Sequence[Sequence[str]], like: Tensor) -> Tensor:
         rows = [

@@ -9,6 +9,11 @@ Let u = pi / ref and D_f = E_ref[f(u)]. Then grad D_f = E_pi[f'(u) grad log pi],
 - `exact_*`: the divergence itself, summed over all outcomes on the last axis.
 - `*_value`: an estimate of the divergence for logging. It differs from both `*_reward` and `*_loss`.
 
+Weights. f'(u) of the forward KL and of the alpha divergences holds a power of u, the *weight*: ref / pi under forward
+KL, u^(alpha-1) otherwise. Over sequences of tokens it is the exponential of a sum, and can have any size. Functions
+with such a weight take `max_log_weight`, a cap on its logarithm; `core.objective` says which cap leaves the optimum
+where it is.
+
 Level. Without `mask`, the arguments are log-probabilities of whole sequences and the divergence is between the
 distributions of sequences. With `mask`, they are per token, [..., T], time last, and the divergence is sum_t D_t at
 prefixes drawn from the policy, whose distribution is held fixed: the term of a token affects that token only. This is
@@ -61,17 +66,16 @@ def forward_kl_reward(
     *,
     behaviour_logp: Tensor | None = None,
     mask: Tensor | None = None,
-    max_log_weight: float = math.inf,
+    max_log_weight: Tensor | float = math.inf,
 ) -> Tensor:
     """KL(ref || pi) in the reward: -1/u, no gradient. Other arguments as in `reverse_kl_reward`.
 
-    `max_log_weight` caps log(1/u), or log(ref / pi_behaviour) off-policy, nats. The cap bounds the variance, and
-    biases the optimum wherever it applies; log `stats.effective_sample_size` and the share of weights above the cap.
+    `max_log_weight` caps log(1/u), or log(ref / pi_behaviour) off-policy, nats. It may be a tensor that broadcasts.
 
     With `behaviour_logp=ref_logp` (completions sampled from the reference) the value of a sequence is -1.
     """
     log_u, log_weight = _log_ratio_and_weight(policy_logp.detach(), ref_logp, behaviour_logp, mask)
-    return _zero_masked(-(log_weight - log_u).clamp_max(max_log_weight).exp(), mask)
+    return _zero_masked(-_capped(log_weight - log_u, max_log_weight).exp(), mask)
 
 
 def jensen_shannon_reward(
@@ -92,15 +96,18 @@ def alpha_reward(
     alpha: float,
     behaviour_logp: Tensor | None = None,
     mask: Tensor | None = None,
+    max_log_weight: Tensor | float = math.inf,
 ) -> Tensor:
     """Alpha divergence in the reward: (u^(alpha-1) - 1) / (alpha - 1), no gradient.
 
     D_alpha = (E_ref[u^alpha] - 1) / (alpha (alpha - 1)): it tends to the reverse KL as alpha -> 1 and to the
-    forward KL as alpha -> 0, which have their own functions. Other arguments as in `reverse_kl_reward`.
+    forward KL as alpha -> 0, which have their own functions. `max_log_weight` caps (alpha-1) log u, nats. Other
+    arguments as in `reverse_kl_reward`.
     """
     _check_alpha(alpha)
     log_u, log_weight = _log_ratio_and_weight(policy_logp.detach(), ref_logp, behaviour_logp, mask)
-    return _zero_masked(log_weight.exp() * torch.expm1((alpha - 1) * log_u) / (alpha - 1), mask)
+    power = _capped((alpha - 1) * log_u, max_log_weight)
+    return _zero_masked(log_weight.exp() * torch.expm1(power) / (alpha - 1), mask)
 
 
 def entropy_reward(
@@ -127,14 +134,20 @@ def reverse_kl_loss(
 
 
 def forward_kl_loss(
-    policy_logp: Tensor, ref_logp: Tensor, *, behaviour_logp: Tensor | None = None, mask: Tensor | None = None
+    policy_logp: Tensor,
+    ref_logp: Tensor,
+    *,
+    behaviour_logp: Tensor | None = None,
+    mask: Tensor | None = None,
+    max_log_weight: Tensor | float = math.inf,
 ) -> Tensor:
-    """KL(ref || pi) in the loss: 1/u + log u - 1, with gradient. Arguments as in `reverse_kl_reward`.
+    """KL(ref || pi) in the loss: 1/u + log u - 1, with gradient. Arguments as in `forward_kl_reward`.
 
-    This is "k3": its mean is KL(pi || ref), but its expected gradient is that of KL(ref || pi).
+    This is "k3": its mean is KL(pi || ref), but its expected gradient is that of KL(ref || pi). Where log(1/u) is
+    above `max_log_weight`, 1/u is continued by its tangent, so that the weight in the gradient is the capped one.
     """
     log_u, log_weight = _log_ratio_and_weight(policy_logp, ref_logp, behaviour_logp, mask)
-    return _zero_masked(log_weight.exp() * (torch.expm1(-log_u) + log_u), mask)
+    return _zero_masked(log_weight.exp() * (_expm1_with_tangent(-log_u, max_log_weight) + log_u), mask)
 
 
 def alpha_loss(
@@ -144,14 +157,16 @@ def alpha_loss(
     alpha: float,
     behaviour_logp: Tensor | None = None,
     mask: Tensor | None = None,
+    max_log_weight: Tensor | float = math.inf,
 ) -> Tensor:
     """Alpha divergence in the loss, with gradient. Arguments as in `alpha_reward`.
 
-    g(u) = (u^(alpha-1) - 1) / (alpha-1)^2 - log u / (alpha-1).
+    g(u) = (u^(alpha-1) - 1) / (alpha-1)^2 - log u / (alpha-1). Where (alpha-1) log u exceeds `max_log_weight`, the
+    power of u is continued by its tangent, as in `forward_kl_loss`.
     """
     _check_alpha(alpha)
     log_u, log_weight = _log_ratio_and_weight(policy_logp, ref_logp, behaviour_logp, mask)
-    power = torch.expm1((alpha - 1) * log_u) / (alpha - 1)
+    power = _expm1_with_tangent((alpha - 1) * log_u, max_log_weight) / (alpha - 1)
     return _zero_masked(log_weight.exp() * (power - log_u) / (alpha - 1), mask)
 
 
@@ -227,13 +242,20 @@ def reverse_kl_value(policy_logp: Tensor, ref_logp: Tensor) -> Tensor:
 
 
 def forward_kl_value(policy_logp: Tensor, ref_logp: Tensor) -> Tensor:
-    """1 - (1 + log u)/u, nats, >= 0, no gradient; its mean over policy samples is KL(ref || pi)."""
+    """1 - (1 + log u)/u, nats, >= 0, no gradient; its mean over policy samples is KL(ref || pi).
+
+    Once the policy has left the reference, no sample has a weight 1/u worth mentioning, and the value is 1 whatever
+    the divergence is. Measure it on completions of the reference instead (`forward_kl_from_reference`).
+    """
     log_u = policy_logp.detach() - ref_logp.detach()
     return 1 - (1 + log_u) * (-log_u).exp()
 
 
 def jensen_shannon_value(policy_logp: Tensor, ref_logp: Tensor) -> Tensor:
-    """[log(2u/(1+u)) + log(2/(1+u))/u]/2, nats, no gradient; its mean over policy samples is JS(pi, ref)."""
+    """[log(2u/(1+u)) + log(2/(1+u))/u]/2, nats, no gradient; its mean over policy samples is JS(pi, ref).
+
+    Once the policy has left the reference it is log(2)/2, half of the divergence; `from_both` measures all of it.
+    """
     log_u = policy_logp.detach() - ref_logp.detach()
     log_2 = math.log(2)
     return (log_2 - softplus(-log_u) + (log_2 - softplus(log_u)) * (-log_u).exp()) / 2
@@ -242,16 +264,39 @@ def jensen_shannon_value(policy_logp: Tensor, ref_logp: Tensor) -> Tensor:
 def alpha_value(policy_logp: Tensor, ref_logp: Tensor, *, alpha: float) -> Tensor:
     """(u^(alpha-1) - alpha - (1-alpha)/u) / (alpha (alpha-1)), >= 0, no gradient.
 
-    Its mean over policy samples is D_alpha.
+    Its mean over policy samples is D_alpha. Once the policy has left the reference it is 1/(1-alpha) for alpha < 1,
+    the share alpha of the divergence; `from_both` measures all of it.
     """
     _check_alpha(alpha)
     log_u = policy_logp.detach() - ref_logp.detach()
     return (((alpha - 1) * log_u).exp() - alpha - (1 - alpha) * (-log_u).exp()) / (alpha * (alpha - 1))
 
 
+def from_both(
+    term: "Term", policy_samples: tuple[Tensor, Tensor], reference_samples: tuple[Tensor, Tensor]
+) -> Tensor:
+    """D_f from samples of the policy and of the reference, with weights of at most 1: scalar, no gradient.
+
+    D_f = E_pi[f(u)/(1+u)] + E_ref[f(u)/(1+u)], the estimate from the mixture of both (the balance heuristic).
+
+    Args:
+        term: f(u), a `*_from_reference` function.
+        policy_samples: log-probabilities [...] under policy and reference of completions of the policy, nats.
+        reference_samples: the same of completions of the reference.
+
+    Source: Veach and Guibas (1995), optimally combining sampling techniques for Monte Carlo rendering.
+    """
+    halves = []
+    for policy_logp, ref_logp in (policy_samples, reference_samples):
+        log_u = (policy_logp.detach() - ref_logp.detach()).double().clamp(max=MAX_LOG_RATIO)
+        halves.append((term(log_u, torch.zeros_like(log_u)) * torch.sigmoid(-log_u)).mean())
+    return halves[0] + halves[1]
+
+
 # --- the registry -------------------------------------------------------------------------------------------
 
 Term = Callable[..., Tensor]
+MAX_LOG_RATIO = 350.0  # of `from_both`: u^2 is still finite in float64
 PLACEMENTS = ("reward", "loss", "reference", "exact")
 
 
@@ -267,7 +312,8 @@ class Divergence:
         reference: differentiable term of the loss, on completions of the reference.
         exact: the divergence, from all outcomes on the last axis.
         options: keyword arguments of all these functions; they are fields of `core.objective.Objective`.
-        reward_options: further keyword arguments of `reward`.
+        weight_power: the power of u in f'(u), as a function of the options, if `reward` and `loss` hold it as a
+            weight and take `max_log_weight`; None if there is nothing to cap.
     """
 
     name: str
@@ -277,7 +323,7 @@ class Divergence:
     reference: Term | None = None
     exact: Term | None = None
     options: tuple[str, ...] = ()
-    reward_options: tuple[str, ...] = ()
+    weight_power: Callable[..., float] | None = None
 
     def form(self, placement: str) -> Term:
         """Return the function for a place in the objective: reward, loss, reference or exact.
@@ -365,7 +411,7 @@ DIVERGENCES: dict[str, Divergence] = {
         loss=forward_kl_loss,
         reference=forward_kl_from_reference,
         exact=exact_forward_kl,
-        reward_options=("max_log_weight",),
+        weight_power=lambda: -1.0,
     ),
     "jensen_shannon": Divergence(
         "jensen_shannon",
@@ -382,6 +428,7 @@ DIVERGENCES: dict[str, Divergence] = {
         reference=alpha_from_reference,
         exact=exact_alpha,
         options=("alpha",),
+        weight_power=lambda alpha: alpha - 1,
     ),
 }
 
@@ -433,6 +480,18 @@ def _log_ratio_and_weight(
         return log_u, torch.zeros_like(log_u)
     log_weight = _zero_masked(policy_logp.detach() - behaviour_logp.detach(), mask)
     return log_u, log_weight if mask is None else log_weight.cumsum(-1)
+
+
+def _capped(log_weight: Tensor, largest: Tensor | float) -> Tensor:
+    """Cap log weights, except infinite ones: those are of outcomes off a support, and an error."""
+    return torch.where(log_weight == torch.inf, log_weight, log_weight.clamp(max=largest))
+
+
+def _expm1_with_tangent(exponent: Tensor, largest: Tensor | float) -> Tensor:
+    """exp(x) - 1 up to x = largest, and its tangent at that point above."""
+    capped = _capped(exponent, largest)
+    excess = (exponent - largest).clamp_min(0.0)
+    return torch.expm1(capped) + torch.where(excess > 0, capped.exp() * excess, 0.0)
 
 
 def _zero_masked(value: Tensor, mask: Tensor | None) -> Tensor:

@@ -21,7 +21,7 @@ from core.targets import (
 )
 
 HELP = """\
-usage: python -m core.explain reward=LIST ref=LIST beta=NUMBER [threshold=NUMBER] [entropy_coef=NUMBER]
+usage: python -m core.explain reward=LIST ref=LIST beta=NUMBER [threshold=NUMBER] [entropy_coef=NUMBER] [classes=LIST]
 
 Prints the policy that maximises E[R] - beta KL on a small problem, outcome by outcome, under reverse KL,
 KL(policy || reference), and under forward KL, KL(reference || policy), before and after MARA.
@@ -31,6 +31,9 @@ KL(policy || reference), and under forward KL, KL(reference || policy), before a
   beta          coefficient of the KL, reward units per nat, > 0
   threshold     outcomes with at least this reward are good (default: the best reward on the support)
   entropy_coef  coefficient of an entropy bonus, >= 0 (default 0); reverse KL only
+  classes       the answer that each outcome spells, a name or a number; then MARA over answers is shown beside
+  MARA over
+                sequences, and a second table has the probability of each answer
 
 Examples (some shells need the quotes):
 
@@ -42,12 +45,18 @@ Examples (some shells need the quotes):
 
   Nearly equal rewards: with a small beta, the outcome that is better by .1 takes all the probability.
     python -m core.explain 'reward=[0,.9,1]' 'ref=[.34,.33,.33]' beta=.001 threshold=.9
+
+  Two answers, one with three spellings: MARA over sequences gives it three shares, MARA over answers one.
+    python -m core.explain 'reward=[1,1,1,1,0]' 'ref=[.4,.1,.06,.04,.4]' beta=.1
+    'classes=["Mars","Venus","Venus","Venus",""]'
 """
 REQUIRED = ("reward", "ref", "beta")
-KEYS = (*REQUIRED, "threshold", "entropy_coef")
+KEYS = (*REQUIRED, "threshold", "entropy_coef", "classes")
 MOST_PAIRS = 6  # crossovers that are printed
 
-Columns = Mapping[tuple[str, str], Tensor]  # ("target" or "after MARA", direction) -> [A] log-probabilities
+BY_ANSWER = "by answer"
+# ("target", "after MARA" or BY_ANSWER, direction) -> [A] log-probabilities
+Columns = Mapping[tuple[str, str], Tensor]
 
 
 class InputError(ValueError):
@@ -64,6 +73,7 @@ class Problem:
         beta: reward units per nat.
         threshold: lowest good reward; None: the best reward on the support.
         entropy_coef: reward units per nat.
+        classes: the answer of each outcome; None: each outcome is an answer of its own.
     """
 
     reward: Tensor
@@ -71,6 +81,13 @@ class Problem:
     beta: float
     threshold: float | None
     entropy_coef: float
+    classes: tuple[str, ...] | None = None
+
+    def mass_logp(self, good: Tensor) -> Tensor:
+        """[A] log of the reference's probability of all good outcomes with the same answer."""
+        assert self.classes is not None
+        same = torch.tensor([[a == b for b in self.classes] for a in self.classes])
+        return self.ref.log().masked_fill(~(same & good), -torch.inf).logsumexp(-1)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -103,7 +120,8 @@ def read_problem(arguments: Sequence[str]) -> Problem:
         raise InputError(f"entropy_coef: must be >= 0, got {entropy_coef:g}")
     threshold = _number("threshold", values["threshold"]) if "threshold" in values else None
     both = torch.tensor([reward, ref], dtype=torch.float64)
-    return Problem(both[0], both[1], beta, threshold, entropy_coef)
+    classes = _names("classes", values["classes"], len(reward)) if "classes" in values else None
+    return Problem(both[0], both[1], beta, threshold, entropy_coef, classes)
 
 
 def _read_values(arguments: Sequence[str]) -> dict[str, Any]:
@@ -152,6 +170,16 @@ def _numbers(key: str, value: Any) -> list[float]:
     return [_number(key, item, "a list of finite numbers") for item in value]
 
 
+def _names(key: str, value: Any, outcomes: int) -> tuple[str, ...]:
+    if not isinstance(value, (list, tuple)) or not all(isinstance(item, (str, int)) for item in value):
+        raise InputError(
+            f'{key}: must be a list of names or whole numbers such as ["a","a","b"], got {_shortened(value)}'
+        )
+    if len(value) != outcomes:
+        raise InputError(f"{key}: must have one name per outcome, {outcomes} as in reward, got {len(value)}")
+    return tuple(map(str, value))
+
+
 def _shortened(value: Any) -> str:
     """The value on one line of at most 60 characters."""
     text = repr(value)
@@ -181,6 +209,8 @@ def report(problem: Problem) -> str:
     anchor_note = "none, since no outcome is good"
     if good.any():
         anchor_note = f"outcome {int(anchor)}, the good outcome with the highest probability under the reference"
+    if problem.classes is not None:
+        forward_note += "; answers: MARA over answers"
     lines = [
         f"{settings}; good: reward >= {threshold:g}{note}",
         "",
@@ -193,7 +223,8 @@ def report(problem: Problem) -> str:
         "",
         *_equation_7(problem, ref_logp, good, columns),
         "",
-        _summary(good, columns),
+        _summary(good, {name: column for name, column in columns.items() if name[0] != BY_ANSWER}),
+        *_answers(problem, good, columns),
     ]
     return "\n".join(lines)
 
@@ -208,13 +239,22 @@ def _targets(problem: Problem, ref_logp: Tensor, threshold: float) -> Columns:
         ("after MARA", "reverse"): reverse_kl_target(ref_logp, augmented, beta, entropy_coef),
         ("after MARA", "forward"): forward_kl_target(anchored_ref, anchored_reward, beta),
     }
+    if problem.classes is not None:
+        good = select_anchor(reward, ref_logp, threshold)[1]
+        mass = problem.mass_logp(good)
+        augmented = augment_reward(reward, ref_logp, beta=beta, threshold=threshold, mass_logp=mass)
+        anchored_reward, anchored_ref = anchor_reference(reward, ref_logp, threshold=threshold, mass_logp=mass)
+        columns |= {
+            (BY_ANSWER, "reverse"): reverse_kl_target(ref_logp, augmented, beta, entropy_coef),
+            (BY_ANSWER, "forward"): forward_kl_target(anchored_ref, anchored_reward, beta),
+        }
     if entropy_coef:  # forward KL has no closed form then
         columns = {name: column for name, column in columns.items() if name[1] == "reverse"}
     return columns
 
 
 def _outcome_table(problem: Problem, good: Tensor, anchor: int, columns: Columns) -> list[str]:
-    rows = [["outcome", "reward", "ref", "good", *(f"{when} {direction}" for when, direction in columns)]]
+    rows = [["outcome", "reward", "ref", "good", *_headings(columns)]]
     for i, (reward, ref) in enumerate(zip(problem.reward.tolist(), problem.ref.tolist(), strict=True)):
         kind = "yes" if good[i] else "no" if ref > 0 else "off support"
         if good[i] and i == anchor:
@@ -222,6 +262,26 @@ def _outcome_table(problem: Problem, good: Tensor, anchor: int, columns: Columns
         probabilities = [_probability(column[i]) for column in columns.values()]
         rows.append([str(i), f"{reward:g}", f"{ref:g}", kind, *probabilities])
     return _aligned(rows)
+
+
+def _headings(columns: Columns) -> list[str]:
+    """The names of the columns, short ones where there are six."""
+    short = {"after MARA": "MARA", BY_ANSWER: "answers"} if len(columns) > 4 else {}
+    return [f"{short.get(when, when)} {direction}" for when, direction in columns]
+
+
+def _answers(problem: Problem, good: Tensor, columns: Columns) -> list[str]:
+    """The probability of the good outcomes of each answer, under the reference and at each optimum."""
+    if problem.classes is None:
+        return []
+    rows = [["answer", "spellings", "ref", *_headings(columns)]]
+    for name in dict.fromkeys(problem.classes):
+        members = good & torch.tensor([name == other for other in problem.classes])
+        if members.any():
+            masses = [column[members].exp().sum().log() for column in columns.values()]
+            cells = [_probability(mass) for mass in (problem.ref[members].sum().log(), *masses)]
+            rows.append([name, str(int(members.sum())), *cells])
+    return ["", "answers, by their good outcomes:", *_aligned(rows)] if len(rows) > 1 else []
 
 
 def _crossovers(problem: Problem, ref_logp: Tensor) -> list[str]:

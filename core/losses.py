@@ -73,7 +73,8 @@ def clipped_policy_gradient(
     -min(u A, clip(u, 1 - clip_low, 1 + clip_high) A), averaged over the valid samples. The ratio u = pi / behaviour
     is that of the whole sequence, or of each token; the terms of the tokens are summed. At pi = behaviour the
     gradient is that of `policy_gradient` at both levels. Elsewhere the sequence level is unbiased where nothing is
-    clipped; the token level is biased, because it ignores the ratios of earlier tokens.
+    clipped; the token level is biased, because it ignores the ratios of earlier tokens. Where the clipped term is the
+    smaller one the gradient is 0, however far apart the policies are.
 
     Args:
         policy_logp: [..., G, T] per token, nats, with gradient.
@@ -84,6 +85,9 @@ def clipped_policy_gradient(
         clip_high: >= 0; infinity does not clip.
         level: token or sequence.
         valid: [..., G] bool.
+
+    Raises:
+        ValueError: an option is outside its domain, a valid entry is NaN, or a ratio that is not clipped overflows.
 
     Source: Schulman et al. (2017), arXiv:1707.06347; two clip ranges: Yu et al. (2025), arXiv:2503.14476.
     """
@@ -100,9 +104,27 @@ def clipped_policy_gradient(
         advantage = advantage.unsqueeze(-1)
     if valid is not None:
         log_ratio = log_ratio.masked_fill(~(valid if level == "sequence" else valid.unsqueeze(-1)), 0.0)
-    ratio = log_ratio.exp()
-    surrogate = torch.minimum(ratio * advantage, ratio.clamp(1 - clip_low, 1 + clip_high) * advantage)
+    advantage = advantage.expand_as(log_ratio)
+    ratio = log_ratio.detach().exp()
+    too_high, too_low = (advantage > 0) & (ratio > 1 + clip_high), (advantage < 0) & (ratio < 1 - clip_low)
+    bound = torch.ones_like(ratio).masked_fill(too_high, 1 + clip_high).masked_fill(too_low, 1 - clip_low)
+    constant = too_high | too_low | (advantage == 0)
+    _check_ratios(ratio.masked_fill(constant, 1.0), log_ratio)
+    # The exponential of a constant term is not taken: its gradient would be 0 * inf.
+    surrogate = torch.where(constant, bound, log_ratio.masked_fill(constant, 0.0).exp()) * advantage
     return -mean_valid(surrogate if level == "sequence" else masked_sum(surrogate, mask), valid)
+
+
+def _check_ratios(ratio: Tensor, log_ratio: Tensor) -> None:
+    """Raise ValueError if a ratio has overflowed."""
+    overflows = ratio == torch.inf
+    if bool(overflows.any()):
+        where = overflows.nonzero()[0].tolist()
+        raise ValueError(
+            f"the ratio of the policy to the one that sampled overflows at {where}, where its log is "
+            f"{float(log_ratio.detach()[tuple(where)]):.4g} and no clipping applies; use fewer updates per batch, a "
+            "lower learning rate or ratio=token"
+        )
 
 
 def length_normalised_policy_gradient(

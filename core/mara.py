@@ -14,7 +14,7 @@ constant over the good samples only if pi / ref' is.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -36,6 +36,41 @@ class Anchor(NamedTuple):
 
 
 FindAnchor = Callable[[Tensor, Tensor, Tensor], Anchor]  # (reward, mass_logp, good), [..., G] each -> anchor
+
+
+def reaches(value: Tensor | Sequence[float] | float, threshold: Tensor | float) -> Tensor:
+    """Whether rewards or scores are at least a threshold: the only such comparison, for tensors and for lists.
+
+    A reward of exactly .7 is .69999999 once it has been held in float32, so it is compared with a threshold of .7 in
+    float32, from a list of Python floats too. The comparison is in the lower precision of the two, in which a Python
+    float counts as float32. Hence two float64 tensors are compared in float64.
+
+    Args:
+        value: [...] rewards.
+        threshold: a float, or a tensor that broadcasts to [...].
+
+    Returns:
+        [...] bool; False for NaN.
+    """
+    value, threshold = _same_precision(value, threshold)
+    return value >= threshold
+
+
+def exceeds(value: Tensor | Sequence[float] | float, threshold: Tensor | float) -> Tensor:
+    """Whether rewards or scores are above a threshold, compared as in `reaches`."""
+    value, threshold = _same_precision(value, threshold)
+    return value > threshold
+
+
+def _same_precision(value: Tensor | Sequence[float] | float, threshold: Tensor | float) -> tuple[Tensor, Tensor]:
+    """Return both as tensors in the lower precision of the two; what is not a floating-point tensor is float32."""
+    tensors = [
+        x if isinstance(x, Tensor) and x.is_floating_point() else torch.as_tensor(x, dtype=torch.float32)
+        for x in (value, threshold)
+    ]
+    dtype = min((x.dtype for x in tensors), key=lambda dtype: torch.finfo(dtype).bits)
+    value, threshold = (x.to(dtype=dtype, device=tensors[0].device) for x in tensors)
+    return value, threshold
 
 
 def select_anchor(
@@ -64,7 +99,7 @@ def select_anchor(
         ValueError: shapes differ, valid is not bool, or a valid entry is NaN.
     """
     check_group(valid, reward=reward, ref_seq_logp=ref_seq_logp)
-    good = (reward >= threshold) & (ref_seq_logp > -torch.inf)
+    good = reaches(reward, threshold) & (ref_seq_logp > -torch.inf)
     if valid is not None:
         good &= valid
     return _likeliest(reward, ref_seq_logp if mass_logp is None else mass_logp, good), good
@@ -177,9 +212,11 @@ def quantile_threshold(reward: Tensor, q: float, floor: float | None = None, val
     valid = torch.ones_like(reward, dtype=torch.bool) if valid is None else valid
     ordered = reward.masked_fill(~valid, torch.inf).sort(-1).values
     count = valid.sum(-1, keepdim=True)
-    position = q * (count - 1).clamp_min(0).to(reward.dtype)
+    position = q * (count - 1).clamp_min(0).double()  # in float32, .6 * 25 is above 15
+    nearest = position.round()
+    position = torch.where((position - nearest).abs() < 1e-9, nearest, position)  # in float64, .07 * 100 is above 7
     lower, upper = ordered.gather(-1, position.floor().long()), ordered.gather(-1, position.ceil().long())
-    fraction = position - position.floor()
+    fraction = (position - position.floor()).to(reward.dtype)
     threshold = torch.where(fraction > 0, lower + fraction * (upper - lower), lower)
     if floor is not None:
         threshold = threshold.clamp_min(floor)

@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 
 from core import divergences, losses
-from core.advantages import ADVANTAGES, BONUSES, leave_one_out, tied_groups
+from core.advantages import ADVANTAGES, BONUSES, UNBIASED, leave_one_out, subtracts_baseline, tied_groups
 from core.classes import GroupFacts, Masses
-from core.divergences import Divergence, find_divergence
+from core.divergences import Divergence, find_divergence, from_both
 from core.extension import find_part
 from core.mara import quantile_threshold, select_anchor
-from core.rules import Choices, check_choices
+from core.rules import AUTO, Choices, check_choices
 from core.sequence import check_group, masked_sum
-from core.stats import effective_sample_size
+from core.stats import effective_sample_size, mean_or_nan
 from core.transforms import INPUT_NAMES, INPUTS, TRANSFORMS, Threshold, Transformed, identity, mara
+from core.weights import log_weight_cap, reward_spread
 
 TARGET_INPUTS = {"threshold", "masses"}  # inputs with which a transform's R' and ref' are functions of R and ref
 ADVANTAGE_INPUTS = {"max_at_k": "reward", "pass_at_k": "good"}  # all others take the shaped reward
@@ -32,9 +33,12 @@ class Group(NamedTuple):
     Attributes:
         old_seq_logp: [..., G] under the policy that sampled the completions.
         valid: [..., G] bool; None: all samples are valid.
+        trained: [..., G] bool, valid samples that the loss is computed from: without skipped groups. None: all.
+        measured: [..., G] bool, valid samples that the metrics describe; None: all.
         may_be_good: [..., G] bool, samples that are valid and complete; None: all.
         good: [..., G] bool; None without a threshold.
         transformed: the reward and reference log-probabilities that the transform returned.
+        max_log_weight: cap on the log weights of the divergence, [..., 1] or a number; infinity: no cap.
     """
 
     reward: Tensor
@@ -46,9 +50,12 @@ class Group(NamedTuple):
     ref_seq_logp: Tensor
     old_seq_logp: Tensor
     valid: Tensor | None
+    trained: Tensor | None
+    measured: Tensor | None
     may_be_good: Tensor | None
     good: Tensor | None
     transformed: Transformed
+    max_log_weight: Tensor | float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +77,13 @@ class Objective:
         placement: of the divergence, see `core.divergences`.
         entropy_coef: reward units per nat of sequence entropy.
         alpha: of the alpha divergence.
-        max_log_weight: cap on the log weights of forward KL, see `core.divergences.forward_kl_reward`.
+        max_log_weight: cap on the log weights of forward KL and alpha divergences (see `core.divergences`), nats.
+            auto: the cap of `log_weight_cap`, which leaves the optimum where it is; None: no cap.
+        reward_range: highest minus lowest reward, for max_log_weight=auto. A group whose rewards spread wider counts
+            with its own range.
         gamma: discount, see `core.losses.token_policy_gradient`.
-        length_normalised: use `core.losses.length_normalised_policy_gradient`.
+        length_normalised: divide the terms of each completion, a penalty at placement=loss included, by its number
+            of tokens, see `core.losses.length_normalised_policy_gradient`.
         skip_tied_groups: leave out groups whose raw rewards are all equal. Otherwise the KL term moves them.
         threshold: defines the good samples, for metrics, `bonus` and advantage_input="good"; None: none are defined.
         clip_low: of updates on completions of an earlier policy, see `core.losses.clipped_policy_gradient`.
@@ -92,7 +103,8 @@ class Objective:
     placement: str = "reward"
     entropy_coef: float = 0.0
     alpha: float | None = None
-    max_log_weight: float = math.inf
+    max_log_weight: float | str | None = AUTO
+    reward_range: float = 1.0
     gamma: float = 1.0
     length_normalised: bool = False
     skip_tied_groups: bool = False
@@ -104,9 +116,7 @@ class Objective:
 
     def __post_init__(self) -> None:
         choices = {name: getattr(self, name) for name in SHARED_CHOICES}
-        check_choices(
-            Choices(direction=self.direction, max_log_weight=_finite_or_none(self.max_log_weight), **choices)
-        )
+        check_choices(Choices(direction=self.direction, **choices))
         self.divergence.form(self.placement)  # raises if the divergence cannot be used there
         if self.threshold is None and (self.advantage_input == "good" or self.bonus is not None):
             raise ValueError(
@@ -124,9 +134,57 @@ class Objective:
         return f"kl/{self.divergence.name}_nats"
 
     @property
-    def has_target(self) -> bool:
-        """Whether the optimum is that of E_pi[R'] - beta D + entropy_coef H, with R' a function of R and ref only."""
+    def is_expected_reward(self) -> bool:
+        """Whether what is maximised is E_pi[R'] besides D and H, with R' a function of R and ref only."""
         return self.advantage_input == "shaped" and self.bonus is None and set(self.transform_inputs) <= TARGET_INPUTS
+
+    @property
+    def reference_metric(self) -> str:
+        """The metric that holds the divergence measured with completions of the reference, in nats."""
+        return f"kl/{self.divergence.name}_from_reference_nats"
+
+    def kl_metric(self, measured: bool) -> str:
+        """Return the metric that is right at any distance of the policy from the reference, if there is one.
+
+        Args:
+            measured: whether the metrics of `measure_divergence` are computed.
+        """
+        fresh = (self.direction, self.placement) == ("forward", "reference")  # `reference_loss` measures it
+        if fresh or (measured and self.direction != "reverse" and self.divergence.reference is not None):
+            return self.reference_metric
+        return self.divergence_metric
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the gradient holds weights that `max_log_weight` caps."""
+        return self.placement != "reference" and self.divergence.weight_power is not None
+
+    @property
+    def has_target(self) -> bool:
+        """Whether training settles at the optimum of E_pi[R'] - beta D + entropy_coef H, as in eq. 2 and 5.
+
+        D is then per sequence, and one of two things holds. Either R', D and H together are what a baseline is
+        subtracted from: they are the same for all samples at the optimum, so that every advantage is 0, whatever its
+        scale, discount or group. Or the expected gradient is exactly that of the objective. A transform other than
+        identity depends on the group (MARA on its anchor, unless that is remembered), which only a baseline within
+        every group cancels. Forward KL in the loss (k3) has a coefficient whose mean is 0, so that it needs no
+        baseline and each completion may be divided by its length.
+
+        A cap that applies at the optimum under forward KL (`core.divergences.forward_kl_reward`) is not considered.
+        """
+        if self.level == "token" or not self.is_expected_reward:
+            return False
+        per_group = getattr(self.transform, "func", self.transform) is not identity  # `func` of a partial
+        per_group = per_group and self.mara_anchor != "remembered"
+        baseline = subtracts_baseline(self.advantage)
+        if per_group and (self.skip_tied_groups or not baseline):
+            return False
+        if self.placement == "reward" and baseline:
+            return True
+        mean_is_zero = (self.direction, self.placement) == ("forward", "loss") and self.advantage is leave_one_out
+        length_normalised = self.length_normalised and not mean_is_zero
+        reweighted = self.gamma != 1 or length_normalised or self.skip_tied_groups
+        return self.advantage in UNBIASED and not reweighted
 
     def loss(
         self,
@@ -138,6 +196,7 @@ class Objective:
         beta: float,
         valid: Tensor | None = None,
         complete: Tensor | None = None,
+        measured: Tensor | None = None,
         diversity: Tensor | None = None,
         behaviour_logp: Tensor | None = None,
         masses: Callable[[GroupFacts], Masses] | None = None,
@@ -153,23 +212,26 @@ class Objective:
             valid: [..., G] bool, False for samples to ignore.
             complete: [..., G] bool, False for truncated completions. They keep their raw reward, count in the
                 baseline, and are never good.
+            measured: [..., G] bool, False for samples that are trained on but left out of the metrics, such as
+                replayed ones; None: the metrics describe all valid samples.
             diversity: [..., G], for transforms that need it.
             behaviour_logp: [..., G, T] under the policy that sampled the completions; None: it is the current policy.
                 The KL and entropy terms are those of the current policy, with importance weights. With
-                ratio=sequence and no clipping, the expected gradient is exact for advantages that are linear up to
-                a baseline; with clipping, ratio=token or other advantages it is an approximation.
+                ratio=sequence and no clipping, the expected gradient is exact for the identity transform and
+                advantages that are linear up to a baseline. It is an approximation with clipping, ratio=token,
+                other advantages, and transforms that compare the samples of a group (mara, unlikely, ucpo,
+                darling): the ratio of a sample does not correct for how the others were sampled.
             masses: the class masses and anchors of the groups, for transforms that need them.
 
         Returns:
             The scalar loss, and detached scalar metrics by name.
 
         Raises:
-            ValueError: shapes differ, a valid entry is NaN, the divergence of a valid sample is infinite, `diversity`
-                or `masses` is missing, or a discount is used off-policy.
+            ValueError: shapes differ, a valid entry is NaN, the divergence of a valid sample is infinite or its ratio
+                to `behaviour_logp` overflows, `diversity` or `masses` is missing, or a discount is used off-policy.
+
+        A metric that no sample defines is NaN.
         """
-        if self.skip_tied_groups:
-            not_tied = ~tied_groups(reward, valid).expand_as(reward)
-            valid = not_tied if valid is None else valid & not_tied
         if valid is not None:  # values of invalid samples must not reach a gradient: 0 * inf is NaN
             policy_logp, ref_logp = (torch.where(valid.unsqueeze(-1), x, 0.0) for x in (policy_logp, ref_logp))
             if behaviour_logp is not None:
@@ -190,9 +252,12 @@ class Objective:
             if masses is None or good is None:
                 raise ValueError("the transform needs the class masses of each sample, but masses is None")
             log_weight = ref_seq_logp - old_seq_logp
-            available["masses"] = masses(GroupFacts(reward, ref_seq_logp, log_weight, good, valid))
+            available["masses"] = masses(GroupFacts(reward, ref_seq_logp, log_weight, good, _both(valid, measured)))
         inputs = {name: available[name] for name in self.transform_inputs if name != "threshold"}
         transformed = self.apply_transform(reward, ref_seq_logp, beta=beta, valid=may_be_good, **inputs)
+        trained = valid
+        if self.skip_tied_groups:
+            trained = _both(valid, ~tied_groups(reward, valid).expand_as(reward))
         group = Group(
             reward=reward,
             policy_logp=policy_logp,
@@ -203,9 +268,12 @@ class Objective:
             ref_seq_logp=ref_seq_logp,
             old_seq_logp=old_seq_logp,
             valid=valid,
+            trained=trained,
+            measured=_both(valid, measured),
             may_be_good=may_be_good,
             good=good,
             transformed=transformed,
+            max_log_weight=self._max_log_weight(policy_seq_logp.detach(), ref_seq_logp, transformed, valid, beta),
         )
         loss, metrics = self._estimate(group, beta)
         return loss, self._metrics(group) | metrics
@@ -225,9 +293,9 @@ class Objective:
     def _estimate(self, group: Group, beta: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and the metrics of the estimator. A subclass may estimate the gradient in another way."""
         reward_term, token_reward, penalty = self._regularisation(group, beta)
-        advantage = self._advantage(group.transformed.reward, reward_term, group.good, group.valid)
+        advantage = self._advantage(group.transformed.reward, reward_term, group.good, group.trained)
         if self.bonus is not None:
-            advantage = advantage + self.bonus(group.old_seq_logp, group.good, group.valid)
+            advantage = advantage + self.bonus(group.old_seq_logp, group.good, group.trained)
         metrics: dict[str, Tensor] = {}
         if group.behaviour_logp is None:
             loss = self._policy_gradient(group, advantage, token_reward)
@@ -235,8 +303,11 @@ class Objective:
             loss = self._surrogate(group, group.behaviour_logp, advantage, token_reward)
             metrics = self._off_policy_metrics(group, group.behaviour_logp)
         if penalty is not None:
-            loss = loss + beta * losses.mean_valid(penalty, group.valid)
-        return loss, metrics | {"advantage/std": losses.mean_valid(advantage.square(), group.valid).sqrt()}
+            if self.length_normalised:
+                penalty = penalty / group.mask.sum(-1).clamp_min(1)
+            loss = loss + beta * losses.mean_valid(penalty, group.trained)
+        counted = _both(group.trained, group.measured)
+        return loss, metrics | {"advantage/std": mean_or_nan(advantage.square(), counted).sqrt()}
 
     def _regularisation(self, group: Group, beta: float) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return the entropy and KL terms, each where the placement and the level put it.
@@ -253,7 +324,7 @@ class Objective:
         if self.placement == "reference":
             term = torch.zeros_like(group.reward)  # the KL term is in `reference_loss`
         elif self.level != "sequence":
-            term = self._term()(
+            term = self._term(group.max_log_weight)(
                 group.policy_logp, group.ref_logp, behaviour_logp=group.behaviour_logp, mask=group.mask
             )
             if self.placement == "reward":
@@ -266,12 +337,14 @@ class Objective:
             weight_logp = None  # in the reward, the surrogate's ratio is the importance weight
             if self.placement == "loss" and group.behaviour_logp is not None:
                 weight_logp = group.old_seq_logp
-            term = self._term()(group.policy_seq_logp, group.transformed.ref_seq_logp, behaviour_logp=weight_logp)
+            term = self._term(group.max_log_weight)(
+                group.policy_seq_logp, group.transformed.ref_seq_logp, behaviour_logp=weight_logp
+            )
             if self.placement == "reward":
                 reward_term = reward_term - beta * term
             else:
                 penalty = term
-        self._check_finite(term, group.ref_seq_logp, group.valid)
+        self._check_finite(term, group.ref_seq_logp, group.trained)
         return reward_term, token_reward, penalty
 
     def reference_loss(
@@ -300,7 +373,7 @@ class Objective:
             masses: as in `loss`.
 
         Returns:
-            The scalar loss, and the divergence in nats by its metric's name.
+            The scalar loss, and by its metric's name the divergence from the reference itself, nats.
 
         Raises:
             ValueError: the placement is not reference, or the divergence is not finite.
@@ -319,22 +392,80 @@ class Objective:
             ).ref_seq_logp
         term = (used_ref_logp - ref_seq_logp).exp() * self._term()(policy_seq_logp, used_ref_logp)
         self._check_finite(term, ref_seq_logp, None)
-        divergence = term.mean()
-        return beta * divergence, {f"kl/{self.divergence.name}_from_reference_nats": divergence.detach()}
+        with torch.no_grad():  # from the reference itself, whatever the transform makes of it
+            divergence = self._term()(policy_seq_logp, ref_seq_logp).mean()
+        return beta * term.mean(), {self.reference_metric: divergence}
 
-    def _term(self) -> Callable[..., Tensor]:
+    def measure_divergence(
+        self, policy_samples: tuple[Tensor, Tensor], reference_samples: tuple[Tensor, Tensor]
+    ) -> dict[str, Tensor]:
+        """Measure the divergence without weights that vanish once the policy has left the reference.
+
+        Args:
+            policy_samples: log-probabilities [...] of whole completions of the policy, nats: under the policy and
+                under the reference.
+            reference_samples: the same of completions of the reference.
+
+        Returns:
+            By metric's name, nats: the forward KL, and the objective's divergence unless it is the reverse KL, of
+            which samples of the policy are enough.
+        """
+        policy_logp, ref_logp = (logp.detach() for logp in reference_samples)
+        metrics = {
+            "kl/forward_from_reference_nats": divergences.forward_kl_from_reference(policy_logp, ref_logp).mean()
+        }
+        if self.direction not in ("reverse", "forward") and self.divergence.reference is not None:
+            term = self._with_options(self.divergence.form("reference"))
+            metrics[self.reference_metric] = from_both(term, policy_samples, reference_samples)
+        return metrics
+
+    def wide_rewards(self, reward: Tensor, valid: Tensor | None = None) -> str | None:
+        """Return a warning if rewards spread wider than the range that the cap of the weights is computed from."""
+        if not self.has_weights or self.max_log_weight != AUTO:
+            return None
+        spread = float(reward_spread(reward.flatten(), None if valid is None else valid.flatten()))
+        if not spread > self.reward_range * (1 + 1e-6):
+            return None
+        return (
+            f"objective.reward_range: the rewards of a step range over {spread:.4g}, more than "
+            f"{self.reward_range:g}; set it to the highest minus the lowest possible reward, so that the cap on the "
+            "weights is as high in groups whose rewards are close"
+        )
+
+    def _max_log_weight(
+        self,
+        policy_seq_logp: Tensor,
+        ref_seq_logp: Tensor,
+        transformed: Transformed,
+        valid: Tensor | None,
+        beta: float,
+    ) -> Tensor | float:
+        """The cap on the log weights of each group, [..., 1], or [..., 1, 1] per token; infinity: no cap."""
+        power = self.divergence.weight_power
+        if power is None or self.max_log_weight is None:
+            return math.inf
+        if not isinstance(self.max_log_weight, str):
+            return self.max_log_weight
+        exponent = power(**{name: getattr(self, name) for name in self.divergence.options})
+        shaped = transformed.reward - self.entropy_coef * policy_seq_logp
+        scale = abs(exponent) / beta if beta else math.inf
+        log_weight = None
+        if not torch.equal(transformed.ref_seq_logp, ref_seq_logp):
+            log_weight = exponent * (policy_seq_logp - transformed.ref_seq_logp)
+        cap = log_weight_cap(log_weight, shaped, scale, self.reward_range, valid)
+        return cap.unsqueeze(-1) if self.level != "sequence" else cap
+
+    def _term(self, max_log_weight: Tensor | float = math.inf) -> Callable[..., Tensor]:
         """The function of the divergence for the placement."""
-        names = self.divergence.options
-        if self.placement == "reward":
-            names += self.divergence.reward_options
-        return self._with_options(self.divergence.form(self.placement), names)
+        term = self._with_options(self.divergence.form(self.placement))
+        return partial(term, max_log_weight=max_log_weight) if self.has_weights else term
 
-    def _with_options(self, term: Callable[..., Tensor], names: tuple[str, ...]) -> Callable[..., Tensor]:
-        return partial(term, **{name: getattr(self, name) for name in names}) if names else term
+    def _with_options(self, term: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return partial(term, **{name: getattr(self, name) for name in self.divergence.options})
 
     def exact_divergence(self, policy_logp: Tensor, ref_logp: Tensor) -> Tensor:
         """Return the divergence from all outcomes on the last axis, nats, with gradient: [..., A] -> [...]."""
-        return self._with_options(self.divergence.form("exact"), self.divergence.options)(policy_logp, ref_logp)
+        return self._with_options(self.divergence.form("exact"))(policy_logp, ref_logp)
 
     def good(self, reward: Tensor, ref_seq_logp: Tensor, may_be_good: Tensor | None = None) -> Tensor | None:
         """Return which samples are good, [..., G] bool; None without a threshold. Arguments as in `select_anchor`."""
@@ -355,22 +486,37 @@ class Objective:
         return self.advantage(reward, valid) + leave_one_out(reward_term, valid)
 
     def _check_finite(self, term: Tensor, ref_seq_logp: Tensor, valid: Tensor | None) -> None:
-        """Raise ValueError if the divergence of a valid sample is infinite: 0 * inf is NaN in the loss."""
+        """Raise ValueError if the divergence of a valid sample is not finite: 0 * inf is NaN in the loss."""
         infinite = ~(term.isfinite() if term.dim() == ref_seq_logp.dim() else term.isfinite().all(-1))
         infinite = infinite if valid is None else infinite & valid
         if bool(infinite.any()):
             where = infinite.nonzero()[0].tolist()
+            value = float(ref_seq_logp[tuple(where)])
             raise ValueError(
-                f"the {self.divergence.name} divergence is not finite at {where}, where ref_logp sums to "
-                f"{float(ref_seq_logp[tuple(where)])}; mark samples off the reference's support as not valid, or "
-                "use direction=forward"
+                f"the {self.divergence.name} divergence is not finite at {where}, where ref_logp sums to {value}; "
+                f"{self._way_out(value)}"
             )
+
+    def _way_out(self, ref_seq_logp: float) -> str:
+        """What to do about a divergence that is not finite at a sample with this log-probability."""
+        if self.placement == "reference":
+            way = "use direction=forward, whose term on completions of the reference has no weight"
+            return way if self.direction != "forward" else "the policy gives this completion no probability"
+        if ref_seq_logp == -math.inf:
+            off_support = "mark samples off the reference's support as not valid"
+            return off_support if self.direction == "forward" else f"{off_support}, or use direction=forward"
+        if self.has_weights and self.max_log_weight != AUTO:
+            return f"its weight is too large for a number: set max_log_weight={AUTO}, which caps it without a bias"
+        return (
+            "the policy is too far from the reference or from the policy that sampled; use placement=reward, fewer "
+            "updates per batch or a lower learning rate"
+        )
 
     def _policy_gradient(self, group: Group, advantage: Tensor, token_reward: Tensor | None) -> Tensor:
         if self.length_normalised:
-            return losses.length_normalised_policy_gradient(group.policy_logp, advantage, group.mask, group.valid)
+            return losses.length_normalised_policy_gradient(group.policy_logp, advantage, group.mask, group.trained)
         return losses.token_policy_gradient(
-            group.policy_logp, advantage, group.mask, gamma=self.gamma, token_reward=token_reward, valid=group.valid
+            group.policy_logp, advantage, group.mask, gamma=self.gamma, token_reward=token_reward, valid=group.trained
         )
 
     def _surrogate(
@@ -391,12 +537,12 @@ class Objective:
             clip_low=self.clip_low,
             clip_high=self.clip_high,
             level=self.ratio,
-            valid=group.valid,
+            valid=group.trained,
         )
         if token_reward is not None:  # already multiplied by its importance weights
             no_advantage = torch.zeros_like(advantage)
             loss = loss + losses.token_policy_gradient(
-                group.policy_logp, no_advantage, group.mask, token_reward=token_reward, valid=group.valid
+                group.policy_logp, no_advantage, group.mask, token_reward=token_reward, valid=group.trained
             )
         return loss
 
@@ -404,22 +550,23 @@ class Objective:
     def _off_policy_metrics(self, group: Group, behaviour_logp: Tensor) -> dict[str, Tensor]:
         """KL of the policy from the one that sampled, and how often the ratio lies outside the clipping range."""
         log_ratio = (group.policy_logp - behaviour_logp).masked_fill(~group.mask, 0.0)
-        counted = group.mask if group.valid is None else group.mask & group.valid.unsqueeze(-1)
+        counted = _both(group.trained, group.measured)
+        counted = group.mask if counted is None else group.mask & counted.unsqueeze(-1)
         if self.ratio == "sequence":
             log_ratio, counted = log_ratio.sum(-1), counted.any(-1)
         ratio = log_ratio.exp()
         outside = ((ratio < 1 - self.clip_low) | (ratio > 1 + self.clip_high)).to(ratio.dtype)
         kl_from_sampling = masked_sum(behaviour_logp - group.policy_logp, group.mask)
         return {
-            "update/clipped_share": losses.mean_valid(outside, counted),
-            "update/kl_from_sampling_nats": losses.mean_valid(kl_from_sampling, group.valid),
+            "update/clipped_share": mean_or_nan(outside, counted),
+            "update/kl_from_sampling_nats": mean_or_nan(kl_from_sampling, group.measured),
         }
 
     @torch.no_grad()
     def _metrics(self, group: Group) -> dict[str, Tensor]:
-        reward, policy_seq_logp, valid = group.reward, group.policy_seq_logp, group.valid
-        mean = partial(losses.mean_valid, valid=valid)
-        value = self._with_options(self.divergence.value, self.divergence.options)
+        reward, policy_seq_logp = group.reward, group.policy_seq_logp
+        mean = partial(mean_or_nan, valid=group.measured)
+        value = self._with_options(self.divergence.value)
         metrics = {
             "reward/raw": mean(reward),
             "reward/augmented": mean(group.transformed.reward),
@@ -431,14 +578,41 @@ class Objective:
             tied = torch.as_tensor(self.threshold(reward, group.may_be_good)).isinf()
             metrics["mara/unchanged_groups"] = (~group.good.any(-1)).sum()
             metrics["mara/tied_groups"] = tied.sum()
-        if self.direction == "forward":
-            log_weight = group.transformed.ref_seq_logp - policy_seq_logp.detach()
-            if valid is not None:
-                log_weight = log_weight.masked_fill(~valid, -torch.inf)
-            metrics["weight/effective_sample_size"] = effective_sample_size(log_weight).mean()
-            metrics["weight/max"] = log_weight.max().exp()
-            metrics["weight/capped_share"] = mean((log_weight > self.max_log_weight).to(reward.dtype))
+        return metrics | self._weight_metrics(group)
+
+    def _weight_metrics(self, group: Group) -> dict[str, Tensor]:
+        """Whether on-policy samples with weights ref/pi can be trusted, and how many weights are capped."""
+        if self.direction == "reverse":
+            return {}
+        policy_seq_logp = group.policy_seq_logp.detach()
+        valid = torch.ones_like(policy_seq_logp, dtype=torch.bool) if group.measured is None else group.measured
+        metrics = {"weight/mean": mean_or_nan((group.ref_seq_logp - policy_seq_logp).exp(), valid)}
+        if not self.has_weights:
+            return metrics
+        log_weight = (group.transformed.ref_seq_logp - policy_seq_logp).masked_fill(~valid, -torch.inf)
+        group_size = effective_sample_size(log_weight)
+        metrics["weight/effective_sample_size"] = mean_or_nan(group_size, valid.any(-1))
+        metrics["weight/max"] = torch.where(valid.any(), log_weight.max().exp(), torch.nan)
+        metrics["weight/capped_share"] = self._capped_share(group)
         return metrics
+
+    def _capped_share(self, group: Group) -> Tensor:
+        """Share of the weights, of sequences or tokens, that the cap lowers."""
+        power = self.divergence.weight_power
+        assert power is not None
+        exponent = power(**{name: getattr(self, name) for name in self.divergence.options})
+        counted: Tensor | None
+        if self.level == "token":
+            log_u, counted = group.policy_logp.detach() - group.ref_logp, group.mask
+            counted = counted if group.measured is None else counted & group.measured.unsqueeze(-1)
+        else:
+            log_u, counted = group.policy_seq_logp.detach() - group.transformed.ref_seq_logp, group.measured
+        return mean_or_nan((exponent * log_u > group.max_log_weight).to(log_u.dtype), counted)
+
+
+def _both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """Where both masks are True; None stands for a mask that is True everywhere."""
+    return b if a is None else a if b is None else a & b
 
 
 def make_threshold(kind: str, value: float, floor: float | None = None) -> Threshold:
@@ -503,7 +677,6 @@ def make_objective(
         advantage_k=advantage_k,
         threshold=threshold is not None,
         **{name: options[name] for name in SHARED_CHOICES & options.keys()},
-        max_log_weight=_finite_or_none(options.get("max_log_weight")),
     )
     check_choices(choices)
     threshold_function = None if threshold is None else make_threshold(**threshold)
@@ -539,12 +712,9 @@ def make_objective(
     )
 
 
-SHARED_CHOICES = {"level", "placement", "alpha", "entropy_coef", "gamma", "length_normalised", "skip_tied_groups"}
-
-
-def _finite_or_none(cap: float | None) -> float | None:
-    """A cap as the configuration gives it: None means that there is no cap."""
-    return None if cap is None or cap == math.inf else cap
+SHARED_CHOICES = {"level", "placement", "alpha", "max_log_weight", "entropy_coef", "gamma", "length_normalised"} | {
+    "skip_tied_groups"
+}
 
 
 def _advantage_function(name: str, k: int | None, options: Mapping[str, Any] | None) -> Callable[..., Tensor]:

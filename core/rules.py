@@ -17,7 +17,10 @@ DIVERGENCE_PLACEMENTS: dict[str, tuple[str, ...]] = {  # the placements at which
 }
 LEVELS = ("sequence", "token", "reward_to_go")
 PLACEMENTS = ("reward", "loss", "reference")
-ADVANTAGES = ("leave_one_out", "centred", "group_normalised", "no_baseline", "max_at_k", "pass_at_k")
+WEIGHTED = ("forward", "alpha")  # divergences whose gradient holds a power of ref / pi, which is capped
+AUTO = "auto"  # max_log_weight: the cap that leaves the optimum where it is
+GROUP_NORMALISED = ("group_normalised", "group_normalised_sample_std")  # these divide by a standard deviation
+ADVANTAGES = ("leave_one_out", "centred", *GROUP_NORMALISED, "no_baseline", "max_at_k", "pass_at_k")
 ALGORITHMS = ("auto", "1", "2")
 CLASSES = ("sequence", "answer")
 MASSES = ("remembered", "group", "reference")
@@ -40,6 +43,7 @@ class Choices:
         beta: of the first step, reward units per nat.
         final_beta: of the last step, with a linear or cosine schedule.
         updates: updates on one batch of completions.
+        kl_samples: completions of the reference on which the divergence is measured; None: it is computed exactly.
     """
 
     direction: str
@@ -54,7 +58,7 @@ class Choices:
     advantage_k: int | None = None
     loss: str = "policy_gradient"
     alpha: float | None = None
-    max_log_weight: float | None = None
+    max_log_weight: float | str | None = AUTO
     entropy_coef: float = 0.0
     gamma: float = 1.0
     length_normalised: bool = False
@@ -64,6 +68,7 @@ class Choices:
     beta_schedule: str = "constant"
     final_beta: float | None = None
     updates: int = 1
+    kl_samples: int | None = None
 
     @property
     def mara(self) -> bool:
@@ -173,6 +178,11 @@ def _is_no_alpha(c: Choices) -> bool:
     return c.alpha is None or c.alpha in (0, 1) or not math.isfinite(c.alpha)
 
 
+def _needs_no_kl_samples(c: Choices) -> bool:
+    """Whether training's own completions measure the divergence at any distance from the reference."""
+    return c.direction == "reverse" or (c.direction, c.placement) == ("forward", "reference")
+
+
 def _lacks_placement(c: Choices) -> bool:
     return c.placement not in DIVERGENCE_PLACEMENTS.get(c.direction, PLACEMENTS)
 
@@ -222,9 +232,16 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "max_log_weight",
-        lambda c: c.max_log_weight is not None and (c.direction, c.placement) != ("forward", "reward"),
-        "is only used with direction=forward and placement=reward; set it to null, got {max_log_weight} with "
-        "direction={direction} and placement={placement}",
+        lambda c: isinstance(c.max_log_weight, str) and c.max_log_weight != AUTO,
+        "must be auto, a number or null, got {max_log_weight}",
+    ),
+    Rule(
+        "max_log_weight",
+        lambda c: (
+            isinstance(c.max_log_weight, int | float) and (c.direction not in WEIGHTED or c.placement == "reference")
+        ),
+        "is only used with direction=forward or alpha and placement=reward or loss; set it to auto, got "
+        "{max_log_weight} with direction={direction} and placement={placement}",
     ),
     Rule(
         "level",
@@ -268,6 +285,12 @@ RULES: tuple[Rule, ...] = (
         "beta",
         lambda c: c.beta_schedule == "adaptive" and not c.beta > 0,
         "must be > 0 with beta_schedule=adaptive, got {beta}: the schedule multiplies beta, so 0 would stay 0",
+    ),
+    Rule(
+        "kl_samples",
+        lambda c: c.beta_schedule == "adaptive" and c.kl_samples == 0 and not _needs_no_kl_samples(c),
+        "must be > 0 with beta_schedule=adaptive and direction={direction}, got {kl_samples}: the estimate from the "
+        "policy's own completions stops growing once the policy has left the reference",
     ),
     Rule(
         "final_beta",
@@ -322,8 +345,8 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "advantage",
-        lambda c: c.transform == "darling" and c.advantage == "group_normalised",
-        "cannot be group_normalised with transform=darling, which is defined without division by the standard "
+        lambda c: c.transform == "darling" and c.advantage in GROUP_NORMALISED,
+        "cannot be {advantage} with transform=darling, which is defined without division by the standard "
         "deviation; use advantage=centred or leave_one_out",
     ),
     # --- MARA
@@ -378,8 +401,8 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "advantage",
-        lambda c: c.mara and c.advantage == "group_normalised" and not c.kl_in_sequence_reward,
-        "cannot be group_normalised with transform=mara unless the KL term is in the reward that is normalised, or "
+        lambda c: c.mara and c.advantage in GROUP_NORMALISED and not c.kl_in_sequence_reward,
+        "cannot be {advantage} with transform=mara unless the KL term is in the reward that is normalised, or "
         "the policy collapses onto the rarest good sample; use placement=reward and level=sequence, or "
         "advantage=leave_one_out; got placement={placement} and level={level}",
     ),

@@ -8,20 +8,22 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from core.targets import reverse_crossover_beta
+
 
 class StepStatistics(NamedTuple):
     """Statistics of a finished step, from which a schedule computes the beta of the next step.
 
     Attributes:
         progress: in [0, 1], the position of the next step in the run: 0 for the first step, 1 for the last.
-        kl: the objective's divergence, nats.
+        kl: the objective's divergence, nats; None if it is not known, e.g. because no sample was valid.
         reward: [..., G] raw rewards.
         ref_seq_logp: [..., G] log-probabilities of the completions under the reference, nats.
-        good: [..., G] bool; None without a threshold.
+        good: [..., G] bool, good samples, repetitions of an earlier one excluded; None without a threshold.
     """
 
     progress: float
-    kl: float
+    kl: float | None
     reward: Tensor
     ref_seq_logp: Tensor
     good: Tensor | None
@@ -45,6 +47,23 @@ def run_progress(step: int, steps: int) -> float:
     return step / max(steps - 1, 1)
 
 
+def budget_progress(spent: int, budget: int, per_step: int) -> float:
+    """Return `progress` of a step in a run that ends once a budget is spent: 0 at the first step, 1 at the last.
+
+    Args:
+        spent: what the earlier steps have spent.
+        budget: the run ends after the step that spends the last of it.
+        per_step: the most that one step can spend. With less than this left, the step may be the last, and its
+            progress is 1.
+    """
+    return min(spent / max(budget - per_step, 1), 1.0)
+
+
+def known(value: Tensor | float | None) -> float | None:
+    """A statistic as a number; None if it is not finite."""
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
 def adaptive_beta(beta: float, kl: float, kl_target: float) -> float:
     """Return the beta of the next step, which steers the KL to a target.
 
@@ -65,15 +84,16 @@ def adaptive_beta(beta: float, kl: float, kl_target: float) -> float:
 
 
 def tie_betas(reward: Tensor, ref_seq_logp: Tensor, good: Tensor) -> Tensor:
-    """Return the beta at which each pair of a group's good samples ties, |dR| / |d log ref|: [..., G] -> [pairs].
+    """Return the beta at which each pair of a group's good samples ties: [..., G] -> [pairs].
 
-    A pair whose reference log-probabilities differ by less than 1e-4 nats is left out: it ties at every beta or none.
+    It is that of `reverse_crossover_beta`, and 0 for equal rewards. Left out are pairs that tie at no beta, because
+    one sample has both the higher reward and the higher reference probability, and pairs whose reference
+    log-probabilities differ by less than 1e-4 nats.
     """
-    reward_gap = (reward.unsqueeze(-1) - reward.unsqueeze(-2)).abs()
-    ref_gap = (ref_seq_logp.unsqueeze(-1) - ref_seq_logp.unsqueeze(-2)).abs()
-    usable = good.unsqueeze(-1) & good.unsqueeze(-2) & (ref_gap > 1e-4) & ref_gap.isfinite()
-    pairs = usable & torch.ones(usable.shape[-2:], dtype=torch.bool, device=usable.device).triu(1)
-    return reward_gap[pairs] / ref_gap[pairs]
+    ref_a, ref_b = ref_seq_logp.unsqueeze(-1), ref_seq_logp.unsqueeze(-2)
+    ties = reverse_crossover_beta(ref_a, ref_b, reward.unsqueeze(-1), reward.unsqueeze(-2))
+    usable = good.unsqueeze(-1) & good.unsqueeze(-2) & ((ref_a - ref_b).abs() > 1e-4) & ties.isfinite()
+    return ties[usable & torch.ones(usable.shape[-2:], dtype=torch.bool, device=usable.device).triu(1)]
 
 
 def automatic_beta(
@@ -82,10 +102,10 @@ def automatic_beta(
     """Return the beta of the next step: a quantile of `tie_betas` over the batch, clipped to [low, high].
 
     Args:
-        beta: reward units per nat; returned unchanged if the batch has no pair of good samples.
+        beta: reward units per nat; returned unchanged if the batch has no pair of good samples that ties.
         reward: [..., G], one group per row; pairs are formed within a group.
         ref_seq_logp: [..., G], nats.
-        good: [..., G] bool.
+        good: [..., G] bool, False for repetitions of a sample, which would count again.
         quantile: in [0, 1], linearly interpolated.
         low: lower bound, > 0.
         high: upper bound, finite, >= low.
@@ -118,7 +138,9 @@ def make_schedule(name: str, start: float, options: dict[str, Any]) -> Schedule:
         curve = partial(curves[name], start, **options)
         return lambda beta, statistics: curve(progress=statistics.progress)
     if name == "adaptive":
-        return lambda beta, statistics: adaptive_beta(beta, statistics.kl, **options)
+        return lambda beta, statistics: (
+            beta if statistics.kl is None else adaptive_beta(beta, statistics.kl, **options)
+        )
     if name == "automatic":
         return partial(_automatic, options)
     raise ValueError(f"schedule must be constant, linear, cosine, adaptive or automatic, got {name!r}")

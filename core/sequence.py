@@ -1,5 +1,6 @@
 """Helpers for batches of token sequences and groups of completions."""
 
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +16,13 @@ def masked_sum(value: Tensor, mask: Tensor) -> Tensor:
     if mask.dtype != torch.bool:
         raise ValueError(f"mask must be bool, got {mask.dtype}")
     return value.masked_fill(~mask, 0.0).sum(-1)
+
+
+def first_occurrences(items: Sequence[Hashable], groups: int) -> Tensor:
+    """Mark the items that no earlier item of their group equals: P groups of G consecutive items -> [P, G] bool."""
+    size = len(items) // groups
+    rows = [items[first : first + size] for first in range(0, groups * size, size)]
+    return torch.tensor([[row.index(item) == i for i, item in enumerate(row)] for row in rows])
 
 
 def completion_mask(tokens: Tensor, eos_ids: Tensor) -> Tensor:

@@ -43,6 +43,11 @@ def effective_sample_size(log_weight: Tensor, valid: Tensor | None = None) -> Te
     return size.nan_to_num(nan=0.0)
 
 
+def mean_or_nan(value: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Mean over the valid entries, for a report; NaN if there are none, since no number would be true."""
+    return value.mean() if valid is None else value[valid.expand_as(value)].mean()
+
+
 def bootstrap_standard_error(
     values: Tensor,
     statistic: Callable[[Tensor], Tensor] = lambda sample: sample.mean(1),

@@ -69,7 +69,11 @@ class Cell:
         if direction == "reverse" and beta + entropy_coef > 0:
             return reverse_kl_target(ref_logp, reward, beta, entropy_coef).exp()
         if direction == "forward" and entropy_coef == 0:
-            return forward_kl_target(ref_logp, reward, beta).exp()
+            target = forward_kl_target(ref_logp, reward, beta)
+            cap = self.objective.max_log_weight
+            if isinstance(cap, float) and bool((ref_logp - target > cap).any()):
+                return None  # the cap moves the optimum
+            return target.exp()
         return None
 
     def good(self) -> Tensor | None:
@@ -87,7 +91,7 @@ class Cell:
         """Exact metrics of a policy with log-probabilities [A]; the names are those of `Objective.loss`."""
         policy = logp.exp()
         metrics = {"reward/raw": (policy * self.problem.reward).sum()}
-        if self.objective.has_target:
+        if self.objective.is_expected_reward:
             metrics["reward/augmented"] = (policy * self.transformed(beta).reward).sum()
         metrics |= {
             self.objective.divergence_metric: self.divergence(logp),

@@ -26,6 +26,9 @@ def train_grid(config: DidacticConfig, run: Run) -> None:
     betas = [cell.config.objective.beta for cell in cells]
     values = LoopState(betas=betas, beta_history=[betas])
     run.register_state(engine=engine, values=values)
+    wide = [cell.objective.wide_rewards(problem.reward) for cell in cells if config.gradient == "sampled"]
+    for warning in dict.fromkeys(filter(None, wide)):
+        run.warn(warning)
 
     for step in run.steps(config.steps, show={"loss": "loss", "gradient": "grad_norm"}):
         logp = policies()

@@ -11,10 +11,10 @@ from torch import Tensor
 from conf.schema.base import ConfigError
 from conf.schema.llm import LlmConfig
 from core.classes import ClassMemory, StepMasses
-from core.losses import mean_valid
 from core.objective import Objective, make_objective
-from core.schedules import StepStatistics, linear, make_schedule, run_progress
-from core.sequence import masked_sum
+from core.schedules import StepStatistics, known, linear, make_schedule, run_progress
+from core.sequence import first_occurrences, masked_sum
+from core.stats import mean_or_nan
 from core.transforms import class_diversity
 from launch.engines.base import Engine
 from launch.engines.distributed import gather_objects, gather_rows
@@ -27,11 +27,11 @@ from llm.evaluation.collapse import CollapseWatch, answer_shares, mode_ratio
 from llm.evaluation.equivalence import Labels, Partition, group_classes, make_labels, make_partition
 from llm.evaluation.policy import EvaluationSettings, evaluate_policy
 from llm.inference.logprobs import completion_logp_and_entropy
-from llm.inference.prompts import Chat, Prompts
+from llm.inference.prompts import Chat
 from llm.inference.sampling import Rollout, sample
 from llm.microbatch import MicroBatchLimits, backward_through_logp, make_forward_plan
 from llm.models import Models, load_models, save_policy
-from llm.reference import (
+from llm.prompt_statistics import (
     ReferenceCompletions,
     ReferenceStatistics,
     class_labels,
@@ -40,6 +40,13 @@ from llm.reference import (
     prompt_key,
     statistics_seed,
     step_masses,
+)
+from llm.reference import (
+    ReferenceSamples,
+    draw_reference_samples,
+    reference_logp,
+    sample_reference,
+    samples_under_policy,
 )
 from llm.report import report_run
 from llm.rewards import Reward, Scores, make_evaluation_reward, make_reward
@@ -55,6 +62,7 @@ class Learner(NamedTuple):
     labels: names the class of each completion, for MARA over answers; else None.
     statistics: what is taken once for each prompt from completions of the reference; None if nothing is.
     seed: of the run.
+    kl_samples: completions of the reference on which the divergence is measured; None: it is not measured on any.
     """
 
     models: Models
@@ -68,6 +76,7 @@ class Learner(NamedTuple):
     labels: Labels | None = None
     statistics: ReferenceStatistics | None = None
     seed: int = 0
+    kl_samples: ReferenceSamples | None = None
 
 
 class Experience(NamedTuple):
@@ -103,14 +112,15 @@ class StepResult(NamedTuple):
     """What one step reports about the completions of all ranks.
 
     metrics: by name, as logged.
-    kl: nats, the divergence of the objective.
+    kl: nats, the divergence of the objective, measured on completions of the reference if there are any; None if it
+        is not known.
     reward, policy_seq_logp, ref_seq_logp: [P, G]; policy_seq_logp is under the policy that sampled.
     good: [P, G] bool, good completions, repeats of a text excluded; None without a threshold.
     failure: message of a completion that could not be scored; None if all were.
     """
 
     metrics: dict[str, Tensor | float | None]
-    kl: Tensor
+    kl: float | None
     chats: list[Chat]
     reward: Tensor
     texts: list[str]
@@ -137,7 +147,7 @@ def train(config: LlmConfig, run: Run) -> None:
     reward = learner.reward
     next_beta = make_schedule(config.beta_schedule.name, config.objective.beta, config.beta_schedule.options())
     watch = CollapseWatch()
-    state = LoopState(beta=config.objective.beta, warned_of_failure=False)
+    state = LoopState(beta=config.objective.beta, warned_of_failure=False, warned_of_range=False)
     data_hashes = {f"data/{name}": records.sha256 for name, records in task.data.items()}
     identity = {"reference": reference_hash, **reward.identity, **data_hashes}
     optional = {"classes": learner.memory, "statistics": learner.statistics}
@@ -150,7 +160,11 @@ def train(config: LlmConfig, run: Run) -> None:
         base = evaluate_policy(reference, models, task, reward, extra_reward, evaluation)
 
     batch_settings = BatchSettings.from_config(config)
-    progress_line = {"reward": "reward/raw", "KL": objective.divergence_metric}
+    kl_samples = draw_reference_samples(
+        models, engine, learner.limits, task, batch_settings, config.objective.measured_on
+    )
+    learner = learner._replace(kl_samples=kl_samples)
+    progress_line = {"reward": "reward/raw", "KL": objective.kl_metric(kl_samples is not None)}
     progress_line |= {f'"{answer}"': f"share/{answer}" for answer in task.answers}
     for step in run.steps(config.steps, show=progress_line):
         batch = draw_batch(batch_settings, models, task, step)
@@ -162,11 +176,15 @@ def train(config: LlmConfig, run: Run) -> None:
         if result.failure and not state.warned_of_failure:
             state.warned_of_failure = True
             run.warn(f"{result.failure}; such completions do not count (reward/invalid_share)")
+        warning = None if state.warned_of_range else objective.wide_rewards(result.reward, result.reward.isfinite())
+        if warning:
+            state.warned_of_range = True
+            run.warn(warning)
         warning = watch.update(result.texts, task.correct(result.reward.flatten().tolist()), result.chats, task)
         if warning:
             run.warn(warning)
         finished = run_progress(step + 1, config.steps)
-        observed = StepStatistics(finished, float(result.kl), result.reward, result.ref_seq_logp, result.good)
+        observed = StepStatistics(finished, result.kl, result.reward, result.ref_seq_logp, result.good)
         state.beta = next_beta(state.beta, observed)
 
     with engine.gather() as policy:
@@ -225,14 +243,15 @@ def train_step(learner: Learner, objective: Objective, batch: Batch, beta: float
     completions = Completions(batch.prompts, rollout.tokens, rollout.mask)
     texts = rollout.texts(models.tokenizer)
     scores = learner.reward([chat for chat in batch.chats for _ in range(G)], texts)  # [R]
-    ref_logp = reference_logp(learner, completions)  # [R, T]
+    ref_logp = reference_logp(models, engine, learner.limits, completions)  # [R, T]
     measure_reference(learner, batch)
+    kl_logp = kl_samples_logp(learner)  # [N] twice; before the policy is updated
     experience = gather_experience(learner, batch, rollout, texts, scores, ref_logp)  # [P, G] and [P, G, T]
 
     # From its second update on, the policy is not the one that sampled.
     at_sampling = policy_logp_and_entropy(learner, completions) if len(batch.updates) > 1 else None
     behaviour_logp = None if at_sampling is None else at_sampling[0]  # [P * G, T]
-    reference_sample = sample_reference(learner, objective, batch)
+    reference_sample = sample_for_loss(learner, objective, batch)
     updates = []
     for groups in batch.updates:
         # Transform, KL term, advantages and loss: all in `Objective.loss`.
@@ -250,7 +269,7 @@ def train_step(learner: Learner, objective: Objective, batch: Batch, beta: float
         policy_logp, entropy = at_sampling
         _, on_policy = policy_loss(objective, experience, range(batch.total_prompts), None, beta, policy_logp)
         metrics = mean_metrics(updates) | on_policy
-    return step_result(learner, objective, experience, metrics, policy_logp, entropy, beta)
+    return step_result(learner, objective, experience, metrics, policy_logp, entropy, beta, kl_logp)
 
 
 def gather_experience(
@@ -301,26 +320,18 @@ def measure_reference(learner: Learner, batch: Batch) -> None:
     uniforms = rollout_uniforms(
         statistics_seed(learner.seed), 0, numbers, list(range(N)) * len(prompts), batch.uniforms.shape[1]
     )
-    rollout = sample_from_reference(learner, batch.prompts, uniforms, N)
+    rollout = sample_reference(models, learner.engine, batch.prompts, uniforms)
     texts = rollout.texts(models.tokenizer)
     scores = learner.reward([chat for chat in batch.chats for _ in range(N)], texts)
     statistics.add(prompts, ReferenceCompletions(texts, scores, rollout.complete), learner.labels)
 
 
-def sample_from_reference(learner: Learner, prompts: Prompts, uniforms: Tensor, per_prompt: int) -> Rollout:
-    """Sample completions of the reference for this rank's prompts: [p * N, T]."""
-    models = learner.models
-    with torch.no_grad(), learner.engine.gather() as policy, models.as_reference(policy) as reference:
-        return sample(
-            reference, prompts, uniforms, group_size=per_prompt, eos_ids=models.eos_ids, pad_id=models.pad_id
-        )
-
-
-def reference_logp(learner: Learner, completions: Completions) -> Tensor:
-    """Log-probabilities of this rank's completions under the reference: [R, T] nats."""
-    plan = make_forward_plan(completions, learner.limits)
-    with torch.no_grad(), learner.engine.gather() as policy, learner.models.as_reference(policy) as reference:
-        return torch.cat(list(plan.run(lambda function: function(reference))))
+def kl_samples_logp(learner: Learner) -> tuple[Tensor, Tensor] | None:
+    """Log-probabilities of `kl_samples` under the present policy and under the reference, [N] nats each, if any."""
+    if learner.kl_samples is None:
+        return None
+    policy_logp = samples_under_policy(learner.engine, learner.limits, learner.kl_samples)
+    return policy_logp, learner.kl_samples.ref_seq_logp
 
 
 @torch.no_grad()
@@ -371,8 +382,8 @@ def policy_loss(
 
 
 def mean_metrics(updates: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Mean of each metric over the updates of a step."""
-    return {name: torch.stack([metrics[name].float() for metrics in updates]).mean() for name in updates[0]}
+    """Mean of each metric over the updates of a step in which it is defined."""
+    return {name: torch.stack([metrics[name].float() for metrics in updates]).nanmean() for name in updates[0]}
 
 
 class ReferenceSample(NamedTuple):
@@ -390,19 +401,21 @@ class ReferenceSample(NamedTuple):
     complete: Tensor
 
 
-def sample_reference(learner: Learner, objective: Objective, batch: Batch) -> ReferenceSample | None:
+def sample_for_loss(learner: Learner, objective: Objective, batch: Batch) -> ReferenceSample | None:
     """Sample the reference for this rank's prompts, if the objective's divergence needs it; None if not."""
     if batch.reference_uniforms is None:
         return None
-    per_prompt = len(batch.reference_uniforms) // len(batch.chats)
-    rollout = sample_from_reference(learner, batch.prompts, batch.reference_uniforms, per_prompt)
+    models, engine = learner.models, learner.engine
+    rollout = sample_reference(models, engine, batch.prompts, batch.reference_uniforms)
     completions = Completions(batch.prompts, rollout.tokens, rollout.mask)
     reward = labels = None
     if "masses" in objective.transform_inputs:
-        texts = rollout.texts(learner.models.tokenizer)
+        texts = rollout.texts(models.tokenizer)
+        per_prompt = len(texts) // len(batch.chats)
         reward = learner.reward([chat for chat in batch.chats for _ in range(per_prompt)], texts).reward
         labels = class_labels(learner.memory, learner.labels, batch.chats, texts)
-    return ReferenceSample(completions, reference_logp(learner, completions), reward, labels, rollout.complete)
+    ref_logp = reference_logp(models, engine, learner.limits, completions)
+    return ReferenceSample(completions, ref_logp, reward, labels, rollout.complete)
 
 
 def backward_reference_loss(
@@ -419,7 +432,7 @@ def backward_reference_loss(
     Args:
         learner: models and engine.
         objective: its divergence is the one at placement=reference.
-        sampled: of `sample_reference`.
+        sampled: of `sample_for_loss`.
         experience: names the prompts of all ranks.
         groups: indices of the prompts that the update uses, among those of all ranks.
         batch: this rank's prompts.
@@ -462,6 +475,7 @@ def step_result(
     policy_logp: Tensor,
     entropy: Tensor,
     beta: float,
+    kl_logp: tuple[Tensor, Tensor] | None,
 ) -> StepResult:
     """What a step reports, from the metrics of its updates and [P * G, T] values under the policy that sampled."""
     task, reward, mask, texts = learner.task, experience.reward, experience.mask, experience.texts
@@ -472,9 +486,11 @@ def step_result(
         **update_metrics,
         "length": mask.sum(-1).float().mean(),
         "truncated_share": experience.truncated_share,
-        "policy/token_entropy_nats": mean_valid(entropy.view(mask.shape), valid_tokens),
+        "policy/token_entropy_nats": mean_or_nan(entropy.view(mask.shape), valid_tokens),
         **{f"reward/{name}": part.nanmean() for name, part in experience.reward_parts.items()},
     }
+    if kl_logp is not None:
+        metrics |= objective.measure_divergence((policy_seq_logp, ref_seq_logp), kl_logp)
     if learner.reward.on_failure == "drop":
         metrics["reward/invalid_share"] = (~reward.isfinite()).float().mean()
     objective = objective.with_thresholds(experience.threshold)
@@ -488,7 +504,7 @@ def step_result(
         good = good & first_occurrences(texts, len(reward)).to(good.device)
     return StepResult(
         metrics=metrics,
-        kl=update_metrics[objective.divergence_metric],
+        kl=known(metrics[objective.kl_metric(kl_logp is not None)]),
         chats=experience.chats,
         reward=reward,
         texts=texts,
@@ -506,13 +522,6 @@ def with_entropy(objective: Objective, config: LlmConfig, step: int) -> Objectiv
         return objective
     coefficient = linear(config.objective.entropy_coef, final, run_progress(step, config.steps))
     return replace(objective, entropy_coef=coefficient)
-
-
-def first_occurrences(texts: Sequence[str], prompts: int) -> Tensor:
-    """[P, G] bool, False where an earlier completion of the same prompt has the same text."""
-    G = len(texts) // prompts
-    groups = [texts[p * G : (p + 1) * G] for p in range(prompts)]
-    return torch.tensor([[group.index(text) == i for i, text in enumerate(group)] for group in groups])
 
 
 def sample_rows(result: StepResult) -> Iterator[Mapping[str, object]]:

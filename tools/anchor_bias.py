@@ -261,7 +261,7 @@ def main() -> None:
                 f"Answers, {direction} KL, mass: {mass}, anchor: {anchor}",
                 SPELLINGS,
                 Method(direction, mass, anchor),
-                (2, 4, 8),
+                (2, 4),
             )
 
 

@@ -6,13 +6,15 @@ eight are enumerated, and the expected natural gradient is followed from the ref
     python -m tools.method_optima
 """
 
+from typing import Any
+
 import torch
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from torch import Tensor
 
 from conf.schema.llm import LlmConfig
-from core.classes import Masses
+from core.classes import GroupFacts, Masses
 from core.mara import Anchor
 from core.objective import Objective, make_objective
 from core.transforms import class_diversity
@@ -34,6 +36,11 @@ def objective_of(method: str) -> Objective:
     return make_objective(**config.objective_arguments())
 
 
+def anchor_of_all(facts: GroupFacts) -> Masses:
+    """The anchor that is remembered in the end: the likeliest good outcome. Each outcome is an answer of its own."""
+    return Masses(None, Anchor(torch.ones(()).double(), SEQUENCES.ref_logp[0]))
+
+
 def gradient(objective: Objective, logits: Tensor) -> Tensor:
     """[A] gradient of the expected loss over all groups of completions, each of one token."""
     reward, ref_logp = SEQUENCES.reward, SEQUENCES.ref_logp
@@ -50,14 +57,17 @@ def gradient(objective: Objective, logits: Tensor) -> Tensor:
         mask,
         beta=BETA,
         diversity=class_diversity(members).double(),
-        masses=lambda facts: Masses(None, Anchor(torch.ones(()).double(), ref_logp[0])),
+        masses=anchor_of_all,
     )
     (coefficient,) = torch.autograd.grad(loss, leaf)
     total = (len(members) * probability.unsqueeze(-1) * coefficient.squeeze(-1) * logp[members]).sum()
     if objective.placement == "reference":
         for y, ref_probability in enumerate(ref_logp.exp()):
             policy_logp, reference_logp = logp[y].reshape(1, 1), ref_logp[y].reshape(1, 1)
-            loss, _ = objective.reference_loss(policy_logp, reference_logp, mask[0, :1], beta=BETA)
+            inputs: dict[str, Any] = {}
+            if "masses" in objective.transform_inputs:
+                inputs = {"reward": reward[y].reshape(1), "masses": anchor_of_all}
+            loss, _ = objective.reference_loss(policy_logp, reference_logp, mask[0, :1], beta=BETA, **inputs)
             total = total + ref_probability * loss
     return torch.autograd.grad(total, parameters)[0]
 

@@ -184,6 +184,15 @@ class ChemConfig(RunConfig):
                 f"replay.sample and replay.augmentations to 0, got {self.replay.sample} and "
                 f"{self.replay.augmentations}"
             )
+        if (
+            self.choices().needs_masses
+            and self.choices().mass == "group"
+            and self.replay.augmentations + self.replay.sample
+        ):
+            raise ConfigError(
+                "transform.mass: must be remembered or reference with replay, whose molecules are not samples of the "
+                "policy; or set replay.sample and replay.augmentations to 0, got group"
+            )
         if self.diversity_filter.name == "none" and self.replay.purge:
             raise ConfigError(
                 "replay.purge: must be false with diversity_filter.name=none, because no molecule is penalised, got "

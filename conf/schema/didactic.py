@@ -15,14 +15,14 @@ from conf.schema.objective import (
     TransformConfig,
 )
 from conf.schema.run import RunConfig
-from core.rules import DIVERGENCE_PLACEMENTS
+from core.rules import AUTO, DIVERGENCE_PLACEMENTS
 
 PROBLEMS = ("table", "plateaus", "two_bumps", "bimodal")
 FAMILIES = ("categorical", "gaussian")
 STARTS = ("uniform", "reference")
 SAMPLED_ONLY: dict[str, Any] = {  # keys that only sampling uses, with the value they must have with gradient=exact
     "objective.placement": "reward",
-    "objective.max_log_weight": None,
+    "objective.max_log_weight": AUTO,
     "objective.skip_tied_groups": False,
     "advantage": "leave_one_out",
 }
@@ -59,7 +59,13 @@ class DidacticObjectiveConfig(ObjectiveConfig):
     direction: Any = key("D; or a list", choices=tuple(DIVERGENCE_PLACEMENTS), import_path=True)
 
     def check(self, prefix: str) -> None:
-        """Check that no key is about the tokens of a completion."""
+        """Check that no key is about the tokens of a completion, or about measuring what is known exactly."""
+        super().check(prefix)
+        if self.kl_samples is not None:
+            raise ConfigError(
+                f"{prefix}kl_samples: must be null in this package, where the divergence is computed exactly, got "
+                f"{self.kl_samples}"
+            )
         one_token = "in this package, where a completion is one token"
         if self.level != "sequence":
             raise ConfigError(f"{prefix}level: must be sequence {one_token}, got {self.level}")

@@ -3,11 +3,15 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
-from conf.schema.base import ConfigError, Section, check_range, key, option
+from conf.schema.base import ConfigError, Section, check_range, key, option, yaml_text
 from conf.schema.equivalence import EQUIVALENCES, EquivalenceSection
-from core.rules import ALGORITHMS, ANCHORS, CLASSES, DIVERGENCE_PLACEMENTS, LEVELS, MASSES, PLACEMENTS
+from core.rules import ALGORITHMS, ANCHORS, AUTO, CLASSES, DIVERGENCE_PLACEMENTS, LEVELS, MASSES, PLACEMENTS
 
-DIVERGENCE_METRICS = tuple(f"kl/{direction}_nats" for direction in DIVERGENCE_PLACEMENTS)  # keys of metrics.jsonl
+KL_SAMPLES = 32  # of objective.kl_samples=null
+DIVERGENCE_METRICS = (  # keys of metrics.jsonl, those that can be trusted at any distance from the reference
+    "kl/reverse_nats",
+    *(f"kl/{direction}_from_reference_nats" for direction in DIVERGENCE_PLACEMENTS if direction != "reverse"),
+)
 
 
 @dataclass
@@ -34,12 +38,35 @@ class ObjectiveConfig(Section):
     )
     entropy_coef: float = key("coefficient of an entropy bonus, reward units per nat", low=0)
     alpha: float | None = key("with direction=alpha, the order of the divergence, neither 0 nor 1; otherwise null")
-    max_log_weight: float | None = key(
-        "with direction=forward, a cap on log(reference / policy), nats; null: no cap", low=0
+    max_log_weight: Any = key(
+        "with direction=forward or alpha, a cap on the log of the weights, log(reference / policy) or (alpha - 1) "
+        "log(policy / reference), nats; auto: a cap that leaves the optimum where it is; null: no cap, which is "
+        "dangerous over sequences, where a weight can be any power of e",
+        low=0,
+    )
+    reward_range: float = key("highest minus lowest reward, reward units, for max_log_weight=auto", above=0)
+    kl_samples: int | None = key(
+        "completions of the reference, sampled once, on which the divergence is measured at each step; null: 32, or "
+        "0 where training's own completions are enough (direction=reverse, or forward with placement=reference)",
+        low=0,
     )
     gamma: float = key("discount of the return per token; 1: no discount", above=0, high=1)
     length_normalised: bool = key("divide each completion's loss by its number of tokens")
     skip_tied_groups: bool = key("leave out groups whose raw rewards are all equal; otherwise the KL term moves them")
+
+    @property
+    def measured_on(self) -> int:
+        """Completions of the reference on which the divergence is measured; 0: none."""
+        if self.kl_samples is not None:
+            return self.kl_samples
+        measured = self.direction == "reverse" or (self.direction, self.placement) == ("forward", "reference")
+        return 0 if measured else KL_SAMPLES
+
+    def check(self, prefix: str) -> None:
+        """Check the one key that is a number or a text."""
+        cap = self.max_log_weight
+        if cap is not None and cap != AUTO and (isinstance(cap, bool) or not isinstance(cap, int | float)):
+            raise ConfigError(f"{prefix}max_log_weight: must be auto, a number or null, got {yaml_text(cap)}")
 
 
 @dataclass

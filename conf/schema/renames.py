@@ -8,6 +8,7 @@ OPTIONS = {("engine", "none"): "torch"}  # (group, old) -> new
 ADDED: dict[str, Any] = {  # new keys, with the value that leaves a run as it was before
     "objective.direction_options": {},
     "advantage_options": {},
+    "objective.reward_range": 1.0,
     "transform.reference_samples": 64,
 }
 ADDED_TO_OPTIONS: dict[str, dict[str, dict[str, Any]]] = {  # the same for the keys of one option of a group
@@ -55,6 +56,10 @@ def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
         section = tree.get(group)
         if isinstance(section, dict):
             tree[group] = options.get(section.get("name", ""), {}) | section
+    objective = tree.get("objective")
+    if isinstance(objective, dict) and "steps" in tree:
+        exact = "problem" in tree
+        tree["objective"] = _with_cap(objective, exact, exact and tree.get("gradient") == "exact")
     return tree
 
 
@@ -68,7 +73,26 @@ def upgraded_flat(config: Mapping[str, Any]) -> dict[str, Any]:
         for group, options in ADDED_TO_OPTIONS.items()
         for name, value in options.get(flat.get(f"{group}.name", ""), {}).items()
     }
-    return {**ADDED, **added, **flat}
+    flat = {**ADDED, **added, **flat}
+    prefix = "objective."
+    objective = {key.removeprefix(prefix): value for key, value in flat.items() if key.startswith(prefix)}
+    exact = "problem.name" in flat
+    objective = _with_cap(objective, exact, exact and flat.get("gradient") == "exact")
+    return {**flat, **{f"{prefix}{name}": value for name, value in objective.items()}}
+
+
+def _with_cap(objective: dict[str, Any], exact_divergence: bool, exact_gradient: bool) -> dict[str, Any]:
+    """Add `kl_samples` to an objective of before the weights were capped by default.
+
+    Where neither it nor the cap has an effect, both have their present defaults, so that the command that started the
+    run can continue it.
+    """
+    if "kl_samples" in objective or "beta" not in objective:
+        return objective
+    reverse = objective.get("direction") == "reverse"
+    unused_cap = objective.get("max_log_weight") is None and (reverse or exact_gradient)
+    cap = {"max_log_weight": "auto"} if unused_cap else {}
+    return {**objective, **cap, "kl_samples": None if reverse or exact_divergence else 0}
 
 
 def _copy(tree: Any) -> Any:

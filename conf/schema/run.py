@@ -1,6 +1,5 @@
 """The keys of every run (seed, optimiser, engine, checkpoints), and of every run of KL-regularised RL."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
@@ -25,6 +24,7 @@ CONFIG_KEYS = {  # the key of a field of `core.rules.Choices`, where it differs 
     **{name: f"objective.{name}" for name in ("entropy_coef", "gamma", "length_normalised", "skip_tied_groups")},
     **{name: f"transform.{name}" for name in ("algorithm", "mass", "anchor")},
     "classes": "transform.level",
+    **{name: f"objective.{name}" for name in ("reward_range", "kl_samples")},
     "threshold": "transform.threshold.value",
     "final_beta": "beta_schedule.final",
 }
@@ -107,7 +107,8 @@ class RunConfig(TrainingConfig):
     objective: ObjectiveConfig = key("E[R] - beta D(policy, reference) + entropy_coef H(policy)")
     transform: TransformConfig = key("how rewards are changed before the KL term is applied")
     advantage: str = key(
-        "leave_one_out (RLOO), centred (GRPO without its std), group_normalised (GRPO), no_baseline (REINFORCE), "
+        "leave_one_out (RLOO), centred (GRPO without its std), group_normalised (divided by the std), "
+        "group_normalised_sample_std (that of n - 1: GRPO), no_baseline (REINFORCE), "
         "max_at_k (best-of-k training), pass_at_k, or package.module:name",
         choices=ADVANTAGES,
         import_path=True,
@@ -121,7 +122,7 @@ class RunConfig(TrainingConfig):
         transform = self.transform
         if isinstance(transform, (DarlingConfig, MaraConfig)) and transform.equivalence not in self.equivalences:
             raise ConfigError(
-                f"transform.equivalence: must be one of {', '.join(self.equivalences)} in this package, got "
+                f"transform.equivalence: must be {' or '.join(self.equivalences)} in this package, got "
                 f"{transform.equivalence}"
             )
         if self.objective.placement == "reference" and not self.samples_reference:
@@ -148,6 +149,7 @@ class RunConfig(TrainingConfig):
             advantage_k=self.advantage_k,
             beta_schedule=schedule.name,
             final_beta=schedule.final if isinstance(schedule, LinearBetaConfig) else None,
+            kl_samples=self.objective.measured_on,
         )
 
     def check_group_size(self, name: str, size: int) -> None:
@@ -186,7 +188,8 @@ class RunConfig(TrainingConfig):
             "placement": objective.placement,
             "entropy_coef": objective.entropy_coef,
             "alpha": objective.alpha,
-            "max_log_weight": math.inf if objective.max_log_weight is None else objective.max_log_weight,
+            "max_log_weight": objective.max_log_weight,
+            "reward_range": objective.reward_range,
             "gamma": objective.gamma,
             "length_normalised": objective.length_normalised,
             "skip_tied_groups": objective.skip_tied_groups,

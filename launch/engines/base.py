@@ -16,9 +16,16 @@ from conf.schema.run import OptimizerConfig
 
 
 class Engine(Protocol):
-    """Everything that a training step may use. `module` is the policy."""
+    """Everything that a training step may use.
+
+    Attributes:
+        module: the policy.
+        total_updates: number of updates over which the learning rate decays. A package whose runs may end before
+            their last step sets it anew before each update.
+    """
 
     module: nn.Module
+    total_updates: float
 
     def backward(self, loss: Tensor) -> None:
         """Accumulate the gradient of this rank's part of the loss."""
@@ -62,7 +69,7 @@ def make_adamw(parameters: Iterable[Tensor], optimizer: OptimizerConfig) -> torc
     )
 
 
-def lr_factor(step: int, steps: int, warmup_steps: int, decay: str) -> float:
+def lr_factor(step: int, steps: float, warmup_steps: int, decay: str) -> float:
     """The factor of the learning rate at a step.
 
     Args:
@@ -79,3 +86,8 @@ def lr_factor(step: int, steps: int, warmup_steps: int, decay: str) -> float:
     if decay == "cosine":
         return (1 + math.cos(math.pi * min(progress, 1.0))) / 2
     return 1.0
+
+
+def scheduled_lr(optimizer: OptimizerConfig, step: int, steps: float) -> float:
+    """The learning rate at a step; `step` and `steps` as in `lr_factor`."""
+    return optimizer.lr * lr_factor(step, steps, optimizer.warmup_steps, optimizer.decay)

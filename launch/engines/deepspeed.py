@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch import distributed as dist
 from conf.schema.base import ConfigError
 from conf.schema.run import OptimizerConfig
 from launch.engines import distributed
-from launch.engines.base import lr_factor, make_adamw
+from launch.engines.base import make_adamw, scheduled_lr
 
 BUCKET = 500_000_000  # gradient elements reduced at a time, DeepSpeed's default; it allocates a buffer of this size
 MOMENTS = ("exp_avg", "exp_avg_sq")  # torch's names of Adam's moments
@@ -52,8 +53,9 @@ class DeepSpeedEngine:
         self, module: nn.Module, optimizer: OptimizerConfig, steps: int, *, stage: int, offload: bool = False
     ) -> None:
         deepspeed = import_deepspeed()
-        self.module, self.stage, self.completed_steps = module, stage, 0
-        self.lr = lambda step: optimizer.lr * lr_factor(step, steps, optimizer.warmup_steps, optimizer.decay)
+        self.module, self.stage = module, stage
+        self.total_updates, self.completed_steps = float(steps), 0
+        self.lr = partial(scheduled_lr, optimizer)
         self.names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
         parameters = dict(module.named_parameters())
         device = next(module.parameters()).device
@@ -103,7 +105,7 @@ class DeepSpeedEngine:
             RuntimeError: the norm of the gradient is not finite.
         """
         for group in self.engine.optimizer.param_groups:
-            group["lr"] = self.lr(self.completed_steps)
+            group["lr"] = self.lr(self.completed_steps, self.total_updates)
         self.engine.step()
         self.completed_steps += 1
         norm = torch.as_tensor(self.engine.get_global_grad_norm())

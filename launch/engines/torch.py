@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from conf.schema.run import OptimizerConfig
-from launch.engines.base import lr_factor, make_adamw
+from launch.engines.base import make_adamw, scheduled_lr
 
 
 class TorchEngine:
@@ -27,7 +27,8 @@ class TorchEngine:
     """
 
     def __init__(self, module: nn.Module, optimizer: OptimizerConfig, steps: int) -> None:
-        self.module = module
+        self.module, self.total_updates, self.completed_steps = module, float(steps), 0
+        self.lr = partial(scheduled_lr, optimizer)
         self.max_grad_norm = math.inf if optimizer.max_grad_norm is None else optimizer.max_grad_norm
         self.masters = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self.low_precision: dict[str, nn.Parameter] = {}  # the parameters that have a master copy
@@ -37,9 +38,6 @@ class TorchEngine:
                 self.masters[name] = nn.Parameter(parameter.detach().float())
                 parameter.register_post_accumulate_grad_hook(partial(_move_gradient, self.masters[name]))
         self.optimizer = make_adamw(self.masters.values(), optimizer)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: lr_factor(step, steps, optimizer.warmup_steps, optimizer.decay)
-        )
 
     def apply(self, function: Callable[[nn.Module], Tensor]) -> Tensor:
         """Return function(policy)."""
@@ -64,9 +62,11 @@ class TorchEngine:
         norm = nn.utils.get_total_norm(gradients, error_if_nonfinite=True)
         if norm > self.max_grad_norm:
             nn.utils.clip_grads_with_norm_(self.masters.values(), self.max_grad_norm, norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr(self.completed_steps, self.total_updates)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.schedule.step()
+        self.completed_steps += 1
         self._copy_masters()
         return norm
 
@@ -80,13 +80,13 @@ class TorchEngine:
         return nullcontext(self.module)
 
     def state_dict(self) -> dict[str, Any]:
-        """The policy without frozen parameters and with master copies, the optimiser and the schedule."""
+        """The policy without frozen parameters and with master copies, the optimiser and the completed steps."""
         frozen = {name for name, p in self.module.named_parameters() if not p.requires_grad}
         module = {name: value for name, value in self.module.state_dict().items() if name not in frozen}
         return {
             "module": module | {name: self.masters[name].detach() for name in self.low_precision},
             "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
+            "schedule": {"last_epoch": self.completed_steps},  # as a scheduler of torch has it, for older checkpoints
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -96,7 +96,7 @@ class TorchEngine:
             for name in self.low_precision:
                 self.masters[name].copy_(state["module"][name])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
+        self.completed_steps = state["schedule"]["last_epoch"]
 
 
 def _move_gradient(master: nn.Parameter, parameter: Tensor) -> None:

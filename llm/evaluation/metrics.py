@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from core.mara import exceeds
 from core.stats import bootstrap_standard_error, entropy
 
 EAD_ORDERS = (1, 2, 3, 4, 5)
@@ -78,7 +79,7 @@ def utility(partition: Sequence[int], scores: Sequence[float], *, patience: floa
 
 def score_of_reward(reward: float, thresholds: Sequence[float]) -> int:
     """1 plus the number of thresholds below the reward; nine thresholds give a score from 1 to 10."""
-    return 1 + sum(reward > threshold for threshold in thresholds)
+    return 1 + sum(bool(exceeds(reward, threshold)) for threshold in thresholds)
 
 
 def pass_at_k(total: int, correct: int, k: int) -> float:

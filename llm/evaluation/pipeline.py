@@ -14,6 +14,7 @@ from rich.progress import track
 from conf.schema.base import ConfigError
 from conf.schema.equivalence import EQUIVALENCES
 from conf.schema.llm import EvaluateConfig, LlmConfig, ModelConfig, RewardConfig, RewardPartConfig
+from core.mara import reaches
 from launch.cli.compose import compose_typed, read_recorded_config
 from launch.runs.checkpoint import tensors_hash
 from launch.runs.console import console
@@ -294,7 +295,7 @@ def prepare_inputs(
                 rewards_in=rewards,
                 rewards_out=rewards_out[number],
                 scores=scores[number],
-                correct=None if rewards is None or threshold is None else [r >= threshold for r in rewards],
+                correct=None if rewards is None or threshold is None else reaches(rewards, threshold).tolist(),
                 answers=partitions[number] if task is None else [task.answer(text) for text in prompt.texts],
             )
         )

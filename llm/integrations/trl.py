@@ -16,6 +16,7 @@ from torch import Tensor
 
 from core.mara import check_mara_beta
 from core.objective import Objective, make_objective
+from core.rules import AUTO
 from core.sequence import masked_sum
 
 try:
@@ -100,7 +101,15 @@ class MaraGRPOConfig(trl.GRPOConfig):
         },
     )
     mara_max_log_weight: float | None = field(
-        default=None, metadata={"help": "Cap on log(reference / policy) of a sequence under forward KL, nats."}
+        default=None,
+        metadata={
+            "help": "Cap on log(reference / policy) of a sequence under forward KL, nats. None: a cap that leaves "
+            "the optimum where it is; inf: no cap, which is dangerous over sequences."
+        },
+    )
+    mara_reward_range: float = field(
+        default=1.0,
+        metadata={"help": "Highest minus lowest weighted sum of rewards, for mara_max_log_weight=None."},
     )
 
     def __post_init__(self) -> None:
@@ -142,6 +151,7 @@ class MaraGRPOConfig(trl.GRPOConfig):
     def objective_arguments(self) -> dict[str, Any]:
         """Keyword arguments of `core.objective.make_objective`."""
         is_quantile = self.mara_threshold is None
+        cap = AUTO if self.mara_max_log_weight is None else self.mara_max_log_weight
         threshold = {
             "kind": "quantile" if is_quantile else "constant",
             "value": self.mara_quantile if is_quantile else self.mara_threshold,
@@ -149,11 +159,12 @@ class MaraGRPOConfig(trl.GRPOConfig):
         }
         return {
             "transform": "mara",
-            "transform_options": {"algorithm": self.mara_algorithm},
+            "transform_options": {"algorithm": self.mara_algorithm, "anchor": "group"},  # without a memory of prompts
             "threshold": threshold,
             "advantage": "centred",
             "direction": self.mara_direction,
-            "max_log_weight": math.inf if self.mara_max_log_weight is None else self.mara_max_log_weight,
+            "max_log_weight": cap if self.mara_max_log_weight != math.inf else None,
+            "reward_range": self.mara_reward_range,
         }
 
 
@@ -247,7 +258,8 @@ class MaraGRPOTrainer(trl.GRPOTrainer):
             )
             (gradient,) = torch.autograd.grad(loss, leaf)
         for name, value in metrics.items():
-            self._metrics["train" if training else "eval"][name].append(float(value))
+            if value.isfinite():  # TRL logs the mean over the steps of an interval, which one NaN would hide
+                self._metrics["train" if training else "eval"][name].append(float(value))
         # TRL's loss is the mean of -A log pi(y) over all N rows, the objective's over the valid ones.
         return -gradient.flatten() * gradient.numel()
 

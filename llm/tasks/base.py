@@ -8,6 +8,7 @@ from typing import Self
 
 from conf.schema.base import ConfigError, load_object
 from conf.schema.llm import LlmConfig
+from core.mara import reaches
 from llm.data import Records
 from llm.inference.prompts import Chat
 
@@ -66,7 +67,7 @@ class Task(ABC):
         """Whether each raw reward is that of a correct completion; False for NaN."""
         if self.correct_reward is None:
             return [not math.isnan(reward) for reward in rewards]
-        return [reward >= self.correct_reward for reward in rewards]
+        return reaches(rewards, self.correct_reward).tolist()
 
 
 def load_task(name: str, config: LlmConfig) -> Task:

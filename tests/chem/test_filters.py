@@ -42,6 +42,14 @@ def test_a_full_bucket_takes_the_reward_and_the_chance_to_be_good():
     assert unfiltered.reward.tolist() == pytest.approx([0.9] * 4)
 
 
+@pytest.mark.parametrize("score", [0.7, 0.9, 0.95])
+def test_a_score_of_exactly_min_score_enters_a_bucket(score):
+    """In the float32 rewards of a batch, .7 is .69999999."""
+    diversity_filter = make_filter("identical_murcko", min_score=score)
+    diversity_filter(make_batch([SAME_SCAFFOLD[0], PYRIDINE], [score, score - 1e-6]))
+    assert [list(bucket) for bucket in diversity_filter.buckets.values()] == [[SAME_SCAFFOLD[0]]]
+
+
 def test_topological_and_similar_scaffolds_share_buckets():
     smiles = [SAME_SCAFFOLD[0], PYRIDINE, SAME_SCAFFOLD[1], "C1CCCCC1"]
     _, filtered = make_filter("topological")(make_batch(smiles, [0.9] * 4))

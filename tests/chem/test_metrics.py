@@ -5,8 +5,10 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+import torch
 
 from chem import metrics
+from core.mara import select_anchor
 
 from .molecules import MOLECULES, distances
 
@@ -88,3 +90,15 @@ def test_an_empty_run_has_no_shares():
     row = metrics.run_metrics(metrics.collect_molecules([], []), [0.5], known=set())
     assert (row["calls"], row["validity"], row["uniqueness"], row["novelty"]) == (0, None, None, None)
     assert (row["0.5/yield"], row["0.5/OB1"], row["0.5/circles"]) == (0, None, None)
+
+
+@pytest.mark.parametrize("screen", [0.7, 0.8, 0.9, 0.95])
+def test_a_score_is_good_at_a_screen_where_its_float32_reward_is_good(screen):
+    """The same comparison as in training, whether a score was written from float64 or from a float32 tensor."""
+    held = torch.tensor(screen).item()
+    scores = np.array([screen, held, screen - 1e-6, math.nan])
+    molecules = metrics.ScoredMolecules(["C", "CC", "CCC", "CCCC"], scores, 4, 4)
+    assert molecules.good(screen).tolist() == [True, True, False, False]
+    reward = torch.tensor(scores[:3]).float()
+    assert molecules.good(screen)[:3].tolist() == select_anchor(reward, torch.zeros(3), screen)[1].tolist()
+    assert screen == 0.8 or not held >= screen  # control: a plain comparison calls the second bad

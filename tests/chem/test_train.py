@@ -3,6 +3,7 @@
 import csv
 import html
 import json
+import math
 import os
 import signal
 import subprocess
@@ -12,7 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import psutil
@@ -27,24 +30,34 @@ from chem.models.tokenizer import Tokenizer
 from chem.oracles import Result, Status
 from chem.parallel.sampler import ParallelSampler
 from chem.parallel.threads import RowThreads
-from chem.replay import ReplayMemory
-from chem.scoring import RewardFunction, canonical_forms
+from chem.reference import PROMPT, make_class_memory, molecule_labels
+from chem.replay import ReplayMemory, TrainingRows
+from chem.scoring import RewardFunction, canonical_forms, scaffold_from_smiles
 from chem.train import (
     BestPolicy,
     Learner,
     Reinvent,
     StopMonitor,
     batch_statistics,
+    draw_kl_samples,
+    expected_updates,
+    kl_samples_logp,
     make_chem_objective,
+    next_progress,
     off_policy_notes,
     sample_records,
     train_step,
+    update_policy,
 )
+from conf.schema.base import ConfigError
 from conf.schema.chem import ChemConfig, RecurrentConfig, StopConfig
 from conf.schema.run import OptimizerConfig
+from core.classes import ClassMemory, StepMasses
 from core.objective import make_objective
+from core.schedules import run_progress, tie_betas
 from launch import collect
 from launch.cli.compose import compose_typed
+from launch.engines.base import lr_factor
 from launch.engines.torch import TorchEngine
 from launch.runs.rng import rollout_uniforms
 from launch.runs.run_folder import read_jsonl
@@ -68,7 +81,7 @@ def make_group(seed=0, rows=12, length=5):
 @pytest.mark.parametrize("transform", ["identity", "mara"])
 @pytest.mark.parametrize("beta", [1 / 128, 0.5])
 def test_reinvents_gradient_is_the_policy_gradients_by_sigma_is_one_over_beta(transform, beta):
-    options = {"algorithm": "auto"} if transform == "mara" else {}
+    options = {"algorithm": "auto", "anchor": "group"} if transform == "mara" else {}
     threshold = {"kind": "constant", "value": 0.6, "floor": None}
     plain = make_objective(transform=transform, transform_options=options, threshold=threshold, **OPTIONS)
     reinvent = Reinvent(**vars(plain))
@@ -86,6 +99,28 @@ def test_reinvents_gradient_is_the_policy_gradients_by_sigma_is_one_over_beta(tr
     assert not gradients[1][:, 3].any()
     loss, _ = reinvent.loss(reward, policy, reference, mask, beta=2 * beta, valid=valid, complete=complete)  # control
     assert not torch.allclose(torch.autograd.grad(loss, policy)[0], gradients[0] * 2 / beta)
+
+
+def test_equal_completions_count_once_in_the_beta_schedule():
+    """The batch of a step is one group; a completion that was sampled twice forms its pairs once."""
+    tokens = torch.tensor([[1, 2, 0], [1, 0, 0], [1, 2, 0], [2, 0, 9]])  # 9 is padding
+    mask = torch.tensor([[True, True, True], [True, True, False], [True, True, True], [True, True, False]])
+    reward = torch.tensor([1.0, 0.75, 1.0, 0.5])
+    ref_logp = torch.tensor([[-2.0, -2, -2], [-2, -2, 0], [-2, -2, -2], [-1, -1, 0]])
+    everywhere = torch.ones(4, dtype=torch.bool)
+    rows = TrainingRows(tokens, mask, reward, everywhere, everywhere, ["C", "N", "C", "O"])
+    threshold = {"kind": "constant", "value": 0.5, "floor": None}
+    objective = make_objective(transform="identity", threshold=threshold, direction="reverse")
+    engine = SimpleNamespace(backward=lambda loss: None, step=lambda: 0.0)
+    learner = SimpleNamespace(objective=objective, engine=engine, classes=None)
+    _, statistics = update_policy(learner, rows, ref_logp.clone().requires_grad_(), ref_logp, 0.1, 4)
+    assert statistics.good.tolist() == [[True, True, False, True]]
+
+    def ties(good):
+        return sorted(tie_betas(statistics.reward, statistics.ref_seq_logp, good).tolist())
+
+    assert ties(statistics.good) == [0.125, 0.125, 0.125]
+    assert len(ties(torch.ones(1, 4, dtype=torch.bool))) == 5  # control: the copy forms pairs too
 
 
 def step_metrics(**shares):
@@ -113,6 +148,40 @@ def test_a_run_stops_on_collapse_and_drift(limits, bad, reason):
     assert [restored.update(step_metrics(**bad)) for _ in range(3)] == reasons
     unlimited = StopMonitor(StopConfig(3, **nothing))
     assert [unlimited.update(step_metrics(**bad)) for _ in range(9)] == [None] * 9  # control
+
+
+def test_a_metric_that_is_not_defined_neither_stops_a_run_nor_counts_as_zero():
+    monitor = StopMonitor(StopConfig(3, None, 0.5, None, None))
+    assert [monitor.update(step_metrics(unique=None)) for _ in range(4)] == [None] * 4
+    assert monitor.mean("unique") is None
+    monitor.update(step_metrics(unique=0.8))
+    assert monitor.mean("unique") == 0.8
+    assert [monitor.update(step_metrics(unique=0.1)) for _ in range(3)][-1] is not None  # control
+    invalid = batch_statistics(make_batch(["C(", "C("], [0.0, 0.0]), [False], Rollout(*[torch.ones(2, 3).bool()] * 3))
+    assert invalid["valid"] == 0
+    assert all(math.isnan(invalid[name]) for name in ("unique", "scaffolds", "repeats"))
+
+
+def test_the_divergence_is_measured_on_molecules_of_the_prior(prior):
+    loaded = load_prior(prior)
+    with RowThreads(40, 1) as threads:
+        first, again, other = (draw_kl_samples(loaded, 40, seed, threads) for seed in (0, 0, 1))
+        policy = deepcopy(loaded.network)
+        same_logp, ref_logp = kl_samples_logp(policy, first, threads)
+        with torch.no_grad():
+            policy.head.bias[3] += 1.0
+        moved_logp, _ = kl_samples_logp(policy, first, threads)
+        assert draw_kl_samples(loaded, 0, 0, threads) is None
+    assert torch.equal(first.tokens, again.tokens)
+    assert first.tokens.tolist() != other.tokens.tolist()
+    torch.testing.assert_close(same_logp, ref_logp)
+    expected = token_logp(policy, first.tokens, first.mask).sum(-1).detach()
+    torch.testing.assert_close(moved_logp, expected)
+    objective = make_objective(transform="identity", direction="forward")
+    kl = objective.measure_divergence((moved_logp, ref_logp), (moved_logp, ref_logp))[
+        "kl/forward_from_reference_nats"
+    ]
+    assert float(kl) > 0.01
 
 
 def test_the_best_policy_comes_back_with_its_optimiser():
@@ -174,6 +243,8 @@ def open_learner(prior, config, oracle=carbon_share):
             objective=make_chem_objective(config),
             reward_function=RewardFunction(oracle, None, None),
             diversity_filter=DiversityFilter(config.diversity_filter),
+            classes=make_class_memory(config.choices()),
+            labels=partial(molecule_labels, config=config),
             memory=ReplayMemory(config.replay, prior.tokenizer),
             oracle_thread=thread,
             row_threads=row_threads,
@@ -228,6 +299,137 @@ def test_steps_are_those_written_out_by_hand(prior):
             assert not torch.allclose(parameter, loaded.network.state_dict()[name], atol=1e-3)  # control: it moved
 
 
+REPLAY = ["replay.size=8", "replay.sample=8"]
+
+
+@pytest.mark.parametrize("loss", ["reinvent", "policy_gradient"])
+def test_metrics_and_the_statistics_for_beta_leave_replayed_molecules_out(prior, loss):
+    """They are means over what the policy sampled in the step, with log-probabilities computed anew."""
+    mara = ["transform=mara", "transform.threshold.value=0.3", "beta_schedule=automatic", "objective.beta=0.05"]
+    config = compose_chem(*REPLAY, *mara, f"loss={loss}")
+    loaded = load_prior(prior)
+    differences = []
+    with open_learner(loaded, config) as learner:
+        for step in range(3):
+            uniforms = rollout_uniforms(config.seed, step, [0] * 24, list(range(24)), loaded.max_tokens)
+            with torch.no_grad():
+                rollout = sample(learner.engine.module, uniforms)
+                policy = token_logp(learner.engine.module, rollout.tokens, rollout.mask).sum(-1)
+                reference = token_logp(loaded.network, rollout.tokens, rollout.mask).sum(-1)
+            replayed = [reward for _, reward in learner.memory.draw(config.seed, step)]
+            result = train_step(learner, config, step, 0.05)
+            metrics, statistics = result.metrics, result.statistics
+            assert float(metrics["reward/raw"]) == pytest.approx(float(result.batch.reward.mean()), rel=1e-5)
+            assert float(metrics["kl/reverse_nats"]) == pytest.approx(float((policy - reference).mean()), abs=1e-4)
+            assert float(metrics["policy/entropy_nats"]) == pytest.approx(-float(policy.mean()), rel=1e-4)
+            good = result.batch.reward >= 0.3
+            assert float(metrics["mara/good_share"]) == pytest.approx(float(good.float().mean()))
+            assert statistics.kl == float(metrics["kl/reverse_nats"])
+            assert torch.equal(statistics.reward, result.batch.reward.unsqueeze(0))
+            assert torch.equal(statistics.good, good.unsqueeze(0))
+            torch.testing.assert_close(statistics.ref_seq_logp, reference.unsqueeze(0), rtol=1e-4, atol=1e-4)
+            with_replayed = torch.cat([result.batch.reward, torch.tensor(replayed)]).mean()
+            differences.append(float(with_replayed - metrics["reward/raw"]))
+    assert differences[0] == 0  # the memory was empty
+    assert min(differences[1:]) > 0.004  # control: with the replayed rows, the mean reward would be higher
+
+
+def test_replayed_molecules_are_trained_on_and_share_the_batchs_anchor(prior):
+    """The update is that of all rows as one group; only what is reported changes."""
+    loaded = load_prior(prior)
+    weights = []
+    for options in (REPLAY, []):
+        config = compose_chem("loss=reinvent", "transform=mara", "transform.threshold.value=0.3", *options)
+        with open_learner(loaded, config) as learner:
+            for step in range(2):
+                train_step(learner, config, step, 0.05)
+            weights.append(learner.engine.module.state_dict()["head.weight"])
+    assert not torch.allclose(weights[0], weights[1], atol=1e-4)
+    reward, policy, reference, mask = make_group()
+    objective = make_chem_objective(config)
+    measured = torch.arange(12).unsqueeze(0) < 8
+    memory = ClassMemory("sequence", "remembered", "remembered")
+    losses, metrics = zip(
+        *(
+            objective.loss(
+                reward, policy, reference, mask, beta=0.1, measured=m, masses=StepMasses(memory, ["p"], [[]])
+            )
+            for m in (None, measured)
+        ),
+        strict=True,
+    )
+    assert torch.equal(*losses)
+    assert float(metrics[1]["reward/raw"]) == pytest.approx(float(reward[:, :8].mean()))
+    assert float(metrics[1]["reward/raw"]) != pytest.approx(float(reward.mean()))  # control
+
+
+def limited(learner, budget):
+    """The learner with a budget of oracle calls."""
+    return learner._replace(reward_function=RewardFunction(carbon_share, None, budget))
+
+
+def progress_and_rates(prior, config, resume_after=None):
+    """Progress before each step of a run, and the learning rate of each update, to the end of the budget."""
+    loaded = load_prior(prior)
+    rates: list[float] = []
+    with open_learner(loaded, config) as opened:
+        learner = limited(opened, config.budget)
+        update = learner.engine.step
+        progress = [0.0]
+
+        def step_and_note():
+            norm = update()
+            rates.append(learner.engine.optimizer.param_groups[0]["lr"])
+            return norm
+
+        with patch.object(learner.engine, "step", step_and_note):
+            for step in range(config.steps):
+                train_step(learner, config, step, 0.05)
+                if step == resume_after:
+                    states = [deepcopy(part.state_dict()) for part in (learner.engine, learner.reward_function)]
+                    learner = limited(learner, config.budget)
+                    learner.engine.total_updates = math.nan  # of no effect: each step sets it
+                    for part, state in zip((learner.engine, learner.reward_function), states, strict=True):
+                        part.load_state_dict(state)
+                if learner.reward_function.spent:
+                    return progress, rates
+                progress.append(next_progress(config, step, learner.reward_function.calls))
+    raise AssertionError("the budget was not spent")
+
+
+@pytest.mark.parametrize("augmentations", [0, 1])
+def test_schedules_reach_their_end_with_the_budget(prior, augmentations):
+    options = ["replay.size=5", f"replay.augmentations={augmentations}"] if augmentations else []
+    config = compose_chem("budget=60", "steps=500", "optimizer.decay=linear", "optimizer.lr=0.001", *options)
+    progress, rates = progress_and_rates(prior, config)
+    steps = len(progress)
+    assert 4 < steps < 40
+    assert progress == sorted(progress)
+    assert (progress[0], progress[-1]) == (0, 1)
+    each_step = rates[:: 1 + augmentations]
+    assert each_step == sorted(each_step, reverse=True)
+    # The last step is trained at the rate that it would have had in a run of exactly so many steps.
+    updates = steps * (1 + augmentations)
+    assert rates[-1] == pytest.approx(0.001 / updates)
+    assert progress_and_rates(prior, config, resume_after=2) == (progress, rates)
+    # Control: progress and decay by steps alone.
+    assert run_progress(steps - 1, config.steps) < 0.1
+    assert lr_factor(updates - 1, config.steps * (1 + augmentations), 0, "linear") > 0.9
+
+
+def test_progress_is_that_of_the_steps_where_they_end_the_run(prior):
+    config = compose_chem("budget=null", "steps=11")
+    assert [next_progress(config, step, 99) for step in range(10)] == pytest.approx([s / 10 for s in range(1, 11)])
+    assert expected_updates(config, 3, 99) == 11
+    config = compose_chem("budget=1000", "steps=11", "replay.augmentations=2")
+    assert next_progress(config, 4, 100) == 0.5
+    assert next_progress(config, 4, 976) == 1  # the next batch of 24 may spend what is left
+    assert next_progress(config, 4, 975) < 1
+    assert expected_updates(config, 4, 0) == expected_updates(config, 4, 100) == 33
+    assert expected_updates(config, 4, 500) == 30
+    assert expected_updates(config, 4, 1000) == 15
+
+
 def test_augmented_memory_takes_further_updates(prior):
     loaded = load_prior(prior)
     losses = {}
@@ -272,6 +474,35 @@ def test_statistics_of_a_batch_by_hand():
     }
 
 
+@pytest.mark.parametrize("mass", ["remembered", "group"])
+def test_scaffolds_become_equally_likely_and_replayed_molecules_estimate_no_mass(prior, mass):
+    settings = [
+        "transform=mara",
+        "transform.level=answer",
+        "transform.equivalence=scaffold",
+        f"transform.mass={mass}",
+    ]
+    config = compose_chem(*settings, "transform.threshold.value=0.1", "advantage=leave_one_out")
+    with open_learner(load_prior(prior), config) as learner:
+        memory = learner.classes
+        for step in range(3):
+            metrics = train_step(learner, config, step, 0.1).metrics
+        assert metrics["mara/good_share"] > 0
+        assert memory.prompts[PROMPT].estimates == 3
+        molecules = [smiles for smiles in learner.reward_function.scores]
+        assert set(memory.known(PROMPT)) <= {scaffold_from_smiles(smiles) for smiles in molecules}
+        if mass == "remembered":
+            everywhere = torch.ones(4, dtype=torch.bool)
+            tokens, mask = learner.prior.tokenizer.encode_batch(molecules[:4])
+            rows = TrainingRows(tokens, mask, torch.ones(4), everywhere, everywhere, molecules[:4])
+            policy_logp = token_logp(learner.engine.module, tokens, mask)
+            update_policy(learner, rows, policy_logp, policy_logp.detach(), 0.1, 0)  # none of them was sampled
+            assert memory.prompts[PROMPT].estimates == 3
+    if mass == "group":
+        with pytest.raises(ConfigError, match=r"^transform\.mass: must be remembered or reference with replay"):
+            compose_chem(*settings, "replay.size=4", "replay.sample=2")
+
+
 def test_off_policy_settings_are_named():
     assert off_policy_notes(compose_chem("duplicates=keep")) == []
     notes = off_policy_notes(compose_chem(*ALL_PARTS))
@@ -282,7 +513,11 @@ def test_off_policy_settings_are_named():
 SMALL = ["steps=12", "oracle.workers=1", "checkpoint.every_steps=3"]
 ALL_PARTS = [
     "transform=mara",
-    "transform.threshold.value=0.4",
+    "transform.level=answer",
+    "transform.equivalence=scaffold",
+    "transform.threshold.kind=reference_quantile",
+    "transform.threshold.value=0.6",
+    "transform.reference_samples=32",
     "duplicates=zero",
     "replay.size=10",
     "replay.sample=4",

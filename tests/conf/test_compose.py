@@ -17,6 +17,8 @@ from launch.cli.help import described_keys, option_table, short_value
 from launch.cli.validation import check, register
 from launch.runs.run_folder import flatten
 
+from ..core.test_objective_methods import GRPO
+
 PACKAGES = {path.parent.name: path.parent.name.capitalize() + "Config" for path in sorted(CONF.glob("*/config.yaml"))}
 EXPERIMENTS = [(package, name) for package in PACKAGES for name in options(package, "experiment")]
 OPTIONS = [
@@ -180,3 +182,13 @@ def test_a_command_of_a_package_composes(command):
     assert not set(groups(command.partition(".")[0])) & {
         command.partition(".")[2]
     }  # the command is no group of its package
+
+
+def test_grpo_is_the_objective_whose_gradient_is_compared_with_the_published_formula():
+    arguments = {}
+    for method in ("grpo", "grpo_sequence_kl"):
+        config = OmegaConf.to_object(composed("llm", f"method={method}"))
+        arguments[method] = config.objective_arguments()
+    assert {name: arguments["grpo"][name] for name in GRPO} == GRPO
+    assert arguments["grpo"]["transform"] == "identity"
+    assert {name: arguments["grpo_sequence_kl"][name] for name in GRPO} != GRPO  # control

@@ -1,6 +1,7 @@
 """Advantages and bonuses: expected gradients over every group, ties, and invalid samples."""
 
 import math
+from fractions import Fraction
 from itertools import combinations, product
 
 import pytest
@@ -12,6 +13,7 @@ from core.advantages import (
     centred,
     differential_smoothing,
     group_normalised,
+    group_normalised_sample_std,
     leave_one_out,
     max_at_k,
     no_baseline,
@@ -69,7 +71,16 @@ def test_values_by_hand() -> None:
     std = math.sqrt((4 + 1 + 9) / 3)
     torch.testing.assert_close(group_normalised(reward)[0], torch.tensor([-2.0, -1.0, 3.0]) / std)
     assert group_normalised(reward)[1].tolist() == [0, 0, 0]
-    assert set(PLAIN.values()) == {no_baseline, centred, leave_one_out, group_normalised}
+    sample_std = torch.tensor([1.0, 2, 6]).std()
+    torch.testing.assert_close(group_normalised_sample_std(reward)[0], torch.tensor([-2.0, -1.0, 3.0]) / sample_std)
+    assert group_normalised_sample_std(reward)[1].tolist() == [0, 0, 0]
+    assert set(PLAIN.values()) == {
+        no_baseline,
+        centred,
+        leave_one_out,
+        group_normalised,
+        group_normalised_sample_std,
+    }
     assert {*ADVANTAGES.values()} - {*PLAIN.values()} == {max_at_k, pass_at_k}
 
 
@@ -199,6 +210,47 @@ def test_invalid_samples_have_no_effect_on_subsets(advantage) -> None:
     assert result[1].tolist() == [0] * 5
     with pytest.raises(ValueError, match="NaN"):
         advantage(reward)
+
+
+def test_subset_advantages_are_exact_in_float32_for_every_group_size() -> None:
+    """Against fractions of whole numbers, for every size up to 40 and large groups; C(128, 64) overflows float32."""
+    sizes = [(n, k) for n in range(2, 41) for k in range(1, n + 1)] + [(128, 64), (256, 64), (512, 256), (1024, 8)]
+    for n, k in sizes:
+        counts = range(n + 1) if n <= 40 else (0, 1, 5, n // 2, n - k, n - k + 1, n)
+        reward = torch.stack([torch.arange(n) < c for c in counts]).float()
+        expected = [pass_at_k_by_fractions(n, c, k) for c in counts]
+        table = torch.tensor(
+            [[right] * c + [wrong] * (n - c) for c, (right, wrong) in zip(counts, expected, strict=True)]
+        )
+        torch.testing.assert_close(pass_at_k(reward, k=k, threshold=1.0), table, rtol=1e-6, atol=0)
+        if k > 1:
+            ranks = torch.arange(n - 1, -1, -1).float()  # the reward of rank m is n - 1 - m
+            best = torch.tensor([max_at_k_by_fractions(n, m, k) for m in range(n)])
+            torch.testing.assert_close(max_at_k(ranks, k=k), best, rtol=1e-6, atol=0)
+    # Control: binomial coefficients in float32 are off by 18% at (32, 8, 24) and infinite at (128, 64).
+    n, k, c = 32, 8, 24
+    share = (torch.tensor([math.comb(n - c, k), math.comb(n, k)]).float() / 1).tolist()
+    rho = 1 - torch.tensor(share[0] / share[1])
+    wrong = float((1 - rho) / (rho * (1 - rho)).sqrt())
+    assert abs(wrong / pass_at_k_by_fractions(n, c, k)[0] - 1) > 0.1
+    assert math.isinf(float(torch.tensor(float(math.comb(256, 64))).float()))
+
+
+def pass_at_k_by_fractions(n: int, c: int, k: int) -> tuple[float, float]:
+    """The advantage of a correct sample and of another one, by the formula of the source with exact binomials."""
+    fails = Fraction(math.comb(n - c, k), math.comb(n, k))
+    if fails in (0, 1):
+        return 0.0, 0.0
+    variance = fails * (1 - fails)
+    others = Fraction(math.comb(n - c - 1, k - 1), math.comb(n - 1, k - 1))
+    right, wrong = (math.sqrt(float(x * x / variance)) for x in (fails, fails - others))
+    return right, -wrong
+
+
+def max_at_k_by_fractions(n: int, rank: int, k: int) -> float:
+    """Sum over runners-up j of the reward's gap j - rank, times the share of subsets with that runner-up."""
+    subsets = math.comb(n - 1, k - 1)
+    return float(sum(Fraction((j - rank) * math.comb(n - 1 - j, k - 2), subsets) for j in range(rank + 1, n)))
 
 
 def test_best_of_n_by_hand() -> None:

@@ -1,6 +1,7 @@
 """python -m core.explain, end to end: it prints the targets, and reports a mistake in one line."""
 
 import math
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -66,9 +67,9 @@ def test_help_teaches_with_examples_that_run(capsys: pytest.CaptureFixture[str])
     for key in KEYS:
         assert key in HELP
     examples = [line.split("core.explain ")[1] for line in HELP.splitlines() if line.startswith("    python -m")]
-    assert len(examples) == 3
+    assert len(examples) == 4
     for example in examples:
-        assert printed(capsys, *example.replace("'", "").split())
+        assert printed(capsys, *shlex.split(example))
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,10 @@ def test_help_teaches_with_examples_that_run(capsys: pytest.CaptureFixture[str])
     [
         ([], "reward: must be given; see --help"),
         (["reward=[1]", "ref=[1]"], "beta: must be given; see --help"),
-        (["betta=1"], "betta: no such key; allowed: reward, ref, beta, threshold, entropy_coef, got 'betta=1'"),
+        (
+            ["betta=1"],
+            "betta: no such key; allowed: reward, ref, beta, threshold, entropy_coef, classes, got 'betta=1'",
+        ),
         (["--beta=1"], "--beta: no such key"),
         (["beta"], "beta: must be written beta=VALUE, got 'beta'"),
         (["beta=1", "beta=2"], "beta: must be given once, got it twice"),
@@ -249,3 +253,37 @@ def test_lists_without_brackets_and_spaces_are_understood(capsys: pytest.Capture
     expected = printed(capsys, *EXAMPLE)
     assert printed(capsys, "reward=1,1,0", "ref=.3,.02,.68", "beta=1e-2") == expected
     assert printed(capsys, "beta= .01", "ref=[ .3, .02, .68 ]", "reward=[1, 1., 0]") == expected
+
+
+# --- answers -----------------------------------------------------------------------------------------------------
+
+SPELT = ["reward=[1,1,1,1,0]", "ref=[.4,.1,.06,.04,.4]", "beta=.1", 'classes=["Mars","Venus","Venus","Venus",""]']
+
+
+def test_answers_are_shown_beside_sequences(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(SPELT) == 0
+    printed = capsys.readouterr().out
+    rows = {line.split()[0]: line.split()[1:] for line in printed.partition("answers, by")[2].splitlines()[2:]}
+    assert list(rows) == ["Mars", "Venus"]
+    venus, mars = ([float(cell) for cell in rows[name][2:]] for name in ("Venus", "Mars"))
+    assert mars[0] / venus[0] == pytest.approx(2, rel=1e-3)  # without MARA, as in the reference
+    assert venus[2] == pytest.approx(3 * mars[2], abs=2e-4)  # over sequences, by the number of spellings
+    assert mars[4:] == venus[4:]  # over answers
+    by_answer = [float(line.split()[-2]) for line in printed.splitlines()[3:7]]
+    assert by_answer[1:] == pytest.approx([0.25, 0.15, 0.10], abs=1e-4)  # the reference's phrasing
+    assert max(map(len, printed.splitlines())) <= 165
+    assert main(SPELT[:3]) == 0
+    assert "answers" not in capsys.readouterr().out  # control: only if asked for
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ("classes=[1,2]", "classes: must have one name per outcome, 5 as in reward, got 2"),
+        ("classes=Mars", "classes: must be a list of names or whole numbers"),
+        ("classes=[1.5,1,1,1,1]", "classes: must be a list of names or whole numbers"),
+    ],
+)
+def test_a_mistake_in_the_classes(classes: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SPELT[:3], classes]) == 1
+    assert capsys.readouterr().err.startswith(message)

@@ -163,6 +163,61 @@ def test_clipping_stops_a_ratio_that_would_move_further_out_of_the_range(
     assert (float(torch.autograd.grad(loss, policy)[0].abs()) > 0) == moves
 
 
+@pytest.mark.parametrize("level", ["token", "sequence"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_ratio_that_overflows_is_clipped_without_nan(level: str, dtype: torch.dtype) -> None:
+    """As for a ratio just outside the range: where it is clipped, the loss is finite and the gradient 0."""
+
+    def loss_and_gradient(log_ratio: float, advantage: float) -> tuple[float, Tensor]:
+        policy = torch.tensor([[-1.0, -2.0]], dtype=dtype, requires_grad=True)
+        behaviour = policy.detach() - torch.tensor([[log_ratio, 0.0]], dtype=dtype)
+        loss = clipped_policy_gradient(
+            policy,
+            behaviour,
+            torch.tensor([advantage], dtype=dtype),
+            torch.tensor([[True, True]]),
+            clip_low=0.2,
+            clip_high=0.3,
+            level=level,
+        )
+        return float(loss.detach()), gradient(loss, policy)
+
+    huge = 1000.0  # exp(89) is infinite in float32, exp(710) in float64
+    for log_ratio, advantage in ((huge, 1.5), (-huge, -1.5), (huge, 0.0), (-huge, 0.0)):
+        loss, grad = loss_and_gradient(log_ratio, advantage)
+        near_loss, near_grad = loss_and_gradient(math.copysign(0.5, log_ratio), advantage)
+        assert loss == near_loss
+        assert torch.equal(grad, near_grad)
+        assert float(grad[0, 0]) == 0
+        assert level == "sequence" or advantage == 0 or float(grad[0, 1]) != 0  # the other token has a ratio of 1
+    loss, grad = loss_and_gradient(-huge, 1.5)  # not clipped, and its ratio is 0
+    assert math.isfinite(loss)
+    assert float(grad[0, 0]) == 0
+    with pytest.raises(ValueError, match=r"ratio of the policy .* overflows at \[0.*log is 1000 .*fewer updates"):
+        loss_and_gradient(huge, -1.5)  # PPO does not bound this term
+    # Control: the minimum of the two products has a gradient of NaN.
+    policy = torch.tensor(-1.0, dtype=dtype, requires_grad=True)
+    ratio = (policy + huge).exp()
+    assert bool(gradient(torch.minimum(ratio * 1.5, ratio.clamp(0.8, 1.3) * 1.5), policy).isnan())
+
+
+def test_the_clipped_loss_is_the_minimum_of_the_two_products() -> None:
+    """Value and gradient, bit by bit, over ratios on both sides of the bounds."""
+    log_ratio = torch.tensor([-3.0, math.log(0.79), -0.1, 0.0, 0.1, math.log(1.29), 3.0]).repeat(3)
+    advantage = torch.tensor([1.7, 0.0, -0.9]).repeat_interleave(7)
+    policy = torch.full((21, 1), -1.3, requires_grad=True)
+    behaviour = policy.detach() - log_ratio.unsqueeze(-1)
+    mask = torch.ones(21, 1, dtype=torch.bool)
+    loss = clipped_policy_gradient(policy, behaviour, advantage, mask, clip_low=0.2, clip_high=0.3)
+    ratio = (policy - behaviour).exp()
+    products = ratio * advantage.unsqueeze(-1), ratio.clamp(1 - 0.2, 1 + 0.3) * advantage.unsqueeze(-1)
+    expected = -torch.minimum(*products).sum(-1).mean()
+    assert torch.equal(loss, expected)
+    assert torch.equal(gradient(loss, policy), gradient(expected, policy))
+    unclipped = clipped_policy_gradient(policy, behaviour, advantage, mask, clip_low=1.0, clip_high=math.inf)
+    assert not torch.allclose(unclipped, loss)  # control
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

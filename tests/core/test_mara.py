@@ -1,6 +1,8 @@
 """MARA on whole outcome sets: good samples, the anchor, the optima of both algorithms, thresholds and edge cases."""
 
 import math
+from collections.abc import Callable
+from fractions import Fraction
 from functools import partial
 
 import numpy
@@ -8,12 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from core.advantages import pass_at_k
 from core.divergences import find_divergence
 from core.mara import (
     anchor_reference,
     augment_reward,
     cross_fitted_anchor,
+    exceeds,
     quantile_threshold,
+    reaches,
     reference_quantile,
     select_anchor,
 )
@@ -64,6 +69,53 @@ def test_the_optimum_is_uniform_over_the_good_outcomes(seed: int, beta: float) -
     # Outcomes that are not good are unchanged.
     assert torch.equal(augmented[~good], reward[~good])
     assert torch.equal(ref_2[~good], ref[~good])
+
+
+STRICTLY_CONVEX: dict[str, Callable[[Tensor], Tensor]] = {  # f(u), u = pi / ref
+    "reverse": lambda u: u * u.log(),
+    "forward": lambda u: -u.log(),
+    "jensen_shannon": lambda u: (u * (2 * u / (1 + u)).log() + (2 / (1 + u)).log()) / 2,
+    "alpha(.5)": lambda u: -4 * u.sqrt(),
+    "alpha(2)": lambda u: u.square() / 2,
+    "another": lambda u: u**3 + (-u).exp(),
+}
+
+
+def optimum_of(f: Callable[[Tensor], Tensor], reward: Tensor, ref_logp: Tensor, beta: float) -> Tensor:
+    """Maximise sum pi R - beta sum ref f(pi / ref) over all distributions, by L-BFGS on the logits."""
+    logits = torch.zeros_like(reward, requires_grad=True)
+    ref = ref_logp.exp()
+    optimiser = torch.optim.LBFGS(
+        [logits], max_iter=3000, tolerance_grad=1e-12, tolerance_change=0, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> Tensor:
+        optimiser.zero_grad()
+        policy = logits.softmax(-1)
+        value = beta * (ref * f(policy / ref)).sum() - (policy * reward).sum()
+        value.backward()
+        return value
+
+    optimiser.step(loss)
+    return logits.detach().softmax(-1)
+
+
+@pytest.mark.parametrize("beta", [0.5, 2.0])
+@pytest.mark.parametrize("name", STRICTLY_CONVEX)
+def test_algorithm_2_is_uniform_under_every_strictly_convex_divergence(name: str, beta: float) -> None:
+    """R' - beta f'(pi / ref') is constant where pi > 0, and f' is one-to-one: pi / ref' is the same for the good."""
+    ref = random_logp(7, seed=1)
+    reward = torch.tensor([1, 1.3, 0, 1, 0.4, 1, 0]).double()
+    good, f = reward >= 1, STRICTLY_CONVEX[name]
+    anchored = anchor_reference(reward, ref, threshold=1.0)
+    optimum = optimum_of(f, *anchored, beta)
+    assert float(coefficient_of_variation(optimum[good])) < 1e-5
+    assert float(optimum[good].sum()) > 0.4
+    if name in ("reverse", "forward"):  # the optimiser finds what is known in closed form
+        torch.testing.assert_close(optimum, target(name, *anchored, beta).exp(), rtol=0, atol=1e-6)
+    for r, other in ((reward, "vanilla"), (augment_reward(reward, ref, beta=beta, threshold=1.0), "Algorithm 1")):
+        if (name, other) != ("reverse", "Algorithm 1"):  # controls
+            assert float(coefficient_of_variation(optimum_of(f, r, ref, beta)[good])) > 0.05, other
 
 
 def figure_5() -> tuple[Tensor, Tensor, Tensor]:
@@ -236,6 +288,43 @@ def test_inputs_are_not_modified_and_dtypes_kept() -> None:
     assert not torch.equal(augmented, reward)  # control
 
 
+# --- the comparison with a threshold ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threshold", [i / 20 for i in range(1, 21)] + [i / 100 for i in range(1, 100)])
+def test_a_reward_equal_to_the_threshold_reaches_it_in_every_form(threshold: float) -> None:
+    """As a float, a float32 or float64 tensor, and a list of what a float32 tensor holds (.7 is then .69999999)."""
+    held = torch.tensor([threshold, threshold - 1e-6, threshold + 1e-6, NAN])
+    expected = [True, False, True, False]
+    assert reaches(held, threshold).tolist() == expected
+    assert reaches(held.double(), threshold).tolist() == expected
+    assert reaches(held.tolist(), threshold).tolist() == expected
+    assert reaches([threshold, threshold - 1e-6, threshold + 1e-6, NAN], threshold).tolist() == expected
+    assert reaches(held, torch.full((4,), threshold, dtype=torch.float64)).tolist() == expected
+    assert exceeds(held.tolist(), threshold).tolist() == [False, False, True, False]
+    good = select_anchor(held[:3], torch.zeros(3), threshold)[1]
+    assert good.tolist() == expected[:3]
+    assert (pass_at_k(held[:3], k=1, threshold=threshold) > 0).tolist() == expected[:3]
+
+
+def test_a_plain_comparison_of_lists_disagrees_with_tensors() -> None:
+    """The control: .7, .9 and .95 are good as float32 tensors and are not at least .7, .9 and .95 as floats."""
+    for threshold in (0.7, 0.9, 0.95):
+        held = torch.tensor([threshold])
+        assert bool(held >= threshold)
+        assert not held.tolist()[0] >= threshold
+    assert torch.tensor([0.6]).tolist()[0] > 0.6  # and a score would be above a threshold that it equals
+
+
+def test_thresholds_of_float64_tensors_are_compared_in_float64() -> None:
+    """A quantile of float64 rewards separates rewards that float32 cannot."""
+    reward = torch.tensor([1.0, 1.0 + 1e-12, 1.0 + 2e-12], dtype=torch.float64)
+    assert reaches(reward, quantile_threshold(reward, 0.5)).tolist() == [False, True, True]
+    assert reaches(reward.half(), 1.0).all()
+    assert reaches([], 1.0).tolist() == []
+    assert reaches([1, 0], 1).tolist() == [True, False]
+
+
 # --- quantile thresholds ---------------------------------------------------------------------------------
 
 
@@ -257,6 +346,30 @@ def test_quantiles_agree_with_torch_and_numpy(seed: int, q: float) -> None:
     assert abs(float(quantile_threshold(reward, q)[0]) - numpy.quantile(reward[0].numpy(), q)) < 1e-12 or q == 0
     if 0 < q < 1:  # control: with the invalid samples the quantile is another
         assert not torch.allclose(quantile_threshold(reward, q)[2:], threshold[2:])
+
+
+def test_the_sample_at_the_quantile_is_good_for_every_group_size() -> None:
+    """Against exact fractions, for every size below 130 and q in steps of .01, with rewards in float32."""
+    sizes = torch.arange(2, 130)
+    valid = torch.arange(129) < sizes.unsqueeze(1)
+    reward = torch.arange(129).float().expand(128, 129)
+    left_out_in = {torch.float32: 0, torch.float64: 0}
+    for percent in range(1, 100):
+        q = percent / 100
+        exact = [Fraction(percent, 100) * (n - 1) for n in sizes.tolist()]
+        expected = [n - math.ceil(position) for n, position in zip(sizes.tolist(), exact, strict=True)]
+        good = reaches(reward, quantile_threshold(reward.masked_fill(~valid, NAN), q, valid=valid)) & valid
+        assert good.sum(-1).tolist() == expected
+        if percent % 5 == 0:  # groups in which all samples count
+            whole = [torch.arange(n).float() for n in sizes.tolist()]
+            assert [int(reaches(group, quantile_threshold(group, q)).sum()) for group in whole] == expected
+            for dtype in left_out_in:  # controls: the position without rounding
+                positions = (q * (sizes - 1).to(dtype)).ceil().tolist()
+                left_out_in[dtype] += sum(
+                    wrong != math.ceil(right) for wrong, right in zip(positions, exact, strict=True)
+                )
+    assert left_out_in[torch.float32] == 12  # such as q = .6 of 26
+    assert 0.28 * 25 > 7  # in float64 the multiples of .05 are right, but not .28
 
 
 def test_a_quantile_that_would_make_all_good_leaves_the_group_unchanged() -> None:

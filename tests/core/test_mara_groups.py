@@ -17,9 +17,9 @@ from core.losses import policy_gradient
 from core.mara import augment_reward
 from core.objective import Objective
 from core.transforms import identity, mara
-from tools.anchor_bias import BETAS, SEQUENCES, SIZES, Method, bias, fixed_point, main
+from tools.anchor_bias import BETAS, SEQUENCES, SIZES, SPELLINGS, Method, answer_shares, bias, fixed_point, main
 
-from .enumeration import follow_gradient
+from .enumeration import follow_gradient, one_token_gradient
 
 REF = torch.tensor([0.55, 0.15, 0.05, 0.25], dtype=torch.float64).log()
 REWARD = torch.tensor([1, 1, 1, 0], dtype=torch.float64)
@@ -61,6 +61,42 @@ def follow_objective(
 def unevenness(policy: Tensor) -> float:
     good = policy[:3]
     return float((good - good.mean()).abs().max())
+
+
+# --- without the groups whose rewards are all equal --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "good", "bad"),
+    [
+        (2, [0.55 / 0.75, 0.15 / 0.75, 0.05 / 0.75], 1.513308e-5),  # the ratios of the reference
+        (4, [0.375807, 0.317510, 0.306683], 9.778371e-6),
+    ],
+)
+def test_without_tied_groups_mara_is_not_uniform(size: int, good: list[float], bad: float) -> None:
+    """Only groups with a bad sample are left. At G=2 a good sample is then always its own anchor."""
+    beta = 0.1
+    settled = torch.tensor([*(x * (1 - bad) for x in good), bad], dtype=torch.float64).log()
+    uniform = torch.tensor([*[(1 - bad) / 3] * 3, bad], dtype=torch.float64).log()
+    transform = partial(mara, threshold=1.0, direction="reverse")
+    for skip in (True, False):
+        objective = Objective(direction="reverse", transform=transform, skip_tied_groups=skip)
+
+        def largest(policy: Tensor, objective: Objective = objective) -> float:
+            """Of the expected gradient, per probability of a bad sample, which scales it."""
+
+            def loss(members: Tensor, logp: Tensor) -> Tensor:
+                mask = torch.ones(*members.shape, 1, dtype=torch.bool)
+                return objective.loss(REWARD[members], logp[..., None], REF[members][..., None], mask, beta=beta)[0]
+
+            return float(one_token_gradient(loss, policy, size).abs().max()) / bad / beta
+
+        assert objective.has_target != skip
+        if skip:
+            assert largest(settled) < 1e-3
+            assert largest(uniform) > 1e-2
+        else:  # control: with the tied groups, it is no fixed point
+            assert largest(settled) > 1
 
 
 # --- leave-one-out ---------------------------------------------------------------------------------------
@@ -128,12 +164,62 @@ def test_the_bias_falls_with_a_larger_group_and_a_smaller_beta(direction: str) -
     assert small_beta < 1e-3 if direction == "reverse" else 1e-3 < small_beta < 5e-3
 
 
-def test_the_guide_shows_the_table_that_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_guide_shows_the_tables_that_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
     main()
-    printed = capsys.readouterr().out
-    table = printed[printed.index("Algorithm 1") :]
-    assert table in (Path(__file__).resolve().parents[2] / "docs" / "mara.md").read_text()
-    assert table.count("\n") == 2 * (2 + len(BETAS)) + 1  # control: the table is complete
+    page = (Path(__file__).resolve().parents[2] / "docs" / "mara.md").read_text()
+    printed = capsys.readouterr().out.strip().split("\n\n")
+    tables = [block for block in printed if block.count("\n")]
+    assert len(tables) == 1 + 3 + 1 + 1 + 6
+    for table in tables[1:]:
+        assert table in page
+    assert tables[3].replace("0         0", "1         0", 1) not in page  # control: every figure counts
+
+
+# --- answers, and other anchors ------------------------------------------------------------------------------
+
+
+def shares(method: Method, size: int = 4, beta: float = 0.03) -> list[float]:
+    return answer_shares(SPELLINGS, fixed_point(SPELLINGS, method, size, beta)).tolist()
+
+
+@pytest.mark.parametrize("direction", ["reverse", "forward"])
+@pytest.mark.parametrize("advantage", ["leave_one_out", "no_baseline"])
+def test_answers_are_uniform_with_remembered_masses_and_anchors(direction: str, advantage: str) -> None:
+    assert shares(Method(direction, "remembered", "remembered", advantage)) == pytest.approx([1 / 3] * 3, abs=1e-9)
+    assert shares(Method(direction, "group", "remembered", advantage)) == pytest.approx([1 / 3] * 3, abs=1e-9)
+    sequences = shares(Method(direction, "sequence", "remembered", advantage))  # controls
+    assert sequences == pytest.approx([1 / 7, 2 / 7, 4 / 7], abs=1e-9)
+    naive = shares(Method(direction, "distinct", "group", advantage))
+    assert max(abs(share - 1 / 3) for share in naive) > 0.05
+
+
+def test_the_phrasing_inside_an_answer_stays_that_of_the_reference() -> None:
+    reference = torch.tensor(SPELLINGS.reference).double()
+    for mass, kept in (("remembered", True), ("group", True), ("sequence", False)):
+        policy = fixed_point(SPELLINGS, Method("reverse", mass), 4, 0.03)
+        inside = [policy[rows] / policy[rows].sum() for rows in (slice(1, 3), slice(3, 7))]
+        phrasing = [reference[rows] / reference[rows].sum() for rows in (slice(1, 3), slice(3, 7))]
+        distance = max(float((a - b).abs().max()) for a, b in zip(inside, phrasing, strict=True))
+        assert distance < 1e-4 if kept else distance > 0.1
+
+
+def test_the_masses_of_groups_alone_need_a_constant_anchor_without_a_baseline_and_under_forward_kl() -> None:
+    assert shares(Method("reverse", "group", "group")) == pytest.approx([1 / 3] * 3, abs=1e-6)
+    assert shares(Method("forward", "group", "group")) == pytest.approx([0.2185, 0.3559, 0.4256], abs=1e-3)
+    assert shares(Method("reverse", "group", "group", "no_baseline")) == pytest.approx(
+        [0.428, 0.323, 0.249], abs=1e-3
+    )
+
+
+def test_cross_fitting_gives_the_reference_to_the_power_of_the_chance_of_no_other_good_sample() -> None:
+    reference = torch.tensor(SEQUENCES.reference[:3]).double()
+    for size, beta in ((4, 1.0), (4, 0.3), (2, 0.3)):
+        policy = fixed_point(SEQUENCES, Method("reverse", "sequence", "cross_fitted", "no_baseline"), size, beta)
+        power = float(policy[3]) ** (size // 2)
+        expected = reference**power / (reference**power).sum()
+        torch.testing.assert_close(policy[:3] / policy[:3].sum(), expected, rtol=0, atol=1e-4)
+        group = fixed_point(SEQUENCES, Method("reverse", "sequence", "group", "no_baseline"), size, beta)  # control
+        assert float((group[:3] / group[:3].sum() - expected).abs().max()) > 1e-2
 
 
 # --- other advantages: why a baseline is needed ----------------------------------------------------------
@@ -180,20 +266,22 @@ def test_centring_is_uniform_with_the_kl_in_the_reward_only() -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "shares"),
     [
-        {"advantage": "no_baseline"},
-        {"algorithm": 2, "placement": "loss"},
-        {"direction": "forward", "placement": "loss"},
+        ({"advantage": "no_baseline"}, [0.401, 0.304, 0.295]),
+        ({"algorithm": 2, "placement": "loss"}, [0.401, 0.304, 0.295]),  # refused, see core.rules
+        ({"direction": "forward", "placement": "loss"}, [0.376, 0.310, 0.307]),  # likewise
     ],
 )
-def test_an_anchor_outside_a_baseline_biases_at_every_beta(options: dict) -> None:
+def test_an_anchor_outside_a_baseline_biases_at_every_beta(options: dict, shares: list[float]) -> None:
     """The group of a sample determines its anchor, and only a comparison within the group cancels that effect.
 
-    The bias is smaller in larger groups.
+    The bias is smaller in larger groups. The shares at beta .03 are those in docs/mara.md.
     """
     options = {"start": NEAR_UNIFORM, "steps": 250 if options.get("direction") == "forward" else 60, **options}
-    by_beta = [unevenness(follow_objective(4, beta, **options)) for beta in (0.03, 0.1)]
+    policies = [follow_objective(4, beta, **options) for beta in (0.03, 0.1)]
+    assert policies[0][:3].tolist() == pytest.approx(shares, abs=1e-3)
+    by_beta = [unevenness(policy) for policy in policies]
     assert min(by_beta) > 0.03
     assert abs(by_beta[0] - by_beta[1]) < 5e-3  # it does not fall with beta
     assert unevenness(follow_objective(8, 0.1, **options)) < 0.4 * by_beta[1]

@@ -1,10 +1,12 @@
 """The middle of a training step: its expected gradient, invalid samples, metrics, and rejected combinations."""
 
+import contextlib
 import itertools
 import math
 import re
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from types import ModuleType
 from typing import Any, ClassVar
@@ -18,7 +20,7 @@ from core.classes import Masses
 from core.divergences import DIVERGENCES
 from core.mara import Anchor, anchor_reference, augment_reward
 from core.objective import Objective, make_objective, make_threshold
-from core.targets import forward_kl_target
+from core.targets import forward_kl_target, reverse_kl_target
 from core.transforms import Transformed, mara
 
 from .enumeration import (
@@ -45,8 +47,13 @@ def conditionals(seed: int) -> Tensor:
     return random_logits(len(SEQUENCES.prefix_of), VOCABULARY, seed=seed)
 
 
-def sampled_gradient(objective: Objective, policy: Tensor, ref: Tensor, reward: Tensor, beta: float) -> Tensor:
-    """Expected gradient over every group of two completions, with garbage wherever the mask is False."""
+def sampled_gradient(
+    objective: Objective, policy: Tensor, ref: Tensor, reward: Tensor, beta: float, off_policy: bool = False
+) -> Tensor:
+    """Expected gradient over every group of two completions, with garbage wherever the mask is False.
+
+    With `off_policy`, the loss is told that an earlier policy, with the same probabilities, has sampled them.
+    """
     members, log_orders = all_groups(len(SEQUENCES.tokens), 2)
     mask = SEQUENCES.mask[members]
     log_chance = log_orders + SEQUENCES.seq_logp(policy)[members].sum(-1)
@@ -54,7 +61,8 @@ def sampled_gradient(objective: Objective, policy: Tensor, ref: Tensor, reward: 
 
     def loss(policy_logp: Tensor) -> Tensor:
         with_nan = torch.where(mask, policy_logp, NAN)
-        return objective.loss(reward[members], with_nan, ref_logp, mask, beta=beta)[0]
+        behaviour_logp = with_nan.detach() if off_policy else None
+        return objective.loss(reward[members], with_nan, ref_logp, mask, beta=beta, behaviour_logp=behaviour_logp)[0]
 
     return expected_group_gradient(loss, SEQUENCES.token_logp(policy)[members], log_chance, policy)
 
@@ -91,6 +99,7 @@ def test_expected_gradient_is_that_of_the_exact_objective(
         advantage=ADVANTAGES[advantage],
         entropy_coef=entropy_coef,
         alpha=alpha,
+        max_log_weight=None,  # the gradient of the objective itself, away from its optimum
     )
     sampled = sampled_gradient(objective, policy, ref, reward, beta)
     exact = exact_gradient(policy, ref, reward, beta, direction, level, entropy_coef)
@@ -149,13 +158,15 @@ def test_mara_on_completions_of_the_reference_has_the_target_of_algorithm_two(be
             more = {"masses": lambda facts: Masses(None, anchor)} if given else {}
             mask = torch.ones(1, 1, 1, dtype=torch.bool)
             logp, ref_logp = (value[y].reshape(1, 1, 1) for value in (policy, ref))
-            total = total + chance * objective.reference_loss(logp, ref_logp, mask, beta=beta, **one, **more)[0]
+            loss, logged = objective.reference_loss(logp, ref_logp, mask, beta=beta, **one, **more)
+            assert float(logged["kl/forward_from_reference_nats"]) == pytest.approx(float((ref - policy).detach()[y]))
+            total = total + chance * loss
         return total
 
     anchored = torch.tensor([0.55, 0.55, 0.55, 0.25]).double()
     exact = beta * (anchored * (anchored.log() - policy)).sum()
     torch.testing.assert_close(expected_loss(reward=reward), exact)
-    assert abs(float(expected_loss() - exact)) > 1e-3  # control: the reference itself
+    assert abs(float((expected_loss() - exact).detach())) > 1e-3  # control: the reference itself
     target = forward_kl_target(anchored.log(), reward, beta).exp()
     assert target.tolist() == pytest.approx([*[expected[0]] * 3, expected[1]], abs=6e-5)
     # At the target the gradient of E[R] - beta D(pi, ref') is the same for every outcome; `exact` is its second part.
@@ -266,6 +277,113 @@ def test_with_the_kl_in_the_reward_before_the_baseline_the_target_stays_a_fixed_
     assert largest(transform=Objective.transform) > 1e-3
 
 
+# --- has_target ------------------------------------------------------------------------------------------
+
+REWARD = random_logits(15, seed=3).round()  # with ties
+SWITCHES: tuple[dict[str, Any], ...] = (
+    {},
+    {"gamma": 0.7},
+    {"length_normalised": True},
+    {"skip_tied_groups": True},
+    {"entropy_coef": 0.2},
+    {"clip_low": 0.1, "clip_high": 0.1},
+)
+
+
+def legal_objectives() -> Iterator[tuple[Objective, dict[str, Any]]]:
+    """Every objective that the rules allow, with each switch, for reverse and forward KL."""
+    for direction, placement, level, advantage, switch in itertools.product(
+        ("reverse", "forward"), ("reward", "loss", "reference"), ("sequence", "token"), ADVANTAGES, SWITCHES
+    ):
+        entropy_in_forward = direction == "forward" and "entropy_coef" in switch  # without a closed form
+        if advantage == "pass_at_k" or entropy_in_forward:
+            continue
+        options = {"direction": direction, "placement": placement, "level": level, "advantage": advantage, **switch}
+        with contextlib.suppress(ValueError):
+            yield make_objective(transform="identity", **options), options
+
+
+def target_of(objective: Objective, ref: Tensor, beta: float) -> Tensor:
+    if objective.direction == "forward":
+        return forward_kl_target(SEQUENCES.seq_logp(ref), REWARD, beta)
+    return reverse_kl_target(SEQUENCES.seq_logp(ref), REWARD, beta, objective.entropy_coef)
+
+
+def rounded_advantage(name: str, reward: Tensor, valid: Tensor | None) -> Tensor:
+    return ADVANTAGES[name]((reward * 1e9).round() / 1e9, valid)
+
+
+def expected_gradient(objective: Objective, policy: Tensor, ref: Tensor, beta: float) -> Tensor:
+    """Of `loss` and `reference_loss` together; where a ratio is clipped, of the first update of a batch."""
+    for name in ("group_normalised", "group_normalised_sample_std"):
+        if objective.advantage is ADVANTAGES[name]:  # rewards that differ by rounding only are tied
+            objective = replace(objective, advantage=partial(rounded_advantage, name))
+    clipped = objective.clip_high < INF
+    gradient = sampled_gradient(objective, policy, ref, REWARD, beta, off_policy=clipped)
+    if objective.placement == "reference":
+        leaf = SEQUENCES.token_logp(policy)
+        chance = SEQUENCES.seq_logp(ref).exp()
+        total = policy.new_zeros(())
+        for i, p in enumerate(chance):
+            rows = slice(i, i + 1)
+            ref_logp = SEQUENCES.token_logp(ref)[rows]
+            total = total + p * objective.reference_loss(leaf[rows], ref_logp, SEQUENCES.mask[rows], beta=beta)[0]
+        gradient = gradient + torch.autograd.grad(total, policy)[0]
+    return gradient
+
+
+def test_has_target_is_true_exactly_where_the_target_is_a_fixed_point() -> None:
+    """At the target, the expected gradient over every group of two completions is 0 if and only if it says so."""
+    ref, beta, seen = conditionals(2), 0.4, []
+    for objective, options in legal_objectives():
+        policy = conditionals_of(target_of(objective, ref, beta).exp()).requires_grad_()
+        largest = float(expected_gradient(objective, policy, ref, beta).abs().max())
+        assert largest < 1e-9 or largest > 1e-4, (options, largest)
+        assert objective.has_target == (largest < 1e-9), (options, largest)
+        seen.append((options, objective.has_target))
+    assert len(seen) > 200
+    true_for = [options for options, has_target in seen if has_target]
+    assert {options["placement"] for options in true_for} == {"reward", "loss", "reference"}
+    assert not any(options["level"] == "token" for options in true_for)
+    # Control: what it said before, only that the advantage is of the shaped reward, is wrong for many of them.
+    assert sum(not has_target and options["advantage"] != "max_at_k" for options, has_target in seen) > 100
+
+
+def test_the_target_is_a_fixed_point_of_an_advantage_of_your_own_with_any_baseline() -> None:
+    ref, beta = conditionals(2), 0.4
+    for advantage, has_target in (
+        (lambda reward, valid: reward - reward.amin(-1, keepdim=True), True),
+        (lambda reward, valid: reward.exp() - reward.exp().mean(-1, keepdim=True), True),
+        (lambda reward, valid: reward.exp(), False),  # control
+    ):
+        objective = Objective(direction="reverse", advantage=advantage, gamma=0.7)
+        policy = conditionals_of(target_of(objective, ref, beta).exp()).requires_grad_()
+        largest = float(expected_gradient(objective, policy, ref, beta).abs().max())
+        assert objective.has_target == has_target == (largest < 1e-9)
+        assert not replace(objective, placement="loss").has_target
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"gamma": 0.7}, {"length_normalised": True}, {"skip_tied_groups": True}, {"placement": "loss"}]
+)
+def test_training_settles_at_the_target_where_it_says_so(options: dict[str, Any]) -> None:
+    """From a policy far away, by the expected natural gradient. Without a baseline some of them settle elsewhere."""
+    ref, beta = conditionals(2), 0.4
+    for advantage in ("leave_one_out", "no_baseline"):
+        objective = Objective(direction="reverse", advantage=ADVANTAGES[advantage], **options)
+        policy = conditionals(9)
+        for _ in range(120):
+            policy = policy.detach().requires_grad_()
+            gradient = sampled_gradient(objective, policy, ref, REWARD, beta)
+            reached = SEQUENCES.prefix_probability(policy.detach()).unsqueeze(-1)
+            step = -0.5 / beta * gradient / (reached * policy.detach().softmax(-1)).clamp_min(1e-200)
+            policy = (policy.detach() + step.clamp(-0.5, 0.5)).log_softmax(-1)
+        settled = SEQUENCES.seq_logp(policy.detach()).exp()
+        distance = float((settled - target_of(objective, ref, beta).exp()).abs().sum() / 2)
+        assert distance < 1e-3 if objective.has_target else distance > 1e-2
+        assert objective.has_target or advantage == "no_baseline"
+
+
 # --- valid, complete, ties -------------------------------------------------------------------------------
 
 OBJECTIVES = {
@@ -347,7 +465,8 @@ def test_groups_with_no_or_one_valid_sample_do_not_affect_other_groups(name: str
     loss, gradient, logged = loss_and_gradient(objective, inputs, valid=none)
     assert float(loss) == 0
     assert bool((gradient == 0).all())
-    assert all(not bool(value.isnan()) for value in logged.values())
+    counts = {"mara/unchanged_groups", "mara/tied_groups"}
+    assert all(bool(value.isnan()) for name, value in logged.items() if name not in counts)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -424,7 +543,10 @@ def test_the_kl_term_uses_the_anchored_reference(placement: str) -> None:
     policy = torch.where(inputs["mask"], inputs["policy_logp"], 0.0).sum(-1)
     reward, anchored = anchor_reference(inputs["reward"], ref, threshold=0.5)
     objective = Objective(
-        direction="forward", placement=placement, transform=partial(mara, threshold=0.5, direction="forward")
+        direction="forward",
+        placement=placement,
+        transform=partial(mara, threshold=0.5, direction="forward"),
+        max_log_weight=None,
     )
     _, gradient, _ = loss_and_gradient(objective, inputs)
 
@@ -508,7 +630,8 @@ def test_forward_weights_are_logged() -> None:
     torch.testing.assert_close(logged["weight/max"], weight.max())
     torch.testing.assert_close(logged["weight/capped_share"], (ref - policy > 0.5).double().mean())
     assert 0 < float(logged["weight/capped_share"]) < 1
-    _, _, free = loss_and_gradient(Objective(direction="forward"), inputs)
+    torch.testing.assert_close(logged["weight/mean"], weight.mean())
+    _, _, free = loss_and_gradient(Objective(direction="forward", max_log_weight=None), inputs)
     assert float(free["weight/capped_share"]) == 0  # control
 
 

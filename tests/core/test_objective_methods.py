@@ -15,7 +15,9 @@ from core.objective import Objective, make_objective
 from core.transforms import class_diversity, mara
 
 from .enumeration import (
+    VOCABULARY,
     all_groups,
+    all_sequences,
     expected_group_gradient,
     follow_gradient,
     one_token_gradient,
@@ -399,3 +401,96 @@ def test_the_two_ways_of_enumerating_agree() -> None:
     )
     torch.testing.assert_close(merged, expected_by_tuples(lambda y: [float(i) for i in y], logits, 3))
     assert not close(merged, expected_by_tuples(lambda y: [float(i > 0) for i in y], logits, 3))
+
+
+# --- GRPO as published --------------------------------------------------------------------------------------
+
+SEQUENCES = all_sequences()
+GRPO: dict[str, Any] = {  # method=grpo; tests/conf/test_compose.py compares the file with it
+    "advantage": "group_normalised_sample_std",
+    "direction": "forward",
+    "level": "token",
+    "placement": "loss",
+    "length_normalised": True,
+    "clip_low": 0.2,
+    "clip_high": 0.2,
+    "ratio": "token",
+}
+
+
+def published_grpo(
+    policy: Tensor, sampling: Tensor, ref: Tensor, reward: Tensor, mask: Tensor, beta: float
+) -> Tensor:
+    """Equations 3 and 4 of arXiv:2402.03300 for one group, [G, T] log-probabilities: what is maximised."""
+    tied = len(set(reward.tolist())) == 1
+    advantage = torch.zeros_like(reward) if tied else (reward - reward.mean()) / reward.std(correction=1)
+    total = torch.zeros((), dtype=policy.dtype)
+    for i in range(len(reward)):
+        terms = torch.zeros((), dtype=policy.dtype)
+        for t in range(int(mask[i].sum())):
+            ratio = (policy[i, t] - sampling[i, t]).exp()
+            clipped = ratio.clamp(0.8, 1.2)
+            k3 = (ref[i, t] - policy[i, t]).exp() - (ref[i, t] - policy[i, t]) - 1
+            terms = terms + torch.min(ratio * advantage[i], clipped * advantage[i]) - beta * k3
+        total = total + terms / mask[i].sum()
+    return total / len(reward)
+
+
+def grpo_gradients(
+    objective: Objective, size: int, beta: float, sampling: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Expected gradients over all groups: of `Objective.loss`, and by autograd of minus the published formula."""
+    rows = len(SEQUENCES.prefix_of)
+    policy, ref = (random_logits(rows, VOCABULARY, seed=seed, scale=0.7) for seed in (1, 2))
+    policy.requires_grad_()
+    reward = random_logits(len(SEQUENCES.tokens), seed=3)
+    members, log_orders = all_groups(len(SEQUENCES.tokens), size)
+    behaviour = policy.detach() if sampling is None else sampling
+    logp, ref_logp, old_logp = (SEQUENCES.token_logp(logits)[members] for logits in (policy, ref, behaviour))
+    log_chance = log_orders + SEQUENCES.seq_logp(behaviour)[members].sum(-1)
+    mask = SEQUENCES.mask[members]
+
+    def loss(leaf: Tensor) -> Tensor:
+        tell = None if sampling is None else old_logp
+        return objective.loss(reward[members], leaf, ref_logp, mask, beta=beta, behaviour_logp=tell)[0]
+
+    each = [
+        published_grpo(logp[i], old_logp[i], ref_logp[i], reward[members[i]], mask[i], beta)
+        for i in range(len(members))
+    ]
+    value = (log_chance.exp().detach() * torch.stack(each)).sum()
+    published = torch.autograd.grad(-value, policy, retain_graph=True)[0]
+    return expected_group_gradient(loss, logp, log_chance, policy), published
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_grpo_has_the_gradient_of_the_published_formula(size: int) -> None:
+    ours, published = grpo_gradients(make(**GRPO), size, beta=0.3)
+    assert close(ours, published)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"advantage": "group_normalised"},  # the population's standard deviation
+        {"direction": "reverse"},  # k2 of each token
+        {"level": "sequence"},
+        {"length_normalised": False},
+        {"advantage": "group_normalised", "direction": "reverse", "level": "sequence", "length_normalised": False},
+    ],
+)
+def test_each_part_of_grpo_matters(changes: dict) -> None:
+    """Controls; the last one is method=grpo_sequence_kl."""
+    other, published = grpo_gradients(make(**GRPO | changes), 2, beta=0.3)
+    assert not torch.allclose(other, published, rtol=1e-2)
+
+
+def test_grpo_clips_as_published_and_weights_the_kl_of_later_updates() -> None:
+    """Off-policy the published KL term has no importance weight, and so another expectation."""
+    sampling = random_logits(len(SEQUENCES.prefix_of), VOCABULARY, seed=4, scale=0.7)
+    ours, published = grpo_gradients(make(**GRPO), 2, beta=0.0, sampling=sampling)
+    assert close(ours, published)
+    unclipped, _ = grpo_gradients(make(**GRPO | {"clip_low": 1.0, "clip_high": math.inf}), 2, 0.0, sampling)
+    assert not torch.allclose(unclipped, published, rtol=1e-2)  # control
+    ours, published = grpo_gradients(make(**GRPO), 2, beta=0.3, sampling=sampling)
+    assert not torch.allclose(ours, published, rtol=1e-2)

@@ -11,6 +11,7 @@ from torch import Tensor
 from core.advantages import ADVANTAGES
 from core.divergences import DIVERGENCES
 from core.objective import Objective, make_objective
+from core.transforms import class_diversity
 
 from .enumeration import (
     ALPHA,
@@ -68,6 +69,7 @@ def test_without_clipping_the_gradient_is_that_of_the_current_policys_objective(
         advantage=ADVANTAGES[advantage],
         entropy_coef=0.3,
         ratio="sequence",
+        max_log_weight=None,
     )
     chance, ref_chance = SEQUENCES.seq_logp(policy).exp(), SEQUENCES.seq_logp(ref).exp()
     value = exact_objective(chance, ref_chance, reward, BETA if level == "sequence" else 0.0, direction, 0.3)
@@ -108,6 +110,67 @@ def test_the_first_update_is_that_of_the_on_policy_loss(level: str, length_norma
         first = off_policy_gradient(objective, policy, policy.detach(), ref, reward)
         plain = off_policy_gradient(objective, policy, policy.detach(), ref, reward, tell=False)
         torch.testing.assert_close(first, plain, rtol=1e-9, atol=1e-12)
+
+
+def coupling(transform: str, size: int, direction: str = "reverse", **options: Any) -> tuple[float, float]:
+    """How far the off-policy gradient is from the on-policy one of the current policy, and the size of the latter.
+
+    Three good completions of one token, of probability .55, .15 and .05 under the reference, and a bad one; beta .1.
+    """
+    ref = torch.tensor([0.55, 0.15, 0.05, 0.25], dtype=torch.float64).log()
+    reward = torch.tensor([1, 1, 1, 0], dtype=torch.float64)
+    policy = (ref + random_logits(4, seed=0, scale=0.7)).requires_grad_()
+    behaviour = (ref + random_logits(4, seed=5, scale=0.7)).log_softmax(-1)
+    objective = make_objective(
+        direction=direction,
+        transform=transform,
+        transform_options=options,
+        threshold={"kind": "constant", "value": 1.0},
+        ratio="sequence",
+        max_log_weight=None,
+    )
+    members, log_orders = all_groups(4, size)
+    mask = torch.ones(*members.shape, 1, dtype=torch.bool)
+
+    def gradient(sampling: Tensor, tell: bool) -> Tensor:
+        def loss(leaf: Tensor) -> Tensor:
+            return objective.loss(
+                reward[members],
+                leaf,
+                ref[members].unsqueeze(-1),
+                mask,
+                beta=0.1,
+                diversity=class_diversity(members).double(),
+                behaviour_logp=sampling[members].unsqueeze(-1) if tell else None,
+            )[0]
+
+        logp = policy.log_softmax(-1)[members].unsqueeze(-1)
+        return expected_group_gradient(loss, logp, log_orders + sampling[members].sum(-1), policy)
+
+    on_policy = gradient(policy.detach().log_softmax(-1), tell=False)
+    off_policy = gradient(behaviour, tell=True)
+    return float((off_policy - on_policy).abs().max()), float(on_policy.abs().max())
+
+
+@pytest.mark.parametrize(
+    ("transform", "options", "at_2", "at_4"),
+    [
+        ("mara", {"direction": "reverse", "algorithm": "auto"}, 0.0024, 0.0012),
+        ("mara", {"direction": "forward", "algorithm": "auto", "anchor": "group"}, 0.052, 0.020),
+        ("unlikely", {"strength": 0.25}, 0.017, 0.015),
+        ("darling", {}, 0.0, 0.042),  # two different completions are as diverse as can be
+    ],
+)
+def test_transforms_that_compare_samples_are_approximations_off_policy(
+    transform: str, options: dict, at_2: float, at_4: float
+) -> None:
+    """A sample's reward depends on others, which the behaviour policy sampled; docs/methods.md has the figures."""
+    for size, expected in ((2, at_2), (4, at_4)):
+        difference, gradient = coupling(transform, size, **options)
+        assert 0.06 < gradient < 0.16
+        assert difference == pytest.approx(expected, rel=0.05, abs=1e-12)
+        direction = options.get("direction", "reverse")
+        assert coupling("identity", size, direction)[0] < 1e-15  # control: the reward of a sample is its own
 
 
 def test_bonuses_use_the_policy_that_sampled() -> None:
@@ -155,6 +218,66 @@ def test_an_invalid_sample_has_no_effect(garbage: float) -> None:
         leaf.requires_grad_()
         loss, _ = objective.loss(reward, leaf, dirty_ref, mask, beta=0.3, behaviour_logp=dirty_old, valid=valid)
         torch.testing.assert_close(loss, alone)
+        assert bool(torch.autograd.grad(loss, leaf)[0].isfinite().all())
+
+
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        ({"direction": "forward", "level": "token", "max_log_weight": None}, "set max_log_weight=auto"),
+        ({"direction": "forward", "placement": "loss"}, "use placement=reward, fewer updates per batch"),
+        ({"direction": "reverse", "placement": "loss"}, "use placement=reward, fewer updates per batch"),
+        ({"direction": "reverse", "level": "token"}, "fewer updates per batch"),
+    ],
+)
+def test_a_weight_that_overflows_is_an_error_that_says_what_to_do(options: dict[str, Any], advice: str) -> None:
+    """log ref = -1 and log pi_behaviour = -200, so that neither is off the support, and both ratios are e^199."""
+    objective = Objective(ratio="sequence", clip_low=0.2, clip_high=0.2, **options)
+    reward, mask = torch.tensor([[1.0, 0.0]]), torch.ones(1, 2, 1, dtype=torch.bool)
+    policy, ref, old = (torch.tensor([[[x], [-1.5]]]) for x in (-1.0, -2.0, -200.0))
+    with pytest.raises(ValueError, match=rf"divergence is not finite at \[0, 0\].* too .*{advice}"):
+        objective.loss(reward, policy.requires_grad_(), ref, mask, beta=0.3, behaviour_logp=old)
+    loss, _ = objective.loss(reward, policy, ref, mask, beta=0.3, behaviour_logp=ref)  # control
+    assert bool(torch.autograd.grad(loss, policy)[0].isfinite().all())
+
+
+def test_a_clipped_update_with_the_kl_in_the_reward_is_finite_however_far_the_policy_is() -> None:
+    objective = Objective(direction="reverse", ratio="sequence", clip_low=0.2, clip_high=0.2)
+    mask = torch.ones(1, 2, 1, dtype=torch.bool)
+    policy = torch.tensor([[[-1.0], [-1.5]]], requires_grad=True)
+    old = torch.tensor([[[-200.0], [-1.5]]])
+    for reward, overflows in (([[9.0, 0.0]], False), ([[-9.0, 0.0]], True)):
+        arguments = torch.tensor(reward), policy, policy.detach(), mask
+        if overflows:  # at a negative advantage nothing bounds the ratio
+            with pytest.raises(ValueError, match="ratio of the policy to the one that sampled overflows"):
+                objective.loss(*arguments, beta=0.3, behaviour_logp=old)
+            continue
+        loss, metrics = objective.loss(*arguments, beta=0.3, behaviour_logp=old)
+        gradient = torch.autograd.grad(loss, policy)[0]
+        assert gradient[0, 0] == 0 != gradient[0, 1]
+        assert bool(gradient.isfinite().all())
+        assert bool(loss.isfinite())
+        assert float(metrics["update/clipped_share"]) == 0.5
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_a_completion_of_the_reference_that_the_policy_left_or_prefers_by_far(direction: str) -> None:
+    """u log u and its like overflow at u = e^199, with an error that names the way out; -log u never does."""
+    alpha = ALPHA if direction == "alpha" else None
+    objective = Objective(direction=direction, placement="reference", alpha=alpha)
+    near, far = (torch.tensor([[x]]) for x in (-1.0, -400.0))
+    mask = torch.ones(1, 1, dtype=torch.bool)
+    for policy, ref in ((near, far), (far, near)):
+        leaf = policy.clone().requires_grad_()
+        if ref is far and direction != "forward":
+            with pytest.raises(
+                ValueError,
+                match=r"not finite at \[0\].*use direction=forward, whose term on completions of the",
+            ):
+                objective.reference_loss(leaf, ref, mask, beta=BETA)
+            continue
+        loss, _ = objective.reference_loss(leaf, ref, mask, beta=BETA)
+        assert bool(loss.isfinite())
         assert bool(torch.autograd.grad(loss, leaf)[0].isfinite().all())
 
 

@@ -116,9 +116,21 @@ CASES = [  # choices that break a rule, the key and the message, and the changes
     (
         {"max_log_weight": 2.0},
         "max_log_weight",
-        "is only used with direction=forward and placement=reward; set it to null, got 2.0 with direction=reverse "
-        "and placement=reward",
+        "is only used with direction=forward or alpha and placement=reward or loss; set it to auto, got 2.0 with "
+        "direction=reverse and placement=reward",
+        {"max_log_weight": "auto"},
+    ),
+    (
+        {"max_log_weight": "none", "direction": "forward"},
+        "max_log_weight",
+        "must be auto, a number or null, got none",
         {"max_log_weight": None},
+    ),
+    (
+        {"beta_schedule": "adaptive", "direction": "forward", "kl_samples": 0},
+        "kl_samples",
+        "must be > 0 with beta_schedule=adaptive and direction=forward, got 0: the estimate from the policy's own",
+        {"kl_samples": 8},
     ),
     (
         {"placement": "reference", "level": "token"},
@@ -390,3 +402,54 @@ def test_the_rules_are_read_without_loading_torch():
     code = "import sys, core.rules, core.extension; sys.exit('torch' in sys.modules)"
     root = Path(__file__).resolve().parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+# The rows of the tables of docs/mara.md: first cell -> choices, each of them with transform=mara.
+REFUSED_ON_THE_PAGE: dict[str, list[dict]] = {
+    "`beta = 0`": [{"beta": 0.0}],
+    "a divergence of your own": [{"direction": "my.module:divergence"}],
+    "Algorithm 1 under Jensen-Shannon and alpha": [
+        {"direction": "jensen_shannon", "algorithm": "1"},
+        {"direction": "alpha", "alpha": 0.5, "algorithm": "1"},
+    ],
+    "Algorithm 2 with `placement=loss` and an anchor of the group": [
+        {"algorithm": "2", "placement": "loss", "anchor": "group"},
+        {"direction": "forward", "placement": "loss", "anchor": "group"},
+    ],
+    "`placement=reference` under reverse KL": [{"placement": "reference"}],
+    "`max_at_k`, `pass_at_k`": [{"advantage": "max_at_k"}, {"advantage": "pass_at_k", "advantage_k": 2}],
+    "Algorithm 2 with `level=token`": [{"algorithm": "2", "level": "token"}],
+    "`length_normalised=true`": [{"length_normalised": True}],
+    "`gamma` below 1": [{"gamma": 0.9}],
+    "`group_normalised` with the KL outside the sequence's reward": [
+        {"advantage": name, **where}
+        for name in ("group_normalised", "group_normalised_sample_std")
+        for where in ({"placement": "loss"}, {"level": "token"})
+    ],
+}
+ALLOWED_ON_THE_PAGE: dict[str, dict] = {
+    "Algorithm 1 under forward KL": {"algorithm": "1", "direction": "forward"},
+    "`no_baseline`, reverse KL, `anchor=group`": {"advantage": "no_baseline", "anchor": "group"},
+    "Algorithm 1 with `centred` and `placement=loss`": {"advantage": "centred", "placement": "loss"},
+    "`skip_tied_groups=true`, reverse KL": {"skip_tied_groups": True},
+    "Algorithm 1 with `level=token`": {"level": "token"},
+    "a threshold of `kind=quantile`": {},
+}
+
+
+def rows_of(title):
+    """First cells of the table under a heading of docs/mara.md."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "mara.md").read_text(encoding="utf-8")
+    section = page.split(f"## {title}\n")[1].split("\n## ")[0]
+    return [line.split(" | ")[0].removeprefix("| ") for line in section.splitlines() if line.startswith("| ")][1:]
+
+
+def test_the_page_about_mara_lists_what_is_refused_and_what_runs():
+    refused, allowed = rows_of("What is refused, and why"), rows_of("What is allowed and not uniform")
+    assert refused == list(REFUSED_ON_THE_PAGE)
+    assert allowed == list(ALLOWED_ON_THE_PAGE)
+    for row, cases in REFUSED_ON_THE_PAGE.items():
+        for changes in cases:
+            assert first_violation(replace(DEFAULT, **{**MARA, **changes})) is not None, row
+    for row, allowed_changes in ALLOWED_ON_THE_PAGE.items():
+        assert first_violation(replace(DEFAULT, **{**MARA, **allowed_changes})) is None, row

@@ -6,8 +6,17 @@ import math
 import pytest
 import torch
 
-from core.schedules import StepStatistics, adaptive_beta, automatic_beta, make_schedule, run_progress
-from core.targets import reverse_log_ratio
+from core.schedules import (
+    StepStatistics,
+    adaptive_beta,
+    automatic_beta,
+    budget_progress,
+    known,
+    make_schedule,
+    run_progress,
+    tie_betas,
+)
+from core.targets import reverse_kl_target, reverse_log_ratio
 
 
 @pytest.mark.parametrize(
@@ -61,24 +70,25 @@ def statistics(**changes):
 
 
 REWARD = torch.tensor([[1.0, 0.9, 0.2, 0.7], [1.0, 1.0, 0.8, 0.0]])
-REF = torch.tensor([[-1.0, -2.0, -0.5, -5.0], [-1.0, -3.0, -3.0, -0.1]])
+REF = torch.tensor([[-5.0, -2.0, -0.5, -1.0], [-1.0, -3.0, -3.0, -0.1]])
 GOOD = REWARD >= 0.7
 
 
-def by_hand():
-    """|dR| / |d log ref| of every pair of good samples of a group."""
+def by_hand(never_tying=False):
+    """|dR| / |d log ref| of every pair of good samples of a group that ties at some beta, or of every pair."""
     ties = []
     for rewards, refs, goods in zip(REWARD.tolist(), REF.tolist(), GOOD.tolist(), strict=True):
         for i, j in itertools.combinations(range(4), 2):
-            if goods[i] and goods[j] and refs[i] != refs[j]:
-                ties.append(abs(rewards[i] - rewards[j]) / abs(refs[i] - refs[j]))
+            reward_gap, ref_gap = rewards[i] - rewards[j], refs[i] - refs[j]
+            if goods[i] and goods[j] and ref_gap and (never_tying or reward_gap * ref_gap <= 0):
+                ties.append(abs(reward_gap) / abs(ref_gap))
     return sorted(ties)
 
 
 @pytest.mark.parametrize("q", [0.0, 0.3, 0.5, 1.0])
 def test_automatic_beta_is_the_quantile_over_pairs_of_good_samples(q):
     ties = by_hand()
-    assert len(ties) == 5
+    assert (len(ties), len(by_hand(never_tying=True))) == (4, 5)
     wide = {"quantile": q, "low": 1e-9, "high": 1e9}
     expected = max(float(torch.tensor(ties, dtype=torch.float64).quantile(q)), 1e-9)
     assert automatic_beta(0.3, REWARD, REF, GOOD, **wide) == pytest.approx(expected, rel=1e-5)
@@ -86,6 +96,29 @@ def test_automatic_beta_is_the_quantile_over_pairs_of_good_samples(q):
     assert q == 0 or all_pairs != pytest.approx(expected, rel=1e-3)  # control: pairs with bad samples
     assert automatic_beta(0.3, REWARD, REF, GOOD, quantile=q, low=5.0, high=6.0) == 5
     assert automatic_beta(0.3, REWARD, REF, GOOD, quantile=1.0, low=1e-3, high=2e-3) == 2e-3
+
+
+def test_a_pair_that_ties_at_no_beta_is_left_out():
+    """Of rewards .75 and 1, at log ref -6 and -4, the second is likelier at every beta, as enumerating shows."""
+    reward, ref = torch.tensor([0.75, 1.0]), torch.tensor([-6.0, -4.0])
+    for beta in (1e-3, 0.125, 1.0, 1e3):
+        target = reverse_kl_target(ref, reward, beta)
+        assert target[1] > target[0]
+    assert tie_betas(reward, ref, torch.ones(2, dtype=torch.bool)).tolist() == []
+    assert automatic_beta(0.7, reward, ref, torch.ones(2).bool(), quantile=0.5, low=0.01, high=1.0) == 0.7
+    assert tie_betas(reward, ref.flip(0), torch.ones(2).bool()).tolist() == [0.125]  # control: this pair ties
+    generator = torch.Generator().manual_seed(0)
+    reward, ref = (torch.randn(6, generator=generator).double() for _ in range(2))
+    ties = tie_betas(reward, ref, torch.ones(6).bool()).tolist()
+    crossing = []  # enumerated: pairs whose order at a tiny beta is not the one at a large beta
+    for i, j in itertools.combinations(range(6), 2):
+        small, large = (reverse_kl_target(ref, reward, beta) for beta in (1e-4, 1e4))
+        if (small[i] > small[j]) != (large[i] > large[j]):
+            crossing.append((i, j))
+    assert 0 < len(ties) == len(crossing) < 15
+    for beta, (i, j) in zip(ties, crossing, strict=True):
+        target = reverse_kl_target(ref, reward, beta)
+        assert float(target[i] - target[j]) == pytest.approx(0, abs=1e-9)
 
 
 def test_automatic_beta_is_where_the_targets_of_a_pair_tie():
@@ -114,4 +147,18 @@ def test_without_a_pair_of_good_samples_automatic_beta_does_not_change():
 
 def test_the_adaptive_schedule_is_adaptive_beta():
     schedule = make_schedule("adaptive", 0.3, {"kl_target": 2.0})
+    assert schedule(0.5, statistics(kl=known(torch.tensor(math.nan)))) == 0.5  # nothing was measured
+    assert known(torch.tensor(3.0)) == 3.0
     assert schedule(0.5, statistics(kl=3.0)) == adaptive_beta(0.5, 3.0, 2.0) == pytest.approx(0.51)
+
+
+def test_budget_progress_is_1_in_every_step_that_may_be_the_last() -> None:
+    for spends in ([10, 10, 10], [3, 10, 9, 8], [10, 0, 0, 10, 9, 1], [30]):
+        budget, per_step = 30, max(spends)
+        spent = [sum(spends[:step]) for step in range(len(spends))]
+        progress = [budget_progress(value, budget, per_step) for value in spent]
+        assert progress == sorted(progress)
+        assert progress[0] == 0
+        assert progress[-1] == float(len(spends) > 1)
+        assert all(p < 1 or budget - s <= per_step for p, s in zip(progress, spent, strict=True))
+        assert spent[-1] / budget < 1  # control: the plain share does not reach 1

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from core.sequence import (
     check_group,
     completion_mask,
+    first_occurrences,
     inverse_cdf,
     masked_sum,
     rows_per_chunk,
@@ -257,3 +258,9 @@ def test_check_group_names_what_is_wrong_and_where() -> None:
         check_group(torch.ones(3, dtype=torch.bool), reward=good)
     with pytest.raises(ValueError, match=r"valid must be bool, got torch\.int64"):
         check_group(torch.ones(2, 3, dtype=torch.long), reward=good)
+
+
+def test_first_occurrences_are_marked_within_each_group() -> None:
+    assert first_occurrences(["a", "b", "a", "a", "a", "c"], 2).tolist() == [[True, True, False], [True, False, True]]
+    assert first_occurrences([(1, 2), (1,), (1, 2)], 1).tolist() == [[True, True, False]]
+    assert first_occurrences([(1, 2), (1,), (1, 2)], 3).all()  # control: three groups

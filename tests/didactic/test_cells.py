@@ -109,6 +109,28 @@ def test_objectives_that_are_not_expected_rewards_need_samples_and_have_no_targe
         make_grid("experiment=bandit", *options)
 
 
+@pytest.mark.parametrize(
+    ("options", "has_target"),
+    [
+        (("advantage=centred",), True),
+        (("advantage=group_normalised",), True),
+        (("objective.placement=loss",), True),
+        (("advantage=centred", "objective.placement=loss"), False),  # another beta
+        (("advantage=group_normalised", "objective.placement=loss"), False),
+        (("objective.skip_tied_groups=true", "objective.placement=loss"), False),
+        (("objective.direction=forward", "objective.max_log_weight=20"), True),
+        (("objective.direction=forward", "objective.max_log_weight=.1"), False),  # the cap applies at the optimum
+    ],
+)
+def test_a_target_is_that_of_the_estimated_gradient(options, has_target):
+    """Enumerated for `Objective.has_target` in tests/core. The transformed reward is logged in any case."""
+    _, (cell,) = make_grid(
+        "experiment=bandit", "gradient=sampled", "samples=8", "objective.direction=reverse", *options
+    )
+    assert (cell.target(0.1) is not None) == has_target
+    assert "reward/augmented" in cell.metrics(cell.start_logp(), 0.1)
+
+
 def test_metrics_are_those_of_the_policy_written_out():
     _, (cell,) = make_grid("experiment=figure4", "transform=mara", "objective.direction=reverse", "objective.beta=.3")
     logp = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64).log()

@@ -1,6 +1,7 @@
 """Training a grid: cells do not influence each other, and a run writes what it learned."""
 
 import json
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -44,6 +45,20 @@ def test_an_adaptive_beta_uses_the_divergence_of_each_cell():
     betas = next_betas(cells, logp, [0.1] * len(cells), 0)
     expected = [0.098 if cell.config.beta_schedule.name == "adaptive" else 0.1 for cell in cells]
     assert betas == pytest.approx(expected)
+
+
+def test_rewards_wider_than_the_range_of_the_cap_are_told_once(tmp_path):
+    def warnings(folder, *overrides):
+        options = ("experiment=figure4", "gradient=sampled", "samples=8", "objective.direction=forward", "steps=2")
+        composed = compose_config(*options, "objective.beta=[.1,1]", *overrides)
+        report = patch("didactic.train.report_run")
+        with Run(folder, "didactic", composed, []) as run, patch.object(run, "warn") as warn, report:
+            train_grid(OmegaConf.to_object(composed), run)
+        return [call.args[0] for call in warn.call_args_list]
+
+    (warning,) = warnings(tmp_path / "a", "objective.reward_range=.5")
+    assert warning.startswith("objective.reward_range: the rewards of a step range over 1, more than 0.5; set it")
+    assert warnings(tmp_path / "b") == []  # control
 
 
 def test_each_cell_samples_from_its_own_stream():

@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 
 from conf.schema.base import ConfigError
 from conf.schema.llm import RewardConfig
+from core.classes import ClassMemory, StepMasses
 from core.objective import make_objective
 from launch.engines.factory import make_engine
 from llm.batch import BatchSettings, draw_batch
@@ -281,6 +282,7 @@ def test_an_invalid_completion_does_not_change_the_update_of_the_others(models, 
         mask.unsqueeze(0),
         beta=0.1,
         complete=rollout.complete[valid].unsqueeze(0),
+        masses=StepMasses(ClassMemory("sequence", "remembered", "remembered"), ["prompt"], [[]]),
     )
     expected = torch.autograd.grad(loss, list(policy.parameters()))
     for ours, plain in zip(gradients, expected, strict=True):

@@ -197,6 +197,7 @@ def train_rows(folder, models, task, make_config, *overrides):
         ),
         (("beta_schedule=automatic", "beta_schedule.quantile=1", "transform.threshold.value=-1"), "beta", None),
         (("beta_schedule=adaptive", "beta_schedule.kl_target=1"), "beta", None),
+        (("beta_schedule=adaptive", "beta_schedule.kl_target=1", "objective.direction=forward"), "beta", None),
     ],
 )
 def test_the_value_in_force_is_logged_used_and_survives_a_resume(
@@ -220,5 +221,9 @@ def test_the_value_in_force_is_logged_used_and_survives_a_resume(
     (part / "run.json").write_text(json.dumps({**record, "state": "preempted"}))
     assert train_rows(part, models, odd_length, make_config, *options) == rows
     steady = ("steps=2", "transform=mara", "transform.threshold.value=.5")
+    if "objective.direction=forward" in options:  # steered by the completions of the reference
+        ratio = rows[1]["beta"] / rows[0]["beta"]
+        expected_kl = rows[0]["kl/forward_from_reference_nats"]
+        assert ratio == pytest.approx(1 + 0.1 * min(max(expected_kl - 1, -0.2), 0.2))
     constant = train_rows(tmp_path / "constant", models, odd_length, make_config, *steady)
     assert constant[1][key] == constant[0][key]  # control

@@ -23,6 +23,7 @@ from conf.schema.objective import (
 )
 from core.advantages import BONUSES
 from core.divergences import DIVERGENCES
+from core.objective import Objective
 from core.schedules import make_schedule
 from core.transforms import TRANSFORMS
 
@@ -52,6 +53,25 @@ CASES = [  # rejected overrides, the key that the message names, legal overrides
         "objective.max_log_weight=2",
         "objective.max_log_weight",
         "objective.max_log_weight=2 objective.direction=forward",
+    ),
+    ("objective.max_log_weight=none", "objective.max_log_weight", "objective.max_log_weight=null"),
+    ("objective.max_log_weight=true", "objective.max_log_weight", "objective.max_log_weight=auto"),
+    (
+        "objective.direction=forward objective.max_log_weight=-1",
+        "objective.max_log_weight",
+        "objective.direction=forward objective.max_log_weight=0",
+    ),
+    ("objective.reward_range=0", "objective.reward_range", "objective.reward_range=40"),
+    ("objective.kl_samples=-1", "objective.kl_samples", "objective.kl_samples=0"),
+    (
+        "beta_schedule=adaptive beta_schedule.kl_target=1 objective.direction=forward objective.kl_samples=0",
+        "objective.kl_samples",
+        "beta_schedule=adaptive beta_schedule.kl_target=1 objective.direction=forward",
+    ),
+    (
+        "beta_schedule=adaptive beta_schedule.kl_target=1 objective.direction=jensen_shannon objective.kl_samples=0",
+        "objective.kl_samples",
+        "beta_schedule=adaptive beta_schedule.kl_target=1 objective.kl_samples=0",
     ),
     (
         "objective.direction=jensen_shannon objective.placement=loss",
@@ -156,7 +176,8 @@ THRESHOLD = ThresholdConfig(kind="constant", value=1.0, floor=None)
 
 def test_sections_may_be_made_by_code():
     assert IdentityConfig(threshold=THRESHOLD).options() == {}
-    assert MaraConfig(threshold=THRESHOLD, algorithm="2").options() == {"algorithm": "2"}
+    choices = {"algorithm": "2", "level": "answer", "mass": "group", "anchor": "remembered"}
+    assert MaraConfig(threshold=THRESHOLD, **choices).options() == choices
     assert THRESHOLD.options() == {"kind": "constant", "value": 1.0, "floor": None}
 
 
@@ -203,7 +224,7 @@ def test_a_threshold_without_a_value_has_no_options(threshold, options):
         ),
         (
             ThresholdConfig("constant", 1.0, 0.1),
-            r"^threshold\.floor: is only used with kind=quantile; set it to null, got 0\.1$",
+            r"^threshold\.floor: is only used with kind=quantile or reference_quantile; set it to null, got 0\.1$",
         ),
         (
             ThresholdConfig("quantile", 90.0, None),
@@ -254,4 +275,6 @@ def test_every_schedule_of_core_is_an_option():
 
 
 def test_the_metrics_are_those_of_the_built_in_divergences():
-    assert tuple(f"kl/{divergence.name}_nats" for divergence in DIVERGENCES.values()) == DIVERGENCE_METRICS
+    alpha = {"alpha": {"alpha": 0.5}}
+    objectives = [Objective(direction=name, **alpha.get(name, {})) for name in DIVERGENCES]
+    assert tuple(objective.kl_metric(measured=True) for objective in objectives) == DIVERGENCE_METRICS

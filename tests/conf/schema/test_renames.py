@@ -26,8 +26,27 @@ def test_a_configuration_of_before_the_renames_is_that_of_today():
     before = {**now, "writers": now["loggers"], "objective": dict(now["objective"])}
     before["objective"]["mask_tied"] = before["objective"].pop("skip_tied_groups")
     del before["objective"]["direction_options"], before["loggers"], before["advantage_options"]
+    del before["objective"]["reward_range"], before["objective"]["kl_samples"]
+    before["objective"]["max_log_weight"] = None
     assert upgraded(before) == now != before
     assert upgraded_flat(flatten(before)) == flatten(now)
+    assert upgraded(now) == now
+
+
+def test_a_run_of_before_the_cap_continues_without_it():
+    forward = {"beta": 0.1, "direction": "forward", "max_log_weight": None}
+    old = {"objective": forward, "transform": {"name": "identity"}, "steps": 3}
+    objective = upgraded(old)["objective"]
+    assert (objective["max_log_weight"], objective["kl_samples"]) == (None, 0)
+    assert upgraded_flat(flatten(old)) == flatten(upgraded(old))
+    reverse = {**old, "objective": {**forward, "direction": "reverse"}}  # where neither has an effect
+    assert (upgraded(reverse)["objective"]["max_log_weight"], upgraded(reverse)["objective"]["kl_samples"]) == (
+        "auto",
+        None,
+    )
+    exact = {**old, "problem": {"name": "plateaus"}, "gradient": "exact"}
+    assert upgraded(exact)["objective"]["max_log_weight"] == "auto"
+    now = dict(launch_compose("llm", ["objective.max_log_weight=null"]))  # a null of today stays
     assert upgraded(now) == now
 
 
@@ -52,7 +71,13 @@ def test_a_recorded_configuration_is_not_modified():
     before = {"objective": {"mask_tied": True, "beta": 0.1}, "steps": 3, "writers": []}
     record = copy.deepcopy(before)
     assert upgraded(record) == {
-        "objective": {"skip_tied_groups": True, "beta": 0.1, "direction_options": {}},
+        "objective": {
+            "skip_tied_groups": True,
+            "beta": 0.1,
+            "direction_options": {},
+            "reward_range": 1.0,
+            "kl_samples": 0,
+        },
         "steps": 3,
         "loggers": [],
         "advantage_options": {},

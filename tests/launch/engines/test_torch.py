@@ -173,3 +173,26 @@ def test_apply_and_gather_give_the_policy():
     assert torch.equal(engine.apply(lambda policy: policy(x)), engine.module(x))
     with engine.gather() as policy:
         assert policy is engine.module
+
+
+def test_the_decay_follows_total_updates():
+    """The rate is that of the number of updates now expected, and a checkpoint of torch's scheduler is read."""
+    engine = TorchEngine(module(), config(decay="linear"), steps=100)
+    rates = []
+    for step, expected in enumerate([100, 50, 5, 4]):
+        engine.total_updates = expected
+        run(engine, [step])
+        rates.append(engine.optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.05 * factor for factor in (1, 49 / 50, 3 / 5, 1 / 4)])
+    plain = torch.optim.AdamW(module().parameters())
+    schedule = torch.optim.lr_scheduler.LambdaLR(plain, lambda step: 1.0)
+    for _ in range(3):
+        plain.step()
+        schedule.step()
+    resumed = TorchEngine(module(), config(decay="linear"), steps=4)
+    resumed.load_state_dict({**engine.state_dict(), "schedule": schedule.state_dict()})
+    run(resumed, [3])
+    assert resumed.optimizer.param_groups[0]["lr"] == rates[-1]
+    fresh = TorchEngine(module(), config(decay="linear"), steps=4)
+    run(fresh, [3])
+    assert fresh.optimizer.param_groups[0]["lr"] != rates[-1]  # control

@@ -36,6 +36,34 @@ def test_mode_ratio_is_equation_seven_and_zero_under_mara():
     assert set(single.values()) == {None}
 
 
+@pytest.mark.parametrize(
+    ("options", "predicted"),
+    [
+        ({}, 1.9),
+        ({"gamma": 0.9}, 1.9),  # at placement=reward the optimum stays a fixed point
+        ({"length_normalised": True}, 1.9),
+        ({"advantage": "group_normalised"}, 1.9),
+        ({"placement": "loss"}, 1.9),
+        ({"level": "token"}, None),
+        ({"placement": "loss", "gamma": 0.9}, None),
+        ({"placement": "loss", "length_normalised": True}, None),
+        ({"placement": "loss", "advantage": "group_normalised"}, None),
+        ({"placement": "loss", "skip_tied_groups": True}, None),
+        ({"advantage": "no_baseline", "gamma": 0.9}, None),
+        ({"advantage": "max_at_k"}, None),
+    ],
+)
+def test_a_ratio_is_predicted_where_equation_seven_holds(options, predicted):
+    """`Objective.has_target` is enumerated in tests/core/test_objective.py."""
+    reward = torch.tensor([[1.0, 1.0, 0.0, 1.0]])
+    ref, policy = torch.tensor([[-0.4, -2.3, -3.0, -0.4]]), torch.tensor([[-0.2, -2.0, -5.0, -0.2]])
+    objective = make_objective(**{"direction": "reverse", "transform": "identity", **options})
+    complete = torch.ones(1, 4, dtype=torch.bool)
+    ratios = mode_ratio(objective, 0.05, reward, policy, ref, complete, list("abca"), [True, True, False, True])
+    assert ratios["collapse/observed_log_ratio"] == pytest.approx(1.8)
+    assert ratios["collapse/predicted_log_ratio"] == (None if predicted is None else pytest.approx(predicted))
+
+
 def test_answer_shares_count_all_completions():
     task = OneTwo()
     texts = ["<answer>1</answer>"] * 6 + ["<answer>2</answer>"] * 2 + ["1", "<answer>3</answer>"]

@@ -103,6 +103,9 @@ def test_a_score_counts_the_thresholds_that_are_passed():
     for reward in (-9.0, -7.7, -7.6, -5.5, -5.49, -2.0, -1.9, 100.0):
         assert score_of_reward(reward, thresholds) == bisect_left(thresholds, reward) + 1
     assert score_of_reward(-9, thresholds) == 1
+    assert score_of_reward(NAN, thresholds) == 1
+    held = torch.tensor(0.6).item()  # above .6 as a Python float
+    assert (score_of_reward(held, [0.5, 0.6, 0.7]), 1 + sum(held > t for t in (0.5, 0.6, 0.7))) == (2, 3)
     assert score_of_reward(0, thresholds) == 10
 
 
@@ -116,6 +119,15 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_correct_one(total):
     if total == 6:  # control: drawing with replacement is another chance
         assert abs(pass_at_k(6, 2, 3) - (1 - (4 / 6) ** 3)) > 0.05
     assert math.isnan(pass_at_k(total, 0, total + 1))
+
+
+def test_pass_at_k_is_exact_for_every_size():
+    """Against fractions, up to 40 completions and for binomials that no float holds."""
+    cases = [(n, c, k) for n in range(1, 41) for c in range(n + 1) for k in range(1, n + 1)]
+    for n, c, k in [*cases, (256, 3, 64), (4096, 1, 1024), (4096, 4000, 97)]:
+        exact = 1 - Fraction(math.comb(n - c, k), math.comb(n, k))
+        assert abs(pass_at_k(n, c, k) - exact) < 1e-15
+    assert abs(pass_at_k(256, 3, 64) - (1 - (1 - 3 / 256) ** 64)) > 1e-3  # control
 
 
 def test_answer_entropy_is_in_nats():

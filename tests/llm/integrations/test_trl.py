@@ -196,6 +196,13 @@ REFUSED = {
 }
 
 
+def test_without_a_number_the_weights_have_the_cap_of_core(tmp_path):
+    legal = {"output_dir": str(tmp_path), **CPU, **MARA, "mara_direction": "forward"}
+    for given, cap in ((None, "auto"), (5.0, 5.0), (float("inf"), None)):
+        arguments = MaraGRPOConfig(**legal, mara_max_log_weight=given, mara_reward_range=3.0).objective_arguments()
+        assert (arguments["max_log_weight"], arguments["reward_range"]) == (cap, 3.0)
+
+
 @pytest.mark.parametrize("key", REFUSED)
 def test_options_that_change_the_optimum_are_refused_by_name(tmp_path, key):
     legal = {"output_dir": str(tmp_path), **CPU, **MARA}

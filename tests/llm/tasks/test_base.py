@@ -3,8 +3,10 @@
 import math
 
 import pytest
+import torch
 
 from conf.schema.base import ConfigError
+from core.mara import select_anchor
 from llm.tasks.base import Task, load_task
 from llm.tasks.one_two import OneTwo
 
@@ -58,5 +60,11 @@ def test_a_task_has_a_reward_if_it_defines_one_of_two_methods():
 def test_correct_completions_reach_the_tasks_reward():
     task = Minimal()
     assert task.correct([1.0, 0.99, 2.0, math.nan]) == [True, False, True, False]
+    for threshold in (0.7, 0.9, 0.95):  # .7 in a float32 tensor is .69999999, and good
+        task.correct_reward = threshold
+        held = torch.tensor([threshold, threshold - 1e-6])
+        assert task.correct(held.tolist()) == select_anchor(held, torch.zeros(2), threshold)[1].tolist()
+        assert task.correct(held.tolist()) == [True, False]
+        assert held.tolist()[0] < threshold  # control: a plain comparison
     task.correct_reward = None
     assert task.correct([1.0, -9.0, math.nan]) == [True, True, False]
