@@ -1,4 +1,4 @@
-"""Texts of the built-in prompts, and the right answers to the questions of one_of_many."""
+"""Texts of the built-in prompts, and the right answers to the questions of one_of_many and spellings."""
 
 from typing import NamedTuple
 
@@ -53,4 +53,37 @@ HELD_OUT = (
     _question("sense", "one of the five senses", "sight, hearing, touch, taste, smell"),
     _question("die", "a number on a die", "6, 3, 1, 4, 5, 2"),
     _question("meal", "a meal of the day", "dinner, breakfast, lunch"),
+)
+
+
+PREFIXES = ("", "a ", "the ", "my ", "one ", "say ")
+SUFFIXES = ("", ".", "!", "?", "...")
+SPELLING_COUNTS = {3: (1, 3), 6: (2, 3), 12: (4, 3), 30: (6, 5)}  # spellings: prefixes and suffixes that occur
+
+
+class SpeltQuestion(NamedTuple):
+    """A question whose right answers have several spellings each.
+
+    name: name under which the question's own metrics are logged.
+    spellings: right answer -> its spellings; answers and spellings that the reference finds likely come first.
+    """
+
+    name: str
+    text: str
+    spellings: dict[str, tuple[str, ...]]
+
+
+def _spelt_question(name: str, wanted: str, counts: dict[str, int]) -> SpeltQuestion:
+    return SpeltQuestion(name, f"Name {wanted}.", {answer: _spellings(answer, n) for answer, n in counts.items()})
+
+
+def _spellings(answer: str, count: int) -> tuple[str, ...]:
+    prefixes, suffixes = SPELLING_COUNTS[count]
+    return tuple(f"{prefix}{answer}{suffix}" for prefix in PREFIXES[:prefixes] for suffix in SUFFIXES[:suffixes])
+
+
+SPELT_QUESTIONS = (
+    _spelt_question("colour", "a colour", {"red": 3, "blue": 6, "green": 12, "grey": 30}),
+    _spelt_question("pet", "a pet", {"cat": 30, "dog": 12, "bird": 6, "fish": 3}),
+    _spelt_question("drink", "a drink", {"tea": 12, "milk": 3, "juice": 30, "water": 6}),
 )

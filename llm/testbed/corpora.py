@@ -8,7 +8,7 @@ import random
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from llm.tasks.texts import HELD_OUT, MATHS_INSTRUCTION, ONE_TWO_PROMPT, QUESTIONS
+from llm.tasks.texts import HELD_OUT, MATHS_INSTRUCTION, ONE_TWO_PROMPT, QUESTIONS, SPELT_QUESTIONS
 
 Corpus = Mapping[str, Mapping[str, float]]  # prompt -> completion -> probability
 
@@ -39,6 +39,24 @@ def one_of_many(ratio: float = 0.6, right: float = 0.8) -> Corpus:
         first = question.answers[0]
         for wrong, share in ((other, 0.4), (f"{first}.", 0.3), ("I do not know", 0.3)):
             completions[wrong] = completions.get(wrong, 0.0) + (1 - right) * share
+        corpus[question.text] = completions
+    return corpus
+
+
+ANSWER_SHARES = (0.45, 0.2, 0.1, 0.05)  # the rest is wrong
+
+
+def spellings(ratio: float = 0.8) -> Corpus:
+    """Right answers by ANSWER_SHARES, each spelling of one `ratio` times as likely as the one before it."""
+    corpus = {}
+    for number, question in enumerate(SPELT_QUESTIONS):
+        completions: dict[str, float] = {}
+        for share, texts in zip(ANSWER_SHARES, question.spellings.values(), strict=True):
+            weights = [ratio**k for k in range(len(texts))]
+            completions |= {text: share * w / sum(weights) for text, w in zip(texts, weights, strict=True)}
+        other = next(iter(SPELT_QUESTIONS[(number + 1) % len(SPELT_QUESTIONS)].spellings))
+        wrong = 1 - sum(ANSWER_SHARES)
+        completions |= {other: 0.5 * wrong, "I do not know": 0.5 * wrong}
         corpus[question.text] = completions
     return corpus
 
@@ -189,7 +207,13 @@ def maths() -> Corpus:
     return corpus
 
 
-CORPORA = {"tiny": one_two, "tiny_many": one_of_many, "tiny_creative": creative, "tiny_maths": maths}
+CORPORA = {
+    "tiny": one_two,
+    "tiny_many": one_of_many,
+    "tiny_spellings": spellings,
+    "tiny_creative": creative,
+    "tiny_maths": maths,
+}
 
 
 def records(name: str) -> list[dict[str, str]] | None:

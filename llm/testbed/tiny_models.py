@@ -50,6 +50,7 @@ MODEL: dict[str, Any] = {
 POLICIES: dict[str, dict[str, Any]] = {  # prompts and completions per step; sampled if the corpus has more
     "tiny": {"steps": 300, "lr": 3e-3, "prompts": 1, "completions": 7, "seed": 0},
     "tiny_many": {"steps": 300, "lr": 4e-3, "prompts": 6, "completions": 15, "seed": 0},
+    "tiny_spellings": {"steps": 400, "lr": 4e-3, "prompts": 3, "completions": 53, "seed": 0},
     "tiny_creative": {"steps": 300, "lr": 4e-3, "prompts": 4, "completions": 8, "seed": 0},
     "tiny_maths": {"steps": 400, "lr": 4e-3, "prompts": 8, "completions": 5, "seed": 0},
 }

@@ -302,6 +302,43 @@ def test_kill_minus_9_at_random_moments(tmp_path, package, most):
     assert hashes(folder) == hashes(whole)
 
 
+ANSWERS = [
+    *("experiment=spellings", "transform=mara", "transform.level=answer", "objective.direction=forward", "steps=7"),
+    *("group_size=8", "evaluation_completions=6", "checkpoint.every_steps=1"),
+]
+
+
+@pytest.mark.slow
+def test_remembered_masses_survive_kill_minus_9(tmp_path):
+    """Killed in a random step and resumed, with the memory of the checkpoint and, as a control, without it."""
+    whole, killed, forgotten = tmp_path / "whole", tmp_path / "killed", tmp_path / "forgotten"
+    run = [sys.executable, "-m", "llm", *ANSWERS]
+    subprocess.run([*run, f"hydra.run.dir={whole}"], cwd=ROOT, check=True, capture_output=True, timeout=300)
+    process = subprocess.Popen([*run, f"hydra.run.dir={killed}"], cwd=ROOT, stdout=subprocess.DEVNULL)
+    last = random.Random(str(tmp_path)).randint(2, 5)
+    while process.poll() is None and lines(killed) < last:
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert 2 <= lines(killed) < 7
+    shutil.copytree(killed, forgotten)
+    for step in steps_saved(forgotten):
+        path = forgotten / "checkpoints" / f"step_{step:08}"
+        tree = json.loads((path / "state.json").read_text())
+        parts = dict(tree["mapping"])
+        assert len(parts["classes"]["mapping"]) == 3  # prompts
+        parts["classes"]["mapping"] = []
+        tree["mapping"] = list(parts.items())
+        (path / "state.json").write_text(json.dumps(tree))
+        forge(path)
+    for folder in (killed, forgotten):
+        subprocess.run([*run, f"hydra.run.dir={folder}"], cwd=ROOT, check=True, capture_output=True, timeout=300)
+    assert (killed / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    assert hashes(killed) == hashes(whole)
+    assert lines(forgotten) == lines(whole) == 7
+    assert (forgotten / "metrics.jsonl").read_bytes() != (whole / "metrics.jsonl").read_bytes()
+
+
 def lines(folder):
     path = folder / "metrics.jsonl"
     return path.read_bytes().count(b"\n") if path.exists() else 0

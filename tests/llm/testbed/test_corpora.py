@@ -8,7 +8,8 @@ import pytest
 from llm.tasks.base import load_task
 from llm.tasks.maths import last_number
 from llm.tasks.one_of_many import OneOfMany
-from llm.tasks.texts import HELD_OUT, QUESTIONS
+from llm.tasks.spellings import Spellings
+from llm.tasks.texts import HELD_OUT, QUESTIONS, SPELT_QUESTIONS
 from llm.testbed import corpora
 
 from ..helpers import user_chat
@@ -35,6 +36,22 @@ def test_all_answers_of_one_of_many_occur_and_the_first_is_preferred():
         )
         assert right == sorted(right, reverse=True)
         assert right[0] / right[1] == pytest.approx(1 / 0.6)
+
+
+def test_answers_and_their_spellings_are_skewed():
+    corpus, task = corpora.spellings(), Spellings()
+    for question in SPELT_QUESTIONS:
+        chat, completions = user_chat(question.text), corpus[question.text]
+        mass = dict.fromkeys(task.right_answers(chat), 0.0)
+        for text, share in completions.items():
+            if task.reward(chat, text):
+                mass[task.answer(text)] += share
+        assert list(mass.values()) == pytest.approx([0.45, 0.2, 0.1, 0.05])
+        for texts in question.spellings.values():
+            shares = [completions[text] for text in texts]
+            assert [b / a for a, b in itertools.pairwise(shares)] == pytest.approx([0.8] * (len(texts) - 1))
+        wrong = [text for text in completions if not task.reward(chat, text)]
+        assert len(wrong) == 2  # an answer to another question, and none
 
 
 def test_the_sums_are_right(make_config):
