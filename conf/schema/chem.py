@@ -175,8 +175,7 @@ class ChemConfig(RunConfig):
     def check(self, prefix: str) -> None:
         """Check the size of the batch, and replay with the options that exclude it."""
         super().check(prefix)
-        low = 1 if self.advantage == "no_baseline" else 2
-        check_range("batch_size", self.batch_size, low=low, note=f" with advantage={self.advantage}")
+        self.check_group_size("batch_size", self.batch_size)
         _check_screens(self.screens)
         if self.transform.name == "darling" and (self.replay.sample or self.replay.augmentations):
             raise ConfigError(

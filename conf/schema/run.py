@@ -158,6 +158,12 @@ class RunConfig(TrainingConfig):
         if self.advantage_k is not None and self.advantage_k > low:
             check_range(name, size, low=self.advantage_k, note=" (advantage_k)")
         check_range(name, size, low=low, note=f" with advantage={self.advantage}")
+        if self.choices().mara and self.choices().mara_anchor == "cross_fitted" and (size % 2 or size < 2 * low):
+            raise ConfigError(
+                f"{name}: must be even and >= {2 * low} with transform.anchor=cross_fitted, whose halves have "
+                f"baselines "
+                f"of their own, got {size}"
+            )
 
     def build_objective(self, make: Callable[..., Built]) -> Built:
         """`make(**self.objective_arguments())`, `make` being `core.objective.make_objective`.

@@ -169,3 +169,14 @@ def test_the_arguments_make_the_objective():
     arguments = make_config("llm", custom).objective_arguments()
     assert (arguments["transform"], arguments["transform_options"]) == ("core.transforms:identity", {})
     make_objective(**arguments)
+
+
+@pytest.mark.parametrize(("command", "key"), [("llm", "group_size"), ("chem", "batch_size")])
+def test_halves_of_a_group_have_baselines_of_their_own(command, key):
+    cross_fitted = "transform=mara transform.threshold.value=1 transform.anchor=cross_fitted"
+    for size in (2, 5):
+        message = rejection(command, f"{cross_fitted} {key}={size}")
+        assert message.startswith(f"{key}: must be even and >= 4 with transform.anchor=cross_fitted")
+    make_config(command, f"{cross_fitted} {key}=4")
+    make_config(command, f"{cross_fitted} {key}=2 advantage=no_baseline")
+    make_config(command, f"transform=mara transform.threshold.value=1 {key}=5")  # control
