@@ -161,8 +161,7 @@ class RunConfig(TrainingConfig):
         if self.choices().mara and self.choices().mara_anchor == "cross_fitted" and (size % 2 or size < 2 * low):
             raise ConfigError(
                 f"{name}: must be even and >= {2 * low} with transform.anchor=cross_fitted, whose halves have "
-                f"baselines "
-                f"of their own, got {size}"
+                f"baselines of their own, got {size}"
             )
 
     def build_objective(self, make: Callable[..., Built]) -> Built:
