@@ -88,8 +88,8 @@ MISTAKES = [  # a command line, and what its error message must contain
     ),
     ("transform=mara objective.beta=0", ["objective.beta: must be > 0", "transform=identity", "got 0"]),
     (
-        "transform=mara objective.direction=jensen_shannon",
-        ["objective.direction: must be reverse or forward", "got jensen_shannon"],
+        "transform=mara objective.direction=jensen_shannon transform.algorithm=1",
+        ["transform.algorithm: must be auto or 2 with direction=jensen_shannon", "got 1"],
     ),
     (
         "transform=mara advantage=group_normalised objective.placement=loss",

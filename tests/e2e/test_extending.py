@@ -109,7 +109,9 @@ def test_a_divergence(tmp_path):
     assert last_metrics(llm)["kl/squared_hellinger_nats"] >= 0
     own = "objective.direction=hellinger:squared_hellinger"
     message = run(f"python -m llm {own} transform=mara", tmp_path, status=1)[1]
-    assert "objective.direction: must be reverse or forward with transform=mara" in message
+    assert (
+        "objective.direction: must be one of reverse, forward, jensen_shannon, alpha with transform=mara" in message
+    )
 
 
 @pytest.mark.slow

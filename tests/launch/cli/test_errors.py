@@ -63,7 +63,7 @@ def typed(text):
     ("overrides", "message"),
     [
         ("objective.beta=x", "objective.beta: must be a number, got x"),
-        ("objective.max_log_weight=x", "objective.max_log_weight: must be a number or null, got x"),
+        ("objective.max_log_weight=x", "objective.max_log_weight: must be auto, a number or null, got x"),
         ("objective.direction=side", "objective.direction: must be one of reverse, forward"),
         ("seed=1.5", "seed: must be a whole number, got 1.5"),
         ("objective=3", "objective: must be a mapping of beta, direction"),
