@@ -189,10 +189,10 @@ class ClassMemory:
                 memory.add(*([column[i] for i in chosen] for column in (names, masses, reward)))
 
     def _remembered_mass(self, prompts: Sequence[str], labels: Sequence[Sequence[str]], like: Tensor) -> Tensor:
-        rows = [
-            [self.prompts[prompt].log_mass(label) for label in names]
-            for prompt, names in zip(prompts, labels, strict=True)
-        ]
+        rows = []
+        for prompt, names in zip(prompts, labels, strict=True):
+            masses = {label: self.prompts[prompt].log_mass(label) for label in set(names)}
+            rows.append([masses[label] for label in names])
         return torch.tensor(rows, dtype=torch.float64).to(like)
 
     def _anchors(self, prompts: Sequence[str], facts: GroupFacts) -> Anchor | None:
@@ -266,8 +266,9 @@ def _stacked(rows: Sequence[Masses]) -> Masses:
 
 
 def _class_ids(labels: Sequence[Sequence[str]]) -> Tensor:
-    """[P, G] ids, equal within a group where the labels are."""
-    return torch.tensor([[names.index(label) for label in names] for names in labels])
+    """[P, G] ids, equal where the labels are."""
+    numbers: dict[str, int] = {}
+    return torch.tensor([[numbers.setdefault(label, len(numbers)) for label in names] for names in labels])
 
 
 def _log_add(a: float, b: float) -> float:
