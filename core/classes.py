@@ -92,12 +92,12 @@ class PromptClasses:
     rewards: dict[str, float] = field(default_factory=dict)
     anchor: tuple[float, float] | None = None
 
-    def add(self, labels: Sequence[str], log_mass: Sequence[float], reward: Sequence[float]) -> None:
-        """Add one estimate: the label, log mass and reward of each good sample of a group."""
+    def add(self, labels: Sequence[str], log_weight: Sequence[float], reward: Sequence[float], samples: int) -> None:
+        """Add the estimate of one group of `samples`: label, log weight and reward of each good one that counts."""
         self.estimates += 1
-        for label, value in dict(zip(labels, log_mass, strict=True)).items():
-            self.log_sums[label] = _log_add(self.log_sums.get(label, -math.inf), value)
-        for label, value in zip(labels, reward, strict=True):
+        log_samples = math.log(samples)
+        for label, weight, value in zip(labels, log_weight, reward, strict=True):
+            self.log_sums[label] = _log_add(self.log_sums.get(label, -math.inf), weight - log_samples)
             self.rewards[label] = max(self.rewards.get(label, -math.inf), value)
 
     def add_sequences(self, ref_seq_logp: Sequence[float], reward: Sequence[float]) -> None:
@@ -163,37 +163,39 @@ class ClassMemory:
         if self.level == "sequence":
             self._remember_sequences(prompts, facts)
             return Masses(None, self._anchors(prompts, facts))
-        own = group_mass(_class_ids(labels).to(facts.good.device), facts.log_weight, facts.good, facts.counted)
         if self.mass != "reference":
-            self._remember(prompts, labels, own, facts)
-        mass = own if self.mass == "group" else self._remembered_mass(prompts, labels, own)
+            self._remember(prompts, labels, facts)
+        if self.mass == "group":
+            ids = _class_ids(labels).to(facts.good.device)
+            mass = group_mass(ids, facts.log_weight, facts.good, facts.counted)
+        else:
+            mass = self._remembered_mass(prompts, labels).to(facts.log_weight)
         return Masses(mass, self._anchors(prompts, facts))
 
     def _remember_sequences(self, prompts: Sequence[str], facts: GroupFacts) -> None:
-        columns = [value.double().cpu().tolist() for value in (facts.ref_seq_logp, facts.reward)]
+        columns = [value.tolist() for value in (facts.ref_seq_logp, facts.reward)]
         for prompt, good, logp, reward in zip(prompts, facts.good.tolist(), *columns, strict=True):
             chosen = [i for i, is_good in enumerate(good) if is_good]
             memory = self.prompts.setdefault(prompt, PromptClasses())
             memory.add_sequences([logp[i] for i in chosen], [reward[i] for i in chosen])
 
-    def _remember(
-        self, prompts: Sequence[str], labels: Sequence[Sequence[str]], mass: Tensor, facts: GroupFacts
-    ) -> None:
+    def _remember(self, prompts: Sequence[str], labels: Sequence[Sequence[str]], facts: GroupFacts) -> None:
         counted = torch.ones_like(facts.good) if facts.counted is None else facts.counted
-        columns = [value.double().cpu().tolist() for value in (mass, facts.reward)]
-        flags = zip(counted.tolist(), (facts.good & counted).tolist(), strict=True)
-        for prompt, names, (in_mean, good), masses, reward in zip(prompts, labels, flags, *columns, strict=True):
+        flags = counted.sum(-1).tolist(), (facts.good & counted).tolist()
+        columns = (value.tolist() for value in (facts.log_weight, facts.reward))
+        for prompt, names, samples, good, *values in zip(prompts, labels, *flags, *columns, strict=True):
             memory = self.prompts.setdefault(prompt, PromptClasses())
-            chosen = [i for i, is_good in enumerate(good) if is_good]
-            if any(in_mean):
-                memory.add(*([column[i] for i in chosen] for column in (names, masses, reward)))
+            if samples:
+                chosen = [i for i, is_good in enumerate(good) if is_good]
+                classes, log_weight, reward = ([column[i] for i in chosen] for column in (names, *values))
+                memory.add(classes, log_weight, reward, samples)
 
-    def _remembered_mass(self, prompts: Sequence[str], labels: Sequence[Sequence[str]], like: Tensor) -> Tensor:
+    def _remembered_mass(self, prompts: Sequence[str], labels: Sequence[Sequence[str]]) -> Tensor:
         rows = []
         for prompt, names in zip(prompts, labels, strict=True):
             masses = {label: self.prompts[prompt].log_mass(label) for label in set(names)}
             rows.append([masses[label] for label in names])
-        return torch.tensor(rows, dtype=torch.float64).to(like)
+        return torch.tensor(rows, dtype=torch.float64)
 
     def _anchors(self, prompts: Sequence[str], facts: GroupFacts) -> Anchor | None:
         if self.anchor != "remembered":

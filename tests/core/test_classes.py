@@ -61,8 +61,8 @@ def test_huge_weights_neither_overflow_nor_vanish() -> None:
         mass = group_mass(torch.zeros(1, 2).long(), torch.full((1, 2), weight), torch.ones(1, 2).bool())
         assert mass.tolist() == [[weight, weight]]
     memory = PromptClasses()
-    memory.add(["a"], [-2000.0], [1.0])
-    memory.add(["a"], [-2001.0], [1.0])
+    memory.add(["a"], [-2000.0], [1.0], 1)
+    memory.add(["a"], [-2001.0], [1.0], 1)
     assert memory.log_mass("a") == pytest.approx(-2000 + math.log((1 + math.exp(-1)) / 2))
 
 
@@ -128,7 +128,7 @@ def test_the_anchor_of_sequences_is_the_likeliest_good_one_so_far() -> None:
 
 def test_of_equal_masses_the_better_rewarded_is_the_anchor() -> None:
     memory = PromptClasses()
-    memory.add(["a", "b"], [-1.0, -1.0], [0.7, 0.9])
+    memory.add(["a", "b"], [-1.0, -1.0], [0.7, 0.9], 1)
     assert memory.largest() == (0.9, -1.0)
     memory.add_sequences([-1.0, -1.0, -2.0], [0.5, 0.8, 1.0])
     assert memory.anchor == (0.8, -1.0)
