@@ -14,15 +14,9 @@ from conf.schema.objective import MaraConfig
 from core.classes import ClassMemory
 from core.mara import quantile_threshold, reaches
 from core.objective import Objective
-from core.rules import Choices
 from launch.runs.rng import rollout_uniforms, stream_seed
 
 PROMPT = "molecules"  # the classes of the one distribution that is sampled
-
-
-def make_class_memory(choices: Choices) -> ClassMemory | None:
-    """The memory that MARA needs; None if every group is anchored by its own sequences."""
-    return ClassMemory(choices.classes, choices.mass, choices.mara_anchor) if choices.needs_masses else None
 
 
 def molecule_labels(smiles: Sequence[str], config: ChemConfig) -> list[str]:

@@ -18,14 +18,14 @@ from chem.models.prior import SHIPPED, Prior, load_prior, save_prior
 from chem.oracles import Oracle, OracleError
 from chem.parallel.sampler import ParallelSampler
 from chem.parallel.threads import RowThreads
-from chem.reference import PROMPT, PriorStatistics, make_class_memory, molecule_labels
+from chem.reference import PROMPT, PriorStatistics, molecule_labels
 from chem.replay import ReplayMemory, TrainingRows, augmented_rows, concat_padded, replayed_rows
 from chem.report import mean_of_known, report_run
 from chem.scoring import Cache, RewardFunction, ScoredBatch, treat_duplicates
 from conf.schema.base import ConfigError
 from conf.schema.chem import ChemConfig, StopConfig
 from core import losses
-from core.classes import ClassMemory, StepMasses
+from core.classes import ClassMemory, StepMasses, make_class_memory
 from core.objective import Group, Objective, make_objective
 from core.schedules import StepStatistics, budget_progress, known, make_schedule, run_progress
 from core.sequence import first_occurrences, masked_sum

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from core.mara import Anchor
+from core.rules import Choices
 
 
 class Masses(NamedTuple):
@@ -221,6 +222,11 @@ class ClassMemory:
         self.prompts = {name: PromptClasses(**copy.deepcopy(values)) for name, values in state.items()}
         for memory in self.prompts.values():
             memory.anchor = None if memory.anchor is None else (memory.anchor[0], memory.anchor[1])
+
+
+def make_class_memory(choices: Choices) -> ClassMemory | None:
+    """The memory that MARA needs; None if every group is anchored by its own sequences."""
+    return ClassMemory(choices.classes, choices.mass, choices.mara_anchor) if choices.needs_masses else None
 
 
 class StepMasses:

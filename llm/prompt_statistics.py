@@ -12,7 +12,6 @@ from torch import Tensor
 from conf.schema.objective import TransformConfig
 from core.classes import ClassMemory, StepMasses
 from core.mara import quantile_threshold, reaches
-from core.rules import Choices
 from launch.engines.distributed import gather_objects
 from launch.runs.rng import stream_seed
 from llm.evaluation.equivalence import Labels
@@ -98,11 +97,6 @@ class ReferenceStatistics:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state of a checkpoint."""
         self.thresholds = dict(state["thresholds"])
-
-
-def make_class_memory(choices: Choices) -> ClassMemory | None:
-    """The memory that MARA needs; None if every group is anchored by its own sequences."""
-    return ClassMemory(choices.classes, choices.mass, choices.mara_anchor) if choices.needs_masses else None
 
 
 def make_statistics(transform: TransformConfig, memory: ClassMemory | None) -> ReferenceStatistics | None:

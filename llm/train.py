@@ -10,7 +10,7 @@ from torch import Tensor
 
 from conf.schema.base import ConfigError
 from conf.schema.llm import LlmConfig
-from core.classes import ClassMemory, StepMasses
+from core.classes import ClassMemory, StepMasses, make_class_memory
 from core.objective import Objective, make_objective
 from core.schedules import StepStatistics, known, linear, make_schedule, run_progress
 from core.sequence import first_occurrences, masked_sum
@@ -35,7 +35,6 @@ from llm.prompt_statistics import (
     ReferenceCompletions,
     ReferenceStatistics,
     class_labels,
-    make_class_memory,
     make_statistics,
     prompt_key,
     statistics_seed,

@@ -30,7 +30,7 @@ from chem.models.tokenizer import Tokenizer
 from chem.oracles import Result, Status
 from chem.parallel.sampler import ParallelSampler
 from chem.parallel.threads import RowThreads
-from chem.reference import PROMPT, make_class_memory, molecule_labels
+from chem.reference import PROMPT, molecule_labels
 from chem.replay import ReplayMemory, TrainingRows
 from chem.scoring import RewardFunction, canonical_forms, scaffold_from_smiles
 from chem.train import (
@@ -52,7 +52,7 @@ from chem.train import (
 from conf.schema.base import ConfigError
 from conf.schema.chem import ChemConfig, RecurrentConfig, StopConfig
 from conf.schema.run import OptimizerConfig
-from core.classes import ClassMemory, StepMasses
+from core.classes import ClassMemory, StepMasses, make_class_memory
 from core.objective import make_objective
 from core.schedules import run_progress, tie_betas
 from launch import collect

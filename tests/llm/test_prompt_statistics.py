@@ -5,13 +5,12 @@ import math
 import pytest
 import torch
 
-from core.classes import ClassMemory
+from core.classes import ClassMemory, make_class_memory
 from core.mara import quantile_threshold
 from llm.prompt_statistics import (
     ReferenceCompletions,
     ReferenceStatistics,
     class_labels,
-    make_class_memory,
     make_statistics,
     prompt_key,
     statistics_seed,
