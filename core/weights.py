@@ -26,7 +26,8 @@ def log_weight_cap(
 
     The cap is twice 1 + |a| range/beta, plus that smallest weight. The margin has two reasons. A weight at the cap
     still raises an outcome above the others of its group, so no other policy with the same support becomes a fixed
-    point. And the cap does not bind in a group whose own anchor is less likely than that of other groups.
+    point. And no weight is cut in a group
+    whose anchor happens to be less likely than that of other groups.
 
     Args:
         log_weight: [..., G] log weights of whole sequences; None: the reference is normalised.

@@ -154,11 +154,11 @@ def test_mara_on_completions_of_the_reference_has_the_target_of_algorithm_two(be
     def expected_loss(**given: Any) -> Tensor:
         total = torch.zeros(()).double()
         for y, chance in enumerate(ref.exp()):
-            one = {name: value[y].reshape(1, 1) for name, value in given.items()}
-            more = {"masses": lambda facts: Masses(None, anchor)} if given else {}
+            rewards = {name: value[y].reshape(1, 1) for name, value in given.items()}
+            masses = {"masses": lambda facts: Masses(None, anchor)} if given else {}
             mask = torch.ones(1, 1, 1, dtype=torch.bool)
             logp, ref_logp = (value[y].reshape(1, 1, 1) for value in (policy, ref))
-            loss, logged = objective.reference_loss(logp, ref_logp, mask, beta=beta, **one, **more)
+            loss, logged = objective.reference_loss(logp, ref_logp, mask, beta=beta, **rewards, **masses)
             assert float(logged["kl/forward_from_reference_nats"]) == pytest.approx(float((ref - policy).detach()[y]))
             total = total + chance * loss
         return total
