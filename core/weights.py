@@ -26,8 +26,7 @@ def log_weight_cap(
 
     The cap is twice 1 + |a| range/beta, plus that smallest weight. The margin has two reasons. A weight at the cap
     still raises an outcome above the others of its group, so no other policy with the same support becomes a fixed
-    point. And no weight is cut in a group
-    whose anchor happens to be less likely than that of other groups.
+    point. And no weight is cut in a group whose anchor happens to be less likely than that of other groups.
 
     Args:
         log_weight: [..., G] log weights of whole sequences; None: the reference is normalised.
