@@ -8,7 +8,6 @@ import numpy as np
 from meeko import MoleculePreparation, PDBQTWriterLegacy
 from rdkit import Chem, rdBase
 from rdkit.Chem import AllChem, rdDistGeom
-from vina import Vina
 
 from chem.files import file_hash, find_file
 from chem.oracles.base import Molecule, Value
@@ -72,6 +71,8 @@ class Docking:
                 f"exhaustiveness, seed, poses: must be >= 1, >= 1 and >= 0, got {exhaustiveness}, {seed}, {poses}"
             )
         self.exhaustiveness, self.poses = exhaustiveness, poses
+        from vina import Vina  # not packaged for every Python; the rest of this module does without
+
         self.vina = Vina("vina", cpu=1, seed=seed, verbosity=0)
         self.vina.set_receptor(str(self.receptor))
         self.vina.compute_vina_maps(self.centre, self.size)
