@@ -39,9 +39,7 @@ class PriorStatistics:
     def __init__(self, config: ChemConfig, memory: ClassMemory | None) -> None:
         threshold = config.transform.threshold
         self.config = config
-        self.memory = (
-            memory if memory is not None and memory.level == "answer" and memory.mass == "reference" else None
-        )
+        self.memory = memory if memory is not None and memory.counts_reference else None
         self.quantile = threshold.value if threshold.kind == "reference_quantile" else None
         self.threshold: float | None = None if self.quantile is not None else threshold.value
         self.measured = self.quantile is None and self.memory is None

@@ -138,6 +138,11 @@ class ClassMemory:
         self.level, self.mass, self.anchor = level, mass, anchor
         self.prompts: dict[str, PromptClasses] = {}
 
+    @property
+    def counts_reference(self) -> bool:
+        """Whether the masses are counted in completions of the reference, by `count_reference`."""
+        return self.level == "answer" and self.mass == "reference"
+
     def count_reference(self, prompt: str, labels: Sequence[str], reward: Sequence[float], completions: int) -> None:
         """Count the good classes among completions of the reference, once for each prompt.
 
@@ -147,11 +152,9 @@ class ClassMemory:
             reward: of the good completions.
             completions: number of all completions.
         """
-        counts = {label: labels.count(label) for label in labels}
-        memory = self.prompts[prompt] = PromptClasses(estimates=completions)
-        memory.log_sums = {label: math.log(count) for label, count in counts.items()}
-        for label, value in zip(labels, reward, strict=True):
-            memory.rewards[label] = max(memory.rewards.get(label, -math.inf), value)
+        memory = self.prompts[prompt] = PromptClasses()
+        memory.add(labels, [0.0] * len(labels), reward, samples=1)  # each completion of the reference weighs 1
+        memory.estimates = completions
 
     def update(self, prompts: Sequence[str], labels: Sequence[Sequence[str]], facts: GroupFacts) -> Masses:
         """Add one estimate for each group to the memory, and return the masses and anchors with it.

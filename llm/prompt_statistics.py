@@ -103,11 +103,10 @@ def make_statistics(transform: TransformConfig, memory: ClassMemory | None) -> R
     """What is to be taken from completions of the reference; None if nothing is."""
     threshold = transform.threshold
     quantile = threshold.value if threshold.kind == "reference_quantile" else None
-    counts = memory is not None and memory.level == "answer" and memory.mass == "reference"
-    if quantile is None and not counts:
+    counted = memory if memory is not None and memory.counts_reference else None
+    if quantile is None and counted is None:
         return None
     fixed = threshold.value if threshold.kind == "constant" else None
-    counted = memory if counts else None
     return ReferenceStatistics(transform.reference_samples, quantile, threshold.floor, counted, fixed)
 
 

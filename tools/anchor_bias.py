@@ -92,6 +92,14 @@ def all_groups(kinds: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
     return members, counts, log_orders
 
 
+@cache
+def ordered_groups(kinds: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """All sequences of `size` out of `kinds` outcomes, for methods that split a group; as `all_groups`."""
+    members = torch.cartesian_prod(*[torch.arange(kinds)] * size)
+    counts = torch.nn.functional.one_hot(members, kinds).sum(1).double()
+    return members, counts, torch.zeros(len(members)).double()
+
+
 def group_masses(case: Case, method: Method, members: Tensor, logp: Tensor) -> Masses | None:
     """The masses and anchors of groups, members [M, G], sampled from a policy, logp [A]."""
     mass = None
@@ -113,15 +121,8 @@ def group_masses(case: Case, method: Method, members: Tensor, logp: Tensor) -> M
 
 def advantage_given_outcome(case: Case, method: Method, logp: Tensor, size: int, beta: float) -> Tensor:
     """[A] expected advantage of a sample given its outcome, over all groups drawn from the policy."""
-    members, _, _ = all_groups(len(case.reference), size)
-    if method.anchor == "cross_fitted":
-        members = torch.cartesian_prod(*[torch.arange(len(case.reference))] * size)  # the order matters
-    counts = torch.nn.functional.one_hot(members, len(case.reference)).sum(1).double()
-    log_orders = (
-        torch.zeros(len(members)).double()
-        if method.anchor == "cross_fitted"
-        else all_groups(len(case.reference), size)[2]
-    )
+    cross_fitted = method.anchor == "cross_fitted"
+    members, counts, log_orders = (ordered_groups if cross_fitted else all_groups)(len(case.reference), size)
     shaped, ref = mara(
         case.reward[members],
         case.ref_logp[members],
@@ -129,12 +130,12 @@ def advantage_given_outcome(case: Case, method: Method, logp: Tensor, size: int,
         threshold=1.0,
         direction=method.direction,
         algorithm=mara_algorithm(method.direction),
-        anchor="cross_fitted" if method.anchor == "cross_fitted" else "group",
+        anchor="cross_fitted" if cross_fitted else "group",
         masses=group_masses(case, method, members, logp),
     )
     options = {"alpha": ALPHA} if method.direction == "alpha" else {}
     shaped = shaped - beta * find_divergence(method.direction).form("reward")(logp[members], ref, **options)
-    halves = shaped.unflatten(-1, (2, -1)) if method.anchor == "cross_fitted" else shaped
+    halves = shaped.unflatten(-1, (2, -1)) if cross_fitted else shaped
     advantage = ADVANTAGES[method.advantage](halves).reshape(shaped.shape)
     per_outcome = torch.zeros_like(counts).scatter_add(-1, members, advantage)
     # Probability of a group given that one of its members has the outcome, in logs because it may underflow.

@@ -158,7 +158,8 @@ class RunConfig(TrainingConfig):
         if self.advantage_k is not None and self.advantage_k > low:
             check_range(name, size, low=self.advantage_k, note=" (advantage_k)")
         check_range(name, size, low=low, note=f" with advantage={self.advantage}")
-        if self.choices().mara and self.choices().mara_anchor == "cross_fitted" and (size % 2 or size < 2 * low):
+        choices = self.choices()
+        if choices.mara and choices.mara_anchor == "cross_fitted" and (size % 2 or size < 2 * low):
             raise ConfigError(
                 f"{name}: must be even and >= {2 * low} with transform.anchor=cross_fitted, whose halves have "
                 f"baselines of their own, got {size}"
