@@ -68,8 +68,8 @@ def test_the_earliest_step_comes_first_whatever_its_file(tmp_path):
     old, new = write(tmp_path / "old"), write(tmp_path / "new", rows=changed(2, loss=7))
     (old / "samples.jsonl").write_text(json.dumps({"step": 1, "text": "a"}) + "\n")
     (new / "samples.jsonl").write_text(json.dumps({"step": 1, "text": "b"}) + "\n")
-    found = list(reproduce.differences(old, new, 0.0))
-    assert [line.partition(" (")[0] for line in found] == ["step 1, text", "step 2, loss"]
+    differing = list(reproduce.differences(old, new, 0.0))
+    assert [line.partition(" (")[0] for line in differing] == ["step 1, text", "step 2, loss"]
 
 
 def test_other_packages_or_hardware_allow_a_tolerance(tmp_path, capsys):
