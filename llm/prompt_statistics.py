@@ -59,19 +59,19 @@ class ReferenceStatistics:
         """Whether any rank has a prompt without statistics."""
         return any(gather_objects(any(prompt not in self.thresholds for prompt in prompts)))
 
-    def add(self, prompts: Sequence[str], completions: ReferenceCompletions, label: Labels | None) -> None:
+    def add(self, chats: Sequence[Chat], completions: ReferenceCompletions, label: Labels | None) -> None:
         """Add the statistics of this rank's prompts, and of those of the other ranks."""
-        reward = completions.scores.reward.view(len(prompts), -1)
+        reward = completions.scores.reward.view(len(chats), -1)
         usable = completions.complete.view(reward.shape).to(reward.device) & reward.isfinite()
         rows = []
-        for i, prompt in enumerate(prompts):
+        for i, chat in enumerate(chats):
             texts = completions.texts[i * self.samples : (i + 1) * self.samples]
             threshold = self._threshold(reward[i], usable[i])
             good = (usable[i] & reaches(reward[i], threshold)).tolist()
             good_texts = [text for text, is_good in zip(texts, good, strict=True) if is_good]
-            labels = [] if label is None else label([], good_texts)
+            labels = [] if label is None else label(chat, [], good_texts)
             rewards = [value for value, is_good in zip(reward[i].tolist(), good, strict=True) if is_good]
-            rows.append((prompt, threshold, labels, rewards))
+            rows.append((prompt_key(chat), threshold, labels, rewards))
         for prompt, threshold, labels, rewards in (row for part in gather_objects(rows) for row in part):
             if prompt in self.thresholds:
                 continue
@@ -133,7 +133,7 @@ def class_labels(
     if labels is None or memory is None:
         return [list(group) for group in groups]
     known = [memory.known(prompt_key(chat)) for chat in chats]
-    return [labels(names, group) for names, group in zip(known, groups, strict=True)]
+    return [labels(*group) for group in zip(chats, known, groups, strict=True)]
 
 
 def prompt_key(chat: Chat) -> str:

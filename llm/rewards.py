@@ -15,7 +15,8 @@ from launch.engines import distributed
 from launch.runs.checkpoint import tensors_hash
 from llm.inference.prompts import Chat
 from llm.tasks.base import Task
-from llm.testbed.tiny_models import REWARDS, resolve_model
+from llm.testbed.names import resolve_model
+from llm.testbed.tiny_models import REWARDS
 
 RewardFunction = Callable[[Sequence[Chat], Sequence[str]], Sequence[float]]  # (prompts, completions) -> one each
 MAX_SHOWN = 300  # characters of a prompt or completion in a message

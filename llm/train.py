@@ -279,7 +279,7 @@ def gather_experience(
     device = rollout.mask.device
     classes = None
     if learner.partition is not None:
-        classes = gather_rows(group_classes(texts, G, learner.partition).to(device))
+        classes = gather_rows(group_classes(batch.chats, texts, learner.partition).to(device))
     reward = gather_rows(scores.reward.view(-1, G).to(device))  # [P, G], NaN where scoring failed
     complete = gather_rows(rollout.complete).view(P, G)
     mask, ref_logp = (gather_rows(t).view(P, G, -1) for t in (rollout.mask, ref_logp))
@@ -322,7 +322,7 @@ def measure_reference(learner: Learner, batch: Batch) -> None:
     rollout = sample_reference(models, learner.engine, batch.prompts, uniforms)
     texts = rollout.texts(models.tokenizer)
     scores = learner.reward([chat for chat in batch.chats for _ in range(N)], texts)
-    statistics.add(prompts, ReferenceCompletions(texts, scores, rollout.complete), learner.labels)
+    statistics.add(batch.chats, ReferenceCompletions(texts, scores, rollout.complete), learner.labels)
 
 
 def kl_samples_logp(learner: Learner) -> tuple[Tensor, Tensor] | None:

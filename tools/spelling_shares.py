@@ -34,7 +34,8 @@ from launch.runs.run_folder import read_config
 from llm.inference.logprobs import completion_logp
 from llm.inference.prompts import encode_chats, pad_completions
 from llm.tasks.texts import SPELT_QUESTIONS, SpeltQuestion
-from llm.testbed.tiny_models import POLICIES, resolve_model
+from llm.testbed.names import resolve_model
+from llm.testbed.tiny_models import POLICIES
 
 REWARD_THRESHOLD = 0.5  # between the reward of a wrong completion, 0, and that of a right one, 1
 TARGETS = {"reverse": reverse_kl_target, "forward": forward_kl_target}

@@ -55,9 +55,10 @@ def answers_by_prompt(
 ) -> list[list[str]]:
     """The correct answers to each of P chats, from G consecutive texts per chat."""
     G = len(texts) // len(chats)
-    answers = [task.answer(text) if ok else None for text, ok in zip(texts, correct, strict=True)]
+    rows = list(zip(texts, correct, strict=True))
+    groups = (rows[first : first + G] for first in range(0, len(rows), G))
     return [
-        [answer for answer in answers[first : first + G] if answer is not None] for first in range(0, len(texts), G)
+        [task.answer_to(chat, text) for text, ok in group if ok] for chat, group in zip(chats, groups, strict=True)
     ]
 
 

@@ -12,6 +12,7 @@ from conf.schema.base import ConfigError
 from conf.schema.llm import EvaluateConfig
 from conf.schema.objective import DarlingConfig, MaraConfig, TransformConfig
 from launch.runs.run_folder import folder_or_hub
+from llm.inference.prompts import Chat
 from llm.tasks.base import Task
 
 SHORT = 5  # words; up to this length NoveltyBench compares words instead of using the classifier
@@ -19,8 +20,9 @@ PAIR_TOKENS = 128  # the classifier sees this many tokens of each text, as in No
 EQUIVALENT = 1  # index of the classifier's label
 MAX_CACHED = 100_000  # texts whose embeddings are cached
 
-Labels = Callable[[Sequence[str], Sequence[str]], list[str]]  # (known classes, texts) -> the class of each text
+Labels = Callable[[Chat, Sequence[str], Sequence[str]], list[str]]  # (prompt, known classes, texts) -> their classes
 Partition = Callable[[Sequence[str]], Sequence[int]]  # a prompt's completions -> the class index of each
+PromptPartition = Callable[[Chat, Sequence[str]], Sequence[int]]  # the same, where it depends on the prompt
 # (representative, others) -> which of the others are equivalent to it; indices of completions of one prompt.
 Compare = Callable[[int, Sequence[int]], Sequence[bool]]
 
@@ -200,7 +202,7 @@ def make_equivalence(
     raise ValueError(f"equivalence: must be exact, embedding or classifier, got {config.equivalence}")
 
 
-def make_partition(transform: TransformConfig, task: Task, device: torch.device) -> Partition | None:
+def make_partition(transform: TransformConfig, task: Task, device: torch.device) -> PromptPartition | None:
     """The partition that the reward transform uses; None if it does not need one.
 
     Raises:
@@ -209,8 +211,9 @@ def make_partition(transform: TransformConfig, task: Task, device: torch.device)
     if not isinstance(transform, DarlingConfig):
         return None
     if transform.equivalence == "answer":
-        return lambda texts: class_indices([task.answer(text) for text in texts])
-    return _load_partition(transform, device)
+        return lambda prompt, texts: class_indices([task.answer_to(prompt, text) for text in texts])
+    partition = _load_partition(transform, device)
+    return lambda prompt, texts: partition(texts)
 
 
 def _load_partition(transform: DarlingConfig | MaraConfig, device: torch.device) -> Partition:
@@ -235,12 +238,12 @@ def make_labels(transform: TransformConfig, task: Task, device: torch.device) ->
     if not isinstance(transform, MaraConfig) or transform.level != "answer":
         return None
     if transform.equivalence == "answer":
-        return lambda known, texts: [task.answer(text) for text in texts]
+        return lambda prompt, known, texts: [task.answer_to(prompt, text) for text in texts]
     if transform.equivalence == "exact":
-        return lambda known, texts: [normalise_text(text) for text in texts]
+        return lambda prompt, known, texts: [normalise_text(text) for text in texts]
     partition = _load_partition(transform, device)
 
-    def labels(known: Sequence[str], texts: Sequence[str]) -> list[str]:
+    def labels(prompt: Chat, known: Sequence[str], texts: Sequence[str]) -> list[str]:
         everything = [*known, *texts]
         classes = list(partition(everything))
         return [everything[classes.index(index)] for index in classes[len(known) :]]
@@ -254,9 +257,11 @@ def class_indices(values: Sequence[str]) -> list[int]:
     return [index[value] for value in values]
 
 
-def group_classes(texts: Sequence[str], group: int, partition: Partition) -> Tensor:
-    """[P, G] class indices within each group of `group` consecutive texts."""
-    return torch.tensor([list(partition(texts[first : first + group])) for first in range(0, len(texts), group)])
+def group_classes(chats: Sequence[Chat], texts: Sequence[str], partition: PromptPartition) -> Tensor:
+    """[P, G] class indices of G consecutive texts for each of P prompts, within each group."""
+    size = len(texts) // len(chats)
+    groups = (texts[first : first + size] for first in range(0, len(texts), size))
+    return torch.tensor([list(partition(chat, group)) for chat, group in zip(chats, groups, strict=True)])
 
 
 def same_words(a: str, b: str) -> bool | None:

@@ -296,7 +296,9 @@ def prepare_inputs(
                 rewards_out=rewards_out[number],
                 scores=scores[number],
                 correct=None if rewards is None or threshold is None else reaches(rewards, threshold).tolist(),
-                answers=partitions[number] if task is None else [task.answer(text) for text in prompt.texts],
+                answers=partitions[number]
+                if task is None
+                else [task.answer_to(prompt.chat, text) for text in prompt.texts],
             )
         )
     return inputs, choices

@@ -14,7 +14,7 @@ from llm.evaluation.policy import BATCH
 from llm.inference.prompts import encode_chats
 from llm.plan.estimate import STAGES, PlanSettings
 from llm.tasks.base import load_task
-from llm.testbed.tiny_models import resolve_model
+from llm.testbed.names import resolve_model
 
 GIB = 2**30
 PLAN_KEYS = {"ranks": int, "memory": float, "prompt_tokens": int}  # keys that python -m llm does not have

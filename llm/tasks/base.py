@@ -55,6 +55,10 @@ class Task(ABC):
         """The answer that a completion gives. Correct completions with equal answers are counted together."""
         return completion
 
+    def answer_to(self, prompt: Chat, completion: str) -> str:
+        """`answer` for a task in which it depends on the prompt. Override one of the two."""
+        return self.answer(completion)
+
     def right_answers(self, prompt: Chat) -> tuple[str, ...]:
         """All right answers to a prompt, in the form that `answer` returns; () if they are not known."""
         return self.answers

@@ -1,5 +1,7 @@
-"""Texts of the built-in prompts, and the right answers to the questions of one_of_many and spellings."""
+"""Texts of the built-in prompts, and the right answers to the questions of one_of_many, spellings and open_questions."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 ONE_TWO_PROMPT = (
@@ -15,11 +17,17 @@ class Question(NamedTuple):
 
     name: name under which the question's own metrics are logged.
     answers: all right answers, spelt as they must be given.
+    wordings: other names of answers, by answer, for a task that accepts them.
     """
 
     name: str
     text: str
     answers: tuple[str, ...]
+    wordings: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+
+    def all_wordings(self) -> dict[str, tuple[str, ...]]:
+        """answer -> the answer itself and its other names."""
+        return {answer: (answer, *self.wordings.get(answer, ())) for answer in self.answers}
 
 
 def _question(name: str, wanted: str, answers: str) -> Question:
@@ -86,4 +94,39 @@ SPELT_QUESTIONS = (
     _spelt_question("colour", "a colour", {"red": 3, "blue": 6, "green": 12, "grey": 30}),
     _spelt_question("pet", "a pet", {"cat": 30, "dog": 12, "bird": 6, "fish": 3}),
     _spelt_question("drink", "a drink", {"tea": 12, "milk": 3, "juice": 30, "water": 6}),
+)
+
+
+def _open_question(name: str, wanted: str, answers: str) -> Question:
+    """answers: separated by commas, with the other names of an answer after it, separated by slashes."""
+    names = [answer.split("/") for answer in answers.split(", ")]
+    wordings = {first: tuple(others) for first, *others in names if others}
+    return Question(name, f"Name {wanted}. Reply with one word.", tuple(first for first, *_ in names), wordings)
+
+
+# SmolLM2-135M-Instruct answers each of them correctly in 3% of 1,024 samples or more, in three ways or more
+# (docs/tasks.md).
+OPEN_QUESTIONS = (
+    _open_question(
+        "planet", "a planet of the solar system", "Mercury, Venus, Earth, Mars, Jupiter, Saturn, Uranus, Neptune"
+    ),
+    _open_question("season", "a season of the year", "spring, summer, autumn/fall, winter"),
+    _open_question("day", "a day of the week", "Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday"),
+    _open_question(
+        "month",
+        "a month of the year",
+        "January, February, March, April, May, June, July, August, September, October, November, December",
+    ),
+    _open_question(
+        "continent",
+        "a continent",
+        "Africa, Antarctica, Asia, Europe, North America, South America, Australia/Oceania",
+    ),
+    _open_question("sense", "one of the five senses", "sight/vision, hearing, touch, taste, smell"),
+    _open_question("primary", "a primary colour", "red, blue, yellow"),
+    _open_question("chess", "a chess piece", "king, queen, rook, bishop, knight, pawn"),
+)
+HELD_OUT_OPEN_QUESTIONS = (
+    _open_question("shape", "a shape with straight sides", "triangle, square, rectangle, pentagon, hexagon"),
+    _open_question("giant", "a planet that is larger than the Earth", "Jupiter, Saturn, Uranus, Neptune"),
 )

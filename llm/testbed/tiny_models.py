@@ -7,11 +7,10 @@ that every answer has exactly one token sequence.
 
 import hashlib
 import json
-import os
 import random
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +32,11 @@ from transformers.utils import logging as transformers_logging
 
 from conf.schema.base import ConfigError
 from launch.runs.console import console
-from launch.runs.run_folder import cache_folder, folder_or_hub, lock_folder, write_text
+from launch.runs.run_folder import cache_folder, write_text
 from llm.inference.logprobs import completion_logp
 from llm.inference.prompts import Prompts, encode_chats, pad_completions
 from llm.testbed import corpora
+from llm.testbed.building import cached_folder
 from llm.testbed.corpora import Corpus
 
 MODEL: dict[str, Any] = {
@@ -59,44 +59,22 @@ REWARDS: dict[str, dict[str, Any]] = {
     "tiny_reward_other": {"start": "tiny_creative", "steps": 200, "lr": 2e-3, "pairs": 16, "seed": 2},
 }
 RECIPES = {**POLICIES, **REWARDS}
-BUILD_TIMEOUT = 3600.0  # seconds to wait for another process that builds the same model
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
 
-def resolve_model(name: str, recipes: Mapping[str, Any] = RECIPES) -> str:
-    """What `from_pretrained` loads for a name: one of `recipes`, built if needed, a folder, or a hub name."""
-    return str(tiny_model(name)) if name in recipes else folder_or_hub(name)
-
-
 def tiny_model(name: str = "tiny") -> Path:
     """Folder of a model of `RECIPES` for `from_pretrained`. The model is built unless it is in the cache."""
-    folder = cache_folder() / f"{name.replace('_', '-')}-{recipe_hash(name)}"
-    if not folder.exists():
-        build_folder = folder.with_name(f".{folder.name}")
-        build_folder.mkdir(parents=True, exist_ok=True)
-        lock = lock_folder(build_folder, BUILD_TIMEOUT)  # waits for another process that builds the model
-        try:
-            if not folder.exists():
-                _build(name, build_folder, folder)
-        finally:
-            if lock is not None:
-                os.close(lock)
-    return folder
+    return cached_folder(f"{name.replace('_', '-')}-{recipe_hash(name)}", partial(_build, name))
 
 
-def _build(name: str, build_folder: Path, folder: Path) -> None:
+def _build(name: str, folder: Path) -> None:
     console.print(f"building and training the test model {name} (only once; takes about a minute)")
     model, tokenizer = (_build_policy if name in POLICIES else _build_reward)(name)
-    temporary = build_folder / str(os.getpid())
-    model.save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
-    try:
-        temporary.rename(folder)  # atomic: the folder is complete when it appears
-    except OSError:  # without file locks, another process may have been first
-        shutil.rmtree(temporary)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def tiny_data(key: str, name: str) -> Path:

@@ -32,26 +32,26 @@ def test_a_prompt_has_the_quantile_of_its_own_completions():
     rewards = [0.1, 0.9, 0.5, 0.7, 3.0, 1.0, 2.0, 0.0]
     statistics = ReferenceStatistics(4, 0.5, None, None, None)
     assert statistics.missing(PROMPTS)
-    statistics.add(PROMPTS, completions(rewards), None)
+    statistics.add(CHATS, completions(rewards), None)
     assert not statistics.missing(PROMPTS)
     expected = quantile_threshold(torch.tensor(rewards).view(2, 4), 0.5)
     assert torch.equal(statistics.of(PROMPTS), expected)
     assert torch.equal(statistics.of(PROMPTS[::-1]), expected.flip(0))
-    statistics.add(PROMPTS, completions([9.0] * 8), None)  # once only
+    statistics.add(CHATS, completions([9.0] * 8), None)  # once only
     assert torch.equal(statistics.of(PROMPTS), expected)
 
 
 def test_truncated_and_unscored_completions_are_left_out():
     rewards = [0.1, 0.9, math.nan, 0.7, 3.0, 1.0, 2.0, 0.0]
     statistics = ReferenceStatistics(4, 1.0, None, None, None)
-    statistics.add(PROMPTS, completions(rewards, [True, False, True, True] * 2), None)
+    statistics.add(CHATS, completions(rewards, [True, False, True, True] * 2), None)
     assert statistics.of(PROMPTS).flatten().tolist() == pytest.approx([0.7, 3.0])
 
 
 def test_equal_rewards_leave_the_prompt_unchanged_unless_a_floor_is_given():
     for floor, threshold in ((None, math.inf), (0.5, math.inf), (0.6, 0.6)):
         statistics = ReferenceStatistics(4, 0.9, floor, None, None)
-        statistics.add(PROMPTS, completions([0.5] * 8), None)
+        statistics.add(CHATS, completions([0.5] * 8), None)
         assert statistics.of(PROMPTS).flatten().tolist() == pytest.approx([threshold] * 2)
 
 
@@ -60,7 +60,7 @@ def test_the_good_completions_are_counted_by_class():
     statistics = ReferenceStatistics(4, None, None, memory, fixed_threshold=0.7)
     assert statistics.of(PROMPTS) is None
     rewards = [0.1, 0.9, 0.5, 0.7, 3.0, 1.0, 2.0, 0.0]
-    statistics.add(PROMPTS, completions(rewards), lambda known, texts: [text[-1] for text in texts])
+    statistics.add(CHATS, completions(rewards), lambda prompt, known, texts: [text[-1] for text in texts])
     first, second = (memory.prompts[prompt] for prompt in PROMPTS)
     assert {label: math.exp(first.log_mass(label)) for label in memory.known(PROMPTS[0])} == pytest.approx(
         {"1": 0.25, "3": 0.25}
@@ -71,7 +71,7 @@ def test_the_good_completions_are_counted_by_class():
 
 def test_the_state_of_the_statistics():
     statistics, restored = (ReferenceStatistics(4, 0.5, None, None, None) for _ in range(2))
-    statistics.add(PROMPTS, completions([0.1, 0.9, 0.5, 0.7, 3.0, 1.0, 2.0, 0.0]), None)
+    statistics.add(CHATS, completions([0.1, 0.9, 0.5, 0.7, 3.0, 1.0, 2.0, 0.0]), None)
     restored.load_state_dict(statistics.state_dict())
     assert torch.equal(restored.of(PROMPTS), statistics.of(PROMPTS))
 
@@ -119,7 +119,7 @@ def test_classes_are_named_with_those_of_earlier_steps():
     memory.count_reference(PROMPTS[0], ["known"], [1.0], 2)
     seen = []
 
-    def labels(known, texts):
+    def labels(prompt, known, texts):
         seen.append(list(known))
         return [text.upper() for text in texts]
 

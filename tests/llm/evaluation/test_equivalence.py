@@ -189,7 +189,7 @@ def test_real_embeddings_group_similar_texts():
 
 def test_classes_are_numbered_within_each_group():
     assert class_indices(["b", "a", "b", "c"]) == [0, 1, 0, 2]
-    classes = group_classes(["x", "y", "x", "x", "X", "z"], 3, exact_partition)
+    classes = group_classes([[], []], ["x", "y", "x", "x", "X", "z"], lambda prompt, texts: exact_partition(texts))
     assert classes.tolist() == [[0, 1, 0], [0, 0, 1]]
 
 
@@ -203,7 +203,7 @@ def test_the_transform_partitions_by_the_tasks_answer(make_config):
         config = make_config("transform=darling", f"transform.equivalence={equivalence}")
         partition = make_partition(config.transform, FirstLetter(), CPU)
         assert partition is not None
-        assert list(partition(texts)) == [0, 1, 0]
+        assert list(partition([], texts)) == [0, 1, 0]
     missing = make_config(
         "transform=darling", "transform.equivalence=embedding", "transform.embedder=no/such"
     ).transform

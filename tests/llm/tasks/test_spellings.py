@@ -38,6 +38,6 @@ def test_the_built_in_questions_and_the_classes_that_mara_is_given(make_config):
         chat = user_chat(question.text)
         assert task.right_answers(chat) == tuple(question.spellings)
         for answer, texts in question.spellings.items():
-            assert labels([], texts) == [answer] * len(texts)
+            assert labels(task.prompts()[0], [], texts) == [answer] * len(texts)
             assert all(task.reward(chat, text) == 1 for text in texts)
     assert config.max_new_tokens == 16

@@ -12,7 +12,7 @@ from llm.rewards import ModelReward
 from llm.tasks.one_two import OneTwo
 from llm.tasks.texts import ONE_TWO_PROMPT
 from llm.testbed import corpora
-from llm.testbed.tiny_models import RECIPES, REWARDS, recipe_hash, resolve_model, tiny_data, tiny_model
+from llm.testbed.tiny_models import RECIPES, REWARDS, recipe_hash, tiny_data, tiny_model
 
 from ..helpers import user_chat
 

