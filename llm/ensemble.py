@@ -63,7 +63,7 @@ def average_weights(policy: "PreTrainedModel", reference: "PreTrainedModel", wei
 def resolve_policy(name: str) -> str:
     """What `from_pretrained` loads for a name: a run's policy, a test model built here, a folder or a hub name."""
     from llm.testbed.names import resolve_model
-from llm.testbed.tiny_models import POLICIES
+    from llm.testbed.tiny_models import POLICIES
 
     is_run = (user_path(name) / "run.json").is_file()
     return resolve_model(str(Path(name) / "policy") if is_run else name, POLICIES)

@@ -2,11 +2,12 @@
 
 import ctypes
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -24,7 +25,7 @@ from llm.adapters import adapter_off, add_adapter, save_adapter
 from llm.inference.attention import shared_prefix_attention, supports_shared_prefix
 from llm.inference.decoder import compile_decoding
 from llm.inference.norms import fuse_rms_norms
-from llm.testbed.names import resolve_model
+from llm.testbed.names import model_facts, resolve_model
 from llm.testbed.tiny_models import POLICIES
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # constants of mallopt(3)
@@ -38,6 +39,7 @@ class Models(NamedTuple):
 
     reference: frozen; None with LoRA, where the reference is the policy with its adapter off.
     eos_ids: [K] ids that end a completion, on the policy's device.
+    facts: where the weights are from, for the run's summary.
     """
 
     policy: PreTrainedModel
@@ -45,6 +47,7 @@ class Models(NamedTuple):
     tokenizer: PreTrainedTokenizerBase
     eos_ids: Tensor
     pad_id: int
+    facts: Mapping[str, str] = MappingProxyType({})
 
     @contextmanager
     def as_reference(self, policy: PreTrainedModel) -> Iterator[PreTrainedModel]:
@@ -103,7 +106,7 @@ def load_models(config: ModelConfig, seed: int = 0) -> Models:
     if config.compile_decoding:
         for model in filter(None, (policy, reference)):
             compile_decoding(model)
-    return Models(policy, reference, tokenizer, eos_ids, pad)
+    return Models(policy, reference, tokenizer, eos_ids, pad, model_facts(config.name_or_path, name))
 
 
 def _load(name: str, config: ModelConfig, device: torch.device) -> PreTrainedModel:

@@ -191,7 +191,8 @@ def train(config: LlmConfig, run: Run) -> None:
             save_policy(policy, models.tokenizer, config.model, run.folder)
         trained = evaluate_policy(policy, models, task, reward, extra_reward, evaluation)
     if run.is_main:
-        report_run(run, base, trained, {name: records.facts() for name, records in task.data.items()})
+        data_facts = {name: records.facts() for name, records in task.data.items()}
+        report_run(run, base, trained, data_facts, models.facts)
 
 
 def warn_of_moving_threshold(config: LlmConfig, run: Run) -> None:

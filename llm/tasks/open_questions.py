@@ -57,7 +57,9 @@ class AnswerFinder:
             for text in texts:
                 key = " ".join(words(text))
                 if not key or self.answers.setdefault(key, answer) != answer:
-                    problem = "has no letter or digit" if not key else f"is a wording of {self.answers[key]!r} as well"
+                    problem = (
+                        "has no letter or digit" if not key else f"is a wording of {self.answers[key]!r} as well"
+                    )
                     raise ValueError(f"an answer to be found in a text: {text!r} {problem}")
         longest_first = sorted(self.answers, key=len, reverse=True)
         self.pattern = re.compile(rf"(?<!\S)(?:{'|'.join(map(re.escape, longest_first))})(?!\S)")

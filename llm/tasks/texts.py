@@ -1,13 +1,19 @@
-"""Texts of the built-in prompts, and the right answers to the questions of one_of_many, spellings and open_questions."""
+"""Texts of the built-in prompts, and the right answers to the questions of three tasks."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-ONE_TWO_PROMPT = (
-    "Generate a uniformly random integer that is either 1 or 2. "
-    "Reply with <answer>, the integer and </answer>, nothing else."
-)
+
+def one_two_prompt(low: int, high: int) -> str:
+    """The request for one of two integers."""
+    return (
+        f"Generate a uniformly random integer that is either {low} or {high}. "
+        "Reply with <answer>, the integer and </answer>, nothing else."
+    )
+
+
+ONE_TWO_PROMPT = one_two_prompt(1, 2)
 
 MATHS_INSTRUCTION = "\nWork it out step by step. End with a line of #### and the number."
 

