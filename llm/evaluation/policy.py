@@ -90,6 +90,7 @@ def answer_metrics(texts: list[str], correct: list[bool], chats: Sequence[Chat],
         coverage: share of a prompt's right answers that were given, averaged over the prompts for which they are
         known; coverage/se. coverage/NAME and entropy_nats/NAME: the same for each prompt with a name.
         sequences: the most frequent correct completions with their share of all completions.
+        answers: for each prompt with a name, its correct answers with their share of the prompt's completions.
     """
     answers = answers_by_prompt(texts, correct, chats, task)
     counts = Counter(answer for prompt_answers in answers for answer in prompt_answers)
@@ -104,11 +105,15 @@ def answer_metrics(texts: list[str], correct: list[bool], chats: Sequence[Chat],
     if len(known):
         results["coverage"] = float(known.mean())
         results["coverage/se"] = bootstrap_standard_error(known) if len(known) > 1 else None
+    per_prompt, shares = len(texts) // len(chats), {}
     for chat, share, prompt_answers in zip(chats, coverages, answers, strict=True):
         if name := task.prompt_name(chat):
+            shares[name] = {answer: count / per_prompt for answer, count in Counter(prompt_answers).most_common()}
             results[f"coverage/{name}"] = share
             results[f"entropy_nats/{name}"] = answer_entropy(prompt_answers) if prompt_answers else None
     results["sequences"] = {text: count / len(texts) for text, count in correct_texts.most_common(5)}
+    if shares:
+        results["answers"] = shares
     return {**results, "completions": len(texts)}
 
 

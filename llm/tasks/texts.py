@@ -133,6 +133,8 @@ OPEN_QUESTIONS = (
     _open_question("chess", "a chess piece", "king, queen, rook, bishop, knight, pawn"),
 )
 HELD_OUT_OPEN_QUESTIONS = (
+    _open_question("operation", "an operation of arithmetic", "addition, subtraction, multiplication, division"),
+    _open_question("nordic", "a Scandinavian country", "Denmark, Norway, Sweden"),
     _open_question("shape", "a shape with straight sides", "triangle, square, rectangle, pentagon, hexagon"),
-    _open_question("giant", "a planet that is larger than the Earth", "Jupiter, Saturn, Uranus, Neptune"),
+    _open_question("gospel", "one of the four gospels", "Matthew, Mark, Luke, John"),
 )
