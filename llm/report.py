@@ -20,6 +20,7 @@ from launch.analysis.sweep_runs import read_sweep_runs, write_summaries
 from launch.runs.console import console
 from launch.runs.run import Run
 from launch.runs.run_folder import read_jsonl
+from llm.answer_figure import draw_answers
 from llm.evaluation.metrics import SubjectMetrics
 
 SMOOTHING = 12  # steps averaged in a point of a curve
@@ -56,7 +57,7 @@ def _last_value(metrics: Sequence[Mapping[str, Any]], key: str) -> float | None:
 
 def report_sweep(folders: Sequence[Path], sweep: Path) -> None:
     """Print the closing table of a sweep, and write its figure.png and its summaries in one file."""
-    runs = read_sweep_runs(folders, without_key=("direction", "transform", "advantage"))
+    runs = read_sweep_runs(folders, without_key=("direction", "transform", "advantage", "method"))
     base = runs[0].summary["base"]
     rows = [("base", base), *((run.name, run.summary) for run in runs)]
     console.print(answer_table(rows))
@@ -68,6 +69,8 @@ def report_sweep(folders: Sequence[Path], sweep: Path) -> None:
     figure.savefig(sweep / "figure.png", dpi=130)
     plt.close(figure)
     console.print(f"figure: {sweep / 'figure.png'}", soft_wrap=True)
+    if draw_answers(rows, sweep / "answers.png"):
+        console.print(f"what each model answers: {sweep / 'answers.png'}", soft_wrap=True)
 
 
 def answer_table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:

@@ -1,7 +1,5 @@
 """Texts of the built-in prompts, and the right answers to the questions of three tasks."""
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import NamedTuple
 
 
@@ -23,17 +21,11 @@ class Question(NamedTuple):
 
     name: name under which the question's own metrics are logged.
     answers: all right answers, spelt as they must be given.
-    wordings: other names of answers, by answer, for a task that accepts them.
     """
 
     name: str
     text: str
     answers: tuple[str, ...]
-    wordings: Mapping[str, tuple[str, ...]] = MappingProxyType({})
-
-    def all_wordings(self) -> dict[str, tuple[str, ...]]:
-        """answer -> the answer itself and its other names."""
-        return {answer: (answer, *self.wordings.get(answer, ())) for answer in self.answers}
 
 
 def _question(name: str, wanted: str, answers: str) -> Question:
@@ -103,11 +95,29 @@ SPELT_QUESTIONS = (
 )
 
 
-def _open_question(name: str, wanted: str, answers: str) -> Question:
+class OpenQuestion(NamedTuple):
+    """A question whose right answers may have other names.
+
+    name: name under which the question's own metrics are logged.
+    answers: all right answers, each under one name.
+    wordings: answer -> its other names, for the answers that have any.
+    """
+
+    name: str
+    text: str
+    answers: tuple[str, ...]
+    wordings: dict[str, tuple[str, ...]]
+
+    def all_wordings(self) -> dict[str, tuple[str, ...]]:
+        """answer -> the answer itself and its other names."""
+        return {answer: (answer, *self.wordings.get(answer, ())) for answer in self.answers}
+
+
+def _open_question(name: str, wanted: str, answers: str) -> OpenQuestion:
     """answers: separated by commas, with the other names of an answer after it, separated by slashes."""
     names = [answer.split("/") for answer in answers.split(", ")]
     wordings = {first: tuple(others) for first, *others in names if others}
-    return Question(name, f"Name {wanted}. Reply with one word.", tuple(first for first, *_ in names), wordings)
+    return OpenQuestion(name, f"Name {wanted}. Reply with one word.", tuple(first for first, *_ in names), wordings)
 
 
 # SmolLM2-135M-Instruct answers each of them correctly in 3% of 1,024 samples or more, in three ways or more

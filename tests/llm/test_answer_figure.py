@@ -1,0 +1,27 @@
+import matplotlib.pyplot as plt
+
+from llm.answer_figure import _draw_question, draw_answers
+
+BASE = {"answers": {"planet": {"Mars": 0.5, "Venus": 0.25}, "season": {"summer": 1.0}}}
+TRAINED = {"answers": {"planet": {"Earth": 0.5, "Mars": 0.5}, "season": {}}}
+
+
+def test_there_is_a_picture_for_several_questions(tmp_path):
+    assert draw_answers([("base", BASE), ("run", TRAINED)], tmp_path / "answers.png")
+    assert (tmp_path / "answers.png").stat().st_size > 1000
+    for metrics in ({}, {"answers": {"planet": {"Mars": 1.0}}}):
+        assert not draw_answers([("base", metrics)], tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
+
+
+def test_an_answer_has_one_colour_in_all_bars():
+    figure, axes = plt.subplots()
+    _draw_question(axes, "planet", [model["answers"]["planet"] for model in (BASE, TRAINED)])
+    bars = [[(bar.get_x(), bar.get_width()) for bar in container] for container in axes.containers]
+    assert bars == [
+        [(0.0, 0.5), (0.0, 0.5)],  # Mars
+        [(0.5, 0.25), (0.5, 0.0)],  # Venus
+        [(0.75, 0.0), (0.5, 0.5)],  # Earth
+        [(0.75, 0.25), (1.0, 0.0)],  # wrong
+    ]
+    plt.close(figure)
