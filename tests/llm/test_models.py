@@ -111,7 +111,7 @@ def test_policy_and_reference_start_equal_and_only_the_policy_trains(model_folde
     assert not any(p.requires_grad for p in models.reference.parameters())
     for name, parameter in models.policy.named_parameters():
         assert torch.equal(parameter, models.reference.get_parameter(name))
-    assert models.eos_ids.tolist() == [1]  # of the generation config, not of the tokenizer
+    assert models.eos_ids.tolist() == [1, models.tokenizer.eos_token_id]  # of the generation config, of the tokenizer
     before = models.reference_hash()
     with torch.no_grad():
         next(models.policy.parameters()).add_(1)

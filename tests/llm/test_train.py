@@ -30,7 +30,7 @@ def test_micro_batches_change_nothing(models, odd_length, make_config, direction
         assert part.texts == whole.texts
         for name in ("loss", "policy/token_entropy_nats"):
             assert float(part.metrics[name]) == pytest.approx(float(whole.metrics[name]), abs=1e-5)
-        torch.testing.assert_close(updated, expected, atol=2e-6, rtol=0)
+        torch.testing.assert_close(updated, expected, atol=5e-6, rtol=0)
     assert (expected - parameters(models.reference)).abs().max() > 1e-4  # control: the step changed the policy
 
 
