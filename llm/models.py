@@ -33,7 +33,7 @@ from llm.inference.generation_config import describe_ignored, savable
 from llm.inference.norms import fuse_rms_norms
 from llm.inference.prompts import padding_id
 from llm.inference.sampling import Rollout
-from llm.inference.stopping import Stops, StopStrings, describe_stops, find_stops, token_id
+from llm.inference.stopping import Stops, StopStrings, describe_stops, find_stops, ids_of, token_id
 from llm.testbed.tiny_models import POLICIES, resolve_model
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # constants of mallopt(3)
@@ -143,7 +143,8 @@ def load_stops(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, conf
     for line in (describe_stops(tokenizer, found, stops), describe_ignored(generation)):
         if line is not None:
             log_once(line)
-    generation.eos_token_id = stops.ids or None
+    if stops.ids != ids_of(generation.eos_token_id):
+        generation.eos_token_id = stops.ids or None
     generation.stop_strings = list(stops.strings) or None
     policy.generation_config = generation
     return stops

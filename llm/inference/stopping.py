@@ -72,12 +72,12 @@ def find_stops(
     declared = None if generation_config is None else generation_config.eos_token_id
     for part in (config, config.get_text_config(decoder=True)):
         declared = getattr(part, "eos_token_id", None) if declared is None else declared
-    ids = list(dict.fromkeys([*_as_list(declared), *_as_list(tokenizer.eos_token_id)]))
+    ids = list(dict.fromkeys([*ids_of(declared), *ids_of(tokenizer.eos_token_id)]))
     turn = end_of_turn(tokenizer, switches)
     turn = None if turn in ids else turn
     strings = None if generation_config is None else generation_config.stop_strings
     strings = [strings] if isinstance(strings, str) else strings or []
-    return Stops([*ids, *_as_list(turn)], tuple(strings), turn)
+    return Stops([*ids, *ids_of(turn)], tuple(strings), turn)
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase, switches: Mapping[str, Any] | None = None) -> int | None:
@@ -148,5 +148,6 @@ def truncation_warning(share: float, max_new_tokens: int) -> str:
     )
 
 
-def _as_list(ids: int | Sequence[int] | None) -> list[int]:
+def ids_of(ids: int | Sequence[int] | None) -> list[int]:
+    """A list of ids, from one id, several, or None, as configurations name them."""
     return [] if ids is None else [ids] if isinstance(ids, int) else [int(token) for token in ids]
