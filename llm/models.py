@@ -74,7 +74,8 @@ class Models(NamedTuple):
 
     def texts(self, rollout: Rollout) -> list[str]:
         """The text of each completion, without what ended it."""
-        return rollout.texts(self.tokenizer, () if self.stop_strings is None else self.stop_strings.strings)
+        strings = () if self.stop_strings is None else self.stop_strings.strings
+        return rollout.texts(self.tokenizer, self.eos_ids.tolist(), strings)
 
     def reference_hash(self) -> str:
         """Hash of the reference's weights."""

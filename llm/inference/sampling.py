@@ -27,19 +27,31 @@ class Rollout(NamedTuple):
     mask: Tensor
     complete: Tensor
 
-    def texts(self, tokenizer: PreTrainedTokenizerBase, stop_strings: Sequence[str] = ()) -> list[str]:
+    def texts(
+        self, tokenizer: PreTrainedTokenizerBase, eos_ids: Sequence[int] = (), stop_strings: Sequence[str] = ()
+    ) -> list[str]:
         """The completions as text, without what ended them: the last token, or a string and what follows it.
 
         Everything else is shown, also special tokens, so that a reward sees what was written.
+
+        Args:
+            tokenizer: of the model.
+            eos_ids: ids that end a completion; only needed with stop_strings.
+            stop_strings: strings that end a completion.
         """
         rows = [row[keep].tolist() for row, keep in zip(self.tokens, self.mask, strict=True)]
-        texts = decode(
-            tokenizer, [row[:-1] if ended else row for row, ended in zip(rows, self.complete.tolist(), strict=True)]
-        )
-        if not stop_strings:
-            return texts
-        before = [text_before(text, stop_strings) for text in decode(tokenizer, rows)]
-        return [text if found is None else found for text, found in zip(texts, before, strict=True)]
+        complete = self.complete.tolist()
+        by_string = [
+            bool(stop_strings) and ended and row[-1] not in eos_ids for row, ended in zip(rows, complete, strict=True)
+        ]
+        shown = [
+            row if string or not ended else row[:-1]
+            for row, string, ended in zip(rows, by_string, complete, strict=True)
+        ]
+        texts = decode(tokenizer, shown)
+        return [
+            text_before(text, stop_strings) if string else text for text, string in zip(texts, by_string, strict=True)
+        ]
 
 
 def sample(

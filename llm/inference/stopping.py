@@ -46,10 +46,9 @@ def decode(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]]) ->
     return texts
 
 
-def text_before(text: str, strings: Sequence[str]) -> str | None:
-    """A text up to the first of the strings in it; None if it has none of them."""
-    places = [text.find(string) for string in strings if string in text]
-    return text[: min(places)] if places else None
+def text_before(text: str, strings: Sequence[str]) -> str:
+    """A text up to the first of the strings in it; all of it if it has none of them."""
+    return text[: min((text.find(string) for string in strings if string in text), default=None)]
 
 
 def find_stops(
