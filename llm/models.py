@@ -175,7 +175,7 @@ def save_policy(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, con
         base = _load(resolve_model(config.name_or_path, POLICIES), config, torch.device("cpu"))
         policy = PeftModel.from_pretrained(base, run / "adapter").merge_and_unload()
     silence_deepspeed()
-    policy.generation_config = savable(generation_config)
+    policy.generation_config = savable(generation_config or GenerationConfig())
     policy.save_pretrained(run / "policy")
     tokenizer.save_pretrained(run / "policy")
 

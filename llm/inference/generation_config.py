@@ -73,10 +73,8 @@ def describe_ignored(config: GenerationConfig | None) -> str | None:
     return f"sampling from the model's own distribution, without {fields} of its generation_config.json"
 
 
-def savable(config: GenerationConfig | None) -> GenerationConfig | None:
+def savable(config: GenerationConfig) -> GenerationConfig:
     """A copy that `save_pretrained` accepts. It refuses, for example, a temperature without do_sample=True."""
-    if config is None:
-        return None
     ids = {name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     sampled = copy.deepcopy(config)
     sampled.do_sample = True

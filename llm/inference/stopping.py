@@ -42,7 +42,9 @@ class Stops(NamedTuple):
 
 def decode(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]]) -> list[str]:
     """The exact text of rows of ids. Special tokens are shown, because the model has written them."""
-    texts: list[str] = tokenizer.batch_decode(rows, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    texts: list[str] = tokenizer.batch_decode(
+        list(map(list, rows)), skip_special_tokens=False, clean_up_tokenization_spaces=False
+    )
     return texts
 
 

@@ -316,9 +316,8 @@ def _end_where_turns_end(trainer: MaraGRPOTrainer) -> None:
     Raises:
         ValueError: the model's generation configuration has stop strings, which TRL does not support.
     """
-    stops = find_stops(
-        trainer._tokenizer, trainer.model.config, trainer.model.generation_config, trainer.chat_template_kwargs
-    )
+    switches: Any = trainer.chat_template_kwargs
+    stops = find_stops(trainer._tokenizer, trainer.model.config, trainer.model.generation_config, switches)
     if stops.strings:
         raise ValueError(f"stop_strings: must be None in the model's generation_config, got {list(stops.strings)}")
     trainer.eos_token_ids = list(dict.fromkeys([*trainer.eos_token_ids, *stops.ids]))
