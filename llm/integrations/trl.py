@@ -314,13 +314,20 @@ def _end_where_turns_end(trainer: MaraGRPOTrainer) -> None:
     """End completions also at the token that ends a turn in the chat template, as `python -m llm` does.
 
     Raises:
-        ValueError: the model's generation configuration has stop strings, which TRL does not support.
+        ValueError: the model's generation configuration has stop strings, which TRL does not support; or vLLM, which
+            reads the model's files itself, would not end completions there.
     """
     switches: Any = trainer.chat_template_kwargs
     stops = find_stops(trainer._tokenizer, trainer.model.config, trainer.model.generation_config, switches)
     if stops.strings:
         raise ValueError(f"stop_strings: must be None in the model's generation_config, got {list(stops.strings)}")
-    trainer.eos_token_ids = list(dict.fromkeys([*trainer.eos_token_ids, *stops.ids]))
+    unknown = [token for token in stops.ids if token not in trainer.eos_token_ids]
+    if unknown and trainer.use_vllm:
+        raise ValueError(
+            "use_vllm: vLLM does not end completions where the chat template ends a turn; add token "
+            f"{trainer._tokenizer.convert_ids_to_tokens(unknown[0])} to eos_token_id of the model's generation_config"
+        )
+    trainer.eos_token_ids = [*trainer.eos_token_ids, *unknown]
     if not trainer.use_vllm:
         trainer.generation_config.eos_token_id = trainer.eos_token_ids
 

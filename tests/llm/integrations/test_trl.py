@@ -409,6 +409,9 @@ def test_completions_end_where_the_template_ends_a_turn(tiny_folder, tokenizer, 
     trainer.train()
     assert sum(OneTwo().reward([], text) for text in texts) >= GROUP / 2
     assert not any("<|im_end|>" in text for text in texts)
+    trainer.use_vllm, trainer.eos_token_ids = True, [base.eos_token_id]
+    with pytest.raises(ValueError, match=r"^use_vllm: .* add token <\|im_end\|> to eos_token_id of the model's gen"):
+        _end_where_turns_end(trainer)
     trainer.model.generation_config.stop_strings = ["x"]
     with pytest.raises(
         ValueError, match=r"^stop_strings: must be None in the model's generation_config, got \['x'\]$"
