@@ -29,7 +29,7 @@ from launch.runs.console import console
 from launch.runs.line_files import LINE_FILES, LineFiles, to_json, unwritable_message
 from launch.runs.loggers import MetricLogger, make_loggers
 from launch.runs.progress import StepProgress
-from launch.runs.record import RunRecord, resolved_config
+from launch.runs.record import RunRecord, read_clock, resolved_config
 from launch.runs.rng import stream_seed
 from launch.runs.run_folder import write_json
 
@@ -87,7 +87,7 @@ class Run:
             except BaseException:
                 self._record.release()
                 raise
-        clock = None if self._record is None else self._record.content["clock"]
+        clock = read_clock() if self._record is None else self._record.content["clock"]
         self.clock = datetime.fromisoformat(distributed.broadcast(clock))
 
     @property
