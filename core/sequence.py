@@ -25,17 +25,6 @@ def first_occurrences(items: Sequence[Hashable], groups: int) -> Tensor:
     return torch.tensor([[row.index(item) == i for i, item in enumerate(row)] for row in rows])
 
 
-def completion_mask(tokens: Tensor, eos_ids: Tensor) -> Tensor:
-    """Mark the tokens up to and including the first end-of-sequence token: [..., T] ids -> [..., T] bool.
-
-    Args:
-        tokens: [..., T] ids of the completion.
-        eos_ids: [K] ids that end a completion.
-    """
-    ended = torch.isin(tokens, eos_ids).long()
-    return ended.cumsum(-1) - ended == 0
-
-
 def inverse_cdf(logits: Tensor, uniform: Tensor) -> Tensor:
     """Sample from softmax(logits) with the given uniforms in [0, 1): [N, V], [N] -> [N] indices.
 

@@ -17,6 +17,7 @@ file of them. The exit status is 0 if the run was reproduced, 1 if it was not, a
 import argparse
 import hashlib
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +37,7 @@ from launch.diff import (
     read_overrides_file,
     read_side,
 )
-from launch.runs.run_folder import read_config, read_json, read_jsonl, read_record, run_state
+from launch.runs.run_folder import CLOCK, clock_of, read_config, read_json, read_jsonl, read_record, run_state
 
 TOLERANCE = 1e-4
 LINE_FILES = ("metrics.jsonl", "samples.jsonl")  # the line files that are compared
@@ -102,7 +103,7 @@ def reproduce(run: Path, out: Path | None, more: Sequence[str], tolerance: float
     compose(package, overrides, flags)  # reports an error in --with before anything is run
     print(f"running into {out}", flush=True)
     command = [sys.executable, "-m", package, *flags, *overrides, f"hydra.run.dir={out}"]
-    status = subprocess.run(command).returncode
+    status = subprocess.run(command, env={**os.environ, CLOCK: clock_of(record)}).returncode
     if status:
         print(f"launch.reproduce: the new run in {out} failed with exit status {status}", file=sys.stderr)
         return 1 if (out / "run.json").exists() else 2

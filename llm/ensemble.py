@@ -16,12 +16,15 @@ if TYPE_CHECKING:
 
 def ensemble(config: EnsembleConfig, run: "Run") -> None:
     """Load both models, average their weights and save the result to policy/ in the run folder."""
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, GenerationConfig
+
+    from llm.inference.generation_config import savable
 
     policy_path, reference_path = resolve_policy(config.policy), resolve_policy(config.reference)
     policy = load_causal_model("policy", policy_path)
     reference = load_causal_model("reference", reference_path)
     distance = average_weights(policy, reference, config.weight)
+    policy.generation_config = savable(policy.generation_config or GenerationConfig())
     policy.save_pretrained(run.folder / "policy")
     AutoTokenizer.from_pretrained(policy_path, trust_remote_code=False).save_pretrained(run.folder / "policy")
     run.finish({"weight": config.weight, "rms_distance": distance, "parameters": policy.num_parameters()})

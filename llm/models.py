@@ -13,7 +13,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
@@ -22,9 +28,13 @@ from conf.schema.llm import ModelConfig
 from launch.engines.deepspeed import silence_deepspeed
 from launch.runs.checkpoint import tensors_hash
 from llm.adapters import adapter_off, add_adapter, save_adapter
-from llm.inference.attention import shared_prefix_attention, supports_shared_prefix
+from llm.inference.attention import log_once, shared_prefix_attention, supports_shared_prefix
 from llm.inference.decoder import compile_decoding
+from llm.inference.generation_config import describe_ignored, savable
 from llm.inference.norms import fuse_rms_norms
+from llm.inference.prompts import padding_id
+from llm.inference.sampling import Rollout
+from llm.inference.stopping import Stops, StopStrings, describe_stops, find_stops, ids_of, token_id
 from llm.testbed.names import model_facts, resolve_model
 from llm.testbed.tiny_models import POLICIES
 
@@ -39,6 +49,8 @@ class Models(NamedTuple):
 
     reference: frozen; None with LoRA, where the reference is the policy with its adapter off.
     eos_ids: [K] ids that end a completion, on the policy's device.
+    pad_id: fills rows after their end.
+    stop_strings: strings that end a completion, if there are any.
     facts: where the weights are from, for the run's summary.
     """
 
@@ -47,6 +59,7 @@ class Models(NamedTuple):
     tokenizer: PreTrainedTokenizerBase
     eos_ids: Tensor
     pad_id: int
+    stop_strings: StopStrings | None = None
     facts: Mapping[str, str] = MappingProxyType({})
 
     @contextmanager
@@ -58,6 +71,15 @@ class Models(NamedTuple):
         else:
             with on_device(self.reference, self.eos_ids.device):
                 yield self.reference
+
+    def ends(self) -> dict[str, Any]:
+        """Where completions end, as keyword arguments of `llm.inference.sampling.sample`."""
+        return {"eos_ids": self.eos_ids, "pad_id": self.pad_id, "stop_strings": self.stop_strings}
+
+    def texts(self, rollout: Rollout) -> list[str]:
+        """The text of each completion, without what ended it."""
+        strings = () if self.stop_strings is None else self.stop_strings.strings
+        return rollout.texts(self.tokenizer, self.eos_ids.tolist(), strings)
 
     def reference_hash(self) -> str:
         """Hash of the reference's weights."""
@@ -91,10 +113,9 @@ def load_models(config: ModelConfig, seed: int = 0) -> Models:
         ) from None
     if tokenizer.chat_template is None:
         raise ConfigError(f"model.name_or_path: the tokenizer of {name} has no chat template; use a chat model")
-    eos = policy.generation_config.eos_token_id if policy.generation_config else None
-    eos = tokenizer.eos_token_id if eos is None else eos
-    eos_ids = torch.tensor([eos] if isinstance(eos, int) else eos, device=device)
-    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    stops = load_stops(policy, tokenizer, config)
+    eos_ids = torch.tensor(stops.ids, dtype=torch.long, device=device)
+    stop_strings = StopStrings(tokenizer, stops.strings) if stops.strings else None
     torch.nn.Module.to(policy, device)
     if reference is not None and not config.reference_on_cpu:
         torch.nn.Module.to(reference, device)
@@ -106,7 +127,33 @@ def load_models(config: ModelConfig, seed: int = 0) -> Models:
     if config.compile_decoding:
         for model in filter(None, (policy, reference)):
             compile_decoding(model)
-    return Models(policy, reference, tokenizer, eos_ids, pad, model_facts(config.name_or_path, name))
+    facts = model_facts(config.name_or_path, name)
+    return Models(policy, reference, tokenizer, eos_ids, padding_id(tokenizer), stop_strings, facts)
+
+
+def load_stops(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> Stops:
+    """What ends a completion: what the model's files say, and `model.stop`. Prints what is out of the ordinary.
+
+    The policy's generation configuration is changed to name all of it, so that a saved policy ends where it was
+    trained to end.
+
+    Raises:
+        ConfigError: model.stop.tokens names a token that the tokenizer does not have.
+    """
+    found = find_stops(tokenizer, policy.config, policy.generation_config, config.chat_template)
+    given = [token_id(tokenizer, token, "model.stop.tokens") for token in config.stop.tokens]
+    stops = Stops(
+        list(dict.fromkeys([*found.ids, *given])), tuple(dict.fromkeys([*found.strings, *config.stop.strings]))
+    )
+    generation = policy.generation_config or GenerationConfig()
+    for line in (describe_stops(tokenizer, found, stops), describe_ignored(generation)):
+        if line is not None:
+            log_once(line)
+    if stops.ids != ids_of(generation.eos_token_id):
+        generation.eos_token_id = stops.ids or None
+    generation.stop_strings = list(stops.strings) or None
+    policy.generation_config = generation
+    return stops
 
 
 def _load(name: str, config: ModelConfig, device: torch.device) -> PreTrainedModel:
@@ -125,6 +172,7 @@ def save_policy(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, con
 
     With LoRA, policy/ holds the merged model, and adapter/ the adapter.
     """
+    generation_config = policy.generation_config
     if config.lora.rank:
         from peft import PeftModel
 
@@ -132,6 +180,7 @@ def save_policy(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, con
         base = _load(resolve_model(config.name_or_path, POLICIES), config, torch.device("cpu"))
         policy = PeftModel.from_pretrained(base, run / "adapter").merge_and_unload()
     silence_deepspeed()
+    policy.generation_config = savable(generation_config or GenerationConfig())
     policy.save_pretrained(run / "policy")
     tokenizer.save_pretrained(run / "policy")
 

@@ -40,9 +40,7 @@ def sample_reference(models: Models, engine: Engine, prompts: Prompts, uniforms:
     """Sample the reference for this rank's prompts, as many completions per prompt as there are rows of uniforms."""
     per_prompt = len(uniforms) // len(prompts.ids)
     with torch.no_grad(), engine.gather() as policy, models.as_reference(policy) as reference:
-        return sample(
-            reference, prompts, uniforms, group_size=per_prompt, eos_ids=models.eos_ids, pad_id=models.pad_id
-        )
+        return sample(reference, prompts, uniforms, group_size=per_prompt, **models.ends())
 
 
 def draw_reference_samples(

@@ -13,7 +13,8 @@ from conf.schema.base import ConfigError, load_object
 from conf.schema.llm import RewardConfig, RewardPartConfig
 from launch.engines import distributed
 from launch.runs.checkpoint import tensors_hash
-from llm.inference.prompts import Chat
+from llm.inference.context import context_length
+from llm.inference.prompts import Chat, conversation_ids
 from llm.tasks.base import Task
 from llm.testbed.names import resolve_model
 from llm.testbed.tiny_models import REWARDS
@@ -162,6 +163,7 @@ class ModelReward:
         self.model: Any = model.requires_grad_(False).eval()
         torch.nn.Module.to(self.model, device)
         self.device = device
+        self.context = context_length(model.config)
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[Chat], completions: Sequence[str]) -> list[float]:
@@ -176,8 +178,10 @@ class ModelReward:
         return rewards
 
     def _ids(self, prompt: Chat, completion: str) -> list[int]:
-        turns = [*(dict(turn) for turn in prompt), {"role": "assistant", "content": completion}]
-        return list(self.tokenizer.apply_chat_template(turns, return_dict=False))
+        ids = conversation_ids(self.tokenizer, prompt, completion)
+        if self.context is not None and len(ids) > self.context:
+            raise ValueError(f"{len(ids)} tokens do not fit into the {self.context} positions of the reward model")
+        return ids
 
     def _forward(self, rows: Sequence[Sequence[int]]) -> list[float]:
         lengths = torch.tensor([len(row) for row in rows])

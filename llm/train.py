@@ -26,9 +26,11 @@ from llm.batch import Batch, BatchSettings, Completions, draw_batch
 from llm.evaluation.collapse import CollapseWatch, answer_shares, mode_ratio
 from llm.evaluation.equivalence import Labels, Partition, group_classes, make_labels, make_partition
 from llm.evaluation.policy import EvaluationSettings, evaluate_policy
+from llm.inference.context import check_context
 from llm.inference.logprobs import completion_logp_and_entropy
-from llm.inference.prompts import Chat
+from llm.inference.prompts import Chat, set_clock
 from llm.inference.sampling import Rollout, sample
+from llm.inference.stopping import NEARLY_ALL, truncation_warning
 from llm.microbatch import MicroBatchLimits, backward_through_logp, make_forward_plan
 from llm.models import Models, load_models, save_policy
 from llm.prompt_statistics import (
@@ -138,7 +140,9 @@ def train(config: LlmConfig, run: Run) -> None:
         )
     task = load_task(config.task.name, config)
     objective = config.build_objective(make_objective)
+    set_clock(run.clock)
     models = load_models(config.model, config.seed)
+    check_prompts(config, task, models)
     reference_hash = models.reference_hash()
     total_updates = config.steps * config.update.count
     engine = make_engine(config.engine.name, models.policy, config.optimizer, total_updates, shared=True)
@@ -146,7 +150,9 @@ def train(config: LlmConfig, run: Run) -> None:
     reward = learner.reward
     next_beta = make_schedule(config.beta_schedule.name, config.objective.beta, config.beta_schedule.options())
     watch = CollapseWatch()
-    state = LoopState(beta=config.objective.beta, warned_of_failure=False, warned_of_range=False)
+    state = LoopState(
+        beta=config.objective.beta, warned_of_failure=False, warned_of_range=False, warned_of_truncation=False
+    )
     data_hashes = {f"data/{name}": records.sha256 for name, records in task.data.items()}
     identity = {"reference": reference_hash, **reward.identity, **data_hashes}
     optional = {"classes": learner.memory, "statistics": learner.statistics}
@@ -175,6 +181,10 @@ def train(config: LlmConfig, run: Run) -> None:
         if result.failure and not state.warned_of_failure:
             state.warned_of_failure = True
             run.warn(f"{result.failure}; such completions do not count (reward/invalid_share)")
+        truncated = result.metrics["truncated_share"]
+        if not state.warned_of_truncation and truncated is not None and float(truncated) >= NEARLY_ALL:
+            state.warned_of_truncation = True
+            run.warn(truncation_warning(float(truncated), config.max_new_tokens))
         warning = None if state.warned_of_range else objective.wide_rewards(result.reward, result.reward.isfinite())
         if warning:
             state.warned_of_range = True
@@ -193,6 +203,13 @@ def train(config: LlmConfig, run: Run) -> None:
     if run.is_main:
         data_facts = {name: records.facts() for name, records in task.data.items()}
         report_run(run, base, trained, data_facts, models.facts)
+
+
+def check_prompts(config: LlmConfig, task: Task, models: Models) -> None:
+    """Raise ConfigError if a prompt of training or evaluation does not fit into the model's context."""
+    chats = [*task.prompts(), *(chat for chats in task.evaluation_prompts().values() for chat in chats)]
+    distinct = list({prompt_key(chat): chat for chat in chats}.values())
+    check_context(models.policy.config, models.tokenizer, distinct, config.max_new_tokens, config.model.chat_template)
 
 
 def warn_of_moving_threshold(config: LlmConfig, run: Run) -> None:
@@ -237,11 +254,9 @@ def train_step(learner: Learner, objective: Objective, batch: Batch, beta: float
     """
     models, engine, G = learner.models, learner.engine, batch.group_size
     with engine.gather() as policy:
-        rollout = sample(
-            policy, batch.prompts, batch.uniforms, group_size=G, eos_ids=models.eos_ids, pad_id=models.pad_id
-        )  # tokens, mask: [R, T]
+        rollout = sample(policy, batch.prompts, batch.uniforms, group_size=G, **models.ends())  # tokens, mask: [R, T]
     completions = Completions(batch.prompts, rollout.tokens, rollout.mask)
-    texts = rollout.texts(models.tokenizer)
+    texts = models.texts(rollout)
     scores = learner.reward([chat for chat in batch.chats for _ in range(G)], texts)  # [R]
     ref_logp = reference_logp(models, engine, learner.limits, completions)  # [R, T]
     measure_reference(learner, batch)
@@ -321,7 +336,7 @@ def measure_reference(learner: Learner, batch: Batch) -> None:
         statistics_seed(learner.seed), 0, numbers, list(range(N)) * len(prompts), batch.uniforms.shape[1]
     )
     rollout = sample_reference(models, learner.engine, batch.prompts, uniforms)
-    texts = rollout.texts(models.tokenizer)
+    texts = models.texts(rollout)
     scores = learner.reward([chat for chat in batch.chats for _ in range(N)], texts)
     statistics.add(batch.chats, ReferenceCompletions(texts, scores, rollout.complete), learner.labels)
 
@@ -410,7 +425,7 @@ def sample_for_loss(learner: Learner, objective: Objective, batch: Batch) -> Ref
     completions = Completions(batch.prompts, rollout.tokens, rollout.mask)
     reward = labels = None
     if "masses" in objective.transform_inputs:
-        texts = rollout.texts(models.tokenizer)
+        texts = models.texts(rollout)
         per_prompt = len(texts) // len(batch.chats)
         reward = learner.reward([chat for chat in batch.chats for _ in range(per_prompt)], texts).reward
         labels = class_labels(learner.memory, learner.labels, batch.chats, texts)

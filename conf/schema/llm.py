@@ -43,6 +43,25 @@ class LoraConfig(Section):
 
 
 @dataclass
+class StopConfig(Section):
+    """What ends a completion, beside the model's eos tokens and the token that ends a turn in its chat template."""
+
+    tokens: list[Any] = key("further tokens that end a completion, as text or as ids", factory=list, low=0)
+    strings: list[str] = key(
+        "texts that end a completion, with the token that completes one; the completion is cut before it",
+        factory=list,
+    )
+
+    def check(self, prefix: str) -> None:
+        """Check that tokens are text or ids, and that no text is empty."""
+        for token in self.tokens:
+            if isinstance(token, bool) or not isinstance(token, str | int) or token == "":
+                raise ConfigError(f"{prefix}tokens: must be texts or ids, got {yaml_text(token)}")
+        if "" in self.strings:
+            raise ConfigError(f"{prefix}strings: must not be empty, got ''")
+
+
+@dataclass
 class ModelConfig(Section):
     """A causal language model and how to load it."""
 
@@ -53,6 +72,7 @@ class ModelConfig(Section):
     )
     device: str = key("device of the model: auto, cpu, cuda or cuda:N")
     chat_template: dict[str, Any] = key(CHAT_TEMPLATE)
+    stop: StopConfig = key("what ends a completion", factory=StopConfig)
     attention: str = key(
         "attention implementation of transformers, for passes whose sequences are not packed",
         choices=("auto", "eager", "sdpa", "flash_attention_2"),
@@ -287,6 +307,7 @@ class EvaluateConfig(JobConfig, EquivalenceSection):
     dtype: str = key("type of the model's weights", choices=DTYPES)
     device: str = key("device of the model: auto, cpu, cuda or cuda:N")
     chat_template: dict[str, Any] = key(f"{CHAT_TEMPLATE}; with run, they are added to the run's")
+    stop: StopConfig = key("what ends a completion; with run, beside the run's", factory=StopConfig)
     completions: int = key("completions per prompt, sampled at temperature 1", low=1)
     max_new_tokens: int | None = key("maximum number of tokens of a completion; null: that of the run", low=1)
     batch: int = key("completions sampled at a time; affects memory, not the result", low=1)

@@ -27,6 +27,11 @@ ADDED_TO_OPTIONS: dict[str, dict[str, dict[str, Any]]] = {  # the same for the k
     }
 }
 
+ADDED_BESIDE: dict[str, dict[str, Any]] = {  # the same for configurations that have a certain key
+    "model.name_or_path": {"model.stop.tokens": [], "model.stop.strings": []},
+    "patience": {"stop.tokens": [], "stop.strings": []},  # of llm.evaluate
+}
+
 
 def renamed_key(key: str) -> str:
     """Return the current name of a key."""
@@ -52,6 +57,7 @@ def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
         section, name = _section(tree, key)
         if section is not None and "steps" in tree and "objective" in tree:  # a RunConfig
             section.setdefault(name, value)
+    _add_beside(tree)
     for group, options in ADDED_TO_OPTIONS.items():
         section = tree.get(group)
         if isinstance(section, dict):
@@ -66,6 +72,8 @@ def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
 def upgraded_flat(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a recorded configuration with dotted keys, with its current keys."""
     flat = {renamed_key(key): value for key, value in config.items()}
+    for known, new in ADDED_BESIDE.items():
+        flat = {**new, **flat} if known in flat else flat
     if "objective.beta" not in flat or "steps" not in flat:
         return flat
     added = {
@@ -97,6 +105,22 @@ def _with_cap(objective: dict[str, Any], exact_divergence: bool, exact_gradient:
 
 def _copy(tree: Any) -> Any:
     return {name: _copy(item) for name, item in tree.items()} if isinstance(tree, Mapping) else tree
+
+
+def _add_beside(tree: dict[str, Any]) -> None:
+    for known, added in ADDED_BESIDE.items():
+        section, name = _section(tree, known)
+        if section is not None and name in section:
+            for key, value in added.items():
+                _set_default(tree, key, value)
+
+
+def _set_default(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key that the tree does not have, with the mappings around it."""
+    *sections, name = key.split(".")
+    for part in sections:
+        tree = tree.setdefault(part, {})
+    tree.setdefault(name, value)
 
 
 def _section(tree: dict[str, Any], key: str) -> tuple[dict[str, Any] | None, str]:

@@ -16,6 +16,8 @@ from launch.runs.checkpoint import check_equal, result_config
 from launch.runs.line_files import unwritable_message
 from launch.runs.provenance import code_version, hardware, package_versions
 from launch.runs.run_folder import (
+    CLOCK,
+    clock_of,
     lock_folder,
     read_config,
     read_record,
@@ -58,6 +60,7 @@ class RunRecord:
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "started": utc_now(),
+            "clock": read_clock(),
             "ended": None,
             "seed": config.seed,
             "ranks": ranks,
@@ -84,7 +87,8 @@ class RunRecord:
         """Add the record of an earlier process, and warn if the code or a package has changed since."""
         entry = {key: earlier[key] for key in ("state", "started", "ended", "host", "pid", "versions", "code")}
         entry["state"] = "dead" if entry["state"] == "running" else entry["state"]
-        self.content |= {"started": earlier["started"], "earlier": [*earlier["earlier"], entry]}
+        self.content |= {"started": earlier["started"], "clock": clock_of(earlier)}
+        self.content["earlier"] = [*earlier["earlier"], entry]
         before, now = (f"{code['commit']}, dirty {code['dirty']}" for code in (earlier["code"], self.content["code"]))
         if before != now:
             warn(f"the code has changed since the run started (commit {before}; now {now}); results may differ")
@@ -182,6 +186,20 @@ def resolved_config(config: DictConfig) -> dict[str, Any]:
     """A configuration as plain values, as in config.yaml."""
     container: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     return container
+
+
+def read_clock() -> str:
+    """The time that prompts with a date show: MARA_CLOCK, which `launch.reproduce` sets, or the present time.
+
+    Raises:
+        ConfigError: MARA_CLOCK is not a time in ISO format.
+    """
+    text = os.environ.get(CLOCK) or utc_now()
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"{CLOCK}: must be a time such as 2026-11-29T10:00:00+00:00, got {text!r}") from None
+    return text
 
 
 def utc_now() -> str:

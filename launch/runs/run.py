@@ -10,6 +10,7 @@ with Run(folder, package, config, overrides) as run:
 import random
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -28,7 +29,7 @@ from launch.runs.console import console
 from launch.runs.line_files import LINE_FILES, LineFiles, to_json, unwritable_message
 from launch.runs.loggers import MetricLogger, make_loggers
 from launch.runs.progress import StepProgress
-from launch.runs.record import RunRecord, resolved_config
+from launch.runs.record import RunRecord, read_clock, resolved_config
 from launch.runs.rng import stream_seed
 from launch.runs.run_folder import write_json
 
@@ -45,6 +46,9 @@ class Run:
     no process holds the lock of the folder. If the folder holds a run, that run resumes from its newest undamaged
     checkpoint; its lines and final weights are then the same as without the interruption. With several ranks, only
     rank 0 writes.
+
+    Attributes:
+        clock: the time that prompts with a date show. It is that of the first start, also when the run resumes.
 
     Args:
         folder: the run folder, created if it does not exist.
@@ -83,7 +87,8 @@ class Run:
             except BaseException:
                 self._record.release()
                 raise
-        distributed.barrier()
+        clock = read_clock() if self._record is None else self._record.content["clock"]
+        self.clock = datetime.fromisoformat(distributed.broadcast(clock))
 
     @property
     def is_main(self) -> bool:

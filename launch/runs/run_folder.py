@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from conf.schema.renames import upgraded
 
 STATES = ("running", "finished", "failed", "preempted")
 LOCK = ".lock"
+CLOCK = "MARA_CLOCK"  # environment variable: the time that prompts with a date show, instead of the present
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # errors of a file system that does not support locks
 
 
@@ -124,6 +126,16 @@ def run_state(folder: Path) -> str:
 def read_config(folder: Path) -> dict[str, Any]:
     """The resolved configuration of a run, with keys that were renamed since under their present names."""
     return upgraded(read_yaml(folder / "config.yaml"))
+
+
+def clock_of(record: Mapping[str, Any]) -> str:
+    """The time that prompts with a date show in a run, from its record. Earlier versions did not record it."""
+    return str(record.get("clock") or record["started"])
+
+
+def recorded_clock(folder: Path) -> datetime:
+    """`clock_of` of the run in a folder."""
+    return datetime.fromisoformat(clock_of(read_record(folder)))
 
 
 def read_yaml(path: Path) -> Any:

@@ -91,6 +91,7 @@ class Embedder:
             ) from None
         except (OSError, ValueError) as error:
             raise ConfigError(_loading_error("embedder", "a sentence-transformers model", name, error)) from None
+        self._model.tokenizer.split_special_tokens = True  # a [SEP] that a completion contains is text
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """[N] texts -> [N, D] on the CPU."""
@@ -139,6 +140,7 @@ class Classifier:
             raise ConfigError(
                 _loading_error("classifier_tokenizer", "the classifier's tokenizer", tokenizer_path, error)
             ) from None
+        self._tokenizer.split_special_tokens = True  # a [SEP] that a completion contains is text
         if self._model.config.num_labels != 2:
             raise ConfigError(
                 "classifier: must have two labels, different and equivalent, got "

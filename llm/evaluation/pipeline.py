@@ -13,7 +13,7 @@ from rich.progress import track
 
 from conf.schema.base import ConfigError
 from conf.schema.equivalence import EQUIVALENCES
-from conf.schema.llm import EvaluateConfig, LlmConfig, ModelConfig, RewardConfig, RewardPartConfig
+from conf.schema.llm import EvaluateConfig, LlmConfig, ModelConfig, RewardConfig, RewardPartConfig, StopConfig
 from core.mara import reaches
 from launch.cli.compose import compose_typed, read_recorded_config
 from launch.runs.checkpoint import tensors_hash
@@ -21,7 +21,7 @@ from launch.runs.console import console
 from launch.runs.line_files import to_json
 from launch.runs.rng import stream_seed
 from launch.runs.run import Run
-from launch.runs.run_folder import user_path, write_text
+from launch.runs.run_folder import recorded_clock, user_path, write_text
 from llm.evaluation.equivalence import Embedder, make_equivalence
 from llm.evaluation.files import (
     Generations,
@@ -40,6 +40,8 @@ from llm.evaluation.metrics import (
     score_of_reward,
 )
 from llm.evaluation.policy import sample_texts
+from llm.inference.context import check_context
+from llm.inference.prompts import set_clock
 from llm.models import load_models, resolve_device, resolve_dtype
 from llm.report import report_evaluation
 from llm.rewards import Reward, make_evaluation_reward, make_reward
@@ -71,6 +73,7 @@ def run_evaluation(config: EvaluateConfig, run: Run) -> None:
             subjects[file] = read_generations(key, file)
     check_partitions(config, [prompt for prompts in subjects.values() for prompt in prompts])
     setup = load_training_setup(config)
+    set_clock(run.clock if config.run is None else recorded_clock(user_path(config.run)))
     device = resolve_device(config.device, "device")
     embed = None if config.embedder is None else Embedder(config.embedder, device)  # fails before sampling starts
     if config.generations is None:
@@ -146,11 +149,13 @@ def sample_subject(
     """
     key, name = ("run", str(config.run)) if config.run is not None else ("model", str(config.model))
     model_config = subject_model_config(config, setup.config)
-    with rename_keys_in_errors(key, "model.name_or_path"):
+    with rename_keys_in_errors(key, "model.name_or_path"), rename_keys_in_errors("stop.tokens", "model.stop.tokens"):
         models = load_models(model_config)
     models = models._replace(reference=models.policy)  # frees the second copy of the weights
     records, source = prompts_to_sample(config, setup)
     max_new_tokens = config.max_new_tokens or setup.config.max_new_tokens
+    chats = [record.chat for record in records]
+    check_context(models.policy.config, models.tokenizer, chats, max_new_tokens, model_config.chat_template)
     weights = tensors_hash(models.policy.named_parameters())[:16]
 
     def sample_prompts(numbers: range) -> dict[int, list[str]]:
@@ -181,9 +186,18 @@ def sample_subject(
 def subject_model_config(config: EvaluateConfig, llm_config: LlmConfig) -> ModelConfig:
     """Configuration of the run's policy, with the run's chat template options, or of the named model."""
     name = str(config.model) if config.run is None else str(Path(config.run) / "policy")
-    switches = {**(llm_config.model.chat_template if config.run is not None else {}), **config.chat_template}
+    switches, stop = config.chat_template, config.stop
+    if config.run is not None:
+        trained = llm_config.model
+        switches = {**trained.chat_template, **switches}
+        stop = StopConfig([*trained.stop.tokens, *stop.tokens], [*trained.stop.strings, *stop.strings])
     return replace(
-        llm_config.model, name_or_path=name, dtype=config.dtype, device=config.device, chat_template=switches
+        llm_config.model,
+        name_or_path=name,
+        dtype=config.dtype,
+        device=config.device,
+        chat_template=switches,
+        stop=stop,
     )
 
 

@@ -180,9 +180,9 @@ def sample_texts(
     prompts = Prompts(*(t.to(models.eos_ids.device) for t in prompts))
     numbers = [number for number in chats for _ in rows]
     uniforms = rollout_uniforms(seed, 0, numbers, list(rows) * len(chats), max_new_tokens)
-    rollout = sample(model, prompts, uniforms, group_size=len(rows), eos_ids=models.eos_ids, pad_id=models.pad_id)
+    rollout = sample(model, prompts, uniforms, group_size=len(rows), **models.ends())
     texts: dict[int, list[str]] = {number: [] for number in chats}
-    for number, text in zip(numbers, rollout.texts(models.tokenizer), strict=True):
+    for number, text in zip(numbers, models.texts(rollout), strict=True):
         texts[number].append(text)
     return texts
 

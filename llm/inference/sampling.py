@@ -1,34 +1,68 @@
 """Sampling completions from the distribution that is scored: temperature 1, no top-k or nucleus truncation."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from core.sequence import completion_mask, inverse_cdf, rows_per_chunk
+from core.sequence import inverse_cdf, rows_per_chunk
 from llm.inference.decoder import PackedDecoder, make_decoder
 from llm.inference.prompts import Prompts
+from llm.inference.stopping import StopStrings, decode, text_before
 
 SHRINK = 0.8  # ended rows are dropped when at most this share of the rows is still running
 
 
 class Rollout(NamedTuple):
-    """tokens [P * G, T] right-padded; mask [P * G, T] bool, True up to and including EOS; complete [P * G] bool."""
+    """P * G completions of at most T tokens.
+
+    tokens: [P * G, T] right-padded.
+    mask: [P * G, T] bool, True up to and including the token that ended the row.
+    complete: [P * G] bool, False for a row that was cut at the limit.
+    """
 
     tokens: Tensor
     mask: Tensor
     complete: Tensor
 
-    def texts(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-        """The completions as text, without special tokens such as EOS."""
-        shown = self.mask & ~torch.isin(self.tokens, torch.tensor(tokenizer.all_special_ids, device=self.mask.device))
-        rows = [row[keep].tolist() for row, keep in zip(self.tokens, shown, strict=True)]
-        return tokenizer.batch_decode(rows)
+    def texts(
+        self, tokenizer: PreTrainedTokenizerBase, eos_ids: Sequence[int] = (), stop_strings: Sequence[str] = ()
+    ) -> list[str]:
+        """The completions as text, without what ended them: the last token, or a string and what follows it.
+
+        Everything else is shown, also special tokens, so that a reward sees what was written.
+
+        Args:
+            tokenizer: of the model.
+            eos_ids: ids that end a completion; only needed with stop_strings.
+            stop_strings: strings that end a completion.
+        """
+        rows = [row[keep].tolist() for row, keep in zip(self.tokens, self.mask, strict=True)]
+        complete = self.complete.tolist()
+        by_string = [
+            bool(stop_strings) and ended and row[-1] not in eos_ids for row, ended in zip(rows, complete, strict=True)
+        ]
+        shown = [
+            row if string or not ended else row[:-1]
+            for row, string, ended in zip(rows, by_string, complete, strict=True)
+        ]
+        texts = decode(tokenizer, shown)
+        return [
+            text_before(text, stop_strings) if string else text for text, string in zip(texts, by_string, strict=True)
+        ]
 
 
 def sample(
-    model: PreTrainedModel, prompts: Prompts, uniforms: Tensor, *, group_size: int, eos_ids: Tensor, pad_id: int
+    model: PreTrainedModel,
+    prompts: Prompts,
+    uniforms: Tensor,
+    *,
+    group_size: int,
+    eos_ids: Tensor,
+    pad_id: int,
+    stop_strings: StopStrings | None = None,
 ) -> Rollout:
     """Sample `group_size` completions for each of P prompts.
 
@@ -43,28 +77,42 @@ def sample(
         group_size: G.
         eos_ids: [K] ids that end a completion.
         pad_id: fills rows after their end.
+        stop_strings: strings that end a completion; None: only tokens do.
     """
     with torch.inference_mode():
-        rollout = _sample(model, prompts, uniforms, group_size, eos_ids, pad_id)
+        rollout = _sample(model, prompts, uniforms, group_size, eos_ids, pad_id, stop_strings)
     return Rollout(*(tensor.clone() for tensor in rollout))  # autograd cannot use inference tensors
 
 
 def _sample(
-    model: PreTrainedModel, prompts: Prompts, uniforms: Tensor, group_size: int, eos_ids: Tensor, pad_id: int
+    model: PreTrainedModel,
+    prompts: Prompts,
+    uniforms: Tensor,
+    group_size: int,
+    eos_ids: Tensor,
+    pad_id: int,
+    stop_strings: StopStrings | None,
 ) -> Rollout:
     head = model.get_output_embeddings()
-    length = uniforms.shape[1]
-    decoder = make_decoder(model.get_decoder(), prompts, group_size, length)
+    limit = uniforms.shape[1]
+    decoder = make_decoder(model.get_decoder(), prompts, group_size, limit)
     uniforms, eos_ids = uniforms.to(decoder.hidden.device), eos_ids.to(decoder.hidden.device)
     tokens = torch.full(uniforms.shape, pad_id, device=uniforms.device)
+    lengths = torch.full_like(tokens[:, 0], limit)
+    complete = torch.zeros_like(lengths, dtype=torch.bool)
     rows = torch.arange(len(uniforms), device=uniforms.device)  # those still in the decoder
     running = torch.ones_like(rows, dtype=torch.bool)
-    for t in range(length):
+    for t in range(limit):
         token = sample_token(head, decoder.hidden, uniforms[rows, t]).masked_fill(~running, pad_id)
         tokens[rows, t] = token
-        was_running, running = running, running & ~torch.isin(token, eos_ids)
+        ends = torch.isin(token, eos_ids)
+        if stop_strings is not None:
+            ends |= stop_strings.completed(tokens[rows, : t + 1])
+        was_running, ended = running, rows[running & ends]
+        running = running & ~ends
+        lengths[ended], complete[ended] = t + 1, True
         remaining = int(running.sum())
-        if t + 1 == length or not remaining:
+        if t + 1 == limit or not remaining:
             break
         if isinstance(decoder, PackedDecoder) and remaining <= SHRINK * len(rows):
             keep = running.nonzero().squeeze(-1)
@@ -72,7 +120,8 @@ def _sample(
             rows, token, was_running, running = rows[keep], token[keep], was_running[keep], running[keep]
         decoder.step(token, was_running)
     tokens = tokens[:, : t + 1]
-    return Rollout(tokens, completion_mask(tokens, eos_ids), torch.isin(tokens, eos_ids).any(-1))
+    mask = torch.arange(t + 1, device=tokens.device) < lengths.unsqueeze(-1)
+    return Rollout(tokens, mask, complete)
 
 
 def sample_token(head: Any, hidden: Tensor, uniform: Tensor) -> Tensor:

@@ -9,15 +9,19 @@ under reverse KL and -ref/pi under forward KL. The loss is TRL's `dr_grpo`, the 
 import copy
 import math
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
 from core.mara import check_mara_beta
 from core.objective import Objective, make_objective
 from core.rules import AUTO
 from core.sequence import masked_sum
+from llm.inference.prompts import with_fixed_clock
+from llm.inference.stopping import decode, find_stops
 
 try:
     import trl
@@ -203,12 +207,36 @@ class MaraGRPOTrainer(trl.GRPOTrainer):
         args.beta = self.beta = 0.0
         self.objective = make_objective(**args.objective_arguments())
         _check_model(self)
+        _end_where_turns_end(self)
+        if "strftime_now" in str(self._tokenizer.chat_template):  # prompts keep their date over the training
+            template = self.chat_template or self._tokenizer.get_chat_template()
+            self.chat_template = with_fixed_clock(template, datetime.now().astimezone())
+
+    def _generate_single_turn(self, *arguments: Any, **options: Any) -> Any:
+        # `generate` takes what its own argument leaves open from the model's generation configuration: min_p, for
+        # example, with which the policy that samples is not the one that is scored.
+        model = self.accelerator.unwrap_model(self.model)
+        model = model.get_base_model() if hasattr(model, "get_base_model") else model
+        own = model.generation_config
+        model.generation_config = GenerationConfig()
+        try:
+            return super()._generate_single_turn(*arguments, **options)
+        finally:
+            model.generation_config = own
 
     def _calculate_rewards(
         self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: list[list[int]]
     ) -> Tensor:
-        self._complete = torch.tensor([ids[-1] in self.eos_token_ids for ids in completion_ids_list])
+        ended = [ids[-1] in self.eos_token_ids for ids in completion_ids_list]
+        rows = [ids[:-1] if end else ids for ids, end in zip(completion_ids_list, ended, strict=True)]
+        completions = _as_written(completions, decode(self._tokenizer, rows))
+        self._complete = torch.tensor(ended)
         self._rewards: Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        if any(isinstance(function, torch.nn.Module) for function in self.reward_funcs):
+            # A reward model would read a special token in a completion as one, such as the start of another turn.
+            special = set(self._tokenizer.all_special_ids)
+            has_special = torch.tensor([not special.isdisjoint(row) for row in rows], device=self._rewards.device)
+            self._rewards = self._rewards.masked_fill(self.accelerator.gather(has_special).unsqueeze(-1), math.nan)
         return self._rewards
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -280,6 +308,39 @@ class MaraGRPOTrainer(trl.GRPOTrainer):
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         """TRL's loss without the constant by which dr_grpo divides the sum over tokens."""
         return super()._compute_loss(model, inputs) * self.max_completion_length
+
+
+def _end_where_turns_end(trainer: MaraGRPOTrainer) -> None:
+    """End completions also at the token that ends a turn in the chat template, as `python -m llm` does.
+
+    Raises:
+        ValueError: the model's generation configuration has stop strings, which TRL does not support; or vLLM, which
+            reads the model's files itself, would not end completions there.
+    """
+    switches: Any = trainer.chat_template_kwargs
+    stops = find_stops(trainer._tokenizer, trainer.model.config, trainer.model.generation_config, switches)
+    if stops.strings:
+        raise ValueError(f"stop_strings: must be None in the model's generation_config, got {list(stops.strings)}")
+    unknown = [token for token in stops.ids if token not in trainer.eos_token_ids]
+    if unknown and trainer.use_vllm:
+        raise ValueError(
+            "use_vllm: vLLM does not end completions where the chat template ends a turn; add token "
+            f"{trainer._tokenizer.convert_ids_to_tokens(unknown[0])} to eos_token_id of the model's generation_config"
+        )
+    trainer.eos_token_ids = [*trainer.eos_token_ids, *unknown]
+    if not trainer.use_vllm:
+        trainer.generation_config.eos_token_id = trainer.eos_token_ids
+
+
+def _as_written(completions: list[Any], texts: list[str]) -> list[Any]:
+    """TRL's completions with their exact texts. TRL leaves special tokens out of what reward functions are given."""
+    if isinstance(completions[0], str):
+        return texts
+    written = []
+    for completion, text in zip(completions, texts, strict=True):
+        plain = [set(turn) == {"role", "content"} for turn in completion] == [True]  # not parsed into several parts
+        written.append([{**completion[0], "content": text}] if plain else completion)
+    return written
 
 
 def _check_model(trainer: MaraGRPOTrainer) -> None:

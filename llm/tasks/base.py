@@ -40,7 +40,7 @@ class Task(ABC):
         return {"": self.prompts()}
 
     def reward(self, prompt: Chat, completion: str) -> float:
-        """Raw reward of a completion, given as text without the end-of-sequence token."""
+        """Raw reward of a completion, given as its exact text without what ended it."""
         raise NotImplementedError
 
     def rewards(self, prompts: Sequence[Chat], completions: Sequence[str]) -> Sequence[float]:

@@ -10,7 +10,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from core.sequence import (
     check_group,
-    completion_mask,
     first_occurrences,
     inverse_cdf,
     masked_sum,
@@ -203,15 +202,6 @@ def test_masked_sum_ignores_masked_entries() -> None:
         masked_sum(value, mask[0])
     with pytest.raises(ValueError, match=r"mask must be bool, got torch\.float32"):
         masked_sum(value, mask.float())
-
-
-def test_completion_mask_ends_with_the_first_end_token() -> None:
-    tokens = torch.tensor([[5, 6, 7, 8], [5, 2, 9, 2], [2, 2, 2, 2], [5, 6, 7, 3], [3, 5, 2, 5]])
-    expected = [[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]]
-    assert completion_mask(tokens, torch.tensor([2, 3])).int().tolist() == expected
-    assert completion_mask(tokens, torch.tensor([2])).int().tolist() != expected  # control: 3 also ends a completion
-    assert completion_mask(tokens[None], torch.tensor([2, 3])).shape == (1, 5, 4)
-    assert bool(completion_mask(tokens, torch.tensor([], dtype=torch.long)).all())
 
 
 # --- sampling --------------------------------------------------------------------------------------------

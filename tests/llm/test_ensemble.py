@@ -61,6 +61,8 @@ def test_the_command_saves_an_ordinary_model(random_model, tokenizer, tmp_path):
         model.save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
     (tmp_path / "run" / "run.json").write_text("{}")
+    fields = {"eos_token_id": [1, 256], "stop_strings": ["x"], "temperature": 0.6}  # as a run leaves them
+    (tmp_path / "run" / "policy" / "generation_config.json").write_text(json.dumps(fields))
     done = command(
         f"policy={tmp_path / 'run'}",
         f"reference={tmp_path / 'base'}",
@@ -69,6 +71,7 @@ def test_the_command_saves_an_ordinary_model(random_model, tokenizer, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "policy")
+    assert {name: getattr(loaded.generation_config, name) for name in fields} == fields
     for name, parameter in loaded.named_parameters():
         expected = (random_model.get_parameter(name) + policy.get_parameter(name)) / 2
         torch.testing.assert_close(parameter, expected)

@@ -1,12 +1,19 @@
 """Loading: gradient checkpointing, a reference on another device, devices and dtypes, and unsupported models."""
 
+import json
+import shutil
+
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from conf.schema.base import ConfigError
 from llm import models as llm_models
+from llm.evaluation.policy import sample_texts
+from llm.inference.attention import log_once
 from llm.inference.logprobs import completion_logp
-from llm.models import load_models, resolve_device, resolve_dtype
+from llm.models import load_models, resolve_device, resolve_dtype, save_policy
+from llm.tasks.one_two import OneTwo
 
 
 def logp(model, completions):
@@ -111,7 +118,7 @@ def test_policy_and_reference_start_equal_and_only_the_policy_trains(model_folde
     assert not any(p.requires_grad for p in models.reference.parameters())
     for name, parameter in models.policy.named_parameters():
         assert torch.equal(parameter, models.reference.get_parameter(name))
-    assert models.eos_ids.tolist() == [1]  # of the generation config, not of the tokenizer
+    assert models.eos_ids.tolist() == [1, models.tokenizer.eos_token_id]  # of the generation config, of the tokenizer
     before = models.reference_hash()
     with torch.no_grad():
         next(models.policy.parameters()).add_(1)
@@ -133,3 +140,105 @@ def test_auto_takes_what_the_machine_has(monkeypatch):
     assert resolve_dtype("auto", torch.device("cuda")) == torch.bfloat16
     assert resolve_dtype("auto", torch.device("cpu")) == torch.float32
     assert resolve_dtype("float16", torch.device("cpu")) == torch.float16
+
+
+# --- stops ---------------------------------------------------------------------------------------------------
+
+
+def variant(tiny_folder, folder, generation=None, **tokenizer_changes):
+    """The tiny model, which ends its answers with <|im_end|>, with other files around its weights."""
+    shutil.copytree(tiny_folder, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    for name, value in tokenizer_changes.items():
+        setattr(tokenizer, name, value)
+    tokenizer.save_pretrained(folder)
+    ids = {"eos_token_id": tokenizer.convert_tokens_to_ids("<|endoftext|>")}
+    (folder / "generation_config.json").write_text(json.dumps({**ids, **(generation or {})}))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **ids}))
+    return folder
+
+
+def correct_share(models, max_new_tokens=24):
+    chats = dict(enumerate(OneTwo().prompts()))
+    texts = sample_texts(models.policy, models, chats, range(64), 0, max_new_tokens, {})[0]
+    return texts, sum(OneTwo().rewards([[]] * 64, texts)) / 64
+
+
+TWO_ENDS = {"eos_token_id": [257, 256]}
+PLAIN = (  # ends a question as the tiny model expects it, and an answer with no token
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% if m.role == 'user' %}<|im_end|>\n{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% else %} (end){% endif %}"
+)
+
+
+def test_a_base_model_stops_where_its_template_ends_a_turn(tiny_folder, tmp_path, make_config, capsys):
+    """Files as of Gemma 3, Phi-3.5 (several eos tokens) and of Qwen2.5-3B (the template's token is not one)."""
+    usual, share = correct_share(load_models(make_config(f"model.name_or_path={tiny_folder}").model))
+    assert share > 0.7
+    for name, files in {"several": {"generation": TWO_ENDS}, "base": {}, "no eos": {"eos_token": None}}.items():
+        changes = {"eos_token": "<|endoftext|>", **files}
+        folder = variant(tiny_folder, tmp_path / name, **changes)
+        log_once.cache_clear()
+        models = load_models(make_config(f"model.name_or_path={folder}").model)
+        assert ("completions also end at <|im_end|>" in capsys.readouterr().out) == (name != "several")
+        assert models.eos_ids.tolist() == [257, 256]
+        assert correct_share(models)[0] == usual
+        cut = correct_share(models._replace(eos_ids=torch.tensor([257])))  # control: with the eos token of the files
+        assert cut[1] == 0
+        assert all("<|im_end|>" in text for text in cut[0])
+
+
+def test_stops_of_the_configuration_are_added_and_saved(tiny_folder, tmp_path, make_config):
+    usual, _ = correct_share(load_models(make_config(f"model.name_or_path={tiny_folder}").model))
+    folder = variant(tiny_folder, tmp_path / "plain", eos_token="<|endoftext|>", chat_template=PLAIN)
+    _, share = correct_share(load_models(make_config(f"model.name_or_path={folder}").model))
+    assert share == 0  # control: nothing names <|im_end|>
+    for number, key in enumerate(
+        ("model.stop.tokens=['<|im_end|>']", "model.stop.tokens=[256]", "model.stop.strings=['<|im_end|>']")
+    ):
+        config = make_config(f"model.name_or_path={folder}", key).model
+        models = load_models(config)
+        assert correct_share(models)[0] == usual
+        run = tmp_path / str(number)
+        save_policy(models.policy, models.tokenizer, config, run)
+        saved = load_models(make_config(f"model.name_or_path={run / 'policy'}").model)  # without the key
+        assert correct_share(saved)[0] == usual
+    with pytest.raises(ConfigError, match=r"^model\.stop\.tokens: must be single tokens, got 'abc'"):
+        load_models(make_config(f"model.name_or_path={folder}", "model.stop.tokens=[abc]").model)
+    for wrong in ("tokens=[1.5]", "tokens=['']", "tokens=[true]", "strings=['']", "tokens=[-1]"):
+        with pytest.raises(ConfigError, match=r"^model\.stop\.(tokens|strings): must"):
+            make_config(f"model.stop.{wrong}")
+
+
+@pytest.mark.parametrize("rank", ["null", "2"])
+def test_a_policy_keeps_the_sampling_fields_that_are_not_used_here(tiny_folder, tmp_path, make_config, capsys, rank):
+    if rank != "null":
+        pytest.importorskip("peft", reason="needs the extra lora")
+    fields = {"temperature": 0.6, "top_k": 20}  # without do_sample, which transformers does not save
+    folder = variant(tiny_folder, tmp_path / f"fields{rank}", fields)
+    config = make_config(f"model.name_or_path={folder}", f"model.lora.rank={rank}").model
+    models = load_models(config)
+    assert (
+        correct_share(models)[0]
+        == correct_share(load_models(make_config(f"model.name_or_path={tiny_folder}").model))[0]
+    )
+    save_policy(models.policy, models.tokenizer, config, tmp_path)
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path / "policy").generation_config
+    assert (saved.temperature, saved.top_k, saved.do_sample) == (0.6, 20, True)
+    assert saved.eos_token_id == [257, 256]
+
+
+def test_a_model_without_any_end_says_so(tiny_folder, tmp_path, make_config, capsys):
+    folder = variant(
+        tiny_folder, tmp_path / "none", {"eos_token_id": None}, eos_token=None, pad_token=None, chat_template=PLAIN
+    )
+    config = json.loads((folder / "config.json").read_text()) | {"eos_token_id": None, "pad_token_id": None}
+    (folder / "config.json").write_text(json.dumps(config))
+    log_once.cache_clear()
+    models = load_models(make_config(f"model.name_or_path={folder}").model)
+    assert models.eos_ids.tolist() == []
+    assert "no token ends a completion of this model" in capsys.readouterr().out.replace("\n", " ")
+    texts, share = correct_share(models, 4)
+    assert share == 0
+    assert {len(models.tokenizer(text)["input_ids"]) for text in texts} == {4}

@@ -1,19 +1,27 @@
 """A training step against autograd written out by hand, and what must not change it."""
 
 import contextlib
+import copy
 import json
+import shutil
 from unittest.mock import patch
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+from conf.schema.base import ConfigError
 from core.objective import make_objective
 from core.sequence import masked_sum
+from launch.cli.compose import compose
+from launch.runs.run import Run
+from launch.runs.run_folder import read_jsonl
 from llm.batch import BatchSettings, draw_batch
 from llm.evaluation.equivalence import normalise_text
 from llm.inference.logprobs import completion_logp
+from llm.inference.prompts import set_clock
 from llm.inference.sampling import sample
-from llm.train import make_learner, mean_metrics, sample_rows, train_step, with_entropy
+from llm.train import make_learner, mean_metrics, sample_rows, train, train_step, with_entropy
 
 from .helpers import one_step, parameters
 
@@ -30,7 +38,7 @@ def test_micro_batches_change_nothing(models, odd_length, make_config, direction
         assert part.texts == whole.texts
         for name in ("loss", "policy/token_entropy_nats"):
             assert float(part.metrics[name]) == pytest.approx(float(whole.metrics[name]), abs=1e-5)
-        torch.testing.assert_close(updated, expected, atol=2e-6, rtol=0)
+        torch.testing.assert_close(updated, expected, atol=5e-6, rtol=0)
     assert (expected - parameters(models.reference)).abs().max() > 1e-4  # control: the step changed the policy
 
 
@@ -150,3 +158,67 @@ def test_metrics_of_several_updates_are_averaged():
         {"loss": torch.tensor(4.0), "count": torch.tensor(3)},
     ]
     assert {name: float(value) for name, value in mean_metrics(updates).items()} == {"loss": 2.5, "count": 2.5}
+
+
+# --- whole runs ----------------------------------------------------------------------------------------------
+
+RUN = ("model.device=cpu", "model.dtype=float32", "steps=2", "group_size=4", "max_new_tokens=5", "sample_every=1")
+
+
+@pytest.fixture
+def start_run(tmp_path, monkeypatch, make_config, capsys):
+    """Trains in a folder as if it were some day; returns the samples and what was printed."""
+
+    def start(name, *overrides, day="2024-01-02"):
+        monkeypatch.setattr("launch.runs.record.utc_now", lambda: f"{day}T10:00:00+00:00")
+        overrides = [*RUN, "evaluation_completions=8", "threads=null", *overrides]
+        config = OmegaConf.create(copy.deepcopy(dict(compose("llm", overrides))))
+        capsys.readouterr()
+        with Run(tmp_path / name, "llm", config, overrides) as run:
+            train(make_config(*overrides), run)
+        out = " ".join(capsys.readouterr().out.split())
+        return read_jsonl(tmp_path / name / "samples.jsonl"), out
+
+    yield start
+    set_clock(None)
+
+
+def test_prompts_with_a_date_keep_that_of_the_first_start(model_folder, tokenizer, start_run, tmp_path):
+    dated = copy.deepcopy(tokenizer)
+    dated.chat_template = "{{ strftime_now('%d %B %Y') }} " + tokenizer.chat_template
+    dated.save_pretrained(model_folder)
+    model = (f"model.name_or_path={model_folder}", "checkpoint.every_steps=1")
+    whole, _ = start_run("whole", *model)
+    assert len(whole) == 8
+    start_run("killed", *model)
+    shutil.rmtree(tmp_path / "killed" / "checkpoints" / "step_00000002")  # leaves the first of two steps
+    resumed, out = start_run("killed", *model, day="2024-01-03")
+    assert "resuming from step 1" in out
+    assert resumed == whole
+    another_day, _ = start_run("another", *model, day="2024-01-03")
+    assert another_day != whole  # control: the date matters
+
+
+def test_a_template_without_a_date_does_not_see_the_clock(model_folder, start_run):
+    model = f"model.name_or_path={model_folder}"
+    assert start_run("a", model)[0] == start_run("b", model, day="2024-01-03")[0]
+
+
+def test_a_step_in_which_nearly_all_is_truncated_is_warned_about_once(model_folder, start_run):
+    model = f"model.name_or_path={model_folder}"
+    out = start_run("cut", model, "max_new_tokens=1", "steps=4")[1]
+    assert out.count("completions were cut at max_new_tokens=1, and") == 1
+    assert "raise max_new_tokens, or name what ends a completion in model.stop.tokens or model.stop.strings" in out
+    every = f"model.stop.tokens=[{','.join(map(str, range(259)))}]"  # control: everything ends a completion
+    assert "were cut" not in start_run("whole", model, every)[1]
+
+
+def test_prompts_that_do_not_fit_end_a_run_before_its_first_step(build_model, tokenizer, start_run, tmp_path):
+    folder = tmp_path / "short"
+    build_model("gpt2", len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(
+        ConfigError, match=r"^max_new_tokens: .* into the 1024 positions of the model, got 1000 tokens"
+    ):
+        start_run("run", f"model.name_or_path={folder}", "max_new_tokens=1000")
+    assert not (tmp_path / "run" / "samples.jsonl").exists()

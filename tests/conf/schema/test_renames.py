@@ -92,3 +92,19 @@ def test_only_runs_get_the_keys_of_runs():
     flat = upgraded_flat({"steps": 3, "objective.beta": 0.1, "objective.direction_options": {"a": 1}})
     assert flat["objective.direction_options"] == {"a": 1}  # a value that is there stays
     assert flat["advantage_options"] == {}
+
+
+def test_runs_of_before_the_keys_of_stops_have_none():
+    now = dict(launch_compose("llm", []))
+    before = copy.deepcopy(now)
+    del before["model"]["stop"]
+    assert upgraded(before) == now != before
+    assert upgraded_flat(flatten(before)) == flatten(now)
+    evaluation = dict(launch_compose("llm.evaluate", ["generations=f.jsonl"]))
+    before = {key: value for key, value in evaluation.items() if key != "stop"}
+    assert upgraded(before) == evaluation != before
+    assert upgraded_flat(flatten(before)) == flatten(evaluation)
+    given = copy.deepcopy(now)
+    given["model"]["stop"]["tokens"] = ["x"]
+    assert upgraded(given) == given
+    assert "model" not in upgraded(dict(launch_compose("didactic", [])))

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,32 @@ def test_a_killed_run_is_known_to_be_dead(tmp_path):
     assert run_folder.run_state(tmp_path / "run") == "dead"
     open_record(tmp_path / "run").close(None)
     assert run_folder.read_record(tmp_path / "run")["earlier"][0]["state"] == "dead"
+
+
+def test_the_clock_is_that_of_the_first_start(tmp_path, monkeypatch):
+    monkeypatch.setattr("launch.runs.record.utc_now", lambda: "2024-01-02T23:59:59+00:00")
+    with Run(tmp_path / "run", "llm", OmegaConf.create(CONFIG), []) as run:
+        assert run.clock == datetime(2024, 1, 2, 23, 59, 59, tzinfo=UTC)
+    monkeypatch.setattr("launch.runs.record.utc_now", lambda: "2024-01-03T00:00:01+00:00")
+    with Run(tmp_path / "run", "llm", OmegaConf.create(CONFIG), []) as run:  # resumes on the next day
+        assert run.clock.day == 2
+    content = record(tmp_path / "run")
+    assert content["clock"] == content["started"] == "2024-01-02T23:59:59+00:00"
+    assert run_folder.recorded_clock(tmp_path / "run") == run.clock
+    with Run(tmp_path / "another", "llm", OmegaConf.create(CONFIG), []) as run:  # control: a run of the next day
+        assert run.clock.day == 3
+
+    del content["clock"]  # as earlier versions wrote it
+    (tmp_path / "run" / "run.json").write_text(json.dumps(content))
+    with Run(tmp_path / "run", "llm", OmegaConf.create(CONFIG), []) as run:
+        assert run.clock.day == 2
+
+    monkeypatch.setenv("MARA_CLOCK", "2020-05-06T07:08:09")
+    with Run(tmp_path / "third", "llm", OmegaConf.create(CONFIG), []) as run:
+        assert run.clock == datetime(2020, 5, 6, 7, 8, 9)
+    monkeypatch.setenv("MARA_CLOCK", "yesterday")
+    with pytest.raises(ConfigError, match=r"^MARA_CLOCK: must be a time such as .* got 'yesterday'$"):
+        Run(tmp_path / "fourth", "llm", OmegaConf.create(CONFIG), [])
 
 
 @pytest.mark.parametrize("patch", ["", "diff --git a/x b/x\n"])

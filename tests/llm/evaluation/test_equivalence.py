@@ -151,6 +151,14 @@ def test_the_classifier_is_used_as_in_noveltybench(classifier_folder):
     assert classifier.partition(LONG) == expected
 
 
+def test_special_tokens_in_a_text_are_characters_to_the_classifier(classifier_folder):
+    classifier = Classifier(str(classifier_folder), None, 0.5, CPU)
+    ids = classifier._tokenizer("a b [SEP] c")["input_ids"]
+    assert ids.count(classifier._tokenizer.sep_token_id) == 1  # the one that the tokenizer adds
+    classifier._tokenizer.split_special_tokens = False
+    assert classifier._tokenizer("a b [SEP] c")["input_ids"].count(classifier._tokenizer.sep_token_id) == 2  # control
+
+
 def test_short_texts_are_compared_by_their_words(classifier_folder):
     assert same_words("New York", "york") is True  # 1 common of 2
     assert same_words("a b c", "a d e") is False  # 1 of 3
@@ -183,6 +191,11 @@ def test_real_embeddings_group_similar_texts():
     plain = SentenceTransformer(str(package.get_model_path()), device="cpu").encode(texts[1])
     torch.testing.assert_close(embed([texts[1]])[0], torch.from_numpy(plain), rtol=1e-4, atol=1e-5)
     assert embedding_partition(rows, 0.5) == [0, 0, 1, 0]
+    marked = [f"{texts[0]} [SEP] [MASK] [PAD]", f"{texts[0]} [ SEP ] [ MASK ] [ PAD ]"]
+    spelled, spaced = embed(marked)
+    torch.testing.assert_close(spelled, spaced, rtol=1e-4, atol=1e-5)  # characters, no special tokens
+    as_tokens = torch.from_numpy(SentenceTransformer(str(package.get_model_path()), device="cpu").encode(marked[0]))
+    assert (as_tokens - spelled).abs().max() > 1e-3  # control
     with pytest.raises(ConfigError, match=r"^embedder: must be a folder or hub name .* got no/such"):
         Embedder("no/such", CPU)
 

@@ -1,7 +1,10 @@
 """Parts of an evaluation: resuming, choices, scores and output lines. The command is tested in tests/e2e."""
 
+import copy
 import json
 import math
+from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +12,7 @@ import torch
 from conf.schema.base import ConfigError
 from conf.schema.llm import RewardPartConfig
 from launch.cli.compose import compose_typed
+from launch.runs.run_folder import read_jsonl, write_json
 from llm.evaluation.equivalence import exact_partition
 from llm.evaluation.files import Generations, PromptRecord, read_generations
 from llm.evaluation.metrics import MetricInputs
@@ -28,9 +32,12 @@ from llm.evaluation.pipeline import (
     make_reward_out,
     prompts_to_sample,
     rename_keys_in_errors,
+    run_evaluation,
+    sample_subject,
     sample_to_file,
     subject_model_config,
 )
+from llm.inference.prompts import set_clock
 from llm.rewards import Reward, RewardPart
 from llm.tasks.one_two import OneTwo
 
@@ -217,3 +224,79 @@ def test_an_output_line_is_read_as_generations_again(tmp_path):
     assert row["utility"] is None  # NaN is not JSON
     assert "correct" not in row
     assert row["rewards_in"] == [0.0, 1.0, 2.0]
+
+
+# --- sampling ------------------------------------------------------------------------------------------------
+
+
+def sampled(folder, tmp_path, *overrides):
+    """The completions of a model for one prompt, by `sample_subject`."""
+    (tmp_path / "prompts.jsonl").write_text(json.dumps({"id": "0", "prompt": "hi"}) + "\n")
+    options = (f"model={folder}", f"prompts={tmp_path / 'prompts.jsonl'}", "equivalence=exact", "device=cpu")
+    config = evaluate_config(*options, "dtype=float32", "completions=32", *overrides)
+    run = SimpleNamespace(folder=tmp_path)
+    (tmp_path / "generations.jsonl").unlink(missing_ok=True)
+    _, (prompt,), _ = sample_subject(config, load_training_setup(config), run)
+    return prompt.texts
+
+
+def test_a_model_is_sampled_with_the_stops_of_the_command(model_folder, tmp_path):
+    free = sampled(model_folder, tmp_path, "max_new_tokens=8")
+    letters = sorted({text[3] for text in free if len(text) > 3 and text[3].isalnum()} - {*"<|im_start|>endoftext"})
+    stopped = sampled(model_folder, tmp_path, "max_new_tokens=8", f"stop.strings=[{','.join(map(repr, letters))}]")
+    assert stopped == [text[: min((text.find(c) for c in letters if c in text), default=None)] for text in free]
+    assert stopped != free
+    tokens = sampled(model_folder, tmp_path, "max_new_tokens=8", f"stop.tokens=[{','.join(map(repr, letters))}]")
+    assert tokens == stopped
+    with pytest.raises(ConfigError, match=r"^stop\.tokens: must be single tokens, got 'abc'"):
+        sampled(model_folder, tmp_path, "max_new_tokens=8", "stop.tokens=[abc]")
+
+
+def test_a_model_is_not_sampled_beyond_its_context(model_folder, tmp_path):
+    with pytest.raises(ConfigError, match=r"^max_new_tokens: prompt and completion must fit into the .* \('hi'\)"):
+        sampled(model_folder, tmp_path, "max_new_tokens=99999")
+
+
+def test_a_run_is_sampled_with_its_stops_and_the_commands(make_config):
+    run = make_config("model.stop.tokens=[a]", "model.stop.strings=[x]")
+    config = evaluate_config("run=r", "equivalence=exact", "stop.tokens=[7]")
+    model = subject_model_config(config, run)
+    assert (model.stop.tokens, model.stop.strings) == (["a", 7], ["x"])
+    named = evaluate_config("model=m", "equivalence=exact", "stop.tokens=[7]", "prompts=p", "max_new_tokens=4")
+    assert subject_model_config(named, run).stop.tokens == [7]
+
+
+def test_a_run_is_evaluated_with_the_date_of_its_prompts(model_folder, tokenizer, tmp_path, monkeypatch):
+    """The completions of `run=` on another day are those of its prompts with the run's date."""
+    from launch.cli.compose import compose
+
+    dated = copy.deepcopy(tokenizer)
+    dated.chat_template = "{{ strftime_now('%d %B %Y') }} " + tokenizer.chat_template
+    dated.save_pretrained(model_folder)
+    command = ["python", "-m", "llm", "max_new_tokens=6"]
+    clock = datetime(2024, 1, 2, tzinfo=UTC)
+    run = tmp_path / "run"
+    run.mkdir()
+    model_folder.rename(run / "policy")
+    (run / "config.yaml").write_text(json.dumps(compose("llm", command[3:])))
+    record = {"state": "finished", "package": "llm", "command": command, "started": clock.isoformat()}
+
+    def evaluated(name, started):
+        write_json(run / "run.json", {**record, "started": started.isoformat()})
+        out = tmp_path / name
+        out.mkdir()
+        config = evaluate_config(f"run={run}", "equivalence=exact", "completions=8", "device=cpu", "dtype=float32")
+        today = datetime(2024, 5, 6, tzinfo=UTC)
+        run_evaluation(config, SimpleNamespace(folder=out, clock=today, ranks=SimpleNamespace(world=1), finish=done))
+        return read_jsonl(out / "generations.jsonl")[0]["generations"]
+
+    def done(summary):
+        pass
+
+    monkeypatch.setattr("llm.evaluation.pipeline.report_evaluation", lambda *_: None)
+    try:
+        first = evaluated("a", clock)
+        assert first == evaluated("b", clock)
+        assert first != evaluated("c", datetime(2024, 1, 3, tzinfo=UTC))  # control
+    finally:
+        set_clock(None)

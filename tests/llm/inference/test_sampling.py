@@ -1,10 +1,13 @@
 """Sampling: each outcome as often as its probability, one row of uniforms per completion, and ends."""
 
+import copy
+
 import torch
 
 from llm.inference.logprobs import completion_logp
-from llm.inference.prompts import Prompts, encode_chats
+from llm.inference.prompts import Prompts, encode_chats, pad_completions
 from llm.inference.sampling import Rollout, inverse_cdf, sample, sample_token
+from llm.tasks.one_two import OneTwo
 
 from ..helpers import user_chat
 
@@ -78,13 +81,6 @@ def test_completions_end_at_eos_or_at_the_limit(random_model, tokenizer):
     assert bool(ends[torch.arange(64), last][rollout.complete].all())
 
 
-def test_texts_leave_special_tokens_out(tokenizer):
-    ids = [*tokenizer("<answer>1</answer>", add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-    tokens = torch.tensor([ids])
-    rollout = Rollout(tokens, torch.ones_like(tokens, dtype=torch.bool), torch.tensor([True]))
-    assert rollout.texts(tokenizer) == ["<answer>1</answer>"]
-
-
 def test_chunks_of_rows_give_the_same_tokens(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     head = torch.nn.Linear(4, 50)
@@ -94,3 +90,37 @@ def test_chunks_of_rows_give_the_same_tokens(monkeypatch):
         assert whole.tolist() == inverse_cdf(head(hidden), uniform).tolist()
         monkeypatch.setattr("llm.inference.sampling.rows_per_chunk", lambda vocabulary: 3)
         assert torch.equal(sample_token(head, hidden, uniform), whole)
+
+
+def rollout_of(rows, complete, pad):
+    tokens, mask = pad_completions(rows, pad)
+    return Rollout(tokens, mask, torch.tensor(complete))
+
+
+def test_a_text_has_everything_but_the_token_that_ended_it(tokenizer):
+    def ids(text):
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    written = "<answer>1<|im_start|></answer>"
+    rows = [ids(f"{written}<|im_end|>"), ids("<answer>2</answer><|endoftext|>"), ids("a<|im_end|>"), ids("b ,c .")]
+    rollout = rollout_of(rows, [True, True, False, False], tokenizer.pad_token_id)
+    assert rollout.texts(tokenizer) == [written, "<answer>2</answer>", "a<|im_end|>", "b ,c ."]
+    assert OneTwo().rewards([[]] * 4, rollout.texts(tokenizer)) == [0.0, 1.0, 0.0, 0.0]
+    dropped = tokenizer.batch_decode([row[:-1] for row in rows[:1]], skip_special_tokens=True)
+    assert OneTwo().rewards([[]], dropped) == [1.0]  # control: without special tokens it would be an answer
+
+
+def test_white_space_is_kept_by_a_tokenizer_that_cleans_up(tokenizer):
+    cleaning = copy.deepcopy(tokenizer)
+    cleaning.clean_up_tokenization_spaces = True
+    rows = [cleaning("it 's here , n't", add_special_tokens=False)["input_ids"]]
+    assert rollout_of(rows, [False], 0).texts(cleaning) == ["it 's here , n't"]
+
+
+def test_without_a_stop_every_row_reaches_the_limit(random_model, tokenizer):
+    prompts = encode_chats(tokenizer, [user_chat("hi")])
+    uniforms = torch.rand(8, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    never = torch.tensor([], dtype=torch.long)
+    rollout = sample(random_model, prompts, uniforms, group_size=8, eos_ids=never, pad_id=0)
+    assert rollout.mask.all()
+    assert not rollout.complete.any()

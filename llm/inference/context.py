@@ -1,0 +1,68 @@
+"""How many tokens a model can read, and whether prompts and completions fit."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from conf.schema.base import ConfigError
+from llm.inference.prompts import Chat, chat_ids
+
+NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "max_target_positions")  # in a model's config.json
+EXTENDED = ("linear", "dynamic", "yarn")  # rotary embeddings of these types reach beyond it, by a factor
+SHOWN = 60  # characters of a prompt in a message
+
+
+def context_length(config: PreTrainedConfig) -> int | None:
+    """The number of tokens that a model has positions for; None if its architecture sets no limit.
+
+    There is none with ALiBi and in state space models, for example.
+    """
+    config = config.get_text_config(decoder=True)
+    if getattr(config, "alibi", False):
+        return None
+    length = next((int(value) for name in NAMES if (value := getattr(config, name, None) or 0) > 0), None)
+    return None if length is None else max(length, *(_extended(rope, length) for rope in rope_parameters(config)))
+
+
+def rope_parameters(config: PreTrainedConfig) -> list[Mapping[str, Any]]:
+    """The parameters of a model's rotary embeddings: one mapping, or one for each type of layer; [{}] without."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    per_layer = [part for part in rope.values() if isinstance(part, Mapping)]
+    return per_layer or [rope]
+
+
+def _extended(rope: Mapping[str, Any], length: int) -> int:
+    if rope.get("rope_type", "default") not in EXTENDED:
+        return length
+    return int((rope.get("original_max_position_embeddings") or length) * (rope.get("factor") or 1.0))
+
+
+def check_context(
+    config: PreTrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    chats: Sequence[Chat],
+    max_new_tokens: int,
+    switches: Mapping[str, Any] | None = None,
+) -> None:
+    """Check that each prompt and the longest completion fit into the model's context.
+
+    Raises:
+        ConfigError: they do not; the message names the longest prompt.
+    """
+    limit = context_length(config)
+    if limit is None or not chats:
+        return
+    lengths = [len(chat_ids(tokenizer, chat, switches, add_generation_prompt=True)) for chat in chats]
+    longest = max(lengths)
+    if longest + max_new_tokens <= limit:
+        return
+    index, too_long = lengths.index(longest), sum(length + max_new_tokens > limit for length in lengths)
+    text = " ".join(chats[index][-1]["content"].split())
+    shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+    remedy = f"set max_new_tokens to {limit - longest} or less" if limit > longest else "leave out such prompts"
+    raise ConfigError(
+        f"max_new_tokens: prompt and completion must fit into the {limit} positions of the model, got "
+        f"{max_new_tokens} tokens after the {longest} of prompt {index} ({shown!r}); {too_long} of {len(chats)} "
+        f"prompts do not fit: {remedy}"
+    )
