@@ -3,15 +3,10 @@
 import pytest
 import torch
 
-from llm.inference import attention, logprobs
-from llm.inference.attention import (
-    Packing,
-    PaddedRows,
-    attention_block,
-    attention_block_backward,
-    supports_shared_prefix,
-)
+from llm.inference import attention, blocks, logprobs, trial
+from llm.inference.attention import Packing, PaddedRows
 from llm.inference.prompts import Prompts, pad_completions
+from llm.inference.trial import supports_shared_prefix
 
 from .plain import plain_logp
 
@@ -57,8 +52,8 @@ def test_a_packed_pass_equals_each_sequence_alone(build_model, kind, device_has_
     model = build_model(kind, VOCAB)
     assert supports_shared_prefix(model.get_decoder())
     if not device_has_fused:
-        monkeypatch.setattr(attention, "FUSED", set())
-        monkeypatch.setattr(attention, "MAX_SCORES", 300)  # in several chunks
+        monkeypatch.setattr(blocks, "FUSED", set())
+        monkeypatch.setattr(blocks, "MAX_SCORES", 300)  # in several chunks
     value, grad = difference(model, make_prompts(3, 9, 1), *make_completions(LENGTHS["ragged"]))
     assert value < 1e-5
     assert grad < 1e-5
@@ -121,9 +116,9 @@ def test_control_a_broken_part_is_noticed(build_model, monkeypatch, attribute, r
     assert (value > 1e-3) == values_differ
     assert grad > 1e-3
     # The trial that decides whether a model is supported refuses it if its values are wrong.
-    attention._REASONS.clear()
+    trial._PACKED.clear()
     assert supports_shared_prefix(model.get_decoder()) != values_differ
-    attention._REASONS.clear()
+    trial._PACKED.clear()
 
 
 @pytest.mark.parametrize("kind", UNSUPPORTED)
@@ -159,7 +154,7 @@ def test_explicit_blocks_equal_the_fused_ones(monkeypatch):
     for causal, mask in ((False, hidden), (True, None)):
         results = []
         for fused in ({"cpu"}, set()):
-            monkeypatch.setattr(attention, "FUSED", fused)
+            monkeypatch.setattr(blocks, "FUSED", fused)
             result, lse = attention_block(query, key, value, causal, mask, 0.3)
             results.append(
                 (result, lse, *attention_block_backward(grad, query, key, value, out, lse + 1, causal, mask, 0.3))

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from llm.inference import decoder, sampling
-from llm.inference.decoder import PackedDecoder, PaddedDecoder
+from llm.inference.decoder import PackedDecoder
 from llm.inference.logprobs import completion_hidden
+from llm.inference.padded import PaddedDecoder
 from llm.inference.prompts import Prompts
 from llm.inference.sampling import sample
 
@@ -148,7 +149,7 @@ def test_compiled_steps_are_the_same_from_one_graph(build_model, graphs, kind, b
 
     def break_decoder(decoder):  # control: the compiled step uses the decoder's cache
         if decoder.decoded == 2:
-            decoder.layers = {module: layer._replace(key=-layer.key) for module, layer in decoder.layers.items()}
+            decoder.layers = [layer._replace(key=-layer.key) for layer in decoder.layers]
 
     assert distance_from_training(model, break_decoder) > 1e-3
     assert graphs() == 2
