@@ -1,6 +1,7 @@
 """Decoding token by token with a decoder in which the rows of a prompt share its keys and values."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -38,6 +39,17 @@ def compile_decoding(model: PreTrainedModel, backend: str = "inductor") -> None:
 
 
 _COMPILED: WeakKeyDictionary[nn.Module, Callable[..., Tensor]] = WeakKeyDictionary()
+
+
+@contextmanager
+def uncompiled(body: nn.Module) -> Iterator[None]:
+    """Context in which the decoding step of `body` is not the compiled one."""
+    step = _COMPILED.pop(body, None)
+    try:
+        yield
+    finally:
+        if step is not None:
+            _COMPILED[body] = step
 
 
 class Layer(NamedTuple):

@@ -2,6 +2,8 @@
 
 import torch
 
+from llm.inference.blocks import Rule
+
 WINDOW = 6
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 GROUPED = SIZES | {"num_key_value_heads": 2}
@@ -31,7 +33,12 @@ CONFIGS = {
     "phi3": ("phi3", GROUPED | WINDOWED),
     "phimoe": ("phimoe", GROUPED | WINDOWED | EXPERTS),
     "starcoder2": ("starcoder2", GROUPED | WINDOWED),
-    "gemma2": ("gemma2", HEADS | WINDOWED | {"attn_logit_softcapping": 2.0, "final_logit_softcapping": None}),
+    "gemma2": (
+        "gemma2",
+        HEADS
+        | WINDOWED
+        | {"attn_logit_softcapping": 0.1, "query_pre_attn_scalar": 8, "final_logit_softcapping": None},
+    ),
     "gemma3": ("gemma3_text", HEADS | FOUR_LAYERS | WINDOWED | {"sliding_window_pattern": 2}),
     "gpt_oss": ("gpt_oss", HEADS | WINDOWED | EXPERTS),
     "olmo3": ("olmo3", GROUPED | FOUR_LAYERS | WINDOWED),
@@ -47,8 +54,16 @@ CONFIGS = {
 }
 
 
+PACKED = [kind for kind in CONFIGS if kind != "llama4"]
+
+
+def without(*fields):
+    """`llm.inference.blocks.Rule` without some of its parts, for controls."""
+    return lambda *values: Rule(*values)._replace(**dict.fromkeys(fields))
+
+
 def special_model(kind, vocab_size=60, **changes):
-    """A model of `CONFIGS` with random weights, sinks included, that are far from uniform attention."""
+    """A model of `CONFIGS` with eager attention and random weights, sinks included, that are far from uniform attention."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     model_type, options = CONFIGS[kind]
@@ -58,7 +73,7 @@ def special_model(kind, vocab_size=60, **changes):
         **options | {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2} | changes,
     )
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config).float().eval()
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() > 1:
