@@ -41,9 +41,12 @@ Attention = Callable[[nn.Module, Tensor, Tensor, Tensor, Rule], Tensor]
 
 def decoder_of(model: PreTrainedModel) -> PreTrainedModel:
     """The part of a causal language model below its output embedding."""
-    body: PreTrainedModel = model.get_decoder()
-    # `get_decoder` does not find it in Llama 4, and returns the whole model.
-    return model.model if body is model and hasattr(model, "model") else body
+    body = model.get_decoder()
+    if isinstance(body, PreTrainedModel) and body is not model:
+        return body
+    # For Llama 4 `get_decoder` returns the whole model, for ModernBERT's decoder the output embedding.
+    inner: PreTrainedModel = getattr(model, "model", model)
+    return inner
 
 
 class Unsupported(Exception):
@@ -57,7 +60,7 @@ def attend(
     value: Tensor,
     attention_mask: VisibleKeys | None,
     *,
-    shared_prefix: Attention,
+    shared_prefix: Attention | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     softcap: float | None = None,
@@ -66,15 +69,15 @@ def attend(
 ) -> tuple[Tensor, None]:
     """The attention function that transformers calls in every layer.
 
-    query and key [1, H, N, D] and [1, K, N, D], value [1, K, N, D'] -> [1, N, H, D'].
-
-    Args:
-        attention_mask: what `visible_keys` returned for layers of this type.
-        softcap: the cap of the scores; s_aux: [H] sinks (see `Rule`).
+    query [1, H, N, D], key [1, K, N, D], value [1, K, N, D'] -> [1, N, H, D'].
+    attention_mask is what `visible_keys` returned for layers of this type; softcap is the cap and s_aux the sink of
+    a `Rule`.
 
     Raises:
         Unsupported: a keyword or mask requests another feature.
     """
+    if shared_prefix is None:
+        raise Unsupported("its layers pass no keywords to their attention")
     options = {name for name, option in others.items() if option is not None and option is not False}
     unsupported = sorted(options - IGNORED_KEYWORDS)
     if unsupported or dropout or not isinstance(attention_mask, VisibleKeys | None):
@@ -248,7 +251,7 @@ class Packing:
         return packed_forward(body, self.ids, self.positions, self)
 
     def blocks(self, visible: VisibleKeys | None) -> tuple[Block, ...]:
-        """Prompts to themselves and, if there are completion tokens, groups to their prompts and rows to themselves."""
+        """Prompts to themselves and, with completions, groups to their prompts and rows to themselves."""
         if visible is not None and self.prompts.width + self.rows.width <= visible.reach:
             visible = None
         if visible not in self._blocks:

@@ -73,9 +73,7 @@ def _packed_fault(body: PreTrainedModel) -> str | None:
 def _fault(body: PreTrainedModel, read: Callable[..., Tensor], decoder: Callable[..., Any]) -> str | None:
     """Why a way of reading and of decoding completions is wrong; None if it is right.
 
-    Args:
-        read: `packed_hidden` or `padded_hidden`.
-        decoder: the class of the decoder.
+    read is `packed_hidden` or `padded_hidden`, and `decoder` the class of the decoder.
     """
     prompts, tokens, mask = _batch(body)
     lengths = mask.sum(-1).tolist()
@@ -103,7 +101,7 @@ def _batch(body: PreTrainedModel) -> tuple[Prompts, Tensor, Tensor]:
     """Prompts [P, L] and completions [P * G, T] with their mask."""
     device, width, longest = body.device, max(PROMPTS), max(ROWS)
     count = len(PROMPTS) * width + len(ROWS) * longest
-    vocab_size = body.get_input_embeddings().num_embeddings
+    vocab_size: int = body.get_input_embeddings().weight.shape[0]  # type: ignore[assignment, index]
     ids = (7 + 13 * torch.arange(count, device=device)) % vocab_size
     first, later = ids.split([len(PROMPTS) * width, len(ROWS) * longest])
     sizes, lengths = (torch.tensor(numbers, device=device).unsqueeze(-1) for numbers in (PROMPTS, ROWS))

@@ -63,7 +63,7 @@ def without(*fields):
 
 
 def special_model(kind, vocab_size=60, **changes):
-    """A model of `CONFIGS` with eager attention and random weights, sinks included, that are far from uniform attention."""
+    """A model of `CONFIGS` with eager attention and large random weights, sinks included."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     model_type, options = CONFIGS[kind]

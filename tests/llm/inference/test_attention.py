@@ -6,6 +6,7 @@ import torch
 from llm.inference import attention, blocks, logprobs, trial
 from llm.inference.attention import Packing, PaddedRows, decoder_of
 from llm.inference.trial import supports_shared_prefix
+from llm.models import enable_gradient_checkpointing
 
 from .plain import VOCAB, difference, make_completions, make_prompts, plain_logp
 from .special_models import PACKED, special_model, without
@@ -127,6 +128,20 @@ def test_control_a_layer_without_its_window_cap_or_sink_is_noticed(kind, field, 
     trial._PACKED.clear()
     assert not supports_shared_prefix(model.get_decoder())  # the trial notices it, too
     trial._PACKED.clear()
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "gpt_oss"])
+def test_with_our_gradient_checkpointing_layers_keep_their_windows_and_sinks(kind):
+    batch, results = (make_prompts(3, 9, 1), *make_completions(LENGTHS["ragged"])), []
+    for logp_of in (logprobs.completion_logp, plain_logp):
+        model = special_model(kind)
+        if not results:
+            enable_gradient_checkpointing(model)
+        value = logp_of(model, *batch)
+        results.append((value, *torch.autograd.grad(value.square().sum(), list(model.parameters()))))
+    scale = max(float(grad.abs().max()) for grad in results[1][1:])
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5 * scale)
 
 
 @pytest.mark.parametrize("window", [16, 15])

@@ -109,7 +109,7 @@ def test_a_model_that_no_way_reads_correctly_is_refused_in_one_line(build_model,
     monkeypatch.setattr(trial, part, without_the_prompts(getattr(trial, part)))
     model = build_model("bloom", VOCAB)
     for _ in range(2):
-        with pytest.raises(ConfigError, match="model.name_or_path: BloomModel is not supported") as error:
+        with pytest.raises(ConfigError, match=r"model\.name_or_path: BloomModel is not supported") as error:
             supports_shared_prefix(model.get_decoder())
         assert "\n" not in str(error.value)
 
