@@ -28,13 +28,14 @@ from conf.schema.llm import ModelConfig
 from launch.engines.deepspeed import silence_deepspeed
 from launch.runs.checkpoint import tensors_hash
 from llm.adapters import adapter_off, add_adapter, save_adapter
-from llm.inference.attention import log_once, shared_prefix_attention, supports_shared_prefix
+from llm.inference.attention import decoder_of, log_once, shared_prefix_attention
 from llm.inference.decoder import compile_decoding
 from llm.inference.generation_config import describe_ignored, savable
 from llm.inference.norms import fuse_rms_norms
 from llm.inference.prompts import padding_id
 from llm.inference.sampling import Rollout
 from llm.inference.stopping import Stops, StopStrings, describe_stops, find_stops, ids_of, token_id
+from llm.inference.trial import supports_shared_prefix
 from llm.testbed.names import model_facts, resolve_model
 from llm.testbed.tiny_models import POLICIES
 
@@ -120,6 +121,7 @@ def load_models(config: ModelConfig, seed: int = 0) -> Models:
     if reference is not None and not config.reference_on_cpu:
         torch.nn.Module.to(reference, device)
     _check_head(policy, name)
+    supports_shared_prefix(decoder_of(policy))  # refuses a model that cannot be read correctly
     if config.gradient_checkpointing:
         enable_gradient_checkpointing(policy)
     if config.lora.rank:
@@ -220,7 +222,7 @@ def enable_gradient_checkpointing(policy: PreTrainedModel) -> None:
         ConfigError: the model does not support packed prompts; the key-value cache that it uses instead cannot be
             combined with checkpointing.
     """
-    body = policy.get_decoder()
+    body = decoder_of(policy)
     layers: list[Any] = [layer for layer in body.modules() if isinstance(layer, GradientCheckpointingLayer)]
     if not layers or not supports_shared_prefix(body):
         raise ConfigError(
@@ -246,7 +248,7 @@ def _check_head(model: PreTrainedModel, name: str) -> None:
     probe = torch.arange(4, device=model.device).unsqueeze(0)
     logits = model(input_ids=probe, use_cache=False).logits
     head = model.get_output_embeddings()
-    plain = head(model.get_decoder()(input_ids=probe, use_cache=False).last_hidden_state)
+    plain = head(decoder_of(model)(input_ids=probe, use_cache=False).last_hidden_state)
     if getattr(head, "bias", None) is not None or not torch.equal(plain, logits):
         raise ConfigError(
             "model.name_or_path: the logits must be the last hidden states times the output embedding, but "

@@ -1,6 +1,7 @@
-"""Decoding token by token: a decoder that shares a prompt's keys and values, and a plain one for other models."""
+"""Decoding token by token with a decoder in which the rows of a prompt share its keys and values."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -11,27 +12,17 @@ from transformers import PreTrainedModel
 
 from llm.inference.attention import (
     Packing,
+    Unsupported,
+    decoder_of,
     hidden_states,
     log_once,
     packed_forward,
     shared_prefix_attention,
-    supports_shared_prefix,
 )
-from llm.inference.logprobs import completion_positions, prefill
+from llm.inference.blocks import Rule, VisibleKeys, cap_scores
 from llm.inference.prompts import Prompts
 
 INITIAL_CAPACITY = 128  # tokens per row for which the cache is first allocated
-
-
-def make_decoder(body: PreTrainedModel, prompts: Prompts, group: int, length: int) -> "PackedDecoder | PaddedDecoder":
-    """A decoder that has processed the prompts, with P * group rows of at most `length` tokens each.
-
-    Its attribute `hidden` [R, D] holds the last hidden states of the rows. `step(tokens, running)` processes the next
-    token of each row, [R] ids; running [R] bool is False for rows that had already ended.
-    """
-    if supports_shared_prefix(body):
-        return PackedDecoder(body, prompts, group, length)
-    return PaddedDecoder(body, prompts, group, length)
 
 
 def compile_decoding(model: PreTrainedModel, backend: str = "inductor") -> None:
@@ -44,14 +35,25 @@ def compile_decoding(model: PreTrainedModel, backend: str = "inductor") -> None:
 
     step = torch.compile(_step, dynamic=True, fullgraph=True, backend=backend)
     # The model's floats are constants; as symbols they would only cause recompilation.
-    _COMPILED[model.get_decoder()] = dynamo.patch(specialize_float=True)(step)
+    _COMPILED[decoder_of(model)] = dynamo.patch(specialize_float=True)(step)
 
 
 _COMPILED: WeakKeyDictionary[nn.Module, Callable[..., Tensor]] = WeakKeyDictionary()
 
 
+@contextmanager
+def uncompiled(body: nn.Module) -> Iterator[None]:
+    """Context in which the decoding step of `body` is not the compiled one."""
+    step = _COMPILED.pop(body, None)
+    try:
+        yield
+    finally:
+        if step is not None:
+            _COMPILED[body] = step
+
+
 class Layer(NamedTuple):
-    """Keys and values of a layer with K heads: of the prompts [P, K, L, D] and of completions [P, K, A, T, D].
+    """Keys and values of an attention with K heads: of the prompts [P, K, L, D] and of completions [P, K, A, T, D].
 
     A is the number of slots per prompt, and T the capacity of a slot in tokens.
     """
@@ -62,6 +64,16 @@ class Layer(NamedTuple):
     value: Tensor
 
 
+class Hidden(NamedTuple):
+    """Keys that the next token of any row of a prompt does not attend to, None if there are none.
+
+    prompt [P, 1, 1, L] and own [P or 1, 1, 1, t] bool, those of the prompt and of the row.
+    """
+
+    prompt: Tensor | None
+    own: Tensor | None
+
+
 class PackedDecoder:
     """Stores a prompt's keys and values once for its group; `keep` drops rows that have ended.
 
@@ -69,10 +81,14 @@ class PackedDecoder:
 
     Attributes:
         hidden: [R, D] last hidden states of the rows.
+        layers: one for each call of attention in a forward pass, in their order. Some models, such as DiffLlama, call
+            it several times with the same module.
+        modules: the modules that call attention.
         length: the most tokens of a row.
         decoded: number of tokens processed so far in each row.
         capacity: number of tokens for which the cache is allocated.
         invisible: [P, 1, 1, L] bool, the padding of the prompts; None without padding.
+        sizes: [P] lengths of the prompts.
         group: [R] index of each row's prompt.
         slots: [R] slot of each row.
         occupant: [P * A] row in each slot; arbitrary for empty slots.
@@ -83,19 +99,21 @@ class PackedDecoder:
         self.body, self.length, self.decoded, self.capacity = body, length, 0, min(length, INITIAL_CAPACITY)
         self.prompts = P = len(prompts.ids)
         packing = Packing(prompts, prompts.ids[:, :0], torch.zeros_like(prompts.ids[:, 0]))
-        self.layers: dict[nn.Module, Layer] = {}
-        self.marked: dict[nn.Module, Layer] = {}  # the layers whose static sizes are known to the compiler
-        self.invisible = packing.invisible
+        self.layers: list[Layer] = []
+        self.modules: list[nn.Module] = []
+        self.marked: list[Layer] = []  # the layers whose static sizes are known to the compiler
+        self.invisible, self.sizes = packing.invisible, prompts.mask.sum(-1)
         self.group = torch.arange(P, device=prompts.ids.device).repeat_interleave(group)
         self.slots, self.A, self.even = torch.arange(P * group, device=self.group.device), group, True
         self.occupant = self.slots
-        self.position = prompts.mask.sum(-1)[self.group]
+        self.position = self.sizes[self.group]
 
-        def fill_cache(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        def fill_cache(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
             own = key.new_zeros(P, key.shape[1], group, self.capacity, key.shape[2])
             shared_key, shared_value = (packing.prompts.pad(states).contiguous() for states in (key, value))
-            self.layers[module] = Layer(shared_key, shared_value, own, torch.zeros_like(own))
-            return packing(module, query, key, value, scaling)
+            self.layers.append(Layer(shared_key, shared_value, own, torch.zeros_like(own)))
+            self.modules.append(module)
+            return packing(module, query, key, value, rule)
 
         hidden = packed_forward(body, packing.ids, packing.positions, fill_cache)
         self.hidden = hidden[packing.prompts.ends - 1][self.group]
@@ -104,7 +122,7 @@ class PackedDecoder:
         """Process the next token of each row, [R] ids."""
         if self.decoded == self.capacity:
             self.capacity = min(2 * self.capacity, self.length)
-            self.layers = {module: self._grow(layer) for module, layer in self.layers.items()}
+            self.layers = [self._grow(layer) for layer in self.layers]
         self.hidden = self._next_hidden(tokens)
         self.position = self.position + 1
         self.decoded += 1
@@ -113,7 +131,10 @@ class PackedDecoder:
         compiled, prompts = _COMPILED.get(self.body), len(self.occupant) // self.A
         has_size_one = self.A == 1 or prompts == 1 < self.prompts  # would need another graph
         if compiled is None or has_size_one:
-            return packed_forward(self.body, tokens, self.position, self)
+            attention = StepAttention(self)
+            hidden = packed_forward(self.body, tokens, self.position, attention)
+            attention.check()
+            return hidden
         from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
         name = type(self.body).__name__
@@ -129,21 +150,14 @@ class PackedDecoder:
     def _compiled_hidden(self, tokens: Tensor, compiled: Callable[..., Tensor]) -> Tensor:
         if self.marked is not self.layers:
             self.marked = self.layers
-            for states in chain.from_iterable(self.layers.values()):
+            for states in chain.from_iterable(self.layers):
                 # The number of heads and their width never change, even if other sizes happen to equal them.
                 torch._dynamo.mark_static(states, [1, states.dim() - 1])
         tokens, position = (t.index_select(0, self.occupant) for t in (tokens, self.position))
         now = torch.full((1,), self.decoded, device=tokens.device)
         with shared_prefix_attention(self.body):
-            hidden = compiled(self.body, tokens, position, self.layers, now, self.invisible)
+            hidden = compiled(self.body, tokens, position, self.layers, now, self.invisible, self.sizes)
         return hidden.index_select(0, self.slots)
-
-    def __call__(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        """Attention of one token per row, query [R, H, D], key and value [R, K, D], to its prompt and its own row."""
-        if not self.even:
-            query, key, value = (states.index_select(0, self.occupant) for states in (query, key, value))
-        out = _attend(self.layers[module], query, key, value, scaling, self.decoded, self.invisible)
-        return out if self.even else out.index_select(0, self.slots)
 
     def keep(self, rows: Tensor) -> None:
         """Drop all rows except some, given by their ascending indices [R'] among the present rows."""
@@ -153,8 +167,9 @@ class PackedDecoder:
         index = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[group]  # within the prompt
         source = torch.zeros(P, A, dtype=torch.long, device=rows.device)
         source[group, index] = old_slots
-        self.layers = {module: self._select(layer, prompts, source) for module, layer in self.layers.items()}
+        self.layers = [self._select(layer, prompts, source) for layer in self.layers]
         self.invisible = None if self.invisible is None else self.invisible[prompts]
+        self.sizes = self.sizes[prompts]
         self.group, self.position, self.hidden = group, self.position[rows], self.hidden[rows]
         self.slots, self.A, self.even = group * A + index, A, len(rows) == P * A
         self.occupant = torch.zeros(P * A, dtype=torch.long, device=rows.device)
@@ -180,20 +195,69 @@ class PackedDecoder:
         return Layer(*shared, *own)
 
 
+class StepAttention:
+    """Attention of a decoding step, for all calls of one forward pass in their order."""
+
+    def __init__(self, decoder: PackedDecoder) -> None:
+        self.decoder, self.calls = decoder, 0
+        self.hidden: dict[VisibleKeys | None, Hidden] = {}
+
+    def __call__(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
+        """Attention of one token per row, query [R, H, D], key and value [R, K, D], to its prompt and its own row."""
+        decoder, call, visible = self.decoder, self.calls, rule.visible
+        self.calls += 1
+        if call == len(decoder.layers) or decoder.modules[call] is not module:
+            raise Unsupported("its calls of attention differ from token to token")
+        if visible not in self.hidden:
+            layer, now = decoder.layers[call], decoder.decoded
+            self.hidden[visible] = _hidden(visible, layer, now, decoder.invisible, decoder.sizes)
+        if not decoder.even:
+            query, key, value = (states.index_select(0, decoder.occupant) for states in (query, key, value))
+        out = _attend(decoder.layers[call], query, key, value, rule, decoder.decoded, self.hidden[visible])
+        return out if decoder.even else out.index_select(0, decoder.slots)
+
+    def check(self) -> None:
+        """Raise Unsupported if the pass has left out a call."""
+        if self.calls != len(self.decoder.layers):
+            raise Unsupported("its calls of attention differ from token to token")
+
+
+def _hidden(
+    visible: VisibleKeys | None, layer: Layer, now: int | Tensor, invisible: Tensor | None, sizes: Tensor
+) -> Hidden:
+    """The hidden keys of a step.
+
+    now: the number of earlier tokens of each row. As a tensor [1] it allows one compiled graph for all steps;
+        attention is then computed over the whole capacity and masked.
+    """
+    length, capacity, own = layer.prompt_key.shape[2], layer.key.shape[3], None
+    width = now + 1 if isinstance(now, int) else capacity
+    if isinstance(now, Tensor):
+        own = (torch.arange(width, device=now.device) > now).view(1, 1, 1, -1)
+    if visible is None or length + width <= visible.reach:
+        return Hidden(invisible, own)
+    query = (sizes + now).unsqueeze(-1)
+    before = visible.hidden(query, torch.arange(length, device=sizes.device).expand(len(sizes), -1))
+    outside = visible.hidden(query, sizes.unsqueeze(-1) + torch.arange(width, device=sizes.device))
+    return Hidden(
+        before if invisible is None else before | invisible,
+        outside if own is None else outside | own,
+    )
+
+
 def _attend(
     layer: Layer,
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    scaling: float,
+    rule: Rule,
     now: int | Tensor,
-    invisible: Tensor | None,
+    hidden: Hidden,
 ) -> Tensor:
     """Attention of one token per slot to its prompt and to the earlier tokens of its slot.
 
     query [P * A, H, D], key and value [P * A, K, D] -> [P * A, H, D].
-    now: the number of earlier tokens. As a tensor [1] it allows one compiled graph for all steps; attention is then
-        computed over the whole capacity and masked.
+    now: see `_hidden`.
     """
     (P, K, A, T, D), L, per_key = layer.key.shape, layer.prompt_key.shape[2], query.shape[1] // key.shape[1]
     for cache, states in ((layer.key, key), (layer.value, value)):
@@ -204,57 +268,46 @@ def _attend(
             cache.index_copy_(3, now, states.unsqueeze(3))
     width = now + 1 if isinstance(now, int) else T
     own_key, own_value = (cache.narrow(3, 0, width).flatten(0, 2) for cache in (layer.key, layer.value))
-    query = (query * scaling).reshape(P, A, K, per_key, D).transpose(1, 2).reshape(P * K, A * per_key, D)
+    query = (query * rule.scaling).reshape(P, A, K, per_key, D).transpose(1, 2).reshape(P * K, A * per_key, D)
     queries = query.view(P * K * A, per_key, D)
     shared = torch.bmm(query, layer.prompt_key.flatten(0, 1).transpose(1, 2))
     own = torch.bmm(queries, own_key.transpose(1, 2)).view(P * K, A * per_key, width)
-    if invisible is not None:
-        shared = shared.view(P, K, A * per_key, L).masked_fill(invisible, -torch.inf).view(P * K, A * per_key, L)
-    if isinstance(now, Tensor):
-        own = own.masked_fill(torch.arange(T, device=now.device) > now, -torch.inf)
-    weight = torch.cat([shared, own], -1).softmax(-1, dtype=_softmax_dtype(query)).to(query.dtype)
+    scores = [_mask(score, mask, rule.cap, P) for score, mask in ((shared, hidden.prompt), (own, hidden.own))]
+    if rule.sink is not None:
+        sink = rule.sink.to(query.dtype).view(1, K, 1, per_key).expand(P, K, A, per_key)
+        scores.append(sink.reshape(P * K, A * per_key, 1))
+    weight = torch.cat(scores, -1).softmax(-1, dtype=_softmax_dtype(query)).to(query.dtype)
     out = torch.bmm(weight.narrow(2, 0, L), layer.prompt_value.flatten(0, 1)).view(P * K * A, per_key, D)
-    out.baddbmm_(weight.view(P * K * A, per_key, L + width).narrow(2, L, width), own_value)
+    out.baddbmm_(weight.view(P * K * A, per_key, weight.shape[-1]).narrow(2, L, width), own_value)
     return out.view(P, K, A, per_key, D).transpose(1, 2).reshape(P * A, K * per_key, D)
+
+
+def _mask(score: Tensor, hidden: Tensor | None, cap: float | None, prompts: int) -> Tensor:
+    """Scores [P * K, M, L], capped, with -inf on hidden keys [P or 1, 1, 1, L]."""
+    score = score if cap is None else cap_scores(score, cap)
+    if hidden is None:
+        return score
+    return score.unflatten(0, (prompts, -1)).masked_fill(hidden, -torch.inf).flatten(0, 1)
 
 
 def _step(
     body: nn.Module,
     tokens: Tensor,
     position: Tensor,
-    layers: dict[nn.Module, Layer],
+    layers: list[Layer],
     now: Tensor,
     invisible: Tensor | None,
+    sizes: Tensor,
 ) -> Tensor:
     """The function that is compiled: last hidden states [P * A, D] of one token per slot."""
+    calls = iter(layers)
 
-    def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        return _attend(layers[module], query, key, value, scaling, now, invisible)
+    def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
+        layer = next(calls)
+        return _attend(layer, query, key, value, rule, now, _hidden(rule.visible, layer, now, invisible, sizes))
 
     return hidden_states(body, tokens, position, attention)
 
 
 def _softmax_dtype(states: Tensor) -> torch.dtype:
     return torch.float64 if states.dtype == torch.float64 else torch.float32
-
-
-class PaddedDecoder:
-    """Repeats a prompt's keys and values for its rows, in the cache class of the model. Works with any model."""
-
-    def __init__(self, body: PreTrainedModel, prompts: Prompts, group: int, length: int) -> None:
-        self.body, self.decoded = body, 0
-        self.hidden, self.cache = prefill(body, prompts, group)
-        self.position = completion_positions(prompts, group, max(length, 1))
-        self.attended = prompts.mask.repeat_interleave(group, 0)
-
-    def step(self, tokens: Tensor, running: Tensor) -> None:
-        """Process the next token of each row, [R] ids; running [R] is False for rows that had already ended."""
-        self.attended = torch.cat([self.attended, running.unsqueeze(-1)], -1)
-        self.hidden = self.body(
-            input_ids=tokens.unsqueeze(-1),
-            attention_mask=self.attended,
-            position_ids=self.position[:, self.decoded : self.decoded + 1],
-            past_key_values=self.cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]
-        self.decoded += 1

@@ -8,9 +8,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from core.sequence import inverse_cdf, rows_per_chunk
-from llm.inference.decoder import PackedDecoder, make_decoder
+from llm.inference.attention import decoder_of
+from llm.inference.decoder import PackedDecoder
+from llm.inference.padded import PaddedDecoder
 from llm.inference.prompts import Prompts
 from llm.inference.stopping import StopStrings, decode, text_before
+from llm.inference.trial import supports_shared_prefix
 
 SHRINK = 0.8  # ended rows are dropped when at most this share of the rows is still running
 
@@ -95,7 +98,7 @@ def _sample(
 ) -> Rollout:
     head = model.get_output_embeddings()
     limit = uniforms.shape[1]
-    decoder = make_decoder(model.get_decoder(), prompts, group_size, limit)
+    decoder = make_decoder(decoder_of(model), prompts, group_size, limit)
     uniforms, eos_ids = uniforms.to(decoder.hidden.device), eos_ids.to(decoder.hidden.device)
     tokens = torch.full(uniforms.shape, pad_id, device=uniforms.device)
     lengths = torch.full_like(tokens[:, 0], limit)
@@ -129,3 +132,14 @@ def sample_token(head: Any, hidden: Tensor, uniform: Tensor) -> Tensor:
     size = rows_per_chunk(head.weight.shape[0])
     chunks = zip(hidden.split(size), uniform.split(size), strict=True)
     return torch.cat([inverse_cdf(head(states), numbers) for states, numbers in chunks])
+
+
+def make_decoder(body: PreTrainedModel, prompts: Prompts, group: int, length: int) -> PackedDecoder | PaddedDecoder:
+    """A decoder that has processed the prompts, with P * group rows of at most `length` tokens each.
+
+    Its attribute `hidden` [R, D] holds the last hidden states of the rows. `step(tokens, running)` processes the next
+    token of each row, [R] ids; running [R] bool is False for rows that had already ended.
+    """
+    if supports_shared_prefix(body):
+        return PackedDecoder(body, prompts, group, length)
+    return PaddedDecoder(body, prompts, group, length)

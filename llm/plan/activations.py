@@ -20,7 +20,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from conf.schema.llm import LoraConfig
 from core.sequence import selected_logp
 from llm.adapters import add_adapter
-from llm.inference.attention import shared_prefix_attention
+from llm.inference.attention import decoder_of, hidden_states, shared_prefix_attention
+from llm.inference.blocks import Rule
 
 
 class PassMemory(NamedTuple):
@@ -55,20 +56,18 @@ def measure_pass(
     if lora:
         add_meta_adapter(model, lora)
     if checkpointing and scored:
-        checkpoint_layers(model.get_decoder())
-    body, live = model.get_decoder(), LiveBytes(model)
+        checkpoint_layers(decoder_of(model))
+    body, live = decoder_of(model), LiveBytes(model)
     with torch.set_grad_enabled(scored > 0), torch.device("meta"), shared_prefix_attention(body), live:
         if several:
             for parameter in live.trainable:
                 parameter.grad = torch.empty_like(parameter)
                 live.gradients += parameter.nbytes
-        ids = torch.zeros(1, tokens, dtype=torch.long)
-        output = body(input_ids=ids, position_ids=ids, use_cache=False, shared_prefix=meta_attention)
-        hidden = output.last_hidden_state
-        del output
+        ids = torch.zeros(tokens, dtype=torch.long)
+        hidden = hidden_states(body, ids, ids, meta_attention)
         if scored:
             indices = torch.zeros(scored, dtype=torch.long)
-            preceding = hidden[0].index_select(0, indices)
+            preceding = hidden.index_select(0, indices)
             del hidden
             logp = selected_logp(preceding, model.get_output_embeddings().weight, indices)
             del preceding
@@ -100,7 +99,7 @@ def checkpoint_layers(body: Any) -> None:
         layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
 
 
-def meta_attention(module: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+def meta_attention(module: Any, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
     """Save and allocate tensors of the same shapes as `llm.inference.attention`, without computing anything."""
     out: Tensor = _MetaAttention.apply(query, key, value)
     return out

@@ -50,11 +50,11 @@ def test_gradient_checkpointing_changes_memory_and_nothing_else(model_folder, co
 
 
 def test_gradient_checkpointing_needs_packed_prompts(build_model, tokenizer, tmp_path, make_config):
-    build_model("mistral", len(tokenizer)).save_pretrained(tmp_path)
+    build_model("bloom", len(tokenizer)).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     options = (f"model.name_or_path={tmp_path}", "model.gradient_checkpointing=true")
     message = r"^model\.gradient_checkpointing: must be false for a model that does not support packed prompts"
-    with pytest.raises(ConfigError, match=rf"{message}, got true with MistralForCausalLM"):
+    with pytest.raises(ConfigError, match=rf"{message}, got true with BloomForCausalLM"):
         load_models(make_config(*options).model)
     load_models(make_config(options[0]).model)  # control
 

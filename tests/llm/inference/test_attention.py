@@ -3,52 +3,16 @@
 import pytest
 import torch
 
-from llm.inference import attention, logprobs
-from llm.inference.attention import (
-    Packing,
-    PaddedRows,
-    attention_block,
-    attention_block_backward,
-    supports_shared_prefix,
-)
-from llm.inference.prompts import Prompts, pad_completions
+from llm.inference import attention, blocks, logprobs, trial
+from llm.inference.attention import Packing, PaddedRows, decoder_of
+from llm.inference.trial import supports_shared_prefix
+from llm.models import enable_gradient_checkpointing
 
-from .plain import plain_logp
+from .plain import VOCAB, difference, make_completions, make_prompts, plain_logp
+from .special_models import PACKED, special_model, without
 
-VOCAB = 60
 SUPPORTED = ("qwen3", "llama", "llama-bias", "qwen2", "gpt2", "gpt_neox", "olmo2", "qwen3_moe")
-UNSUPPORTED = {
-    "mistral": "attention with sliding_window",
-    "gemma2": "layers of sliding_attention",
-    "bloom": "its attention cannot be replaced",
-    "mamba": "its attention cannot be replaced",
-}
 LENGTHS = {"ragged": [3, 1, 7, 2, 7, 5, 4, 6, 1], "one-token": [1] * 9, "even": [4] * 9, "G=1": [5, 1, 3]}
-
-
-def make_prompts(*lengths):
-    generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(VOCAB, (len(lengths), max(lengths)), generator=generator)
-    return Prompts(ids, torch.arange(max(lengths)) >= max(lengths) - torch.tensor(lengths).unsqueeze(-1))
-
-
-def make_completions(lengths):
-    generator = torch.Generator().manual_seed(2)
-    return pad_completions([torch.randint(VOCAB, (n,), generator=generator).tolist() for n in lengths], 0)
-
-
-def difference(model, prompts, tokens, mask):
-    """Largest errors against the plain computation: of log-probabilities, and of gradients over the largest one."""
-    weight = torch.randn(mask.shape, generator=torch.Generator().manual_seed(3)) * mask
-    values, grads = [], []
-    for logp_of in (logprobs.completion_logp, plain_logp):
-        value = logp_of(model, prompts, tokens, mask).float()
-        values.append(value.detach())
-        grad = torch.autograd.grad((value * weight).sum(), list(model.parameters()), allow_unused=True)
-        grads.append([g.float() for g in grad if g is not None])
-    scale = max(g.abs().max() for g in grads[1])
-    grad_error = max((a - b).abs().max() for a, b in zip(*grads, strict=True))
-    return float((values[0] - values[1]).abs().max()), float(grad_error / scale)
 
 
 @pytest.mark.parametrize("device_has_fused", [True, False])
@@ -57,8 +21,8 @@ def test_a_packed_pass_equals_each_sequence_alone(build_model, kind, device_has_
     model = build_model(kind, VOCAB)
     assert supports_shared_prefix(model.get_decoder())
     if not device_has_fused:
-        monkeypatch.setattr(attention, "FUSED", set())
-        monkeypatch.setattr(attention, "MAX_SCORES", 300)  # in several chunks
+        monkeypatch.setattr(blocks, "FUSED", set())
+        monkeypatch.setattr(blocks, "MAX_SCORES", 300)  # in several chunks
     value, grad = difference(model, make_prompts(3, 9, 1), *make_completions(LENGTHS["ragged"]))
     assert value < 1e-5
     assert grad < 1e-5
@@ -121,55 +85,77 @@ def test_control_a_broken_part_is_noticed(build_model, monkeypatch, attribute, r
     assert (value > 1e-3) == values_differ
     assert grad > 1e-3
     # The trial that decides whether a model is supported refuses it if its values are wrong.
-    attention._REASONS.clear()
+    trial._PACKED.clear()
     assert supports_shared_prefix(model.get_decoder()) != values_differ
-    attention._REASONS.clear()
+    trial._PACKED.clear()
 
 
-@pytest.mark.parametrize("kind", UNSUPPORTED)
-def test_other_models_use_the_plain_way_and_the_reason_is_logged_once(build_model, kind, capsys, monkeypatch):
-    model = build_model(kind, VOCAB)
-    attention.log_once.cache_clear()
-    monkeypatch.setattr(attention.console, "quiet", False)
-    assert not supports_shared_prefix(model.get_decoder())
-    assert not supports_shared_prefix(model.get_decoder())
-    output = " ".join(capsys.readouterr().out.split())
-    assert output.count(UNSUPPORTED[kind]) == 1
-    if kind in ("mistral", "bloom"):
-        value, grad = difference(model, make_prompts(3, 9, 1), *make_completions(LENGTHS["ragged"]))
+@pytest.mark.parametrize("lengths", ["ragged", "one-token"])
+@pytest.mark.parametrize("kind", PACKED)
+def test_windows_sinks_caps_and_other_widths_are_those_of_each_sequence_alone(kind, lengths):
+    """Rows of 2 to 16 tokens with a window of 6, prompts longer and shorter than it."""
+    model = special_model(kind)
+    assert supports_shared_prefix(model.get_decoder())
+    value, grad = difference(model, make_prompts(3, 9, 1), *make_completions(LENGTHS[lengths]))
+    assert value < 1e-5
+    assert grad < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["mistral", "gemma2", "gpt_oss", "gemma3", "llama4"])
+def test_masks_without_the_fused_operator_in_chunks_and_groups_of_one(kind, monkeypatch):
+    changes = {"attn_temperature_tuning": False} if kind == "llama4" else {}
+    model = special_model(kind, **changes)
+    assert supports_shared_prefix(decoder_of(model))
+    monkeypatch.setattr(blocks, "MAX_SCORES", 300)
+    for fused in ({"cpu"}, set()):
+        monkeypatch.setattr(blocks, "FUSED", fused)
+        value, grad = difference(model, make_prompts(3, 9, 1), *make_completions(LENGTHS["G=1"]))
         assert value < 1e-5
         assert grad < 1e-5
 
 
-def test_with_gradient_checkpointing_the_plain_way_is_used(build_model):
-    body = build_model("qwen3", VOCAB).get_decoder().train()
-    assert supports_shared_prefix(body)
-    body.activation_checkpointing_enable()
-    assert not supports_shared_prefix(body)
-    with torch.no_grad():
-        assert supports_shared_prefix(body)
+@pytest.mark.parametrize(
+    ("kind", "field"),
+    [("mistral", "visible"), ("phimoe", "visible"), ("gemma3", "visible"), ("gemma2", "cap"), ("gpt_oss", "sink")],
+)
+def test_control_a_layer_without_its_window_cap_or_sink_is_noticed(kind, field, monkeypatch):
+    model = special_model(kind)
+    assert supports_shared_prefix(model.get_decoder())
+    monkeypatch.setattr(attention, "Rule", without(field))
+    value, grad = difference(model, make_prompts(3, 9, 1), *make_completions(LENGTHS["ragged"]))
+    assert value > 1e-2
+    assert grad > 1e-2
+    trial._PACKED.clear()
+    assert not supports_shared_prefix(model.get_decoder())  # the trial notices it, too
+    trial._PACKED.clear()
 
 
-def test_explicit_blocks_equal_the_fused_ones(monkeypatch):
-    generator = torch.Generator().manual_seed(0)
-    query, grad, out = (torch.randn(3, 4, 6, 8, generator=generator, dtype=torch.float64) for _ in range(3))
-    key, value = (torch.randn(3, 2, 6, 8, generator=generator, dtype=torch.float64) for _ in range(2))
-    hidden = torch.zeros(3, 1, 1, 6, dtype=torch.bool)
-    hidden[1, ..., 4:] = True
-    for causal, mask in ((False, hidden), (True, None)):
-        results = []
-        for fused in ({"cpu"}, set()):
-            monkeypatch.setattr(attention, "FUSED", fused)
-            result, lse = attention_block(query, key, value, causal, mask, 0.3)
-            results.append(
-                (result, lse, *attention_block_backward(grad, query, key, value, out, lse + 1, causal, mask, 0.3))
-            )
-        for fused_value, explicit_value in zip(*results, strict=True):
-            torch.testing.assert_close(fused_value, explicit_value)
-    assert not torch.allclose(
-        attention_block(query, key, value, False, None, 0.3)[0],
-        attention_block(query, key, value, False, hidden, 0.3)[0],
-    )
+@pytest.mark.parametrize("kind", ["gemma3", "gpt_oss"])
+def test_with_our_gradient_checkpointing_layers_keep_their_windows_and_sinks(kind):
+    batch, results = (make_prompts(3, 9, 1), *make_completions(LENGTHS["ragged"])), []
+    for logp_of in (logprobs.completion_logp, plain_logp):
+        model = special_model(kind)
+        if not results:
+            enable_gradient_checkpointing(model)
+        value = logp_of(model, *batch)
+        results.append((value, *torch.autograd.grad(value.square().sum(), list(model.parameters()))))
+    scale = max(float(grad.abs().max()) for grad in results[1][1:])
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("window", [16, 15])
+def test_no_mask_is_made_for_rows_within_the_window(window, monkeypatch):
+    """The longest prompt and completion are 9 + 6 tokens in the packed pass, whose last token is not read."""
+    model = special_model("mistral", sliding_window=window)
+    assert supports_shared_prefix(model.get_decoder())
+    batch = make_prompts(3, 9, 1), *make_completions(LENGTHS["ragged"])
+    expected = plain_logp(model, *batch)
+    monkeypatch.setattr(blocks.VisibleKeys, "hidden", None)
+    assert (logprobs.completion_logp(model, *batch) - expected).abs().max() < 1e-5
+    model.config.sliding_window = 14
+    with pytest.raises(TypeError):  # control: here the window matters
+        logprobs.completion_logp(model, *batch)
 
 
 def test_rows_pad_and_pack():

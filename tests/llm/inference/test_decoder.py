@@ -3,11 +3,15 @@
 import pytest
 import torch
 
-from llm.inference import decoder, sampling
-from llm.inference.decoder import PackedDecoder, PaddedDecoder
+from core.sequence import inverse_cdf
+from llm.inference import attention, decoder, sampling
+from llm.inference.decoder import PackedDecoder
 from llm.inference.logprobs import completion_hidden
+from llm.inference.padded import PaddedDecoder
 from llm.inference.prompts import Prompts
 from llm.inference.sampling import sample
+
+from .special_models import CONFIGS, special_model, without
 
 VOCAB = 40
 EOS = torch.arange(30, 37)  # many, so that rows and groups end at different times
@@ -43,6 +47,60 @@ def test_the_same_uniforms_give_the_same_completions(build_model, kind, lengths,
     assert plain.complete.any()
     assert len(sampled_lengths.unique()) > 5
     assert len({length.max().item() for length in sampled_lengths.view(3, -1)}) > 1  # a whole group ended early
+
+
+def tokens_that_differ(model, prompts, group=6, length=20):
+    """How many sampled tokens are not those of their uniforms and of each row, read alone by the model."""
+    sampled = draw(model, prompts, PackedDecoder, group, length)
+    uniforms = torch.rand(
+        len(sampled.tokens), length, generator=torch.Generator().manual_seed(2), dtype=torch.float64
+    )
+    wrong = 0
+    for row, (tokens, mask) in enumerate(zip(sampled.tokens, sampled.mask, strict=True)):
+        prompt = prompts.ids[row // group][prompts.mask[row // group]]
+        with torch.no_grad():
+            logits = model(input_ids=torch.cat([prompt, tokens[mask]])[None], use_cache=False).logits[0]
+        expected = inverse_cdf(logits[len(prompt) - 1 : -1], uniforms[row, : int(mask.sum())])
+        wrong += int((expected != tokens[mask]).sum())
+    return wrong
+
+
+@pytest.mark.parametrize("group", [6, 1])
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_tokens_are_those_of_each_row_alone(kind, group, monkeypatch):
+    """Windows, chunks, sinks, capped scores, heads of two widths, and several calls of one module."""
+    changes = {"attn_temperature_tuning": False} if kind == "llama4" else {}
+    monkeypatch.setattr(decoder, "INITIAL_CAPACITY", 3)
+    assert tokens_that_differ(special_model(kind, VOCAB, **changes), make_prompts(3, 9, 1), group) == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "field"), [("phimoe", "visible"), ("gemma3", "visible"), ("gemma2", "cap"), ("gpt_oss", "sink")]
+)
+def test_control_tokens_without_the_window_cap_or_sink_differ(kind, field, monkeypatch):
+    monkeypatch.setattr(attention, "Rule", without(field))
+    assert tokens_that_differ(special_model(kind, VOCAB), make_prompts(3, 9, 1)) > 5
+
+
+@pytest.mark.parametrize("kind", ["diffllama"])
+def test_control_one_cache_for_each_module_is_not_enough(kind, monkeypatch):
+    step = PackedDecoder.step
+
+    def share_by_module(self, tokens, running):
+        self.layers = [self.layers[self.modules.index(module)] for module in self.modules]
+        step(self, tokens, running)
+
+    monkeypatch.setattr(PackedDecoder, "step", share_by_module)
+    assert tokens_that_differ(special_model(kind, VOCAB), make_prompts(3, 9, 1)) > 5
+
+
+def test_calls_of_attention_that_change_from_step_to_step_are_an_error():
+    model = special_model("diffllama", VOCAB)
+    with torch.no_grad():
+        packed = PackedDecoder(model.get_decoder(), make_prompts(3, 1), 2, 4)
+        packed.layers, packed.modules = packed.layers[:-1], packed.modules[:-1]
+        with pytest.raises(attention.Unsupported):
+            packed.step(torch.arange(4), torch.ones(4, dtype=torch.bool))
 
 
 @pytest.mark.parametrize(("group", "length"), [(1, 20), (3, 1), (5, 2)])
@@ -148,7 +206,7 @@ def test_compiled_steps_are_the_same_from_one_graph(build_model, graphs, kind, b
 
     def break_decoder(decoder):  # control: the compiled step uses the decoder's cache
         if decoder.decoded == 2:
-            decoder.layers = {module: layer._replace(key=-layer.key) for module, layer in decoder.layers.items()}
+            decoder.layers = [layer._replace(key=-layer.key) for layer in decoder.layers]
 
     assert distance_from_training(model, break_decoder) > 1e-3
     assert graphs() == 2
