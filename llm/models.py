@@ -21,9 +21,11 @@ from conf.schema.llm import ModelConfig
 from launch.engines.deepspeed import silence_deepspeed
 from launch.runs.checkpoint import tensors_hash
 from llm.adapters import adapter_off, add_adapter, save_adapter
-from llm.inference.attention import shared_prefix_attention, supports_shared_prefix
+from llm.inference.attention import shared_prefix_attention
 from llm.inference.decoder import compile_decoding
+from llm.inference.head import body_of, head_of
 from llm.inference.norms import fuse_rms_norms
+from llm.inference.paths import PACKED, path_of
 from llm.testbed.tiny_models import POLICIES, resolve_model
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # constants of mallopt(3)
@@ -94,7 +96,8 @@ def load_models(config: ModelConfig, seed: int = 0) -> Models:
     torch.nn.Module.to(policy, device)
     if reference is not None and not config.reference_on_cpu:
         torch.nn.Module.to(reference, device)
-    _check_head(policy, name)
+    head_of(policy)
+    path_of(body_of(policy))
     if config.gradient_checkpointing:
         enable_gradient_checkpointing(policy)
     if config.lora.rank:
@@ -164,19 +167,20 @@ def enable_gradient_checkpointing(policy: PreTrainedModel) -> None:
     """Recompute each layer's activations in the backward pass. Passes without gradient are unchanged.
 
     Raises:
-        ConfigError: the model does not support packed prompts; the key-value cache that it uses instead cannot be
-            combined with checkpointing.
+        ConfigError: the model has no layers that can be checkpointed.
     """
-    body = policy.get_decoder()
+    body = body_of(policy)
     layers: list[Any] = [layer for layer in body.modules() if isinstance(layer, GradientCheckpointingLayer)]
-    if not layers or not supports_shared_prefix(body):
+    if not layers:
         raise ConfigError(
-            "model.gradient_checkpointing: must be false for a model that does not support packed prompts, "
+            "model.gradient_checkpointing: must be false for a model whose layers transformers cannot checkpoint, "
             f"got true with {type(policy).__name__}"
         )
-    checkpoint_layer = partial(
-        checkpoint, use_reentrant=False, context_fn=lambda: (nullcontext(), shared_prefix_attention(body))
-    )
+    checkpoint_layer = partial(checkpoint, use_reentrant=False)
+    if path_of(body) is PACKED:
+        checkpoint_layer = partial(
+            checkpoint_layer, context_fn=lambda: (nullcontext(), shared_prefix_attention(body))
+        )
     for layer in layers:
         layer.gradient_checkpointing, layer._gradient_checkpointing_func = True, checkpoint_layer
 
@@ -185,20 +189,6 @@ def enable_gradient_checkpointing(policy: PreTrainedModel) -> None:
             layer.training = torch.is_grad_enabled()
 
     body.register_forward_pre_hook(checkpoint_only_with_gradient)
-
-
-@torch.no_grad()
-def _check_head(model: PreTrainedModel, name: str) -> None:
-    """Raise ConfigError unless the logits are the last hidden states times the output embedding, without capping."""
-    probe = torch.arange(4, device=model.device).unsqueeze(0)
-    logits = model(input_ids=probe, use_cache=False).logits
-    head = model.get_output_embeddings()
-    plain = head(model.get_decoder()(input_ids=probe, use_cache=False).last_hidden_state)
-    if getattr(head, "bias", None) is not None or not torch.equal(plain, logits):
-        raise ConfigError(
-            "model.name_or_path: the logits must be the last hidden states times the output embedding, but "
-            f"{name} ({type(model).__name__}) caps, scales or shifts them"
-        )
 
 
 def resolve_device(name: str, key: str = "model.device") -> torch.device:

@@ -1,4 +1,4 @@
-"""Decoding token by token: a decoder that shares a prompt's keys and values, and a plain one for other models."""
+"""Decoding token by token with a prompt's keys and values shared by its completions."""
 
 from collections.abc import Callable
 from itertools import chain
@@ -15,23 +15,11 @@ from llm.inference.attention import (
     log_once,
     packed_forward,
     shared_prefix_attention,
-    supports_shared_prefix,
 )
-from llm.inference.logprobs import completion_positions, prefill
+from llm.inference.head import body_of
 from llm.inference.prompts import Prompts
 
 INITIAL_CAPACITY = 128  # tokens per row for which the cache is first allocated
-
-
-def make_decoder(body: PreTrainedModel, prompts: Prompts, group: int, length: int) -> "PackedDecoder | PaddedDecoder":
-    """A decoder that has processed the prompts, with P * group rows of at most `length` tokens each.
-
-    Its attribute `hidden` [R, D] holds the last hidden states of the rows. `step(tokens, running)` processes the next
-    token of each row, [R] ids; running [R] bool is False for rows that had already ended.
-    """
-    if supports_shared_prefix(body):
-        return PackedDecoder(body, prompts, group, length)
-    return PaddedDecoder(body, prompts, group, length)
 
 
 def compile_decoding(model: PreTrainedModel, backend: str = "inductor") -> None:
@@ -44,7 +32,7 @@ def compile_decoding(model: PreTrainedModel, backend: str = "inductor") -> None:
 
     step = torch.compile(_step, dynamic=True, fullgraph=True, backend=backend)
     # The model's floats are constants; as symbols they would only cause recompilation.
-    _COMPILED[model.get_decoder()] = dynamo.patch(specialize_float=True)(step)
+    _COMPILED[body_of(model)] = dynamo.patch(specialize_float=True)(step)
 
 
 _COMPILED: WeakKeyDictionary[nn.Module, Callable[..., Tensor]] = WeakKeyDictionary()
@@ -236,25 +224,3 @@ def _step(
 
 def _softmax_dtype(states: Tensor) -> torch.dtype:
     return torch.float64 if states.dtype == torch.float64 else torch.float32
-
-
-class PaddedDecoder:
-    """Repeats a prompt's keys and values for its rows, in the cache class of the model. Works with any model."""
-
-    def __init__(self, body: PreTrainedModel, prompts: Prompts, group: int, length: int) -> None:
-        self.body, self.decoded = body, 0
-        self.hidden, self.cache = prefill(body, prompts, group)
-        self.position = completion_positions(prompts, group, max(length, 1))
-        self.attended = prompts.mask.repeat_interleave(group, 0)
-
-    def step(self, tokens: Tensor, running: Tensor) -> None:
-        """Process the next token of each row, [R] ids; running [R] is False for rows that had already ended."""
-        self.attended = torch.cat([self.attended, running.unsqueeze(-1)], -1)
-        self.hidden = self.body(
-            input_ids=tokens.unsqueeze(-1),
-            attention_mask=self.attended,
-            position_ids=self.position[:, self.decoded : self.decoded + 1],
-            past_key_values=self.cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]
-        self.decoded += 1

@@ -1,12 +1,13 @@
-"""Log-probabilities of completions. Each prompt is processed once for its whole group."""
+"""Log-probabilities of completions."""
 
 import torch
-from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from core.sequence import selected_logp, selected_logp_and_entropy
-from llm.inference.attention import Packing, supports_shared_prefix
+from llm.inference.head import body_of, head_of
+from llm.inference.paths import PADDED, WHOLE_ROWS, path_of
 from llm.inference.prompts import Prompts
+from llm.inference.rope import check_length
 
 
 def completion_logp(
@@ -14,8 +15,8 @@ def completion_logp(
 ) -> Tensor:
     """Log-probability of every completion token, with gradient.
 
-    A prompt is processed once for the completions of its group, and gradients flow back through it. Values and
-    gradients equal those of processing each prompt and completion as one sequence.
+    A prompt is processed once for the completions of its group where the model allows it, and gradients flow back
+    through it. Values and gradients equal those of processing each prompt and completion as one sequence.
 
     Args:
         model: a causal language model.
@@ -28,7 +29,7 @@ def completion_logp(
         [P * G, T] float32, nats, 0 where masked.
     """
     hidden = completion_hidden(model, prompts, tokens, mask)
-    return _scatter(selected_logp(hidden, model.get_output_embeddings().weight, tokens[mask], chunk), mask)
+    return _scatter(head_of(model).logp(hidden, tokens[mask], chunk), mask)
 
 
 def completion_logp_and_entropy(
@@ -40,7 +41,7 @@ def completion_logp_and_entropy(
         [2, P * G, T] float32, nats, 0 where masked.
     """
     hidden = completion_hidden(model, prompts, tokens, mask)
-    logp, entropy = selected_logp_and_entropy(hidden, model.get_output_embeddings().weight, tokens[mask], chunk)
+    logp, entropy = head_of(model).logp_and_entropy(hidden, tokens[mask], chunk)
     return torch.stack([_scatter(logp, mask), _scatter(entropy.detach(), mask)])
 
 
@@ -51,49 +52,14 @@ def _scatter(values: Tensor, mask: Tensor) -> Tensor:
 
 def completion_hidden(model: PreTrainedModel, prompts: Prompts, tokens: Tensor, mask: Tensor) -> Tensor:
     """Last hidden state one position before each completion token, row by row: [mask.sum(), D], with gradient."""
-    body = model.get_decoder()
-    hidden = packed_hidden if supports_shared_prefix(body) else padded_hidden
-    return hidden(body, prompts, tokens, mask)
+    body = body_of(model)
+    check_length(body.config, prompts, tokens.shape[1])
+    path = path_of(body)
+    if path is PADDED and torch.is_grad_enabled() and _checkpoints(body):
+        path = WHOLE_ROWS  # the second forward pass of a layer would find its own keys in the cache
+    return path.hidden(body, prompts, tokens, mask)
 
 
-def packed_hidden(body: PreTrainedModel, prompts: Prompts, tokens: Tensor, mask: Tensor) -> Tensor:
-    """`completion_hidden` with prompts and completions packed into one sequence without padding."""
-    packing = Packing(prompts, tokens[:, :-1], mask[:, 1:].sum(-1))
-    return packing.forward(body).index_select(0, packing.preceding(mask))
-
-
-def padded_hidden(body: PreTrainedModel, prompts: Prompts, tokens: Tensor, mask: Tensor) -> Tensor:
-    """`completion_hidden` with a prompt's keys and values repeated for each completion."""
-    group = len(tokens) // len(prompts.ids)
-    first, cache = prefill(body, prompts, group)
-    hidden = first.unsqueeze(1)
-    if tokens.shape[1] > 1:
-        later = body(
-            input_ids=tokens[:, :-1],
-            attention_mask=torch.cat([prompts.mask.repeat_interleave(group, 0), mask[:, :-1]], -1),
-            position_ids=completion_positions(prompts, group, tokens.shape[1] - 1),
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
-        hidden = torch.cat([hidden, later], 1)  # [P * G, T, D]
-    return hidden[mask]
-
-
-def prefill(body: PreTrainedModel, prompts: Prompts, group: int) -> tuple[Tensor, DynamicCache]:
-    """Process the prompts: last hidden state [P * G, D] and key-value cache, each repeated for its group."""
-    cache = DynamicCache(config=body.config)
-    output = body(
-        input_ids=prompts.ids,
-        attention_mask=prompts.mask,
-        position_ids=(prompts.mask.cumsum(-1) - 1).clamp_min(0),
-        past_key_values=cache,
-        use_cache=True,
-    )
-    cache.batch_repeat_interleave(group)
-    return output.last_hidden_state[:, -1].repeat_interleave(group, 0), cache
-
-
-def completion_positions(prompts: Prompts, group: int, length: int) -> Tensor:
-    """[P * G, length] positions of completion tokens. They continue those of the prompt, without its padding."""
-    start = prompts.mask.sum(-1, keepdim=True).repeat_interleave(group, 0)
-    return start + torch.arange(length, device=start.device)
+def _checkpoints(body: nn.Module) -> bool:
+    """Whether a layer recomputes its activations in the backward pass."""
+    return any(getattr(module, "gradient_checkpointing", False) for module in body.modules())

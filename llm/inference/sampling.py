@@ -1,14 +1,16 @@
 """Sampling completions from the distribution that is scored: temperature 1, no top-k or nucleus truncation."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from core.sequence import completion_mask, inverse_cdf, rows_per_chunk
-from llm.inference.decoder import PackedDecoder, make_decoder
+from core.sequence import completion_mask, inverse_cdf
+from llm.inference.head import Head, body_of, head_of
+from llm.inference.paths import make_decoder
 from llm.inference.prompts import Prompts
+from llm.inference.rope import check_length
 
 SHRINK = 0.8  # ended rows are dropped when at most this share of the rows is still running
 
@@ -52,9 +54,9 @@ def sample(
 def _sample(
     model: PreTrainedModel, prompts: Prompts, uniforms: Tensor, group_size: int, eos_ids: Tensor, pad_id: int
 ) -> Rollout:
-    head = model.get_output_embeddings()
-    length = uniforms.shape[1]
-    decoder = make_decoder(model.get_decoder(), prompts, group_size, length)
+    head, body, length = head_of(model), body_of(model), uniforms.shape[1]
+    check_length(body.config, prompts, length)
+    decoder = make_decoder(body, prompts, group_size, length)
     uniforms, eos_ids = uniforms.to(decoder.hidden.device), eos_ids.to(decoder.hidden.device)
     tokens = torch.full(uniforms.shape, pad_id, device=uniforms.device)
     rows = torch.arange(len(uniforms), device=uniforms.device)  # those still in the decoder
@@ -66,7 +68,7 @@ def _sample(
         remaining = int(running.sum())
         if t + 1 == length or not remaining:
             break
-        if isinstance(decoder, PackedDecoder) and remaining <= SHRINK * len(rows):
+        if remaining <= SHRINK * len(rows):
             keep = running.nonzero().squeeze(-1)
             decoder.keep(keep)
             rows, token, was_running, running = rows[keep], token[keep], was_running[keep], running[keep]
@@ -75,8 +77,8 @@ def _sample(
     return Rollout(tokens, completion_mask(tokens, eos_ids), torch.isin(tokens, eos_ids).any(-1))
 
 
-def sample_token(head: Any, hidden: Tensor, uniform: Tensor) -> Tensor:
+def sample_token(head: Head, hidden: Tensor, uniform: Tensor) -> Tensor:
     """Sample the next token of each row, [R, D] and [R] -> [R], in chunks whose logits fit into memory."""
-    size = rows_per_chunk(head.weight.shape[0])
+    size = head.rows_per_chunk()
     chunks = zip(hidden.split(size), uniform.split(size), strict=True)
-    return torch.cat([inverse_cdf(head(states), numbers) for states, numbers in chunks])
+    return torch.cat([inverse_cdf(head.logits(states), numbers) for states, numbers in chunks])

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from llm.inference import decoder, sampling
-from llm.inference.decoder import PackedDecoder, PaddedDecoder
+from llm.inference.decoder import PackedDecoder
 from llm.inference.logprobs import completion_hidden
+from llm.inference.padded import PaddedDecoder
 from llm.inference.prompts import Prompts
 from llm.inference.sampling import sample
 

@@ -1,0 +1,155 @@
+"""Which way of reading prompts and completions a model takes: packed, padded, prompts of one length, or whole rows.
+
+The first way that agrees with rows that the model's own forward pass reads one at a time is taken. The trial is made
+when a model is first used, with a few tokens.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from conf.schema.base import ConfigError
+from llm.inference.attention import Packing, log_once, supports_shared_prefix
+from llm.inference.decoder import PackedDecoder
+from llm.inference.padded import PaddedDecoder, caches_attention_only, padded_hidden
+from llm.inference.prompts import Prompts
+from llm.inference.whole_rows import (
+    EqualLengthDecoder,
+    NoUsableCache,
+    WholeRowDecoder,
+    own_cache,
+    whole_row_hidden,
+)
+
+HiddenFunction = Callable[[PreTrainedModel, Prompts, Tensor, Tensor], Tensor]
+
+
+class Decoder(Protocol):
+    """Decodes token by token after it has processed the prompts.
+
+    hidden: [R, D] last hidden states of the rows.
+    """
+
+    hidden: Tensor
+
+    def step(self, tokens: Tensor, running: Tensor) -> None:
+        """Process the next token of each row, [R] ids; running [R] is False for rows that had already ended."""
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop all rows except some, given by their ascending indices [R'] among the present rows."""
+
+
+class Path(NamedTuple):
+    """A way of reading prompts and completions.
+
+    hidden: the last hidden states one position before each completion token, see `llm.inference.logprobs`.
+    decoder: made from body, prompts, completions per prompt and the most tokens of a completion.
+    """
+
+    name: str
+    hidden: HiddenFunction
+    decoder: Callable[[PreTrainedModel, Prompts, int, int], Decoder]
+
+
+def packed_hidden(body: PreTrainedModel, prompts: Prompts, tokens: Tensor, mask: Tensor) -> Tensor:
+    """Hidden states with prompts and completions packed into one sequence without padding."""
+    packing = Packing(prompts, tokens[:, :-1], mask[:, 1:].sum(-1))
+    return packing.forward(body).index_select(0, packing.preceding(mask))
+
+
+PACKED = Path("packed", packed_hidden, PackedDecoder)
+PADDED = Path("padded", padded_hidden, PaddedDecoder)
+EQUAL_LENGTHS = Path("equal lengths", whole_row_hidden, EqualLengthDecoder)
+WHOLE_ROWS = Path("whole rows", whole_row_hidden, WholeRowDecoder)
+MESSAGES = {
+    EQUAL_LENGTHS: "samples prompts of one length at a time, and scores each completion with its prompt in front",
+    WHOLE_ROWS: "reads each completion from the start of its prompt at every token, which is slow",
+}
+
+
+def make_decoder(body: PreTrainedModel, prompts: Prompts, group: int, length: int) -> Decoder:
+    """A decoder that has processed the prompts, with P * group rows of at most `length` tokens each."""
+    return path_of(body).decoder(body, prompts, group, length)
+
+
+def path_of(body: PreTrainedModel) -> Path:
+    """The way that `body` takes. A way other than the first is logged once.
+
+    Raises:
+        ConfigError: no way agrees with rows that are read one at a time.
+    """
+    if supports_shared_prefix(body):
+        return PACKED
+    if body not in _PATHS:
+        _PATHS[body] = _find_path(body)
+    return _PATHS[body]
+
+
+_PATHS: WeakKeyDictionary[nn.Module, Path] = WeakKeyDictionary()
+
+
+def _find_path(body: PreTrainedModel) -> Path:
+    for path in (PADDED, EQUAL_LENGTHS, WHOLE_ROWS):
+        reason = reason_against(body, path)
+        if reason is None:
+            if path in MESSAGES:
+                log_once(f"{type(body).__name__} {MESSAGES[path]}")
+            return path
+    raise ConfigError(
+        f"model.name_or_path: {type(body).__name__} cannot be used, because what it computes for a token depends on "
+        f"tokens after it or on other rows ({reason}); use another model"
+    )
+
+
+@torch.no_grad()
+def reason_against(body: PreTrainedModel, path: Path) -> str | None:
+    """Why a model cannot take a path: its kind of cache, an error, or values that differ; None if it can."""
+    device = body.device
+    ids = torch.arange(17, device=device) * 5 % body.config.get_text_config().vocab_size
+    prompts = Prompts(ids[:10].view(2, 5), torch.tensor([[0, 0, 0, 1, 1], [1] * 5], device=device).bool())
+    tokens = ids[1:].view(4, 4)
+    mask = torch.arange(4, device=device) < torch.tensor([[2], [4], [1], [3]], device=device)
+    try:
+        if path is PADDED and not caches_attention_only(own_cache(body(input_ids=ids[:1].view(1, 1)))[1]):
+            return "its cache holds more than keys and values"
+        expected = _plain_hidden(body, prompts, tokens, mask)
+        scored = path.hidden(body, prompts, tokens, mask)
+        decoded = _decoded_hidden(path.decoder(body, prompts, 2, 4), tokens, mask)
+    except NoUsableCache as error:
+        return str(error)
+    except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, NotImplementedError) as error:
+        return f"{type(error).__name__} in a trial"
+    for hidden in (scored, decoded):
+        difference = float(((hidden - expected).float().norm(dim=-1) / expected.float().norm(dim=-1)).mean())
+        if not difference < torch.finfo(expected.dtype).eps ** 0.5:
+            return f"a trial differs from rows read one at a time by {difference:.1e} of the hidden states' norm"
+    return None
+
+
+def _plain_hidden(body: Any, prompts: Prompts, tokens: Tensor, mask: Tensor) -> Tensor:
+    """Hidden states from the model's own forward pass over one row at a time."""
+    group, hidden = len(tokens) // len(prompts.ids), []
+    for row, count in enumerate(mask.sum(-1).tolist()):
+        prompt = prompts.ids[row // group][prompts.mask[row // group]]
+        ids = torch.cat([prompt, tokens[row, :count]]).unsqueeze(0)
+        hidden.append(body(input_ids=ids, use_cache=False).last_hidden_state[0, len(prompt) - 1 : -1])
+    return torch.cat(hidden)
+
+
+def _decoded_hidden(decoder: Decoder, tokens: Tensor, mask: Tensor) -> Tensor:
+    """Hidden states from a decoder that is given the tokens, and that drops a row in between."""
+    states, rows = [], torch.arange(len(tokens), device=tokens.device)
+    for t in range(tokens.shape[1]):
+        state = decoder.hidden.new_zeros(len(tokens), decoder.hidden.shape[-1])
+        states.append(state.index_copy(0, rows, decoder.hidden))
+        if t == 1:
+            kept = mask[rows, t].nonzero().squeeze(-1)
+            decoder.keep(kept)
+            rows = rows[kept]
+        if t + 1 < tokens.shape[1]:
+            decoder.step(tokens[rows, t], mask[rows, t])
+    return torch.stack(states, 1)[mask]
