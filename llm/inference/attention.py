@@ -121,6 +121,8 @@ def _unsupported_reason(body: PreTrainedModel) -> str | None:
         packed = packing.forward(body)
     except Unsupported as error:
         return str(error)
+    except (RuntimeError, TypeError) as error:  # heads of unequal widths, or layers that pass no keywords on
+        return f"its attention fails with packed tokens ({type(error).__name__})"
     start, error_norm = packing.prompts.stop, 0.0
     for row, length in enumerate(lengths.tolist()):
         prompt = prompts.ids[row // 2][prompts.mask[row // 2]]

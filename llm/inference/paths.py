@@ -25,6 +25,8 @@ from llm.inference.whole_rows import (
     whole_row_hidden,
 )
 
+TRIAL_TOKENS, TRIAL_STRIDE = 17, 5  # a trial's tokens, and the difference between their ids
+
 HiddenFunction = Callable[[PreTrainedModel, Prompts, Tensor, Tensor], Tensor]
 
 
@@ -56,7 +58,7 @@ class Path(NamedTuple):
 
 
 def packed_hidden(body: PreTrainedModel, prompts: Prompts, tokens: Tensor, mask: Tensor) -> Tensor:
-    """Hidden states with prompts and completions packed into one sequence without padding."""
+    """`Path.hidden` with prompts and completions packed into one sequence without padding."""
     packing = Packing(prompts, tokens[:, :-1], mask[:, 1:].sum(-1))
     return packing.forward(body).index_select(0, packing.preceding(mask))
 
@@ -109,25 +111,55 @@ def _find_path(body: PreTrainedModel) -> Path:
 def reason_against(body: PreTrainedModel, path: Path) -> str | None:
     """Why a model cannot take a path: its kind of cache, an error, or values that differ; None if it can."""
     device = body.device
-    ids = torch.arange(17, device=device) * 5 % body.config.get_text_config().vocab_size
+    ids = torch.arange(TRIAL_TOKENS, device=device) * TRIAL_STRIDE % body.config.get_text_config().vocab_size
     prompts = Prompts(ids[:10].view(2, 5), torch.tensor([[0, 0, 0, 1, 1], [1] * 5], device=device).bool())
     tokens = ids[1:].view(4, 4)
     mask = torch.arange(4, device=device) < torch.tensor([[2], [4], [1], [3]], device=device)
     try:
-        if path is PADDED and not caches_attention_only(own_cache(body(input_ids=ids[:1].view(1, 1)))[1]):
+        if path is PADDED and not caches_attention_only(own_cache(body(input_ids=ids[None], use_cache=True))[1]):
             return "its cache holds more than keys and values"
-        expected = _plain_hidden(body, prompts, tokens, mask)
-        scored = path.hidden(body, prompts, tokens, mask)
+        expected, gradient = _with_gradient(_plain_hidden, body, prompts, tokens, mask)
+        scored, scored_gradient = _with_gradient(path.hidden, body, prompts, tokens, mask)
         decoded = _decoded_hidden(path.decoder(body, prompts, 2, 4), tokens, mask)
     except NoUsableCache as error:
         return str(error)
     except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, NotImplementedError) as error:
         return f"{type(error).__name__} in a trial"
-    for hidden in (scored, decoded):
-        difference = float(((hidden - expected).float().norm(dim=-1) / expected.float().norm(dim=-1)).mean())
+    for what, ours, plain in (
+        ("hidden states", scored, expected),
+        ("decoded hidden states", decoded, expected),
+        ("gradient", scored_gradient, gradient),
+    ):
+        difference = float((ours - plain).float().norm() / plain.float().norm())
         if not difference < torch.finfo(expected.dtype).eps ** 0.5:
-            return f"a trial differs from rows read one at a time by {difference:.1e} of the hidden states' norm"
+            return f"in a trial its {what} differ from those of rows read one at a time by {difference:.1e}"
     return None
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def _with_gradient(
+    hidden_of: HiddenFunction, body: PreTrainedModel, prompts: Prompts, tokens: Tensor, mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The hidden states, and the gradient of a sum of them, for the embedding of each id."""
+    passes: list[tuple[Tensor, Tensor]] = []
+
+    def see_embedded(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        passes.append((args[0], output.detach().requires_grad_()))
+        return passes[-1][1]
+
+    embedding: Any = body.get_input_embeddings()
+    hook = embedding.register_forward_hook(see_embedded)
+    try:
+        hidden = hidden_of(body, prompts, tokens, mask)
+    finally:
+        hook.remove()
+    weight = torch.linspace(-1, 2, hidden.shape[-1], dtype=hidden.dtype, device=hidden.device)
+    grads = torch.autograd.grad((hidden * weight).sum(), [embedded for _, embedded in passes])
+    total = grads[0].new_zeros(TRIAL_TOKENS * TRIAL_STRIDE, grads[0].shape[-1], dtype=torch.float32)
+    for (ids, _), grad in zip(passes, grads, strict=True):
+        total.index_add_(0, ids.flatten(), grad.flatten(0, -2).float())
+    return hidden.detach(), total
 
 
 def _plain_hidden(body: Any, prompts: Prompts, tokens: Tensor, mask: Tensor) -> Tensor:

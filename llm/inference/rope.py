@@ -38,6 +38,6 @@ def check_length(config: Any, prompts: Prompts, new_tokens: int) -> None:
     longest = int(prompts.mask.sum(-1).max())
     if longest + new_tokens > limit:
         raise ConfigError(
-            f"max_new_tokens: must be at most {max(limit - longest, 0)} with prompts of {longest} tokens, because past "
-            f"{limit} tokens the model changes the rotary positions of all rows of a pass, got {new_tokens}"
+            f"max_new_tokens: must be at most {max(limit - longest, 0)} with prompts of {longest} tokens, because "
+            f"past {limit} tokens the model changes the rotary positions of all rows of a pass, got {new_tokens}"
         )

@@ -4,6 +4,7 @@ Completions are scored in whole rows: each with its prompt in front, padded on t
 sees. They are sampled from prompts of one length at a time, with the model's own cache, or without a cache.
 """
 
+import inspect
 from typing import Any, NamedTuple
 
 import torch
@@ -34,11 +35,17 @@ def whole_row_hidden(body: PreTrainedModel, prompts: Prompts, tokens: Tensor, ma
 
 
 class Part(NamedTuple):
-    """Rows whose prompts have one length: their indices among the decoder's rows, and their cache with its name."""
+    """Rows whose prompts have one length.
+
+    rows: their indices among the decoder's rows.
+    name, cache: their cache and the name under which the model takes it.
+    length: tokens in it.
+    """
 
     rows: Tensor
     name: str
     cache: Any
+    length: int
 
 
 class EqualLengthDecoder:
@@ -47,6 +54,7 @@ class EqualLengthDecoder:
     Attributes:
         hidden: [R, D] last hidden states of the rows.
         parts: the rows by the length of their prompt.
+        takes_positions: whether the body is given the positions of tokens.
 
     Raises:
         NoUsableCache: the model returns no cache, or one whose rows cannot be selected.
@@ -54,6 +62,7 @@ class EqualLengthDecoder:
 
     def __init__(self, body: PreTrainedModel, prompts: Prompts, group: int, length: int) -> None:
         self.body = body
+        self.takes_positions = "position_ids" in inspect.signature(body.forward).parameters
         self.parts: list[Part] = []
         states: list[Tensor] = []
         lengths = prompts.mask.sum(-1)
@@ -64,7 +73,7 @@ class EqualLengthDecoder:
             name, cache = own_cache(output)
             index = torch.arange(len(members), device=members.device).repeat_interleave(group)
             rows = (members.unsqueeze(-1) * group + torch.arange(group, device=members.device)).flatten()
-            self.parts.append(Part(rows, name, select_rows(cache, index)))
+            self.parts.append(Part(rows, name, select_rows(cache, index), size))
             states.append(output.last_hidden_state[index, -1])
         self.hidden = self._in_order(states)
 
@@ -72,10 +81,12 @@ class EqualLengthDecoder:
         """Process the next token of each row, [R] ids. The results of rows that had already ended are arbitrary."""
         states = []
         for number, part in enumerate(self.parts):
-            cache = {part.name: part.cache}
-            output = self.body(input_ids=tokens[part.rows].unsqueeze(-1), use_cache=True, **cache)
+            inputs = {"input_ids": tokens[part.rows].unsqueeze(-1), part.name: part.cache}
+            if self.takes_positions:  # some models begin at 0 without them
+                inputs["position_ids"] = torch.full_like(inputs["input_ids"], part.length)
+            output = self.body(**inputs, use_cache=True)
             states.append(output.last_hidden_state[:, -1])
-            self.parts[number] = part._replace(cache=getattr(output, part.name))
+            self.parts[number] = part._replace(cache=getattr(output, part.name), length=part.length + 1)
         self.hidden = self._in_order(states)
 
     def keep(self, rows: Tensor) -> None:
@@ -87,7 +98,7 @@ class EqualLengthDecoder:
             new = place[part.rows]
             kept = (new >= 0).nonzero().squeeze(-1)
             if len(kept):
-                parts.append(Part(new[kept], part.name, select_rows(part.cache, kept)))
+                parts.append(part._replace(rows=new[kept], cache=select_rows(part.cache, kept)))
         self.parts, self.hidden = parts, self.hidden[rows]
 
     def _in_order(self, states: list[Tensor]) -> Tensor:
@@ -107,9 +118,9 @@ def select_rows(cache: Any, rows: Tensor) -> Any:
     """The cache of some rows, in their order, [R] indices. A cache of transformers is changed in place."""
     if isinstance(cache, list | tuple) and all(isinstance(state, Tensor) for state in cache):
         return [state.index_select(0, rows) for state in cache]
-    layers = getattr(cache, "layers", None)
-    # A layer from a model's own file may hold more than its method reorders.
-    if not layers or any(type(layer).__module__ != "transformers.cache_utils" for layer in layers):
+    kinds = [type(part) for part in (cache, *getattr(cache, "layers", []))]
+    # A class from a model's own file may hold more than its methods reorder.
+    if any(kind.__module__ != "transformers.cache_utils" for kind in kinds):
         raise NoUsableCache("its cache is of a kind of its own")
     cache.reorder_cache(rows)
     return cache

@@ -55,7 +55,7 @@ ARCHITECTURES: dict[str, dict] = {
     "cwm": SLIDING_AND_FULL,
     "deepseek_v2": {**LATENT, **ROUTED, **EXPERTS},
     "deepseek_v3": {**LATENT, **ROUTED, **EXPERTS},
-    "deepseek_v32": {**LATENT, **ROUTED, **EXPERTS, "index_n_heads": 2, "index_head_dim": 8, "index_topk": 4},
+    "deepseek_v32": {**LATENT, **ROUTED, **EXPERTS, "index_n_heads": 2, "index_head_dim": 8, "index_topk": 64},
     "diffllama": {},
     "doge": {},
     "dots1": {**ROUTED, **EXPERTS},
@@ -205,7 +205,7 @@ ARCHITECTURES: dict[str, dict] = {
         "n_mamba_heads": 2,
         "mamba_d_state": 8,
         "num_hidden_layers": 3,
-        "layers_block_type": ["mamba", "mamba", "hybrid"],
+        "layers_block_type": ["mamba", "hybrid", "hybrid"],
     },
     "zamba2": {
         "head_dim": None,
