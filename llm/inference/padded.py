@@ -25,7 +25,7 @@ def padded_hidden(body: PreTrainedModel, prompts: Prompts, tokens: Tensor, mask:
     hidden = first.unsqueeze(1)
     if tokens.shape[1] > 1:
         later = body(
-            input_ids=tokens[:, :-1],
+            input_ids=torch.where(mask, tokens, tokens[:, :1])[:, :-1],
             attention_mask=torch.cat([prompts.mask.repeat_interleave(group, 0), mask[:, :-1]], -1),
             position_ids=completion_positions(prompts, group, tokens.shape[1] - 1),
             past_key_values=cache,
@@ -36,10 +36,14 @@ def padded_hidden(body: PreTrainedModel, prompts: Prompts, tokens: Tensor, mask:
 
 
 def prefill(body: PreTrainedModel, prompts: Prompts, group: int) -> tuple[Tensor, DynamicCache]:
-    """Process the prompts: last hidden state [P * G, D] and key-value cache, each repeated for its group."""
+    """Process the prompts: last hidden state [P * G, D] and key-value cache, each repeated for its group.
+
+    The padding is filled with tokens of the row, because a padding token whose embedding is zero may give a gradient
+    of NaN, as in Gemma 3n.
+    """
     cache = DynamicCache(config=body.config)
     output = body(
-        input_ids=prompts.ids,
+        input_ids=torch.where(prompts.mask, prompts.ids, prompts.ids[:, -1:]),
         attention_mask=prompts.mask,
         position_ids=(prompts.mask.cumsum(-1) - 1).clamp_min(0),
         past_key_values=cache,

@@ -35,6 +35,7 @@ DELTA = {  # linear attention by the gated delta rule
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
 }
+INDEXED = {"index_n_heads": 2, "index_head_dim": 8, "index_topk": 64}
 MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_chunk_size": 8}
 MAMBA_AND_FULL = ["linear_attention", "full_attention"]
 NO_HEAD_DIM = {"head_dim": None}
@@ -44,6 +45,7 @@ ARCHITECTURES: dict[str, dict] = {
     "afmoe": {**EXPERTS, **SLIDING_AND_FULL, "num_dense_layers": 1},
     "apertus": {},
     "arcee": {},
+    "aria_text": {"moe_num_experts": 4, "moe_topk": 2, "moe_num_shared_experts": 1},
     "bamba": {**MAMBA, "attn_layer_indices": [1], **NO_HEAD_DIM},
     "biogpt": {},
     "bitnet": {},
@@ -51,11 +53,12 @@ ARCHITECTURES: dict[str, dict] = {
     "codegen": {**NO_HEAD_DIM, "rotary_dim": 4},
     "cohere": {"logit_scale": 0.5},
     "cohere2": {**SLIDING_AND_FULL, "logit_scale": 0.5},
+    "cohere2_moe": {**EXPERTS, **SLIDING_AND_FULL, "logit_scale": 0.5},
     "ctrl": {"dff": 48},
     "cwm": SLIDING_AND_FULL,
     "deepseek_v2": {**LATENT, **ROUTED, **EXPERTS},
     "deepseek_v3": {**LATENT, **ROUTED, **EXPERTS},
-    "deepseek_v32": {**LATENT, **ROUTED, **EXPERTS, "index_n_heads": 2, "index_head_dim": 8, "index_topk": 64},
+    "deepseek_v32": {**LATENT, **ROUTED, **EXPERTS, **INDEXED},
     "diffllama": {},
     "doge": {},
     "dots1": {**ROUTED, **EXPERTS},
@@ -89,6 +92,8 @@ ARCHITECTURES: dict[str, dict] = {
     "glm": {},
     "glm4": {},
     "glm4_moe": {**ROUTED, **EXPERTS},
+    "glm4_moe_lite": {**LATENT, **ROUTED, **EXPERTS},
+    "glm_moe_dsa": {**LATENT, **ROUTED, **EXPERTS, **INDEXED},
     "gpt2": {},
     "gpt_bigcode": {},
     "gpt_neo": {
@@ -102,6 +107,7 @@ ARCHITECTURES: dict[str, dict] = {
     "gpt_oss": {**EXPERTS, **SLIDING_AND_FULL},
     "gptj": {**NO_HEAD_DIM, "rotary_dim": 4},
     "granite": {"logits_scaling": 4.0},
+    "granite_swa": WINDOW,
     "granitemoe": {**EXPERTS, "logits_scaling": 4.0},
     "granitemoehybrid": {**MAMBA, **EXPERTS, **NO_HEAD_DIM, "layer_types": MAMBA_AND_FULL, "logits_scaling": 4.0},
     "granitemoeshared": {**EXPERTS, "logits_scaling": 4.0},
@@ -109,6 +115,9 @@ ARCHITECTURES: dict[str, dict] = {
     "hrm_text": {},
     "hunyuan_v1_dense": {},
     "hunyuan_v1_moe": EXPERTS,
+    "hy_v3": EXPERTS,
+    "hyperclovax": {},
+    "jais2": {},
     "jamba": {**EXPERTS, "mamba_d_state": 8, "attn_layer_period": 2, "attn_layer_offset": 1},
     "jetmoe": {**EXPERTS, "kv_channels": 8},
     "kimi_linear": {
@@ -119,8 +128,10 @@ ARCHITECTURES: dict[str, dict] = {
         "linear_head_dim": 8,
         "linear_num_heads": 4,
     },
+    "laguna": EXPERTS,
     "lfm2": {"layer_types": ["conv", "full_attention"]},
     "lfm2_moe": {**EXPERTS, "layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+    "lfm3": {"layer_types": ["conv", "full_attention"]},
     "llama": {},
     "llama4_text": {
         **EXPERTS,
@@ -129,8 +140,19 @@ ARCHITECTURES: dict[str, dict] = {
         "layer_types": ["chunked_attention", "full_attention"],
         "no_rope_layers": [1, 0],
     },
+    "longcat_flash": {
+        **LATENT,
+        "num_hidden_layers": None,
+        "num_layers": 1,
+        "ffn_hidden_size": 48,
+        "expert_ffn_hidden_size": 16,
+        "moe_topk": 2,
+        "n_routed_experts": 4,
+        "zero_expert_num": 1,
+    },
     "mamba": {"state_size": 8},
     "mamba2": {"num_heads": 8, "state_size": 8, "n_groups": 2, "chunk_size": 8},
+    "mellum": EXPERTS,
     "mimo_v2_flash": {**EXPERTS, **ROUTED, **SLIDING_AND_FULL},
     "minicpm3": {**LATENT, "dim_model_base": 8},
     "minimax": {**EXPERTS, "layer_types": MAMBA_AND_FULL, "block_size": 4},
@@ -194,11 +216,13 @@ ARCHITECTURES: dict[str, dict] = {
     "rwkv": {"attention_hidden_size": 32, "context_length": 128},
     "seed_oss": {},
     "smollm3": {},
+    "solar_open": {**ROUTED, **EXPERTS},
     "stablelm": {},
     "starcoder2": WINDOW,
     "vaultgemma": {**SLIDING_AND_FULL, "final_logit_softcapping": 3.0, "attn_logit_softcapping": 2.0},
     "xglm": {"d_model": 32, "num_layers": 2, "attention_heads": 4, "ffn_dim": 48},
     "xlstm": {"num_heads": 4, "output_logit_soft_cap": 3.0},
+    "youtu": LATENT,
     "zamba": {
         "head_dim": None,
         "num_key_value_heads": 4,
@@ -220,13 +244,16 @@ ARCHITECTURES: dict[str, dict] = {
 }
 
 
+def kind_of(name):
+    """The model type of an architecture."""
+    return ARCHITECTURES[name].get("of", name)
+
+
 def make_config(name):
     from transformers import AutoConfig
 
-    changes = dict(ARCHITECTURES[name])
-    kind = changes.pop("of", name)
-    sizes = {key: value for key, value in (SIZES | changes).items() if value is not None}
-    return AutoConfig.for_model(kind, bos_token_id=0, eos_token_id=1, pad_token_id=2, **sizes)
+    sizes = {key: value for key, value in (SIZES | ARCHITECTURES[name]).items() if value is not None and key != "of"}
+    return AutoConfig.for_model(kind_of(name), bos_token_id=0, eos_token_id=1, pad_token_id=2, **sizes)
 
 
 def build(name):
