@@ -96,8 +96,9 @@ def load_models(config: ModelConfig, seed: int = 0) -> Models:
     torch.nn.Module.to(policy, device)
     if reference is not None and not config.reference_on_cpu:
         torch.nn.Module.to(reference, device)
-    head_of(policy)
-    path_of(body_of(policy))
+    for model in filter(None, (policy, reference)):
+        head_of(model)
+        path_of(body_of(model))
     if config.gradient_checkpointing:
         enable_gradient_checkpointing(policy)
     if config.lora.rank:

@@ -17,9 +17,10 @@ from llm.inference.rope import length_limit
 
 BEGIN, END = "<!-- table -->\n\n", "\n<!-- end of the table -->"
 HEADER = "| class | `model_type` | path | head | note |\n|---|---|---|---|---|\n"
+TIES = "exact for rows of at most `index_topk` tokens; past it, equal scores may be ordered differently"
 NOTES = {
-    "deepseek_v32": "exact for rows of at most `index_topk` tokens; past it, ties between keys may be broken otherwise",
-    "glm_moe_dsa": "as deepseek_v32",
+    "deepseek_v32": TIES,
+    "glm_moe_dsa": TIES,
     "recurrent_gemma": "its state is in the layers, where its rows cannot be repeated",
     "rwkv": "its state is wrong for batches of single tokens",
 }

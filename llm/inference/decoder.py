@@ -1,6 +1,7 @@
 """Decoding token by token with a prompt's keys and values shared by its completions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -33,6 +34,17 @@ def compile_decoding(model: PreTrainedModel, backend: str = "inductor") -> None:
     step = torch.compile(_step, dynamic=True, fullgraph=True, backend=backend)
     # The model's floats are constants; as symbols they would only cause recompilation.
     _COMPILED[body_of(model)] = dynamo.patch(specialize_float=True)(step)
+
+
+@contextmanager
+def uncompiled(body: nn.Module) -> Iterator[None]:
+    """Context in which the decoding step of `body` is not compiled, for a few tokens that are not worth it."""
+    compiled = _COMPILED.pop(body, None)
+    try:
+        yield
+    finally:
+        if compiled is not None:
+            _COMPILED[body] = compiled
 
 
 _COMPILED: WeakKeyDictionary[nn.Module, Callable[..., Tensor]] = WeakKeyDictionary()

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from llm.inference.attention import supports_shared_prefix
 from llm.inference.head import body_of, head_of
-from llm.inference.paths import PADDED, WHOLE_ROWS, path_of
+from llm.inference.paths import PACKED, PADDED, WHOLE_ROWS, path_of
 from llm.inference.prompts import Prompts
 from llm.inference.rope import check_length
 
@@ -57,6 +58,8 @@ def completion_hidden(model: PreTrainedModel, prompts: Prompts, tokens: Tensor, 
     path = path_of(body)
     if path is PADDED and torch.is_grad_enabled() and _checkpoints(body):
         path = WHOLE_ROWS  # the second forward pass of a layer would find its own keys in the cache
+    elif path is PACKED and not supports_shared_prefix(body):
+        path = WHOLE_ROWS  # the model's own checkpointing does not repeat the packing
     return path.hidden(body, prompts, tokens, mask)
 
 

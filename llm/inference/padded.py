@@ -82,5 +82,5 @@ class PaddedDecoder:
 
     def keep(self, rows: Tensor) -> None:
         """Drop all rows except some, given by their ascending indices [R'] among the present rows."""
-        self.cache.reorder_cache(rows)
+        self.cache.batch_select_indices(rows)
         self.position, self.attended, self.hidden = self.position[rows], self.attended[rows], self.hidden[rows]

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from conf.schema.base import ConfigError
 from llm.inference.attention import Packing, log_once, supports_shared_prefix
-from llm.inference.decoder import PackedDecoder
+from llm.inference.decoder import PackedDecoder, uncompiled
 from llm.inference.padded import PaddedDecoder, caches_attention_only, padded_hidden
 from llm.inference.prompts import Prompts
 from llm.inference.whole_rows import (
@@ -84,10 +84,9 @@ def path_of(body: PreTrainedModel) -> Path:
     Raises:
         ConfigError: no way agrees with rows that are read one at a time.
     """
-    if supports_shared_prefix(body):
-        return PACKED
     if body not in _PATHS:
-        _PATHS[body] = _find_path(body)
+        with uncompiled(body):
+            _PATHS[body] = _find_path(body)
     return _PATHS[body]
 
 
@@ -95,14 +94,20 @@ _PATHS: WeakKeyDictionary[nn.Module, Path] = WeakKeyDictionary()
 
 
 def _find_path(body: PreTrainedModel) -> Path:
+    name = type(body).__name__
+    if supports_shared_prefix(body):
+        reason = reason_against(body, PACKED)
+        if reason is None:
+            return PACKED
+        log_once(f"{name} computes a prompt's keys and values once for each completion: {reason}")
     for path in (PADDED, EQUAL_LENGTHS, WHOLE_ROWS):
         reason = reason_against(body, path)
         if reason is None:
             if path in MESSAGES:
-                log_once(f"{type(body).__name__} {MESSAGES[path]}")
+                log_once(f"{name} {MESSAGES[path]}")
             return path
     raise ConfigError(
-        f"model.name_or_path: {type(body).__name__} cannot be used, because what it computes for a token depends on "
+        f"model.name_or_path: {name} cannot be used, because what it computes for a token depends on "
         f"tokens after it or on other rows ({reason}); use another model"
     )
 
@@ -146,7 +151,7 @@ def _with_gradient(
 
     def see_embedded(module: nn.Module, args: Any, output: Tensor) -> Tensor:
         passes.append((args[0], output.detach().requires_grad_()))
-        return passes[-1][1]
+        return passes[-1][1].clone()  # some models scale it in place
 
     embedding: Any = body.get_input_embeddings()
     hook = embedding.register_forward_hook(see_embedded)

@@ -266,7 +266,7 @@ def build(name):
         for parameter_name, parameter in model.named_parameters():
             if parameter_name.endswith(("bias", "sinks")) and not parameter.any():
                 parameter.normal_(0, 0.3)
-            elif parameter.dim() > 1 and parameter.std() < 0.1:
+            elif parameter.dim() > 1 and parameter.std() < 0.05:
                 parameter.mul_(4.0)
     return model
 
