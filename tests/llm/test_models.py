@@ -6,7 +6,9 @@ import torch
 from conf.schema.base import ConfigError
 from llm import models as llm_models
 from llm.inference.logprobs import completion_logp
-from llm.models import load_models, resolve_device, resolve_dtype
+from llm.models import enable_gradient_checkpointing, load_models, resolve_device, resolve_dtype
+
+from .architectures import shared_model
 
 
 def logp(model, completions):
@@ -42,14 +44,25 @@ def test_gradient_checkpointing_changes_memory_and_nothing_else(model_folder, co
     assert smaller_size < size / 3
 
 
-def test_gradient_checkpointing_needs_packed_prompts(build_model, tokenizer, tmp_path, make_config):
-    build_model("mistral", len(tokenizer)).save_pretrained(tmp_path)
+def test_gradient_checkpointing_without_packed_prompts(build_model, tokenizer, tmp_path, make_config, completions):
+    """The cache that is otherwise repeated would be filled twice; whole rows are read instead."""
+    build_model("bloom", len(tokenizer)).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     options = (f"model.name_or_path={tmp_path}", "model.gradient_checkpointing=true")
-    message = r"^model\.gradient_checkpointing: must be false for a model that does not support packed prompts"
-    with pytest.raises(ConfigError, match=rf"{message}, got true with MistralForCausalLM"):
-        load_models(make_config(*options).model)
-    load_models(make_config(options[0]).model)  # control
+    checkpointed, plain = (load_models(make_config(*options[:n]).model).policy for n in (2, 1))
+    expected, size = gradients_and_saved_bytes(plain, completions)
+    gradients, smaller_size = gradients_and_saved_bytes(checkpointed, completions)
+    for ours, theirs in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    assert smaller_size < size
+
+
+def test_gradient_checkpointing_needs_layers_that_transformers_can_checkpoint():
+    message = (
+        r"^model\.gradient_checkpointing: must be false for a model whose layers .*, got true with OpenAIGPTLMHead"
+    )
+    with pytest.raises(ConfigError, match=message):
+        enable_gradient_checkpointing(shared_model("openai-gpt"))
 
 
 def test_compiled_decoding_needs_whole_weights(make_config):
@@ -81,17 +94,17 @@ def test_the_attention_implementation_is_the_configured_one(model_folder, make_c
         make_config("model.attention=fast")
 
 
-def test_models_that_transform_their_logits_are_refused(build_model, tokenizer, tmp_path, make_config):
-    for kind, supported in (("llama", True), ("gemma2", False)):
+def test_models_with_another_head_are_refused(tokenizer, tmp_path, make_config):
+    for kind, supported in (("llama", True), ("gemma2", True), ("modernbert-decoder", False)):
         folder = tmp_path / kind
-        build_model(kind, len(tokenizer)).save_pretrained(folder)
+        shared_model(kind).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         config = make_config(f"model.name_or_path={folder}").model
         if supported:
             assert load_models(config).policy.config.model_type == kind
         else:
             message = (
-                r"^model\.name_or_path: the logits must be the last hidden states .*gemma2.* caps, scales or shifts"
+                r"^model\.name_or_path: the logits must be the last hidden states .* not so in ModernBert[^\n]*$"
             )
             with pytest.raises(ConfigError, match=message):
                 load_models(config)

@@ -11,6 +11,7 @@ from llm.inference.attention import (
     attention_block_backward,
     supports_shared_prefix,
 )
+from llm.inference.paths import PACKED, path_of
 from llm.inference.prompts import Prompts, pad_completions
 
 from .plain import plain_logp
@@ -115,7 +116,7 @@ Packing_init, Merge = Packing.__init__, attention.merge_attention
 def test_control_a_broken_part_is_noticed(build_model, monkeypatch, attribute, replacement, values_differ):
     model = build_model("qwen3", VOCAB)
     batch = make_prompts(3, 9, 1), *make_completions(LENGTHS["ragged"])
-    assert supports_shared_prefix(model.get_decoder())
+    assert path_of(model.get_decoder()) is PACKED
     monkeypatch.setattr(*attribute, replacement)
     value, grad = difference(model, *batch)
     assert (value > 1e-3) == values_differ
