@@ -118,14 +118,16 @@ def test_logits_of_bfloat16_weights_are_those_of_float64(build_model):
     assert rms["rounded"] > 3e-4  # control
     assert (ours - plain_logp(model, prompts, tokens, mask)).abs().max() < 0.5
 
-    hidden = 32 * hidden  # a sharp distribution
-    states, uniform = hidden[:1].expand(2000, -1), (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
-    share = (hidden[:1].double() @ model.lm_head.weight.detach().double().T).softmax(-1)[0]
+    hidden, n = 4 * hidden, 4000  # a sharper distribution
     with torch.no_grad():
-        counts = torch.bincount(sample_token(head_of(model), states, uniform), minlength=64) / 2000
-        assert (counts - share).abs().max() < 1 / 2000
-        rounded = model.lm_head(hidden[:1]).double().softmax(-1)[0]
-    assert (rounded - share).abs().max() > 2 / 2000  # control
+        exact = (hidden.double() @ model.lm_head.weight.double().T).softmax(-1)
+        rounded = model.lm_head(hidden).double().softmax(-1)
+        row = int((rounded - exact).abs().amax(-1).argmax())
+        uniform = (torch.arange(n, dtype=torch.float64) + 0.5) / n
+        sampled = sample_token(head_of(model), hidden[row].expand(n, -1), uniform)
+        share = torch.bincount(sampled, minlength=64) / n
+    assert (share - exact[row]).abs().max() < 1 / n
+    assert (share - rounded[row]).abs().max() > 4 / n  # control
 
 
 def test_the_trial_leaves_no_hook_behind():
