@@ -114,7 +114,11 @@ def _find_path(body: PreTrainedModel) -> Path:
 
 @torch.no_grad()
 def reason_against(body: PreTrainedModel, path: Path) -> str | None:
-    """Why a model cannot take a path: its kind of cache, an error, or values that differ; None if it can."""
+    """Why a model cannot take a path: its kind of cache, an error, or values that differ; None if it can.
+
+    A difference may be as large as twice that of a batch of whole rows, which is rounding unless a model sees
+    later tokens. In bfloat16 it is large where a mixture of experts routes a token otherwise.
+    """
     device = body.device
     ids = torch.arange(TRIAL_TOKENS, device=device) * TRIAL_STRIDE % body.config.get_text_config().vocab_size
     prompts = Prompts(ids[:10].view(2, 5), torch.tensor([[0, 0, 0, 1, 1], [1] * 5], device=device).bool())
@@ -123,30 +127,34 @@ def reason_against(body: PreTrainedModel, path: Path) -> str | None:
     try:
         if path is PADDED and not caches_attention_only(own_cache(body(input_ids=ids[None], use_cache=True))[1]):
             return "its cache holds more than keys and values"
-        expected, gradient = _with_gradient(_plain_hidden, body, prompts, tokens, mask)
-        scored, scored_gradient = _with_gradient(path.hidden, body, prompts, tokens, mask)
+        expected, gradients = _with_gradients(_plain_hidden, body, prompts, tokens, mask)
+        batched, batched_gradients = _with_gradients(whole_row_hidden, body, prompts, tokens, mask)
+        scored, scored_gradients = _with_gradients(path.hidden, body, prompts, tokens, mask)
         decoded = _decoded_hidden(path.decoder(body, prompts, 2, 4), tokens, mask)
     except NoUsableCache as error:
         return str(error)
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, NotImplementedError) as error:
         return f"{type(error).__name__} in a trial"
-    for what, ours, plain in (
-        ("hidden states", scored, expected),
-        ("decoded hidden states", decoded, expected),
-        ("gradient", scored_gradient, gradient),
+    eps = torch.finfo(expected.dtype).eps
+    for what, ours, plain, other in (
+        ("hidden states", scored, expected, batched),
+        ("decoded hidden states", decoded, expected, batched),
+        ("gradients", scored_gradients, gradients, batched_gradients),
     ):
-        difference = float((ours - plain).float().norm() / plain.float().norm())
-        if not difference < torch.finfo(expected.dtype).eps ** 0.5:
+        difference, rounding = (float((x - plain).float().norm() / plain.float().norm()) for x in (ours, other))
+        if not difference < max(eps**0.5, 2 * min(rounding, eps**0.25)):
             return f"in a trial its {what} differ from those of rows read one at a time by {difference:.1e}"
     return None
 
 
 @torch.inference_mode(False)
 @torch.enable_grad()
-def _with_gradient(
+def _with_gradients(
     hidden_of: HiddenFunction, body: PreTrainedModel, prompts: Prompts, tokens: Tensor, mask: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The hidden states, and the gradient of a sum of them, for the embedding of each id."""
+    """The hidden states, and gradients of a sum of them for the embedding of each id."""
     passes: list[tuple[Tensor, Tensor]] = []
 
     def see_embedded(module: nn.Module, args: Any, output: Tensor) -> Tensor:
@@ -159,6 +167,8 @@ def _with_gradient(
         hidden = hidden_of(body, prompts, tokens, mask)
     finally:
         hook.remove()
+    if not passes:  # the embedding is not a module that is called
+        return hidden.detach(), hidden.detach()
     weight = torch.linspace(-1, 2, hidden.shape[-1], dtype=hidden.dtype, device=hidden.device)
     grads = torch.autograd.grad((hidden * weight).sum(), [embedded for _, embedded in passes])
     total = grads[0].new_zeros(TRIAL_TOKENS * TRIAL_STRIDE, grads[0].shape[-1], dtype=torch.float32)

@@ -61,7 +61,7 @@ def test_values_gradients_and_decoding_are_tried(monkeypatch):
 
     for path, what in (
         (PADDED._replace(hidden=shifted), "its hidden states differ"),
-        (PADDED._replace(hidden=without_gradient), "its gradient differ"),
+        (PADDED._replace(hidden=without_gradient), "its gradients differ"),
         (PADDED._replace(decoder=Mistaken), "its decoded hidden states differ"),
     ):
         assert what in reason_against(body, path)
@@ -73,6 +73,22 @@ def test_a_trial_in_inference_mode_leaves_a_model_that_trains():
         assert path_of(body_of(model)) is not None
     model(input_ids=torch.arange(4)[None]).logits.sum().backward()
     assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["qwen3", "qwen3_moe", "gpt_oss", "bloom", "lfm2"])
+def test_rounding_to_bfloat16_changes_no_path(name):
+    """Rounding is judged by that of a batch of rows; a mixture of experts may route a token otherwise."""
+    assert path_of(body_of(build(name).to(torch.bfloat16))) is path_of(body_of(shared_model(name)))
+
+
+def test_memory_that_runs_out_is_not_a_reason(monkeypatch):
+    body = body_of(shared_model("bloom"))
+
+    def too_large(*batch):
+        raise torch.OutOfMemoryError("too large")
+
+    with pytest.raises(torch.OutOfMemoryError, match="too large"):
+        reason_against(body, PADDED._replace(hidden=too_large))
 
 
 def test_models_that_look_ahead_are_refused(monkeypatch):
