@@ -17,15 +17,14 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
 from conf.schema.base import ConfigError
-from conf.schema.llm import ModelConfig
+from conf.schema.llm import LoraConfig, ModelConfig
 from launch.engines.deepspeed import silence_deepspeed
 from launch.runs.checkpoint import tensors_hash
 from llm.adapters import adapter_off, add_adapter, save_adapter
-from llm.inference.attention import shared_prefix_attention
 from llm.inference.decoder import compile_decoding
 from llm.inference.head import body_of, head_of
 from llm.inference.norms import fuse_rms_norms
-from llm.inference.paths import PACKED, path_of
+from llm.inference.paths import path_of
 from llm.testbed.tiny_models import POLICIES, resolve_model
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # constants of mallopt(3)
@@ -103,6 +102,7 @@ def load_models(config: ModelConfig, seed: int = 0) -> Models:
         enable_gradient_checkpointing(policy)
     if config.lora.rank:
         add_adapter(policy, config.lora, seed)
+        check_adapter(policy, config.lora)
     if config.compile_decoding:
         for model in filter(None, (policy, reference)):
             compile_decoding(model)
@@ -177,19 +177,57 @@ def enable_gradient_checkpointing(policy: PreTrainedModel) -> None:
             "model.gradient_checkpointing: must be false for a model whose layers transformers cannot checkpoint, "
             f"got true with {type(policy).__name__}"
         )
-    checkpoint_layer = partial(checkpoint, use_reentrant=False)
-    if path_of(body) is PACKED:
-        checkpoint_layer = partial(
-            checkpoint_layer, context_fn=lambda: (nullcontext(), shared_prefix_attention(body))
-        )
     for layer in layers:
-        layer.gradient_checkpointing, layer._gradient_checkpointing_func = True, checkpoint_layer
+        kind = type(layer)
+        layer.__class__ = type(kind.__name__, (_Checkpointed, kind), {})
+        layer.gradient_checkpointing = True  # for `completion_hidden`; transformers looks at `training` as well
 
-    def checkpoint_only_with_gradient(*_: Any) -> None:
-        for layer in layers:  # only this flag: the layer's submodules stay in evaluation mode
-            layer.training = torch.is_grad_enabled()
 
-    body.register_forward_pre_hook(checkpoint_only_with_gradient)
+class _Checkpointed(torch.nn.Module):
+    """First base of a layer that recomputes its activations.
+
+    The layer stays in evaluation mode. In training mode, which transformers' own checkpointing needs, the layers of
+    some models apply dropout.
+    """
+
+    def forward(self, *args: Any, **keywords: Any) -> Any:
+        """Call the layer's own forward pass, again in the backward pass, with the attention of now."""
+        forward = partial(super().forward, **keywords)
+        if not torch.is_grad_enabled():
+            return forward(*args)
+        attention = [(module.config, module.config._attn_implementation) for module in self._configured()]
+        return checkpoint(
+            forward, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), _attention_of(attention))
+        )
+
+    def _configured(self) -> Iterator[Any]:
+        return (module for module in self.modules() if hasattr(module, "config"))
+
+
+@contextmanager
+def _attention_of(choices: list[tuple[Any, str]]) -> Iterator[None]:
+    """Context in which configurations name these implementations of attention."""
+    before = [(config, config._attn_implementation) for config, _ in choices]
+    try:
+        for config, name in choices:
+            config._attn_implementation = name
+        yield
+    finally:
+        for config, name in before:
+            config._attn_implementation = name
+
+
+def check_adapter(policy: PreTrainedModel, config: LoraConfig) -> None:
+    """Raise ConfigError if the model cannot be called with its adapter, as on a layer that returns a tuple."""
+    try:
+        with torch.no_grad():
+            body_of(policy)(input_ids=torch.arange(4, device=policy.device).unsqueeze(0), use_cache=False)
+    except (AttributeError, TypeError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ConfigError(
+            "model.lora.target_modules: the model cannot be called with an adapter on all of these layers; name "
+            f"others, such as [q_proj,v_proj], got {config.target_modules} ({type(error).__name__}: {reason})"
+        ) from None
 
 
 def resolve_device(name: str, key: str = "model.device") -> torch.device:

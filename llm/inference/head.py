@@ -77,8 +77,11 @@ def _find_form(model: PreTrainedModel) -> Form:
     if not isinstance(embedding, nn.Linear):
         raise _refusal(model, f"its output embedding is {type(embedding).__name__}")
     body, ids = body_of(model), torch.arange(POSITIONS, device=model.device).unsqueeze(0)
-    with _replaced_values(body, embedding) as seen:
-        out = model(input_ids=ids, use_cache=False).logits.float().flatten()
+    try:
+        with _replaced_values(body, embedding) as seen:
+            out = model(input_ids=ids, use_cache=False).logits.float().flatten()
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise _refusal(model, f"a trial fails with {type(error).__name__}") from None
     if seen.keys() != {"hidden", "head_input", "logits"}:
         raise _refusal(model, "its output embedding is not applied to its last hidden states")
     before = _ratio(seen["head_input"].flatten(), seen["hidden"].flatten())

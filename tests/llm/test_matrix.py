@@ -16,7 +16,7 @@ from llm.inference.logprobs import completion_logp
 from llm.inference.paths import EQUAL_LENGTHS, PADDED, path_of
 from llm.inference.prompts import Prompts, pad_completions
 from llm.inference.sampling import sample
-from llm.models import enable_gradient_checkpointing, load_models
+from llm.models import check_adapter, enable_gradient_checkpointing, load_models
 from tools.models_table import HEADER, read, row
 
 from .architectures import ARCHITECTURES, VOCAB, build, kind_of, shared_model
@@ -158,10 +158,12 @@ def test_an_adapter_trains_and_the_reference_is_the_model_without_it(name):
     batch = make_batch()
     with torch.no_grad():
         before = plain_logp(model, *batch)
+    adapter = LoraConfig(rank=2, alpha=2)
     try:
-        add_adapter(model, LoraConfig(rank=2), seed=0)
+        add_adapter(model, adapter, seed=0)
+        check_adapter(model, adapter)
     except ConfigError as error:
-        assert "\n" not in str(error)  # noqa: PT017 - not every model has linear layers besides its head
+        assert "\n" not in str(error)  # noqa: PT017 - a router that returns a tuple, or no linear layers
         return
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():

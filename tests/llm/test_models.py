@@ -1,5 +1,7 @@
 """Loading: gradient checkpointing, a reference on another device, devices and dtypes, and unsupported models."""
 
+import copy
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from llm import models as llm_models
 from llm.inference.logprobs import completion_logp
 from llm.models import enable_gradient_checkpointing, load_models, resolve_device, resolve_dtype
 
-from .architectures import shared_model
+from .architectures import build, shared_model
 
 
 def logp(model, completions):
@@ -55,6 +57,45 @@ def test_gradient_checkpointing_without_packed_prompts(build_model, tokenizer, t
     for ours, theirs in zip(gradients, expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
     assert smaller_size < size
+
+
+@pytest.mark.parametrize("name", ["opt", "xglm"])
+def test_gradient_checkpointing_does_not_turn_dropout_on(name):
+    """These layers apply dropout if they are in training mode, which transformers' own checkpointing needs."""
+    model = build(name)
+    ids = torch.arange(6)[None]
+    expected = model(input_ids=ids, use_cache=False).logits
+    enable_gradient_checkpointing(model)
+    assert torch.equal(model(input_ids=ids, use_cache=False).logits, expected)
+    for module in model.modules():  # control
+        module.training = getattr(module, "gradient_checkpointing", False)
+    assert not torch.allclose(model(input_ids=ids, use_cache=False).logits, expected, atol=1e-3)
+
+
+def test_a_copy_of_a_checkpointed_model_computes_with_its_own_weights():
+    model = shared_model("qwen3")
+    checkpointed = copy.deepcopy(model)
+    enable_gradient_checkpointing(checkpointed)
+    other = copy.deepcopy(checkpointed)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(2)
+    ids = torch.arange(6)[None]
+    logits = [m(input_ids=ids, use_cache=False).logits for m in (model, checkpointed, other)]
+    assert torch.equal(logits[0], logits[1])
+    assert not torch.allclose(logits[0], logits[2])
+
+
+def test_an_adapter_on_a_layer_that_returns_a_tuple_is_refused(tokenizer, tmp_path, make_config):
+    shared_model("phimoe").save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    options = (f"model.name_or_path={tmp_path}", "model.lora.rank=2")
+    message = (
+        r"^model\.lora\.target_modules: the model cannot be called with an adapter on all of these layers; [^\n]*$"
+    )
+    with pytest.raises(ConfigError, match=message):
+        load_models(make_config(*options).model)
+    load_models(make_config(*options, "model.lora.target_modules=[q_proj,v_proj]").model)  # control
 
 
 def test_gradient_checkpointing_needs_layers_that_transformers_can_checkpoint():
