@@ -24,18 +24,19 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
 from conf.schema.base import ConfigError
-from conf.schema.llm import ModelConfig
+from conf.schema.llm import LoraConfig, ModelConfig
 from launch.engines.deepspeed import silence_deepspeed
 from launch.runs.checkpoint import tensors_hash
 from llm.adapters import adapter_off, add_adapter, save_adapter
-from llm.inference.attention import decoder_of, log_once, shared_prefix_attention
+from llm.inference.attention import log_once
 from llm.inference.decoder import compile_decoding
 from llm.inference.generation_config import describe_ignored, savable
+from llm.inference.head import body_of, head_of
 from llm.inference.norms import fuse_rms_norms
+from llm.inference.paths import path_of
 from llm.inference.prompts import padding_id
 from llm.inference.sampling import Rollout
 from llm.inference.stopping import Stops, StopStrings, describe_stops, find_stops, ids_of, token_id
-from llm.inference.trial import supports_shared_prefix
 from llm.testbed.names import model_facts, resolve_model
 from llm.testbed.tiny_models import POLICIES
 
@@ -120,12 +121,14 @@ def load_models(config: ModelConfig, seed: int = 0) -> Models:
     torch.nn.Module.to(policy, device)
     if reference is not None and not config.reference_on_cpu:
         torch.nn.Module.to(reference, device)
-    _check_head(policy, name)
-    supports_shared_prefix(decoder_of(policy))  # refuses a model that cannot be read correctly
+    for model in filter(None, (policy, reference)):
+        head_of(model)
+        path_of(body_of(model))
     if config.gradient_checkpointing:
         enable_gradient_checkpointing(policy)
     if config.lora.rank:
         add_adapter(policy, config.lora, seed)
+        check_adapter(policy, config.lora)
     if config.compile_decoding:
         for model in filter(None, (policy, reference)):
             compile_decoding(model)
@@ -219,41 +222,66 @@ def enable_gradient_checkpointing(policy: PreTrainedModel) -> None:
     """Recompute each layer's activations in the backward pass. Passes without gradient are unchanged.
 
     Raises:
-        ConfigError: the model does not support packed prompts; the key-value cache that it uses instead cannot be
-            combined with checkpointing.
+        ConfigError: the model has no layers that can be checkpointed.
     """
-    body = decoder_of(policy)
+    body = body_of(policy)
     layers: list[Any] = [layer for layer in body.modules() if isinstance(layer, GradientCheckpointingLayer)]
-    if not layers or not supports_shared_prefix(body):
+    if not layers:
         raise ConfigError(
-            "model.gradient_checkpointing: must be false for a model that does not support packed prompts, "
+            "model.gradient_checkpointing: must be false for a model whose layers transformers cannot checkpoint, "
             f"got true with {type(policy).__name__}"
         )
-    checkpoint_layer = partial(
-        checkpoint, use_reentrant=False, context_fn=lambda: (nullcontext(), shared_prefix_attention(body))
-    )
     for layer in layers:
-        layer.gradient_checkpointing, layer._gradient_checkpointing_func = True, checkpoint_layer
-
-    def checkpoint_only_with_gradient(*_: Any) -> None:
-        for layer in layers:  # only this flag: the layer's submodules stay in evaluation mode
-            layer.training = torch.is_grad_enabled()
-
-    body.register_forward_pre_hook(checkpoint_only_with_gradient)
+        kind = type(layer)
+        layer.__class__ = type(kind.__name__, (_Checkpointed, kind), {})
+        layer.gradient_checkpointing = True  # for `completion_hidden`; transformers looks at `training` as well
 
 
-@torch.no_grad()
-def _check_head(model: PreTrainedModel, name: str) -> None:
-    """Raise ConfigError unless the logits are the last hidden states times the output embedding, without capping."""
-    probe = torch.arange(4, device=model.device).unsqueeze(0)
-    logits = model(input_ids=probe, use_cache=False).logits
-    head = model.get_output_embeddings()
-    plain = head(decoder_of(model)(input_ids=probe, use_cache=False).last_hidden_state)
-    if getattr(head, "bias", None) is not None or not torch.equal(plain, logits):
-        raise ConfigError(
-            "model.name_or_path: the logits must be the last hidden states times the output embedding, but "
-            f"{name} ({type(model).__name__}) caps, scales or shifts them"
+class _Checkpointed(torch.nn.Module):
+    """First base of a layer that recomputes its activations.
+
+    The layer stays in evaluation mode. In training mode, which transformers' own checkpointing needs, the layers of
+    some models apply dropout.
+    """
+
+    def forward(self, *args: Any, **keywords: Any) -> Any:
+        """Call the layer's own forward pass, again in the backward pass, with the attention of now."""
+        forward = partial(super().forward, **keywords)
+        if not torch.is_grad_enabled():
+            return forward(*args)
+        attention = [(module.config, module.config._attn_implementation) for module in self._configured()]
+        return checkpoint(
+            forward, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), _attention_of(attention))
         )
+
+    def _configured(self) -> Iterator[Any]:
+        return (module for module in self.modules() if hasattr(module, "config"))
+
+
+@contextmanager
+def _attention_of(choices: list[tuple[Any, str]]) -> Iterator[None]:
+    """Context in which configurations name these implementations of attention."""
+    before = [(config, config._attn_implementation) for config, _ in choices]
+    try:
+        for config, name in choices:
+            config._attn_implementation = name
+        yield
+    finally:
+        for config, name in before:
+            config._attn_implementation = name
+
+
+def check_adapter(policy: PreTrainedModel, config: LoraConfig) -> None:
+    """Raise ConfigError if the model cannot be called with its adapter, as on a layer that returns a tuple."""
+    try:
+        with torch.no_grad():
+            body_of(policy)(input_ids=torch.arange(4, device=policy.device).unsqueeze(0), use_cache=False)
+    except (AttributeError, TypeError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ConfigError(
+            "model.lora.target_modules: the model cannot be called with an adapter on all of these layers; name "
+            f"others, such as [q_proj,v_proj], got {config.target_modules} ({type(error).__name__}: {reason})"
+        ) from None
 
 
 def resolve_device(name: str, key: str = "model.device") -> torch.device:

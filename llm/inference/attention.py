@@ -39,16 +39,6 @@ IGNORED_KEYWORDS = {"position_ids", "use_cache", "cache_position", "is_causal", 
 Attention = Callable[[nn.Module, Tensor, Tensor, Tensor, Rule], Tensor]
 
 
-def decoder_of(model: PreTrainedModel) -> PreTrainedModel:
-    """The part of a causal language model below its output embedding."""
-    body = model.get_decoder()
-    if isinstance(body, PreTrainedModel) and body is not model:
-        return body
-    # For Llama 4 `get_decoder` returns the whole model, for ModernBERT's decoder the output embedding.
-    inner: PreTrainedModel = getattr(model, "model", model)
-    return inner
-
-
 class Unsupported(Exception):
     """The model's attention has a feature that is not implemented here."""
 

@@ -13,13 +13,13 @@ from transformers import PreTrainedModel
 from llm.inference.attention import (
     Packing,
     Unsupported,
-    decoder_of,
     hidden_states,
     log_once,
     packed_forward,
     shared_prefix_attention,
 )
 from llm.inference.blocks import Rule, VisibleKeys, cap_scores
+from llm.inference.head import body_of
 from llm.inference.prompts import Prompts
 
 INITIAL_CAPACITY = 128  # tokens per row for which the cache is first allocated
@@ -35,7 +35,7 @@ def compile_decoding(model: PreTrainedModel, backend: str = "inductor") -> None:
 
     step = torch.compile(_step, dynamic=True, fullgraph=True, backend=backend)
     # The model's floats are constants; as symbols they would only cause recompilation.
-    _COMPILED[decoder_of(model)] = dynamo.patch(specialize_float=True)(step)
+    _COMPILED[body_of(model)] = dynamo.patch(specialize_float=True)(step)
 
 
 _COMPILED: WeakKeyDictionary[nn.Module, Callable[..., Tensor]] = WeakKeyDictionary()

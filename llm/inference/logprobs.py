@@ -1,14 +1,13 @@
-"""Log-probabilities of completions. Each prompt is processed once for its whole group."""
+"""Log-probabilities of completions."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from core.sequence import selected_logp, selected_logp_and_entropy
-from llm.inference.attention import decoder_of, packed_hidden
-from llm.inference.padded import padded_hidden
+from llm.inference.head import body_of, head_of
+from llm.inference.paths import PACKED, PADDED, WHOLE_ROWS, path_of
 from llm.inference.prompts import Prompts
-from llm.inference.trial import supports_shared_prefix
+from llm.inference.rope import check_length
 
 
 def completion_logp(
@@ -16,8 +15,8 @@ def completion_logp(
 ) -> Tensor:
     """Log-probability of every completion token, with gradient.
 
-    A prompt is processed once for the completions of its group, and gradients flow back through it. Values and
-    gradients equal those of processing each prompt and completion as one sequence.
+    A prompt is processed once for the completions of its group where the model allows it, and gradients flow back
+    through it. Values and gradients equal those of processing each prompt and completion as one sequence.
 
     Args:
         model: a causal language model.
@@ -30,7 +29,7 @@ def completion_logp(
         [P * G, T] float32, nats, 0 where masked.
     """
     hidden = completion_hidden(model, prompts, tokens, mask)
-    return _scatter(selected_logp(hidden, model.get_output_embeddings().weight, tokens[mask], chunk), mask)
+    return _scatter(head_of(model).logp(hidden, tokens[mask], chunk), mask)
 
 
 def completion_logp_and_entropy(
@@ -42,7 +41,7 @@ def completion_logp_and_entropy(
         [2, P * G, T] float32, nats, 0 where masked.
     """
     hidden = completion_hidden(model, prompts, tokens, mask)
-    logp, entropy = selected_logp_and_entropy(hidden, model.get_output_embeddings().weight, tokens[mask], chunk)
+    logp, entropy = head_of(model).logp_and_entropy(hidden, tokens[mask], chunk)
     return torch.stack([_scatter(logp, mask), _scatter(entropy.detach(), mask)])
 
 
@@ -53,6 +52,22 @@ def _scatter(values: Tensor, mask: Tensor) -> Tensor:
 
 def completion_hidden(model: PreTrainedModel, prompts: Prompts, tokens: Tensor, mask: Tensor) -> Tensor:
     """Last hidden state one position before each completion token, row by row: [mask.sum(), D], with gradient."""
-    body = decoder_of(model)
-    hidden = packed_hidden if supports_shared_prefix(body) else padded_hidden
-    return hidden(body, prompts, tokens, mask)
+    body = body_of(model)
+    check_length(body.config, prompts, tokens.shape[1])
+    path = path_of(body)
+    if path is PADDED and torch.is_grad_enabled() and _checkpoints(body):
+        path = WHOLE_ROWS  # the second forward pass of a layer would find its own keys in the cache
+    elif path is PACKED and _checkpoints_itself(body):
+        path = WHOLE_ROWS  # the model's own checkpointing does not repeat the packing
+    return path.hidden(body, prompts, tokens, mask)
+
+
+def _checkpoints_itself(body: nn.Module) -> bool:
+    """Whether transformers recomputes layers in the backward pass, without what the first pass was given."""
+    is_on = getattr(body, "is_activation_checkpointing", False)
+    return bool(is_on) and body.training and torch.is_grad_enabled()
+
+
+def _checkpoints(body: nn.Module) -> bool:
+    """Whether a layer recomputes its activations in the backward pass."""
+    return any(getattr(module, "gradient_checkpointing", False) for module in body.modules())

@@ -1,20 +1,31 @@
-"""Completions as a padded batch: the prompt's cache is repeated for each of them. Works with any model."""
+"""Passes over left-padded prompts whose keys and values are repeated for the completions, in transformers' cache."""
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
 
 from llm.inference.prompts import Prompts
 
+# Layers of a cache that hold keys and values only, so that padding can be masked.
+ATTENTION_LAYERS = (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer)
+
+
+def caches_attention_only(cache: object) -> bool:
+    """Whether a cache holds keys and values only. Recurrent and compressed states would be changed by padding."""
+    if not isinstance(cache, DynamicCache) or not cache.layers:
+        return False
+    return all(type(layer) in ATTENTION_LAYERS for layer in cache.layers)
+
 
 def padded_hidden(body: PreTrainedModel, prompts: Prompts, tokens: Tensor, mask: Tensor) -> Tensor:
-    """`llm.inference.logprobs.completion_hidden` with a prompt's keys and values repeated for each completion."""
+    """Last hidden state one position before each completion token: [mask.sum(), D], with gradient."""
     group = len(tokens) // len(prompts.ids)
     first, cache = prefill(body, prompts, group)
     hidden = first.unsqueeze(1)
     if tokens.shape[1] > 1:
         later = body(
-            input_ids=tokens[:, :-1],
+            input_ids=torch.where(mask, tokens, tokens[:, :1])[:, :-1],
             attention_mask=torch.cat([prompts.mask.repeat_interleave(group, 0), mask[:, :-1]], -1),
             position_ids=completion_positions(prompts, group, tokens.shape[1] - 1),
             past_key_values=cache,
@@ -25,10 +36,14 @@ def padded_hidden(body: PreTrainedModel, prompts: Prompts, tokens: Tensor, mask:
 
 
 def prefill(body: PreTrainedModel, prompts: Prompts, group: int) -> tuple[Tensor, DynamicCache]:
-    """Process the prompts: last hidden state [P * G, D] and key-value cache, each repeated for its group."""
+    """Process the prompts: last hidden state [P * G, D] and key-value cache, each repeated for its group.
+
+    The padding is filled with tokens of the row, because a padding token whose embedding is zero may give a gradient
+    of NaN, as in Gemma 3n.
+    """
     cache = DynamicCache(config=body.config)
     output = body(
-        input_ids=prompts.ids,
+        input_ids=torch.where(prompts.mask, prompts.ids, prompts.ids[:, -1:]),
         attention_mask=prompts.mask,
         position_ids=(prompts.mask.cumsum(-1) - 1).clamp_min(0),
         past_key_values=cache,
@@ -45,7 +60,7 @@ def completion_positions(prompts: Prompts, group: int, length: int) -> Tensor:
 
 
 class PaddedDecoder:
-    """Repeats a prompt's keys and values for its rows, in the cache class of the model. Works with any model."""
+    """Repeats a prompt's keys and values for its rows, in the cache class of the model."""
 
     def __init__(self, body: PreTrainedModel, prompts: Prompts, group: int, length: int) -> None:
         self.body, self.decoded = body, 0
@@ -64,3 +79,8 @@ class PaddedDecoder:
             use_cache=True,
         ).last_hidden_state[:, -1]
         self.decoded += 1
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop all rows except some, given by their ascending indices [R'] among the present rows."""
+        self.cache.batch_select_indices(rows)
+        self.position, self.attended, self.hidden = self.position[rows], self.attended[rows], self.hidden[rows]

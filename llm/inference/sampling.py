@@ -1,19 +1,18 @@
 """Sampling completions from the distribution that is scored: temperature 1, no top-k or nucleus truncation."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from core.sequence import inverse_cdf, rows_per_chunk
-from llm.inference.attention import decoder_of
-from llm.inference.decoder import PackedDecoder
-from llm.inference.padded import PaddedDecoder
+from core.sequence import inverse_cdf
+from llm.inference.head import Head, body_of, head_of
+from llm.inference.paths import make_decoder
 from llm.inference.prompts import Prompts
+from llm.inference.rope import check_length
 from llm.inference.stopping import StopStrings, decode, text_before
-from llm.inference.trial import supports_shared_prefix
 
 SHRINK = 0.8  # ended rows are dropped when at most this share of the rows is still running
 
@@ -96,9 +95,9 @@ def _sample(
     pad_id: int,
     stop_strings: StopStrings | None,
 ) -> Rollout:
-    head = model.get_output_embeddings()
-    limit = uniforms.shape[1]
-    decoder = make_decoder(decoder_of(model), prompts, group_size, limit)
+    head, body, limit = head_of(model), body_of(model), uniforms.shape[1]
+    check_length(body.config, prompts, limit)
+    decoder = make_decoder(body, prompts, group_size, limit)
     uniforms, eos_ids = uniforms.to(decoder.hidden.device), eos_ids.to(decoder.hidden.device)
     tokens = torch.full(uniforms.shape, pad_id, device=uniforms.device)
     lengths = torch.full_like(tokens[:, 0], limit)
@@ -117,7 +116,7 @@ def _sample(
         remaining = int(running.sum())
         if t + 1 == limit or not remaining:
             break
-        if isinstance(decoder, PackedDecoder) and remaining <= SHRINK * len(rows):
+        if remaining <= SHRINK * len(rows):
             keep = running.nonzero().squeeze(-1)
             decoder.keep(keep)
             rows, token, was_running, running = rows[keep], token[keep], was_running[keep], running[keep]
@@ -127,19 +126,8 @@ def _sample(
     return Rollout(tokens, mask, complete)
 
 
-def sample_token(head: Any, hidden: Tensor, uniform: Tensor) -> Tensor:
+def sample_token(head: Head, hidden: Tensor, uniform: Tensor) -> Tensor:
     """Sample the next token of each row, [R, D] and [R] -> [R], in chunks whose logits fit into memory."""
-    size = rows_per_chunk(head.weight.shape[0])
+    size = head.rows_per_chunk()
     chunks = zip(hidden.split(size), uniform.split(size), strict=True)
-    return torch.cat([inverse_cdf(head(states), numbers) for states, numbers in chunks])
-
-
-def make_decoder(body: PreTrainedModel, prompts: Prompts, group: int, length: int) -> PackedDecoder | PaddedDecoder:
-    """A decoder that has processed the prompts, with P * group rows of at most `length` tokens each.
-
-    Its attribute `hidden` [R, D] holds the last hidden states of the rows. `step(tokens, running)` processes the next
-    token of each row, [R] ids; running [R] bool is False for rows that had already ended.
-    """
-    if supports_shared_prefix(body):
-        return PackedDecoder(body, prompts, group, length)
-    return PaddedDecoder(body, prompts, group, length)
+    return torch.cat([inverse_cdf(head.logits(states), numbers) for states, numbers in chunks])

@@ -20,8 +20,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from conf.schema.llm import LoraConfig
 from core.sequence import selected_logp
 from llm.adapters import add_adapter
-from llm.inference.attention import decoder_of, hidden_states, shared_prefix_attention
+from llm.inference.attention import hidden_states, shared_prefix_attention
 from llm.inference.blocks import Rule
+from llm.inference.head import body_of
 
 
 class PassMemory(NamedTuple):
@@ -56,8 +57,8 @@ def measure_pass(
     if lora:
         add_meta_adapter(model, lora)
     if checkpointing and scored:
-        checkpoint_layers(decoder_of(model))
-    body, live = decoder_of(model), LiveBytes(model)
+        checkpoint_layers(body_of(model))
+    body, live = body_of(model), LiveBytes(model)
     with torch.set_grad_enabled(scored > 0), torch.device("meta"), shared_prefix_attention(body), live:
         if several:
             for parameter in live.trainable:

@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from core.sequence import (
+    Output,
     check_group,
     first_occurrences,
     inverse_cdf,
@@ -101,13 +103,62 @@ def test_selected_logp_sums_in_float32_at_least(dtype: torch.dtype, result: torc
     hidden, weight, tokens = problem(6, 4, 1000, dtype)
     logp = selected_logp(hidden, weight, tokens, chunk=4)
     assert logp.dtype == result
-    exact = (hidden @ weight.T).double().log_softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+    exact = plain_logp(hidden.double(), weight.double(), tokens)
     torch.testing.assert_close(logp.double(), exact, rtol=0, atol=1e-5)
-    if dtype == torch.bfloat16:  # control: summing in the model's own type is coarser
-        assert not torch.allclose(plain_logp(hidden, weight, tokens).double(), exact, rtol=0, atol=1e-3)
+    if dtype == torch.bfloat16:  # controls: logits, or also their sum, in the model's own type
+        for logits in ((hidden @ weight.T).float(), hidden @ weight.T):
+            rounded = logits.log_softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+            assert not torch.allclose(rounded.double(), exact, rtol=0, atol=1e-3)
     logp.sum().backward()
     assert hidden.grad is not None
     assert hidden.grad.dtype == dtype
+
+
+def test_a_bfloat16_embedding_is_widened_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, weight = (tensor.detach() for tensor in problem(2, 8, 1000, torch.bfloat16)[:2])
+    exact = hidden.double() @ weight.double().T
+    for block, largest in ((300, 300 * 8), (1000, 1000 * 8)):  # in four blocks; control: in one
+        monkeypatch.setattr("core.sequence.MAX_WIDENED", block * 8)
+        with torch.no_grad(), LargestTensor() as seen:
+            logits = Output(weight).logits(hidden)
+        torch.testing.assert_close(logits.double(), exact, rtol=0, atol=1e-5)
+        assert seen.largest == largest
+
+
+OUTPUTS: dict[str, dict[str, Any]] = {
+    "bias": {"bias": True},
+    "scale": {"scale": 0.0625},
+    "cap": {"cap": 1.5},
+    "all": {"bias": True, "scale": 2.0, "cap": 1.5},
+}
+
+
+@pytest.mark.parametrize("with_entropy", [False, True])
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_bias_scale_and_cap_have_the_values_and_gradients_of_autograd(name: str, with_entropy: bool) -> None:
+    options = dict(OUTPUTS[name])
+    hidden, weight, tokens = problem(23, 5, 17, torch.float64)
+    inputs = [hidden, weight]
+    if "bias" in options:
+        options["bias"] = random_logits(17, seed=5).to(torch.float64).requires_grad_()
+        inputs.append(options["bias"])
+    logits = options.get("scale", 1.0) * (hidden @ weight.T + options.get("bias", 0.0))
+    if "cap" in options:
+        logits = options["cap"] * (logits / options["cap"]).tanh()
+    share = logits.log_softmax(-1)
+    plain = share.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+    upstream = random_logits(23, seed=3)
+    output = Output(weight, **options)
+    if with_entropy:
+        ours = sum(selected_logp_and_entropy(hidden, output, tokens, 7))
+        plain = plain - (share.exp() * share).sum(-1)
+    else:
+        ours = selected_logp(hidden, output, tokens, 7)
+    torch.testing.assert_close(ours, plain, rtol=1e-12, atol=1e-12)
+    gradients = [torch.autograd.grad((x * upstream).sum(), inputs, retain_graph=True) for x in (ours, plain)]
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-11, atol=1e-12)
+    control = selected_logp(hidden, weight, tokens)  # without them
+    assert not torch.allclose(control, selected_logp(hidden, output, tokens))
 
 
 def test_selected_logp_at_the_edges() -> None:

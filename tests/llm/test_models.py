@@ -1,5 +1,6 @@
 """Loading: gradient checkpointing, a reference on another device, devices and dtypes, and unsupported models."""
 
+import copy
 import json
 import shutil
 
@@ -12,8 +13,10 @@ from llm import models as llm_models
 from llm.evaluation.policy import sample_texts
 from llm.inference.attention import log_once
 from llm.inference.logprobs import completion_logp
-from llm.models import load_models, resolve_device, resolve_dtype, save_policy
+from llm.models import enable_gradient_checkpointing, load_models, resolve_device, resolve_dtype, save_policy
 from llm.tasks.one_two import OneTwo
+
+from .architectures import build, shared_model
 
 
 def logp(model, completions):
@@ -49,14 +52,64 @@ def test_gradient_checkpointing_changes_memory_and_nothing_else(model_folder, co
     assert smaller_size < size / 3
 
 
-def test_gradient_checkpointing_needs_packed_prompts(build_model, tokenizer, tmp_path, make_config):
+def test_gradient_checkpointing_without_packed_prompts(build_model, tokenizer, tmp_path, make_config, completions):
+    """The cache that is otherwise repeated would be filled twice; whole rows are read instead."""
     build_model("bloom", len(tokenizer)).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     options = (f"model.name_or_path={tmp_path}", "model.gradient_checkpointing=true")
-    message = r"^model\.gradient_checkpointing: must be false for a model that does not support packed prompts"
-    with pytest.raises(ConfigError, match=rf"{message}, got true with BloomForCausalLM"):
+    checkpointed, plain = (load_models(make_config(*options[:n]).model).policy for n in (2, 1))
+    expected, size = gradients_and_saved_bytes(plain, completions)
+    gradients, smaller_size = gradients_and_saved_bytes(checkpointed, completions)
+    for ours, theirs in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    assert smaller_size < size
+
+
+@pytest.mark.parametrize("name", ["opt", "xglm"])
+def test_gradient_checkpointing_does_not_turn_dropout_on(name):
+    """These layers apply dropout if they are in training mode, which transformers' own checkpointing needs."""
+    model = build(name)
+    ids = torch.arange(6)[None]
+    expected = model(input_ids=ids, use_cache=False).logits
+    enable_gradient_checkpointing(model)
+    assert torch.equal(model(input_ids=ids, use_cache=False).logits, expected)
+    for module in model.modules():  # control
+        module.training = getattr(module, "gradient_checkpointing", False)
+    assert not torch.allclose(model(input_ids=ids, use_cache=False).logits, expected, atol=1e-3)
+
+
+def test_a_copy_of_a_checkpointed_model_computes_with_its_own_weights():
+    model = shared_model("qwen3")
+    checkpointed = copy.deepcopy(model)
+    enable_gradient_checkpointing(checkpointed)
+    other = copy.deepcopy(checkpointed)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(2)
+    ids = torch.arange(6)[None]
+    logits = [m(input_ids=ids, use_cache=False).logits for m in (model, checkpointed, other)]
+    assert torch.equal(logits[0], logits[1])
+    assert not torch.allclose(logits[0], logits[2])
+
+
+def test_an_adapter_on_a_layer_that_returns_a_tuple_is_refused(tokenizer, tmp_path, make_config):
+    shared_model("phimoe").save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    options = (f"model.name_or_path={tmp_path}", "model.lora.rank=2")
+    message = (
+        r"^model\.lora\.target_modules: the model cannot be called with an adapter on all of these layers; [^\n]*$"
+    )
+    with pytest.raises(ConfigError, match=message):
         load_models(make_config(*options).model)
-    load_models(make_config(options[0]).model)  # control
+    load_models(make_config(*options, "model.lora.target_modules=[q_proj,v_proj]").model)  # control
+
+
+def test_gradient_checkpointing_needs_layers_that_transformers_can_checkpoint():
+    message = (
+        r"^model\.gradient_checkpointing: must be false for a model whose layers .*, got true with OpenAIGPTLMHead"
+    )
+    with pytest.raises(ConfigError, match=message):
+        enable_gradient_checkpointing(shared_model("openai-gpt"))
 
 
 def test_compiled_decoding_needs_whole_weights(make_config):
@@ -88,17 +141,17 @@ def test_the_attention_implementation_is_the_configured_one(model_folder, make_c
         make_config("model.attention=fast")
 
 
-def test_models_that_transform_their_logits_are_refused(build_model, tokenizer, tmp_path, make_config):
-    for kind, supported in (("llama", True), ("gemma2", False)):
+def test_models_with_another_head_are_refused(tokenizer, tmp_path, make_config):
+    for kind, supported in (("llama", True), ("gemma2", True), ("modernbert-decoder", False)):
         folder = tmp_path / kind
-        build_model(kind, len(tokenizer)).save_pretrained(folder)
+        shared_model(kind).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         config = make_config(f"model.name_or_path={folder}").model
         if supported:
             assert load_models(config).policy.config.model_type == kind
         else:
             message = (
-                r"^model\.name_or_path: the logits must be the last hidden states .*gemma2.* caps, scales or shifts"
+                r"^model\.name_or_path: the logits must be the last hidden states .* not so in ModernBert[^\n]*$"
             )
             with pytest.raises(ConfigError, match=message):
                 load_models(config)

@@ -54,7 +54,7 @@ CONFIGS = {
 }
 
 
-PACKED = [kind for kind in CONFIGS if kind != "llama4"]
+PACKED_KINDS = [kind for kind in CONFIGS if kind != "llama4"]
 
 
 def without(*fields):

@@ -3,13 +3,14 @@
 import pytest
 import torch
 
-from llm.inference import attention, blocks, logprobs, trial
-from llm.inference.attention import Packing, PaddedRows, decoder_of
-from llm.inference.trial import supports_shared_prefix
+from llm.inference import attention, blocks, logprobs, paths
+from llm.inference.attention import Packing, PaddedRows
+from llm.inference.head import body_of
+from llm.inference.paths import PACKED, path_of
 from llm.models import enable_gradient_checkpointing
 
 from .plain import VOCAB, difference, make_completions, make_prompts, plain_logp
-from .special_models import PACKED, special_model, without
+from .special_models import PACKED_KINDS, special_model, without
 
 SUPPORTED = ("qwen3", "llama", "llama-bias", "qwen2", "gpt2", "gpt_neox", "olmo2", "qwen3_moe")
 LENGTHS = {"ragged": [3, 1, 7, 2, 7, 5, 4, 6, 1], "one-token": [1] * 9, "even": [4] * 9, "G=1": [5, 1, 3]}
@@ -19,7 +20,7 @@ LENGTHS = {"ragged": [3, 1, 7, 2, 7, 5, 4, 6, 1], "one-token": [1] * 9, "even": 
 @pytest.mark.parametrize("kind", SUPPORTED)
 def test_a_packed_pass_equals_each_sequence_alone(build_model, kind, device_has_fused, monkeypatch):
     model = build_model(kind, VOCAB)
-    assert supports_shared_prefix(model.get_decoder())
+    assert path_of(model.get_decoder()) is PACKED
     if not device_has_fused:
         monkeypatch.setattr(blocks, "FUSED", set())
         monkeypatch.setattr(blocks, "MAX_SCORES", 300)  # in several chunks
@@ -47,7 +48,7 @@ def test_bfloat16_is_as_exact_as_the_plain_path(build_model):
         packed, plain = (
             float((f(model, *batch) - exact).abs().mean()) for f in (logprobs.completion_logp, plain_logp)
         )
-    assert supports_shared_prefix(model.get_decoder())
+    assert path_of(model.get_decoder()) is PACKED
     assert 0 < packed < 2 * plain
 
 
@@ -79,23 +80,23 @@ Packing_init, Merge = Packing.__init__, attention.merge_attention
 def test_control_a_broken_part_is_noticed(build_model, monkeypatch, attribute, replacement, values_differ):
     model = build_model("qwen3", VOCAB)
     batch = make_prompts(3, 9, 1), *make_completions(LENGTHS["ragged"])
-    assert supports_shared_prefix(model.get_decoder())
+    assert path_of(model.get_decoder()) is PACKED
     monkeypatch.setattr(*attribute, replacement)
     value, grad = difference(model, *batch)
     assert (value > 1e-3) == values_differ
     assert grad > 1e-3
-    # The trial that decides whether a model is supported refuses it if its values are wrong.
-    trial._PACKED.clear()
-    assert supports_shared_prefix(model.get_decoder()) != values_differ
-    trial._PACKED.clear()
+    # The trial that decides how a model is read notices wrong values and wrong gradients.
+    paths._PATHS.clear()
+    assert path_of(model.get_decoder()) is not PACKED
+    paths._PATHS.clear()
 
 
 @pytest.mark.parametrize("lengths", ["ragged", "one-token"])
-@pytest.mark.parametrize("kind", PACKED)
+@pytest.mark.parametrize("kind", PACKED_KINDS)
 def test_windows_sinks_caps_and_other_widths_are_those_of_each_sequence_alone(kind, lengths):
     """Rows of 2 to 16 tokens with a window of 6, prompts longer and shorter than it."""
     model = special_model(kind)
-    assert supports_shared_prefix(model.get_decoder())
+    assert path_of(model.get_decoder()) is PACKED
     value, grad = difference(model, make_prompts(3, 9, 1), *make_completions(LENGTHS[lengths]))
     assert value < 1e-5
     assert grad < 1e-5
@@ -105,7 +106,7 @@ def test_windows_sinks_caps_and_other_widths_are_those_of_each_sequence_alone(ki
 def test_masks_without_the_fused_operator_in_chunks_and_groups_of_one(kind, monkeypatch):
     changes = {"attn_temperature_tuning": False} if kind == "llama4" else {}
     model = special_model(kind, **changes)
-    assert supports_shared_prefix(decoder_of(model))
+    assert path_of(body_of(model)) is PACKED
     monkeypatch.setattr(blocks, "MAX_SCORES", 300)
     for fused in ({"cpu"}, set()):
         monkeypatch.setattr(blocks, "FUSED", fused)
@@ -120,14 +121,14 @@ def test_masks_without_the_fused_operator_in_chunks_and_groups_of_one(kind, monk
 )
 def test_control_a_layer_without_its_window_cap_or_sink_is_noticed(kind, field, monkeypatch):
     model = special_model(kind)
-    assert supports_shared_prefix(model.get_decoder())
+    assert path_of(model.get_decoder()) is PACKED
     monkeypatch.setattr(attention, "Rule", without(field))
     value, grad = difference(model, make_prompts(3, 9, 1), *make_completions(LENGTHS["ragged"]))
     assert value > 1e-2
     assert grad > 1e-2
-    trial._PACKED.clear()
-    assert not supports_shared_prefix(model.get_decoder())  # the trial notices it, too
-    trial._PACKED.clear()
+    paths._PATHS.clear()
+    assert path_of(model.get_decoder()) is not PACKED  # the trial notices it, too
+    paths._PATHS.clear()
 
 
 @pytest.mark.parametrize("kind", ["gemma3", "gpt_oss"])
@@ -148,7 +149,7 @@ def test_with_our_gradient_checkpointing_layers_keep_their_windows_and_sinks(kin
 def test_no_mask_is_made_for_rows_within_the_window(window, monkeypatch):
     """The longest prompt and completion are 9 + 6 tokens in the packed pass, whose last token is not read."""
     model = special_model("mistral", sliding_window=window)
-    assert supports_shared_prefix(model.get_decoder())
+    assert path_of(model.get_decoder()) is PACKED
     batch = make_prompts(3, 9, 1), *make_completions(LENGTHS["ragged"])
     expected = plain_logp(model, *batch)
     monkeypatch.setattr(blocks.VisibleKeys, "hidden", None)

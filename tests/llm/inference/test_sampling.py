@@ -4,6 +4,7 @@ import copy
 
 import torch
 
+from llm.inference.head import Head
 from llm.inference.logprobs import completion_logp
 from llm.inference.prompts import Prompts, encode_chats, pad_completions
 from llm.inference.sampling import Rollout, inverse_cdf, sample, sample_token
@@ -83,12 +84,12 @@ def test_completions_end_at_eos_or_at_the_limit(random_model, tokenizer):
 
 def test_chunks_of_rows_give_the_same_tokens(monkeypatch):
     generator = torch.Generator().manual_seed(0)
-    head = torch.nn.Linear(4, 50)
+    head = Head(*torch.nn.Linear(4, 50).parameters(), cap=2.0)
     hidden, uniform = torch.randn(7, 4, generator=generator), torch.rand(7, generator=generator, dtype=torch.float64)
     with torch.no_grad():
         whole = sample_token(head, hidden, uniform)
-        assert whole.tolist() == inverse_cdf(head(hidden), uniform).tolist()
-        monkeypatch.setattr("llm.inference.sampling.rows_per_chunk", lambda vocabulary: 3)
+        assert whole.tolist() == inverse_cdf(head.logits(hidden), uniform).tolist()
+        monkeypatch.setattr("llm.inference.head.rows_per_chunk", lambda vocabulary: 3)
         assert torch.equal(sample_token(head, hidden, uniform), whole)
 
 

@@ -9,7 +9,8 @@ from transformers import GenerationConfig, Qwen3Config
 from transformers.generation import StopStringCriteria
 
 from conf.schema.base import ConfigError
-from llm.inference.decoder import PackedDecoder, PaddedDecoder
+from llm.inference.decoder import PackedDecoder
+from llm.inference.padded import PaddedDecoder
 from llm.inference.prompts import encode_chats
 from llm.inference.sampling import sample
 from llm.inference.stopping import (
