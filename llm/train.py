@@ -49,6 +49,7 @@ from llm.reference import (
 )
 from llm.report import report_run
 from llm.rewards import Reward, Scores, make_evaluation_reward, make_reward
+from llm.startup import announce
 from llm.tasks.base import Task, load_task
 
 
@@ -156,6 +157,7 @@ def train(config: LlmConfig, run: Run) -> None:
     extra_reward = make_evaluation_reward(config.reward, task, models.eos_ids.device, models.policy.dtype)
     evaluation = EvaluationSettings.from_config(config)
     with engine.gather() as policy, models.as_reference(policy) as reference:
+        announce(run, config, task, models, policy)
         base = evaluate_policy(reference, models, task, reward, extra_reward, evaluation)
 
     batch_settings = BatchSettings.from_config(config)

@@ -35,7 +35,7 @@ class PlanSettings:
     prompts: prompts per step, all ranks together; group_size: completions per prompt.
     prompt_tokens, new_tokens: tokens of the longest prompt and completion.
     micro_batch, micro_batch_tokens: the most completions and tokens in a pass; None: any number of tokens.
-    evaluation_rows: completions of a prompt that evaluation samples at a time.
+    evaluation_rows, evaluation_prompts: completions that evaluation samples at a time, and their prompts.
     reward_models: their configurations, as JSON.
     lora: rank and target modules of an adapter; None without one.
     """
@@ -52,6 +52,7 @@ class PlanSettings:
     micro_batch: int
     micro_batch_tokens: int | None
     evaluation_rows: int
+    evaluation_prompts: int = 1
     reward_models: tuple[str, ...] = ()
     lora: tuple[int, tuple[str, ...]] | None = None
     checkpointing: bool = False
@@ -117,8 +118,9 @@ def estimate(settings: PlanSettings) -> dict[str, Phase]:
     }
 
     prompts = settings.prompts_per_rank
+    evaluated = settings.evaluation_prompts, settings.evaluation_rows
     phases = {
-        "evaluation": always | {"reference": reference} | sampling_phase(settings, size, 1, settings.evaluation_rows),
+        "evaluation": always | {"reference": reference} | sampling_phase(settings, size, *evaluated),
         "sampling": always | sampling_phase(settings, size, prompts, prompts * settings.group_size),
         "reference": always | {"reference": reference, "activations": forward_bytes(settings, size)},
         "training": always | training_phase(settings, size),
