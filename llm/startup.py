@@ -19,7 +19,7 @@ from llm.models import Models
 from llm.plan.activations import OutOfTime, time_limit
 from llm.plan.advice import suggest_change
 from llm.plan.duration import RunTime, estimate_time, measure_device, measure_passes
-from llm.plan.estimate import STAGES, PlanSettings, estimate, model_size
+from llm.plan.estimate import STAGES, PlanSettings, estimate
 from llm.plan.settings import GIB, device_memory, process_memory, run_settings
 from llm.tasks.base import Task
 from llm.testbed.tiny_models import RECIPES
@@ -123,7 +123,8 @@ def method_rows(config: LlmConfig) -> dict[str, str]:
         method += f" of {choices.classes}s, Algorithm {choices.mara_algorithm}, anchor {choices.mara_anchor}"
     places = {"reward": "in the reward", "loss": "in the loss", "reference": "on completions of the reference"}
     return {
-        "method": f"{method}; advantage {choices.advantage}",
+        "method": method,
+        "advantage": choices.advantage,
         "divergence": f"{choices.direction} KL, level {choices.level}, {places[choices.placement]}"
         if choices.direction in ("reverse", "forward")
         else f"{choices.direction}, level {choices.level}, {places[choices.placement]}",
@@ -229,13 +230,11 @@ def measure_time(
     sets = list(task.evaluation_prompts().values())
     completions = max(config.evaluation_completions // len(sets[0]), 1) * sum(map(len, sets))
     try:
-        speed = measure_device(policy.device, policy.dtype)
+        vocabulary, width = policy.get_output_embeddings().weight.shape
+        speed = measure_device(policy.device, policy.dtype, vocabulary)
         passes = measure_passes(policy, policy.get_decoder(), speed)
-        width = policy.config.get_text_config().hidden_size
-        vocabulary = model_size(settings).vocabulary
-        return estimate_time(
-            settings, (speed, passes), (vocabulary, width), config.update, completions, prompt_tokens
-        )
+        head = int(vocabulary), int(width)
+        return estimate_time(settings, (speed, passes), head, config.update, completions, prompt_tokens)
     except Exception:  # an estimate must not stop a run
         return None
 

@@ -8,7 +8,7 @@ import json
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -64,8 +64,8 @@ class PassMemory(NamedTuple):
 class Layout(NamedTuple):
     """How a model processes prompts and completions.
 
-    name: packed (each prompt once), cached (a prompt's keys and values are repeated for its completions) or whole
-        (each completion with its prompt).
+    name: packed (each prompt once), cached (a prompt's keys and values are repeated for its completions), whole
+        (each completion with its prompt), or own attention (the same, for attention without a stand-in).
     token_bytes: keys and values of one token, if prompts are packed; else 0.
     """
 
@@ -81,12 +81,29 @@ class OutOfTime(Exception):
 
 
 def meta_model(config: str, dtype_bytes: int, auto_class: Any = AutoModelForCausalLM) -> Any:
-    """A model on the meta device, from its configuration as JSON. auto_class: one of transformers' Auto classes."""
+    """A model on the meta device, from its configuration as JSON. auto_class: one of transformers' Auto classes.
+
+    Raises:
+        ConfigError: it cannot be created.
+    """
     values = json.loads(config, object_hook=_special_float)
-    dtype = {2: torch.bfloat16, 4: torch.float32}[dtype_bytes]
-    with torch.device("meta"):
-        model_config = AutoConfig.for_model(values.pop("model_type"), **values)
+    kind, dtype = values.pop("model_type"), {2: torch.bfloat16, 4: torch.float32}[dtype_bytes]
+    with meta_device(kind):
+        model_config = AutoConfig.for_model(kind, **values)
         return auto_class.from_config(model_config, dtype=dtype, trust_remote_code=False).eval()
+
+
+@contextmanager
+def meta_device(name: str) -> Iterator[None]:
+    """Context for a model's own code on the meta device. Whatever it raises becomes a ConfigError of one line."""
+    try:
+        with torch.device("meta"):
+            yield
+    except (ConfigError, OutOfTime):
+        raise
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ConfigError(f"model.name_or_path: no estimate for the architecture {name} ({reason})") from None
 
 
 def _special_float(values: dict[str, Any]) -> Any:
@@ -157,7 +174,7 @@ def measure_pass(
     body = model_body(model)
     with (
         torch.set_grad_enabled(gradient),
-        torch.device("meta"),
+        meta_device(type(model).__name__),
         attention(body, layout.name),
         LiveBytes(model) as live,
     ):
@@ -185,27 +202,28 @@ def find_layout(model_config: str, dtype_bytes: int) -> Layout:
         ConfigError: there is none.
     """
     model = meta_model(model_config, dtype_bytes)
-    body, reasons = model_body(model), []
+    body, problem = model_body(model), None
     for name, run in LAYOUTS.items():
         calls.clear()
         try:
-            with torch.no_grad(), torch.device("meta"), attention(body, name), LiveBytes(model):
+            with torch.no_grad(), meta_device(type(model).__name__), attention(body, name), LiveBytes(model):
                 run(body, PassShape(1, 3, 2, 3))
-        except OutOfTime:
-            raise
-        except Exception as error:  # whatever the model's own code raises
-            reasons.append(str(error).strip().partition("\n")[0])
+        except ConfigError as error:
+            problem = error
             continue
-        if name != "packed":
-            return Layout(name)
         config = model.config.get_text_config()
         chunked = "chunked_attention" in (getattr(config, "layer_types", None) or ())
-        if len(calls) >= config.num_hidden_layers and not chunked:
+        if name != "packed":
+            return Layout(name)
+        if len(calls) >= config.num_hidden_layers and not chunked and not is_recurrent(body):
             return Layout(name, sum(calls) // PassShape(1, 3, 2, 3).tokens)
-    raise ConfigError(
-        f"model.name_or_path: no estimate for {type(model).__name__}, which cannot be executed on torch's meta "
-        f"device ({reasons[-1]})"
-    )
+    assert problem is not None  # of the last layout
+    raise problem
+
+
+def is_recurrent(body: Any) -> bool:
+    """Whether a layer remembers a state, instead of the keys and values of each token."""
+    return any("LinearAttention" in type(layer).__name__ for layer in DynamicCache(config=body.config).layers)
 
 
 @lru_cache
@@ -213,10 +231,12 @@ def cache_bytes(config: str, dtype_bytes: int, tokens: int) -> int:
     """Bytes of what a model remembers of one sequence, such as keys and values, if its prompts cannot be packed."""
     model = meta_model(config, dtype_bytes)
     body, name = model_body(model), find_layout(config, dtype_bytes).name
-    with torch.no_grad(), torch.device("meta"), attention(body, "cached"), LiveBytes(model) as live:
+    stand_in = attention(body, "cached" if name == "packed" else name)
+    with torch.no_grad(), meta_device(type(model).__name__), stand_in, LiveBytes(model) as live:
         ids = torch.zeros(1, tokens, dtype=torch.long)
         before = live.live
-        output = dict(body(input_ids=ids, use_cache=True, **new_cache(body, name)))
+        cache = {"past_key_values": DynamicCache(config=body.config)} if name == "cached" else {}
+        output = dict(body(input_ids=ids, use_cache=True, **cache))
         remembered = [output.get(key) for key in ("past_key_values", "cache_params")]
         output.clear()
         return live.live - before if any(part is not None for part in remembered) else 0
@@ -236,10 +256,11 @@ def packed(body: Any, shape: PassShape) -> Tensor:
 def cached(body: Any, shape: PassShape) -> Tensor:
     """Last hidden states of the completions, after a pass over the prompts: [R, T - 1, D]. See `padded_hidden`."""
     ids = torch.zeros(shape.prompts, shape.prompt_tokens, dtype=torch.long)
-    inputs = {"past_key_values": DynamicCache(config=body.config), "use_cache": True}
+    cache = DynamicCache(config=body.config)
+    inputs: dict[str, Any] = {"past_key_values": cache, "use_cache": True}
     output = body(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=ids, **inputs)
     if shape.rows:
-        inputs["past_key_values"].batch_repeat_interleave(shape.rows // shape.prompts)
+        cache.batch_repeat_interleave(shape.rows // shape.prompts)
         ids = torch.zeros(shape.rows, max(shape.new_tokens - 1, 1), dtype=torch.long)
         attended = torch.ones(shape.rows, shape.prompt_tokens + ids.shape[1], dtype=torch.long)
         output = body(input_ids=ids, attention_mask=attended, position_ids=ids, **inputs)
@@ -255,12 +276,12 @@ def whole(body: Any, shape: PassShape) -> Tensor:
     return hidden
 
 
-LAYOUTS: dict[str, Callable[[Any, PassShape], Tensor]] = {"packed": packed, "cached": cached, "whole": whole}
-
-
-def new_cache(body: Any, layout: str) -> dict[str, Any]:
-    """The keyword argument with an empty cache; none for a model that makes its own."""
-    return {"past_key_values": DynamicCache(config=body.config)} if layout == "cached" else {}
+LAYOUTS: dict[str, Callable[[Any, PassShape], Tensor]] = {
+    "packed": packed,
+    "cached": cached,
+    "whole": whole,
+    "own attention": whole,
+}
 
 
 # --- attention ----------------------------------------------------------------------------------------------------
@@ -287,6 +308,8 @@ AttentionInterface.register(STAND_IN, padded_stand_in)
 
 def attention(body: Any, layout: str) -> AbstractContextManager[None]:
     """Context in which a model's layers use the stand-in for the attention of a layout."""
+    if layout == "own attention":
+        return nullcontext()
     return shared_prefix_attention(body) if layout == "packed" else stand_in_attention(body)
 
 
