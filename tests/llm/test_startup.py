@@ -18,8 +18,9 @@ SMALL = ("prompts_per_step=2", "group_size=4", "max_new_tokens=6", "evaluation_c
 
 
 @pytest.fixture
-def start(models, odd_length, make_config, tmp_path, capsys):
+def start(models, odd_length, make_config, tmp_path, capsys, monkeypatch):
     """Announces a run and returns its stub, with the warnings and facts that it got, and what was printed."""
+    monkeypatch.setattr(startup, "TIME_LIMIT", 1000.0)
 
     def run_start(*overrides, main=True, first_step=0):
         run = SimpleNamespace(is_main=main, ranks=SimpleNamespace(world=1), first_step=first_step, folder=tmp_path)
