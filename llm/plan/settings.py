@@ -145,8 +145,6 @@ def device_memory(settings: PlanSettings, launcher: Mapping[str, Any]) -> float:
 
 def process_memory(cuda: bool) -> int:
     """Bytes of a process without a model: CUDA's context on a GPU, or this process's own memory on a CPU."""
-    import llm.train  # noqa: F401  # the imports of a run are part of its memory
-
     if cuda:
         return CUDA_CONTEXT
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
