@@ -29,7 +29,6 @@ MODELS: dict[str, dict[str, Any]] = {
         "vocab_size": 65536,
     },
     "58M": {"hidden_size": 768, "intermediate_size": 2304, "num_hidden_layers": 7, "vocab_size": 8192},
-    "31M, GPT-2": {"model_type": "gpt2", "n_embd": 512, "n_layer": 8, "n_head": 8, "vocab_size": 8192},
     "30M, Mistral": {
         "model_type": "mistral",
         "hidden_size": 512,
@@ -53,7 +52,6 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {  # model and overrides
     "several passes": ("27M", ("group_size=16", "micro_batch=4", "max_new_tokens=64")),
     "logits": ("42M, 64k vocabulary", ("group_size=16", "micro_batch=16", "max_new_tokens=48")),
     "weights": ("58M", ("group_size=4", "micro_batch=1", "max_new_tokens=16")),
-    "gpt2": ("31M, GPT-2", ("group_size=16", "micro_batch=16", "max_new_tokens=64")),
     "sliding window": ("30M, Mistral", ("group_size=16", "micro_batch=16", "max_new_tokens=64")),
     "experts": ("44M, Qwen3-MoE", ("group_size=16", "micro_batch=16", "max_new_tokens=64")),
     "zero2": ("58M", ("engine=zero2", "prompts_per_step=2", "group_size=4", "micro_batch=1", "max_new_tokens=16")),
@@ -107,12 +105,13 @@ def build(folder: Path, sizes: dict[str, Any]) -> Path:
     from llm.testbed.tiny_models import byte_tokenizer
 
     tokenizer = byte_tokenizer()
-    heads = sizes.get("hidden_size", 512) // 64
-    attention = {"num_attention_heads": heads, "num_key_value_heads": min(heads, 4), "head_dim": 64}
+    heads = sizes["hidden_size"] // 64
     arguments: dict[str, Any] = {
         "model_type": "qwen3",
-        **({} if "n_head" in sizes else attention),
         **sizes,
+        "num_attention_heads": heads,
+        "num_key_value_heads": min(heads, 4),
+        "head_dim": 64,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
         "tie_word_embeddings": True,

@@ -299,7 +299,12 @@ def packed_stand_in(module: Any, query: Tensor, key: Tensor, value: Tensor, *_: 
 def padded_stand_in(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **_: Any
 ) -> tuple[Tensor, None]:
-    """The same for transformers' fused attention: [B, H, T, D] -> [B, T, H, D]."""
+    """The same for transformers' fused attention: [B, H, T, D] -> [B, T, H, D].
+
+    With a mask, as for padded rows, it repeats keys and values for the query heads that share them.
+    """
+    if (times := query.shape[1] // key.shape[1]) > 1:
+        key, value = (states.repeat_interleave(times, 1) for states in (key, value))
     return _StandIn.apply(query, key, value).transpose(1, 2).contiguous(), None
 
 

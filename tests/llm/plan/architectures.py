@@ -1,5 +1,7 @@
 """Small configurations of many architectures, for the tests of the plan and of the summary."""
 
+from typing import Any
+
 from transformers import AutoConfig, PreTrainedConfig
 
 from llm.testbed.tiny_models import byte_tokenizer
@@ -31,7 +33,7 @@ LINEAR = {
     "linear_value_head_dim": 8,
 }
 
-ARCHITECTURES: dict[str, dict[str, object]] = {  # model_type -> arguments of its configuration
+ARCHITECTURES: dict[str, dict[str, Any]] = {  # model_type -> arguments of its configuration
     "qwen2": GROUPED,
     "qwen3": WIDE,
     "llama": GROUPED,

@@ -147,7 +147,9 @@ def test_what_cannot_be_executed_is_one_line(monkeypatch):
         measure_pass(text, 4, None, False, PassShape(1, 7, 1, 7), False, False)
     find_layout.cache_clear()
     monkeypatch.setattr("llm.plan.activations.LAYOUTS", {"whole": lambda *_: torch.ones(2) @ torch.ones(3)})
-    with pytest.raises(ConfigError, match=r"^model\.name_or_path: no estimate for Qwen3ForCausalLM") as error:
+    with pytest.raises(
+        ConfigError, match=r"^model\.name_or_path: no estimate for the architecture Qwen3ForCausalLM"
+    ) as error:
         find_layout(text, 4)
     assert "\n" not in str(error.value)
     find_layout.cache_clear()
