@@ -53,7 +53,7 @@ class Models(NamedTuple):
     eos_ids: [K] ids that end a completion, on the policy's device.
     pad_id: fills rows after their end.
     stop_strings: strings that end a completion, if there are any.
-    facts: where the weights are from, for the run's summary.
+    facts: where the weights are from, for run.json.
     """
 
     policy: PreTrainedModel

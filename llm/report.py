@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import matplotlib
@@ -27,21 +26,16 @@ SMOOTHING = 12  # steps averaged in a point of a curve
 
 
 def report_run(
-    run: Run,
-    base: Mapping[str, Any],
-    trained: Mapping[str, Any],
-    data: Mapping[str, Mapping[str, Any]],
-    model: Mapping[str, str] = MappingProxyType({}),
+    run: Run, base: Mapping[str, Any], trained: Mapping[str, Any], data: Mapping[str, Mapping[str, Any]]
 ) -> None:
     """Write summary.json and figure.png of one run, and print its closing table.
 
     base, trained: results of `llm.evaluation.policy.evaluate_policy`.
     data: name -> origin, hash and number of records of each data set.
-    model: where the initial weights are from.
     """
     metrics = read_jsonl(run.folder / "metrics.jsonl")
     ratios = {key: _last_value(metrics, f"collapse/{key}") for key in ("observed_log_ratio", "predicted_log_ratio")}
-    run.finish({**trained, **ratios, "base": base, **({"data": data} if data else {}), "model": dict(model)})
+    run.finish({**trained, **ratios, "base": base, **({"data": data} if data else {})})
     console.print(answer_table([("base", base), ("run", {**trained, **ratios})]))
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     draw_training(left, metrics, base)

@@ -51,6 +51,7 @@ from llm.reference import (
 )
 from llm.report import report_run
 from llm.rewards import Reward, Scores, make_evaluation_reward, make_reward
+from llm.startup import announce
 from llm.tasks.base import Task, load_task
 
 
@@ -162,6 +163,7 @@ def train(config: LlmConfig, run: Run) -> None:
     extra_reward = make_evaluation_reward(config.reward, task, models.eos_ids.device, models.policy.dtype)
     evaluation = EvaluationSettings.from_config(config)
     with engine.gather() as policy, models.as_reference(policy) as reference:
+        announce(run, config, task, models, policy)
         base = evaluate_policy(reference, models, task, reward, extra_reward, evaluation)
 
     batch_settings = BatchSettings.from_config(config)
@@ -201,8 +203,7 @@ def train(config: LlmConfig, run: Run) -> None:
             save_policy(policy, models.tokenizer, config.model, run.folder)
         trained = evaluate_policy(policy, models, task, reward, extra_reward, evaluation)
     if run.is_main:
-        data_facts = {name: records.facts() for name, records in task.data.items()}
-        report_run(run, base, trained, data_facts, models.facts)
+        report_run(run, base, trained, {name: records.facts() for name, records in task.data.items()})
 
 
 def check_prompts(config: LlmConfig, task: Task, models: Models) -> None:

@@ -1,6 +1,7 @@
 """Compare the peak memory that `python -m llm.plan` estimates with that of `python -m llm`.
 
-Each run is a separate process that takes two steps on the CPU, with a random Qwen3 and completions of maximum length.
+Each run is a separate process that takes two steps on the CPU, with a random model (Qwen3 unless another architecture
+is named) and completions of maximum length.
 Its measured memory is its peak (VmHWM) minus the memory after its imports.
 
     python -m tools.peak_memory [CASE...]
@@ -19,7 +20,7 @@ from typing import Any
 from llm.plan.estimate import estimate
 from llm.plan.settings import PlanArguments, make_settings
 
-MODELS: dict[str, dict[str, int]] = {
+MODELS: dict[str, dict[str, Any]] = {
     "27M": {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "vocab_size": 4096},
     "42M, 64k vocabulary": {
         "hidden_size": 512,
@@ -28,12 +29,31 @@ MODELS: dict[str, dict[str, int]] = {
         "vocab_size": 65536,
     },
     "58M": {"hidden_size": 768, "intermediate_size": 2304, "num_hidden_layers": 7, "vocab_size": 8192},
+    "30M, Mistral": {
+        "model_type": "mistral",
+        "hidden_size": 512,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 8,
+        "vocab_size": 8192,
+        "sliding_window": 64,
+    },
+    "44M, Qwen3-MoE": {
+        "model_type": "qwen3_moe",
+        "hidden_size": 512,
+        "moe_intermediate_size": 384,
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "num_hidden_layers": 6,
+        "vocab_size": 8192,
+    },
 }
 CASES: dict[str, tuple[str, tuple[str, ...]]] = {  # model and overrides
     "one pass": ("27M", ("group_size=16", "micro_batch=16", "max_new_tokens=64")),
     "several passes": ("27M", ("group_size=16", "micro_batch=4", "max_new_tokens=64")),
     "logits": ("42M, 64k vocabulary", ("group_size=16", "micro_batch=16", "max_new_tokens=48")),
     "weights": ("58M", ("group_size=4", "micro_batch=1", "max_new_tokens=16")),
+    "sliding window": ("30M, Mistral", ("group_size=16", "micro_batch=16", "max_new_tokens=64")),
+    "experts": ("44M, Qwen3-MoE", ("group_size=16", "micro_batch=16", "max_new_tokens=64")),
     "zero2": ("58M", ("engine=zero2", "prompts_per_step=2", "group_size=4", "micro_batch=1", "max_new_tokens=16")),
     "zero3": ("58M", ("engine=zero3", "prompts_per_step=2", "group_size=4", "micro_batch=1", "max_new_tokens=16")),
 }
@@ -77,16 +97,17 @@ print(json.dumps({"peak": status("VmHWM") - before}), file=sys.stderr)
 """
 
 
-def build(folder: Path, sizes: dict[str, int]) -> Path:
-    """Save a random Qwen3 with the byte tokenizer to a folder, and return the folder."""
+def build(folder: Path, sizes: dict[str, Any]) -> Path:
+    """Save a random model with the byte tokenizer to a folder, and return the folder."""
     import torch
-    from transformers import Qwen3Config, Qwen3ForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     from llm.testbed.tiny_models import byte_tokenizer
 
     tokenizer = byte_tokenizer()
     heads = sizes["hidden_size"] // 64
     arguments: dict[str, Any] = {
+        "model_type": "qwen3",
         **sizes,
         "num_attention_heads": heads,
         "num_key_value_heads": min(heads, 4),
@@ -96,7 +117,7 @@ def build(folder: Path, sizes: dict[str, int]) -> Path:
         "tie_word_embeddings": True,
     }
     torch.manual_seed(0)
-    model = Qwen3ForCausalLM(Qwen3Config(**arguments)).float()
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(arguments.pop("model_type"), **arguments)).float()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -65,7 +65,10 @@ class StopConfig(Section):
 class ModelConfig(Section):
     """A causal language model and how to load it."""
 
-    name_or_path: str = key("the initial policy and the reference: a folder, a hub name, or tiny, tiny_many, ...")
+    name_or_path: str = key(
+        "the initial policy and the reference: a folder, a hub name, or tiny, tiny_many, ... Unless they are set, "
+        "model.device, model.dtype, threads, optimizer.lr and micro_batch follow from it"
+    )
     dtype: str = key(
         "type of the weights: float32, bfloat16, or auto (bfloat16 on a GPU that supports it, otherwise float32)",
         choices=DTYPES,

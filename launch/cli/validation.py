@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from conf.schema.base import OPTIONS, ConfigError
 from conf.schema.commands import COMMANDS
+from conf.schema.model_values import RESOLVERS
 from launch.cli.errors import error_message, unknown_key_message
 from launch.cli.help import key_table, option_table
 from launch.cluster.sweep import Sweep, SweepJob, config_flags, remove_empty_sweep, write_sweep
@@ -32,6 +33,8 @@ def register(package: str) -> None:
         store.store(group=group, name=option, node=with_open_dictionaries(section))
     OmegaConf.register_new_resolver("option_table", lambda: option_table(package), replace=True)
     OmegaConf.register_new_resolver("key_table", lambda *, _root_: key_table(_root_), replace=True)
+    for name, resolver in RESOLVERS.items():
+        OmegaConf.register_new_resolver(name, resolver, replace=True)
 
     # Hydra's own check composes every job but does not validate it.
     def check_batch(self: Sweeper, batch: Sequence[Sequence[str]]) -> None:

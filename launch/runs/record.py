@@ -109,6 +109,18 @@ class RunRecord:
         except OSError as error:
             raise ConfigError(unusable_folder_message(error)) from error
 
+    def note(self, facts: Mapping[str, Any]) -> None:
+        """Add entries to run.json.
+
+        Raises:
+            ConfigError: the folder cannot be written.
+        """
+        self.content |= facts
+        try:
+            self._write()
+        except OSError as error:
+            raise ConfigError(unusable_folder_message(error)) from error
+
     def _write(self) -> None:
         patch = self.content["code"].pop("patch", "")
         if patch:

@@ -95,6 +95,16 @@ class Run:
         """Whether this process writes the folder and prints: it is rank 0."""
         return self.ranks.rank == 0
 
+    @property
+    def first_step(self) -> int:
+        """The step that `steps` starts with: 0, or that of the restored checkpoint."""
+        return self._first_step
+
+    def note(self, **facts: Any) -> None:
+        """Add facts to run.json that are known only once the run has started, such as the device of its model."""
+        if self._record is not None:
+            self._record.note(facts)
+
     def __enter__(self) -> Self:
         return self
 

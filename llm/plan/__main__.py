@@ -26,6 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     if {"--help", "-h"} & set(arguments):
         print(__doc__)
         return 0
+    import llm.train  # noqa: F401  # the imports of a run are part of its memory
     from llm.plan.advice import suggest_change  # imported here: these load torch and transformers
     from llm.plan.estimate import estimate
     from llm.plan.printing import print_plan, print_work

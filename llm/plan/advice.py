@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from llm.plan.activations import find_layout
 from llm.plan.estimate import STAGES, PlanSettings, estimate
 
 CONFIG_KEYS = {  # PlanSettings field -> configuration key, where they differ
@@ -37,13 +38,15 @@ def suggest_change(settings: PlanSettings, available: float) -> str | None:
 def candidate_changes(settings: PlanSettings) -> Iterator[dict[str, Any]]:
     """Changes of settings other than the micro-batch, cheapest first. Later ones include the earlier ones."""
     yield {}
-    change: dict[str, Any] = {"evaluation_rows": min(settings.evaluation_rows, settings.group_size)}
+    rows = max(min(settings.evaluation_rows, settings.group_size), settings.evaluation_prompts)
+    change: dict[str, Any] = {"evaluation_rows": rows}
     yield dict(change)
     if settings.cuda and not settings.lora:
         change["reference_on_cpu"] = True
         yield dict(change)
-    change["checkpointing"] = True
-    yield dict(change)
+    if find_layout(settings.model, settings.dtype_bytes).name == "packed":
+        change["checkpointing"] = True
+        yield dict(change)
     engines = list(STAGES)
     for ranks in (settings.ranks, *(n for n in (2, 4, 8, 16, 32, 64) if n > settings.ranks)):
         for engine in engines[engines.index(settings.engine) + (ranks == settings.ranks) :]:

@@ -48,9 +48,8 @@ def print_work(config: LlmConfig, settings: PlanSettings, prompts: int) -> None:
     """
     sampled = settings.prompts * settings.group_size * settings.new_tokens
     prompt_tokens = settings.prompts * settings.prompt_tokens
-    largest = largest_pass(settings)
-    rows = largest.scored // settings.new_tokens
-    passes = math.ceil(settings.prompts_per_rank * settings.group_size / rows)
+    largest = largest_pass(settings).shape
+    passes = math.ceil(settings.prompts_per_rank * settings.group_size / largest.rows)
     console.print(
         f"each step: up to {sampled:,} sampled tokens for {prompt_tokens:,} prompt tokens, "
         f"{counted(passes, 'pass', 'passes')} of up to "

@@ -13,7 +13,7 @@ from conf.schema.llm import LlmConfig
 from llm.evaluation.policy import BATCH
 from llm.inference.prompts import encode_chats
 from llm.plan.estimate import STAGES, PlanSettings
-from llm.tasks.base import load_task
+from llm.tasks.base import Task, load_task
 from llm.testbed.names import resolve_model
 
 GIB = 2**30
@@ -53,23 +53,48 @@ def make_settings(
     """The settings of a plan, and the number of prompts of the task."""
     if config.engine.name not in STAGES:
         raise ConfigError(f"engine.name: the plan supports {', '.join(STAGES)}, got {config.engine.name}")
-    name, lora = config.model.name_or_path, config.model.lora
-    chats = load_task(config.task.name, config).prompts()
+    name, task = config.model.name_or_path, load_task(config.task.name, config)
+    chats = task.prompts()
     has_gpu = bool(launcher.get("gpus_per_node")) or torch.cuda.is_available()
     cuda = config.model.device.startswith("cuda") or (config.model.device == "auto" and has_gpu)
-    settings = PlanSettings(
+    settings = run_settings(
+        config,
+        task,
         model=read_model_config("model.name_or_path", name),
-        engine=config.engine.name,
         ranks=arguments.ranks or launcher.get("nodes", 1) * launcher.get("tasks_per_node", 1),
         cuda=cuda,
         dtype_bytes={"float32": 4, "bfloat16": 2, "auto": 2 if cuda else 4}[config.model.dtype],
+        prompt_tokens=arguments.prompt_tokens or longest_prompt(resolve_model(name), chats, config),
+    )
+    if settings.ranks > settings.prompts:
+        raise ConfigError(
+            "prompts_per_step: must be at least the number of ranks, because groups are never split across ranks, "
+            f"got {settings.prompts} prompts for {settings.ranks} ranks"
+        )
+    return settings, len(chats)
+
+
+def run_settings(
+    config: LlmConfig, task: Task, *, model: str, ranks: int, cuda: bool, dtype_bytes: int, prompt_tokens: int
+) -> PlanSettings:
+    """The settings of a plan for a model on a device; see `PlanSettings`."""
+    lora, evaluated = config.model.lora, next(iter(task.evaluation_prompts().values()))
+    per_prompt = min(max(config.evaluation_completions // len(evaluated), 1), BATCH)
+    evaluation_prompts = min(BATCH // per_prompt, len(evaluated))
+    return PlanSettings(
+        model=model,
+        engine=config.engine.name,
+        ranks=ranks,
+        cuda=cuda,
+        dtype_bytes=dtype_bytes,
         prompts=config.prompts_per_step,
         group_size=config.group_size,
-        prompt_tokens=arguments.prompt_tokens or longest_prompt(resolve_model(name), chats, config),
+        prompt_tokens=prompt_tokens,
         new_tokens=config.max_new_tokens,
         micro_batch=config.micro_batch,
         micro_batch_tokens=config.micro_batch_tokens,
-        evaluation_rows=min(max(config.evaluation_completions // len(chats), 1), BATCH),
+        evaluation_rows=evaluation_prompts * per_prompt,
+        evaluation_prompts=evaluation_prompts,
         lora=None if lora.rank is None else (lora.rank, tuple(lora.target_modules)),
         checkpointing=config.model.gradient_checkpointing,
         reference_on_cpu=config.model.reference_on_cpu,
@@ -79,12 +104,6 @@ def make_settings(
             if part.model
         ),
     )
-    if settings.ranks > settings.prompts:
-        raise ConfigError(
-            "prompts_per_step: must be at least the number of ranks, because groups are never split across ranks, "
-            f"got {settings.prompts} prompts for {settings.ranks} ranks"
-        )
-    return settings, len(chats)
 
 
 def read_model_config(key: str, name: str) -> str:
@@ -126,8 +145,6 @@ def device_memory(settings: PlanSettings, launcher: Mapping[str, Any]) -> float:
 
 def process_memory(cuda: bool) -> int:
     """Bytes of a process without a model: CUDA's context on a GPU, or this process's own memory on a CPU."""
-    import llm.train  # noqa: F401  # the imports of a run are part of its memory
-
     if cuda:
         return CUDA_CONTEXT
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -19,7 +19,7 @@ def resolve_model(name: str, made_here: Collection[str] = tuple(RECIPES)) -> str
 
 
 def model_facts(name: str, path: str) -> dict[str, str]:
-    """Where a model is from, for summary.json: its origin, never a path, and its license and hash if they are known.
+    """Where a model is from, for run.json: its origin, never a path, and its license and hash if they are known.
 
     Args:
         name: what the user gave.

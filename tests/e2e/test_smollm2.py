@@ -31,6 +31,7 @@ def test_a_pretrained_model_is_trained_on_open_questions(tmp_path):
     for question, shares in base["answers"].items():
         assert sum(shares.values()) <= 1, question
     assert base["correct"] == pytest.approx(sum(sum(s.values()) for s in base["answers"].values()) / 8)
-    for summary in summaries.values():
-        assert "SmolLM2-135M-Instruct" in summary["model"]["origin"]
-        assert summary["model"]["license"] == "apache-2.0"
+    for number in "01":
+        model = json.loads((tmp_path / "sweep" / number / "run.json").read_text())["model"]
+        assert "SmolLM2-135M-Instruct" in model["origin"]
+        assert model["license"] == "apache-2.0"

@@ -7,7 +7,7 @@ from llm.plan.estimate import PlanSettings
 SIZES = {"hidden_size": 128, "intermediate_size": 384, "num_attention_heads": 4, "num_key_value_heads": 2}
 
 
-def plan_settings(layers=4, vocabulary=1024, **changes):
+def plan_settings(layers=4, vocabulary=1024, model=None, **changes):
     config = Qwen3Config(**SIZES, head_dim=32, num_hidden_layers=layers, vocab_size=vocabulary)
     defaults = {
         "engine": "torch",
@@ -22,4 +22,4 @@ def plan_settings(layers=4, vocabulary=1024, **changes):
         "micro_batch_tokens": None,
         "evaluation_rows": 4,
     }
-    return PlanSettings(model=config.to_json_string(use_diff=False), **defaults | changes)
+    return PlanSettings(model=model or config.to_json_string(use_diff=False), **defaults | changes)
