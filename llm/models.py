@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
@@ -20,7 +20,8 @@ from conf.schema.base import ConfigError
 from conf.schema.llm import ModelConfig
 from launch.engines.deepspeed import silence_deepspeed
 from launch.runs.checkpoint import tensors_hash
-from llm.adapters import adapter_off, add_adapter, save_adapter
+from launch.runs.console import console
+from llm.adapters import adapter_base, adapter_off, add_adapter, load_pretrained, load_tokenizer, save_adapter
 from llm.inference.attention import shared_prefix_attention, supports_shared_prefix
 from llm.inference.decoder import compile_decoding
 from llm.inference.norms import fuse_rms_norms
@@ -77,7 +78,8 @@ def load_models(config: ModelConfig, seed: int = 0) -> Models:
     if device.type == "cpu":
         retain_freed_memory()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", trust_remote_code=False)
+        base = adapter_base(name)
+        tokenizer = load_tokenizer(name, padding_side="left")
         policy = _load(name, config, device)
         reference = None if config.lora.rank else _load(name, config, device).requires_grad_(False)
     except (OSError, ValueError, ImportError) as error:
@@ -85,6 +87,8 @@ def load_models(config: ModelConfig, seed: int = 0) -> Models:
         raise ConfigError(
             f"model.name_or_path: must be a folder or hub name of a causal language model, got {name} ({reason})"
         ) from None
+    if base is not None:
+        console.print(f"model.name_or_path: {config.name_or_path} is an adapter; it is merged into its base, {base}")
     if tokenizer.chat_template is None:
         raise ConfigError(f"model.name_or_path: the tokenizer of {name} has no chat template; use a chat model")
     eos = policy.generation_config.eos_token_id if policy.generation_config else None
@@ -108,9 +112,7 @@ def load_models(config: ModelConfig, seed: int = 0) -> Models:
 def _load(name: str, config: ModelConfig, device: torch.device) -> PreTrainedModel:
     attention = {} if config.attention == "auto" else {"attn_implementation": config.attention}
     dtype = resolve_dtype(config.dtype, device)
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        name, dtype=dtype, trust_remote_code=False, use_safetensors=True, **attention
-    )
+    model: PreTrainedModel = load_pretrained(AutoModelForCausalLM, name, dtype=dtype, **attention)[0]
     if device.type == "cpu":
         fuse_rms_norms(model)
     return model.eval()

@@ -6,13 +6,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
 from conf.schema.base import ConfigError, load_object
 from conf.schema.llm import RewardConfig, RewardPartConfig
 from launch.engines import distributed
 from launch.runs.checkpoint import tensors_hash
+from llm.adapters import adapter_base, load_pretrained, load_tokenizer
 from llm.inference.prompts import Chat
 from llm.tasks.base import Task
 from llm.testbed.tiny_models import REWARDS, resolve_model
@@ -140,16 +141,15 @@ class ModelReward:
         transformers_logging.disable_progress_bar()
         path = resolve_model(name, REWARDS)
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-            model, loading = AutoModelForSequenceClassification.from_pretrained(
-                path, dtype=dtype, trust_remote_code=False, use_safetensors=True, output_loading_info=True
-            )
-        except (OSError, ValueError) as error:
+            self.tokenizer = load_tokenizer(path)
+            one_output = {} if adapter_base(path) is None else {"num_labels": 1}  # the base may have no head
+            model, missing = load_pretrained(AutoModelForSequenceClassification, path, dtype=dtype, **one_output)
+        except (OSError, ValueError, ImportError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ConfigError(
                 f"{key}.model: must be a folder or hub name of a sequence-classification model, got {name} ({reason})"
             ) from None
-        untrained = sorted(loading["missing_keys"])
+        untrained = sorted(missing)
         if untrained or model.config.num_labels != 1:
             problem = f"no weights for {', '.join(untrained)}" if untrained else f"{model.config.num_labels} outputs"
             raise ConfigError(f"{key}.model: must be a trained model with one output, got {problem} in {name}")
