@@ -67,9 +67,7 @@ class OneOfMany(Task):
 
 def _parse_question(record: dict[str, object]) -> Question:
     question, answers, name = record.get("question"), record.get("answers"), record.get("name")
-    if not _is_text(question):
-        raise ValueError("question (a text) and answers (a list of all right answers)")
-    if not isinstance(answers, list) or not answers or not all(map(_is_answer, answers)):
+    if not (_is_text(question) and isinstance(answers, list) and answers and all(map(_is_answer, answers))):
         raise ValueError(
             "question (a text) and answers (a list of all right answers, which are texts or whole numbers)"
         )
