@@ -96,7 +96,10 @@ def test_an_import_path_needs_a_colon():
 def test_an_error_inside_the_imported_module_stays_on_one_line(tmp_path, monkeypatch):
     (tmp_path / "broken_part.py").write_text('raise ImportError("first\\nsecond")\n')
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(ValueError, match=r"^broken_part:f cannot be imported .* \(first second\)$"):
+    with pytest.raises(
+        ValueError,
+        match=r"^broken_part:f cannot be imported .* \(first second; ImportError in .*broken_part\.py, line 1\)$",
+    ):
         import_object("broken_part:f")
 
 
