@@ -121,9 +121,12 @@ def load_pretrained(auto_class: Any, name: str, **options: Any) -> tuple[Any, se
 
 def load_tokenizer(name: str, **options: Any) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model; that of an adapter's base if the adapter has none of its own."""
-    source = name
+    source, passed = name, [name]
     while (base := adapter_base(source)) is not None and not _has_file(source, "tokenizer_config.json"):
         source = base
+        if source in passed:
+            raise ValueError(f"its bases form a circle: {', '.join(passed)}")
+        passed.append(source)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
     except (OSError, ValueError) as error:
@@ -151,10 +154,7 @@ def adapter_base(name: str) -> str | None:
         base = None
     if not isinstance(base, str) or not base:
         raise ValueError("adapter_config.json must name the base of the adapter in base_model_name_or_path")
-    resolved = resolve_model(base)
-    if resolved == name:
-        raise ValueError("adapter_config.json names the adapter itself as its base")
-    return resolved
+    return resolve_model(base)
 
 
 def _has_file(name: str, file: str) -> bool:

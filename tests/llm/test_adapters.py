@@ -240,6 +240,7 @@ def test_other_adapters_are_right_or_refused(options, tied, random_model, tokeni
             r"an adapter of type PROMPT_TUNING has no weights to merge",
         ),
         ({}, {"base_model_name_or_path": None}, r"must name the base of the adapter in base_model_name_or_path"),
+        ({}, {"base_model_name_or_path": "SELF"}, r"its bases form a circle: "),
         ({}, {"base_model_name_or_path": "no/such"}, r"its base, no/such, cannot be loaded: "),
         ({}, {"target_modules": ["q_proj"]}, r"the adapter does not fit its base: 4 weights are in one but not"),
         ({}, {"r": 2}, r"the adapter cannot be merged: "),
@@ -252,7 +253,8 @@ def test_an_adapter_that_cannot_be_merged_is_refused(options, change, message, m
     config = make_config(f"model.name_or_path={folder}")
     file = folder / "adapter_config.json"
     if isinstance(change, dict):
-        file.write_text(json.dumps(json.loads(file.read_text()) | change))
+        content = json.loads(file.read_text()) | change
+        file.write_text(json.dumps(content).replace("SELF", str(folder)))
     elif change is not None:
         (folder / change).unlink(missing_ok=True)
     if change == "config.json":

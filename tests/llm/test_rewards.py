@@ -160,7 +160,7 @@ def test_a_function_gets_what_its_parameters_name():
     assert part_values("length") == [float(len(text)) for text in TEXTS]
     assert part_values("other_names") == [2.0 * len(text) for text in TEXTS]
     with pytest.raises(TypeError):  # control: all were called by position
-        as_in_trl(CHATS, TEXTS)
+        as_in_trl(*(CHATS, TEXTS))
 
 
 def test_a_function_of_the_wrong_form_is_refused():
@@ -183,11 +183,9 @@ def test_a_function_of_the_wrong_form_is_refused():
             single_reward(lambda prompts, completions, value=value: value, DROP)(CHATS, TEXTS)
     with pytest.raises(ConfigError, match=r"must return a list with one reward per completion, got 1\.0"):
         part_values("one_of_each")
-    for value in (None, "1", b"1"):
-        with pytest.raises(
-            ConfigError, match=rf"a reward must be a number, got {value!r}\) for the completion 'yes'"
-        ):
-            single_reward(lambda prompts, completions, value=value: [value] * 3)(CHATS, TEXTS)
+    for item in (None, "1", b"1"):
+        with pytest.raises(ConfigError, match=rf"a reward must be a number, got {item!r}\) for the completion 'yes'"):
+            single_reward(lambda prompts, completions, item=item: [item] * 3)(CHATS, TEXTS)
     with pytest.raises(
         ConfigError, match=r"ZeroDivisionError \(.*\) in .*test_rewards\.py, line \d+ for the completion ''"
     ):

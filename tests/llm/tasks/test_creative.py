@@ -23,9 +23,9 @@ def test_a_prompt_is_the_first_turn_of_an_english_conversation():
     assert parse_prompt({"prompt": "x" * (MAX_PROMPT_CHARACTERS + 1)}) is None is parse_prompt({"prompt": " "})
     with pytest.raises(ValueError, match=r"prompt \(a text\) or conversation"):
         parse_prompt({"text": "x"})
-    for turns in ("text", ["text"], [{"role": "user"}], {}):
+    for conversation in ("text", ["text"], [{"role": "user"}], {}):
         with pytest.raises(ValueError, match=r"prompt \(a text\) or conversation"):
-            parse_prompt({"conversation": turns})
+            parse_prompt({"conversation": conversation})
     with pytest.raises(ValueError, match="toxic and redacted that are true or false"):
         parse_prompt({"prompt": "x", "toxic": "False"})  # of a CSV file
 
