@@ -160,7 +160,7 @@ def test_a_function_gets_what_its_parameters_name():
     assert part_values("length") == [float(len(text)) for text in TEXTS]
     assert part_values("other_names") == [2.0 * len(text) for text in TEXTS]
     with pytest.raises(TypeError):  # control: all were called by position
-        as_in_trl(*(CHATS, TEXTS))
+        as_in_trl(CHATS, TEXTS)  # type: ignore[call-arg]
 
 
 def test_a_function_of_the_wrong_form_is_refused():
