@@ -4,6 +4,7 @@ An object named by an import path is used as it is. If it is a dataclass, its fi
 an instance of it is used.
 """
 
+import traceback
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from pkgutil import resolve_name
@@ -47,9 +48,18 @@ def import_object(path: str) -> Any:
         if ":" not in path:
             raise ValueError("it has no colon")
         return resolve_name(path)
-    except (ImportError, AttributeError, ValueError) as error:
-        reason = " ".join(str(error).split())
+    except Exception as error:  # the module itself may raise anything
+        reason = " ".join(str(error).split()) + _place(error)
         raise ValueError(f"{path} cannot be imported as package.module:name ({reason})") from error
+
+
+def _place(error: Exception) -> str:
+    """Type, file and line of an exception that a module raised when it was imported; empty if none did."""
+    if isinstance(error, SyntaxError):
+        return f"; SyntaxError in {error.filename}, line {error.lineno}"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.name == "<module>"]
+    inside = [frame for frame in frames if not frame.filename.startswith("<frozen ")]
+    return f"; {type(error).__name__} in {inside[0].filename}, line {inside[0].lineno}" if inside else ""
 
 
 def instantiate(kind: str, target: Any, options: Mapping[str, Any]) -> Any:

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 def ensemble(config: EnsembleConfig, run: "Run") -> None:
     """Load both models, average their weights and save the result to policy/ in the run folder."""
-    from transformers import AutoTokenizer, GenerationConfig
+    from transformers import GenerationConfig
 
+    from llm.adapters import load_tokenizer
     from llm.inference.generation_config import savable
 
     policy_path, reference_path = resolve_policy(config.policy), resolve_policy(config.reference)
@@ -26,7 +27,7 @@ def ensemble(config: EnsembleConfig, run: "Run") -> None:
     distance = average_weights(policy, reference, config.weight)
     policy.generation_config = savable(policy.generation_config or GenerationConfig())
     policy.save_pretrained(run.folder / "policy")
-    AutoTokenizer.from_pretrained(policy_path, trust_remote_code=False).save_pretrained(run.folder / "policy")
+    load_tokenizer(policy_path).save_pretrained(run.folder / "policy")
     run.finish({"weight": config.weight, "rms_distance": distance, "parameters": policy.num_parameters()})
 
 
@@ -77,10 +78,13 @@ def load_causal_model(key: str, name: str) -> "PreTrainedModel":
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
+    from llm.adapters import load_pretrained
+
     logging.disable_progress_bar()
     try:
-        return AutoModelForCausalLM.from_pretrained(name, dtype="auto", trust_remote_code=False, use_safetensors=True)
-    except (OSError, ValueError) as error:
+        model: PreTrainedModel = load_pretrained(AutoModelForCausalLM, name, dtype="auto")[0]
+        return model
+    except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"{key}: must be a run, a folder or a hub name of a model, got {name} ({reason})") from None
 

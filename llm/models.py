@@ -13,13 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
@@ -27,7 +21,8 @@ from conf.schema.base import ConfigError
 from conf.schema.llm import LoraConfig, ModelConfig
 from launch.engines.deepspeed import silence_deepspeed
 from launch.runs.checkpoint import tensors_hash
-from llm.adapters import adapter_off, add_adapter, save_adapter
+from launch.runs.console import console
+from llm.adapters import adapter_base, adapter_off, add_adapter, load_pretrained, load_tokenizer, save_adapter
 from llm.inference.attention import log_once
 from llm.inference.decoder import compile_decoding
 from llm.inference.generation_config import describe_ignored, savable
@@ -104,17 +99,7 @@ def load_models(config: ModelConfig, seed: int = 0) -> Models:
     device = resolve_device(config.device)
     if device.type == "cpu":
         retain_freed_memory()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", trust_remote_code=False)
-        policy = _load(name, config, device)
-        reference = None if config.lora.rank else _load(name, config, device).requires_grad_(False)
-    except (OSError, ValueError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(
-            f"model.name_or_path: must be a folder or hub name of a causal language model, got {name} ({reason})"
-        ) from None
-    if tokenizer.chat_template is None:
-        raise ConfigError(f"model.name_or_path: the tokenizer of {name} has no chat template; use a chat model")
+    policy, reference, tokenizer = _read_files(name, config, device)
     stops = load_stops(policy, tokenizer, config)
     eos_ids = torch.tensor(stops.ids, dtype=torch.long, device=device)
     stop_strings = StopStrings(tokenizer, stops.strings) if stops.strings else None
@@ -134,6 +119,27 @@ def load_models(config: ModelConfig, seed: int = 0) -> Models:
             compile_decoding(model)
     facts = model_facts(config.name_or_path, name)
     return Models(policy, reference, tokenizer, eos_ids, padding_id(tokenizer), stop_strings, facts)
+
+
+def _read_files(
+    name: str, config: ModelConfig, device: torch.device
+) -> tuple[PreTrainedModel, PreTrainedModel | None, PreTrainedTokenizerBase]:
+    """Policy, reference (None with LoRA) and tokenizer of a folder or hub name, in CPU memory."""
+    try:
+        base = adapter_base(name)
+        tokenizer = load_tokenizer(name, padding_side="left")
+        policy = _load(name, config, device)
+        reference = None if config.lora.rank else _load(name, config, device).requires_grad_(False)
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"model.name_or_path: must be a folder or hub name of a causal language model, got {name} ({reason})"
+        ) from None
+    if base is not None:
+        console.print(f"model.name_or_path: {config.name_or_path} is an adapter; it is merged into its base, {base}")
+    if tokenizer.chat_template is None:
+        raise ConfigError(f"model.name_or_path: the tokenizer of {name} has no chat template; use a chat model")
+    return policy, reference, tokenizer
 
 
 def load_stops(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> Stops:
@@ -164,9 +170,7 @@ def load_stops(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, conf
 def _load(name: str, config: ModelConfig, device: torch.device) -> PreTrainedModel:
     attention = {} if config.attention == "auto" else {"attn_implementation": config.attention}
     dtype = resolve_dtype(config.dtype, device)
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        name, dtype=dtype, trust_remote_code=False, use_safetensors=True, **attention
-    )
+    model: PreTrainedModel = load_pretrained(AutoModelForCausalLM, name, dtype=dtype, **attention)[0]
     if device.type == "cpu":
         fuse_rms_norms(model)
     return model.eval()

@@ -1,18 +1,21 @@
 """Rewards of completions: the task's own, a Python function, a sequence-classification model, or a weighted sum."""
 
+import inspect
 import math
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
 from conf.schema.base import ConfigError, load_object
 from conf.schema.llm import RewardConfig, RewardPartConfig
 from launch.engines import distributed
 from launch.runs.checkpoint import tensors_hash
+from llm.adapters import adapter_base, load_pretrained, load_tokenizer
 from llm.inference.context import context_length
 from llm.inference.prompts import Chat, conversation_ids
 from llm.tasks.base import Task
@@ -66,7 +69,7 @@ class Reward:
             failed = torch.nonzero(~value.isfinite()).flatten().tolist()
             for row in failed[:1]:
                 error = errors.get(row)
-                problem = rewards[row] if error is None else f"{type(error).__name__} ({error})"
+                problem = rewards[row] if error is None else f"{type(error).__name__} ({error}){_place(error)}"
                 failures.append((_failure_message(part.key, prompts[row], completions[row], problem), error))
             values[name] = value.masked_fill(~value.isfinite(), math.nan)
         own_message, cause = next(iter(failures), (None, None))
@@ -110,13 +113,34 @@ def _score(
 
 
 def _call(part: RewardPart, prompts: Sequence[Chat], completions: Sequence[str]) -> list[float]:
-    rewards = [float(value) for value in part.function(prompts, completions)]
+    values: Any = part.function(prompts, completions)
+    if (
+        isinstance(values, str | bytes | Mapping)
+        or not hasattr(values, "__iter__")
+        or getattr(values, "ndim", 1) == 0
+    ):
+        raise ConfigError(f"{part.key}: must return a list with one reward per completion, got {_shorten(values)}")
+    rewards = [_number(value) for value in values]
     if len(rewards) != len(completions):
         raise ConfigError(
             f"{part.key}: must return one reward per completion, got {len(rewards)} rewards for "
             f"{len(completions)} completions"
         )
     return rewards
+
+
+def _place(error: Exception) -> str:
+    """Where a reward raised an exception; empty if it was raised here."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return (
+        f" in {frames[-1].filename}, line {frames[-1].lineno}" if frames and frames[-1].filename != __file__ else ""
+    )
+
+
+def _number(value: Any) -> float:
+    if value is None or isinstance(value, str | bytes):  # float() would take the text "1"
+        raise TypeError(f"a reward must be a number, got {value!r}")
+    return float(value)
 
 
 def _failure_message(key: str, prompt: Chat, completion: str, problem: str | float) -> str:
@@ -127,7 +151,9 @@ def _failure_message(key: str, prompt: Chat, completion: str, problem: str | flo
     )
 
 
-def _shorten(text: str) -> str:
+def _shorten(text: Any) -> str:
+    if not isinstance(text, str):
+        return _shorten(repr(text))[1:-1]
     return repr(text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}...")
 
 
@@ -142,16 +168,15 @@ class ModelReward:
         transformers_logging.disable_progress_bar()
         path = resolve_model(name, REWARDS)
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-            model, loading = AutoModelForSequenceClassification.from_pretrained(
-                path, dtype=dtype, trust_remote_code=False, use_safetensors=True, output_loading_info=True
-            )
-        except (OSError, ValueError) as error:
+            self.tokenizer = load_tokenizer(path)
+            one_output = {} if adapter_base(path) is None else {"num_labels": 1}  # the base may have no head
+            model, missing = load_pretrained(AutoModelForSequenceClassification, path, dtype=dtype, **one_output)
+        except (OSError, ValueError, ImportError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ConfigError(
                 f"{key}.model: must be a folder or hub name of a sequence-classification model, got {name} ({reason})"
             ) from None
-        untrained = sorted(loading["missing_keys"])
+        untrained = sorted(missing)
         if untrained or model.config.num_labels != 1:
             problem = f"no weights for {', '.join(untrained)}" if untrained else f"{model.config.num_labels} outputs"
             raise ConfigError(f"{key}.model: must be a trained model with one output, got {problem} in {name}")
@@ -228,7 +253,7 @@ def _make_parts(
         elif part.function == "task":
             function = _task_reward(task, key)
         else:
-            function = _load_function(str(part.function), key)
+            function = _load_function(str(part.function), key, task)
         parts[name] = RewardPart(key, function, part.weight)
     return parts
 
@@ -239,8 +264,40 @@ def _task_reward(task: Task, key: str) -> RewardFunction:
     return task.rewards
 
 
-def _load_function(path: str, key: str) -> RewardFunction:
-    function: RewardFunction = load_object(f"{key}.function", path)
+def _load_function(path: str, key: str, task: Task | None) -> RewardFunction:
+    """The function of (prompts, completions) at an import path.
+
+    If it has a parameter `answers`, it also gets the right answers of each prompt. If `completions` is not its second
+    parameter, as in functions written for TRL, the arguments are passed by name.
+    """
+    function: Callable[..., Sequence[float]] = load_object(f"{key}.function", path)
     if not callable(function):
         raise ConfigError(f"{key}.function: must be a function of (prompts, completions), got {path}")
-    return function
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some functions written in C have none
+        return function
+    parameters = signature.parameters
+    by_name = "completions" in parameters and list(parameters)[1:2] != ["completions"]
+    takes_answers = "answers" in parameters
+    try:
+        signature.bind(
+            *(() if by_name else ([], [])),
+            **({"prompts": [], "completions": []} if by_name else {}),
+            **({"answers": []} if takes_answers else {}),
+        )
+    except TypeError as error:
+        raise ConfigError(
+            f"{key}.function: must be a function of (prompts, completions) or (prompts, completions, answers), but "
+            f"{path} takes {signature} ({error})"
+        ) from None
+    if takes_answers and task is None:
+        raise ConfigError(f"{key}.function: {path} takes the answers of a task, and there is no task")
+
+    def reward(prompts: Sequence[Chat], completions: Sequence[str]) -> Sequence[float]:
+        answers = {"answers": [task.right_answers(prompt) for prompt in prompts]} if task and takes_answers else {}
+        if by_name:
+            return function(prompts=prompts, completions=completions, **answers)
+        return function(prompts, completions, **answers)
+
+    return reward

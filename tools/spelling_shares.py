@@ -24,13 +24,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from core.classes import Masses
 from core.stats import entropy
 from core.targets import forward_kl_target, reverse_kl_target
 from core.transforms import identity, mara
 from launch.runs.run_folder import read_config
+from llm.adapters import load_pretrained, load_tokenizer
 from llm.inference.logprobs import completion_logp
 from llm.inference.prompts import encode_chats, pad_completions
 from llm.tasks.texts import SPELT_QUESTIONS, SpeltQuestion
@@ -109,8 +110,8 @@ def average(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def score(name: str, questions: Sequence[SpeltQuestion]) -> list[list[Tensor]]:
     """`spelling_logp` of each question under a model, given as a folder or hub name."""
-    tokenizer = AutoTokenizer.from_pretrained(name)
-    model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32).eval()
+    tokenizer = load_tokenizer(name)
+    model = load_pretrained(AutoModelForCausalLM, name, dtype=torch.float32)[0].eval()
     return [spelling_logp(model, tokenizer, question) for question in questions]
 
 

@@ -66,8 +66,9 @@ class ModelConfig(Section):
     """A causal language model and how to load it."""
 
     name_or_path: str = key(
-        "the initial policy and the reference: a folder, a hub name, or tiny, tiny_many, ... Unless they are set, "
-        "model.device, model.dtype, threads, optimizer.lr and micro_batch follow from it"
+        "the initial policy and the reference: a folder or hub name of a model or an adapter, smollm2, tiny, "
+        "tiny_many, ... Unless they are set, model.device, model.dtype, threads, optimizer.lr and micro_batch follow "
+        "from it"
     )
     dtype: str = key(
         "type of the weights: float32, bfloat16, or auto (bfloat16 on a GPU that supports it, otherwise float32)",
@@ -138,9 +139,11 @@ class TaskConfig(Section):
 
 @dataclass
 class SourceConfig(Section):
-    """A data set: a hub name, or a JSON, JSON Lines or Parquet file in `data.root`."""
+    """A data set: a hub name, or a file in `data.root`."""
 
-    path: str | None = key("data set: a JSON, JSON Lines or Parquet file, or a hub name; null: none")
+    path: str | None = key(
+        "data set: a .jsonl, .json, .csv or .tsv file, also with .gz, a .parquet file, or a hub name; null: none"
+    )
     subset: str | None = key("subset of a data set from the hub; null: its default")
     split: str = key("split of a data set from the hub")
     count: int | None = key("number of records to use, chosen at random by the seed; null: all", low=1)
@@ -164,7 +167,9 @@ class DataConfig(Section):
 class RewardPartConfig(Section):
     """A term of the reward: a Python function or a sequence-classification model, times its weight."""
 
-    function: str | None = key("package.module:function of (prompts, completions), or task", default=None)
+    function: str | None = key(
+        "package.module:function of (prompts, completions) or (prompts, completions, answers), or task", default=None
+    )
     model: str | None = key("folder or hub name of a reward model, or tiny_reward, tiny_reward_other", default=None)
     weight: float = key("weight of this part in the sum", default=1.0)
 

@@ -2,16 +2,18 @@
 
 import unicodedata
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
 from conf.schema.base import ConfigError
 from conf.schema.llm import EvaluateConfig
 from conf.schema.objective import DarlingConfig, MaraConfig, TransformConfig
 from launch.runs.run_folder import folder_or_hub
+from llm.adapters import load_pretrained, load_tokenizer
 from llm.inference.prompts import Chat
 from llm.tasks.base import Task
 
@@ -127,15 +129,11 @@ class Classifier:
         transformers_logging.disable_progress_bar()
         path, tokenizer_path = map(folder_or_hub, (name, tokenizer or name))
         try:
-            self._model = AutoModelForSequenceClassification.from_pretrained(
-                path, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
-            )
-        except (OSError, ValueError) as error:
+            self._model, _ = load_pretrained(AutoModelForSequenceClassification, path, dtype=torch.float32)
+        except (OSError, ValueError, ImportError) as error:
             raise ConfigError(_loading_error("classifier", "a sequence classifier", name, error)) from None
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(
-                tokenizer_path, trust_remote_code=False, padding_side="right"
-            )
+            self._tokenizer: Any = load_tokenizer(tokenizer_path, padding_side="right")
         except (OSError, ValueError) as error:
             raise ConfigError(
                 _loading_error("classifier_tokenizer", "the classifier's tokenizer", tokenizer_path, error)

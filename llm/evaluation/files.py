@@ -11,12 +11,13 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from conf.schema.base import ConfigError, yaml_text
+from conf.schema.base import ConfigError
 from launch.runs.run_folder import user_path
+from llm.data_files import read_json
 from llm.evaluation.metrics import is_first_of_class
 from llm.inference.prompts import Chat
 
-MAX_VALUE, MAX_LINE = 80, 60  # characters of a value and of a line in a message
+MAX_VALUE = 80  # characters of a value in a message
 
 
 class PromptRecord(NamedTuple):
@@ -62,8 +63,8 @@ def read_generations(key: str, file: str) -> list[Generations]:
         if not texts:
             raise line.error("generations", "a list of at least one text", "[]")
         if all_generations and len(texts) != len(all_generations[0].texts):
-            expected = len(all_generations[0].texts)
-            raise line.error("generations", f"{expected} texts, as many as in line 1", f"{len(texts)} texts")
+            expected, first = len(all_generations[0].texts), all_generations[0].location.rpartition(", ")[2]
+            raise line.error("generations", f"{expected} texts, as many as in {first}", f"{len(texts)} texts")
         partition = line.one_per_text("partition", int, "whole numbers", len(texts))
         for index in partition or ():
             if index < 0:
@@ -106,7 +107,7 @@ class _Line(NamedTuple):
 
     def error(self, field: str, expected: str, value: Any) -> ConfigError:
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-        return ConfigError(f"{self.location}, {field}: must be {expected}, got {_shorten(text, MAX_VALUE)}")
+        return ConfigError(f"{self.location}, {field}: must be {expected}, got {_shorten(text)}")
 
     def get(self, field: str, expected: str) -> Any:
         if field not in self.content:
@@ -150,29 +151,15 @@ def _is(value: Any, kind: Any) -> bool:
 
 def _read_lines(key: str, file: str) -> Iterator[_Line]:
     """Yield the objects of a file. Their ids must differ."""
-    path, line_of_id = user_path(file), dict[Any, int]()
-    try:
-        text = path.read_text("utf-8")
-    except OSError as error:
-        raise ConfigError(f"{key}: must be a file of JSON Lines, got {file} ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{key}: must be a file in UTF-8, got {file} ({error.reason})") from None
-    for number, line in enumerate(text.rstrip("\n").split("\n"), start=1):
-        location = f"{key}: {file}, line {number}"
-        shown = yaml_text(_shorten(line, MAX_LINE))
-        try:
-            content = json.loads(line)
-        except ValueError as error:
-            raise ConfigError(f"{location}: must be one JSON object, got {shown} ({error})") from None
-        if not isinstance(content, dict):
-            raise ConfigError(f"{location}: must be one JSON object, got {shown}")
-        parsed = _Line(location, content)
+    location_of_id: dict[str, str] = {}
+    for location, content in read_json(key, file, user_path(file)):
+        parsed = _Line(f"{key}: {location}", content)
         name = parsed.prompt_record().id
-        if name in line_of_id:
-            raise parsed.error("id", f"different from that of line {line_of_id[name]}", name)
-        line_of_id[name] = number
+        if name in location_of_id:
+            raise parsed.error("id", f"different from that of {location_of_id[name]}", name)
+        location_of_id[name] = location.removeprefix(f"{file}, ")
         yield parsed
 
 
-def _shorten(text: str, length: int) -> str:
-    return text if len(text) <= length else f"{text[: length - 3]}..."
+def _shorten(text: str) -> str:
+    return text if len(text) <= MAX_VALUE else f"{text[: MAX_VALUE - 3]}..."

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig
 
 from conf.schema.base import ConfigError, check_range
 from conf.schema.llm import LlmConfig
+from llm.adapters import adapter_base, load_tokenizer
 from llm.evaluation.policy import BATCH
 from llm.inference.prompts import encode_chats
 from llm.plan.estimate import STAGES, PlanSettings
@@ -110,6 +111,8 @@ def read_model_config(key: str, name: str) -> str:
     """A model's configuration, as JSON. Raises ConfigError for `key` if it cannot be read."""
     path = resolve_model(name)
     try:
+        while (base := adapter_base(path)) is not None:  # the memory is that of the merged model
+            path = base
         text: str = AutoConfig.from_pretrained(path, trust_remote_code=False).to_json_string(use_diff=False)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -120,7 +123,7 @@ def read_model_config(key: str, name: str) -> str:
 def longest_prompt(name: str, chats: Sequence[Any], config: LlmConfig) -> int:
     """Tokens of the longest prompt, including the chat template. Raises ConfigError without a tokenizer."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", trust_remote_code=False)
+        tokenizer = load_tokenizer(name, padding_side="left")
     except (OSError, ValueError) as error:
         raise ConfigError(
             "prompt_tokens: must be given, because the model's tokenizer cannot be loaded "

@@ -2,9 +2,9 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Self
+from typing import Any, Self
 
 from conf.schema.base import ConfigError, load_object
 from conf.schema.llm import LlmConfig
@@ -33,10 +33,16 @@ class Task(ABC):
 
     @abstractmethod
     def prompts(self) -> list[Chat]:
-        """All prompts of the task. Training shuffles them anew in each epoch."""
+        """All prompts of the task. Training shuffles them anew in each epoch.
+
+        `load_task` calls this once. It also takes a generator, and a text in place of a list of turns.
+        """
 
     def evaluation_prompts(self) -> dict[str, list[Chat]]:
-        """Sets of prompts for evaluation, by the prefix of their metrics; the first set has the prefix ""."""
+        """Sets of prompts for evaluation, by the prefix of their metrics; one set has the prefix "".
+
+        `load_task` calls this once. It also takes a list, for the set with the prefix "".
+        """
         return {"": self.prompts()}
 
     def reward(self, prompt: Chat, completion: str) -> float:
@@ -92,4 +98,91 @@ def load_task(name: str, config: LlmConfig) -> Task:
         ) from None
     if not (isinstance(task_class, type) and issubclass(task_class, Task)):
         raise ConfigError(f"task.name: must be a subclass of llm.tasks.base.Task, got {path}")
-    return task_class.load(config)
+    try:
+        task = task_class.load(config)
+    except TypeError as error:
+        if not getattr(task_class, "__abstractmethods__", None):
+            raise
+        raise ConfigError(f"task.name: {error}") from None
+    if not isinstance(task, Task):
+        raise ConfigError(f"task.name: {path}.load() must return the task, got {task!r}")
+    _check(task, f"task.name: {path}")
+    return task
+
+
+# --- what a task of the user's own returns -------------------------------------------------------------------
+
+
+def _check(task: Task, name: str) -> None:
+    """Read the prompts once, as lists of chat turns, and let the task's methods check what they return.
+
+    Raises:
+        ConfigError: the prompts or `answers` are of another form; `name` starts the message.
+    """
+    chats = _chats(f"{name}.prompts()", task.prompts())
+    object.__setattr__(task, "prompts", lambda: chats)
+    sets = _prompt_sets(f"{name}.evaluation_prompts()", task.evaluation_prompts())
+    object.__setattr__(task, "evaluation_prompts", lambda: sets)
+    if not isinstance(task.answers, list | tuple) or not _are_texts(task.answers):
+        raise ConfigError(f"{name}.answers: must be a tuple of texts, got {task.answers!r}")
+    answer, right_answers = task.answer, task.right_answers
+
+    def checked_answer(completion: str) -> str:
+        value: object = answer(completion)
+        if not isinstance(value, str):
+            raise ConfigError(f"{name}.answer(): must return a text, got {value!r} for the completion {completion!r}")
+        return value
+
+    def checked_right_answers(prompt: Chat) -> tuple[str, ...]:
+        values: object = right_answers(prompt)
+        if not isinstance(values, list | tuple | set | frozenset) or not _are_texts(values):
+            raise ConfigError(f"{name}.right_answers(): must return a tuple of texts, got {values!r}")
+        return tuple(values)
+
+    object.__setattr__(task, "answer", checked_answer)
+    object.__setattr__(task, "right_answers", checked_right_answers)
+
+
+def _are_texts(values: Iterable[object]) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
+def _prompt_sets(name: str, sets: object) -> dict[str, list[Chat]]:
+    """The sets of evaluation prompts by prefix, that with the prefix "" first. A list is the set with that prefix."""
+    if not isinstance(sets, Mapping) or _is_turn(sets):
+        return {"": _chats(name, sets)}
+    if "" not in sets or not _are_texts(sets):
+        raise ConfigError(f'{name}: must have a set with the prefix "", got the prefixes {list(sets)}')
+    return {prefix: _chats(f"{name}[{prefix!r}]", sets[prefix]) for prefix in ("", *(key for key in sets if key))}
+
+
+def _chats(name: str, prompts: object) -> list[Chat]:
+    """Prompts as lists of turns. A text is a user's turn, and a text or a turn in place of a list is one prompt."""
+    if isinstance(prompts, str) or _is_turn(prompts):
+        prompts = [prompts]
+    if not isinstance(prompts, Iterable) or isinstance(prompts, Mapping):
+        raise ConfigError(f"{name}: must return a list of prompts, got {prompts!r}")
+    chats = [_chat(f"{name}: prompt {number}", prompt) for number, prompt in enumerate(prompts)]
+    if not chats:
+        raise ConfigError(f"{name}: must return at least one prompt, got none")
+    return chats
+
+
+def _chat(name: str, prompt: Any) -> Chat:
+    turns: Any = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    if _is_turn(prompt):
+        if prompt["role"] != "user":
+            raise ConfigError(
+                f"{name}: a single turn must be the user's; a prompt of several is a list, got {prompt!r}"
+            )
+        turns = [prompt]
+    turns = list(turns) if isinstance(turns, Iterable) and not isinstance(turns, Mapping) else []
+    if not turns or not all(map(_is_turn, turns)):
+        raise ConfigError(
+            f"{name}: must be a text or a list of turns with role and content, both texts, got {prompt!r}"
+        )
+    return turns
+
+
+def _is_turn(value: object) -> bool:
+    return isinstance(value, Mapping) and isinstance(value.get("role"), str) and isinstance(value.get("content"), str)

@@ -37,7 +37,7 @@ class Creative(Task):
 
 
 def _make_prompts(records: Records) -> list[Chat]:
-    return [[{"role": "user", "content": text}] for text in dict.fromkeys(records.items)]
+    return [[{"role": "user", "content": text}] for text in records.distinct()]
 
 
 def parse_prompt(record: dict[str, Any]) -> str | None:
@@ -50,9 +50,12 @@ def parse_prompt(record: dict[str, Any]) -> str | None:
     text = record.get("prompt")
     if text is None:
         turns = record.get("conversation")
-        text = turns[0].get("content") if turns else None
+        first = turns[0] if isinstance(turns, list) and turns else None
+        text = first.get("content") if isinstance(first, dict) else None
     if not isinstance(text, str):
         raise ValueError("prompt (a text) or conversation (a list of turns with content)")
+    if isinstance(record.get("toxic"), str) or isinstance(record.get("redacted"), str):
+        raise ValueError("toxic and redacted that are true or false, if it has them")
     text = text.strip()
     usable = record.get("language", "English") == "English" and not (record.get("toxic") or record.get("redacted"))
     return text if usable and 0 < len(text) <= MAX_PROMPT_CHARACTERS else None

@@ -4,7 +4,7 @@ import re
 from typing import NamedTuple, Self
 
 from conf.schema.llm import LlmConfig
-from llm.data import Records, load_both
+from llm.data import Records, load_both, refuse_conflicts
 from llm.inference.prompts import Chat
 from llm.tasks.base import Task
 from llm.tasks.texts import MATHS_INSTRUCTION
@@ -30,6 +30,8 @@ class Maths(Task):
 
     def __init__(self, train: Records, evaluation: Records) -> None:
         self.data = {"train": train, "evaluation": evaluation}
+        sets = {f"data.{name}": records for name, records in self.data.items()}
+        refuse_conflicts(sets, "question", lambda problem: problem.question, "answer")
         self.numbers = {problem.question: problem.answer for problem in (*evaluation.items, *train.items)}
         self.train, self.evaluation = _make_prompts(train), _make_prompts(evaluation)
 
@@ -70,7 +72,7 @@ def normalise_number(number: str) -> str:
 
 
 def _make_prompts(records: Records) -> list[Chat]:
-    return [[{"role": "user", "content": problem.question + MATHS_INSTRUCTION}] for problem in records.items]
+    return [[{"role": "user", "content": problem.question + MATHS_INSTRUCTION}] for problem in records.distinct()]
 
 
 def _parse_problem(record: dict[str, object]) -> Problem:

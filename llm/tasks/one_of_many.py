@@ -4,7 +4,7 @@ from typing import Self
 
 from conf.schema.base import ConfigError
 from conf.schema.llm import LlmConfig
-from llm.data import load_records
+from llm.data import load_records, refuse_conflicts
 from llm.inference.prompts import Chat
 from llm.tasks.base import Task
 from llm.tasks.texts import HELD_OUT, QUESTIONS, Question
@@ -36,7 +36,10 @@ class OneOfMany(Task):
             for name, source in (("train", data.train), ("evaluation", data.evaluation))
             if source.path is not None
         }
-        task = cls(*(tuple(records[name].items) if name in records else () for name in ("train", "evaluation")))
+        sets = {f"data.{name}": read for name, read in records.items()}
+        refuse_conflicts(sets, "question", lambda question: question.text, "answers or another name")
+        refuse_conflicts(sets, "name", lambda question: question.name, "questions")
+        task = cls(*(tuple(records[name].distinct()) if name in records else () for name in ("train", "evaluation")))
         task.data = records
         return task
 
@@ -63,7 +66,20 @@ class OneOfMany(Task):
 
 
 def _parse_question(record: dict[str, object]) -> Question:
-    question, answers = record.get("question"), record.get("answers")
-    if not isinstance(question, str) or not isinstance(answers, list) or not answers:
-        raise ValueError("question (a text) and answers (a list of all right answers)")
-    return Question(str(record.get("name") or question), question, tuple(map(str, answers)))
+    question, answers, name = record.get("question"), record.get("answers"), record.get("name")
+    if not (_is_text(question) and isinstance(answers, list) and answers and all(map(_is_answer, answers))):
+        raise ValueError(
+            "question (a text) and answers (a list of all right answers, which are texts or whole numbers)"
+        )
+    if name is not None and not _is_answer(name):
+        raise ValueError("a name that is a text, or none")
+    return Question(str(name or question), str(question), tuple(dict.fromkeys(map(str, answers))))
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_answer(value: object) -> bool:
+    """Whether a value has one spelling: 1.50 has another after it was read, and null is no answer."""
+    return _is_text(value) or (isinstance(value, int) and not isinstance(value, bool))

@@ -96,7 +96,10 @@ def test_an_import_path_needs_a_colon():
 def test_an_error_inside_the_imported_module_stays_on_one_line(tmp_path, monkeypatch):
     (tmp_path / "broken_part.py").write_text('raise ImportError("first\\nsecond")\n')
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(ValueError, match=r"^broken_part:f cannot be imported .* \(first second\)$"):
+    with pytest.raises(
+        ValueError,
+        match=r"^broken_part:f cannot be imported .* \(first second; ImportError in .*broken_part\.py, line 1\)$",
+    ):
         import_object("broken_part:f")
 
 
@@ -148,3 +151,24 @@ def test_only_dataclasses_take_options():
     instance = Power(2)
     assert instantiate("advantage", instance, {}) is instance  # an instance is used as it is
     assert instantiate("advantage", double, {}) is double
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("import math\nimport no_such_xyz\n", "No module named 'no_such_xyz'; ModuleNotFoundError in {file}, line 2"),
+        ("def f():\n    return 1 / 0\n\nX = f()\n", "division by zero; ZeroDivisionError in {file}, line 4"),
+        ("import json\njson.loads('{')\n", "line 1 column 2 (char 1); JSONDecodeError in {file}, line 2"),
+        ("x = 1\ndef f(:\n", "; SyntaxError in {file}, line 2"),
+    ],
+)
+def test_an_error_inside_the_module_shows_its_line(content, message, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    name = f"broken_{abs(hash(content))}"
+    file = tmp_path / f"{name}.py"
+    file.write_text(content)
+    with pytest.raises(ValueError) as error:  # noqa: PT011  # the text is compared below, as text and not as a pattern
+        import_object(f"{name}:f")
+    assert str(error.value).startswith(f"{name}:f cannot be imported as package.module:name (")
+    assert message.format(file=file) in str(error.value)
+    assert "\n" not in str(error.value)

@@ -6,7 +6,7 @@ import pandas
 import pytest
 
 from conf.schema.base import ConfigError
-from llm.data import load_both, load_records
+from llm.data import SHUFFLE_BUFFER, load_both, load_records, refuse_conflicts, shuffled
 
 from .helpers import source, write_lines
 
@@ -56,8 +56,22 @@ def test_the_seed_chooses_a_count_of_records(tmp_path):
     ("name", "content", "message"),
     [
         ("a.jsonl", None, r"d\.path: no file a\.jsonl in data\.root"),
-        ("a.jsonl", "{", r"d\.path: cannot read the data set a\.jsonl \("),
-        ("a.jsonl", '{"other": 1}\n', r"d\.path: records must have text; record 0 of a\.jsonl has other"),
+        ("a.jsonl", "{", r"d\.path: a\.jsonl, line 1: must be one JSON object, got \{ \("),
+        (
+            "a.jsonl",
+            '{"text": "x"}\n\n{"other": 1}\n',
+            r"a\.jsonl, line 3: a record must have text, got other \(a number\)",
+        ),
+        ("a.jsonl.gz", None, r"d\.path: no file a\.jsonl\.gz in data\.root"),
+        ("a.csv", None, r"d\.path: no file a\.csv in data\.root"),
+        ("a.txt", None, r"d\.path: no file a\.txt in data\.root"),
+        ("./prompts", None, r"d\.path: no file \./prompts in data\.root"),
+        ("a/b/prompts", None, r"d\.path: no file a/b/prompts in data\.root"),
+        ("tiny_words.jsonl", None, r"d\.path: no file tiny_words\.jsonl in data\.root"),
+        ("a.txt", "x", r"d\.path: must be a \.json, \.jsonl, \.csv, \.tsv, \.parquet, .* file, got a\.txt"),
+        ("a.parquet.gz", "x", r"d\.path: must be a .* file, got a\.parquet\.gz"),
+        ("prompts", "x", r"d\.path: must be a .* file, got prompts"),
+        (".", None, r"d\.path: the folder \. has no Parquet files; give a file in it"),
         ("no/such", None, r"d\.path: cannot read the data set no/such \("),
         ("a.jsonl", '{"text": "x", "keep": false}\n', r"d\.path: a\.jsonl has no records that can be used"),
         ("tiny_nothing", None, r"d\.path: llm\.testbed\.corpora has no data set tiny_nothing"),
@@ -69,6 +83,33 @@ def test_an_error_of_the_data_is_one_line(name, content, message, tmp_path):
     with pytest.raises(ConfigError, match=message) as error:
         load_records("d", source(name), str(tmp_path), 0, parse_text)
     assert "\n" not in str(error.value)
+
+
+def test_equal_seeds_choose_the_records_that_datasets_would():
+    datasets = pytest.importorskip("datasets")
+    for count in (1, 50, SHUFFLE_BUFFER, 2 * SHUFFLE_BUFFER + 123):
+        stream = datasets.IterableDataset.from_generator(lambda count=count: ({"i": i} for i in range(count)))
+        theirs = [row["i"] for row in stream.shuffle(seed=3, buffer_size=SHUFFLE_BUFFER)]
+        assert list(shuffled(list(range(count)), 3)) == theirs
+        assert count == 1 or list(shuffled(list(range(count)), 4)) != theirs  # control
+
+
+def test_all_records_of_a_file_are_checked(tmp_path):
+    write_lines(tmp_path / "a.jsonl", [*({"text": str(i)} for i in range(30)), {"txt": "x"}])
+    for seed in range(3):  # whichever records the seed chooses
+        with pytest.raises(ConfigError, match=r"a\.jsonl, line 31: a record must have text, got txt \(a text\)"):
+            load_records("d", source("a.jsonl", 2), str(tmp_path), seed, parse_text)
+
+
+def test_repeated_records_are_said_and_conflicts_refused(tmp_path, capsys):
+    write_lines(tmp_path / "a.jsonl", [{"text": text} for text in ("a", "b", "a", "B", "a")])
+    records = load_records("d", source("a.jsonl"), str(tmp_path), 0, parse_text)
+    assert capsys.readouterr().out == "d: 2 of 5 records of a.jsonl repeat another one and are left out\n"
+    assert records.distinct() == ["a", "b", "B"]
+    refuse_conflicts({"d": records, "e": records}, "text", lambda text: text, "letters")  # control: equal ones
+    message = r"^e\.path: a\.jsonl, line 4: the text 'b' is also in a\.jsonl, line 2, with other letters$"
+    with pytest.raises(ConfigError, match=message):
+        refuse_conflicts({"e": records}, "text", str.lower, "letters")
 
 
 def test_a_task_needs_both_data_sets(tmp_path, make_config):

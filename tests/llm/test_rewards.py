@@ -31,6 +31,32 @@ def length(prompts, completions):
     return [float(len(text)) for text in completions]
 
 
+def takes_answers(prompts, completions, answers):
+    """A reward that knows the right answers of each prompt."""
+    return [float(text in right) for text, right in zip(completions, answers, strict=True)]
+
+
+def as_in_trl(completions, **kwargs):
+    """A reward with the parameters that TRL's functions have."""
+    return [len(text) + 100.0 * len(kwargs["prompts"]) for text in completions]
+
+
+def completions_only(completions):
+    return [0.0] * len(completions)
+
+
+def one_of_each(prompt, completion):
+    return 1.0
+
+
+def divides(prompts, completions):
+    return [1 / len(text) for text in completions]
+
+
+def other_names(chats, texts, scale=2.0):
+    return [scale * len(text) for text in texts]
+
+
 def reward_config(on_failure=STOP, batch_size=8, **parts):
     return RewardConfig(
         parts=parts,
@@ -111,6 +137,66 @@ def test_a_failure_stops_the_run_or_invalidates_its_completion(bad):
     assert "'b'" in scores.failure
     for on_failure in (STOP, DROP):  # control
         assert single_reward(Bad().rewards, on_failure)(chats, ["a", "c", "d"]).reward.tolist() == [1.0] * 3
+
+
+class Coins(Task):
+    """Questions whose right answers differ."""
+
+    def prompts(self):
+        return CHATS
+
+    def right_answers(self, prompt):
+        return {"hi": ("yes", "no"), "x": ("",)}.get(prompt[-1]["content"], ())
+
+
+def part_values(function, task=None):
+    parts = make_reward(reward_config(f={"function": f"{__name__}:{function}"}), task or Coins(), CPU, torch.float32)
+    return parts(CHATS, TEXTS).reward.tolist()
+
+
+def test_a_function_gets_what_its_parameters_name():
+    assert part_values("takes_answers") == [1.0, 0.0, 1.0]
+    assert part_values("as_in_trl") == [300.0 + len(text) for text in TEXTS]
+    assert part_values("length") == [float(len(text)) for text in TEXTS]
+    assert part_values("other_names") == [2.0 * len(text) for text in TEXTS]
+    with pytest.raises(TypeError):  # control: all were called by position
+        as_in_trl(CHATS, TEXTS)  # type: ignore[call-arg]
+
+
+def test_a_function_of_the_wrong_form_is_refused():
+    config = reward_config(f={"function": f"{__name__}:completions_only"})
+    message = (
+        r"^reward\.parts\.f\.function: must be a function of \(prompts, completions\) or .* takes \(completions\)"
+    )
+    with pytest.raises(ConfigError, match=message):
+        make_reward(config, Coins(), CPU, torch.float32)
+    for value, message in (
+        (None, "got None"),
+        (1.0, r"got 1\.0"),
+        ("111", "got '?111"),
+        ({"a": 1}, "got"),
+        (torch.tensor(1.0), "got"),
+    ):
+        with pytest.raises(
+            ConfigError, match=rf"^reward\.parts\.f: must return a list with one reward .*, {message}"
+        ):
+            single_reward(lambda prompts, completions, value=value: value, DROP)(CHATS, TEXTS)
+    with pytest.raises(ConfigError, match=r"must return a list with one reward per completion, got 1\.0"):
+        part_values("one_of_each")
+    for item in (None, "1", b"1"):
+        with pytest.raises(ConfigError, match=rf"a reward must be a number, got {item!r}\) for the completion 'yes'"):
+            single_reward(lambda prompts, completions, item=item: [item] * 3)(CHATS, TEXTS)
+    with pytest.raises(
+        ConfigError, match=r"ZeroDivisionError \(.*\) in .*test_rewards\.py, line \d+ for the completion ''"
+    ):
+        part_values("divides")
+
+
+@pytest.mark.parametrize(
+    "values", [[True, False, True], torch.tensor([1, 0, 1]), (torch.tensor([x]) for x in (1.0, 0.0, 1.0)), (1, 0, 1)]
+)
+def test_rewards_may_be_of_any_type_that_is_a_number(values):
+    assert single_reward(lambda prompts, completions: values)(CHATS, TEXTS).reward.tolist() == [1.0, 0.0, 1.0]
 
 
 def test_an_error_of_the_batch_is_not_blamed_on_a_completion():

@@ -23,6 +23,12 @@ def test_a_prompt_is_the_first_turn_of_an_english_conversation():
     assert parse_prompt({"prompt": "x" * (MAX_PROMPT_CHARACTERS + 1)}) is None is parse_prompt({"prompt": " "})
     with pytest.raises(ValueError, match=r"prompt \(a text\) or conversation"):
         parse_prompt({"text": "x"})
+    broken: tuple[object, ...] = ("text", ["text"], [{"role": "user"}], {})
+    for conversation in broken:
+        with pytest.raises(ValueError, match=r"prompt \(a text\) or conversation"):
+            parse_prompt({"conversation": conversation})
+    with pytest.raises(ValueError, match="toxic and redacted that are true or false"):
+        parse_prompt({"prompt": "x", "toxic": "False"})  # of a CSV file
 
 
 @pytest.mark.parametrize("name", ["noveltybench_curated", "noveltybench_wildchat"])

@@ -54,8 +54,20 @@ def test_maths_reads_gsm8ks_format(tmp_path, make_config):
     assert task.answer("a\n#### 1,200") == task.answer("b\n#### 1200") != task.answer("1200?")
     write_lines(tmp_path / "p.jsonl", [{"question": "How many?", "answer": "12"}])
     with pytest.raises(
-        ConfigError, match=r"data\.train\.path: records must have .*; record 0 of p\.jsonl has question, answer"
+        ConfigError,
+        match=r"data\.train\.path: p\.jsonl, line 1: a record must have .*, got question \(a text\), answer",
     ):
         load_task("maths", config)
     with pytest.raises(ConfigError, match=r"data\.train\.path: must be given for task\.name=maths, got null"):
         load_task("maths", make_config("task.name=maths"))
+
+
+def test_a_problem_with_two_answers_is_refused_also_across_data_sets(tmp_path, make_config):
+    write_lines(tmp_path / "a.jsonl", [{"question": "How many?", "answer": f"#### {n}"} for n in ("7", "7.0")])
+    write_lines(tmp_path / "b.jsonl", [{"question": " How many?", "answer": "#### 8"}])
+    paths = [f"data.root={tmp_path}", "data.train.path=a.jsonl", "data.evaluation.path=a.jsonl"]
+    assert len(load_task("maths", make_config("experiment=maths", *paths)).prompts()) == 1
+    paths[-1] = "data.evaluation.path=b.jsonl"
+    message = r"data\.evaluation\.path: b\.jsonl, line 1: the question 'How many\?' is also in a\.jsonl, line 1, with"
+    with pytest.raises(ConfigError, match=message):
+        load_task("maths", make_config("experiment=maths", *paths))

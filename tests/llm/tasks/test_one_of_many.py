@@ -45,7 +45,8 @@ def test_questions_can_come_from_files(tmp_path, make_config):
     assert task.data["train"].origin == "q.jsonl"
     write_lines(tmp_path / "q.jsonl", [{"question": "Say a.", "answers": "a"}])
     with pytest.raises(
-        ConfigError, match=r"data\.train\.path: records must have question \(a text\) and answers \(a list"
+        ConfigError,
+        match=r"data\.train\.path: q\.jsonl, line 1: a record must have question \(a text\) and answers \(a",
     ):
         load_task("one_of_many", config)
 
@@ -54,3 +55,44 @@ def test_training_questions_are_needed_for_those_of_evaluation(make_config):
     config = make_config("experiment=one_of_many", "data.evaluation.path=e.jsonl")
     with pytest.raises(ConfigError, match=r"^data\.evaluation\.path: needs data\.train\.path as well, got e\.jsonl"):
         load_task("one_of_many", config)
+
+
+GOOD = {"question": "When was the landing?", "answers": ["1969-07-20", "NA", 1969, 10**30]}
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"answers": ["a"]}, "line 3: a record must have question (a text)"),
+        ({"question": None, "answers": ["a"]}, "got question (null), answers (a list)"),
+        ({"question": " ", "answers": ["a"]}, "line 3: a record must have question (a text)"),
+        ({"question": "Q"}, "which are texts or whole numbers), got question (a text)"),
+        ({"question": "Q", "answers": None}, "got question (a text), answers (null)"),
+        ({"question": "Q", "answers": ["a", None]}, "which are texts or whole numbers"),
+        ({"question": "Q", "answers": [1.5]}, "which are texts or whole numbers"),
+        ({"question": "Q", "answers": [True]}, "which are texts or whole numbers"),
+        ({"question": "Q", "answers": [["a"]]}, "which are texts or whole numbers"),
+        ({"question": "Q", "answers": [""]}, "which are texts or whole numbers"),
+        ({"question": "Q", "answers": ["a"], "name": {}}, "a name that is a text"),
+        (
+            GOOD | {"answers": ["other"]},
+            "line 3: the question 'When was the landing?' is also in q.jsonl, line 1, with other answers",
+        ),
+        (
+            {"question": "R", "answers": ["a"], "name": "n"},
+            "line 3: the name 'n' is also in q.jsonl, line 2, with other",
+        ),
+    ],
+)
+def test_gaps_and_conflicts_are_refused(record, message, tmp_path, make_config):
+    first = [GOOD, {"question": "Name it.", "answers": ["a"], "name": "n"}]
+    config = make_config("experiment=one_of_many", f"data.root={tmp_path}", "data.train.path=q.jsonl")
+    write_lines(tmp_path / "q.jsonl", [*first, GOOD])
+    task = load_task("one_of_many", config)
+    assert len(task.prompts()) == 2  # an equal record counts once
+    assert task.right_answers(task.prompts()[0]) == ("1969-07-20", "NA", "1969", str(10**30))
+    write_lines(tmp_path / "q.jsonl", [*first, record])
+    with pytest.raises(ConfigError) as caught:
+        load_task("one_of_many", config)
+    assert str(caught.value).startswith("data.train.path: q.jsonl, line 3: ")
+    assert message in str(caught.value)

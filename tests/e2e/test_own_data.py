@@ -1,0 +1,85 @@
+"""docs/tasks.md, "Your own data and reward in five minutes": its blocks, in a folder that is not the repository."""
+
+import json
+import re
+import shlex
+
+import pytest
+
+from conf.schema.base import load_object
+from llm.data_files import read_json
+from llm.tasks.questions import Questions
+
+from .typed import ROOT, llm
+
+PAGE = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
+SECTION = re.split(r"^## ", PAGE.partition("## Your own data and reward in five minutes\n")[2], flags=re.MULTILINE)[0]
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", SECTION, re.DOTALL | re.MULTILINE)
+COMMANDS = [line for language, text in BLOCKS if language == "sh" for line in text.splitlines()]
+
+
+def write_files(folder):
+    for language, text in BLOCKS:
+        if language == "json":
+            (folder / "questions.jsonl").write_text(text)
+        if language == "python":
+            (folder / str(re.match(r"# (\S+)", text)[1])).write_text(text)  # type: ignore[index]
+
+
+def words(command):
+    start, *arguments = command.partition("python -m llm ")[1:]
+    assert start == "python -m llm "
+    return shlex.split(arguments[0])
+
+
+def summary(folder):
+    return json.loads((folder / "summary.json").read_text())
+
+
+def test_the_pages_reward_knows_the_answers_of_the_pages_file(tmp_path, monkeypatch):
+    write_files(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["my_rewards.py", "my_task.py", "questions.jsonl"]
+    rows = [row.content for row in read_json("d", "questions.jsonl", tmp_path / "questions.jsonl")]
+    assert len(rows) == 5
+    monkeypatch.syspath_prepend(tmp_path)
+    right = load_object("f", "my_rewards:right")
+    answers = [Questions.answer(Questions(()), str(answer)) for answer in rows[0]["answers"]]
+    assert right([None] * 3, ["Spring.", "north", "winter"], [answers] * 3) == [1.0, 0.0, 1.0]
+    first_word = load_object("t", "my_task:FirstWord")
+    assert first_word(()).answer("Spring it is") == "spring"
+    assert len(COMMANDS) == 3
+
+
+@pytest.mark.slow
+def test_the_pages_commands(tmp_path):
+    write_files(tmp_path)
+    for command in COMMANDS:
+        llm(*words(command), folder=tmp_path)
+    mine, plain = summary(tmp_path / "mine"), summary(tmp_path / "plain")
+    table = re.findall(r"^\| ([^|]*) \| (\S+) \| (\S+) \| (\S+) \|$", SECTION, re.MULTILINE)
+    for (_, *figures), results in zip(table, (mine["base"], mine, plain), strict=True):
+        found = [results["correct"], results["coverage"], results["entropy_nats"]]
+        assert found == pytest.approx([float(figure) for figure in figures], abs=0.15)
+    assert mine["entropy_nats"] > plain["entropy_nats"] + 0.2
+    assert set(mine["base"]) >= {"coverage/season", "coverage/vowel"}
+    assert "correct" in summary(tmp_path / "first_word")
+
+
+@pytest.mark.slow
+def test_other_commands_find_the_files_of_the_folder(tmp_path):
+    """Sweeps in other processes, a finished run, its repetition and its evaluation."""
+    write_files(tmp_path)
+    short = ("steps=2", "evaluation_completions=20", "group_size=4")
+    options = [word for word in words(COMMANDS[0]) if not word.startswith("hydra.run.dir")]
+    sweep = ("-m", "hydra/launcher=local", "hydra.sweep.dir=sweep", "seed=0,1")
+    part = "+reward.parts.again={function: my_rewards:right, weight: 2}"
+    llm(*sweep, *options, *short, part, folder=tmp_path)
+    for number in range(2):
+        (folder,) = (path.parent for path in (tmp_path / "sweep").glob(f"{number}*/summary.json"))
+        last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+        assert last["reward/raw"] == pytest.approx(3 * last["reward/right"], abs=1e-5)
+    llm(*options, *short, "hydra.run.dir=one", folder=tmp_path)
+    assert "already finished" in llm(*options, *short, "hydra.run.dir=one", folder=tmp_path)[0]
+    assert "reproduced: 2 lines" in llm("one", folder=tmp_path, module="launch.reproduce")[0]
+    llm("run=one", "completions=2", "equivalence=exact", "embedder=null", folder=tmp_path, module="llm.evaluate")
+    assert "correct" in json.dumps(summary(tmp_path / "one" / "evaluation"))
