@@ -51,12 +51,19 @@ def _fuse(norm: nn.Module) -> bool:
     if weight.device.type != "cpu" or weight.dim() != 1 or not {"variance_epsilon", "eps"} & set(vars(norm)):
         return False
     probe = torch.linspace(-2, 3, 3 * len(weight), dtype=weight.dtype).view(3, -1)
-    expected, original = norm(probe), norm.__class__
-    norm.__class__ = RmsNorm
-    if torch.allclose(norm(probe), expected, rtol=1e-5, atol=1e-6):
-        return True
-    norm.__class__ = original
-    return False
+    original, present = norm.__class__, weight.data
+    weight.data = torch.linspace(
+        0.5, 2, len(weight), dtype=weight.dtype
+    )  # ones would not show a weight that is unused
+    try:
+        expected = norm(probe)
+        norm.__class__ = RmsNorm
+        same = torch.allclose(norm(probe), expected, rtol=1e-5, atol=1e-6)
+    finally:
+        weight.data = present
+    if not same:
+        norm.__class__ = original
+    return same
 
 
 def _scale(x: Tensor, epsilon: float) -> Tensor:

@@ -74,7 +74,7 @@ def test_gradient_checkpointing_does_not_turn_dropout_on(name):
     enable_gradient_checkpointing(model)
     assert torch.equal(model(input_ids=ids, use_cache=False).logits, expected)
     for module in model.modules():  # control
-        module.training = getattr(module, "gradient_checkpointing", False)
+        module.training, module.gradient_checkpointing = getattr(module, "gradient_checkpointing", False), False
     assert not torch.allclose(model(input_ids=ids, use_cache=False).logits, expected, atol=1e-3)
 
 

@@ -76,3 +76,20 @@ def test_a_whole_model_keeps_its_logits_and_gradients():
     for name, parameter in own.named_parameters():
         error = (ours.get_parameter(name).grad - parameter.grad).norm() / parameter.grad.norm()
         assert error < 1e-5, name
+
+
+def test_a_norm_that_does_not_use_its_weight_is_left_alone():
+    """As in Falcon Mamba, whose such norm is also given other widths than that of its weight."""
+
+    class WeightlessRMSNorm(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.eps = torch.nn.Parameter(torch.ones(8)), 1e-6
+
+        def forward(self, x):
+            return x * (x.pow(2).mean(-1, keepdim=True) + self.eps).rsqrt()
+
+    norm = WeightlessRMSNorm()
+    assert fuse_rms_norms(norm) == 0
+    assert norm(torch.ones(2, 3)).shape == (2, 3)
+    assert torch.equal(norm.weight, torch.ones(8))
