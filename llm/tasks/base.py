@@ -62,8 +62,18 @@ class Task(ABC):
         return completion
 
     def answer_to(self, prompt: Chat, completion: str) -> str:
-        """`answer` for a task in which it depends on the prompt. Override one of the two."""
-        return self.answer(completion)
+        """`answer` for a task in which it depends on the prompt. Override one of the two.
+
+        Raises:
+            ConfigError: `answer` returns something else than a text.
+        """
+        answer: object = self.answer(completion)
+        if not isinstance(answer, str):
+            raise ConfigError(
+                f"task.name: {type(self).__name__}.answer() must return a text, got {answer!r} for the completion "
+                f"{completion!r}"
+            )
+        return answer
 
     def right_answers(self, prompt: Chat) -> tuple[str, ...]:
         """All right answers to a prompt, in the form that `answer` returns; () if they are not known."""
@@ -114,10 +124,10 @@ def load_task(name: str, config: LlmConfig) -> Task:
 
 
 def _check(task: Task, name: str) -> None:
-    """Read the prompts once, as lists of chat turns, and let the task's methods check what they return.
+    """Read the prompts once, as lists of chat turns, and check the right answers to them.
 
     Raises:
-        ConfigError: the prompts or `answers` are of another form; `name` starts the message.
+        ConfigError: prompts or right answers are of another form; `name` starts the message.
     """
     chats = _chats(f"{name}.prompts()", task.prompts())
     object.__setattr__(task, "prompts", lambda: chats)
@@ -125,22 +135,10 @@ def _check(task: Task, name: str) -> None:
     object.__setattr__(task, "evaluation_prompts", lambda: sets)
     if not isinstance(task.answers, list | tuple) or not _are_texts(task.answers):
         raise ConfigError(f"{name}.answers: must be a tuple of texts, got {task.answers!r}")
-    answer, right_answers = task.answer, task.right_answers
-
-    def checked_answer(completion: str) -> str:
-        value: object = answer(completion)
-        if not isinstance(value, str):
-            raise ConfigError(f"{name}.answer(): must return a text, got {value!r} for the completion {completion!r}")
-        return value
-
-    def checked_right_answers(prompt: Chat) -> tuple[str, ...]:
-        values: object = right_answers(prompt)
-        if not isinstance(values, list | tuple | set | frozenset) or not _are_texts(values):
-            raise ConfigError(f"{name}.right_answers(): must return a tuple of texts, got {values!r}")
-        return tuple(values)
-
-    object.__setattr__(task, "answer", checked_answer)
-    object.__setattr__(task, "right_answers", checked_right_answers)
+    for chat in (*chats, *(chat for chats_of_set in sets.values() for chat in chats_of_set)):
+        right: object = task.right_answers(chat)
+        if not isinstance(right, list | tuple | set | frozenset) or not _are_texts(right):
+            raise ConfigError(f"{name}.right_answers(): must return a tuple of texts, got {right!r}")
 
 
 def _are_texts(values: Iterable[object]) -> bool:

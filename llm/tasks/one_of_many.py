@@ -1,13 +1,15 @@
 """Open questions with several right answers. A model usually gives the most common one."""
 
-from typing import Self
+from typing import Any, Self
 
 from conf.schema.base import ConfigError
 from conf.schema.llm import LlmConfig
 from llm.data import load_records, refuse_conflicts
 from llm.inference.prompts import Chat
 from llm.tasks.base import Task
-from llm.tasks.texts import HELD_OUT, QUESTIONS, Question
+from llm.tasks.texts import HELD_OUT, QUESTIONS, OpenQuestion, Question
+
+Questions = tuple[Question, ...] | tuple[OpenQuestion, ...]
 
 
 class OneOfMany(Task):
@@ -17,7 +19,7 @@ class OneOfMany(Task):
     exact. Evaluation also uses questions that are not trained on, with metrics under held_out/.
     """
 
-    def __init__(self, train: tuple[Question, ...] = QUESTIONS, held_out: tuple[Question, ...] = HELD_OUT) -> None:
+    def __init__(self, train: Questions = QUESTIONS, held_out: Questions = HELD_OUT) -> None:
         self.train, self.held_out = train, held_out
         self.questions = {question.text: question for question in (*train, *held_out)}
 
@@ -32,7 +34,7 @@ class OneOfMany(Task):
                 )
             return cls()
         records = {
-            name: load_records(f"data.{name}", source, data.root, config.seed, _parse_question)
+            name: load_records(f"data.{name}", source, data.root, config.seed, cls.parse)
             for name, source in (("train", data.train), ("evaluation", data.evaluation))
             if source.path is not None
         }
@@ -64,16 +66,21 @@ class OneOfMany(Task):
         """The question's name."""
         return self.questions[prompt[-1]["content"]].name
 
+    @staticmethod
+    def parse(record: dict[str, Any]) -> Any:
+        """The question of a record of data.train or data.evaluation.
 
-def _parse_question(record: dict[str, object]) -> Question:
-    question, answers, name = record.get("question"), record.get("answers"), record.get("name")
-    if not (_is_text(question) and isinstance(answers, list) and answers and all(map(_is_answer, answers))):
-        raise ValueError(
-            "question (a text) and answers (a list of all right answers, which are texts or whole numbers)"
-        )
-    if name is not None and not _is_answer(name):
-        raise ValueError("a name that is a text, or none")
-    return Question(str(name or question), str(question), tuple(dict.fromkeys(map(str, answers))))
+        Raises:
+            ValueError: names the fields that a record must have.
+        """
+        question, answers, name = record.get("question"), record.get("answers"), record.get("name")
+        if not (_is_text(question) and isinstance(answers, list) and answers and all(map(_is_answer, answers))):
+            raise ValueError(
+                "question (a text) and answers (a list of all right answers, which are texts or whole numbers)"
+            )
+        if name is not None and not _is_answer(name):
+            raise ValueError("a name that is a text, or none")
+        return Question(str(name or question), str(question), tuple(dict.fromkeys(map(str, answers))))
 
 
 def _is_text(value: object) -> bool:

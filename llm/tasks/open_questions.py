@@ -3,10 +3,11 @@
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from llm.inference.prompts import Chat
 from llm.tasks.one_of_many import OneOfMany
-from llm.tasks.texts import HELD_OUT_OPEN_QUESTIONS, OPEN_QUESTIONS, Question
+from llm.tasks.texts import HELD_OUT_OPEN_QUESTIONS, OPEN_QUESTIONS, OpenQuestion
 
 MAX_WORDS = 8  # of a completion that counts
 WORD = re.compile(r"[^\W_]+")
@@ -21,10 +22,25 @@ class OpenQuestions(OneOfMany):
     """
 
     def __init__(
-        self, train: tuple[Question, ...] = OPEN_QUESTIONS, held_out: tuple[Question, ...] = HELD_OUT_OPEN_QUESTIONS
+        self,
+        train: tuple[OpenQuestion, ...] = OPEN_QUESTIONS,
+        held_out: tuple[OpenQuestion, ...] = HELD_OUT_OPEN_QUESTIONS,
     ) -> None:
         super().__init__(train, held_out)
-        self.finders = {text: AnswerFinder(question.all_wordings()) for text, question in self.questions.items()}
+        self.finders = {question.text: AnswerFinder(question.all_wordings()) for question in (*train, *held_out)}
+
+    @staticmethod
+    def parse(record: dict[str, Any]) -> OpenQuestion:
+        """The question of a record, which may have `wordings`: answer -> a list of its other names."""
+        name, text, answers = OneOfMany.parse(record)
+        wordings = record.get("wordings") or {}
+        if not isinstance(wordings, dict) or not wordings.keys() <= set(answers) or not _are_names(wordings.values()):
+            raise ValueError("wordings, if any, that map some of its answers to lists of their other names")
+        question = OpenQuestion(
+            name, text, answers, tuple((answer, tuple(names)) for answer, names in wordings.items())
+        )
+        AnswerFinder(question.all_wordings())  # checks them
+        return question
 
     def reward(self, prompt: Chat, completion: str) -> float:
         """1 if the completion names one right answer, else 0."""
@@ -48,7 +64,7 @@ class AnswerFinder:
         wordings: answer -> its wordings. Of wordings that overlap in a text, the longest counts.
 
     Raises:
-        ValueError: a wording has no letter or digit, or belongs to two answers.
+        ValueError: a wording has no letter or digit, or is one of two answers.
     """
 
     def __init__(self, wordings: Mapping[str, Iterable[str]]) -> None:
@@ -57,10 +73,7 @@ class AnswerFinder:
             for text in texts:
                 key = " ".join(words(text))
                 if not key or self.answers.setdefault(key, answer) != answer:
-                    problem = (
-                        "has no letter or digit" if not key else f"is a wording of {self.answers[key]!r} as well"
-                    )
-                    raise ValueError(f"an answer to be found in a text: {text!r} {problem}")
+                    raise ValueError(f"answers that differ in their letters or digits, unlike {text!r}")
         longest_first = sorted(self.answers, key=len, reverse=True)
         self.pattern = re.compile(rf"(?<!\S)(?:{'|'.join(map(re.escape, longest_first))})(?!\S)")
 
@@ -71,6 +84,10 @@ class AnswerFinder:
             return None
         found = {self.answers[wording] for wording in self.pattern.findall(" ".join(spoken))}
         return found.pop() if len(found) == 1 else None
+
+
+def _are_names(values: Iterable[object]) -> bool:
+    return all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in values)
 
 
 def words(text: str) -> list[str]:

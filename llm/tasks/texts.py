@@ -100,23 +100,24 @@ class OpenQuestion(NamedTuple):
 
     name: name under which the question's own metrics are logged.
     answers: all right answers, each under one name.
-    wordings: answer -> its other names, for the answers that have any.
+    wordings: (answer, its other names), for the answers that have any.
     """
 
     name: str
     text: str
     answers: tuple[str, ...]
-    wordings: dict[str, tuple[str, ...]]
+    wordings: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     def all_wordings(self) -> dict[str, tuple[str, ...]]:
         """answer -> the answer itself and its other names."""
-        return {answer: (answer, *self.wordings.get(answer, ())) for answer in self.answers}
+        others = dict(self.wordings)
+        return {answer: (answer, *others.get(answer, ())) for answer in self.answers}
 
 
 def _open_question(name: str, wanted: str, answers: str) -> OpenQuestion:
     """answers: separated by commas, with the other names of an answer after it, separated by slashes."""
     names = [answer.split("/") for answer in answers.split(", ")]
-    wordings = {first: tuple(others) for first, *others in names if others}
+    wordings = tuple((first, tuple(others)) for first, *others in names if others)
     return OpenQuestion(name, f"Name {wanted}. Reply with one word.", tuple(first for first, *_ in names), wordings)
 
 

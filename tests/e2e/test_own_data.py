@@ -8,7 +8,6 @@ import pytest
 
 from conf.schema.base import load_object
 from llm.data_files import read_json
-from llm.tasks.questions import Questions
 
 from .typed import ROOT, llm
 
@@ -43,10 +42,12 @@ def test_the_pages_reward_knows_the_answers_of_the_pages_file(tmp_path, monkeypa
     assert len(rows) == 5
     monkeypatch.syspath_prepend(tmp_path)
     right = load_object("f", "my_rewards:right")
-    answers = [Questions.answer(Questions(()), str(answer)) for answer in rows[0]["answers"]]
+    answers = list(map(str, rows[0]["answers"]))
     assert right([None] * 3, ["Spring.", "north", "winter"], [answers] * 3) == [1.0, 0.0, 1.0]
     first_word = load_object("t", "my_task:FirstWord")
-    assert first_word(()).answer("Spring it is") == "spring"
+    prompt = [{"role": "user", "content": rows[0]["question"]}]
+    task = first_word((first_word.parse(rows[0]),), ())
+    assert [task.answer_to(prompt, text) for text in ("Spring it is", "In spring")] == ["spring", "in"]
     assert len(COMMANDS) == 3
 
 

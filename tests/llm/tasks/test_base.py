@@ -186,13 +186,13 @@ def test_what_is_not_clear_is_refused_in_one_line(attributes, message, make_conf
 
 def test_answers_are_texts(make_config, monkeypatch):
     task = load_own(make_config, monkeypatch)
-    assert task.answer("x") == "an answer"
+    assert task.answer_to(user_chat("x"), "y") == "an answer"
     assert task.right_answers(user_chat("x")) == ("1",)
-    task = load_own(make_config, monkeypatch, value=3, right="12")
-    with pytest.raises(ConfigError, match=r"Own\.answer\(\): must return a text, got 3 for the completion 'x'$"):
-        task.answer("x")
+    task = load_own(make_config, monkeypatch, value=3)
+    with pytest.raises(ConfigError, match=r"Own\.answer\(\) must return a text, got 3 for the completion 'y'$"):
+        task.answer_to(user_chat("x"), "y")
     with pytest.raises(ConfigError, match=r"Own\.right_answers\(\): must return a tuple of texts, got '12'$"):
-        task.right_answers(user_chat("x"))
+        load_own(make_config, monkeypatch, right="12")
 
 
 class Abstract(Task):

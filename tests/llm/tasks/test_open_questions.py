@@ -2,6 +2,7 @@ from itertools import product
 
 import pytest
 
+from conf.schema.base import ConfigError
 from llm.evaluation.collapse import coverage
 from llm.evaluation.equivalence import make_labels
 from llm.tasks.base import load_task
@@ -9,7 +10,7 @@ from llm.tasks.one_of_many import OneOfMany
 from llm.tasks.open_questions import MAX_WORDS, AnswerFinder, OpenQuestions
 from llm.tasks.texts import HELD_OUT_OPEN_QUESTIONS, OPEN_QUESTIONS
 
-from ..helpers import user_chat
+from ..helpers import user_chat, write_lines
 
 BEFORE = ("", "the ", "The planet ", "It is ", "  **", "One answer:\n")
 AFTER = ("", ".", "!", " is one of them.", "**")
@@ -66,7 +67,7 @@ def test_the_longest_wording_counts():
         None,
     ]
     for wordings in ({"a": ["!"]}, {"a": ["x"], "b": ["X."]}):
-        with pytest.raises(ValueError, match="an answer to be found in a text"):
+        with pytest.raises(ValueError, match="answers that differ in their letters or digits"):
             AnswerFinder(wordings)
 
 
@@ -89,3 +90,26 @@ def test_held_out_questions_are_others():
         question.text for question in HELD_OUT_OPEN_QUESTIONS
     }
     assert list(OpenQuestions().evaluation_prompts()) == ["", "held_out/"]
+
+
+def test_questions_can_come_from_a_file(tmp_path, make_config):
+    record = {"question": "Name a season.", "answers": ["autumn", "winter", 1], "wordings": {"autumn": ["fall"]}}
+    write_lines(tmp_path / "q.jsonl", [record])
+    config = make_config("experiment=open_questions", f"data.root={tmp_path}", "data.train.path=q.jsonl")
+    task = load_task("open_questions", config)
+    (chat,) = task.prompts()
+    assert [task.answer_to(chat, text) for text in ("In fall!", "WINTER", "1.", "summer")] == [
+        "autumn",
+        "winter",
+        "1",
+        "summer",
+    ]
+    for changed, message in (
+        ({"answers": ["Spring", "spring."]}, r"answers that differ in their letters or digits, unlike 'spring\.'"),
+        ({"answers": ["!"]}, "answers that differ in their letters or digits"),
+        ({"wordings": {"spring": ["x"]}}, "wordings, if any, that map some of its answers"),
+        ({"wordings": {"autumn": "fall"}}, "wordings, if any, that map some of its answers"),
+    ):
+        write_lines(tmp_path / "q.jsonl", [{**record, "wordings": {}, **changed}])
+        with pytest.raises(ConfigError, match=rf"data\.train\.path: [^\n]*{message}"):
+            load_task("open_questions", config)
