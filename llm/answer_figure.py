@@ -12,6 +12,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 
 MAX_QUESTIONS = 6  # panels of the picture
+MIN_NAMED = 0.13  # lowest share of an answer whose name is written into its bar
 WRONG = "#e6e6e6"
 
 
@@ -46,6 +47,12 @@ def draw_answers(rows: Sequence[tuple[str, Mapping[str, Any]]], path: Path) -> b
     return True
 
 
+def dark(colour: tuple[float, ...]) -> bool:
+    """Whether white text is easier to read on a colour than black text, by its relative luminance."""
+    red, green, blue = colour[:3]
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.45
+
+
 def _draw_question(axes: Axes, question: str, shares: Sequence[Mapping[str, float]]) -> None:
     answers = list(dict.fromkeys(answer for model in shares for answer in model))
     colours = colormaps["turbo"]
@@ -53,7 +60,9 @@ def _draw_question(axes: Axes, question: str, shares: Sequence[Mapping[str, floa
     for i, answer in enumerate(answers):
         values = [model.get(answer, 0.0) for model in shares]
         colour = colours(0.05 + 0.9 * i / max(len(answers) - 1, 1))
-        axes.barh(range(len(shares)), values, left=left, color=colour, edgecolor="white", linewidth=0.5)
+        bars = axes.barh(range(len(shares)), values, left=left, color=colour, edgecolor="white", linewidth=0.5)
+        names = [answer if value >= MIN_NAMED else "" for value in values]
+        axes.bar_label(bars, names, label_type="center", fontsize=6.5, color="white" if dark(colour) else "black")
         left = [a + b for a, b in zip(left, values, strict=True)]
     axes.barh(range(len(shares)), [1 - a for a in left], left=left, color=WRONG)
     axes.set(title=question, xlim=(0, 1), xticks=(0, 0.5, 1))

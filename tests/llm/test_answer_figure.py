@@ -1,6 +1,6 @@
 import matplotlib.pyplot as plt
 
-from llm.answer_figure import _draw_question, draw_answers
+from llm.answer_figure import _draw_question, dark, draw_answers
 
 BASE = {"answers": {"planet": {"Mars": 0.5, "Venus": 0.25}, "season": {"summer": 1.0}}}
 TRAINED = {"answers": {"planet": {"Earth": 0.5, "Mars": 0.5}, "season": {}}}
@@ -24,4 +24,6 @@ def test_an_answer_has_one_colour_in_all_bars():
         [(0.75, 0.0), (0.5, 0.5)],  # Earth
         [(0.75, 0.25), (1.0, 0.0)],  # wrong
     ]
+    assert [text.get_text() for text in axes.texts] == ["Mars", "Mars", "Venus", "", "", "Earth"]
+    assert [dark(colour) for colour in ((0, 0, 0.5, 1), (1, 1, 0, 1))] == [True, False]
     plt.close(figure)
