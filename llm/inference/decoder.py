@@ -269,7 +269,7 @@ def _attend(
     width = now + 1 if isinstance(now, int) else T
     own_key, own_value = (cache.narrow(3, 0, width).flatten(0, 2) for cache in (layer.key, layer.value))
     query = (query * rule.scaling).reshape(P, A, K, per_key, D).transpose(1, 2).reshape(P * K, A * per_key, D)
-    queries = query.view(P * K * A, per_key, D)
+    queries = query.reshape(P * K * A, per_key, D)
     shared = torch.bmm(query, layer.prompt_key.flatten(0, 1).transpose(1, 2))
     own = torch.bmm(queries, own_key.transpose(1, 2)).view(P * K, A * per_key, width)
     scores = [_mask(score, mask, rule.cap, P) for score, mask in ((shared, hidden.prompt), (own, hidden.own))]

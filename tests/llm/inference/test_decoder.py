@@ -110,6 +110,15 @@ def test_single_completions_and_single_tokens(build_model, group, length):
     assert all(torch.equal(a, b) for a, b in zip(packed, plain, strict=True))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_single_prompt(build_model, kind):
+    """Its heads need not lie in memory as those of several prompts."""
+    model, prompts = build_model(kind, VOCAB), make_prompts(5)
+    packed, plain = (draw(model, prompts, decoder) for decoder in (PackedDecoder, PaddedDecoder))
+    assert all(torch.equal(a, b) for a, b in zip(packed, plain, strict=True))
+    assert len(plain.tokens.unique(dim=0)) > 2  # control
+
+
 @torch.no_grad()
 def distance_from_training(model, before_step=lambda decoder: None):
     """Largest difference of hidden states at any step, while rows end unevenly. `before_step` gets the decoder."""
