@@ -7,6 +7,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from conf.schema.base import ConfigError
 from llm.inference.prompts import Chat, chat_ids
+from llm.inference.rope import length_limit
 
 NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "max_target_positions")  # in a model's config.json
 EXTENDED = ("linear", "dynamic", "yarn")  # rotary embeddings of these types reach beyond it, by a factor
@@ -38,6 +39,12 @@ def _extended(rope: Mapping[str, Any], length: int) -> int:
     return int((rope.get("original_max_position_embeddings") or length) * (rope.get("factor") or 1.0))
 
 
+def _what(limit: int, positions: int | None) -> str:
+    if limit == positions:
+        return f"the {limit} positions of the model"
+    return f"{limit} tokens, past which the model changes the rotary positions of all rows of a pass"
+
+
 def check_context(
     config: PreTrainedConfig,
     tokenizer: PreTrainedTokenizerBase,
@@ -50,7 +57,8 @@ def check_context(
     Raises:
         ConfigError: they do not; the message names the longest prompt.
     """
-    limit = context_length(config)
+    positions, constant = context_length(config), length_limit(config)
+    limit = min((length for length in (positions, constant) if length is not None), default=None)
     if limit is None or not chats:
         return
     lengths = [len(chat_ids(tokenizer, chat, switches, add_generation_prompt=True)) for chat in chats]
@@ -62,7 +70,7 @@ def check_context(
     shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
     remedy = f"set max_new_tokens to {limit - longest} or less" if limit > longest else "leave out such prompts"
     raise ConfigError(
-        f"max_new_tokens: prompt and completion must fit into the {limit} positions of the model, got "
+        f"max_new_tokens: prompt and completion must fit into {_what(limit, positions)}, got "
         f"{max_new_tokens} tokens after the {longest} of prompt {index} ({shown!r}); {too_long} of {len(chats)} "
         f"prompts do not fit: {remedy}"
     )

@@ -94,6 +94,20 @@ def test_the_longest_prompt_is_named_with_what_to_set(tokenizer):
         check_context(Qwen3Config(max_position_embeddings=8), tokenizer, [user_chat("x" * 500)], 1)
 
 
+def test_rotary_positions_that_change_with_the_length_set_a_limit_as_well(tokenizer):
+    rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4, "original_max_position_embeddings": 32}
+    config = Qwen3Config(max_position_embeddings=128, rope_parameters=rope)
+    used = encode_chats(tokenizer, [user_chat("hi")]).ids.shape[1]
+    check_context(config, tokenizer, [user_chat("hi")], 32 - used)
+    message = (
+        r"^max_new_tokens: prompt and completion must fit into 32 tokens, past which the model changes the rotary"
+    )
+    with pytest.raises(ConfigError, match=message):
+        check_context(config, tokenizer, [user_chat("hi")], 33 - used)
+    plain = Qwen3Config(max_position_embeddings=128)  # control
+    check_context(plain, tokenizer, [user_chat("hi")], 33 - used)
+
+
 def test_keywords_of_the_template_count(tokenizer):
     chat, longer = user_chat("hi"), {"chat_template": tokenizer.chat_template + " think " * 9}
     plain = encode_chats(tokenizer, [chat]).ids.shape[1]
