@@ -150,6 +150,7 @@ def test_an_embedding_threshold(evaluate, tmp_path):
     assert summary["choices"]["equivalence"].startswith("embedding: cosine similarity >= 0.8 by ")
 
 
+STARTED = "2026-01-02T03:04:05+00:00"
 SAME = {key: FIRST[0][key] for key in ("id", "prompt", "generations")}
 MISTAKES = [
     ("", ["generations: give exactly one of run, model and generations", "got none"]),
@@ -158,7 +159,7 @@ MISTAKES = [
         ["generations: give exactly one of run, model and generations", "got run and generations"],
     ),
     ("generations=a.jsonl prompts=x", ["prompts: must be null with generations=", "got x"]),
-    ("generations=no.jsonl", ["generations: must be a file of JSON Lines, got no.jsonl (No such file"]),
+    ("generations=no.jsonl", ["generations: no.jsonl: cannot be read (No such file or directory)"]),
     ("generations=bad.jsonl", ["generations: bad.jsonl, line 2, partition: must be 4 whole numbers", "got 3"]),
     ("generations=zero.jsonl", ["zero.jsonl, line 1, generation_scores: must be from 1 to 10", "got 0"]),
     (
@@ -225,7 +226,9 @@ def tiny_run(evaluate, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(tiny_model(), folder / "policy")
     command = ["python", "-m", "llm", "transform=mara", "max_new_tokens=24"]
-    (folder / "run.json").write_text(json.dumps({"state": "finished", "package": "llm", "command": command}))
+    (folder / "run.json").write_text(
+        json.dumps({"state": "finished", "package": "llm", "command": command, "started": STARTED})
+    )
     (folder / "config.yaml").write_text(json.dumps(compose("llm", command[3:])))
     return folder
 
@@ -325,7 +328,10 @@ def test_a_model_on_prompts_of_a_file(evaluate, tiny_run, tmp_path):
         ("run=no equivalence=exact", ["no: not a run folder, it has no run.json"]),
         ("run=run equivalence=exact experiment=one_two", ["experiment: cannot be combined with run="]),
         ("model=no/such prompts=p.jsonl max_new_tokens=3", ["model: must be a folder or hub name", "got no/such"]),
-        ("model=run/policy prompts=no.jsonl max_new_tokens=3", ["prompts: must be a file of JSON Lines"]),
+        (
+            "model=run/policy prompts=no.jsonl max_new_tokens=3",
+            ["prompts: no.jsonl: cannot be read (No such file or directory)"],
+        ),
         ("run=run reward_out=mine:none", ["reward_out: mine:none cannot be imported as package.module:name"]),
         ("run=run reward_out=no/such", ["reward_out: must be a folder or hub name", "got no/such"]),
         ("model=run/policy experiment=none max_new_tokens=3", ["experiment: must be one of", "got none"]),
