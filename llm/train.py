@@ -24,7 +24,7 @@ from launch.runs.rng import rollout_uniforms
 from launch.runs.run import Run
 from llm.batch import Batch, BatchSettings, Completions, draw_batch
 from llm.evaluation.collapse import CollapseWatch, answer_shares, mode_ratio
-from llm.evaluation.equivalence import Labels, Partition, group_classes, make_labels, make_partition
+from llm.evaluation.equivalence import Labels, PromptPartition, group_classes, make_labels, make_partition
 from llm.evaluation.policy import EvaluationSettings, evaluate_policy
 from llm.inference.context import check_context
 from llm.inference.logprobs import completion_logp_and_entropy
@@ -72,7 +72,7 @@ class Learner(NamedTuple):
     task: Task
     reward: Reward
     limits: MicroBatchLimits
-    partition: Partition | None = None
+    partition: PromptPartition | None = None
     drop_truncated: bool = False
     memory: ClassMemory | None = None
     labels: Labels | None = None

@@ -44,4 +44,5 @@ def _license(folder: Path) -> str | None:
     card = folder / "README.md"
     if not card.is_file():
         return None
-    return ModelCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).data.license
+    metadata = ModelCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).data
+    return metadata.get("license")

@@ -10,9 +10,10 @@ import json
 import warnings
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import snapshot_download
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from conf.schema.base import ConfigError
 from launch.runs.console import console
@@ -54,13 +55,12 @@ def _from_package() -> Path:
 def _convert(file: Path, sha256: str, folder: Path) -> None:
     """Write the model of a GGUF file in float32, with its tokenizer and where it is from."""
     console.print(f"converting {file.name} of the package {PACKAGE} to float32 (only once)")
-    source = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about numbers of type float16 in the file that are not finite when squared
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(**source, dtype="float32")
+        model: Any = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype="float32")
     model.hf_quantizer = None  # the weights are no longer quantised
     del model.config.quantization_config
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)
     origin = {"origin": f"{PACKAGE}: {file.name}, of {HUB_NAME}", "sha256": sha256, "license": LICENSE}
     write_text(folder / ORIGIN, json.dumps(origin, indent=1) + "\n")

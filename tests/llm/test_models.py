@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from typing import Any
 
 import pytest
 import torch
@@ -229,7 +230,12 @@ def test_a_base_model_stops_where_its_template_ends_a_turn(tiny_folder, tmp_path
     """Files as of Gemma 3, Phi-3.5 (several eos tokens) and of Qwen2.5-3B (the template's token is not one)."""
     usual, share = correct_share(load_models(make_config(f"model.name_or_path={tiny_folder}").model))
     assert share > 0.7
-    for name, files in {"several": {"generation": TWO_ENDS}, "base": {}, "no eos": {"eos_token": None}}.items():
+    kinds: dict[str, dict[str, Any]] = {
+        "several": {"generation": TWO_ENDS},
+        "base": {},
+        "no eos": {"eos_token": None},
+    }
+    for name, files in kinds.items():
         changes = {"eos_token": "<|endoftext|>", **files}
         folder = variant(tiny_folder, tmp_path / name, **changes)
         log_once.cache_clear()

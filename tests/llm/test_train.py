@@ -171,11 +171,11 @@ def start_run(tmp_path, monkeypatch, make_config, capsys):
 
     def start(name, *overrides, day="2024-01-02"):
         monkeypatch.setattr("launch.runs.record.utc_now", lambda: f"{day}T10:00:00+00:00")
-        overrides = [*RUN, "evaluation_completions=8", "threads=null", *overrides]
-        config = OmegaConf.create(copy.deepcopy(dict(compose("llm", overrides))))
+        words = [*RUN, "evaluation_completions=8", "threads=null", *overrides]
+        config = OmegaConf.create(copy.deepcopy(dict(compose("llm", words))))
         capsys.readouterr()
-        with Run(tmp_path / name, "llm", config, overrides) as run:
-            train(make_config(*overrides), run)
+        with Run(tmp_path / name, "llm", config, words) as run:
+            train(make_config(*words), run)
         out = " ".join(capsys.readouterr().out.split())
         return read_jsonl(tmp_path / name / "samples.jsonl"), out
 

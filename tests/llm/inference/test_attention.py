@@ -133,7 +133,8 @@ def test_control_a_layer_without_its_window_cap_or_sink_is_noticed(kind, field, 
 
 @pytest.mark.parametrize("kind", ["gemma3", "gpt_oss"])
 def test_with_our_gradient_checkpointing_layers_keep_their_windows_and_sinks(kind):
-    batch, results = (make_prompts(3, 9, 1), *make_completions(LENGTHS["ragged"])), []
+    batch = make_prompts(3, 9, 1), *make_completions(LENGTHS["ragged"])
+    results: list[tuple[torch.Tensor, ...]] = []
     for logp_of in (logprobs.completion_logp, plain_logp):
         model = special_model(kind)
         if not results:

@@ -84,7 +84,8 @@ def test_completions_end_at_eos_or_at_the_limit(random_model, tokenizer):
 
 def test_chunks_of_rows_give_the_same_tokens(monkeypatch):
     generator = torch.Generator().manual_seed(0)
-    head = Head(*torch.nn.Linear(4, 50).parameters(), cap=2.0)
+    linear = torch.nn.Linear(4, 50)
+    head = Head(linear.weight, linear.bias, cap=2.0)
     hidden, uniform = torch.randn(7, 4, generator=generator), torch.rand(7, generator=generator, dtype=torch.float64)
     with torch.no_grad():
         whole = sample_token(head, hidden, uniform)

@@ -2,6 +2,7 @@
 
 import copy
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -97,7 +98,8 @@ def test_the_files_of_a_model_are_read_together(tokenizer):
 def test_a_language_model_inside_another_model_names_its_own_end(tokenizer):
     from transformers import Gemma3Config
 
-    nested = Gemma3Config(text_config={"eos_token_id": 9}, eos_token_id=None)
+    nested: Any = Gemma3Config(text_config={"eos_token_id": 9})
+    nested.eos_token_id = None
     assert find_stops(tokenizer, nested, None).ids == [9, tokenizer.eos_token_id]
     assert find_stops(
         tokenizer, SimpleNamespace(eos_token_id=8, get_text_config=nested.get_text_config), None

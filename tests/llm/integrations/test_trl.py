@@ -397,7 +397,7 @@ def test_completions_end_where_the_template_ends_a_turn(tiny_folder, tokenizer, 
     base.eos_token = "<|endoftext|>"
     shutil.copytree(tiny_folder, tmp_path / "base")
     (tmp_path / "base" / "generation_config.json").write_text(json.dumps({"eos_token_id": base.eos_token_id}))
-    texts = []
+    texts: list[str] = []
 
     def reward(completions, **_):
         texts.extend(completion[0]["content"] for completion in completions)
@@ -407,7 +407,7 @@ def test_completions_end_where_the_template_ends_a_turn(tiny_folder, tokenizer, 
     assert trainer.eos_token_ids == [base.eos_token_id, tokenizer.eos_token_id]
     trainer.train_dataset = trainer.train_dataset.map(lambda _: {"prompt": OneTwo().prompts()[0]})
     trainer.train()
-    assert sum(OneTwo().reward([], text) for text in texts) >= GROUP / 2
+    assert sum(OneTwo().reward([], text) == 1 for text in texts) >= GROUP / 2
     assert not any("<|im_end|>" in text for text in texts)
     trainer.use_vllm, trainer.eos_token_ids = True, [base.eos_token_id]
     with pytest.raises(ValueError, match=r"^use_vllm: .* add token <\|im_end\|> to eos_token_id of the model's gen"):
@@ -431,7 +431,7 @@ def rewards_of(trainer, texts, conversational=True):
 
 @pytest.mark.parametrize("conversational", [True, False])
 def test_a_reward_sees_the_special_tokens_of_a_completion(tiny_folder, tokenizer, tmp_path, conversational):
-    seen = []
+    seen: list[str] = []
 
     def reward(completions, **_):
         seen[:] = [text[0]["content"] if conversational else text for text in completions]

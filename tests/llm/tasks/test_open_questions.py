@@ -75,6 +75,7 @@ def test_mara_over_answers_counts_all_wordings_as_one(make_config):
     config = make_config("experiment=open_questions", "transform=mara", "transform.level=answer")
     task = load_task("open_questions", config)
     labels = make_labels(config.transform, task, None)
+    assert labels is not None
     season = user_chat(OPEN_QUESTIONS[1].text)
     assert labels(season, [], ["Fall", "autumn.", "It is autumn", "WINTER", "no"]) == [
         "autumn",
