@@ -66,7 +66,7 @@ def test_the_pages_commands(tmp_path):
     assert "correct" in summary(tmp_path / "first_word")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_other_commands_find_the_files_of_the_folder(tmp_path):
     """Sweeps in other processes, a finished run, its repetition and its evaluation."""
     write_files(tmp_path)

@@ -110,8 +110,8 @@ class Cluster:
         return subprocess.run(arguments, capture_output=True, text=True, timeout=60).stdout.strip()
 
     def states(self) -> dict[str, str]:
-        """The states of all jobs that SLURM still knows, by job id."""
-        lines = self.command("squeue", "-h", "-t", "all", "-o", "%i %T").splitlines()
+        """The states of all jobs that SLURM still knows, by job id; -r names each waiting job of an array."""
+        lines = self.command("squeue", "-h", "-r", "-t", "all", "-o", "%i %T").splitlines()
         return dict(line.split() for line in lines)
 
     def wait_until(self, ready, seconds: float = 120):

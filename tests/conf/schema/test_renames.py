@@ -108,3 +108,6 @@ def test_runs_of_before_the_keys_of_stops_have_none():
     given["model"]["stop"]["tokens"] = ["x"]
     assert upgraded(given) == given
     assert "model" not in upgraded(dict(launch_compose("didactic", [])))
+    pretraining = dict(launch_compose("chem.pretrain", ["data=a.smi"]))
+    assert upgraded(pretraining) == pretraining
+    assert upgraded_flat(flatten(pretraining)) == flatten(pretraining)
