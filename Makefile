@@ -5,7 +5,7 @@ ROOMS = $(patsubst %/__init__.py,%,$(wildcard */__init__.py))
 BIN = .venv/bin
 TEST = OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 METHODS = rloo,rloo_forward,mara_reverse,mara_forward,mara_answers_reverse,mara_answers_forward
-DEMO_REAL = $(BIN)/python -m llm -m experiment=open_questions method=$(METHODS)
+DEMO_REAL = $(BIN)/python -m llm -m experiment=open_questions checkpoint.keep=0 method=$(METHODS)
 DEMO = $(BIN)/python -m llm -m experiment=one_two objective.direction=reverse,forward transform=identity,mara
 
 .PHONY: help venv demo demo-real test test-all check format services environment constraints clean
