@@ -23,7 +23,7 @@ venv: .venv/installed  ## make .venv with every package pinned (PYTHON=python3.1
 demo: venv  ## train the 1-2 task both ways, with and without MARA, in minutes on a CPU
 	@$(DEMO)
 
-demo-real: venv  ## train a pretrained model of 135M parameters on open questions in six ways, in a quarter of an hour
+demo-real: venv  ## train a pretrained model of 135M parameters on open questions in six ways, in about 20 minutes on a CPU
 	@$(DEMO_REAL)
 
 test: venv  ## run the tests, those end to end included
