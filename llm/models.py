@@ -23,15 +23,16 @@ from launch.engines.deepspeed import silence_deepspeed
 from launch.runs.checkpoint import tensors_hash
 from launch.runs.console import console
 from llm.adapters import adapter_base, adapter_off, add_adapter, load_pretrained, load_tokenizer, save_adapter
-from llm.inference.attention import log_once
+from llm.inference.attention import log_once, model_configs
 from llm.inference.decoder import compile_decoding
 from llm.inference.generation_config import describe_ignored, savable
 from llm.inference.head import body_of, head_of
 from llm.inference.norms import fuse_rms_norms
-from llm.inference.paths import path_of
+from llm.inference.paths import path_of, share_trials
 from llm.inference.prompts import padding_id
 from llm.inference.sampling import Rollout
 from llm.inference.stopping import Stops, StopStrings, describe_stops, find_stops, ids_of, token_id
+from llm.inference.temporary import temporarily
 from llm.testbed.names import model_facts, resolve_model
 from llm.testbed.tiny_models import POLICIES
 
@@ -106,9 +107,10 @@ def load_models(config: ModelConfig, seed: int = 0) -> Models:
     torch.nn.Module.to(policy, device)
     if reference is not None and not config.reference_on_cpu:
         torch.nn.Module.to(reference, device)
-    for model in filter(None, (policy, reference)):
-        head_of(model)
-        path_of(body_of(model))
+    head_of(policy)
+    path_of(body_of(policy))
+    if reference is not None:
+        share_trials(policy, reference)
     if config.gradient_checkpointing:
         enable_gradient_checkpointing(policy)
     if config.lora.rank:
@@ -253,26 +255,11 @@ class _Checkpointed(torch.nn.Module):
         forward = partial(super().forward, **keywords)
         if not torch.is_grad_enabled():
             return forward(*args)
-        attention = [(module.config, module.config._attn_implementation) for module in self._configured()]
+        key = "_attn_implementation"
+        attention = [(config, key, getattr(config, key)) for config in model_configs(self)]
         return checkpoint(
-            forward, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), _attention_of(attention))
+            forward, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), temporarily(attention))
         )
-
-    def _configured(self) -> Iterator[Any]:
-        return (module for module in self.modules() if hasattr(module, "config"))
-
-
-@contextmanager
-def _attention_of(choices: list[tuple[Any, str]]) -> Iterator[None]:
-    """Context in which configurations name these implementations of attention."""
-    before = [(config, config._attn_implementation) for config, _ in choices]
-    try:
-        for config, name in choices:
-            config._attn_implementation = name
-        yield
-    finally:
-        for config, name in before:
-            config._attn_implementation = name
 
 
 def check_adapter(policy: PreTrainedModel, config: LoraConfig) -> None:

@@ -15,7 +15,7 @@ from launch.runs.console import console
 from launch.runs.run import Run
 from llm.inference.head import body_of
 from llm.inference.paths import MESSAGES, path_of
-from llm.inference.prompts import encode_chats
+from llm.inference.prompts import prompt_lengths
 from llm.models import Models
 from llm.plan.activations import OutOfTime, time_limit
 from llm.plan.advice import suggest_change
@@ -32,11 +32,17 @@ UNITS = (("days", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0))
 
 
 class MemoryEstimate(NamedTuple):
-    """Bytes on a rank's device in the phase that needs most, and the bytes that it has."""
+    """Bytes on a rank's device: of the phase that needs most, of a process without models, and what there is."""
 
-    needed: float
+    phase_bytes: float
+    process: float
     available: float
     phase: str
+
+    @property
+    def needed(self) -> float:
+        """All of them that are needed."""
+        return self.phase_bytes + self.process
 
 
 def announce(run: Run, config: LlmConfig, task: Task, models: Models, policy: PreTrainedModel) -> None:
@@ -167,7 +173,7 @@ def startup_settings(
         return None, math.nan
     chats = task.prompts()
     chats = chats[:: math.ceil(len(chats) / MEASURED_PROMPTS)]
-    tokens = [encode_chats(models.tokenizer, [chat], config.model.chat_template).ids.shape[1] for chat in chats]
+    tokens = prompt_lengths(models.tokenizer, chats, config.model.chat_template)
     settings = run_settings(
         config,
         task,
@@ -192,7 +198,7 @@ def estimate_memory(settings: PlanSettings, policy: PreTrainedModel) -> MemoryEs
     if not settings.cuda:  # the models are loaded already
         loaded = sum(parameter.nbytes for parameter in policy.parameters())
         process = max(process - (1 if settings.lora else 2) * loaded, 0)
-    return MemoryEstimate(phases[largest] + process, device_memory(settings, {}), largest)
+    return MemoryEstimate(phases[largest], process, device_memory(settings, {}), largest)
 
 
 def memory_text(memory: MemoryEstimate, settings: PlanSettings | None) -> str:
@@ -205,10 +211,9 @@ def memory_text(memory: MemoryEstimate, settings: PlanSettings | None) -> str:
 
 def memory_warning(settings: PlanSettings, memory: MemoryEstimate) -> str:
     """What to change in a run that does not fit."""
-    process = memory.needed - max(sum(phase.values()) for phase in estimate(settings).values())
     try:
         with time_limit(TIME_LIMIT):
-            change = suggest_change(settings, memory.available - process)
+            change = suggest_change(settings, memory.available - memory.process)
     except OutOfTime:
         change = None
     advice = f"use {change}" if change else "python -m llm.plan with the same overrides may find a change"
@@ -224,7 +229,7 @@ def measure_time(
     try:
         vocabulary, width = policy.get_output_embeddings().weight.shape
         speed = measure_device(policy.device, policy.dtype, vocabulary)
-        passes = measure_passes(policy, policy.get_decoder(), speed)
+        passes = measure_passes(policy, body_of(policy), speed)
         head = int(vocabulary), int(width)
         return estimate_time(settings, (speed, passes), head, config.update, completions, prompt_tokens)
     except Exception:  # an estimate must not stop a run

@@ -3,7 +3,8 @@
 import os
 import socket
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -102,12 +103,10 @@ class RunRecord:
         Raises:
             ConfigError: the folder cannot be written.
         """
-        try:
+        with self._writing():
             write_text(self.folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
             write_text(self.folder / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
             self._write()
-        except OSError as error:
-            raise ConfigError(unusable_folder_message(error)) from error
 
     def note(self, facts: Mapping[str, Any]) -> None:
         """Add entries to run.json.
@@ -116,8 +115,13 @@ class RunRecord:
             ConfigError: the folder cannot be written.
         """
         self.content |= facts
-        try:
+        with self._writing():
             self._write()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise ConfigError(unusable_folder_message(error)) from error
 

@@ -15,7 +15,7 @@ from conf.schema.base import ConfigError
 from launch.runs.run_folder import user_path
 from llm.data_files import read_json
 from llm.evaluation.metrics import is_first_of_class
-from llm.inference.prompts import Chat
+from llm.inference.prompts import Chat, is_turn, user_turn
 
 MAX_VALUE = 80  # characters of a value in a message
 
@@ -91,7 +91,7 @@ def check_scores(generations: Generations, partition: Sequence[int]) -> None:
 
 def prompt_to_chat(prompt: str | Chat) -> Chat:
     """A prompt of a file as chat turns."""
-    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    return user_turn(prompt) if isinstance(prompt, str) else prompt
 
 
 def chat_to_prompt(chat: Chat) -> str | Chat:
@@ -119,8 +119,7 @@ class _Line(NamedTuple):
         if not _is(name, str | int):
             raise self.error("id", "a text or a number", name)
         turns = prompt if isinstance(prompt, list) and prompt else [prompt]
-        are_turns = all(isinstance(t, dict) and _is(t.get("role"), str) and _is(t.get("content"), str) for t in turns)
-        if not (isinstance(prompt, str) or are_turns):
+        if not (isinstance(prompt, str) or all(map(is_turn, turns))):
             raise self.error("prompt", "a text or a list of chat turns, each with role and content", prompt)
         return PromptRecord(str(name), prompt_to_chat(prompt))
 

@@ -9,8 +9,8 @@ Which earlier tokens a layer attends to is asked of the model: transformers' mas
 two positions that defines the mask of each kind of layer, for example of a sliding window.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -31,6 +31,7 @@ from llm.inference.blocks import (
     sink_gradient,
 )
 from llm.inference.prompts import Prompts
+from llm.inference.temporary import temporarily
 
 NAME = "shared_prefix"
 # Keywords that do not change attention here. The sliding window is in the mask, as with eager attention.
@@ -107,18 +108,9 @@ AttentionInterface.register(NAME, attend)
 AttentionMaskInterface.register(NAME, visible_keys)
 
 
-@contextmanager
-def shared_prefix_attention(body: nn.Module) -> Iterator[None]:
+def shared_prefix_attention(body: nn.Module) -> AbstractContextManager[None]:
     """Context in which every layer of `body` uses `attend`."""
-    configs = model_configs(body)
-    before = [config._attn_implementation for config in configs]
-    try:
-        for config in configs:
-            config._attn_implementation = NAME
-        yield
-    finally:
-        for config, name in zip(configs, before, strict=True):
-            config._attn_implementation = name
+    return temporarily((config, "_attn_implementation", NAME) for config in model_configs(body))
 
 
 def model_configs(body: nn.Module) -> list[Any]:

@@ -6,8 +6,8 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from conf.schema.base import ConfigError
-from llm.inference.prompts import Chat, chat_ids
-from llm.inference.rope import length_limit
+from llm.inference.prompts import Chat, prompt_lengths
+from llm.inference.rope import length_limit, rope_parameters
 
 NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "max_target_positions")  # in a model's config.json
 EXTENDED = ("linear", "dynamic", "yarn")  # rotary embeddings of these types reach beyond it, by a factor
@@ -24,13 +24,6 @@ def context_length(config: PreTrainedConfig) -> int | None:
         return None
     length = next((int(value) for name in NAMES if (value := getattr(config, name, None) or 0) > 0), None)
     return None if length is None else max(length, *(_extended(rope, length) for rope in rope_parameters(config)))
-
-
-def rope_parameters(config: PreTrainedConfig) -> list[Mapping[str, Any]]:
-    """The parameters of a model's rotary embeddings: one mapping, or one for each type of layer; [{}] without."""
-    rope = getattr(config, "rope_parameters", None) or {}
-    per_layer = [part for part in rope.values() if isinstance(part, Mapping)]
-    return per_layer or [rope]
 
 
 def _extended(rope: Mapping[str, Any], length: int) -> int:
@@ -61,7 +54,7 @@ def check_context(
     limit = min((length for length in (positions, constant) if length is not None), default=None)
     if limit is None or not chats:
         return
-    lengths = [len(chat_ids(tokenizer, chat, switches, add_generation_prompt=True)) for chat in chats]
+    lengths = prompt_lengths(tokenizer, chats, switches)
     longest = max(lengths)
     if longest + max_new_tokens <= limit:
         return

@@ -8,9 +8,8 @@ from typing import Any
 
 from transformers import GenerationConfig
 
-SAMPLING: dict[
-    str, tuple[Any, ...]
-] = {  # fields that change which tokens are sampled: values that do not, beside None
+# Fields that change which tokens are sampled, with their values that do not, beside None.
+SAMPLING: dict[str, tuple[Any, ...]] = {
     "temperature": (1.0,),
     "top_k": (0,),
     "top_p": (1.0,),

@@ -70,6 +70,12 @@ def head_of(model: PreTrainedModel) -> Head:
 _FORMS: WeakKeyDictionary[nn.Module, Form] = WeakKeyDictionary()
 
 
+def share_form(model: PreTrainedModel, other: PreTrainedModel) -> None:
+    """Use the constants of a model's head for a model of the same configuration and weights, without a trial."""
+    head_of(model)
+    _FORMS[other] = _FORMS[model]
+
+
 @torch.no_grad()
 def _find_form(model: PreTrainedModel) -> Form:
     """Read the constants of a model's head from a trial, and compare its logits with the model's own."""

@@ -5,8 +5,8 @@ when a model is first used, with a few tokens. Sliding windows and chunks are sh
 whether they are respected.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
@@ -17,8 +17,10 @@ from transformers import PreTrainedModel
 from conf.schema.base import ConfigError
 from llm.inference.attention import Unsupported, log_once, model_configs, packed_hidden
 from llm.inference.decoder import PackedDecoder, uncompiled
+from llm.inference.head import body_of, share_form
 from llm.inference.padded import PaddedDecoder, caches_attention_only, padded_hidden
 from llm.inference.prompts import Prompts
+from llm.inference.temporary import temporarily
 from llm.inference.whole_rows import (
     EqualLengthDecoder,
     NoUsableCache,
@@ -91,6 +93,12 @@ def path_of(body: PreTrainedModel) -> Path:
 
 
 _PATHS: WeakKeyDictionary[nn.Module, Path] = WeakKeyDictionary()
+
+
+def share_trials(model: PreTrainedModel, other: PreTrainedModel) -> None:
+    """Read `other`, which has the same configuration and weights as `model`, as `model` is read, without a trial."""
+    _PATHS[body_of(other)] = path_of(body_of(model))
+    share_form(model, other)
 
 
 def _find_path(body: PreTrainedModel) -> Path:
@@ -212,32 +220,16 @@ def _decoded_hidden(decoder: Decoder, tokens: Tensor, mask: Tensor) -> Tensor:
     return torch.stack(states, 1)[mask]
 
 
-@contextmanager
-def _evaluation(body: nn.Module) -> Iterator[None]:
+def _evaluation(body: nn.Module) -> AbstractContextManager[None]:
     """Context in which no module is in training mode."""
-    training = [module for module in body.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
+    return temporarily((module, "training", False) for module in body.modules() if module.training)
 
 
-@contextmanager
-def _changed(body: nn.Module, changes: dict[str, int]) -> Iterator[None]:
+def _changed(body: nn.Module, changes: dict[str, int]) -> AbstractContextManager[None]:
     """Context in which attributes of configurations and modules that are numbers have other values."""
-    before = [
-        (owner, name, number)
+    return temporarily(
+        (owner, name, value)
         for owner in (*model_configs(body), *body.modules())
-        for name in changes
+        for name, value in changes.items()
         if isinstance(number := vars(owner).get(name), int) and not isinstance(number, bool)
-    ]
-    try:
-        for owner, name, _ in before:
-            setattr(owner, name, changes[name])
-        yield
-    finally:
-        for owner, name, number in before:
-            setattr(owner, name, number)
+    )

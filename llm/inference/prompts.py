@@ -22,6 +22,16 @@ class Prompts(NamedTuple):
     mask: Tensor
 
 
+def user_turn(text: str) -> Chat:
+    """A chat of one turn of the user's."""
+    return [{"role": "user", "content": text}]
+
+
+def is_turn(value: object) -> bool:
+    """Whether a value is a turn of a chat: a mapping with role and content, both texts."""
+    return isinstance(value, Mapping) and isinstance(value.get("role"), str) and isinstance(value.get("content"), str)
+
+
 def encode_chats(
     tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat], switches: Mapping[str, Any] | None = None
 ) -> Prompts:
@@ -44,6 +54,13 @@ def chat_ids(
 ) -> list[int]:
     """A chat as token ids. `options` are those of `apply_chat_template`."""
     return list(_apply_template(tokenizer, chat, switches, return_dict=False, **options))
+
+
+def prompt_lengths(
+    tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat], switches: Mapping[str, Any] | None = None
+) -> list[int]:
+    """The number of tokens of each chat as a prompt, see `encode_chats`."""
+    return [len(chat_ids(tokenizer, chat, switches, add_generation_prompt=True)) for chat in chats]
 
 
 def conversation_ids(tokenizer: PreTrainedTokenizerBase, prompt: Chat, completion: str) -> list[int]:

@@ -1,11 +1,19 @@
 """Rotary positions whose frequencies depend on the longest row of a pass, and the length up to which they do not."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from conf.schema.base import ConfigError
 from llm.inference.prompts import Prompts
 
 LENGTH_DEPENDENT = ("longrope", "dynamic")  # rope_type of transformers: frequencies change past a length
+
+
+def rope_parameters(config: Any) -> list[Mapping[str, Any]]:
+    """The parameters of a model's rotary embeddings: one mapping, or one for each type of layer; [{}] without."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    per_layer = [part for part in rope.values() if isinstance(part, Mapping)]
+    return per_layer or [rope]
 
 
 def length_limit(config: Any) -> int | None:
@@ -18,13 +26,11 @@ def length_limit(config: Any) -> int | None:
         config: a transformers configuration.
     """
     config = config.get_text_config()
-    rope = getattr(config, "rope_parameters", None) or {}
-    layers = [value for value in rope.values() if isinstance(value, dict)] or [rope]  # one for each type of layer
     limits = [
         parameters.get("original_max_position_embeddings")
         or getattr(config, "original_max_position_embeddings", None)
         or config.max_position_embeddings
-        for parameters in layers
+        for parameters in rope_parameters(config)
         if parameters.get("rope_type") in LENGTH_DEPENDENT
     ]
     return min(limits, default=None)

@@ -9,24 +9,24 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, DynamicCache
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from conf.schema.base import ConfigError
 from conf.schema.llm import LoraConfig
 from core.sequence import selected_logp
 from llm.adapters import add_adapter
-from llm.inference.attention import shared_prefix_attention
+from llm.inference.attention import hidden_states, model_configs, shared_prefix_attention
 from llm.inference.head import body_of
 from llm.inference.paths import unpacked_reason
+from llm.inference.temporary import temporarily
+from llm.models import enable_gradient_checkpointing
 
 STAND_IN = "plan"  # the name under which transformers finds `padded_stand_in`
 
@@ -120,14 +120,6 @@ def add_meta_adapter(model: Any, lora: Lora) -> None:
         add_adapter(model, LoraConfig(rank=rank, target_modules=list(targets)), seed=0)
 
 
-def checkpoint_layers(body: Any) -> None:
-    """Checkpoint every layer, as `llm.models.enable_gradient_checkpointing` does, without its check of the model."""
-    layers: list[Any] = [layer for layer in body.modules() if isinstance(layer, GradientCheckpointingLayer)]
-    for layer in layers:
-        layer.gradient_checkpointing = layer.training = True
-        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
-
-
 # --- measuring ----------------------------------------------------------------------------------------------------
 
 
@@ -153,7 +145,7 @@ def measure_pass(
         several: whether the step has several passes, so that gradients exist from the start.
 
     Raises:
-        ConfigError: the model cannot be executed on the meta device.
+        ConfigError: the model cannot be executed on the meta device, or its layers cannot be checkpointed.
         OutOfTime: see `time_limit`.
     """
     layout = find_layout(config, dtype_bytes)
@@ -162,7 +154,7 @@ def measure_pass(
         add_meta_adapter(model, lora)
     name = "whole" if checkpointing and gradient and layout.name == "cached" else layout.name
     if checkpointing and gradient:
-        checkpoint_layers(body_of(model))
+        enable_gradient_checkpointing(model)
     body = body_of(model)
     with (
         torch.set_grad_enabled(gradient),
@@ -238,11 +230,9 @@ def cache_bytes(config: str, dtype_bytes: int, tokens: int) -> int:
 
 
 def packed(body: Any, shape: PassShape) -> Tensor:
-    """Last hidden states of a pass over packed prompts and completions: [1, N, D]."""
-    ids = torch.zeros(1, shape.tokens, dtype=torch.long)
-    output = body(input_ids=ids, position_ids=ids, use_cache=False, shared_prefix=packed_stand_in)
-    hidden: Tensor = output.last_hidden_state
-    return hidden
+    """Last hidden states of a pass over packed prompts and completions: [N, D]."""
+    ids = torch.zeros(shape.tokens, dtype=torch.long)
+    return hidden_states(body, ids, ids, packed_stand_in)
 
 
 def cached(body: Any, shape: PassShape) -> Tensor:
@@ -310,18 +300,10 @@ def attention(body: Any, layout: str) -> AbstractContextManager[None]:
     return shared_prefix_attention(body) if layout == "packed" else stand_in_attention(body)
 
 
-@contextmanager
-def stand_in_attention(body: Any) -> Iterator[None]:
+def stand_in_attention(body: Any) -> AbstractContextManager[None]:
     """Context in which layers with fused attention use `padded_stand_in`; attention in the open stays as it is."""
-    configs = {id(m.config): m.config for m in body.modules() if hasattr(m, "config")}.values()
-    before = [(config, config._attn_implementation) for config in configs]
-    try:
-        for config, name in before:
-            config._attn_implementation = name if name == "eager" else STAND_IN
-        yield
-    finally:
-        for config, name in before:
-            config._attn_implementation = name
+    fused = (config for config in model_configs(body) if config._attn_implementation != "eager")
+    return temporarily((config, "_attn_implementation", STAND_IN) for config in fused)
 
 
 class _StandIn(torch.autograd.Function):

@@ -12,7 +12,7 @@ from conf.schema.base import ConfigError, check_range
 from conf.schema.llm import LlmConfig
 from llm.adapters import adapter_base, load_tokenizer
 from llm.evaluation.policy import BATCH
-from llm.inference.prompts import encode_chats
+from llm.inference.prompts import prompt_lengths
 from llm.plan.estimate import STAGES, PlanSettings
 from llm.tasks.base import Task, load_task
 from llm.testbed.names import resolve_model
@@ -129,7 +129,7 @@ def longest_prompt(name: str, chats: Sequence[Any], config: LlmConfig) -> int:
             "prompt_tokens: must be given, because the model's tokenizer cannot be loaded "
             f"({str(error).strip().splitlines()[0]})"
         ) from None
-    return max(encode_chats(tokenizer, [chat], config.model.chat_template).ids.shape[1] for chat in chats)
+    return max(prompt_lengths(tokenizer, chats, config.model.chat_template))
 
 
 def device_memory(settings: PlanSettings, launcher: Mapping[str, Any]) -> float:

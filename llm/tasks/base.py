@@ -10,7 +10,7 @@ from conf.schema.base import ConfigError, load_object
 from conf.schema.llm import LlmConfig
 from core.mara import reaches
 from llm.data import Records
-from llm.inference.prompts import Chat
+from llm.inference.prompts import Chat, is_turn, user_turn
 
 
 class Task(ABC):
@@ -147,7 +147,7 @@ def _are_texts(values: Iterable[object]) -> bool:
 
 def _prompt_sets(name: str, sets: object) -> dict[str, list[Chat]]:
     """The sets of evaluation prompts by prefix, that with the prefix "" first. A list is the set with that prefix."""
-    if not isinstance(sets, Mapping) or _is_turn(sets):
+    if not isinstance(sets, Mapping) or is_turn(sets):
         return {"": _chats(name, sets)}
     if "" not in sets or not _are_texts(sets):
         raise ConfigError(f'{name}: must have a set with the prefix "", got the prefixes {list(sets)}')
@@ -156,7 +156,7 @@ def _prompt_sets(name: str, sets: object) -> dict[str, list[Chat]]:
 
 def _chats(name: str, prompts: object) -> list[Chat]:
     """Prompts as lists of turns. A text is a user's turn, and a text or a turn in place of a list is one prompt."""
-    if isinstance(prompts, str) or _is_turn(prompts):
+    if isinstance(prompts, str) or is_turn(prompts):
         prompts = [prompts]
     if not isinstance(prompts, Iterable) or isinstance(prompts, Mapping):
         raise ConfigError(f"{name}: must return a list of prompts, got {prompts!r}")
@@ -167,20 +167,16 @@ def _chats(name: str, prompts: object) -> list[Chat]:
 
 
 def _chat(name: str, prompt: Any) -> Chat:
-    turns: Any = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    if _is_turn(prompt):
+    turns: Any = user_turn(prompt) if isinstance(prompt, str) else prompt
+    if is_turn(prompt):
         if prompt["role"] != "user":
             raise ConfigError(
                 f"{name}: a single turn must be the user's; a prompt of several is a list, got {prompt!r}"
             )
         turns = [prompt]
     turns = list(turns) if isinstance(turns, Iterable) and not isinstance(turns, Mapping) else []
-    if not turns or not all(map(_is_turn, turns)):
+    if not turns or not all(map(is_turn, turns)):
         raise ConfigError(
             f"{name}: must be a text or a list of turns with role and content, both texts, got {prompt!r}"
         )
     return turns
-
-
-def _is_turn(value: object) -> bool:
-    return isinstance(value, Mapping) and isinstance(value.get("role"), str) and isinstance(value.get("content"), str)

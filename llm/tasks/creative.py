@@ -4,7 +4,7 @@ from typing import Any, Self
 
 from conf.schema.llm import LlmConfig
 from llm.data import Records, load_both
-from llm.inference.prompts import Chat
+from llm.inference.prompts import Chat, user_turn
 from llm.tasks.base import Task
 
 MAX_PROMPT_CHARACTERS = 2000  # longer prompts are skipped
@@ -37,7 +37,7 @@ class Creative(Task):
 
 
 def _make_prompts(records: Records) -> list[Chat]:
-    return [[{"role": "user", "content": text}] for text in records.distinct()]
+    return [user_turn(text) for text in records.distinct()]
 
 
 def parse_prompt(record: dict[str, Any]) -> str | None:

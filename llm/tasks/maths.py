@@ -5,7 +5,7 @@ from typing import NamedTuple, Self
 
 from conf.schema.llm import LlmConfig
 from llm.data import Records, load_both, refuse_conflicts
-from llm.inference.prompts import Chat
+from llm.inference.prompts import Chat, user_turn
 from llm.tasks.base import Task
 from llm.tasks.texts import MATHS_INSTRUCTION
 
@@ -72,7 +72,7 @@ def normalise_number(number: str) -> str:
 
 
 def _make_prompts(records: Records) -> list[Chat]:
-    return [[{"role": "user", "content": problem.question + MATHS_INSTRUCTION}] for problem in records.distinct()]
+    return [user_turn(problem.question + MATHS_INSTRUCTION) for problem in records.distinct()]
 
 
 def _parse_problem(record: dict[str, object]) -> Problem:

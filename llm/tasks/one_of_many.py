@@ -5,7 +5,7 @@ from typing import Any, Self
 from conf.schema.base import ConfigError
 from conf.schema.llm import LlmConfig
 from llm.data import load_records, refuse_conflicts
-from llm.inference.prompts import Chat
+from llm.inference.prompts import Chat, user_turn
 from llm.tasks.base import Task
 from llm.tasks.texts import HELD_OUT, QUESTIONS, OpenQuestion, Question
 
@@ -47,11 +47,11 @@ class OneOfMany(Task):
 
     def prompts(self) -> list[Chat]:
         """The questions that are trained on."""
-        return [[{"role": "user", "content": question.text}] for question in self.train]
+        return [user_turn(question.text) for question in self.train]
 
     def evaluation_prompts(self) -> dict[str, list[Chat]]:
         """The questions that are trained on, and under held_out/ those that are not."""
-        held_out: list[Chat] = [[{"role": "user", "content": question.text}] for question in self.held_out]
+        held_out = [user_turn(question.text) for question in self.held_out]
         return {"": self.prompts(), **({"held_out/": held_out} if held_out else {})}
 
     def reward(self, prompt: Chat, completion: str) -> float:

@@ -2,7 +2,7 @@
 
 import re
 
-from llm.inference.prompts import Chat
+from llm.inference.prompts import Chat, user_turn
 from llm.tasks.base import Task
 from llm.tasks.texts import ONE_TWO_PROMPT
 
@@ -20,7 +20,7 @@ class OneTwo(Task):
 
     def prompts(self) -> list[Chat]:
         """The single prompt."""
-        return [[{"role": "user", "content": ONE_TWO_PROMPT}]]
+        return [user_turn(ONE_TWO_PROMPT)]
 
     def reward(self, prompt: Chat, completion: str) -> float:
         """1 for one of the two answers in its tags, else 0."""

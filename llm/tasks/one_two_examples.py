@@ -1,8 +1,10 @@
 """The 1-2 task for models that do not know the form of the answer: the prompt has two examples of it."""
 
-from llm.inference.prompts import Chat
+from collections.abc import Mapping
+
+from llm.inference.prompts import Chat, user_turn
 from llm.tasks.one_two import OneTwo
-from llm.tasks.texts import one_two_prompt
+from llm.tasks.texts import ONE_TWO_PROMPT, one_two_prompt
 
 EXAMPLES = ((3, 4), (7, 8))  # each answered by the lower number, so that a model prefers 1, as in the paper
 
@@ -12,11 +14,8 @@ class OneTwoExamples(OneTwo):
 
     def prompts(self) -> list[Chat]:
         """The single prompt."""
-        chat = []
+        chat: list[Mapping[str, str]] = []
         for low, high in EXAMPLES:
-            chat += [_turn("user", one_two_prompt(low, high)), _turn("assistant", f"<answer>{low}</answer>")]
-        return [[*chat, _turn("user", one_two_prompt(1, 2))]]
-
-
-def _turn(role: str, content: str) -> dict[str, str]:
-    return {"role": role, "content": content}
+            chat += user_turn(one_two_prompt(low, high))
+            chat.append({"role": "assistant", "content": f"<answer>{low}</answer>"})
+        return [[*chat, *user_turn(ONE_TWO_PROMPT)]]

@@ -1,6 +1,6 @@
 """Questions with four right answers that have 3 to 30 known spellings each: answers and spellings are told apart."""
 
-from llm.inference.prompts import Chat
+from llm.inference.prompts import Chat, user_turn
 from llm.tasks.base import Task
 from llm.tasks.texts import SPELT_QUESTIONS, SpeltQuestion
 
@@ -23,7 +23,7 @@ class Spellings(Task):
 
     def prompts(self) -> list[Chat]:
         """The questions."""
-        return [[{"role": "user", "content": text}] for text in self.questions]
+        return [user_turn(text) for text in self.questions]
 
     def reward(self, prompt: Chat, completion: str) -> float:
         """1 for a spelling of one of the question's answers, else 0."""

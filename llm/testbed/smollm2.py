@@ -8,7 +8,7 @@ import hashlib
 import importlib.util
 import json
 import warnings
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ LICENSE = "apache-2.0"  # of the model and of the package
 ORIGIN = "origin.json"  # in a model's folder: what `llm.testbed.names.model_facts` returns
 
 
+@cache  # a process uses one of the two, also if the hub can be reached later
 def smollm2_model() -> Path:
     """Folder of the model for `from_pretrained`: the original weights of the hub, else those of the package.
 

@@ -6,8 +6,9 @@ from transformers import AutoConfig, FalconConfig, Gemma3Config, GPT2Config, Lla
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from conf.schema.base import ConfigError
-from llm.inference.context import check_context, context_length, rope_parameters
+from llm.inference.context import check_context, context_length
 from llm.inference.prompts import encode_chats
+from llm.inference.rope import rope_parameters
 
 from ..helpers import user_chat
 

