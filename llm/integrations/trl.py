@@ -22,6 +22,7 @@ from core.rules import AUTO
 from core.sequence import masked_sum
 from llm.inference.prompts import with_fixed_clock
 from llm.inference.stopping import decode, find_stops
+from llm.inference.temporary import temporarily
 
 try:
     import trl
@@ -217,12 +218,8 @@ class MaraGRPOTrainer(trl.GRPOTrainer):
         # example, with which the policy that samples is not the one that is scored.
         model = self.accelerator.unwrap_model(self.model)
         model = model.get_base_model() if hasattr(model, "get_base_model") else model
-        own = model.generation_config
-        model.generation_config = GenerationConfig()
-        try:
+        with temporarily([(model, "generation_config", GenerationConfig())]):
             return super()._generate_single_turn(*arguments, **options)
-        finally:
-            model.generation_config = own
 
     def _calculate_rewards(
         self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: list[list[int]]
