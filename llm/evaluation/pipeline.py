@@ -290,6 +290,7 @@ def prepare_inputs(
         embed([text for prompt in prompts for text in prompt.texts])  # fills the cache in large batches
     embeddings = [None if embed is None else embed(prompt.texts) for prompt in prompts]
     partitions, choices["equivalence"] = compute_partitions(config, prompts, embed, device)
+    setup, choices["task"] = task_of_prompts(setup, prompts)
     # One after the other, so that only one reward model is in memory at a time.
     rewards_in, choices["reward_in"] = compute_rewards(prompts, *make_reward_in(config, setup, device))
     rewards_out, choices["reward_out"] = compute_rewards(prompts, *make_reward_out(config, setup, device))
@@ -316,6 +317,18 @@ def prepare_inputs(
             )
         )
     return inputs, choices
+
+
+def task_of_prompts(setup: TrainingSetup, prompts: Sequence[Generations]) -> tuple[TrainingSetup, str | None]:
+    """The setup, without its task if the task does not know all prompts; and what to say about the task."""
+    if setup.task is None:
+        return setup, None
+    name = setup.config.task.name
+    unknown = sum(not setup.task.knows(prompt.chat) for prompt in prompts)
+    if not unknown:
+        return setup, name
+    note = f"{name} does not know {unknown} of the {len(prompts)} prompts: no reward and no answers of the run"
+    return setup._replace(task=None), f"{note} (reward_in= and reward_out= name others)"
 
 
 def compute_partitions(

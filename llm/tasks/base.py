@@ -75,6 +75,10 @@ class Task(ABC):
             )
         return answer
 
+    def knows(self, prompt: Chat) -> bool:
+        """Whether `reward` is defined for a prompt that may be from elsewhere, as in `llm.evaluate prompts=FILE`."""
+        return True
+
     def right_answers(self, prompt: Chat) -> tuple[str, ...]:
         """All right answers to a prompt, in the form that `answer` returns; () if they are not known."""
         return self.answers

@@ -50,7 +50,11 @@ class Maths(Task):
 
     def reward(self, prompt: Chat, completion: str) -> float:
         """1 if the number on the last line is the right one, else 0."""
-        return float(last_number(completion) == self.numbers[prompt[-1]["content"].removesuffix(MATHS_INSTRUCTION)])
+        return float(last_number(completion) == self.numbers[_question(prompt)])
+
+    def knows(self, prompt: Chat) -> bool:
+        """Whether it is one of the problems."""
+        return _question(prompt) in self.numbers
 
     def answer(self, completion: str) -> str:
         """The number on the last line, or the whole text if there is none."""
@@ -69,6 +73,10 @@ def normalise_number(number: str) -> str:
     whole, _, fraction = number.removeprefix("-").replace(",", "").partition(".")
     magnitude = (whole.lstrip("0") or "0") + ("." + fraction.rstrip("0")).rstrip(".")
     return magnitude if magnitude == "0" else sign + magnitude
+
+
+def _question(prompt: Chat) -> str:
+    return prompt[-1]["content"].removesuffix(MATHS_INSTRUCTION)
 
 
 def _make_prompts(records: Records) -> list[Chat]:

@@ -58,6 +58,10 @@ class OneOfMany(Task):
         """1 for a right answer, else 0."""
         return float(completion in self.right_answers(prompt))
 
+    def knows(self, prompt: Chat) -> bool:
+        """Whether it is one of the questions."""
+        return prompt[-1]["content"] in self.questions
+
     def right_answers(self, prompt: Chat) -> tuple[str, ...]:
         """The listed answers of the question."""
         return self.questions[prompt[-1]["content"]].answers

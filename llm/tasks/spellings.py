@@ -33,6 +33,10 @@ class Spellings(Task):
         """The answer that a completion spells; the completion itself if it spells none."""
         return self._answers.get(completion, completion)
 
+    def knows(self, prompt: Chat) -> bool:
+        """Whether it is one of the questions."""
+        return prompt[-1]["content"] in self.questions
+
     def right_answers(self, prompt: Chat) -> tuple[str, ...]:
         """The answers of the question, without their spellings."""
         return tuple(self._question(prompt).spellings)

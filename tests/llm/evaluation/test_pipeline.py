@@ -30,6 +30,7 @@ from llm.evaluation.pipeline import (
     make_named_reward,
     make_reward_in,
     make_reward_out,
+    prepare_inputs,
     prompts_to_sample,
     rename_keys_in_errors,
     run_evaluation,
@@ -39,6 +40,7 @@ from llm.evaluation.pipeline import (
 )
 from llm.inference.prompts import set_clock
 from llm.rewards import Reward, RewardPart
+from llm.tasks.base import load_task
 from llm.tasks.one_two import OneTwo
 
 from ..helpers import user_chat
@@ -144,6 +146,25 @@ def test_prompts_are_those_of_the_file_or_of_the_task(tmp_path, make_config):
     records, source = prompts_to_sample(config, setup)
     assert records == [PromptRecord("q", user_chat("hi"))]
     assert source == str(tmp_path / "p.jsonl")
+
+
+@pytest.mark.parametrize("name", ["one_of_many", "open_questions", "spellings"])
+def test_a_task_judges_only_prompts_that_it_knows(name, make_config):
+    """Evaluating a run on other prompts, such as NoveltyBench's, gives distinct without a reward."""
+    task = load_task(name, make_config(f"task.name={name}"))
+    own, *_ = task.prompts()
+    setup = TrainingSetup(make_config(f"task.name={name}"), task)
+    known, foreign = Generations("k", own, ["a", "b"]), Generations("f", user_chat("Tell me a story."), ["a", "a"])
+    config = evaluate_config("run=r", "equivalence=exact", "embedder=null")
+    (of_known,), choices = prepare_inputs(config, setup, [known], None, CPU)
+    assert (of_known.rewards_in, of_known.correct, choices["task"]) == ([0.0, 0.0], [False, False], name)
+    inputs, choices = prepare_inputs(config, setup, [known, foreign], None, CPU)
+    assert [(each.rewards_in, each.correct, each.answers) for each in inputs] == [
+        (None, None, [0, 1]),
+        (None, None, [0, 0]),
+    ]
+    assert choices["task"].startswith(f"{name} does not know 1 of the 2 prompts")
+    assert choices["reward_in"] is None
 
 
 def test_the_policy_of_a_run_keeps_its_chat_template_options(make_config):

@@ -51,6 +51,11 @@ def test_maths_reads_gsm8ks_format(tmp_path, make_config):
     assert task.reward(task.prompts()[0], "1000 + 200\n#### 1200.0") == 1
     assert task.reward(task.prompts()[0], "#### 0") == 0 == task.reward(task.prompts()[1], "#### 1200")
     assert task.reward(task.prompts()[0], "1200") == 0
+    assert [task.knows(prompt) for prompt in (task.prompts()[0], user_chat("How many?"), user_chat("Why?"))] == [
+        True,
+        True,
+        False,
+    ]
     assert task.answer("a\n#### 1,200") == task.answer("b\n#### 1200") != task.answer("1200?")
     write_lines(tmp_path / "p.jsonl", [{"question": "How many?", "answer": "12"}])
     with pytest.raises(
