@@ -28,7 +28,7 @@ from benchmarks.reliability.trials import (
 
 STEPS_BETWEEN = 6  # a requeue comes after 1 to this many new steps
 LIMIT_SECONDS = 300.0  # for a job to start and take these steps
-JOB = ["experiment=bandit", "gradient=sampled", "samples=200000", "log_every=1", "checkpoint.every_steps=3"]
+JOB = ["experiment=bandit", "gradient=sampled", "samples=4096", "log_every=1", "checkpoint.every_steps=3"]
 LAUNCHER = ["hydra.launcher.timeout_min=30", "hydra.launcher.signal_delay_s=20"]
 
 
@@ -66,14 +66,14 @@ def requeue_again_and_again(experiment: Experiment, count: int) -> None:
     requeues: list[Trial] = []
     for index in range(count):
         target = metric_lines(run) + generator.randint(1, STEPS_BETWEEN)
-        if not _wait_for(lambda: metric_lines(run), target):
+        if not _wait_for(run, lambda: metric_lines(run), target):
             requeues.append(Trial(index, WRONG, f"requeue {index}", f"step {target} not reached: {_log(sweep)}"))
             break
         at = metric_lines(run)
         subprocess.run(["scontrol", "requeue", number], check=True, capture_output=True)
-        fault = "" if _wait_for(lambda: recorded_state(run) == "preempted") else f"state {recorded_state(run)}"
+        fault = "" if _wait_for(run, lambda: recorded_state(run) == "preempted") else f"state {recorded_state(run)}"
         requeues.append(Trial(index, WRONG if fault else SAME, f"requeue {index} after step {at}", fault))
-    ended = _wait_for(lambda: recorded_state(run) in ("finished", "failed"))
+    ended = _wait_for(run, lambda: recorded_state(run) == "finished")
     alone = finish(start([sys.executable, "-m", "didactic", *job, f"hydra.run.dir={whole}"]), timeout=600)
     fault = f"the undisturbed run failed: {alone.error}" if alone.status else ""
     if not fault:
@@ -90,11 +90,11 @@ def requeue_again_and_again(experiment: Experiment, count: int) -> None:
         experiment.add(Trial(trial.number, WRONG, trial.what, trial.detail or fault) if fault else trial)
 
 
-def _wait_for(value: Callable[[], int], target: int = 1) -> bool:
-    """Wait until `value()` is at least `target`. False if it takes longer than LIMIT_SECONDS."""
+def _wait_for(run: Path, value: Callable[[], int], target: int = 1) -> bool:
+    """Wait until `value()` is at least `target`. False if the run fails or it takes longer than LIMIT_SECONDS."""
     deadline = time.monotonic() + LIMIT_SECONDS
     while value() < target:
-        if time.monotonic() > deadline:
+        if time.monotonic() > deadline or recorded_state(run) == "failed":
             return False
         time.sleep(0.02)
     return True
