@@ -69,7 +69,7 @@ def test_a_models_own_code_and_pickled_weights_are_refused(tmp_path, weights):
     folder.mkdir()
     (folder / "code.py").write_text(f"open({str(marker)!r}, 'w')\n")
     auto_map = {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}
-    settings = {"model_type": "made_up", "auto_map": auto_map}
+    settings: dict[str, object] = {"model_type": "made_up", "auto_map": auto_map}
     if weights == "pytorch_model.bin":
         settings = {"model_type": "gpt2", "n_layer": 1, "n_head": 1, "n_embd": 4, "vocab_size": 5}
     (folder / "config.json").write_text(json.dumps(settings))

@@ -34,6 +34,7 @@ SIGNALS = (
 )
 UNHANDLED = (signal.SIGKILL, signal.SIGUSR1)  # these end a process without a word
 MAX_TRIES = 20  # of a moment at which the run has not ended yet
+SHORTER = 0.8  # factor of the latest moment from try to try: a machine may be faster than it was at first
 
 
 def run_kills(experiment: Experiment, count: int) -> int:
@@ -47,22 +48,21 @@ def kill_once(folder: Path, number: int, generator: random.Random) -> Trial:
     stop = SIGNALS[number // len(PACKAGES) % len(SIGNALS)]
     whole, seconds = undisturbed(folder, package)
     run = folder / f"kill_{number}"
-    faults: list[str] = []
-    for _ in range(MAX_TRIES):
+    for attempt in range(MAX_TRIES):
         shutil.rmtree(run, ignore_errors=True)
-        # Half of the signals come at any moment from the start of the imports on, half once there is a checkpoint.
-        after_first_line = generator.random() < 0.5
-        delay = generator.uniform(0, 0.5 * seconds) if after_first_line else generator.uniform(0.2, 1.1 * seconds)
+        # Half of the signals come at any moment after Python has started, half between two lines or after the last.
+        lines = generator.randint(1, metric_lines(whole)) if generator.random() < 0.5 else 0
+        delay = generator.uniform(0, 0.1) if lines else generator.uniform(0.2, 1.1 * seconds * SHORTER**attempt)
         times = generator.choice((1, 1, 1, 3))
         process = start(command(package, run))
-        if _wait(process, run, delay, after_first_line):
+        if _wait(process, run, lines, delay):
             break
         finish(process)  # the run ended before the signal
-    what = f"{package}, {stop.name} x{times} {delay:.2f} s after {'a line' if after_first_line else 'the start'}"
+    what = f"{package}, {stop.name} x{times} {delay:.2f} s after {f'line {lines}' if lines else 'the start'}"
     was_last = metric_lines(run) == metric_lines(whole)
     for _ in range(times):
         process.send_signal(stop)
-    faults += _faults(finish(process), run, stop, was_last)
+    faults = _faults(finish(process), run, stop, was_last)
     resumed = finish(start(command(package, run)))
     if resumed.status != 0 or resumed.fault(package):
         faults.append(f"the resumed run: {resumed.fault(package) or resumed.error}")
@@ -73,10 +73,10 @@ def kill_once(folder: Path, number: int, generator: random.Random) -> Trial:
     return Trial(number, WRONG if faults else SAME, what, "; ".join(faults))
 
 
-def _wait(process: "subprocess.Popen[str]", run: Path, delay: float, after_first_line: bool) -> bool:
-    """Wait for the moment of the signal. False if the process ended before."""
-    while after_first_line and process.poll() is None and metric_lines(run) == 0:
-        time.sleep(0.005)
+def _wait(process: "subprocess.Popen[str]", run: Path, lines: int, delay: float) -> bool:
+    """Wait until metrics.jsonl has so many lines, and then for `delay` seconds. False if the process ended before."""
+    while process.poll() is None and metric_lines(run) < lines:
+        time.sleep(0.002)
     try:
         process.wait(delay)
         return False
