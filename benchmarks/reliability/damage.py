@@ -129,13 +129,18 @@ def _compare_shown(source: Source, name: str, run: Path, place: Path) -> tuple[s
         return WRONG, fault or "traceback"
     if shown == source.shown[name]:
         return SAME, ""
-    if ended.status == 1 and (ended.error or _is_set_aside(ended.output, name)):
+    if ended.status == 1 and (ended.error or _is_set_aside(ended.output if name == STATUS else shown, name)):
         return REFUSED, ended.error.strip() or ended.output.strip()[-300:]
     return WRONG, f"shows {shown[:400]!r} instead of {source.shown[name][:400]!r}"
 
 
 def _is_set_aside(output: str, name: str) -> bool:
-    """Whether a command with status 1 and no message shows that the run cannot be read."""
+    """Whether a command with status 1 and no message shows that the run cannot be read.
+
+    Args:
+        output: that of the command; of launch.collect with paths that begin with `/run`.
+        name: the command.
+    """
     if name == STATUS:
         return all(job["state"] not in STATES for jobs in json.loads(output).values() for job in jobs)
     marked = [line for line in output.splitlines() if line.partition(": ")[2].startswith("/run")]
