@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from safetensors.torch import load_file, save_file
 
 from chem.models.network import Network, Rollout
@@ -37,6 +38,7 @@ class Prior(NamedTuple):
 
 SHIPPED = Path(__file__).parents[1] / "prior"
 FILES = ("config.json", "vocabulary.json", "model.safetensors")
+MAX_TOKENS = 10_000  # longest sequence of any prior: molecules have at most a few hundred tokens
 CONFIGS: dict[str, type[NetworkConfig]] = {
     "lstm": RecurrentConfig,
     "gru": RecurrentConfig,
@@ -58,7 +60,8 @@ def load_prior(folder: Path) -> Prior:
     """Load a folder that `save_prior` wrote, in float32, on the CPU and in evaluation mode.
 
     Raises:
-        ConfigError: a file is missing or damaged, or the files belong to different networks.
+        ConfigError: a file is missing or damaged, the files belong to different networks, a weight is not finite, or
+            `max_tokens` is out of range.
     """
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
@@ -73,7 +76,9 @@ def load_prior(folder: Path) -> Prior:
         network = make_network(len(tokenizer), config)
         weights = load_file(folder / "model.safetensors")
         network.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
-        return Prior(network.eval(), tokenizer, config, int(settings["max_tokens"]))
+        prior = Prior(network.eval(), tokenizer, config, settings["max_tokens"])
+        check_prior(prior, str(folder))
+        return prior
     except ConfigError:
         raise
     except Exception as error:  # from json, safetensors or load_state_dict
@@ -82,6 +87,30 @@ def load_prior(folder: Path) -> Prior:
             f"{folder}: the prior cannot be loaded, its files are damaged or do not belong together "
             f"({type(error).__name__}: {reason})"
         ) from None
+
+
+def check_prior(prior: Prior, source: str) -> None:
+    """Check what a file may hold although no training gives it: the longest sequence, and weights that are numbers.
+
+    Args:
+        prior: the prior.
+        source: where it comes from, for the message.
+
+    Raises:
+        ConfigError: `max_tokens` is not a whole number that the network can sample, or a weight is not finite.
+    """
+    high = min(prior.network.max_positions or MAX_TOKENS, MAX_TOKENS)
+    if type(prior.max_tokens) is not int or not 2 <= prior.max_tokens <= high:
+        raise ConfigError(
+            f"{source}: max_tokens must be a whole number >= 2 and <= {high}, got {prior.max_tokens!r}; "
+            "the prior is damaged, use another copy of it"
+        )
+    for name, tensor in prior.network.state_dict().items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise ConfigError(
+                f"{source}: the weights {name} are not finite (NaN or infinite in float32); "
+                "the prior is damaged, use another copy of it"
+            )
 
 
 def make_network(vocabulary: int, config: NetworkConfig) -> Network:

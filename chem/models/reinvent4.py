@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chem.models.prior import Prior, make_network
+from chem.models.prior import Prior, check_prior, make_network
 from chem.models.tokenizer import END, START, Tokenizer
 from conf.schema.base import ConfigError, check_config
 from conf.schema.chem import RecurrentConfig
@@ -134,7 +134,10 @@ def convert_prior(content: Mapping[str, Any]) -> Prior:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"network: the weights do not have the sizes in network_params ({reason})") from None
     # REINVENT counts START among a sequence's tokens.
-    return Prior(network.eval(), Tokenizer(tokens), config, int(content["max_sequence_length"]) - 1)
+    length = content["max_sequence_length"]
+    prior = Prior(network.eval(), Tokenizer(tokens), config, length - 1 if isinstance(length, int) else length)
+    check_prior(prior, "max_sequence_length or network")
+    return prior
 
 
 def token_ids(vocabulary: Any) -> dict[str, int]:

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import math
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from chem.models.network import Rollout, sample, token_logp
 from chem.models.prior import SHIPPED, Prior, load_prior, make_network, save_prior
@@ -49,6 +51,41 @@ def test_a_folder_that_is_not_a_prior_is_refused(tmp_path):
         load_prior(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ConfigError, match=r"not a prior, model\.safetensors is missing \(a prior is a folder with"):
+        load_prior(tmp_path)
+
+
+@pytest.mark.parametrize("max_tokens", [-5, 0, 1, 8.0, "8", True, None, 10**9])
+@pytest.mark.parametrize("kind", ["gru", "transformer"])
+def test_a_length_that_cannot_be_sampled_is_refused(tmp_path, kind, max_tokens):
+    write_prior(tmp_path, kind)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**settings, "max_tokens": max_tokens}))
+    with pytest.raises(ConfigError, match=r"max_tokens must be a whole number >= 2 and <= \d+, got .*; the prior is"):
+        load_prior(tmp_path)
+
+
+def test_a_length_beyond_the_positions_is_refused(tmp_path):
+    for kind, refused in (("gru", False), ("transformer", True)):
+        write_prior(tmp_path, kind)
+        settings = json.loads((tmp_path / "config.json").read_text())
+        (tmp_path / "config.json").write_text(json.dumps({**settings, "max_tokens": 9}))
+        if refused:
+            with pytest.raises(ConfigError, match=r">= 2 and <= 8, got 9"):
+                load_prior(tmp_path)
+        else:
+            assert load_prior(tmp_path).max_tokens == 9
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e300, 1e30])
+def test_weights_that_are_not_finite_are_refused(tmp_path, value):
+    write_prior(tmp_path)
+    weights = {name: tensor.double() for name, tensor in load_file(tmp_path / "model.safetensors").items()}
+    weights["head.weight"][1, 0] = value
+    save_file(weights, tmp_path / "model.safetensors")
+    if value == 1e30:  # control: large, but a number in float32
+        load_prior(tmp_path)
+        return
+    with pytest.raises(ConfigError, match=r"the weights head\.weight are not finite .*; the prior is damaged"):
         load_prior(tmp_path)
 
 

@@ -181,6 +181,20 @@ def test_another_kind_of_model_is_refused(tmp_path, changes, message):
         convert_prior(read_reinvent(tmp_path / "a.prior"))
 
 
+@pytest.mark.parametrize("length", [-3, 0, 2, 10**9, 12.5, "12"])
+def test_a_length_that_cannot_be_sampled_is_refused(length):
+    content = make_content("gru", max_sequence_length=length)[1]
+    with pytest.raises(ConfigError, match="max_tokens must be a whole number >= 2 and <= 10000"):
+        convert_prior(content)
+
+
+def test_weights_that_are_not_finite_are_refused():
+    content = make_content("gru")[1]
+    content["network"]["_linear.bias"][2] = float("nan")
+    with pytest.raises(ConfigError, match=r"the weights head\.bias are not finite"):
+        convert_prior(content)
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
