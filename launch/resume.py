@@ -7,7 +7,6 @@ way. A job is refused if its command now gives another configuration than the on
 """
 
 import argparse
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,12 +14,13 @@ from pathlib import Path
 from conf.schema.base import ConfigError
 from conf.schema.launchers import SlurmLauncherConfig
 from launch.cli.compose import compose
+from launch.cli.recorded_command import RecordedCommand, read_command
 from launch.cluster.launcher import read_settings
 from launch.cluster.local import run_locally
 from launch.cluster.slurm import submit_jobs
 from launch.cluster.sweep import Sweep, SweepJob, job_states, read_sweep, slurm_queue
 from launch.runs.checkpoint import check_equal, result_config
-from launch.runs.run_folder import one_line_errors, read_config
+from launch.runs.run_folder import one_line_errors, read_config, read_record
 
 NOT_RESUMED = ("finished", "running", "pending", "starting")
 
@@ -52,6 +52,7 @@ def resume(folder: Path, dry_run: bool) -> int:
         ConfigError: the folder holds no sweep or run, a configuration has changed, or SLURM does not answer.
     """
     sweep = read_sweep(folder)
+    check_record(folder, sweep)
     queue = None
     if sweep.launcher == "slurm":
         queue = slurm_queue()
@@ -84,16 +85,37 @@ def check_unchanged(folder: Path, sweep: Sweep, job: SweepJob) -> None:
     """
     run = folder / job.folder
     if (run / "config.yaml").exists():
-        now = result_config(compose(sweep.package, job.overrides, sweep.flags))
+        command = job_command(folder, sweep, job)
+        now = result_config(compose(command.package, command.overrides, command.flags, checked=False))
         advice = "the configuration has changed since the sweep was started; start a new sweep"
         check_equal(str(run / "config.yaml"), result_config(read_config(run)), now, advice)
 
 
 def run_job(folder: Path, sweep: Sweep, job: SweepJob) -> int:
     """Run a job in a child process and return 1 if it failed, otherwise 0."""
-    run_dir = f"hydra.run.dir={folder / job.folder}"
-    command = [sys.executable, "-m", sweep.package, *sweep.flags, *job.overrides, run_dir]
-    return 1 if subprocess.run(command, cwd=sweep.cwd or None).returncode else 0
+    return 1 if job_command(folder, sweep, job).run(folder / job.folder) else 0
+
+
+def job_command(folder: Path, sweep: Sweep, job: SweepJob) -> RecordedCommand:
+    """The command of a job, which is its run's own if the folder has no record of a sweep."""
+    run = folder / job.folder
+    if not (folder / "sweep.json").exists() and (run / "run.json").exists():
+        return read_command(read_record(run))
+    return RecordedCommand(sweep.package, tuple(sweep.flags), tuple(job.overrides), sweep.cwd)
+
+
+def check_record(folder: Path, sweep: Sweep) -> None:
+    """Check that the record of a sweep, which may come from somebody else, runs only our commands in its own folder.
+
+    Raises:
+        ConfigError: it names another command, or a folder outside of the sweep.
+    """
+    for job in sweep.jobs:
+        if not isinstance(job.number, int) or not isinstance(job.folder, str):
+            raise ConfigError(f"{folder / 'sweep.json'}: damaged: a job has no number or no folder")
+        if not (folder / job.folder).resolve().is_relative_to(folder.resolve()):
+            raise ConfigError(f"{folder / 'sweep.json'}: job {job.number}: {job.folder} is outside of the sweep folder")
+        job_command(folder, sweep, job).check(folder)
 
 
 if __name__ == "__main__":

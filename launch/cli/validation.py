@@ -21,7 +21,8 @@ from conf.schema.commands import COMMANDS
 from conf.schema.model_values import RESOLVERS
 from launch.cli.errors import error_message, unknown_key_message
 from launch.cli.help import key_table, option_table
-from launch.cluster.sweep import Sweep, SweepJob, config_flags, remove_empty_sweep, write_sweep
+from launch.cli.recorded_command import config_flags
+from launch.cluster.sweep import Sweep, SweepJob, remove_empty_sweep, write_sweep
 
 
 def register(package: str) -> None:
@@ -132,6 +133,6 @@ def check_sweep(package: str, sweeper: Sweeper, jobs: Sequence[Sequence[str]]) -
         raise
     if "BasicLauncher" in sweeper.config.hydra.launcher._target_:  # our launchers write sweep.json themselves
         command = ["python", "-m", package, *sys.argv[1:]]
-        flags = config_flags(sweeper.config)
+        flags = config_flags(sweeper.config, package)
         sweep = Sweep(package, command, "basic", planned, cwd=os.getcwd(), flags=flags)
         write_sweep(Path(sweeper.config.hydra.sweep.dir), sweep)

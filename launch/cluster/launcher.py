@@ -1,6 +1,6 @@
 """Launch the jobs of a sweep for `hydra/launcher=slurm` and `hydra/launcher=local`.
 
-A job runs the command `python -m PACKAGE OVERRIDES hydra.run.dir=FOLDER` from a snapshot of the code, in one process
+A job runs the command `python -m PACKAGE FLAGS OVERRIDES hydra.run.dir=FOLDER` from a snapshot of the code, in one process
 for each rank. Its run folder is fixed, so a job that is requeued, retried or resubmitted resumes from its newest
 checkpoint.
 """
@@ -17,10 +17,11 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import open_dict
 
 from conf.schema.launchers import LocalLauncherConfig, SlurmLauncherConfig
+from launch.cli.recorded_command import config_flags
 from launch.cluster.job import JobFailed
 from launch.cluster.local import run_locally
 from launch.cluster.slurm import sbatch_script, submit_jobs, wait_for_jobs
-from launch.cluster.sweep import Sweep, SweepJob, config_flags, remove_empty_sweep
+from launch.cluster.sweep import Sweep, SweepJob, remove_empty_sweep
 
 Settings = SlurmLauncherConfig | LocalLauncherConfig
 
@@ -78,15 +79,16 @@ def plan_sweep(launcher: Any, settings: Settings, job_overrides: Sequence[Sequen
         with open_dict(job_config):
             job_config.hydra.job.num, job_config.hydra.job.id = number, str(number)
         jobs.append(SweepJob(number, list(filter_overrides(overrides)), str(job_config.hydra.sweep.subdir)))
+    package = str(config.hydra.job.name)
     return Sweep(
-        str(config.hydra.job.name),
+        package,
         ["python", *sys.argv[0].split()[1:], *sys.argv[1:]],
         settings.cluster,
         jobs,
         on_failure=settings.on_failure,
         settings=asdict(settings),
         cwd=os.getcwd(),
-        flags=config_flags(config),
+        flags=config_flags(config, package),
     )
 
 
