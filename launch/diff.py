@@ -111,7 +111,8 @@ def read_runs_side(folder: Path) -> Side:
     command = read_command(first.record)
     results = {key: rows[0].result(key) for key in result_keys(runs)} if rows else {}
     config = dict(read_yaml(first.folder / "config.yaml"))
-    return Side(str(folder), first.package, config, list(command.overrides), list(command.flags), first.record, results)
+    overrides, flags = list(command.overrides), list(command.flags)
+    return Side(str(folder), first.package, config, overrides, flags, first.record, results)
 
 
 def config_changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

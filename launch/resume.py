@@ -15,10 +15,10 @@ from conf.schema.base import ConfigError
 from conf.schema.launchers import SlurmLauncherConfig
 from launch.cli.compose import compose
 from launch.cli.recorded_command import RecordedCommand, read_command
-from launch.cluster.launcher import read_settings
+from launch.cluster.launcher import Settings, read_settings
 from launch.cluster.local import run_locally
 from launch.cluster.slurm import submit_jobs
-from launch.cluster.sweep import Sweep, SweepJob, job_states, read_sweep, slurm_queue
+from launch.cluster.sweep import Sweep, SweepJob, check_inside, job_states, read_sweep, slurm_queue
 from launch.runs.checkpoint import check_equal, result_config
 from launch.runs.run_folder import one_line_errors, read_config, read_record
 
@@ -65,16 +65,26 @@ def resume(folder: Path, dry_run: bool) -> int:
     if not (folder / ".code").exists():  # with a snapshot, the jobs compose their configuration from it
         for job in jobs:
             check_unchanged(folder, sweep, job)
+    settings = None if sweep.launcher == "basic" else read_recorded_settings(folder, sweep)
+    if settings is not None and jobs:
+        print_code(folder, settings)
     if dry_run or not jobs:
         return 0
-    if sweep.launcher == "basic":
+    if settings is None:
         return max(run_job(folder, sweep, job) for job in jobs)
-    settings = read_settings(sweep.settings)
     if not isinstance(settings, SlurmLauncherConfig):
         return 1 if run_locally(folder, sweep, jobs, settings) else 0
     submit_jobs(folder, sweep, jobs, settings)
     print(f"submitted {len(jobs)} jobs to SLURM: {', '.join(str(job.id) for job in jobs)}")
     return 0
+
+
+def print_code(folder: Path, settings: Settings) -> None:
+    """Print what the jobs of a launcher run besides their commands: a snapshot of the code, and lines of shell."""
+    snapshot = folder / ".code"
+    print(f"code: {snapshot}" if snapshot.exists() else "code: a new snapshot of this code")
+    for line in settings.setup if isinstance(settings, SlurmLauncherConfig) else ():
+        print(f"setup: {line}")
 
 
 def check_unchanged(folder: Path, sweep: Sweep, job: SweepJob) -> None:
@@ -104,6 +114,18 @@ def job_command(folder: Path, sweep: Sweep, job: SweepJob) -> RecordedCommand:
     return RecordedCommand(sweep.package, tuple(sweep.flags), tuple(job.overrides), sweep.cwd)
 
 
+def read_recorded_settings(folder: Path, sweep: Sweep) -> Settings:
+    """The settings of the launcher that the sweep was started with.
+
+    Raises:
+        ConfigError: they are not valid.
+    """
+    try:
+        return read_settings(sweep.settings)
+    except (TypeError, AttributeError) as error:
+        raise ConfigError(f"{folder / 'sweep.json'}: settings: {error}") from error
+
+
 def check_record(folder: Path, sweep: Sweep) -> None:
     """Check that the record of a sweep, which may come from somebody else, runs only our commands in its own folder.
 
@@ -111,11 +133,14 @@ def check_record(folder: Path, sweep: Sweep) -> None:
         ConfigError: it names another command, or a folder outside of the sweep.
     """
     for job in sweep.jobs:
-        if not isinstance(job.number, int) or not isinstance(job.folder, str):
-            raise ConfigError(f"{folder / 'sweep.json'}: damaged: a job has no number or no folder")
-        if not (folder / job.folder).resolve().is_relative_to(folder.resolve()):
-            raise ConfigError(f"{folder / 'sweep.json'}: job {job.number}: {job.folder} is outside of the sweep folder")
-        job_command(folder, sweep, job).check(folder)
+        if not isinstance(job.number, int) or not isinstance(job.folder, str) or "\0" in job.folder:
+            raise ConfigError(f"{folder / 'sweep.json'}: not the record of a sweep: a job has no number or no folder")
+        check_inside(folder, job)
+        try:
+            command = job_command(folder, sweep, job)
+        except TypeError as error:
+            raise ConfigError(f"{folder / 'sweep.json'}: not the record of a sweep: {error}") from error
+        command.check(folder)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from pathlib import Path
 from conf.schema.base import ConfigError
 from conf.schema.commands import COMMANDS
 from launch.cli.groups import options
+from launch.cli.recorded_command import CONFIG_FLAGS
 from launch.runs.run_folder import one_line_errors
 
 
@@ -42,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         launchers = sorted({*options(args.package, "hydra/launcher"), *(path.stem for path in own)})
         if args.launcher not in launchers:
             raise ConfigError(f"--launcher: must be one of {', '.join(launchers)}, got {args.launcher}")
-        given = {"--config-path": args.config_path, "--config-name": args.config_name, "--config-dir": args.config_dir}
-        flags = [word for flag, value in given.items() if value is not None for word in (flag, value)]
+        values = zip(CONFIG_FLAGS, (args.config_path, args.config_name, args.config_dir), strict=True)
+        flags = [word for flag, value in values if value is not None for word in (flag, value)]
         launcher = f"hydra/launcher={args.launcher}"
         command = [sys.executable, "-m", args.package, *flags, "-m", launcher, *args.overrides]
         if args.dry_run:

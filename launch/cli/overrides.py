@@ -8,8 +8,8 @@ from hydra.core.override_parser.types import Quote, QuotedString
 
 def quote(text: str) -> str:
     """The quoted value that Hydra and OmegaConf read as exactly this text, also if it contains `${`."""
-    without_interpolation = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # OmegaConf reads \${ as ${, and \\ before it as \
-    return QuotedString(without_interpolation, Quote.single).with_quotes()
+    escaped = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # OmegaConf reads \${ as ${, and \\ before it as \
+    return QuotedString(escaped, Quote.single).with_quotes()
 
 
 def run_folder_override(folder: Path | str) -> str:

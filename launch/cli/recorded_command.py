@@ -1,7 +1,7 @@
 """The command of a run, as run.json and sweep.json record it, and how it is run again.
 
-A record may come from somebody else, so a command is checked before it runs: it must be a command of ours, with keys of
-its own configuration, and neither its working folder nor its configuration files may be in the recorded folder.
+A record may come from somebody else, so a command is checked before it runs: it must be one of our commands and set
+only keys of its own configuration. Its working folder and configuration files must be outside the recorded folder.
 """
 
 import os
@@ -58,7 +58,7 @@ class RecordedCommand:
             if not Path(path).is_absolute() or Path(path).resolve().is_relative_to(folder.resolve()):
                 raise ConfigError(
                     f"{folder}: the recorded command uses files of the folder {path}, which must be an absolute path "
-                    "outside of the recorded folder; type the command instead"
+                    "outside the recorded folder; type the command instead"
                 )
 
     def arguments(self, folder: Path | str) -> list[str]:
@@ -104,9 +104,16 @@ def check_keys(folder: Path, overrides: Sequence[str]) -> None:
 
 
 def read_command(record: Mapping[str, Any]) -> RecordedCommand:
-    """The command in the content of a run.json. Earlier versions did not record the working folder."""
-    flags, overrides = split_flags([str(word) for word in record["command"][3:]])
-    return RecordedCommand(str(record["package"]), tuple(flags), tuple(overrides), str(record.get("cwd", "")))
+    """The command in the content of a run.json. Earlier versions did not record the working folder.
+
+    Raises:
+        ConfigError: the record holds no command.
+    """
+    words = record.get("command")
+    if not isinstance(words, list):
+        raise ConfigError("run.json: not the record of a run: it holds no command")
+    flags, overrides = split_flags([str(word) for word in words[3:]])
+    return RecordedCommand(str(record.get("package")), tuple(flags), tuple(overrides), str(record.get("cwd", "")))
 
 
 def split_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -157,5 +164,5 @@ def python_path(*folders: Path | str) -> str:
 
 
 def join_folders(*folders: Path | str) -> str:
-    """The value of PYTHONPATH for these folders, without those that it cannot hold because of a colon in their name."""
+    """The value of PYTHONPATH for these folders. It cannot hold those with a colon in their name."""
     return os.pathsep.join(path for path in dict.fromkeys(map(str, folders)) if path and os.pathsep not in path)

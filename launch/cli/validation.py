@@ -22,7 +22,7 @@ from conf.schema.model_values import RESOLVERS
 from launch.cli.errors import error_message, unknown_key_message
 from launch.cli.help import key_table, option_table
 from launch.cli.recorded_command import config_flags
-from launch.cluster.sweep import Sweep, SweepJob, remove_empty_sweep, write_sweep
+from launch.cluster.sweep import Sweep, SweepJob, check_inside, remove_empty_sweep, write_sweep
 
 
 def register(package: str) -> None:
@@ -122,6 +122,7 @@ def check_sweep(package: str, sweeper: Sweeper, jobs: Sequence[Sequence[str]]) -
                 del config["hydra"]
             check(package, config)
             planned.append(SweepJob(number, list(filter_overrides(overrides)), subdir))
+            check_inside(Path(sweeper.config.hydra.sweep.dir), planned[-1])
         except (ConfigError, HydraException, OmegaConfBaseException) as error:
             remove_empty_sweep(Path(sweeper.config.hydra.sweep.dir))
             job = f"job {number} of {len(jobs)}, {' '.join(overrides)}"

@@ -1,8 +1,8 @@
 """Launch the jobs of a sweep for `hydra/launcher=slurm` and `hydra/launcher=local`.
 
-A job runs the command `python -m PACKAGE FLAGS OVERRIDES hydra.run.dir=FOLDER` from a snapshot of the code, in one process
-for each rank. Its run folder is fixed, so a job that is requeued, retried or resubmitted resumes from its newest
-checkpoint.
+A job runs the command `python -m PACKAGE FLAGS OVERRIDES hydra.run.dir=FOLDER` from a snapshot of the code, in one
+process for each rank. Its run folder is fixed, so a job that is requeued, retried or resubmitted resumes from its
+newest checkpoint.
 """
 
 import os

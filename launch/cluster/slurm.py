@@ -80,15 +80,16 @@ def check_script(folder: Path, settings: SlurmLauncherConfig) -> None:
         ConfigError: a setting would not stay on its line, or sbatch would read the folder as another one.
     """
     if re.search(r"[%\\\x00-\x1f\x7f]", str(folder)):
-        raise ConfigError(f"hydra.sweep.dir: sbatch cannot write to {str(folder)!r}; use a path without %, \\ and line ends")
+        advice = "use a path without %, \\ and line ends"
+        raise ConfigError(f"hydra.sweep.dir: sbatch cannot write to {str(folder)!r}; {advice}")
+    for name in settings.additional_parameters:
+        if not re.fullmatch(r"[\w-]+", name):
+            raise ConfigError(f"hydra.launcher.additional_parameters: {name!r} is not an option of sbatch")
     values = {name: getattr(settings, name) for name in ("name", *SBATCH_SETTINGS)}
     values |= {f"additional_parameters.{name}": value for name, value in settings.additional_parameters.items()}
     for name, value in values.items():
-        if re.search(r"[\x00-\x1f\x7f]", f"{name}{value}"):
+        if re.search(r"[\x00-\x1f\x7f]", str(value)):
             raise ConfigError(f"hydra.launcher.{name}: must be one line, got {value!r}")
-    for name in settings.additional_parameters:
-        if not re.fullmatch(r"[\w-]+", name):
-            raise ConfigError(f"hydra.launcher.additional_parameters: {name!r} is not the name of an option of sbatch")
 
 
 def sbatch_parameters(folder: Path, cwd: str, settings: SlurmLauncherConfig) -> dict[str, Any]:

@@ -59,6 +59,18 @@ def write_sweep(folder: Path, sweep: Sweep) -> None:
     write_json(folder / "sweep.json", asdict(sweep))
 
 
+def check_inside(folder: Path, job: SweepJob) -> None:
+    """Check that a job's run folder is inside of the sweep folder, also where links lead out of it.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if not (folder / job.folder).resolve().is_relative_to(folder.resolve()):
+        raise ConfigError(
+            f"hydra.sweep.subdir: the folder of job {job.number}, {job.folder}, is outside the sweep folder {folder}"
+        )
+
+
 def remove_empty_sweep(folder: Path) -> None:
     """Remove the folder that Hydra creates before a sweep is checked, unless it holds other files."""
     (folder / "multirun.yaml").unlink(missing_ok=True)

@@ -65,8 +65,8 @@ class Loader:
 @pytest.fixture
 def hydra_launcher(tmp_path):
     """What `launch` uses of Hydra's launcher, for a sweep into tmp_path/sweep."""
-    source = {"path": str(tmp_path / "mine"), "provider": "command-line"}
-    others = {"path": "pkg://conf.llm", "provider": "main"}
+    source = {"path": str(tmp_path / "mine"), "schema": "file", "provider": "command-line"}
+    others = {"path": "conf.llm", "schema": "pkg", "provider": "main"}
     hydra = {"job": {"name": "llm", "num": 0, "id": "0"}, "sweep": {"dir": str(tmp_path / "sweep"), "subdir": "x"}}
     config = OmegaConf.create({"hydra": {**hydra, "runtime": {"config_sources": [others, source]}}})
     context = types.SimpleNamespace(config_loader=Loader())
