@@ -11,7 +11,8 @@ differs in its last bit, so a long run will not pass on other hardware; look at 
     python -m launch.reproduce RUN --with diff.txt                  ... with the output of launch.diff --overrides
 
 With --with, the results are expected to differ, and the two runs are shown side by side. It takes overrides, or a
-file of them. The exit status is 0 if the run was reproduced, 1 if it was not, and 2 after an error.
+file of them; relative paths in them are relative to the working folder of the recorded run. The exit status is 0 if
+the run was reproduced, 1 if it was not, and 2 after an error.
 """
 
 import argparse

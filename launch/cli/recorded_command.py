@@ -24,6 +24,7 @@ from launch.cli.overrides import run_folder_override
 from launch.cli.shadowing import HOME
 
 CONFIG_FLAGS = ("--config-path", "--config-name", "--config-dir")
+OWN_FOLDERS = ("command-line", "hydra.searchpath in command-line")  # where Hydra got a folder of the user's from
 
 
 @dataclass(frozen=True)
@@ -135,17 +136,24 @@ def config_flags(config: DictConfig, package: str) -> list[str]:
     Args:
         config: a configuration with the key `hydra`.
         package: what follows `python -m`.
+
+    Raises:
+        ConfigError: its files come from several folders of the user's.
     """
-    flags: list[str] = []
-    for source in unresolved(config.hydra.runtime.config_sources):
-        if source["provider"] == "command-line":
-            flags += ["--config-dir", os.path.abspath(source["path"])]
-        elif source["provider"] == "main" and source["path"] != f"conf.{package}":
-            local = source.get("schema", "file") == "file"
-            path = os.path.abspath(source["path"]) if local else f"{source['schema']}://{source['path']}"
-            flags += ["--config-path", path]
+    recorded = unresolved(config.hydra.runtime.config_sources)
+    sources = [(source["provider"], source.get("schema", "file"), source["path"]) for source in recorded]
+    folders = [os.path.abspath(path) for where, kind, path in sources if where in OWN_FOLDERS and kind == "file"]
+    if len(folders) > 1:
+        raise ConfigError(
+            f"hydra.searchpath: configuration files must be in one folder, to be recorded, got {', '.join(folders)}; "
+            "use --config-dir FOLDER"
+        )
+    mains = [(kind, path) for where, kind, path in sources if where == "main" and path != f"conf.{package}"]
+    paths = [os.path.abspath(path) if kind == "file" else f"{kind}://{path}" for kind, path in mains]
     name = unresolved(config.hydra.job).get("config_name") or "config"
-    return [*flags, *(["--config-name", name] if name.removesuffix(".yaml") != "config" else [])]
+    names = [name] if name.removesuffix(".yaml") != "config" else []
+    values = zip(CONFIG_FLAGS, (paths, names, folders), strict=True)
+    return [word for flag, of_flag in values for value in of_flag for word in (flag, value)]
 
 
 def recorded_cwd() -> str:

@@ -55,7 +55,7 @@ def test_a_run_is_reproduced(folder, tmp_path):
     run = folder / NAME
     command(folder, "didactic", *OWN, run_folder_override(run))
     record = read_record(run)
-    assert record["command"][3:] == ["--config-dir", str(folder / "own"), "--config-name", "mycfg"]
+    assert record["command"][3:] == ["--config-name", "mycfg", "--config-dir", str(folder / "own")]
     assert record["cwd"] == str(folder)
     assert "reproduced: 9 lines" in command(tmp_path, "launch.reproduce", str(run), "--out", str(folder / "again"))
     assert list(tmp_path.rglob("x")) == []

@@ -83,8 +83,10 @@ def test_a_strangers_command_is_refused(tmp_path, changes, message):
         (
             [("pkg", "conf.llm", "main"), ("file", "mine${x}", "command-line")],
             "a",
-            ["--config-dir", "/mine${x}", "--config-name", "a"],
+            ["--config-name", "a", "--config-dir", "/mine${x}"],
         ),
+        ([("file", "/own", "hydra.searchpath in command-line")], "config", ["--config-dir", "/own"]),
+        ([("file", "/own", "hydra.searchpath in main")], "config", []),
         ([("file", "/own", "main")], "config.yaml", ["--config-path", "/own"]),
         ([("pkg", "own.conf", "main")], "config", ["--config-path", "pkg://own.conf"]),
     ],
@@ -94,6 +96,14 @@ def test_the_flags_of_a_configuration(monkeypatch, sources, name, flags):
     sources = [dict(zip(("schema", "path", "provider"), source, strict=True)) for source in sources]
     hydra = {"runtime": {"config_sources": sources}, "job": {"config_name": name}}
     assert config_flags(OmegaConf.create({"hydra": hydra}), "llm") == flags
+
+
+def test_one_folder_of_configuration_files_can_be_recorded():
+    providers = ("command-line", "hydra.searchpath in command-line")
+    sources = [{"schema": "file", "path": f"/{n}", "provider": provider} for n, provider in enumerate(providers)]
+    config = OmegaConf.create({"hydra": {"runtime": {"config_sources": sources}, "job": {}}})
+    with pytest.raises(ConfigError, match=r"^hydra\.searchpath: .* in one folder, .*, got /0, /1; use --config-dir"):
+        config_flags(config, "llm")
 
 
 def test_a_command_runs_in_its_folder_with_this_code(tmp_path, monkeypatch, capsys):

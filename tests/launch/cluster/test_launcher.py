@@ -128,6 +128,17 @@ def test_a_dry_run_leaves_no_folder(hydra_launcher, tmp_path, capsys):
     assert not (tmp_path / "sweep").exists()
 
 
+def test_jobs_that_cannot_be_started_leave_no_folder(hydra_launcher, tmp_path):
+    folder = tmp_path / "100%job"
+    folder.mkdir()
+    (folder / "multirun.yaml").touch()
+    hydra_launcher.config.hydra.sweep.dir = str(folder)
+    for settings in (LOCAL, {**GOOD, "dry_run": True}):
+        with pytest.raises(ConfigError, match=r"^hydra\.sweep\.dir: .*use a path without"):
+            launcher.launch(hydra_launcher, settings, OVERRIDES, 0)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_without_a_command_line_a_failure_is_raised(tmp_path):
     sweep = Sweep("llm", [], "local", [SweepJob(0, [], "0"), SweepJob(1, [], "1")])
     with pytest.raises(JobFailed, match=r"^the reason$"):
