@@ -103,7 +103,7 @@ def reproduce(run: Path, out: Path | None, more: Sequence[str], tolerance: float
     overrides = merge_overrides(overrides, more)
     compose(package, overrides, flags)  # reports an error in --with before anything is run
     print(f"running into {out}", flush=True)
-    status = replace(recorded, overrides=tuple(overrides)).run(out, {CLOCK: clock_of(record)})
+    status = replace(recorded, overrides=tuple(overrides)).run(out, run, {CLOCK: clock_of(record)})
     if status:
         print(f"launch.reproduce: the new run in {out} failed with exit status {status}", file=sys.stderr)
         return 1 if (out / "run.json").exists() else 2

@@ -103,7 +103,7 @@ def check_unchanged(folder: Path, sweep: Sweep, job: SweepJob) -> None:
 
 def run_job(folder: Path, sweep: Sweep, job: SweepJob) -> int:
     """Run a job in a child process and return 1 if it failed, otherwise 0."""
-    return 1 if job_command(folder, sweep, job).run(folder / job.folder) else 0
+    return 1 if job_command(folder, sweep, job).run(folder / job.folder, folder) else 0
 
 
 def job_command(folder: Path, sweep: Sweep, job: SweepJob) -> RecordedCommand:

@@ -1,7 +1,7 @@
 """The command of a run, as run.json and sweep.json record it, and how it is run again.
 
 A record may come from somebody else, so a command is checked before it runs: it must be one of our commands and set
-only keys of its own configuration. Its working folder and configuration files must be outside the recorded folder.
+only keys of its own configuration. No configuration file and no module is read from the folder with the record.
 """
 
 import os
@@ -54,23 +54,23 @@ class RecordedCommand:
             allowed = ", ".join(CONFIG_FLAGS)
             raise ConfigError(f"{folder}: flags: must be {allowed}, each with a value, got {' '.join(self.flags)}")
         check_keys(folder, self.overrides)
-        paths = [value for name, value in flag_values(self.flags).items() if name != "--config-name"]
-        for path in [*paths, *([self.cwd] if self.cwd else [])]:
-            if not Path(path).is_absolute() or Path(path).resolve().is_relative_to(folder.resolve()):
+        for flag, path in flag_values(self.flags).items():
+            if flag != "--config-name" and (not Path(path).is_absolute() or is_inside(path, folder)):
                 raise ConfigError(
-                    f"{folder}: the recorded command uses files of the folder {path}, which must be an absolute path "
-                    "outside the recorded folder; type the command instead"
+                    f"{folder}: {flag}: must be an absolute path outside the recorded folder, got {path}; type the "
+                    "command instead"
                 )
 
     def arguments(self, folder: Path | str) -> list[str]:
         """The arguments of `python -m PACKAGE` that run the command into a folder."""
         return [*self.flags, *self.overrides, run_folder_override(folder)]
 
-    def run(self, folder: Path, environment: Mapping[str, str] | None = None) -> int:
+    def run(self, folder: Path, record: Path, environment: Mapping[str, str] | None = None) -> int:
         """Run the command into a folder, in a child process with the code of this process.
 
         Args:
             folder: the run folder.
+            record: the folder that holds the record. Modules in it are not imported.
             environment: further environment variables.
 
         Returns:
@@ -79,7 +79,8 @@ class RecordedCommand:
         cwd = self.working_folder()
         # -P: `python -m` would otherwise import the packages of a checkout in the working folder
         command = [sys.executable, "-P", "-m", self.package, *self.arguments(folder.absolute())]
-        variables = {**os.environ, "PYTHONPATH": python_path(HOME, cwd), **(environment or {})}
+        path = python_path(HOME, *([] if is_inside(cwd, record) else [cwd]))
+        variables = {**os.environ, "PYTHONPATH": path, "MARA_CWD": cwd, **(environment or {})}
         return subprocess.run(command, cwd=cwd, env=variables).returncode
 
     def working_folder(self) -> str:
@@ -87,6 +88,11 @@ class RecordedCommand:
         if self.cwd and not Path(self.cwd).is_dir():
             print(f"the working folder {self.cwd} does not exist; using {os.getcwd()}", file=sys.stderr)
         return self.cwd if self.cwd and Path(self.cwd).is_dir() else os.getcwd()
+
+
+def is_inside(path: Path | str, folder: Path) -> bool:
+    """Whether a path is a folder or inside of it, also where links lead into it."""
+    return Path(path).resolve().is_relative_to(folder.resolve())
 
 
 def check_keys(folder: Path, overrides: Sequence[str]) -> None:
@@ -158,7 +164,8 @@ def config_flags(config: DictConfig, package: str) -> list[str]:
 
 def recorded_cwd() -> str:
     """The folder that this run's command was typed in; a job of a sweep runs in another one."""
-    return os.environ.get("MARA_CWD") or os.getcwd()
+    folder = os.environ.get("MARA_CWD") or os.getcwd()
+    return os.fsencode(folder).decode("utf-8", "replace")  # a record cannot hold a name that is no UTF-8
 
 
 def unresolved(node: Any) -> Any:

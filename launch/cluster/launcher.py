@@ -18,7 +18,7 @@ from omegaconf import open_dict
 
 from conf.schema.base import ConfigError
 from conf.schema.launchers import LocalLauncherConfig, SlurmLauncherConfig
-from launch.cli.recorded_command import config_flags
+from launch.cli.recorded_command import config_flags, recorded_cwd
 from launch.cluster.job import JobFailed
 from launch.cluster.local import run_locally
 from launch.cluster.slurm import sbatch_script, submit_jobs, wait_for_jobs
@@ -103,7 +103,7 @@ def plan_sweep(launcher: Any, settings: Settings, job_overrides: Sequence[Sequen
         jobs,
         on_failure=settings.on_failure,
         settings=asdict(settings),
-        cwd=os.getcwd(),
+        cwd=recorded_cwd(),
         flags=config_flags(config, package),
     )
 

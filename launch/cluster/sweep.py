@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from conf.schema.base import ConfigError
-from launch.cli.recorded_command import read_command
+from launch.cli.recorded_command import is_inside, read_command
 from launch.runs.run_folder import read_record, run_state, write_json
 
 # The states of a job that has ended in the output of squeue; ENDED is our own, for a job that is not in the queue.
@@ -65,7 +65,7 @@ def check_inside(folder: Path, job: SweepJob) -> None:
     Raises:
         ConfigError: it is not.
     """
-    if not (folder / job.folder).resolve().is_relative_to(folder.resolve()):
+    if not is_inside(folder / job.folder, folder):
         raise ConfigError(
             f"hydra.sweep.subdir: the folder of job {job.number}, {job.folder}, is outside the sweep folder {folder}"
         )

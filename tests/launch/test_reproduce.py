@@ -136,8 +136,9 @@ def test_a_command_that_gives_another_configuration_now_runs_the_recorded_one(tm
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
     commands = []
 
-    def run(command, folder, environment):
+    def run(command, folder, record, environment):
         commands.append((command.package, command.flags, command.overrides, folder))
+        assert record == tmp_path / "run"
         assert environment["MARA_CLOCK"] == "2026-11-20T10:00:00+00:00"  # of the recorded run
         write(tmp_path / "out")
         return 0

@@ -52,11 +52,10 @@ def test_flags_come_before_overrides():
         ({"overrides": ("hydra/launcher=local",)}, "cannot set keys of Hydra"),
         ({"overrides": ("~hydra.help",)}, "cannot set keys of Hydra"),
         ({"overrides": ("+experiment@hydra.callbacks=mine",)}, "cannot set keys of Hydra"),
-        ({"cwd": "FOLDER"}, "outside the recorded folder"),
-        ({"cwd": "FOLDER/deep"}, "outside the recorded folder"),
-        ({"cwd": "LINK"}, "outside the recorded folder"),
-        ({"cwd": "relative"}, "must be an absolute path"),
         ({"flags": ("--config-dir", "FOLDER/conf")}, "outside the recorded folder"),
+        ({"flags": ("--config-dir", "FOLDER")}, "outside the recorded folder"),
+        ({"flags": ("--config-path", "LINK/conf")}, "outside the recorded folder"),
+        ({"flags": ("--config-dir", "relative")}, "must be an absolute path"),
         ({"flags": ("--config-path", "pkg://stranger.conf")}, "must be an absolute path"),
     ],
 )
@@ -115,14 +114,28 @@ def test_a_command_runs_in_its_folder_with_this_code(tmp_path, monkeypatch, caps
         (folder / "made_up.py").write_text(f"import json, os, sys; {seen}; sys.exit(3)")
     monkeypatch.setattr(recorded_command, "HOME", home)
     command = RecordedCommand("made_up", ("--config-name", "a"), ("seed=1",), str(cwd))
-    assert command.run(tmp_path / "it's", {"SEEN": str(tmp_path / "seen")}) == 3
+    assert command.run(tmp_path / "it's", tmp_path / "record", {"SEEN": str(tmp_path / "seen")}) == 3
     file, folder, arguments, path = json.loads((tmp_path / "seen").read_text())
     assert (file, folder) == (str(home / "made_up.py"), str(cwd))
     assert arguments == ["--config-name", "a", "seed=1", f"hydra.run.dir='{tmp_path}/it\\'s'"]
     assert path == [str(home), str(cwd)]
+    assert command.run(tmp_path / "it's", cwd, {"SEEN": str(tmp_path / "seen")}) == 3
+    assert json.loads((tmp_path / "seen").read_text())[1] == str(cwd)
+    assert str(cwd) not in json.loads((tmp_path / "seen").read_text())[3]  # no module of a stranger's is imported
     missing = replace(command, cwd=str(tmp_path / "nowhere"))
     assert missing.working_folder() == os.getcwd()
     assert capsys.readouterr().err.startswith(f"the working folder {tmp_path / 'nowhere'} does not exist; using ")
+
+
+def test_a_working_folder_whose_name_is_no_text(tmp_path, monkeypatch):
+    folder = os.fsencode(tmp_path) + b"/\xff"
+    monkeypatch.delenv("MARA_CWD", raising=False)
+    try:
+        os.mkdir(folder)
+    except OSError:
+        pytest.skip("this file system has no such names")
+    monkeypatch.chdir(os.fsdecode(folder))
+    assert recorded_command.recorded_cwd() == f"{tmp_path}/\ufffd"
 
 
 def test_a_folder_with_a_colon_is_left_out_of_the_path(monkeypatch):
