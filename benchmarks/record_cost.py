@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from launch.cli.overrides import run_folder_override
 from launch.runs.run import Run
 
 WRITERS = ("__init__", "__exit__", "register_state", "log", "log_samples", "finish", "_after_step")
@@ -71,7 +72,7 @@ def measure(overrides: list[str], stopwatch: Stopwatch) -> tuple[float, float]:
     Run.__enter__, Run.__exit__ = enter_run, exit_run  # type: ignore[assignment, method-assign]
     try:
         with tempfile.TemporaryDirectory() as folder:
-            sys.argv = ["python -m llm", "experiment=one_two", *overrides, f"hydra.run.dir={folder}/run"]
+            sys.argv = ["python -m llm", "experiment=one_two", *overrides, run_folder_override(f"{folder}/run")]
             runpy.run_module("llm", run_name="__main__", alter_sys=True)
     finally:
         Run.__enter__, Run.__exit__ = original_enter, original_exit  # type: ignore[method-assign]

@@ -1,7 +1,7 @@
 """`python -m launch.diff A B`: show how two configurations differ, and how the results of their runs differ.
 
 A and B are each a run folder, a sweep whose runs differ only in the seed, a resolved configuration (a .yaml file) or
-a command line: PACKAGE:experiment=NAME, or 'PACKAGE:KEY=VALUE KEY=VALUE'.
+a command line: PACKAGE:experiment=NAME, or 'PACKAGE:KEY=VALUE KEY=VALUE', with --config-dir and the like in front.
 
     python -m launch.diff llm:transform=identity 'llm:transform=mara objective.beta=.1'
     python -m launch.diff runs/llm/one_two/A runs/llm/one_two/B
@@ -28,6 +28,8 @@ from conf.schema.base import ConfigError
 from conf.schema.commands import COMMANDS
 from launch.cli.compose import compose
 from launch.cli.groups import groups, options
+from launch.cli.overrides import quote
+from launch.cli.recorded_command import flag_values, read_command, split_flags
 from launch.runs.run_folder import flatten, read_yaml
 
 ABSENT = object()  # stands for the value of a key that one side lacks
@@ -79,8 +81,8 @@ def read_side(text: str) -> Side:
     """
     package, colon, rest = text.partition(":")
     if colon and package in COMMANDS:
-        overrides = rest.split()
-        return Side(text, package, dict(compose(package, overrides)), overrides)
+        flags, overrides = split_flags(rest.split())
+        return Side(text, package, dict(compose(package, overrides, flags)), overrides, flags)
     path = Path(text)
     if path.is_file():
         return Side(text, None, dict(read_yaml(path)), None)
@@ -106,11 +108,11 @@ def read_runs_side(folder: Path) -> Side:
             f"{folder}: must hold one run, or runs that differ only in the seed, got {len(rows)} configurations"
         )
     first = runs[0]
-    command = [str(word) for word in first.record["command"][3:]]
-    flags = command[: command.index("--config-dir") + 2] if "--config-dir" in command else []
+    command = read_command(first.record)
     results = {key: rows[0].result(key) for key in result_keys(runs)} if rows else {}
     config = dict(read_yaml(first.folder / "config.yaml"))
-    return Side(str(folder), first.package, config, command[len(flags) :], flags, first.record, results)
+    overrides, flags = list(command.overrides), list(command.flags)
+    return Side(str(folder), first.package, config, overrides, flags, first.record, results)
 
 
 def config_changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -140,7 +142,8 @@ def overrides_between(a: Side, b: Side) -> list[str]:
     base = a.overrides
     if base is None:
         base = minimal_overrides(package, a.flags, [], a.config, None)
-    return minimal_overrides(package, a.flags or b.flags, base, b.config, b.overrides)
+    options_of_b = [word for pair in flag_values(b.flags).items() if pair[0] == "--config-dir" for word in pair]
+    return minimal_overrides(package, a.flags or options_of_b, base, b.config, b.overrides)
 
 
 def minimal_overrides(
@@ -150,7 +153,7 @@ def minimal_overrides(
 
     Args:
         package: what follows `python -m`.
-        flags: `--config-dir FOLDER`, if any.
+        flags: `--config-path`, `--config-name` and `--config-dir` with their values, if given.
         base: the overrides to start from.
         target: the resolved configuration to produce.
         hint: the overrides that made `target`, if known; the group options among them are tried.
@@ -275,9 +278,7 @@ def hydra_value(value: Any) -> str:
         "inf",
     ):
         return text
-    escaped = re.sub(r"(\\*)'", lambda match: match[1] * 2 + r"\'", text)
-    escaped = re.sub(r"(\\+)$", lambda match: match[1] * 2, escaped)
-    return f"'{escaped}'"
+    return quote(text)
 
 
 def recorded_changes(a: Side, b: Side) -> dict[str, tuple[Any, Any]]:

@@ -11,16 +11,16 @@ differs in its last bit, so a long run will not pass on other hardware; look at 
     python -m launch.reproduce RUN --with diff.txt                  ... with the output of launch.diff --overrides
 
 With --with, the results are expected to differ, and the two runs are shown side by side. It takes overrides, or a
-file of them. The exit status is 0 if the run was reproduced, 1 if it was not, and 2 after an error.
+file of them; relative paths in them are relative to the working folder of the recorded run. The exit status is 0 if
+the run was reproduced, 1 if it was not, and 2 after an error.
 """
 
 import argparse
 import hashlib
 import math
-import os
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from itertools import zip_longest
 from pathlib import Path
@@ -28,6 +28,7 @@ from typing import Any
 
 from conf.schema.base import ConfigError
 from launch.cli.compose import compose
+from launch.cli.recorded_command import read_command
 from launch.diff import (
     config_changes,
     format_change,
@@ -83,9 +84,9 @@ def reproduce(run: Path, out: Path | None, more: Sequence[str], tolerance: float
         ConfigError: `run` is not a run folder, `out` holds a run, or the overrides are not valid.
     """
     record = read_record(run)
-    package, command = str(record["package"]), [str(word) for word in record["command"][3:]]
-    flags = command[:2] if command[:1] == ["--config-dir"] else []
-    overrides = command[len(flags) :]
+    recorded = read_command(record)
+    recorded.check(run)
+    package, flags, overrides = recorded.package, recorded.flags, list(recorded.overrides)
     target = read_config(run)
     if more and len(more) == 1 and Path(more[0]).is_file():
         more = read_overrides_file(Path(more[0]))
@@ -102,8 +103,7 @@ def reproduce(run: Path, out: Path | None, more: Sequence[str], tolerance: float
     overrides = merge_overrides(overrides, more)
     compose(package, overrides, flags)  # reports an error in --with before anything is run
     print(f"running into {out}", flush=True)
-    command = [sys.executable, "-m", package, *flags, *overrides, f"hydra.run.dir={out}"]
-    status = subprocess.run(command, env={**os.environ, CLOCK: clock_of(record)}).returncode
+    status = replace(recorded, overrides=tuple(overrides)).run(out, run, {CLOCK: clock_of(record)})
     if status:
         print(f"launch.reproduce: the new run in {out} failed with exit status {status}", file=sys.stderr)
         return 1 if (out / "run.json").exists() else 2

@@ -7,7 +7,6 @@ way. A job is refused if its command now gives another configuration than the on
 """
 
 import argparse
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,12 +14,13 @@ from pathlib import Path
 from conf.schema.base import ConfigError
 from conf.schema.launchers import SlurmLauncherConfig
 from launch.cli.compose import compose
-from launch.cluster.launcher import read_settings
+from launch.cli.recorded_command import RecordedCommand, read_command
+from launch.cluster.launcher import Settings, read_settings
 from launch.cluster.local import run_locally
 from launch.cluster.slurm import submit_jobs
-from launch.cluster.sweep import Sweep, SweepJob, job_states, read_sweep, slurm_queue
+from launch.cluster.sweep import Sweep, SweepJob, check_inside, job_states, read_sweep, slurm_queue
 from launch.runs.checkpoint import check_equal, result_config
-from launch.runs.run_folder import one_line_errors, read_config
+from launch.runs.run_folder import one_line_errors, read_config, read_record
 
 NOT_RESUMED = ("finished", "running", "pending", "starting")
 
@@ -52,6 +52,7 @@ def resume(folder: Path, dry_run: bool) -> int:
         ConfigError: the folder holds no sweep or run, a configuration has changed, or SLURM does not answer.
     """
     sweep = read_sweep(folder)
+    check_record(folder, sweep)
     queue = None
     if sweep.launcher == "slurm":
         queue = slurm_queue()
@@ -64,16 +65,26 @@ def resume(folder: Path, dry_run: bool) -> int:
     if not (folder / ".code").exists():  # with a snapshot, the jobs compose their configuration from it
         for job in jobs:
             check_unchanged(folder, sweep, job)
+    settings = None if sweep.launcher == "basic" else read_recorded_settings(folder, sweep)
+    if settings is not None and jobs:
+        print_code(folder, settings)
     if dry_run or not jobs:
         return 0
-    if sweep.launcher == "basic":
+    if settings is None:
         return max(run_job(folder, sweep, job) for job in jobs)
-    settings = read_settings(sweep.settings)
     if not isinstance(settings, SlurmLauncherConfig):
         return 1 if run_locally(folder, sweep, jobs, settings) else 0
     submit_jobs(folder, sweep, jobs, settings)
     print(f"submitted {len(jobs)} jobs to SLURM: {', '.join(str(job.id) for job in jobs)}")
     return 0
+
+
+def print_code(folder: Path, settings: Settings) -> None:
+    """Print what the jobs of a launcher run besides their commands: a snapshot of the code, and lines of shell."""
+    snapshot = folder / ".code"
+    print(f"code: {snapshot}" if snapshot.exists() else "code: a new snapshot of this code")
+    for line in settings.setup if isinstance(settings, SlurmLauncherConfig) else ():
+        print(f"setup: {line}")
 
 
 def check_unchanged(folder: Path, sweep: Sweep, job: SweepJob) -> None:
@@ -84,16 +95,52 @@ def check_unchanged(folder: Path, sweep: Sweep, job: SweepJob) -> None:
     """
     run = folder / job.folder
     if (run / "config.yaml").exists():
-        now = result_config(compose(sweep.package, job.overrides, sweep.flags))
+        command = job_command(folder, sweep, job)
+        now = result_config(compose(command.package, command.overrides, command.flags, checked=False))
         advice = "the configuration has changed since the sweep was started; start a new sweep"
         check_equal(str(run / "config.yaml"), result_config(read_config(run)), now, advice)
 
 
 def run_job(folder: Path, sweep: Sweep, job: SweepJob) -> int:
     """Run a job in a child process and return 1 if it failed, otherwise 0."""
-    run_dir = f"hydra.run.dir={folder / job.folder}"
-    command = [sys.executable, "-m", sweep.package, *sweep.flags, *job.overrides, run_dir]
-    return 1 if subprocess.run(command, cwd=sweep.cwd or None).returncode else 0
+    return 1 if job_command(folder, sweep, job).run(folder / job.folder, folder) else 0
+
+
+def job_command(folder: Path, sweep: Sweep, job: SweepJob) -> RecordedCommand:
+    """The command of a job, which is its run's own if the folder has no record of a sweep."""
+    run = folder / job.folder
+    if not (folder / "sweep.json").exists() and (run / "run.json").exists():
+        return read_command(read_record(run))
+    return RecordedCommand(sweep.package, tuple(sweep.flags), tuple(job.overrides), sweep.cwd)
+
+
+def read_recorded_settings(folder: Path, sweep: Sweep) -> Settings:
+    """The settings of the launcher that the sweep was started with.
+
+    Raises:
+        ConfigError: they are not valid.
+    """
+    try:
+        return read_settings(sweep.settings)
+    except (TypeError, AttributeError) as error:
+        raise ConfigError(f"{folder / 'sweep.json'}: settings: {error}") from error
+
+
+def check_record(folder: Path, sweep: Sweep) -> None:
+    """Check that the record of a sweep, which may come from somebody else, runs only our commands in its own folder.
+
+    Raises:
+        ConfigError: it names another command, or a folder outside of the sweep.
+    """
+    for job in sweep.jobs:
+        if not isinstance(job.number, int) or not isinstance(job.folder, str) or "\0" in job.folder:
+            raise ConfigError(f"{folder / 'sweep.json'}: not the record of a sweep: a job has no number or no folder")
+        check_inside(folder, job)
+        try:
+            command = job_command(folder, sweep, job)
+        except TypeError as error:
+            raise ConfigError(f"{folder / 'sweep.json'}: not the record of a sweep: {error}") from error
+        command.check(folder)
 
 
 if __name__ == "__main__":

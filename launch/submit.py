@@ -2,6 +2,7 @@
 
     python -m launch.submit llm experiment=one_two objective.beta=.01,.03 seed=0,1,2 hydra.launcher.partition=gpu
     python -m launch.submit --launcher slurm_1gpu --dry-run llm transform=identity,mara
+    python -m launch.submit --config-dir my_conf llm experiment=mine seed=0,1
 
 The sweep runs over all combinations of the comma-separated values. The command prints the ids of the jobs and the
 folder of the sweep, for `launch.status`, `launch.resume` and `launch.collect`. --dry-run prints the sbatch script
@@ -18,6 +19,7 @@ from pathlib import Path
 from conf.schema.base import ConfigError
 from conf.schema.commands import COMMANDS
 from launch.cli.groups import options
+from launch.cli.recorded_command import CONFIG_FLAGS
 from launch.runs.run_folder import one_line_errors
 
 
@@ -28,16 +30,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--launcher", default="slurm", help="an option of hydra/launcher (default: slurm)")
     parser.add_argument("--dry-run", action="store_true", help="print the sbatch script, and submit nothing")
+    parser.add_argument("--config-dir", "-cd", metavar="FOLDER", help="folder with further configuration files")
+    parser.add_argument("--config-name", "-cn", metavar="NAME", help="name of the main configuration file")
+    parser.add_argument("--config-path", "-cp", metavar="FOLDER", help="folder of the main configuration file")
     parser.add_argument("package", help=", ".join(COMMANDS))
     parser.add_argument("overrides", nargs="*", help="as for python -m PACKAGE -m")
     args = parser.parse_intermixed_args(arguments)
     with one_line_errors("launch.submit"):
         if args.package not in COMMANDS:
             raise ConfigError(f"package: must be one of {', '.join(COMMANDS)}, got {args.package}")
-        launchers = options(args.package, "hydra/launcher")
+        own = Path(args.config_dir, "hydra", "launcher").glob("*.yaml") if args.config_dir else ()
+        launchers = sorted({*options(args.package, "hydra/launcher"), *(path.stem for path in own)})
         if args.launcher not in launchers:
             raise ConfigError(f"--launcher: must be one of {', '.join(launchers)}, got {args.launcher}")
-        command = [sys.executable, "-m", args.package, "-m", f"hydra/launcher={args.launcher}", *args.overrides]
+        values = zip(CONFIG_FLAGS, (args.config_path, args.config_name, args.config_dir), strict=True)
+        flags = [word for flag, value in values if value is not None for word in (flag, value)]
+        launcher = f"hydra/launcher={args.launcher}"
+        command = [sys.executable, "-m", args.package, *flags, "-m", launcher, *args.overrides]
         if args.dry_run:
             return subprocess.run([*command, "hydra.launcher.dry_run=true"]).returncode
         if args.launcher == "local":

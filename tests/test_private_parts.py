@@ -26,6 +26,15 @@ PARTS = {
         "hydra.core.utils:JobReturn": ("launch/cluster/launcher.py", ("overrides", "status")),
         "hydra.plugins.sweeper:Sweeper.validate_batch_is_legal": ("launch/cli/validation.py", ("self", "batch")),
         "hydra.core.global_hydra:GlobalHydra.instance": ("launch/cli/compose.py", ()),
+        "hydra._internal.hydra:Hydra.create_main_hydra2": (
+            "launch/cli/compose.py",
+            ("task_name", "config_search_path"),
+        ),
+        "hydra._internal.utils:create_automatic_config_search_path": (
+            "launch/cli/compose.py",
+            ("calling_file", "calling_module", "config_path"),
+        ),
+        "hydra.core.override_parser.types:QuotedString.with_quotes": ("launch/cli/overrides.py", ()),
         "hydra._internal.config_loader_impl:ConfigLoaderImpl.load_sweep_config": (
             "launch/cluster/launcher.py",
             ("master_config", "sweep_overrides"),

@@ -17,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from launch.cli.overrides import run_folder_override
 from llm.plan.estimate import estimate
 from llm.plan.settings import PlanArguments, make_settings
 
@@ -125,7 +126,7 @@ def build(folder: Path, sizes: dict[str, Any]) -> Path:
 
 def measure(folder: Path, overrides: Sequence[str], ranks: int) -> int:
     """Peak memory of `python -m llm OVERRIDES` in bytes, above its imports, on the rank with the highest peak."""
-    command = [sys.executable, "-c", CHILD, *overrides, f"hydra.run.dir={folder / 'run'}"]
+    command = [sys.executable, "-c", CHILD, *overrides, run_folder_override(folder / "run")]
     path = os.pathsep.join([str(folder), str(Path(__file__).parents[1])])
     shared = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     with socket.socket() as probe:

@@ -13,6 +13,8 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from launch.cli.overrides import run_folder_override
+
 HOME = Path(__file__).resolve().parent.parent
 COMMANDS = (["llm", "experiment=one_two"], ["chem"], ["didactic", "experiment=figure5"])
 
@@ -51,7 +53,7 @@ def run(command: list[str], code: Path, out: Path) -> Path:
     folder = out / command[0]
     environment = os.environ | {"PYTHONPATH": str(code), "MARA_CACHE": str(out / "cache"), "OMP_NUM_THREADS": "1"}
     subprocess.run(
-        [sys.executable, "-m", *command, f"hydra.run.dir={folder}"],
+        [sys.executable, "-m", *command, run_folder_override(folder)],
         check=True,
         cwd=code,
         env=environment,

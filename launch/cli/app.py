@@ -24,9 +24,9 @@ from omegaconf import DictConfig, OmegaConf
 from conf.schema.base import ConfigError
 from launch.cli.command_line import read_command_line
 from launch.cli.errors import error_message, one_line
+from launch.cli.recorded_command import config_flags, unresolved
 from launch.cli.shadowing import refuse_shadowing
 from launch.cli.validation import check, register
-from launch.cluster.sweep import config_flags
 from launch.runs import signals
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Outcomes:
 
 def _run_job(package: str, config: DictConfig, train: Callable[[Any, "Run"], None]) -> Path:
     hydra_config = HydraConfig.get()
-    folder = Path(hydra_config.runtime.output_dir)
+    folder = Path(unresolved(hydra_config.runtime)["output_dir"])
     try:
         typed = check(package, config)
     except ConfigError:
@@ -131,8 +131,8 @@ def _run_job(package: str, config: DictConfig, train: Callable[[Any, "Run"], Non
         if is_finished(folder, config) and typed.resume != "never":
             console.print(f"already finished, nothing to do: {os.path.relpath(folder)}", soft_wrap=True)
             return folder
-        flags = config_flags(DictConfig({"hydra": hydra_config}))
-        with Run(folder, package, config, list(hydra_config.overrides.task), flags) as run:
+        flags = config_flags(DictConfig({"hydra": hydra_config}), package)
+        with Run(folder, package, config, unresolved(hydra_config.overrides.task), flags) as run:
             train(typed, run)
     finally:
         torch.set_num_threads(threads)

@@ -17,7 +17,7 @@ def read_command_line(package: str) -> None:
     """Reorder `sys.argv`, flags before overrides, and reject errors that Hydra would accept or print as a usage page.
 
     Raises:
-        ConfigError: an unknown flag, or an override that `check_overrides` rejects.
+        ConfigError: an unknown flag, one that would load a pickle, or an override that `check_overrides` rejects.
     """
     parser = get_args_parser()
 
@@ -27,7 +27,10 @@ def read_command_line(package: str) -> None:
         raise ConfigError(f"{unknown}: unknown flag; allowed: {flags}" if is_unknown else before)
 
     parser.error = raise_config_error  # type: ignore[method-assign]
-    overrides = parser.parse_intermixed_args().overrides
+    arguments = parser.parse_intermixed_args()
+    if arguments.experimental_rerun is not None:
+        raise ConfigError("--experimental-rerun: it loads a pickle; use python -m launch.reproduce RUN instead")
+    overrides = arguments.overrides
     flags = sys.argv[1:]
     for override in overrides:
         flags.remove(override)

@@ -1,5 +1,6 @@
 """Compose the configuration of a package as its command line would, without starting the package."""
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -7,6 +8,9 @@ from typing import Any, cast
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_automatic_config_search_path
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -14,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from conf.schema.base import ConfigError
 from conf.schema.commands import COMMANDS
 from launch.cli.errors import error_message
+from launch.cli.recorded_command import flag_values, read_command
 from launch.cli.validation import check, register
 from launch.runs.run_folder import read_config, read_record
 
@@ -28,7 +33,7 @@ def compose(
     Args:
         package: what follows `python -m`.
         overrides: KEY=VALUE, as on the command line.
-        flags: `--config-dir FOLDER`, if any.
+        flags: `--config-path`, `--config-name` and `--config-dir` with their values, if given.
         checked: whether to check that the package can run with it.
 
     Raises:
@@ -57,10 +62,9 @@ def read_recorded_config(folder: Path) -> Any:
     Raises:
         ConfigError: the folder holds no run, or this code cannot run with the run's configuration.
     """
-    record = read_record(folder)
-    package, arguments = str(record["package"]), [str(word) for word in record["command"][3:]]
-    flags = arguments[:2] if arguments[:1] == ["--config-dir"] else []
-    composed = _compose(package, arguments[len(flags) :], flags)
+    command = read_command(read_record(folder))
+    package = command.package
+    composed = _compose(package, command.overrides, command.flags)
     try:
         config = OmegaConf.merge(composed, read_config(folder))
     except OmegaConfBaseException as error:
@@ -74,14 +78,31 @@ def _compose(
     if package not in COMMANDS:
         raise ConfigError(f"package: must be one of {', '.join(COMMANDS)}, got {package}")
     register(package)  # needed each time: the schemas of all packages are registered under the name run_schema
-    folders = [f"file://{path}" for flag, path in zip(flags[::2], flags[1::2], strict=True) if flag == "--config-dir"]
-    search = [f"hydra.searchpath=[pkg://conf.shared,{','.join(folders)}]"] if folders else []
+    given = flag_values(flags)
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_module(f"conf.{package}", version_base="1.3", job_name=package.rpartition(".")[2]):
-            return hydra_compose("config", overrides=[*overrides, *search], return_hydra_config=with_hydra)
+        with initialize_config_module(f"conf.{package}", version_base="1.3"):
+            GlobalHydra.instance().clear()
+            Hydra.create_main_hydra2(package.rpartition(".")[2], search_path(package, given))
+            name = given.get("--config-name", "config")
+            return hydra_compose(name, overrides=list(overrides), return_hydra_config=with_hydra)
     except Exception as error:
         raise ConfigError(error_message(error, package)) from error
+
+
+def search_path(package: str, flags: Mapping[str, str]) -> ConfigSearchPath:
+    """Where Hydra looks for a command's configuration files, as with these flags on its command line.
+
+    Raises:
+        ConfigError: the folder of --config-dir does not exist.
+    """
+    path = create_automatic_config_search_path(None, package, flags.get("--config-path", f"pkg://conf.{package}"))
+    if "--config-dir" in flags:
+        folder = os.path.abspath(flags["--config-dir"])
+        if not os.path.isdir(folder):
+            raise ConfigError(f"--config-dir: {folder} not found")
+        path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
+    return path
 
 
 def compose_typed(package: str, overrides: Sequence[str]) -> tuple[Any, Mapping[str, Any]]:

@@ -1,6 +1,5 @@
 """Check a composed configuration, and every job of a sweep before the first one starts."""
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
@@ -21,7 +20,8 @@ from conf.schema.commands import COMMANDS
 from conf.schema.model_values import RESOLVERS
 from launch.cli.errors import error_message, unknown_key_message
 from launch.cli.help import key_table, option_table
-from launch.cluster.sweep import Sweep, SweepJob, config_flags, remove_empty_sweep, write_sweep
+from launch.cli.recorded_command import config_flags, recorded_cwd
+from launch.cluster.sweep import Sweep, SweepJob, check_inside, remove_empty_sweep, write_sweep
 
 
 def register(package: str) -> None:
@@ -121,6 +121,7 @@ def check_sweep(package: str, sweeper: Sweeper, jobs: Sequence[Sequence[str]]) -
                 del config["hydra"]
             check(package, config)
             planned.append(SweepJob(number, list(filter_overrides(overrides)), subdir))
+            check_inside(Path(sweeper.config.hydra.sweep.dir), planned[-1])
         except (ConfigError, HydraException, OmegaConfBaseException) as error:
             remove_empty_sweep(Path(sweeper.config.hydra.sweep.dir))
             job = f"job {number} of {len(jobs)}, {' '.join(overrides)}"
@@ -132,6 +133,6 @@ def check_sweep(package: str, sweeper: Sweeper, jobs: Sequence[Sequence[str]]) -
         raise
     if "BasicLauncher" in sweeper.config.hydra.launcher._target_:  # our launchers write sweep.json themselves
         command = ["python", "-m", package, *sys.argv[1:]]
-        flags = config_flags(sweeper.config)
-        sweep = Sweep(package, command, "basic", planned, cwd=os.getcwd(), flags=flags)
+        flags = config_flags(sweeper.config, package)
+        sweep = Sweep(package, command, "basic", planned, cwd=recorded_cwd(), flags=flags)
         write_sweep(Path(sweeper.config.hydra.sweep.dir), sweep)

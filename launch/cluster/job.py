@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conf.schema.base import ConfigError
+from launch.cli.recorded_command import RecordedCommand
 from launch.cluster.sweep import Sweep, SweepJob, read_sweep
 from launch.runs.checkpoint import checkpoint_steps
 from launch.runs.run_folder import read_record, run_state, write_json
@@ -61,7 +62,10 @@ class JobTask:
             restarts = os.environ.get("SLURM_RESTART_COUNT", "0")
             os.environ["MASTER_ADDR"] = job.hostnames[0]
             os.environ["MASTER_PORT"] = str(rendezvous_port(job.raw_job_id, restarts))
-        sys.argv = [f"python -m {self.package}", *self.flags, *self.overrides, f"hydra.run.dir={self.folder}"]
+        if self.cwd and self.cwd not in sys.path:  # PYTHONPATH cannot hold a folder with a colon in its name
+            sys.path.append(self.cwd)
+        command = RecordedCommand(self.package, self.flags, self.overrides, self.cwd)
+        sys.argv = [f"python -m {self.package}", *command.arguments(self.folder)]
         try:
             # The package's signal handlers replace those of submitit, which ignore SIGTERM and treat a short job as
             # timed out.
@@ -117,6 +121,16 @@ class JobTask:
             print(f"failed, requeued to try again ({self.on_failure})", flush=True)
             subprocess.run(["scontrol", "requeue", job.job_id], check=True, timeout=60)
             raise SystemExit(0)
+
+
+def check_folder(folder: Path) -> None:
+    """Check that submitit writes to this sweep folder and not to another one.
+
+    Raises:
+        ConfigError: the path contains what submitit replaces by the number of a job.
+    """
+    if re.search("%[jtaA]", str(folder)):
+        raise ConfigError(f"hydra.sweep.dir: {folder}: submitit replaces %j, %t, %a and %A; use a path without them")
 
 
 def make_task(folder: Path, sweep: Sweep, job: SweepJob) -> JobTask:

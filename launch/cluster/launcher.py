@@ -1,8 +1,8 @@
 """Launch the jobs of a sweep for `hydra/launcher=slurm` and `hydra/launcher=local`.
 
-A job runs the command `python -m PACKAGE OVERRIDES hydra.run.dir=FOLDER` from a snapshot of the code, in one process
-for each rank. Its run folder is fixed, so a job that is requeued, retried or resubmitted resumes from its newest
-checkpoint.
+A job runs the command `python -m PACKAGE FLAGS OVERRIDES hydra.run.dir=FOLDER` from a snapshot of the code, in one
+process for each rank. Its run folder is fixed, so a job that is requeued, retried or resubmitted resumes from its
+newest checkpoint.
 """
 
 import os
@@ -16,11 +16,13 @@ from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from hydra.plugins.launcher import Launcher
 from omegaconf import open_dict
 
+from conf.schema.base import ConfigError
 from conf.schema.launchers import LocalLauncherConfig, SlurmLauncherConfig
+from launch.cli.recorded_command import config_flags, recorded_cwd
 from launch.cluster.job import JobFailed
 from launch.cluster.local import run_locally
 from launch.cluster.slurm import sbatch_script, submit_jobs, wait_for_jobs
-from launch.cluster.sweep import Sweep, SweepJob, config_flags, remove_empty_sweep
+from launch.cluster.sweep import Sweep, SweepJob, remove_empty_sweep
 
 Settings = SlurmLauncherConfig | LocalLauncherConfig
 
@@ -47,26 +49,41 @@ def launch(
     config: Any = launcher.config  # type: ignore[attr-defined]
     folder = Path(str(config.hydra.sweep.dir)).absolute()
     sweep = plan_sweep(launcher, settings, job_overrides, first_number)
+    try:
+        failures = start_jobs(folder, sweep, settings)
+    except ConfigError:
+        remove_empty_sweep(folder)
+        raise
+    if failures is None:
+        return []
+    outcomes = getattr(launcher.task_function, "outcomes", None)  # type: ignore[attr-defined]
+    return report_outcomes(folder, sweep, failures, outcomes)
+
+
+def start_jobs(folder: Path, sweep: Sweep, settings: Settings) -> dict[int, str] | None:
+    """Start the jobs of a sweep, or print what would be started.
+
+    Returns:
+        The reason of each failure by job number, None if the jobs are not waited for.
+
+    Raises:
+        ConfigError: the jobs cannot be started with these settings or in this folder.
+    """
     if settings.dry_run:
         if isinstance(settings, SlurmLauncherConfig):
             print(sbatch_script(folder, sweep, settings))
         else:
             print("nothing to submit")
         remove_empty_sweep(folder)
-        return []
+        return None
     if isinstance(settings, SlurmLauncherConfig):
         submitted = submit_jobs(folder, sweep, sweep.jobs, settings)
         print(
             f"submitted {len(sweep.jobs)} jobs to SLURM: {', '.join(str(job.id) for job in sweep.jobs)}", flush=True
         )
         print(f"sweep folder: {os.path.relpath(folder)}", flush=True)
-        if not settings.wait:
-            return []
-        failures = wait_for_jobs(folder, sweep, submitted)
-    else:
-        failures = run_locally(folder, sweep, sweep.jobs, settings)
-    outcomes = getattr(launcher.task_function, "outcomes", None)  # type: ignore[attr-defined]
-    return report_outcomes(folder, sweep, failures, outcomes)
+        return wait_for_jobs(folder, sweep, submitted) if settings.wait else None
+    return run_locally(folder, sweep, sweep.jobs, settings)
 
 
 def plan_sweep(launcher: Any, settings: Settings, job_overrides: Sequence[Sequence[str]], first_number: int) -> Sweep:
@@ -78,15 +95,16 @@ def plan_sweep(launcher: Any, settings: Settings, job_overrides: Sequence[Sequen
         with open_dict(job_config):
             job_config.hydra.job.num, job_config.hydra.job.id = number, str(number)
         jobs.append(SweepJob(number, list(filter_overrides(overrides)), str(job_config.hydra.sweep.subdir)))
+    package = str(config.hydra.job.name)
     return Sweep(
-        str(config.hydra.job.name),
+        package,
         ["python", *sys.argv[0].split()[1:], *sys.argv[1:]],
         settings.cluster,
         jobs,
         on_failure=settings.on_failure,
         settings=asdict(settings),
-        cwd=os.getcwd(),
-        flags=config_flags(config),
+        cwd=recorded_cwd(),
+        flags=config_flags(config, package),
     )
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from conf.schema.launchers import LocalLauncherConfig
-from launch.cluster.job import import_submitit, job_failure, make_task, retry_limit
+from launch.cli.recorded_command import python_path
+from launch.cluster.job import check_folder, import_submitit, job_failure, make_task, retry_limit
 from launch.cluster.snapshot import take_snapshot
 from launch.cluster.sweep import Sweep, SweepJob, write_sweep
 
@@ -22,6 +23,7 @@ def run_locally(
         The reason of each failure by job number.
     """
     submitit = import_submitit()
+    check_folder(folder)
     take_snapshot(folder / ".code")
     write_sweep(folder, sweep)
     executor = submitit.LocalExecutor(folder / ".submitit" / "%j")
@@ -37,7 +39,7 @@ def run_locally(
         while waiting or running:
             while waiting and len(running) < settings.array_parallelism:
                 job = waiting.pop(0)
-                with _from_snapshot(folder / ".code"):
+                with _from_snapshot(folder / ".code", sweep.cwd):
                     running[job.number] = (job, executor.submit(make_task(folder, sweep, job)))
             for number, (job, handle) in list(running.items()):
                 if not handle.done():
@@ -63,10 +65,10 @@ def run_locally(
 
 
 @contextmanager
-def _from_snapshot(code: Path) -> Iterator[None]:
+def _from_snapshot(code: Path, cwd: str) -> Iterator[None]:
     """Let processes that are started in this context import from the snapshot and run in it."""
-    before, cwd = os.environ.get("PYTHONPATH"), os.getcwd()
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(code), cwd, *([before] if before else [])])
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = python_path(code, cwd)
     try:
         with chdir(code):
             yield

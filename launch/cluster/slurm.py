@@ -1,6 +1,7 @@
 """Run the jobs of a sweep on a SLURM cluster, through submitit."""
 
-import os
+import re
+import shlex
 import shutil
 import time
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from conf.schema.base import ConfigError
 from conf.schema.launchers import SlurmLauncherConfig
+from launch.cli.recorded_command import join_folders
 from launch.cluster.job import import_submitit, job_failure, make_task, rank_handles
 from launch.cluster.snapshot import take_snapshot
 from launch.cluster.sweep import ENDED, Sweep, SweepJob, slurm_queue, write_sweep
@@ -17,6 +19,10 @@ from launch.runs.console import console
 if TYPE_CHECKING:
     from submitit import Job
 
+SBATCH_SETTINGS = (  # settings that are parameters of submitit's executor
+    *("partition", "account", "qos", "constraint", "exclude", "gres", "comment", "nodes"),
+    *("gpus_per_node", "cpus_per_task", "signal_delay_s", "array_parallelism"),
+)
 POLL_SECONDS = 1.0  # time between two calls of squeue, at first
 MAX_POLL_SECONDS = 30.0
 
@@ -25,7 +31,7 @@ def submit_jobs(
     folder: Path, sweep: Sweep, jobs: Sequence[SweepJob], settings: SlurmLauncherConfig
 ) -> "list[Job[str]]":
     """Submit jobs of a sweep to SLURM as one job array, and write their ids to sweep.json."""
-    executor = make_executor(folder, settings)
+    executor = make_executor(folder, sweep, settings)
     take_snapshot(folder / ".code")
     for job in jobs:
         for marker in (folder / ".jobs").glob(f"{job.number}.*"):  # of an earlier submission
@@ -38,16 +44,17 @@ def submit_jobs(
     return submitted
 
 
-def make_executor(folder: Path, settings: SlurmLauncherConfig, preview: bool = False) -> Any:
+def make_executor(folder: Path, sweep: Sweep, settings: SlurmLauncherConfig, preview: bool = False) -> Any:
     """Make submitit's executor for these settings.
 
     Args:
         folder: the sweep folder.
+        sweep: its record.
         settings: the settings of the launcher.
         preview: whether the executor only shows the script, for which SLURM need not be installed.
 
     Raises:
-        ConfigError: submitit or SLURM is not installed.
+        ConfigError: submitit or SLURM is not installed, or a setting or the folder cannot be written into a script.
     """
     submitit = import_submitit()
     if not preview and shutil.which("sbatch") is None:
@@ -61,23 +68,41 @@ def make_executor(folder: Path, settings: SlurmLauncherConfig, preview: bool = F
             return 1  # submitit's own method needs srun, which a preview does not
 
     executor = Executor(folder / ".submitit" / "%j")
-    executor.update_parameters(**sbatch_parameters(folder, settings))
+    check_script(folder, settings)
+    executor.update_parameters(**sbatch_parameters(folder, sweep.cwd, settings))
     return executor
 
 
-def sbatch_parameters(folder: Path, settings: SlurmLauncherConfig) -> dict[str, Any]:
+def check_script(folder: Path, settings: SlurmLauncherConfig) -> None:
+    """Check what submitit writes into the sbatch script without regard for line ends and SLURM's own patterns.
+
+    Raises:
+        ConfigError: a setting would not stay on its line, or sbatch would read the folder as another one.
+    """
+    if re.search(r"[%\\\x00-\x1f\x7f]", str(folder)):
+        advice = "use a path without %, \\ and line ends"
+        raise ConfigError(f"hydra.sweep.dir: sbatch cannot write to {str(folder)!r}; {advice}")
+    for name in settings.additional_parameters:
+        if not re.fullmatch(r"[\w-]+", name):
+            raise ConfigError(f"hydra.launcher.additional_parameters: {name!r} is not an option of sbatch")
+    values = {name: getattr(settings, name) for name in ("name", *SBATCH_SETTINGS)}
+    values |= {f"additional_parameters.{name}": value for name, value in settings.additional_parameters.items()}
+    for name, value in values.items():
+        if re.search(r"[\x00-\x1f\x7f]", str(value)):
+            raise ConfigError(f"hydra.launcher.{name}: must be one line, got {value!r}")
+
+
+def sbatch_parameters(folder: Path, cwd: str, settings: SlurmLauncherConfig) -> dict[str, Any]:
     """The parameters of submitit's executor."""
-    names = ["partition", "account", "qos", "constraint", "exclude", "gres", "comment", "nodes"]
-    names += ["gpus_per_node", "cpus_per_task", "signal_delay_s", "array_parallelism"]
-    parameters = {name: getattr(settings, name) for name in names if getattr(settings, name) is not None}
+    parameters = {name: getattr(settings, name) for name in SBATCH_SETTINGS if getattr(settings, name) is not None}
     if settings.mem_gb is not None:
         parameters["mem"] = f"{round(settings.mem_gb * 1024)}MB"
     code = folder / ".code"
-    path = f"{code}:{os.getcwd()}"
     srun = ["--kill-on-bad-exit=1"]  # a rank that fails ends the others
     if settings.cpus_per_task is not None:
         srun.append(f"--cpus-per-task={settings.cpus_per_task}")  # srun does not inherit it from sbatch
-    setup = [f'export PYTHONPATH="{path}${{PYTHONPATH:+:$PYTHONPATH}}"', f'cd "{code}"']
+    path = shlex.quote(join_folders(code, cwd))
+    setup = [f'export PYTHONPATH={path}"${{PYTHONPATH:+:$PYTHONPATH}}"', f"cd {shlex.quote(str(code))} || exit"]
     return {
         **parameters,
         "job_name": settings.name,
@@ -91,7 +116,7 @@ def sbatch_parameters(folder: Path, settings: SlurmLauncherConfig) -> dict[str, 
 
 def sbatch_script(folder: Path, sweep: Sweep, settings: SlurmLauncherConfig) -> str:
     """The script that `submit_jobs` gives to sbatch."""
-    executor = make_executor(folder, settings, preview=True)
+    executor = make_executor(folder, sweep, settings, preview=True)
     if len(sweep.jobs) > 1:
         executor.parameters["map_count"] = len(sweep.jobs)
     return str(executor._make_submission_file_text(executor._submitit_command_str, "preview"))

@@ -10,9 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 from conf.schema.base import ConfigError
+from launch.cli.recorded_command import is_inside, read_command
 from launch.runs.run_folder import read_record, run_state, write_json
 
 # The states of a job that has ended in the output of squeue; ENDED is our own, for a job that is not in the queue.
@@ -50,21 +49,26 @@ class Sweep:
     on_failure: str = "continue"
     settings: dict[str, Any] = field(default_factory=dict)  # of the launcher
     cwd: str = ""  # relative paths in the overrides are relative to this folder
-    flags: list[str] = field(default_factory=list)  # `--config-dir FOLDER`, if any
+    flags: list[str] = field(default_factory=list)  # `launch.cli.recorded_command.CONFIG_FLAGS` with their values
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
-
-
-def config_flags(config: DictConfig) -> list[str]:
-    """The `--config-dir` flags of a command line, with absolute paths."""
-    sources = config.hydra.runtime.config_sources
-    paths = [str(Path(source.path).absolute()) for source in sources if source.provider == "command-line"]
-    return [flag for path in paths for flag in ("--config-dir", path)]
 
 
 def write_sweep(folder: Path, sweep: Sweep) -> None:
     """Write sweep.json, and create the folder if it does not exist."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "sweep.json", asdict(sweep))
+
+
+def check_inside(folder: Path, job: SweepJob) -> None:
+    """Check that a job's run folder is inside of the sweep folder, also where links lead out of it.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if not is_inside(folder / job.folder, folder):
+        raise ConfigError(
+            f"hydra.sweep.subdir: the folder of job {job.number}, {job.folder}, is outside the sweep folder {folder}"
+        )
 
 
 def remove_empty_sweep(folder: Path) -> None:
@@ -98,7 +102,7 @@ def _sweep_of_runs(folder: Path) -> Sweep:
         raise ConfigError(f"{folder}: not a sweep or a run, it has neither sweep.json nor run.json")
     records = [read_record(run) for run in runs]
     jobs = [
-        SweepJob(number, list(record["command"][3:]), str(run.relative_to(folder)))
+        SweepJob(number, list(read_command(record).overrides), str(run.relative_to(folder)))
         for number, (run, record) in enumerate(zip(runs, records, strict=True))
     ]
     packages = sorted({record["package"] for record in records})

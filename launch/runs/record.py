@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from conf.schema.base import ConfigError
+from launch.cli.recorded_command import recorded_cwd
 from launch.cli.shadowing import HOME
 from launch.runs.checkpoint import check_equal, result_config
 from launch.runs.line_files import unwritable_message
@@ -58,6 +59,7 @@ class RunRecord:
             "state": "running",
             "package": package,
             "command": list(command),
+            "cwd": recorded_cwd(),
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "started": utc_now(),

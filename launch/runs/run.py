@@ -55,7 +55,7 @@ class Run:
         package: what follows `python -m`.
         config: the configuration.
         overrides: the overrides on the command line.
-        flags: `--config-dir FOLDER`, if any.
+        flags: `--config-path`, `--config-name` and `--config-dir` with their values, if given.
 
     Raises:
         ConfigError: the folder cannot be written, another process uses it, it holds a run with another

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from conf.schema.base import ConfigError
 from launch import reproduce
 from launch.cli.compose import compose
+from launch.cli.recorded_command import RecordedCommand
 
 from .made_up import write_run
 
@@ -135,15 +136,16 @@ def test_a_command_that_gives_another_configuration_now_runs_the_recorded_one(tm
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
     commands = []
 
-    def run(command, env):
-        commands.append(command[3:])
-        assert env["MARA_CLOCK"] == "2026-11-20T10:00:00+00:00"  # of the recorded run
+    def run(command, folder, record, environment):
+        commands.append((command.package, command.flags, command.overrides, folder))
+        assert record == tmp_path / "run"
+        assert environment["MARA_CLOCK"] == "2026-11-20T10:00:00+00:00"  # of the recorded run
         write(tmp_path / "out")
-        return reproduce.subprocess.CompletedProcess(command, 0)
+        return 0
 
-    monkeypatch.setattr(reproduce.subprocess, "run", run)
+    monkeypatch.setattr(RecordedCommand, "run", run)
     assert reproduce.main([str(folder), "--out", str(tmp_path / "out")]) == 0
-    assert commands == [["seed=1", "steps=7", f"hydra.run.dir={tmp_path / 'out'}"]]
+    assert commands == [("llm", (), ("seed=1", "steps=7"), tmp_path / "out")]
     out = capsys.readouterr().out
     assert "the recorded command now gives another configuration; running the recorded one (now -> recorded):" in out
     assert "-> 7" in out
@@ -151,13 +153,18 @@ def test_a_command_that_gives_another_configuration_now_runs_the_recorded_one(tm
 
 def test_a_new_run_that_fails_is_an_error(tmp_path, monkeypatch, capsys):
     folder = write(tmp_path / "run")
-    monkeypatch.setattr(
-        reproduce.subprocess, "run", lambda command, env: reproduce.subprocess.CompletedProcess(command, 3)
-    )
+    monkeypatch.setattr(RecordedCommand, "run", lambda *_: 3)
     assert reproduce.main([str(folder), "--out", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err == (
         f"launch.reproduce: the new run in {tmp_path / 'out'} failed with exit status 3\n"
     )
+
+
+def test_a_strangers_run_cannot_start_another_program(tmp_path, capsys):
+    folder = write(tmp_path / "run", package="cProfile")
+    assert reproduce.main([str(folder)]) == 2
+    assert "package: must be one of didactic, " in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_a_folder_that_holds_a_run_is_not_written_to(tmp_path, capsys):

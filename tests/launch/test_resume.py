@@ -8,7 +8,10 @@ from omegaconf import OmegaConf
 from conf.schema.base import ConfigError
 from launch import resume
 from launch.cli.compose import compose
+from launch.cli.recorded_command import RecordedCommand
 from launch.cluster.sweep import Sweep, SweepJob, read_sweep, write_sweep
+
+from .made_up import write_run
 
 
 def test_it_runs_what_is_missing_or_failed_and_nothing_else(sweep, monkeypatch, capsys):
@@ -56,19 +59,103 @@ def test_an_unchanged_configuration_is_not_refused(tmp_path):
 
 
 def test_a_job_runs_from_the_folder_of_its_sweep_with_its_flags(tmp_path, monkeypatch):
-    (tmp_path / "made_up_package.py").write_text(
-        "import json, os, sys; json.dump([os.getcwd(), sys.argv[1:]], open('seen.json', 'w')); sys.exit(3)"
-    )
+    commands = []
+
+    def run(*arguments):
+        commands.append(arguments)
+        return statuses.pop()
+
+    monkeypatch.setattr(RecordedCommand, "run", run)
+    statuses = [0, 3]
     job = SweepJob(1, ["steps=3"], "sub/1")
-    jobs = Sweep("made_up_package", [], "basic", [job], cwd=str(tmp_path), flags=["--config-dir", "/mine"])
+    flags = ["--config-dir", "/mine", "--config-name", "mycfg"]
+    jobs = Sweep("llm", [], "basic", [job], cwd=str(tmp_path), flags=flags)
     assert resume.run_job(tmp_path / "sweep", jobs, job) == 1
-    run_dir = f"hydra.run.dir={tmp_path / 'sweep' / 'sub' / '1'}"
-    assert json.loads((tmp_path / "seen.json").read_text()) == [
-        str(tmp_path),
-        ["--config-dir", "/mine", "steps=3", run_dir],
-    ]
-    (tmp_path / "made_up_package.py").write_text("")
     assert resume.run_job(tmp_path / "sweep", jobs, job) == 0
+    command = RecordedCommand("llm", tuple(flags), ("steps=3",), str(tmp_path))
+    assert commands == [(command, tmp_path / "sweep" / "sub" / "1", tmp_path / "sweep")] * 2
+
+
+def test_a_run_is_resumed_from_its_folder_with_its_flags(tmp_path, monkeypatch):
+    """Also in a folder of runs without the record of a sweep, whose runs may have different flags."""
+    commands = []
+
+    def run(*arguments):
+        commands.append(arguments)
+        return 0
+
+    monkeypatch.setattr(RecordedCommand, "run", run)
+    monkeypatch.setattr(resume, "check_unchanged", lambda folder, sweep, job: None)
+    flags: dict[str, list[str]] = {"a": ["--config-name", "mine"], "b": []}
+    for name in flags:
+        command = ["python", "-m", "llm", *flags[name], "seed=1"]
+        write_run(tmp_path / "runs" / name, {"seed": 1}, state="failed", error="E", command=command, cwd=f"/{name}")
+    assert resume.main([str(tmp_path / "runs")]) == 0
+    runs = tmp_path / "runs"
+    expected = [(RecordedCommand("llm", tuple(flags[name]), ("seed=1",), f"/{name}"), runs / name) for name in flags]
+    assert commands == [(*command, runs) for command in expected]
+    assert resume.main([str(tmp_path / "runs" / "a")]) == 0
+    assert commands[2:] == [(*expected[0], runs / "a")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "of_job", "message"),
+    [
+        ({"package": "cProfile"}, {}, "package: must be one of didactic, "),
+        ({}, {"folder": "../outside"}, "is outside the sweep folder"),
+        ({}, {"folder": "/outside"}, "is outside the sweep folder"),
+        ({}, {"folder": "link/outside"}, "is outside the sweep folder"),
+        ({}, {"folder": 3}, "a job has no number or no folder"),
+        ({}, {"number": "../../x"}, "a job has no number or no folder"),
+        ({}, {"overrides": ["+hydra.callbacks.a._target_=os.abort"]}, "a record cannot set keys of Hydra"),
+        ({}, {"overrides": "seed=1"}, "cannot parse"),
+        ({}, {"overrides": None}, "not the record of a sweep"),
+        ({"flags": ["--experimental-rerun", "a.pickle"]}, {}, "flags: must be --config-path"),
+        ({"flags": ["--config-dir", "SWEEP/conf"]}, {}, "outside the recorded folder"),
+        ({"cwd": 3}, {}, "must consist of text"),
+        ({"launcher": "local", "settings": {"nonsense": 1}}, {}, "settings: .*nonsense"),
+        ({"launcher": "local", "settings": []}, {}, "settings: "),
+    ],
+)
+def test_a_strangers_sweep_is_refused(tmp_path, monkeypatch, changes, of_job, message):
+    """It names another program, another folder, or files that would be imported or unpickled."""
+    for name in ("run_job", "run_locally", "submit_jobs"):
+        monkeypatch.setattr(resume, name, lambda *_: pytest.fail("it was started"))
+    folder = tmp_path / "sweep"
+    (folder / "conf").mkdir(parents=True)
+    (folder / "link").symlink_to(tmp_path)
+    job = {"number": 0, "overrides": ["seed=1"], "folder": "0", **of_job}
+    content = {"package": "didactic", "command": [], "launcher": "basic", "jobs": [job], "cwd": "/", **changes}
+    (folder / "sweep.json").write_text(json.dumps(content).replace("SWEEP", str(folder)))
+    with pytest.raises(SystemExit, match=message) as refusal:
+        resume.main([str(folder)])
+    assert str(refusal.value.code).startswith("launch.resume: ")
+    assert "\n" not in str(refusal.value.code)
+    assert not (tmp_path / "outside").exists()
+
+
+def test_control_a_good_record_is_run(tmp_path, monkeypatch):
+    jobs = [SweepJob(0, ["seed=1"], "0"), SweepJob(1, ["seed=2"], "a=1,b=../x")]
+    write_sweep(tmp_path, Sweep("didactic", [], "basic", jobs, cwd="/", flags=["--config-name", "mine"]))
+    ran = []
+
+    def run_job(folder, sweep, job):
+        ran.append(job.folder)
+        return 0
+
+    monkeypatch.setattr(resume, "run_job", run_job)
+    assert resume.main([str(tmp_path)]) == 0
+    assert ran == ["0", "a=1,b=../x"]
+
+
+def test_what_else_a_sweep_runs_is_printed(tmp_path, monkeypatch, capsys):
+    settings = {"array_parallelism": 2, "timeout_min": 10, "on_failure": "continue", "cluster": "slurm"}
+    settings |= {"signal_delay_s": 30, "setup": ["module load cuda"]}
+    write_sweep(tmp_path, Sweep("llm", [], "slurm", [SweepJob(0, [], "0")], settings=settings))
+    (tmp_path / ".code").mkdir()
+    monkeypatch.setattr(resume, "slurm_queue", dict)
+    assert resume.main([str(tmp_path), "--dry-run"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [f"code: {tmp_path / '.code'}", "setup: module load cuda"]
 
 
 @pytest.mark.parametrize("launcher", ["slurm", "local"])

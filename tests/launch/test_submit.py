@@ -45,7 +45,7 @@ def test_a_dry_run_shows_the_script_and_leaves_nothing(tmp_path, launcher):
     assert [line for line in expected if f"#SBATCH {line}\n" not in script] == []
     assert "\nmodule load cuda\n" in script
     assert "--kill-on-bad-exit=1" in script
-    assert f'cd "{tmp_path}/sweep/.code"' in script
+    assert f"\ncd {tmp_path}/sweep/.code || exit\n" in script
     assert list(tmp_path.iterdir()) == []
 
 
@@ -91,6 +91,25 @@ def test_it_starts_the_package_and_does_not_wait(monkeypatch):
     assert submit.main(["--dry-run", "llm", *overrides]) == 5
     start = [sys.executable, "-m", "llm", "-m", "hydra/launcher=slurm", *overrides]
     assert commands == [[*start, "hydra.launcher.wait=false"], [*start, "hydra.launcher.dry_run=true"]]
+
+
+def test_configuration_files_of_ones_own_are_passed_on(tmp_path, monkeypatch):
+    commands = []
+
+    def run(command):
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(submit.subprocess, "run", run)
+    own = tmp_path / "hydra" / "launcher" / "mine.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("defaults: [slurm]\n")
+    flags = ["--config-dir", str(tmp_path), "--config-name", "mycfg"]
+    assert submit.main(["llm", "seed=0", *flags, "--launcher", "mine"]) == 0
+    rest = ["-m", "hydra/launcher=mine", "seed=0", "hydra.launcher.wait=false"]
+    assert commands == [[sys.executable, "-m", "llm", "--config-name", "mycfg", "--config-dir", str(tmp_path), *rest]]
+    with pytest.raises(SystemExit, match=r"--launcher: must be one of local, slurm"):
+        submit.main(["llm", "--launcher", "mine"])  # control
 
 
 def test_local_jobs_are_started_in_the_background(tmp_path, monkeypatch, capsys):

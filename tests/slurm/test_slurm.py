@@ -78,6 +78,23 @@ def test_a_sweep_over_direction_and_beta(cluster, tmp_path):
     assert same_results(tmp_path / "a" / "3", tmp_path / "c")
 
 
+def test_a_working_folder_with_any_name(cluster, tmp_path):
+    """Nothing in the name is executed, and a job that is resumed writes where the first one did."""
+    cwd = tmp_path / "a b'c\"é$(touch x)`touch y`;touch z;&#!{}[]<>|*?~=:,@"
+    cwd.mkdir()
+    environment = {"cwd": cwd, "PYTHONPATH": str(ROOT)}
+    common = ["hydra/launcher=slurm", *BANDIT, *SMALL, "hydra.sweep.dir=sweep", "hydra.launcher.comment='$(touch x)'"]
+    command("-m", "didactic", "-m", "seed=0,1", *common, **environment)
+    runs = [cwd / "sweep" / name for name in "01"]
+    assert [run_folder.run_state(run) for run in runs] == ["finished"] * 2
+    before = (runs[0] / "metrics.jsonl").read_bytes()
+    shutil.rmtree(runs[0])
+    command("-m", "launch.resume", "sweep", **environment)
+    wait_for_end(cluster, [job.id for job in read_sweep(cwd / "sweep").jobs])
+    assert (runs[0] / "metrics.jsonl").read_bytes() == before
+    assert [path for path in tmp_path.rglob("*") if path.name in "xyz"] == []
+
+
 def test_a_job_that_fails_hides_no_other(cluster, tmp_path):
     sweep = tmp_path / "sweep"
     cwd = made_up_tree(tmp_path, "if config.seed == 1: raise RuntimeError('made up')")

@@ -41,6 +41,8 @@ def test_an_unknown_flag_is_rejected_with_those_that_exist(read):
 def test_a_flag_without_its_value_is_rejected(read):
     with pytest.raises(ConfigError, match=r"--config-dir.*expected one argument"):
         read("--config-dir")
+    with pytest.raises(ConfigError, match=r"^--experimental-rerun: it loads a pickle; use python"):
+        read("--experimental-rerun", "job.pickle")
 
 
 @pytest.mark.parametrize(

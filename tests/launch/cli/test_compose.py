@@ -6,6 +6,7 @@ from omegaconf import OmegaConf
 from conf.schema.base import ConfigError
 from conf.schema.llm import LlmConfig
 from launch.cli.compose import compose, compose_typed, read_recorded_config
+from launch.cli.groups import CONF
 
 from ..made_up import write_run
 
@@ -58,6 +59,29 @@ def test_a_folder_of_ones_own_adds_options(tmp_path):
     assert compose("llm", ["experiment=mine"], flags)["seed"] == 7
     with pytest.raises(ConfigError, match=r"^experiment: must be one of"):
         compose("llm", ["experiment=mine"])  # control
+
+
+MINE = (CONF / "didactic" / "config.yaml").read_text("utf-8").replace("steps: 1000", "steps: 9")
+
+
+@pytest.mark.parametrize("name", ["own", "é '$(x)${y},[=] ~#", "${seed}"])
+def test_a_main_file_of_ones_own(tmp_path, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "mine.yaml").write_text(MINE)
+    flags = ["--config-dir", str(folder), "--config-name", "mine"]
+    assert compose("didactic", ["seed=3"], flags)["steps"] == 9
+    assert compose("didactic", ["seed=3"], ["--config-dir", str(folder)])["steps"] == 1000  # control
+    roots = '["pkg://conf.shared", "pkg://conf.didactic"]'
+    (folder / "config.yaml").write_text(MINE.replace('["pkg://conf.shared"]', roots))
+    assert compose("didactic", ["seed=3"], ["--config-path", str(folder)])["steps"] == 9
+
+
+def test_configuration_files_that_are_missing_are_named(tmp_path):
+    with pytest.raises(ConfigError, match=rf"^--config-dir: {tmp_path / 'no'} not found$"):
+        compose("didactic", [], ["--config-dir", str(tmp_path / "no")])
+    with pytest.raises(ConfigError, match=r"^configuration file: mine is not on the search path$"):
+        compose("didactic", [], ["--config-name", "mine"])
 
 
 def test_a_launcher_says_what_a_rank_has():

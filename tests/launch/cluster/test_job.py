@@ -35,6 +35,7 @@ def environment(monkeypatch):
     for name in ("MARA_CWD", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "before")  # restored after the test
     monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.setattr(sys, "path", [*sys.path])
     return monkeypatch
 
 
@@ -62,8 +63,9 @@ def test_a_job_runs_its_command(tmp_path, environment):
     task = replace(make(tmp_path, environment, code), overrides=(f"a={tmp_path / 'seen.json'}",))
     assert task() == "finished"
     argv, cwd = json.loads((tmp_path / "seen.json").read_text())
-    assert argv == ["--config-dir", "x", task.overrides[0], f"hydra.run.dir={tmp_path / '0'}"]
+    assert argv == ["--config-dir", "x", task.overrides[0], f"hydra.run.dir='{tmp_path / '0'}'"]
     assert cwd == "/typed/here"
+    assert sys.path[-1] == "/typed/here"  # also if its name contains a colon
     assert os.environ["MASTER_ADDR"] == "before"  # one rank needs no address
 
 
@@ -150,6 +152,13 @@ def test_a_task_is_its_sweeps_job():
     assert task == JobTask(
         "llm", ("seed=1",), "/sweep", 3, "/sweep/sub/3", "retry:1", "/here", ("--config-dir", "/c")
     )
+
+
+@pytest.mark.parametrize("name", ["100%job", "%t", "%A_%a"])
+def test_a_folder_that_submitit_would_rename_is_refused(tmp_path, name):
+    with pytest.raises(ConfigError, match=r"^hydra\.sweep\.dir: .*: submitit replaces %j, %t, %a and %A; use a path"):
+        cluster_job.check_folder(tmp_path / name)
+    cluster_job.check_folder(tmp_path / "50% é")
 
 
 class Handle:

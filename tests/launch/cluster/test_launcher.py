@@ -65,8 +65,8 @@ class Loader:
 @pytest.fixture
 def hydra_launcher(tmp_path):
     """What `launch` uses of Hydra's launcher, for a sweep into tmp_path/sweep."""
-    source = {"path": str(tmp_path / "mine"), "provider": "command-line"}
-    others = {"path": "pkg://conf.llm", "provider": "main"}
+    source = {"path": str(tmp_path / "mine"), "schema": "file", "provider": "command-line"}
+    others = {"path": "conf.llm", "schema": "pkg", "provider": "main"}
     hydra = {"job": {"name": "llm", "num": 0, "id": "0"}, "sweep": {"dir": str(tmp_path / "sweep"), "subdir": "x"}}
     config = OmegaConf.create({"hydra": {**hydra, "runtime": {"config_sources": [others, source]}}})
     context = types.SimpleNamespace(config_loader=Loader())
@@ -126,6 +126,17 @@ def test_a_dry_run_leaves_no_folder(hydra_launcher, tmp_path, capsys):
     assert launcher.launch(hydra_launcher, {**LOCAL, "dry_run": True}, OVERRIDES, 0) == []
     assert capsys.readouterr().out == "nothing to submit\n"
     assert not (tmp_path / "sweep").exists()
+
+
+def test_jobs_that_cannot_be_started_leave_no_folder(hydra_launcher, tmp_path):
+    folder = tmp_path / "100%job"
+    folder.mkdir()
+    (folder / "multirun.yaml").touch()
+    hydra_launcher.config.hydra.sweep.dir = str(folder)
+    for settings in (LOCAL, {**GOOD, "dry_run": True}):
+        with pytest.raises(ConfigError, match=r"^hydra\.sweep\.dir: .*use a path without"):
+            launcher.launch(hydra_launcher, settings, OVERRIDES, 0)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_a_command_line_a_failure_is_raised(tmp_path):

@@ -1,5 +1,9 @@
 """Submission to SLURM and waiting, with submitit but without a cluster. tests/slurm runs jobs on a real one."""
 
+import os
+import string
+import subprocess
+import sys
 import types
 from contextlib import nullcontext
 from dataclasses import replace
@@ -20,11 +24,10 @@ def make_sweep(count):
     return Sweep("llm", [], "slurm", [SweepJob(number, [f"seed={number}"], str(number)) for number in range(count)])
 
 
-def test_the_parameters_are_what_was_set(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_the_parameters_are_what_was_set(tmp_path):
     settings = replace(SETTINGS, name="job", mem_gb=0.5, cpus_per_task=8, partition="gpu", setup=["module load x"])
     settings = replace(settings, srun_args=["--mpi=none"], additional_parameters={"mail-type": "END"})
-    parameters = slurm.sbatch_parameters(tmp_path / "sweep", settings)
+    parameters = slurm.sbatch_parameters(tmp_path / "sweep", "/typed/here", settings)
     code = tmp_path / "sweep" / ".code"
     assert parameters == {
         "partition": "gpu",
@@ -39,8 +42,8 @@ def test_the_parameters_are_what_was_set(tmp_path, monkeypatch):
         "srun_args": ["--kill-on-bad-exit=1", "--cpus-per-task=8", "--mpi=none"],
         "setup": [
             "module load x",
-            f'export PYTHONPATH="{code}:{tmp_path}${{PYTHONPATH:+:$PYTHONPATH}}"',
-            f'cd "{code}"',
+            f'export PYTHONPATH={code}:/typed/here"${{PYTHONPATH:+:$PYTHONPATH}}"',
+            f"cd {code} || exit",
         ],
         "additional_parameters": {"mail-type": "END", "requeue": True},
     }
@@ -53,11 +56,72 @@ def test_several_jobs_are_an_array(tmp_path, count):
     assert "#SBATCH --job-name=job\n" in script
 
 
+EVERYTHING = "".join(c for c in string.printable if c.isprintable() and c not in r"/%\\") + "é$(touch x)`touch x`"
+SRUN = """#!/bin/sh
+printf '%s\\0' "$PWD" "$PYTHONPATH" "$@" > "$SEEN"
+"""
+
+
+def run_script(tmp_path, script, **environment):
+    """Run a script with bash and a program of the name srun. Returns the folder, PYTHONPATH and arguments of srun."""
+    tools, here = tmp_path / "tools", tmp_path / "here"
+    for folder in (tools, here):
+        folder.mkdir(exist_ok=True)
+    (tools / "srun").write_text(SRUN)
+    (tools / "srun").chmod(0o755)
+    path = f"{tools}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "SEEN": str(tmp_path / "seen"), **environment}
+    subprocess.run(["bash", "-c", script], cwd=here, env=environment, check=True, capture_output=True)
+    return (tmp_path / "seen").read_bytes().decode().split("\0")
+
+
+@pytest.mark.parametrize(
+    "name", [EVERYTHING, "a b", "it's", '"', "$(touch x)", "`touch x`", ";touch x;", "a&b", "-e #"]
+)
+def test_nothing_in_a_folder_is_executed(tmp_path, name):
+    """The working folder and the sweep folder reach srun as they are, whatever their names are."""
+    cwd = tmp_path / name
+    sweep = cwd / "sweep"
+    (sweep / ".code").mkdir(parents=True)
+    settings = replace(SETTINGS, name=name, comment=name, srun_args=[name], additional_parameters={"wckey": name})
+    script = slurm.sbatch_script(sweep, replace(make_sweep(2), cwd=str(cwd)), settings)
+    folder, path, *arguments, _ = run_script(tmp_path, script, PYTHONPATH="/before")
+    assert folder == str(sweep / ".code")
+    assert path == ":".join(["" if ":" in name else f"{sweep / '.code'}:{cwd}", "/before"])
+    log = f"{sweep}/.submitit/%A_%a/%A_%a_%t_log"
+    assert arguments == [
+        *("--unbuffered", "--output", f"{log}.out", "--error", f"{log}.err", "--kill-on-bad-exit=1", name),
+        *(sys.executable, "-u", "-m", "submitit.core._submit", f"{sweep}/.submitit/%j"),
+    ]
+    assert list(tmp_path.rglob("x")) == []
+    run_script(tmp_path, f'srun "{tmp_path}/$(touch x)"')
+    assert (tmp_path / "here" / "x").exists()  # control
+
+
+@pytest.mark.parametrize(
+    ("folder", "changes", "message"),
+    [
+        ("100%", {}, r"^hydra\.sweep\.dir: sbatch cannot write to '.*100%'; use a path without %, \\ and line ends$"),
+        ("a\\b", {}, r"^hydra\.sweep\.dir: "),
+        ("a\nb", {}, r"^hydra\.sweep\.dir: "),
+        ("a", {"comment": "a\ntouch x"}, r"^hydra\.launcher\.comment: must be one line, got 'a\\ntouch x'$"),
+        ("a", {"name": "a\rb"}, r"^hydra\.launcher\.name: must be one line"),
+        ("a", {"additional_parameters": {"wckey": "a\nb"}}, r"additional_parameters\.wckey: must be one line"),
+        ("a", {"additional_parameters": {"x\ntouch x": 1}}, r"^hydra\.launcher\.additional_parameters"),
+        ("a", {"additional_parameters": {"x y": 1}}, r"'x y' is not an option of sbatch$"),
+    ],
+)
+def test_what_a_script_cannot_hold_is_refused(tmp_path, folder, changes, message):
+    with pytest.raises(ConfigError, match=message) as refusal:
+        slurm.sbatch_script(tmp_path / folder, make_sweep(1), replace(SETTINGS, **changes))
+    assert "\n" not in str(refusal.value)
+
+
 def test_a_machine_without_slurm_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match=r"^hydra/launcher: slurm needs SLURM, but there is no sbatch on the path"):
-        slurm.make_executor(tmp_path, SETTINGS)
-    slurm.make_executor(tmp_path, SETTINGS, preview=True)  # control: the script can be shown anywhere
+        slurm.make_executor(tmp_path, make_sweep(1), SETTINGS)
+    slurm.make_executor(tmp_path, make_sweep(1), SETTINGS, preview=True)  # control: the script can be shown anywhere
 
 
 def test_submission_records_the_ids_and_forgets_earlier_failures(tmp_path, monkeypatch):
@@ -71,7 +135,7 @@ def test_submission_records_the_ids_and_forgets_earlier_failures(tmp_path, monke
             tasks.append(task)
             return types.SimpleNamespace(job_id=f"9_{len(tasks) - 1}")
 
-    monkeypatch.setattr(slurm, "make_executor", lambda folder, settings: Executor())
+    monkeypatch.setattr(slurm, "make_executor", lambda folder, sweep, settings: Executor())
     monkeypatch.setattr(slurm, "take_snapshot", lambda folder: folder.mkdir())
     sweep = make_sweep(3)
     write_sweep(tmp_path, sweep)

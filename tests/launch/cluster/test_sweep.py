@@ -4,14 +4,13 @@ import json
 import subprocess
 
 import pytest
-from omegaconf import OmegaConf
 
 from conf.schema.base import ConfigError
 from launch.cluster import sweep as sweeps
 from launch.cluster.sweep import (
     Sweep,
     SweepJob,
-    config_flags,
+    check_inside,
     job_states,
     read_sweep,
     remove_empty_sweep,
@@ -96,11 +95,17 @@ def test_the_folder_of_a_refused_sweep_is_removed_unless_it_holds_more(tmp_path)
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine"]
 
 
-def test_the_flags_of_a_command_line_are_its_own_folders(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    sources = [{"path": "mine", "provider": "command-line"}, {"path": "conf", "provider": "main"}]
-    config = OmegaConf.create({"hydra": {"runtime": {"config_sources": sources}}})
-    assert config_flags(config) == ["--config-dir", str(tmp_path / "mine")]
+@pytest.mark.parametrize("folder", ["../x", "/", "0/../../x", "link/0"])
+def test_a_job_stays_in_the_folder_of_its_sweep(tmp_path, folder):
+    sweep = tmp_path / "sweep"
+    sweep.mkdir()
+    (sweep / "link").symlink_to(tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"^hydra\.sweep\.subdir: the folder of job 3, .*, is outside the sweep folder"
+    ):
+        check_inside(sweep, SweepJob(3, [], folder))
+    for inside in ("0", "a=1,b=../x/0", ".", "0/../1"):
+        check_inside(sweep, SweepJob(3, [], inside))
 
 
 def test_the_queue_is_what_squeue_prints(monkeypatch):
