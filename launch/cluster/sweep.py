@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from conf.schema.base import ConfigError
+from launch.runs.atomic import make_folder
 from launch.runs.run_folder import read_record, run_state, write_json
 
 # The states of a job that has ended in the output of squeue; ENDED is our own, for a job that is not in the queue.
@@ -63,7 +64,7 @@ def config_flags(config: DictConfig) -> list[str]:
 
 def write_sweep(folder: Path, sweep: Sweep) -> None:
     """Write sweep.json, and create the folder if it does not exist."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_json(folder / "sweep.json", asdict(sweep))
 
 

@@ -7,6 +7,7 @@ import torch
 
 from conf.schema.base import ConfigError
 from launch.runs import checkpoint
+from launch.runs.atomic import PARTIAL, remove_partial
 from launch.runs.checkpoint import DamagedCheckpoint, LoopState, Manifest, checkpoint_steps
 
 
@@ -70,12 +71,19 @@ def test_the_newest_undamaged_checkpoint_is_used(tmp_path):
     (path / "state.json").write_text("{}")
     step, (warning,) = newest(tmp_path)
     assert step == 2
-    assert warning == f"{path} is damaged and is not used: the checksum of state.json does not match"
+    assert warning == (
+        f"{path} is damaged and is not used: the checksum of state.json does not match; "
+        "it was renamed to damaged_step_00000030"
+    )
+    assert checkpoint_steps(tmp_path) == [2, 1]
     for step in (1, 2):
         (tmp_path / "checkpoints" / f"step_{step:08}" / "manifest.json").unlink()
     assert newest(tmp_path)[0] is None
-    save(tmp_path, 30)  # a damaged checkpoint of the same step is replaced
+    assert newest(tmp_path) == (None, [])  # they are said once
+    save(tmp_path, 30)
     assert newest(tmp_path)[0] == 30
+    (path / "state.json").write_text("{}")  # what was set aside of the same step is replaced
+    assert newest(tmp_path)[0] is None
 
 
 def test_a_checkpoint_whose_lines_are_lost_is_not_used(tmp_path):
@@ -84,7 +92,7 @@ def test_a_checkpoint_whose_lines_are_lost_is_not_used(tmp_path):
         save(tmp_path, step, positions={"metrics": size})
     step, (warning,) = newest(tmp_path)
     assert step == 1
-    assert warning.endswith("metrics.jsonl is shorter than it was when the checkpoint was written")
+    assert "not used: metrics.jsonl is shorter than it was when the checkpoint was written; it was" in warning
 
 
 def test_a_checkpoint_of_another_run_or_model_is_refused(tmp_path):
@@ -127,10 +135,10 @@ def test_the_last_and_the_best_are_kept(tmp_path, scores, kept):
 
 
 def test_only_folders_of_steps_are_checkpoints(tmp_path):
-    for name in ("step_00000007", "step_000000x", f"{checkpoint.PARTIAL}00000009", "mine"):
+    for name in ("step_00000007", "step_000000x", f"{PARTIAL}00000009", "mine"):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
     assert checkpoint_steps(tmp_path) == [7]
-    checkpoint.remove_partial(tmp_path)
+    remove_partial(tmp_path / "checkpoints")
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"step_00000007", "step_000000x", "mine"}
     with pytest.raises(DamagedCheckpoint):
         checkpoint.read_manifest(tmp_path, 7)

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 from conf.schema.base import ConfigError
 from launch.runs import checkpoint, run_folder
+from launch.runs.atomic import PARTIAL
 from launch.runs.checkpoint import LoopState
 from launch.runs.run import Run
 from launch.runs.run_folder import read_jsonl
@@ -157,7 +158,7 @@ def test_half_a_checkpoint_is_cleared_away(tmp_path, undisturbed):
     with pytest.raises(Stop):
         job(tmp_path, until=5)
     source = tmp_path / "checkpoints" / "step_00000004"
-    shutil.copytree(source, tmp_path / "checkpoints" / f"{checkpoint.PARTIAL}00000006")
+    shutil.copytree(source, tmp_path / "checkpoints" / f"{PARTIAL}00000006")
     job(tmp_path)
     assert result_files(tmp_path) == undisturbed[1]
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step_00000008", "step_00000009"]
