@@ -72,7 +72,7 @@ def test_a_full_disk_is_named(tmp_path):
     line_file(tmp_path, "samples").symlink_to("/dev/full")
     files = LineFiles(tmp_path, START)
     files.append("metrics", {})
-    with pytest.raises(ConfigError, match=r"samples\.jsonl: cannot be written: No space left on device; free some space"):
+    with pytest.raises(ConfigError, match=r"samples\.jsonl: cannot be written: No space left on device; free"):
         files.append("samples", {})
 
 
