@@ -137,11 +137,11 @@ def _finish(new: Path, mode: int) -> None:
 
 
 def _error_number(error: Exception) -> int | None:
-    """The errno of an exception, None if it has none. Libraries written in Rust give it in the message only."""
-    if isinstance(error, OSError):
+    """The errno of an exception, None if it has none. Libraries in Rust, and shutil, give it in the message only."""
+    if isinstance(error, OSError) and error.errno is not None:
         return error.errno
-    match = re.search(r"\(os error (\d+)\)", str(error))
-    return int(match[1]) if match else None
+    match = re.search(r"\(os error (\d+)\)|\[Errno (\d+)\]", str(error))
+    return int(match[1] or match[2]) if match else None
 
 
 def _is_about(error: Exception, folder: Path) -> bool:

@@ -133,6 +133,7 @@ def test_a_file_does_not_replace_a_folder(tmp_path):
         (PermissionError(errno.EACCES, "x"), "Permission denied; change its permissions, or write to another folder"),
         (OSError(errno.EROFS, "x"), "Read-only file system; change its permissions, or write to another folder"),
         (OSError(errno.EIO, "x"), "Input/output error; run the same command again"),
+        (shutil.Error([("a", "b", "[Errno 28] No space left on device: 'b'")]), "No space left on device; free"),
         (Exception("I/O error: no space (os error 28)"), "No space left on device; free some space"),  # from Rust
     ],
 )

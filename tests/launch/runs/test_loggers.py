@@ -51,7 +51,7 @@ def test_a_full_disk_of_tensorboard_is_one_line(tmp_path, monkeypatch, capfd):
 
 
 def test_other_errors_of_threads_are_printed(monkeypatch):
-    printed = []
+    printed: list[object] = []
     monkeypatch.setattr(threading, "__excepthook__", printed.append)
     hook = SimpleNamespace(thread=threading.Thread(), exc_value=OSError())
     loggers.hide_tensorboard_errors(hook)
