@@ -18,6 +18,7 @@ from rich.table import Table
 from chem.metrics import OB_COUNTS, ScoredMolecules, collect_molecules, screen_metrics, yield_curve
 from core.mara import reaches
 from launch.analysis.sweep_runs import read_sweep_runs, write_summaries
+from launch.runs.atomic import make_folder, replacing
 from launch.runs.console import console
 from launch.runs.run import Run
 from launch.runs.run_folder import read_config, read_jsonl, write_json
@@ -81,7 +82,7 @@ def write_molecules(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         rows: lines of samples.jsonl, in the order of the oracle calls.
     """
     names = sorted({name for row in rows for name in row["values"]})
-    with path.open("w", encoding="utf-8", newline="") as stream:
+    with replacing(path) as file, file.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["smiles", "score", "step", *names])
         for row in rows:
@@ -145,7 +146,7 @@ def write_artifacts(
         screens: scores from which a molecule is good; one curve each.
         best: lines of samples.jsonl.
     """
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     items = [
         {
             "name": row["smiles"],
@@ -194,7 +195,8 @@ def draw_molecules(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     canvas = rdMolDraw2D.MolDraw2DCairo(1200, 240 * lines, 300, 240)
     canvas.DrawMolecules(molecules, legends=[f"{row['score']:.3f}" for row in rows])
     canvas.FinishDrawing()
-    path.write_bytes(canvas.GetDrawingText())
+    with replacing(path) as file:
+        file.write_bytes(canvas.GetDrawingText())
 
 
 def draw_curves(path: Path, runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> None:
@@ -209,7 +211,8 @@ def draw_curves(path: Path, runs: Sequence[tuple[str, Sequence[Mapping[str, Any]
         axis.set(xlabel="step", title=title)
     if len(runs) > 1:
         axes[0].legend(frameon=False, fontsize="small")
-    figure.savefig(path, dpi=130)
+    with replacing(path) as file:
+        figure.savefig(file, dpi=130)
     plt.close(figure)
 
 

@@ -2,8 +2,8 @@
 
 import json
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -129,15 +129,20 @@ class Cache:
 
     def __init__(self, path: Path, key: str) -> None:
         self.path, self.key = path, key
-        try:
+        with self._errors_named():
             path.parent.mkdir(parents=True, exist_ok=True)
             with closing(self._connect()) as connection, connection:
                 connection.execute(
                     "CREATE TABLE IF NOT EXISTS results "
                     "(key TEXT, smiles TEXT, result TEXT, PRIMARY KEY (key, smiles))"
                 )
+
+    @contextmanager
+    def _errors_named(self) -> Iterator[None]:
+        try:
+            yield
         except (OSError, sqlite3.Error) as error:
-            raise ConfigError(f"cache: cannot use {path} as a cache of oracle results ({error})") from None
+            raise ConfigError(f"cache: cannot use {self.path} as a cache of oracle results ({error})") from None
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self.path, timeout=120)
@@ -146,7 +151,7 @@ class Cache:
         """Results of those molecules that the cache has, by SMILES."""
         results = {}
         query = "SELECT result FROM results WHERE key = ? AND smiles = ?"
-        with closing(self._connect()) as connection:
+        with self._errors_named(), closing(self._connect()) as connection:
             for molecule in smiles:
                 row = connection.execute(query, (self.key, molecule)).fetchone()
                 if row is not None:
@@ -156,7 +161,7 @@ class Cache:
     def put(self, results: Sequence[Result]) -> None:
         """Store results, without the failures; a molecule that is already there keeps its result."""
         rows = [(self.key, result.smiles, json.dumps(result.to_json())) for result in results if not result.failure]
-        with closing(self._connect()) as connection, connection:
+        with self._errors_named(), closing(self._connect()) as connection, connection:
             connection.executemany("INSERT OR IGNORE INTO results VALUES (?, ?, ?)", rows)
 
 

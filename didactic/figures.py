@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from didactic.outcomes import Outcome, mode_switches
 from didactic.problems import Problem
 from launch.analysis.palette import BLUE, GREEN, GREY, ORANGE
+from launch.runs.atomic import replacing
 
 TRANSFORM_COLOURS = {"identity": BLUE, "mara": ORANGE}
 NAMES = {"identity": "vanilla", "mara": "MARA", "reverse": "reverse KL", "forward": "forward KL"}
@@ -29,7 +30,8 @@ def draw_figure(problem: Problem, outcomes: Sequence[Outcome], beta_history: Bet
         "bimodal": draw_families,
     }
     figure = drawings.get(problem.name, draw_curves)(problem, outcomes, beta_history)
-    figure.savefig(path, dpi=120)
+    with replacing(path) as file:
+        figure.savefig(file, dpi=120)
     plt.close(figure)
 
 

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from conf.schema.base import ConfigError
+from launch.runs.atomic import make_folder
 from launch.runs.run_folder import one_line_errors
 
 
@@ -82,7 +83,7 @@ def collect(
     if len(pareto) not in (0, 2):
         raise ConfigError(f"--pareto: must be two results, DIVERSITY,REWARD, got {','.join(pareto)}")
     tests = compare(rows, find_baseline(rows, against), list(shown) or keys) if against else []
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     write_tables(out, runs, rows, keys, tests)
     axes = tuple(pareto) or next((pair for pair in PARETO if set(pair) <= set(keys)), ())
     plots = []

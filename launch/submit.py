@@ -20,6 +20,7 @@ from conf.schema.base import ConfigError
 from conf.schema.commands import COMMANDS
 from launch.cli.groups import options
 from launch.cli.recorded_command import CONFIG_FLAGS
+from launch.runs.atomic import make_folder, writing
 from launch.runs.run_folder import one_line_errors
 
 
@@ -57,8 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def start_in_background(command: Sequence[str]) -> int:
     """Start a process that runs the jobs on this machine, and that continues when the terminal is closed."""
     log = Path("runs", f"local_{datetime.now():%Y-%m-%d_%H-%M-%S}.log").absolute()
-    log.parent.mkdir(exist_ok=True)
-    with log.open("ab") as out:
+    make_folder(log.parent)
+    with writing(log), log.open("ab") as out:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
         )

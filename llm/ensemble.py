@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from conf.schema.base import ConfigError
 from conf.schema.llm import EnsembleConfig
 from launch.cli.app import start
+from launch.runs.atomic import replacing
 from launch.runs.run_folder import user_path
 
 if TYPE_CHECKING:
@@ -26,8 +27,10 @@ def ensemble(config: EnsembleConfig, run: "Run") -> None:
     reference = load_causal_model("reference", reference_path)
     distance = average_weights(policy, reference, config.weight)
     policy.generation_config = savable(policy.generation_config or GenerationConfig())
-    policy.save_pretrained(run.folder / "policy")
-    load_tokenizer(policy_path).save_pretrained(run.folder / "policy")
+    tokenizer = load_tokenizer(policy_path)
+    with replacing(run.folder / "policy") as folder:
+        policy.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
     run.finish({"weight": config.weight, "rms_distance": distance, "parameters": policy.num_parameters()})
 
 

@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 from conf.schema.base import ConfigError
 from conf.schema.llm import LoraConfig, ModelConfig
 from launch.engines.deepspeed import silence_deepspeed
+from launch.runs.atomic import replacing
 from launch.runs.checkpoint import tensors_hash
 from launch.runs.console import console
 from llm.adapters import adapter_base, adapter_off, add_adapter, load_pretrained, load_tokenizer, save_adapter
@@ -187,13 +188,15 @@ def save_policy(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, con
     if config.lora.rank:
         from peft import PeftModel
 
-        save_adapter(policy, config, run / "adapter")
+        with replacing(run / "adapter") as folder:
+            save_adapter(policy, config, folder)
         base = _load(resolve_model(config.name_or_path, POLICIES), config, torch.device("cpu"))
         policy = PeftModel.from_pretrained(base, run / "adapter").merge_and_unload()
     silence_deepspeed()
     policy.generation_config = savable(generation_config or GenerationConfig())
-    policy.save_pretrained(run / "policy")
-    tokenizer.save_pretrained(run / "policy")
+    with replacing(run / "policy") as folder:
+        policy.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
 # --- memory --------------------------------------------------------------------------------------------------

@@ -13,6 +13,8 @@ from chem.models.tokenizer import Tokenizer
 from chem.models.transformer import Transformer
 from conf.schema.base import ConfigError, check_config
 from conf.schema.chem import NetworkConfig, RecurrentConfig, TransformerConfig
+from launch.runs.atomic import make_folder, replacing
+from launch.runs.run_folder import write_text
 
 
 class Prior(NamedTuple):
@@ -48,12 +50,13 @@ CONFIGS: dict[str, type[NetworkConfig]] = {
 
 def save_prior(folder: Path, prior: Prior) -> None:
     """Write config.json, vocabulary.json and model.safetensors."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     settings: dict[str, Any] = {"network": dict(vars(prior.config)), "max_tokens": prior.max_tokens}
-    (folder / "config.json").write_text(json.dumps(settings, indent=1) + "\n", "utf-8")
+    write_text(folder / "config.json", json.dumps(settings, indent=1) + "\n")
     prior.tokenizer.save(folder / "vocabulary.json")
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in prior.network.state_dict().items()}
-    save_file(weights, folder / "model.safetensors")
+    with replacing(folder / "model.safetensors") as file:
+        save_file(weights, file)
 
 
 def load_prior(folder: Path) -> Prior:

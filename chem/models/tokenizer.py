@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from conf.schema.base import ConfigError
+from launch.runs.run_folder import write_text
 
 END, START = "$", "^"  # ids 0 and 1, as in REINVENT's vocabularies; END also pads
 END_ID, START_ID = 0, 1
@@ -70,7 +71,7 @@ class Tokenizer:
 
     def save(self, path: Path) -> None:
         """Write the tokens as a JSON list."""
-        path.write_text(json.dumps(self.tokens, ensure_ascii=False) + "\n", "utf-8")
+        write_text(path, json.dumps(self.tokens, ensure_ascii=False) + "\n")
 
     def encode(self, smiles: str) -> list[int]:
         """Ids of a SMILES, with END at the end.

@@ -6,6 +6,7 @@ its pipe closes, also if the run was killed.
 """
 
 import mmap
+import os
 import sys
 import tempfile
 from contextlib import suppress
@@ -71,6 +72,8 @@ class WorkerProcess:
         self.connection, worker_end = Pipe()
         with tempfile.TemporaryFile(dir=SHARED_MEMORY if SHARED_MEMORY.is_dir() else None) as file:
             file.truncate(size)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)  # raises if the memory is full; writing would kill us
             self.weights, self.weight_gradients = shared_views(network, mmap.mmap(file.fileno(), size))
             self.process = start_module("chem.parallel.sampler", (worker_end.fileno(), file.fileno()))
         worker_end.close()

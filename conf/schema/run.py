@@ -72,8 +72,8 @@ class JobConfig(Section):
     seed: int = key("seed from which all random streams are derived", low=0)
     threads: int | None = key("CPU threads of torch; null: torch's default. The results depend on this number", low=1)
     resume: str = key(
-        "auto: continue the run in the folder if there is one, otherwise start one; must: only continue; never: only "
-        "start",
+        "auto: continue the run in the folder if there is one, otherwise start one; must: only continue, from its "
+        "newest checkpoint; never: only start",
         choices=("auto", "must", "never"),
     )
 

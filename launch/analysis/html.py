@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader
 from launch.analysis.artifacts import Item, best_items
 from launch.analysis.significance import Comparison
 from launch.analysis.table import CollectedRun, Row
+from launch.runs.run_folder import write_text
 
 TITLES = {"pareto": "Reward against diversity", "curves": "Over the steps", "yield": "Yield"}  # by file stem
 
@@ -60,7 +61,7 @@ def write_report(
         shared=shared_config(finished),
         provenance=distinct_records(finished),
     )
-    path.write_text(f"{page}\n", "utf-8")
+    write_text(path, f"{page}\n")
 
 
 def embedded_picture(path: Path) -> dict[str, str]:

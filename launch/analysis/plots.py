@@ -18,6 +18,7 @@ from conf.schema.objective import DIVERGENCE_METRICS
 from launch.analysis.artifacts import curve_panels, fold_curves
 from launch.analysis.palette import COLOURS
 from launch.analysis.table import Row
+from launch.runs.atomic import replacing
 
 PARETO = (  # (diversity, reward), both better if larger; by default the first pair that the results contain
     ("distinct/mean", "reward_out/mean"),
@@ -123,6 +124,7 @@ def legend_below(figure: Figure, axes: Axes) -> None:
 
 def save_figure(figure: Figure, path: Path) -> Path:
     """Write a figure to a file, close it and return the path."""
-    figure.savefig(path, dpi=130)
+    with replacing(path) as file:
+        figure.savefig(file, dpi=130)
     plt.close(figure)
     return path

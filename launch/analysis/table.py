@@ -14,6 +14,7 @@ import pandas as pd
 from conf.schema.base import ConfigError
 from launch.analysis.artifacts import Artifacts, read_artifacts
 from launch.cluster.sweep import job_states, read_sweep, slurm_queue
+from launch.runs.atomic import replacing
 from launch.runs.checkpoint import result_config
 from launch.runs.run_folder import flatten, last_traceback_line, read_config, read_json, read_jsonl, read_record
 
@@ -257,11 +258,18 @@ def write_tables(
     varying = list(rows[0].varying) if rows else []
     mixed = [column for column in varying if table[column].dtype == object]
     table[mixed] = table[mixed].astype(str)  # a Parquet column has one type
-    table.to_csv(out / "table.csv", index=False)
-    table.to_parquet(out / "table.parquet", index=False)
-    pd.DataFrame(_run_record(run, varying_keys(runs)) for run in runs).to_csv(out / "runs.csv", index=False)
+    with replacing(out / "table.parquet") as file:
+        table.to_parquet(file, index=False)
+    write_csv(out / "table.csv", table)
+    write_csv(out / "runs.csv", pd.DataFrame(_run_record(run, varying_keys(runs)) for run in runs))
     if tests:
-        pd.DataFrame(asdict(test) for test in tests).to_csv(out / "tests.csv", index=False)
+        write_csv(out / "tests.csv", pd.DataFrame(asdict(test) for test in tests))
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write a table without its index."""
+    with replacing(path) as file:
+        table.to_csv(file, index=False)
 
 
 def _row_record(row: Row, rows: Sequence[Row], keys: Sequence[str]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from launch.cli.recorded_command import config_flags, unresolved
 from launch.cli.shadowing import refuse_shadowing
 from launch.cli.validation import check, register
 from launch.runs import signals
+from launch.runs.atomic import disk_full
 
 if TYPE_CHECKING:
     from launch.runs.run import Run
@@ -95,6 +96,7 @@ class Outcomes:
     def add_error(self, error: Exception) -> None:
         """Count a failure. The traceback of a `ConfigError` is printed only if `full_error`, any other one always."""
         global last_error
+        error = disk_full(error) or error
         last_error = "".join(traceback.format_exception(error))
         message = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
         self.add_failure(message, last_error if self.full_error or not isinstance(error, ConfigError) else "")

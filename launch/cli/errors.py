@@ -33,6 +33,7 @@ from yaml import MarkedYAMLError
 from conf.schema.base import ConfigError, Key, key_of, yaml_text
 from conf.schema.renames import renamed_key, renamed_option
 from launch.cli.groups import groups, options, owner
+from launch.runs.atomic import disk_full
 from launch.runs.run_folder import unusable_folder_message
 
 TYPES = {FloatNode: "a number", IntegerNode: "a whole number", BooleanNode: "true or false", StringNode: "text"}
@@ -65,7 +66,7 @@ def _message(error: BaseException, package: str) -> str:
             return _key_message(cause, package, file) + (f" (in {file}.yaml)" if file else "")
         composing = re.match(r"In '(.+)': \w+ raised while composing", str(cause))
         file = composing[1] if composing else file
-    if isinstance(error, OSError) and error.filename:
+    if isinstance(error, OSError) and (error.filename or disk_full(error)):
         return unusable_folder_message(error)
     several = re.match(r"(?:Ambiguous value for argument|Sweep parameters) '([^=]+)=(.*)'", str(error))
     if several:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from conf.schema.base import ConfigError
 from launch.cli.recorded_command import RecordedCommand
 from launch.cluster.sweep import Sweep, SweepJob, read_sweep
+from launch.runs.atomic import make_folder
 from launch.runs.checkpoint import checkpoint_steps
 from launch.runs.run_folder import read_record, run_state, write_json
 
@@ -87,7 +88,7 @@ class JobTask:
         """Requeue the job, unless earlier requeues completed no step."""
         step = max(checkpoint_steps(Path(self.folder)), default=0)
         path = Path(self.sweep) / ".jobs" / f"{self.number}.json"
-        path.parent.mkdir(exist_ok=True)
+        make_folder(path.parent)
         before = read_requeue_progress(path)
         fruitless = before["fruitless"] + 1 if step <= before["step"] else 0
         write_json(path, {"step": step, "fruitless": fruitless})
@@ -108,7 +109,7 @@ class JobTask:
         if job.cluster != "slurm" or self.on_failure == "continue":
             return
         markers = Path(self.sweep) / ".jobs"
-        markers.mkdir(exist_ok=True)
+        make_folder(markers)
         try:
             (markers / f"{self.number}.failed.{os.environ.get('SLURM_RESTART_COUNT', '0')}").touch(exist_ok=False)
         except FileExistsError:

@@ -1,10 +1,10 @@
 """Copy the code when a sweep is submitted, so that jobs that start later run the same code."""
 
-import os
 import shutil
 from pathlib import Path
 
 from launch.cli.shadowing import HOME, ROOMS
+from launch.runs.atomic import replacing
 from launch.runs.provenance import code_version
 from launch.runs.run_folder import write_json
 
@@ -23,11 +23,11 @@ def take_snapshot(destination: Path, home: Path = HOME) -> Path:
     """
     if destination.exists():
         return destination
-    partial = destination.with_name(f"{destination.name}.{os.getpid()}")
-    for room in SOURCES:
-        if (home / room).is_dir() and (room in ROOMS or (home / room / "mara").is_dir()):
-            source = home / room if room in ROOMS else home / room / "mara"
-            shutil.copytree(source, partial / source.relative_to(home), ignore=shutil.ignore_patterns("__pycache__"))
-    write_json(partial / "code.json", code_version(home))
-    partial.rename(destination)
+    with replacing(destination) as partial:
+        for room in SOURCES:
+            if (home / room).is_dir() and (room in ROOMS or (home / room / "mara").is_dir()):
+                source = home / room if room in ROOMS else home / room / "mara"
+                target = partial / source.relative_to(home)
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        write_json(partial / "code.json", code_version(home))
     return destination

@@ -12,6 +12,7 @@ from typing import Any
 
 from conf.schema.base import ConfigError
 from launch.cli.recorded_command import is_inside, read_command
+from launch.runs.atomic import make_folder
 from launch.runs.run_folder import read_record, run_state, write_json
 
 # The states of a job that has ended in the output of squeue; ENDED is our own, for a job that is not in the queue.
@@ -55,7 +56,7 @@ class Sweep:
 
 def write_sweep(folder: Path, sweep: Sweep) -> None:
     """Write sweep.json, and create the folder if it does not exist."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_json(folder / "sweep.json", asdict(sweep))
 
 

@@ -2,15 +2,19 @@
 
 A checkpoint is a folder such as `checkpoints/step_00000120`, named after the number of completed steps. It holds
 `tensors.safetensors`, `state.json` (the tree that refers to the tensors) and `manifest.json` (the run it belongs to,
-the lengths of the run's line files, checksums). The folder is written under a temporary name, synced and then
-renamed, so a folder with the final name is complete. The checksums detect later damage.
+the lengths and checksums of the run's line files, checksums of the other two). The folder is written under a
+temporary name, synced and then renamed, so a folder with the final name is complete. The checksums detect later
+damage.
+
+What is damaged, or missing, sends a run to an earlier checkpoint. A file that cannot be read for another reason, such
+as its permissions, stops the run, since the checkpoint may be good.
 """
 
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple, Protocol
@@ -21,11 +25,12 @@ from torch import Tensor
 
 from conf.schema.base import ConfigError
 from conf.schema.renames import upgraded_flat
-from launch.runs.line_files import line_file
+from launch.runs.atomic import make_folder, remove_folder, replacing, writing
+from launch.runs.line_files import RESULT_FILES, file_checksum, line_file
 from launch.runs.run_folder import flatten
 
 VOLATILE = ("resume", "checkpoint", "loggers")  # configuration keys that do not affect results
-PARTIAL = ".half_"  # prefix of a folder that is being written or removed
+SET_ASIDE = "damaged_"  # prefix of a checkpoint that is not used again
 
 
 class Stateful(Protocol):
@@ -58,59 +63,63 @@ class Manifest(NamedTuple):
     identity: dict[str, str]  # must also match when the run resumes, for example the hash of the reference
     positions: dict[str, int]  # lengths of metrics.jsonl, timings.jsonl and samples.jsonl in bytes
     score: float | None  # value of the metric that selects the best checkpoint, higher is better
+    line_checksums: Mapping[str, str] = {}  # of the RESULT_FILES up to their positions; older checkpoints have none
 
 
 class DamagedCheckpoint(Exception):
-    """A checkpoint whose files are missing or differ from what was written."""
+    """A checkpoint whose files, or the lines it follows, are missing or differ from what was written."""
 
 
 def save_checkpoint(folder: Path, manifest: Manifest, state: Mapping[str, Any], keep: int) -> None:
     """Write `state` as a checkpoint of the run folder, then remove all but the last `keep` and the best one.
 
     Raises:
-        OSError: the checkpoint cannot be written; earlier checkpoints are unchanged.
+        WriteError: the checkpoint cannot be written; earlier checkpoints are unchanged.
         TypeError: `state` holds a value that is neither a tensor nor a plain value.
     """
-    parent = folder / "checkpoints"
-    parent.mkdir(exist_ok=True)
-    partial, final = parent / f"{PARTIAL}{manifest.step:08}", _path(folder, manifest.step)
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir()
+    make_folder(folder / "checkpoints")
+    with replacing(_path(folder, manifest.step)) as path:
+        path.mkdir()
         tensors: dict[str, Tensor] = {}
         tree = json.dumps(encode(state, tensors, {}))
-        save_file(tensors, partial / "tensors.safetensors")
-        (partial / "state.json").write_text(tree, "utf-8")
-        checksums = {path.name: _file_checksum(path) for path in sorted(partial.iterdir())}
+        save_file(tensors, path / "tensors.safetensors")
+        (path / "state.json").write_text(tree, "utf-8")
+        checksums = {file.name: file_checksum(file) for file in sorted(path.iterdir())}
         content = {**manifest._asdict(), "checksums": checksums}
         text = json.dumps({**content, "checksum": _json_checksum(content)}, indent=1)
-        (partial / "manifest.json").write_text(text, "utf-8")
-        for path in (*partial.iterdir(), partial):
-            sync_to_disk(path)
-        if final.exists():  # a damaged checkpoint of the same step
-            remove_folder(final)
-        partial.rename(final)
-        sync_to_disk(parent)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        (path / "manifest.json").write_text(text, "utf-8")
     prune_checkpoints(folder, keep)
 
 
 def prune_checkpoints(folder: Path, keep: int) -> None:
-    """Remove all checkpoints but the last `keep` and the one with the highest score, the latest one of a tie."""
-    steps = checkpoint_steps(folder)
-    scores = {step: score for step in steps if (score := _score(folder, step)) is not None}
-    best = max(scores, key=lambda step: (scores[step], step), default=None)
-    for step in steps[keep:]:
-        if step != best:
-            remove_folder(_path(folder, step))
+    """Remove all checkpoints but the last `keep` and the one with the highest score, the latest one of a tie.
+
+    A checkpoint with a damaged manifest counts as neither, and is removed.
+
+    Raises:
+        WriteError: a checkpoint cannot be removed.
+    """
+    scores: dict[int, float | None] = {}
+    with writing(folder / "checkpoints"):
+        steps = checkpoint_steps(folder)
+        for step in steps:
+            with suppress(DamagedCheckpoint):
+                scores[step] = _manifest_content(folder, step)["score"]
+        scored = {step: score for step, score in scores.items() if score is not None}
+        best = max(scored, key=lambda step: (scored[step], step), default=None)
+        for step in steps:
+            if step != best and step not in list(scores)[:keep]:
+                remove_folder(_path(folder, step))
 
 
 def checkpoint_steps(folder: Path) -> list[int]:
     """The steps of a run folder's checkpoints, newest first."""
-    names = [path.name for path in (folder / "checkpoints").glob("step_*")]
-    return sorted((int(name[5:]) for name in names if name[5:].isdecimal()), reverse=True)
+    try:
+        names = os.listdir(folder / "checkpoints")  # unlike Path.glob, raises if the folder cannot be read
+    except FileNotFoundError:
+        return []
+    steps = (name.removeprefix("step_") for name in names if name.startswith("step_"))
+    return sorted((int(step) for step in steps if step.isdecimal()), reverse=True)
 
 
 def read_manifest(folder: Path, step: int) -> Manifest:
@@ -118,44 +127,123 @@ def read_manifest(folder: Path, step: int) -> Manifest:
 
     Raises:
         DamagedCheckpoint: a file is missing, or differs from what was written.
+        ConfigError: a file cannot be read for another reason.
     """
-    path = _path(folder, step)
-    try:
-        content = json.loads((path / "manifest.json").read_text("utf-8"))
-        if content.pop("checksum") != _json_checksum(content):
-            raise DamagedCheckpoint("the checksum of manifest.json does not match")
+    content = _manifest_content(folder, step)
+    with _reading(_path(folder, step)):
         for name, checksum in content.pop("checksums").items():
-            if _file_checksum(path / name) != checksum:
+            if file_checksum(_path(folder, step) / name) != checksum:
                 raise DamagedCheckpoint(f"the checksum of {name} does not match")
         content["config"] = upgraded_flat(content["config"])
         return Manifest(**content)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DamagedCheckpoint(str(error)) from error
+
+
+def _manifest_content(folder: Path, step: int) -> dict[str, Any]:
+    """The content of a manifest, whose own checksum is verified. Raises as `read_manifest` does."""
+    path = _path(folder, step) / "manifest.json"
+    with _reading(path):
+        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        if content.pop("checksum") != _json_checksum(content):
+            raise DamagedCheckpoint("the checksum of manifest.json does not match")
+        return content
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what a damaged or missing file raises into DamagedCheckpoint, and another OSError into ConfigError."""
+    try:
+        yield
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise DamagedCheckpoint(f"{Path(error.filename or path).name}: {error.strerror}") from error
+    except OSError as error:
+        raise ConfigError(
+            f"{error.filename or path}: cannot be read: {error.strerror or error}; the run was not resumed, since "
+            "its checkpoint may be good: run the same command when the file can be read, or use a new folder"
+        ) from error
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise DamagedCheckpoint(f"{path.name}: {error}") from error
 
 
 def newest_checkpoint(
-    folder: Path, config: Mapping[str, Any], identity: Mapping[str, str], warn: Callable[[str], None]
+    folder: Path,
+    config: Mapping[str, Any],
+    identity: Mapping[str, str],
+    warn: Callable[[str], None],
+    required: bool = False,
 ) -> Manifest | None:
     """The newest undamaged checkpoint of a run folder whose line files are still complete, None if there is none.
 
+    Newer checkpoints, which are damaged, are renamed, so that they neither are used again nor count when old
+    checkpoints are removed.
+
+    Args:
+        folder: the run folder.
+        config: that of this run, by dotted key, without the volatile keys.
+        identity: that of this run.
+        warn: prints a warning.
+        required: whether only the newest checkpoint will do.
+
     Raises:
-        ConfigError: the checkpoint has another configuration or identity.
+        ConfigError: the checkpoint has another configuration or identity, or cannot be read; or it is `required`, and
+            the newest one is damaged or there is none.
     """
-    for step in checkpoint_steps(folder):
-        checkpoint = str(_path(folder, step))
+    damaged: dict[int, str] = {}
+    manifest = None
+    with _reading(folder / "checkpoints"):
+        steps = checkpoint_steps(folder)
+    for step in steps:
         try:
-            manifest = read_manifest(folder, step)
-            for name, position in manifest.positions.items():
-                path = line_file(folder, name)
-                if not path.exists() or path.stat().st_size < position:
-                    raise DamagedCheckpoint(f"{path.name} is shorter than it was when the checkpoint was written")
+            manifest = _usable_manifest(folder, step)
+            break
         except DamagedCheckpoint as error:
-            warn(f"{checkpoint} is damaged and is not used: {error}")
-            continue
+            damaged[step] = str(error)
+    if manifest is not None:
+        checkpoint = str(_path(folder, manifest.step))
         check_equal(checkpoint, manifest.config, config, "use a new folder for another run")
         check_equal(checkpoint, manifest.identity, identity, "use a new folder for another model")
-        return manifest
-    return None
+    if required:
+        _require_newest(folder, damaged, manifest)
+    with writing(folder / "checkpoints"):
+        for step, reason in damaged.items():
+            name = set_aside(folder, step)
+            warn(f"{_path(folder, step)} is damaged and is not used: {reason}; it was renamed to {name}")
+    return manifest
+
+
+def _usable_manifest(folder: Path, step: int) -> Manifest:
+    """The manifest of a checkpoint, with which the result files up to their positions are compared."""
+    manifest = read_manifest(folder, step)
+    for name in RESULT_FILES:
+        path, position = line_file(folder, name), manifest.positions.get(name, 0)
+        if position == 0:
+            continue
+        with _reading(path):
+            if path.stat().st_size < position:
+                raise DamagedCheckpoint(f"{path.name} is shorter than it was when the checkpoint was written")
+            checksum = manifest.line_checksums.get(name)
+            if checksum is not None and file_checksum(path, position) != checksum:
+                raise DamagedCheckpoint(f"{path.name} differs from what it was when the checkpoint was written")
+    return manifest
+
+
+def _require_newest(folder: Path, damaged: Mapping[int, str], manifest: Manifest | None) -> None:
+    alternative = "start again" if manifest is None else f"go on from step {manifest.step}"
+    for step, reason in damaged.items():
+        raise ConfigError(
+            f"resume=must: {_path(folder, step)} is damaged: {reason}; use resume=auto to {alternative}"
+        )
+    if manifest is None:
+        raise ConfigError(f"resume=must: {folder} holds no checkpoint to resume from; use resume=auto to start again")
+
+
+def set_aside(folder: Path, step: int) -> str:
+    """Rename a checkpoint so that it is not one any more, and return its new name."""
+    path = _path(folder, step)
+    aside = path.with_name(f"{SET_ASIDE}{path.name}")
+    if aside.exists():
+        remove_folder(aside)
+    path.rename(aside)
+    return aside.name
 
 
 def read_state(folder: Path, step: int) -> dict[str, Any]:
@@ -242,44 +330,8 @@ def tensors_hash(tensors: Iterable[tuple[str, Tensor]]) -> str:
     return digest.hexdigest()
 
 
-def remove_partial(folder: Path) -> None:
-    """Remove the folders that an earlier process was writing or removing when it was killed."""
-    for path in (folder / "checkpoints").glob(f"{PARTIAL}*"):
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def remove_folder(path: Path) -> None:
-    """Remove a folder. It is renamed first, so that a partly removed folder does not keep its name."""
-    partial = path.with_name(f"{PARTIAL}{path.name}")
-    shutil.rmtree(partial, ignore_errors=True)
-    path.rename(partial)
-    shutil.rmtree(partial, ignore_errors=True)
-
-
-def sync_to_disk(path: Path) -> None:
-    """Flush a file, or the list of names in a folder, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _path(folder: Path, step: int) -> Path:
     return folder / "checkpoints" / f"step_{step:08}"
-
-
-def _score(folder: Path, step: int) -> float | None:
-    try:
-        score = json.loads((_path(folder, step) / "manifest.json").read_text("utf-8"))["score"]
-    except (OSError, ValueError, KeyError):
-        return None
-    return None if score is None else float(score)
-
-
-def _file_checksum(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _json_checksum(content: Any) -> str:

@@ -1,18 +1,21 @@
 """The files of a run folder that are written one line of JSON at a time: metrics, timings and samples."""
 
+import hashlib
 import json
 import math
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 from torch import Tensor
 
-from conf.schema.base import ConfigError
+from launch.runs.atomic import writing
 
-LINE_FILES = ("metrics", "timings", "samples")
+RESULT_FILES = ("metrics", "samples")  # which a checkpoint continues
+LINE_FILES = (*RESULT_FILES, "timings")
 
 
 class LineFiles:
@@ -20,41 +23,54 @@ class LineFiles:
 
     Args:
         folder: the run folder.
-        positions: the length in bytes that each file is first truncated to, by name.
+        positions: the length in bytes that each file is first truncated to, by name. A shorter file of timings is
+            truncated to its last complete line.
 
     Raises:
-        ConfigError: a file cannot be written.
+        WriteError: a file cannot be written.
     """
 
     def __init__(self, folder: Path, positions: Mapping[str, int]) -> None:
         self.folder = folder
-        try:
-            self._files = {name: _open_at(line_file(folder, name), positions[name]) for name in LINE_FILES}
-        except OSError as error:
-            raise ConfigError(unwritable_message(error, folder)) from error
+        self._files: dict[str, TextIO] = {}
+        for name in LINE_FILES:
+            with writing(line_file(folder, name)):
+                self._files[name] = _open_at(line_file(folder, name), positions[name])
+        self._digests = {name: _digest(line_file(folder, name), positions[name]) for name in RESULT_FILES}
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:
         """Write one line and flush it.
 
         Raises:
-            ConfigError: the file cannot be written.
+            WriteError: the file cannot be written.
         """
-        try:
-            self._files[name].write(json.dumps(to_json(row), ensure_ascii=False, allow_nan=False) + "\n")
+        line = json.dumps(to_json(row), ensure_ascii=False, allow_nan=False) + "\n"
+        with writing(line_file(self.folder, name)):
+            self._files[name].write(line)
             self._files[name].flush()
-        except OSError as error:
-            raise ConfigError(unwritable_message(error, line_file(self.folder, name))) from error
+        if name in self._digests:
+            self._digests[name].update(line.encode())
 
     def sync(self) -> dict[str, int]:
-        """Flush all files to the disk and return their lengths in bytes by name."""
-        for file in self._files.values():
-            os.fsync(file.fileno())
+        """Flush all files to the disk and return their lengths in bytes by name.
+
+        Raises:
+            WriteError: a file cannot be written.
+        """
+        for name, file in self._files.items():
+            with writing(line_file(self.folder, name)):
+                os.fsync(file.fileno())
         return {name: file.tell() for name, file in self._files.items()}
 
+    def checksums(self) -> dict[str, str]:
+        """The checksums of the RESULT_FILES, as they are at present."""
+        return {name: digest.hexdigest() for name, digest in self._digests.items()}
+
     def close(self) -> None:
-        """Close all files."""
-        for file in self._files.values():
-            file.close()
+        """Close all files, also those after one that cannot be closed."""
+        with ExitStack() as stack:
+            for file in self._files.values():
+                stack.callback(file.close)
 
 
 def line_file(folder: Path, name: str) -> Path:
@@ -62,18 +78,31 @@ def line_file(folder: Path, name: str) -> Path:
     return folder / f"{name}.jsonl"
 
 
+def file_checksum(path: Path, length: int | None = None) -> str:
+    """The SHA-256 hash of a file, or of its first `length` bytes."""
+    if length is not None:
+        return _digest(path, length).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(path: Path, length: int) -> Any:
+    """The hash of the first `length` bytes of a file, to which more can be added."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while length > 0 and (chunk := file.read(min(length, 1 << 20))):
+            digest.update(chunk)
+            length -= len(chunk)
+    return digest
+
+
 def _open_at(path: Path, position: int) -> TextIO:
     with path.open("ab") as file:
+        if file.tell() < position:  # of timings only
+            position = path.read_bytes().rfind(b"\n") + 1
         if file.tell() != position:
             file.truncate(position)
     return path.open("a", encoding="utf-8", newline="\n")
-
-
-def unwritable_message(error: OSError, path: Path) -> str:
-    """The message for a file of a run that cannot be written."""
-    reason = error.strerror or error
-    advice = "checkpoints are safe; run the same command to resume"
-    return f"{error.filename or path}: cannot be written: {reason}; {advice}"
 
 
 def to_json(value: Any) -> Any:

@@ -1,11 +1,14 @@
 """Loggers that receive the metrics in addition to metrics.jsonl: `loggers=[tensorboard,wandb]`."""
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
 
 from conf.schema.base import ConfigError
+from launch.runs.atomic import make_folder, writing
+from launch.runs.run_folder import write_text
 
 
 class MetricLogger(Protocol):
@@ -27,6 +30,7 @@ class TensorBoardLogger:
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        threading.excepthook = hide_tensorboard_errors
         self._folder = folder / "tensorboard"
         self._make_writer = SummaryWriter
         self._writer: Any = None
@@ -41,6 +45,7 @@ class TensorBoardLogger:
     def close(self) -> None:
         """Close the event file."""
         if self._writer is not None:
+            self._writer.flush()  # raises what the thread that writes the file has raised
             self._writer.close()
 
 
@@ -55,8 +60,8 @@ class WandbLogger:
 
         id_file = folder / "wandb" / "run_id"
         run_id = id_file.read_text("utf-8").strip() if id_file.exists() else uuid4().hex[:12]
-        id_file.parent.mkdir(exist_ok=True)
-        id_file.write_text(run_id, "utf-8")
+        make_folder(id_file.parent)
+        write_text(id_file, run_id)
         self._run = wandb.init(
             id=run_id, resume="allow", dir=str(folder), config=dict(config), settings=wandb.Settings(silent=True)
         )
@@ -68,6 +73,13 @@ class WandbLogger:
     def close(self) -> None:
         """Finish the run."""
         self._run.finish()
+
+
+def hide_tensorboard_errors(hook: threading.ExceptHookArgs) -> None:
+    """Do not print the OSErrors of TensorBoard's thread: the next call of its writer raises them in this one."""
+    from_tensorboard = type(hook.thread).__module__.startswith("tensorboard")
+    if not (from_tensorboard and isinstance(hook.exc_value, OSError)):
+        threading.__excepthook__(hook)
 
 
 LOGGERS: dict[str, Callable[[Path, Mapping[str, Any]], MetricLogger]] = {
@@ -90,7 +102,8 @@ def make_loggers(names: Sequence[str], folder: Path, config: Mapping[str, Any]) 
     loggers: list[MetricLogger] = []
     for name in names:
         try:
-            loggers.append(LOGGERS[name](folder, config))
+            with writing(folder):
+                loggers.append(LOGGERS[name](folder, config))
         except ImportError as error:
             raise ConfigError(
                 f"loggers: {name} needs the package {error.name}, which is not installed: "

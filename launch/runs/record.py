@@ -3,8 +3,7 @@
 import os
 import socket
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from conf.schema.base import ConfigError
 from launch.cli.recorded_command import recorded_cwd
 from launch.cli.shadowing import HOME
+from launch.runs.atomic import WriteError, remove_partial
 from launch.runs.checkpoint import check_equal, result_config
-from launch.runs.line_files import unwritable_message
 from launch.runs.provenance import code_version, hardware, package_versions
 from launch.runs.run_folder import (
     CLOCK,
@@ -27,6 +26,13 @@ from launch.runs.run_folder import (
     write_json,
     write_text,
 )
+
+CONTINUED = {  # what a run that resumes reads from the record of the earlier process, and its type
+    **dict.fromkeys(("state", "started", "host"), str),
+    **dict.fromkeys(("versions", "code"), dict),
+    "pid": int,
+    "earlier": list,
+}
 
 
 class RunRecord:
@@ -82,17 +88,20 @@ class RunRecord:
             earlier = earlier_record(folder, resolved_config(config))
             if earlier is not None:
                 self._add_earlier(earlier, warn)
+            for place in (folder, folder / "checkpoints", folder / "report"):
+                remove_partial(place)
         except BaseException:
             self.release()
             raise
 
     def _add_earlier(self, earlier: Mapping[str, Any], warn: Callable[[str], None]) -> None:
         """Add the record of an earlier process, and warn if the code or a package has changed since."""
-        entry = {key: earlier[key] for key in ("state", "started", "ended", "host", "pid", "versions", "code")}
+        entry = {key: earlier.get(key) for key in ("state", "started", "ended", "host", "pid", "versions", "code")}
         entry["state"] = "dead" if entry["state"] == "running" else entry["state"]
         self.content |= {"started": earlier["started"], "clock": clock_of(earlier)}
         self.content["earlier"] = [*earlier["earlier"], entry]
-        before, now = (f"{code['commit']}, dirty {code['dirty']}" for code in (earlier["code"], self.content["code"]))
+        codes = (earlier["code"], self.content["code"])
+        before, now = (f"{code.get('commit')}, dirty {code.get('dirty')}" for code in codes)
         if before != now:
             warn(f"the code has changed since the run started (commit {before}; now {now}); results may differ")
         for name, version in self.content["versions"].items():
@@ -103,29 +112,20 @@ class RunRecord:
         """Write config.yaml, overrides.yaml and run.json.
 
         Raises:
-            ConfigError: the folder cannot be written.
+            WriteError: a file cannot be written.
         """
-        with self._writing():
-            write_text(self.folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
-            write_text(self.folder / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
-            self._write()
+        write_text(self.folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+        write_text(self.folder / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
+        self._write()
 
     def note(self, facts: Mapping[str, Any]) -> None:
         """Add entries to run.json.
 
         Raises:
-            ConfigError: the folder cannot be written.
+            WriteError: a file cannot be written.
         """
         self.content |= facts
-        with self._writing():
-            self._write()
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise ConfigError(unusable_folder_message(error)) from error
+        self._write()
 
     def _write(self) -> None:
         patch = self.content["code"].pop("patch", "")
@@ -137,7 +137,7 @@ class RunRecord:
         """Record how the run ended and release the folder.
 
         Raises:
-            ConfigError: run.json cannot be written and `error` is None; otherwise `error` is the one to report.
+            WriteError: run.json cannot be written and `error` is None; otherwise `error` is the one to report.
         """
         self.content["state"] = "finished"
         if isinstance(error, KeyboardInterrupt):
@@ -148,9 +148,9 @@ class RunRecord:
         self.content["ended"] = utc_now()
         try:
             self._write()
-        except OSError as write_error:
+        except WriteError:
             if error is None:
-                raise ConfigError(unwritable_message(write_error, self.folder / "run.json")) from write_error
+                raise
         finally:
             self.release()
 
@@ -175,7 +175,11 @@ def earlier_record(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | 
     if resume == "never":
         raise ConfigError(f"resume=never: {folder} already holds a run; use auto or must to resume it")
     check_same_config(folder, config)
-    return read_record(folder)
+    record = read_record(folder)
+    damaged = [key for key, kind in CONTINUED.items() if not isinstance(record.get(key), kind)]
+    if damaged:
+        raise ConfigError(f"{folder / 'run.json'}: not the record of a run: {damaged[0]} is missing or damaged")
+    return record
 
 
 def is_finished(folder: Path, config: DictConfig) -> bool:

@@ -10,6 +10,7 @@ with Run(folder, package, config, overrides) as run:
 import random
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -20,13 +21,13 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from conf.schema.base import ConfigError
 from conf.schema.run import CheckpointConfig
 from launch.engines import distributed
 from launch.runs import checkpoint, signals
+from launch.runs.atomic import WriteError, writing
 from launch.runs.checkpoint import Manifest, Stateful
 from launch.runs.console import console
-from launch.runs.line_files import LINE_FILES, LineFiles, to_json, unwritable_message
+from launch.runs.line_files import LINE_FILES, LineFiles, to_json
 from launch.runs.loggers import MetricLogger, make_loggers
 from launch.runs.progress import StepProgress
 from launch.runs.record import RunRecord, read_clock, resolved_config
@@ -115,14 +116,14 @@ class Run:
         if self._record is None:
             return
         try:
-            if self._files is not None:
-                self._files.close()
-            for logger in self._loggers:
-                logger.close()
-        except OSError as close_error:
+            with writing(self.folder), ExitStack() as stack:
+                for part in (self._files, *self._loggers):
+                    if part is not None:
+                        stack.callback(part.close)
+        except WriteError as close_error:
             self._record.close(error or close_error)
             if error is None:
-                raise ConfigError(unwritable_message(close_error, self.folder)) from close_error
+                raise
         else:
             self._record.close(error)
 
@@ -138,14 +139,15 @@ class Run:
             **parts: the objects by the name under which a checkpoint holds their state.
 
         Raises:
-            ConfigError: the checkpoint has another configuration or identity.
+            ConfigError: the checkpoint has another configuration or identity, or cannot be read; or resume=must, and
+                there is no checkpoint or the newest one is damaged.
         """
         self._parts, self._identity = dict(parts), dict(identity or {})
         newest = None
         if self.is_main:
-            checkpoint.remove_partial(self.folder)
             config = checkpoint.result_config(self._config)
-            newest = checkpoint.newest_checkpoint(self.folder, config, self._identity, self.warn)
+            required = self._config["resume"] == "must" and "checkpoint" in self._config
+            newest = checkpoint.newest_checkpoint(self.folder, config, self._identity, self.warn, required)
         fields = distributed.broadcast(newest)
         positions = dict.fromkeys(LINE_FILES, 0)
         if fields is not None:
@@ -162,11 +164,9 @@ class Run:
         state = {name: part.state_dict() for name, part in self._parts.items()}
         if self._files is not None:
             config = checkpoint.result_config(self._config)
-            try:
-                manifest = Manifest(done, config, self._identity, self._files.sync(), self._score())
-                checkpoint.save_checkpoint(self.folder, manifest, state, self._checkpoint_config.keep)
-            except OSError as error:
-                raise ConfigError(unwritable_message(error, self.folder / "checkpoints")) from error
+            positions, checksums = self._files.sync(), self._files.checksums()
+            manifest = Manifest(done, config, self._identity, positions, self._score(), checksums)
+            checkpoint.save_checkpoint(self.folder, manifest, state, self._checkpoint_config.keep)
         distributed.barrier()
         self._saved_at = time.perf_counter()
 
@@ -229,7 +229,8 @@ class Run:
         self._append("metrics", {"step": step, **self._latest_metrics})
         self._append("timings", {"step": step, "seconds": round(time.perf_counter() - self._step_started, 6)})
         for logger in self._loggers:
-            logger.log(step, self._latest_metrics)
+            with writing(self.folder):
+                logger.log(step, self._latest_metrics)
 
     def log_samples(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append rows to samples.jsonl, each with the current step."""

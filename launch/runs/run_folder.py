@@ -16,6 +16,7 @@ from platformdirs import user_cache_path
 
 from conf.schema.base import ConfigError
 from conf.schema.renames import upgraded
+from launch.runs.atomic import disk_full, replacing
 
 STATES = ("running", "finished", "failed", "preempted")
 LOCK = ".lock"
@@ -81,22 +82,27 @@ def is_locked(folder: Path) -> bool | None:
 def unusable_folder_message(error: OSError) -> str:
     """The message for a run folder that cannot be created, written or locked."""
     key = "hydra.run.dir (hydra.sweep.dir with -m)"
-    return f"{key}: cannot write a run to {error.filename}: {error.strerror}; choose another folder"
+    place = f" to {error.filename}" if error.filename else ""
+    return f"{key}: cannot write a run{place}: {error.strerror or error}; choose another folder"
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Replace a file with an indented JSON object, atomically."""
+    """Replace a file with an indented JSON object, atomically.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file atomically: it is never partly written, even if the machine crashes."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8", newline="") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+    """Replace a file atomically: it is never partly written, even if the machine crashes.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    with replacing(path) as new:
+        new.write_text(text, encoding="utf-8", newline="")
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -107,7 +113,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     """
     path = folder / "run.json"
     try:
-        record = json.loads(path.read_text("utf-8"))
+        record = parse_json(path.read_text("utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{folder}: not a run folder, it has no run.json") from None
     except (OSError, ValueError) as error:
@@ -129,8 +135,17 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def clock_of(record: Mapping[str, Any]) -> str:
-    """The time that prompts with a date show in a run, from its record. Earlier versions did not record it."""
-    return str(record.get("clock") or record["started"])
+    """The time that prompts with a date show in a run, from its record. Earlier versions did not record it.
+
+    Raises:
+        ConfigError: it is not a time in ISO format.
+    """
+    text = str(record.get("clock") or record.get("started"))
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"run.json: clock must be a time such as 2026-11-29T10:00:00+00:00, got {text!r}") from None
+    return text
 
 
 def recorded_clock(folder: Path) -> datetime:
@@ -152,6 +167,18 @@ def read_yaml(path: Path) -> Any:
         raise ConfigError(f"{path}: invalid YAML: {str(error).partition(chr(10))[0]}") from None
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON.
+
+    Raises:
+        ValueError: it is not JSON, or is nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a file that holds one JSON object.
 
@@ -159,7 +186,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ConfigError: the file is missing or does not hold a JSON object.
     """
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = parse_json(path.read_text("utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: file not found") from None
     except (OSError, ValueError) as error:
@@ -179,7 +206,7 @@ def iterate_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     with path.open(encoding="utf-8", newline="\n") as lines:  # str.splitlines would also split at U+2028
         for line in lines:
             if line.endswith("\n"):
-                yield json.loads(line)
+                yield parse_json(line)
 
 
 def read_last_line(path: Path) -> dict[str, Any] | None:
@@ -196,7 +223,7 @@ def read_last_line(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     complete = [line for line in tail.split(b"\n")[:-1] if line]
-    return json.loads(complete[-1]) if complete else None
+    return parse_json(complete[-1]) if complete else None
 
 
 def last_traceback_line(trace: str | None) -> str:
@@ -233,7 +260,10 @@ def cache_folder() -> Path:
 
 @contextmanager
 def one_line_errors(command: str) -> Iterator[None]:
-    """Exit with a one-line message and status 1 on a ConfigError. Other exceptions keep their traceback."""
+    """Exit with a one-line message and status 1 on a ConfigError or a full disk.
+
+    Other exceptions keep their traceback.
+    """
     try:
         yield
     except ConfigError as error:
@@ -241,5 +271,10 @@ def one_line_errors(command: str) -> Iterator[None]:
     except BrokenPipeError:  # for example in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         raise SystemExit(0) from None
+    except OSError as error:
+        message = disk_full(error)
+        if message is None:
+            raise
+        raise SystemExit(f"{command}: {message}") from None
     except KeyboardInterrupt:
         raise SystemExit(f"{command}: interrupted") from None

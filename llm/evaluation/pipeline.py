@@ -16,6 +16,7 @@ from conf.schema.equivalence import EQUIVALENCES
 from conf.schema.llm import EvaluateConfig, LlmConfig, ModelConfig, RewardConfig, RewardPartConfig, StopConfig
 from core.mara import reaches
 from launch.cli.compose import compose_typed, read_recorded_config
+from launch.runs.atomic import writing
 from launch.runs.checkpoint import tensors_hash
 from launch.runs.console import console
 from launch.runs.line_files import to_json
@@ -235,7 +236,7 @@ def sample_to_file(
     if done:
         console.print(f"resuming after {done} of {len(records)} prompts", soft_wrap=True)
     starts = range(done, len(records), prompts_at_once)
-    with path.open("a", encoding="utf-8", newline="\n") as out:
+    with writing(path), path.open("a", encoding="utf-8", newline="\n") as out:
         hidden = not console.is_terminal
         for first in track(starts, "sampling", console=console, transient=True, disable=hidden):
             numbers = range(first, min(first + prompts_at_once, len(records)))

@@ -31,6 +31,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from conf.schema.base import ConfigError
+from launch.runs.atomic import make_folder
 from launch.runs.console import console
 from launch.runs.run_folder import cache_folder, write_text
 from llm.inference.logprobs import completion_logp
@@ -84,7 +85,7 @@ def tiny_data(key: str, name: str) -> Path:
         raise ConfigError(f"{key}.path: llm.testbed.corpora has no data set {name}")
     text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     folder = cache_folder() / f"data-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     file = folder / f"{name}.jsonl"
     if not file.exists():
         write_text(file, text)

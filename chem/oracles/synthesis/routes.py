@@ -9,6 +9,8 @@ from rdkit import Chem
 from rdkit.Chem import Draw, rdChemReactions
 from syntheseus.search.graph.and_or import AndNode, AndOrGraph
 
+from launch.runs.atomic import replacing
+
 Route = dict[str, Any]  # smiles; for a molecule that is made also reaction (its name) and reactants (routes)
 
 
@@ -54,4 +56,5 @@ def draw_route(route: Route, path: Path) -> None:
     for row in rows:
         sheet.paste(row, (0, top))
         top += row.height
-    sheet.save(path)
+    with replacing(path) as file:
+        sheet.save(file)

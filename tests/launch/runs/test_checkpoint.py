@@ -1,12 +1,16 @@
 """Checkpoints on their own: what comes back, which are kept, which are used. test_interruptions.py resumes runs."""
 
+import errno
+import io
 import json
+import os
 
 import pytest
 import torch
 
 from conf.schema.base import ConfigError
 from launch.runs import checkpoint
+from launch.runs.atomic import PARTIAL, remove_partial
 from launch.runs.checkpoint import DamagedCheckpoint, LoopState, Manifest, checkpoint_steps
 
 
@@ -70,12 +74,19 @@ def test_the_newest_undamaged_checkpoint_is_used(tmp_path):
     (path / "state.json").write_text("{}")
     step, (warning,) = newest(tmp_path)
     assert step == 2
-    assert warning == f"{path} is damaged and is not used: the checksum of state.json does not match"
+    assert warning == (
+        f"{path} is damaged and is not used: the checksum of state.json does not match; "
+        "it was renamed to damaged_step_00000030"
+    )
+    assert checkpoint_steps(tmp_path) == [2, 1]
     for step in (1, 2):
         (tmp_path / "checkpoints" / f"step_{step:08}" / "manifest.json").unlink()
     assert newest(tmp_path)[0] is None
-    save(tmp_path, 30)  # a damaged checkpoint of the same step is replaced
+    assert newest(tmp_path) == (None, [])  # they are said once
+    save(tmp_path, 30)
     assert newest(tmp_path)[0] == 30
+    (path / "state.json").write_text("{}")  # what was set aside of the same step is replaced
+    assert newest(tmp_path)[0] is None
 
 
 def test_a_checkpoint_whose_lines_are_lost_is_not_used(tmp_path):
@@ -84,7 +95,104 @@ def test_a_checkpoint_whose_lines_are_lost_is_not_used(tmp_path):
         save(tmp_path, step, positions={"metrics": size})
     step, (warning,) = newest(tmp_path)
     assert step == 1
-    assert warning.endswith("metrics.jsonl is shorter than it was when the checkpoint was written")
+    assert "not used: metrics.jsonl is shorter than it was when the checkpoint was written; it was" in warning
+
+
+def damage(folder, step, name="state.json", content=""):
+    (folder / "checkpoints" / f"step_{step:08}" / name).write_text(content)
+
+
+def test_damaged_checkpoints_do_not_count_when_old_ones_are_removed(tmp_path):
+    save(tmp_path, 10, keep=2)
+    save(tmp_path, 20, keep=2)
+    damage(tmp_path, 20)
+    assert newest(tmp_path)[0] == 10
+    save(tmp_path, 15, keep=1)  # as a run that resumed from 10 and was stopped
+    assert checkpoint_steps(tmp_path) == [15]
+    assert newest(tmp_path) == (15, [])
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["damaged_step_00000020", "step_00000015"]
+    damage(tmp_path, 15, "manifest.json", "{}")
+    save(tmp_path, 16, keep=1)
+    save(tmp_path, 17, keep=2)
+    assert checkpoint_steps(tmp_path) == [17, 16]
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "{}", "", "nul\0", '{"checksum": 1}'])
+def test_a_manifest_of_any_content_is_damaged(tmp_path, content):
+    for step in (1, 2):
+        save(tmp_path, step)
+    damage(tmp_path, 2, "manifest.json", content)
+    with pytest.raises(DamagedCheckpoint):
+        checkpoint.read_manifest(tmp_path, 2)
+    assert newest(tmp_path)[0] == 1
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(errno.EACCES, "Permission denied"), OSError(errno.EIO, "I/O error")]
+)
+@pytest.mark.parametrize("name", ["manifest.json", "tensors.safetensors", "metrics.jsonl", "checkpoints"])
+def test_what_cannot_be_read_stops_the_run(tmp_path, monkeypatch, error, name):
+    (tmp_path / "metrics.jsonl").write_text("1234\n")
+    checksums = {"metrics": checkpoint.file_checksum(tmp_path / "metrics.jsonl")}
+    for step in (1, 2):
+        manifest = Manifest(step, {"lr": 0.1}, {}, {"metrics": 5}, None, checksums)
+        checkpoint.save_checkpoint(tmp_path, manifest, {"step": step}, 2)
+    opened, listed = io.open, os.listdir
+
+    def open_or_fail(path, *arguments, **options):
+        if str(path).endswith(name):
+            raise type(error)(*error.args, str(path))
+        return opened(path, *arguments, **options)
+
+    def list_or_fail(path):
+        if str(path).endswith(name):
+            raise type(error)(*error.args, str(path))
+        return listed(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(io, "open", open_or_fail)  # of Path.open
+        patch.setattr(os, "listdir", list_or_fail)
+        with pytest.raises(ConfigError, match=rf"{name}: cannot be read: {error.strerror}; the run was not resumed"):
+            newest(tmp_path)
+    assert newest(tmp_path) == (2, [])  # nothing was changed
+
+
+def test_lines_that_were_changed_are_noticed(tmp_path):
+    path = tmp_path / "samples.jsonl"
+    path.write_text("1234\n5678\n")
+    for step, position in ((1, 5), (2, 10)):
+        checksums = {"samples": checkpoint.file_checksum(path, position)}
+        manifest = Manifest(step, {"lr": 0.1}, {}, {"samples": position}, None, checksums)
+        checkpoint.save_checkpoint(tmp_path, manifest, {}, 2)
+    assert newest(tmp_path)[0] == 2
+    path.write_text("1234\n5679\n")
+    step, (warning,) = newest(tmp_path)
+    assert step == 1
+    assert "samples.jsonl differs from what it was when the checkpoint was written" in warning
+
+
+def test_timings_are_not_needed(tmp_path):
+    save(tmp_path, 1, positions={"timings": 5, "metrics": 0})
+    assert newest(tmp_path) == (1, [])
+
+
+def test_a_checkpoint_can_be_required(tmp_path):
+    def required(folder):
+        return checkpoint.newest_checkpoint(folder, {"lr": 0.1}, {}, print, required=True)
+
+    with pytest.raises(ConfigError, match=r"^resume=must: .* holds no checkpoint to resume from; use resume=auto to"):
+        required(tmp_path)
+    for step in (1, 2):
+        save(tmp_path, step)
+    assert required(tmp_path).step == 2
+    damage(tmp_path, 2)
+    with pytest.raises(ConfigError, match=r"^resume=must: .*step_00000002 is damaged: .*; use resume=auto to go on"):
+        required(tmp_path)
+    damage(tmp_path, 1)
+    with pytest.raises(ConfigError, match=r"^resume=must: .*step_00000002 is damaged: .*; use resume=auto to start"):
+        required(tmp_path)
+    assert checkpoint_steps(tmp_path) == [2, 1]  # nothing was changed
 
 
 def test_a_checkpoint_of_another_run_or_model_is_refused(tmp_path):
@@ -127,10 +235,10 @@ def test_the_last_and_the_best_are_kept(tmp_path, scores, kept):
 
 
 def test_only_folders_of_steps_are_checkpoints(tmp_path):
-    for name in ("step_00000007", "step_000000x", f"{checkpoint.PARTIAL}00000009", "mine"):
+    for name in ("step_00000007", "step_000000x", f"{PARTIAL}00000009", "mine"):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
     assert checkpoint_steps(tmp_path) == [7]
-    checkpoint.remove_partial(tmp_path)
+    remove_partial(tmp_path / "checkpoints")
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"step_00000007", "step_000000x", "mine"}
     with pytest.raises(DamagedCheckpoint):
         checkpoint.read_manifest(tmp_path, 7)

@@ -1,5 +1,6 @@
 """Runs that are killed, stopped by a signal, or find their folder damaged, and the runs that resume them."""
 
+import errno
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ from omegaconf import OmegaConf
 
 from conf.schema.base import ConfigError
 from launch.runs import checkpoint, run_folder
+from launch.runs.atomic import PARTIAL
 from launch.runs.checkpoint import LoopState
 from launch.runs.run import Run
 from launch.runs.run_folder import read_jsonl
@@ -153,11 +155,47 @@ def test_lines_that_were_lost_send_a_run_further_back(tmp_path, undisturbed, cap
     assert result_files(tmp_path) == undisturbed[1]
 
 
+def test_lost_timings_do_not_matter(tmp_path, undisturbed, capsys):
+    with pytest.raises(Stop):
+        job(tmp_path, until=5)
+    (tmp_path / "timings.jsonl").write_text("")
+    job(tmp_path)
+    printed = capsys.readouterr().out
+    assert "resuming from step 4" in printed
+    assert "damaged" not in printed
+    assert result_files(tmp_path) == undisturbed[1]
+    assert [row["step"] for row in read_jsonl(tmp_path / "timings.jsonl")] == [4, 5, 6, 7, 8]
+
+
+def test_a_changed_byte_in_the_lines_never_gives_another_result(tmp_path, undisturbed):
+    with pytest.raises(Stop):
+        job(tmp_path, until=5)
+    content = bytearray((tmp_path / "metrics.jsonl").read_bytes())
+    content[content.index(b"\n") + 20] ^= 1  # of step 1
+    (tmp_path / "metrics.jsonl").write_bytes(content)
+    job(tmp_path)
+    assert result_files(tmp_path) == undisturbed[1]
+
+
+def test_a_run_that_must_resume_does_not_start_again(tmp_path):
+    with pytest.raises(Stop):
+        job(tmp_path, until=5)
+    for path in (tmp_path / "checkpoints").glob("*/state.json"):
+        path.write_text("")
+    lines = (tmp_path / "metrics.jsonl").read_bytes()
+    with pytest.raises(ConfigError, match=r"^resume=must: .*step_00000004 is damaged"):
+        job(tmp_path, resume="must")
+    assert (tmp_path / "metrics.jsonl").read_bytes() == lines
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(ConfigError, match=r"^resume=must: .*holds no checkpoint"):
+        job(tmp_path, resume="must")
+
+
 def test_half_a_checkpoint_is_cleared_away(tmp_path, undisturbed):
     with pytest.raises(Stop):
         job(tmp_path, until=5)
     source = tmp_path / "checkpoints" / "step_00000004"
-    shutil.copytree(source, tmp_path / "checkpoints" / f"{checkpoint.PARTIAL}00000006")
+    shutil.copytree(source, tmp_path / "checkpoints" / f"{PARTIAL}00000006")
     job(tmp_path)
     assert result_files(tmp_path) == undisturbed[1]
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step_00000008", "step_00000009"]
@@ -235,6 +273,25 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_earlier_ones(tmp_path, u
     monkeypatch.undo()
     assert steps_saved(tmp_path) == [4, 2]
     assert run_folder.run_state(tmp_path) in ("failed", "dead")
+    job(tmp_path)
+    assert result_files(tmp_path) == undisturbed[1]
+
+
+@pytest.mark.parametrize("moment", range(0, 49, 6))
+def test_a_full_disk_at_any_moment_leaves_a_run_that_goes_on(tmp_path, undisturbed, monkeypatch, moment):
+    """Every flush to the disk after some number of them fails with ENOSPC."""
+    real, count = os.fsync, iter(range(moment))
+
+    def fsync(descriptor):
+        if next(count, None) is None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(ConfigError, match=r"cannot be written: No space left on device"):
+        job(tmp_path, checkpoint={**SAVING, "keep": 1})
+    monkeypatch.undo()
+    assert not list(tmp_path.rglob(f"{PARTIAL}*"))
     job(tmp_path)
     assert result_files(tmp_path) == undisturbed[1]
 

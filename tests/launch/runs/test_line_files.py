@@ -1,6 +1,5 @@
 """Files of lines: values as JSON has them, appending, and cutting off what a checkpoint does not know."""
 
-import errno
 import math
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 import torch
 
 from conf.schema.base import ConfigError
-from launch.runs.line_files import LINE_FILES, LineFiles, line_file, to_json, unwritable_message
+from launch.runs.line_files import LINE_FILES, LineFiles, file_checksum, line_file, to_json
 from launch.runs.run_folder import read_jsonl
 
 
@@ -65,7 +64,7 @@ def test_what_stands_behind_a_position_is_cut_off(tmp_path):
 
 def test_a_file_that_cannot_be_opened_is_named(tmp_path):
     line_file(tmp_path, "timings").mkdir()
-    with pytest.raises(ConfigError, match=r"timings\.jsonl: cannot be written: Is a directory; checkpoints are safe"):
+    with pytest.raises(ConfigError, match=r"timings\.jsonl: cannot be written: Is a directory; run the same command"):
         LineFiles(tmp_path, START)
 
 
@@ -73,12 +72,34 @@ def test_a_full_disk_is_named(tmp_path):
     line_file(tmp_path, "samples").symlink_to("/dev/full")
     files = LineFiles(tmp_path, START)
     files.append("metrics", {})
-    with pytest.raises(ConfigError, match=r"samples\.jsonl: cannot be written: No space left on device; checkpoints"):
+    with pytest.raises(ConfigError, match=r"samples\.jsonl: cannot be written: No space left on device; free"):
         files.append("samples", {})
 
 
-def test_the_message_names_the_file_of_the_error_if_it_has_one(tmp_path):
-    advice = "checkpoints are safe; run the same command to resume"
-    named = OSError(errno.ENOSPC, "No space left on device", "/the/file")
-    assert unwritable_message(named, tmp_path) == f"/the/file: cannot be written: No space left on device; {advice}"
-    assert unwritable_message(OSError("odd"), tmp_path) == f"{tmp_path}: cannot be written: odd; {advice}"
+def test_timings_that_were_lost_are_not_made_up(tmp_path):
+    files = LineFiles(tmp_path, START)
+    for step in range(3):
+        files.append("timings", {"step": step})
+    positions = files.sync()
+    files.close()
+    line_file(tmp_path, "timings").write_text('{"step": 0}\n{"st')
+    again = LineFiles(tmp_path, positions)
+    again.append("timings", {"step": 3})
+    again.close()
+    assert line_file(tmp_path, "timings").read_text() == '{"step": 0}\n{"step": 3}\n'
+
+
+def test_checksums_continue_after_a_position(tmp_path):
+    files = LineFiles(tmp_path, START)
+    files.append("metrics", {"step": 0, "text": "\u00e9"})
+    positions, before = files.sync(), files.checksums()
+    files.append("metrics", {"step": 1})
+    after = files.checksums()
+    files.close()
+    assert before["metrics"] == file_checksum(line_file(tmp_path, "metrics"), positions["metrics"])
+    again = LineFiles(tmp_path, positions)
+    assert again.checksums() == before
+    again.append("metrics", {"step": 1})
+    assert again.checksums() == after != before
+    again.close()
+    assert after["metrics"] == file_checksum(line_file(tmp_path, "metrics"))

@@ -2,6 +2,8 @@
 
 import os
 import sys
+import threading
+from types import SimpleNamespace
 
 import pytest
 from omegaconf import OmegaConf
@@ -32,6 +34,28 @@ def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path):
     events.Reload()
     assert set(events.Tags()["scalars"]) == {"loss", "reward/raw"}
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(s, s / 2) for s in range(6)]
+
+
+def test_a_full_disk_of_tensorboard_is_one_line(tmp_path, monkeypatch, capfd):
+    writer = pytest.importorskip("tensorboard.summary.writer.record_writer")
+
+    def full(self, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(writer.RecordWriter, "write", full)
+    with pytest.raises(ConfigError, match="cannot be written: No space left on device; free some space"):
+        job(tmp_path, ["tensorboard"])
+    assert "Traceback" not in capfd.readouterr().err  # of the thread that writes the file
+    monkeypatch.undo()
+    job(tmp_path, ["tensorboard"])
+
+
+def test_other_errors_of_threads_are_printed(monkeypatch):
+    printed: list[object] = []
+    monkeypatch.setattr(threading, "__excepthook__", printed.append)
+    hook = SimpleNamespace(thread=threading.Thread(), exc_value=OSError())
+    loggers.hide_tensorboard_errors(hook)
+    assert printed == [hook]
 
 
 def test_wandb_continues_the_same_run(tmp_path, monkeypatch):

@@ -154,6 +154,28 @@ def test_the_run_of_a_folder_is_continued_only_with_its_configuration(tmp_path):
         earlier_record(tmp_path, {**config, "lr": 0.2})
 
 
+def test_a_damaged_record_is_one_line(tmp_path):
+    config = resolved_config(OmegaConf.create(CONFIG))
+    open_record(tmp_path).close(None)
+    content = record(tmp_path)
+    assert earlier_record(tmp_path, config) == content
+    for key in ("started", "host", "pid", "versions", "code", "earlier"):
+        for damaged in ({**content, key: None}, {name: content[name] for name in content if name != key}):
+            (tmp_path / "run.json").write_text(json.dumps(damaged))
+            with pytest.raises(
+                ConfigError, match=rf"run\.json: not the record of a run: {key} is missing or damaged"
+            ):
+                earlier_record(tmp_path, config)
+
+
+def test_what_a_killed_process_was_writing_is_removed(tmp_path):
+    open_record(tmp_path).close(None)
+    for folder in (tmp_path, tmp_path / "report"):
+        (folder / ".half_77_summary.json").mkdir(parents=True)
+    open_record(tmp_path).close(None)
+    assert not list(tmp_path.rglob(".half_*"))
+
+
 def test_a_finished_run_is_known_by_its_configuration(tmp_path):
     config = OmegaConf.create(CONFIG)
     assert not is_finished(tmp_path, config)

@@ -195,3 +195,26 @@ def test_the_message_of_a_folder_names_its_key():
         "hydra.run.dir (hydra.sweep.dir with -m): "
         "cannot write a run to /a/run: Not a directory; choose another folder"
     )
+
+
+def test_json_that_is_nested_too_deeply_is_named(tmp_path):
+    deep = "[" * 100_000
+    (tmp_path / "run.json").write_text(deep)
+    with pytest.raises(ConfigError, match=r"run\.json: not the record of a run: nested too deeply"):
+        read_record(tmp_path)
+    with pytest.raises(ConfigError, match=r"run\.json: invalid JSON: nested too deeply"):
+        read_json(tmp_path / "run.json")
+
+
+@pytest.mark.parametrize("clock", ["2026-13-29T10:00:00+00:00", "x", 3])
+def test_a_damaged_clock_is_one_line(clock):
+    with pytest.raises(ConfigError, match=r"run\.json: clock must be a time"):
+        run_folder.clock_of({"clock": clock})
+
+
+def test_a_full_disk_ends_a_command_with_one_line():
+    with pytest.raises(SystemExit) as stop, one_line_errors("command"):
+        raise OSError(errno.ENOSPC, "No space left on device", "/a/file")
+    assert str(stop.value.code).startswith("command: /a/file: cannot be written: No space left on device; free")
+    with pytest.raises(FileNotFoundError), one_line_errors("command"):
+        raise FileNotFoundError(errno.ENOENT, "a bug")
