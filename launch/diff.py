@@ -29,6 +29,7 @@ from conf.schema.commands import COMMANDS
 from launch.cli.compose import compose
 from launch.cli.groups import groups, options
 from launch.runs.run_folder import flatten, read_yaml
+from launch.runs.streams import run_command
 
 ABSENT = object()  # stands for the value of a key that one side lacks
 RECORDED = ("code", "versions", "hardware")  # the keys of run.json that are compared
@@ -367,4 +368,4 @@ def read_overrides_file(path: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command("launch.diff", main)

@@ -18,7 +18,6 @@ import argparse
 import hashlib
 import math
 import os
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -28,6 +27,7 @@ from typing import Any
 
 from conf.schema.base import ConfigError
 from launch.cli.compose import compose
+from launch.cluster.local import run_process
 from launch.diff import (
     config_changes,
     format_change,
@@ -38,6 +38,7 @@ from launch.diff import (
     read_side,
 )
 from launch.runs.run_folder import CLOCK, clock_of, read_config, read_json, read_jsonl, read_record, run_state
+from launch.runs.streams import run_command
 
 TOLERANCE = 1e-4
 LINE_FILES = ("metrics.jsonl", "samples.jsonl")  # the line files that are compared
@@ -103,7 +104,7 @@ def reproduce(run: Path, out: Path | None, more: Sequence[str], tolerance: float
     compose(package, overrides, flags)  # reports an error in --with before anything is run
     print(f"running into {out}", flush=True)
     command = [sys.executable, "-m", package, *flags, *overrides, f"hydra.run.dir={out}"]
-    status = subprocess.run(command, env={**os.environ, CLOCK: clock_of(record)}).returncode
+    status = run_process(command, environment={**os.environ, CLOCK: clock_of(record)})
     if status:
         print(f"launch.reproduce: the new run in {out} failed with exit status {status}", file=sys.stderr)
         return 1 if (out / "run.json").exists() else 2
@@ -227,4 +228,4 @@ def weight_hashes(run: Path) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command("launch.reproduce", main)

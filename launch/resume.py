@@ -7,7 +7,6 @@ way. A job is refused if its command now gives another configuration than the on
 """
 
 import argparse
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,11 +15,12 @@ from conf.schema.base import ConfigError
 from conf.schema.launchers import SlurmLauncherConfig
 from launch.cli.compose import compose
 from launch.cluster.launcher import read_settings
-from launch.cluster.local import run_locally
+from launch.cluster.local import run_locally, run_process
 from launch.cluster.slurm import submit_jobs
 from launch.cluster.sweep import Sweep, SweepJob, job_states, read_sweep, slurm_queue
 from launch.runs.checkpoint import check_equal, result_config
 from launch.runs.run_folder import one_line_errors, read_config
+from launch.runs.streams import run_command
 
 NOT_RESUMED = ("finished", "running", "pending", "starting")
 
@@ -93,8 +93,8 @@ def run_job(folder: Path, sweep: Sweep, job: SweepJob) -> int:
     """Run a job in a child process and return 1 if it failed, otherwise 0."""
     run_dir = f"hydra.run.dir={folder / job.folder}"
     command = [sys.executable, "-m", sweep.package, *sweep.flags, *job.overrides, run_dir]
-    return 1 if subprocess.run(command, cwd=sweep.cwd or None).returncode else 0
+    return 1 if run_process(command, sweep.cwd or None) else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command("launch.resume", main)

@@ -19,6 +19,7 @@ from conf.schema.base import ConfigError
 from conf.schema.commands import COMMANDS
 from launch.cli.groups import options
 from launch.runs.run_folder import one_line_errors
+from launch.runs.streams import run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,4 +59,4 @@ def start_in_background(command: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command("launch.submit", main)

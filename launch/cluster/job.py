@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from conf.schema.base import ConfigError
 from launch.cluster.sweep import Sweep, SweepJob, read_sweep
+from launch.runs import signals
 from launch.runs.checkpoint import checkpoint_steps
 from launch.runs.run_folder import read_record, run_state, write_json
 
@@ -55,6 +56,7 @@ class JobTask:
         """
         from submitit import JobEnvironment
 
+        signals.install()  # submitit's handlers discard signals
         job = JobEnvironment()
         os.environ["MARA_CWD"] = self.cwd
         if job.num_tasks > 1:

@@ -82,8 +82,12 @@ class Run:
             command = ["python", "-m", package, *flags, *overrides]
             self._record = RunRecord(folder, package, config, command, self.ranks.world, self.warn)
             try:
-                self._loggers = make_loggers(self._config.get("loggers", []), folder, self._config)
-                self._record.write(config, overrides)
+                with signals.held():
+                    self._loggers = make_loggers(self._config.get("loggers", []), folder, self._config)
+                    self._record.write(config, overrides)
+            except KeyboardInterrupt as interruption:
+                self._record.close(interruption)
+                raise
             except BaseException:
                 self._record.release()
                 raise
@@ -111,7 +115,11 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        with signals.held():
+            self._close(error)
         signals.defer(False)
+
+    def _close(self, error: BaseException | None) -> None:
         if self._record is None:
             return
         try:

@@ -238,8 +238,3 @@ def one_line_errors(command: str) -> Iterator[None]:
         yield
     except ConfigError as error:
         raise SystemExit(f"{command}: {error}") from None
-    except BrokenPipeError:  # for example in `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        raise SystemExit(0) from None
-    except KeyboardInterrupt:
-        raise SystemExit(f"{command}: interrupted") from None
