@@ -17,6 +17,20 @@ from pathlib import Path
 from submitit.local.local import Controller
 
 RESEND_SECONDS = 1.0  # a rank that has just been started may discard a signal
+END_SECONDS = 5.0  # for ranks that are ended at once to write their record
+
+
+class JobController(Controller):
+    """submitit's controller, with more time for ranks that are ended."""
+
+    def kill_tasks(self) -> None:
+        """End the ranks that still run: SIGINT, and SIGKILL after END_SECONDS."""
+        deadline = time.monotonic() + END_SECONDS
+        for rank in self.tasks:
+            rank.send_signal(signal.SIGINT)
+        while time.monotonic() < deadline and any(rank.poll() is None for rank in self.tasks):
+            time.sleep(0.05)
+        super().kill_tasks()
 
 
 def start_controller(folder: Path, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
@@ -36,7 +50,7 @@ def stop_ranks(ranks: Callable[[], Iterable["subprocess.Popen[str]"]]) -> None:
 def main() -> None:
     """Run the ranks. SIGINT stops them at once, SIGTERM and the end of standard input after their step."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in a background job of a shell
-    controller = Controller(Path(sys.argv[1]))
+    controller = JobController(Path(sys.argv[1]))
 
     def watch() -> None:
         while os.read(0, 1):

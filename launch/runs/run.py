@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from difflib import get_close_matches
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,7 +21,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from conf.schema.base import ConfigError
+from conf.schema.base import ConfigError, yaml_text
 from conf.schema.run import CheckpointConfig
 from launch.engines import distributed
 from launch.runs import checkpoint, signals
@@ -178,6 +179,19 @@ class Run:
         distributed.barrier()
         self._saved_at = time.perf_counter()
 
+    def _check_best(self) -> None:
+        """Check, when the first metrics are logged, that one of them selects the best checkpoint.
+
+        Raises:
+            ConfigError: checkpoint.best is not a metric of this run.
+        """
+        best = self._checkpoint_config.best
+        if best is not None and best not in self._latest_metrics and self._first_step == 0:
+            similar = get_close_matches(best, self._latest_metrics, 3) or sorted(self._latest_metrics)
+            raise ConfigError(
+                f"checkpoint.best: this run has no metric {yaml_text(best)}; use one of {', '.join(similar)}"
+            )
+
     def _score(self) -> float | None:
         """The value of the metric that selects the best checkpoint, negated if lower is better."""
         value = self._latest_metrics.get(self._checkpoint_config.best or "")
@@ -233,7 +247,9 @@ class Run:
             step: the step of the line, by default the current one.
         """
         step = self.step if step is None else step
-        self._latest_metrics = to_json(metrics)
+        first, self._latest_metrics = not self._latest_metrics, to_json(metrics)
+        if first:
+            self._check_best()
         self._append("metrics", {"step": step, **self._latest_metrics})
         self._append("timings", {"step": step, "seconds": round(time.perf_counter() - self._step_started, 6)})
         for logger in self._loggers:

@@ -36,7 +36,6 @@ def executor(monkeypatch, tmp_path):
                 state.running.remove(self.number)
             return self.polls >= 2
 
-
     class Executor:
         def __init__(self, folder):
             self.parameters = {}
