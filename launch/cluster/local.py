@@ -66,9 +66,9 @@ def run_locally(
         with signals.held():
             stop_jobs([handle for _, handle in running.values()])
         signals.defer(False)
-    number = signals.pending()
-    if number is not None:
-        raise KeyboardInterrupt(number)
+    interruption = signals.pending()
+    if interruption is not None:
+        raise KeyboardInterrupt(interruption)
     return failures
 
 

@@ -39,7 +39,7 @@ def controller(tmp_path):
     settings = LocalLauncherConfig(array_parallelism=1, timeout_min=5, on_failure="continue")
     command = f"{sys.executable} {script} {tmp_path}"
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a background job of a shell
-    process = start_controller(tmp_path / "%j", controller_environment(command, settings))
+    process = start_controller(tmp_path, controller_environment(command, settings))
     signal.signal(signal.SIGINT, before)
     yield process
     process.kill()
