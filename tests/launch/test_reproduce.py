@@ -135,13 +135,13 @@ def test_a_command_that_gives_another_configuration_now_runs_the_recorded_one(tm
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
     commands = []
 
-    def run(command, env):
+    def run(command, environment):
         commands.append(command[3:])
-        assert env["MARA_CLOCK"] == "2026-11-20T10:00:00+00:00"  # of the recorded run
+        assert environment["MARA_CLOCK"] == "2026-11-20T10:00:00+00:00"  # of the recorded run
         write(tmp_path / "out")
-        return reproduce.subprocess.CompletedProcess(command, 0)
+        return 0
 
-    monkeypatch.setattr(reproduce.subprocess, "run", run)
+    monkeypatch.setattr(reproduce, "run_process", run)
     assert reproduce.main([str(folder), "--out", str(tmp_path / "out")]) == 0
     assert commands == [["seed=1", "steps=7", f"hydra.run.dir={tmp_path / 'out'}"]]
     out = capsys.readouterr().out
@@ -151,9 +151,7 @@ def test_a_command_that_gives_another_configuration_now_runs_the_recorded_one(tm
 
 def test_a_new_run_that_fails_is_an_error(tmp_path, monkeypatch, capsys):
     folder = write(tmp_path / "run")
-    monkeypatch.setattr(
-        reproduce.subprocess, "run", lambda command, env: reproduce.subprocess.CompletedProcess(command, 3)
-    )
+    monkeypatch.setattr(reproduce, "run_process", lambda command, environment: 3)
     assert reproduce.main([str(folder), "--out", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err == (
         f"launch.reproduce: the new run in {tmp_path / 'out'} failed with exit status 3\n"
