@@ -5,8 +5,8 @@ loss that belongs to its own samples.
 """
 
 import math
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -90,6 +90,18 @@ def check_weights(weights: Iterable[Tensor], updates: int, optimizer: OptimizerC
         raise ConfigError(
             f"update {updates}: the weights of the policy overflowed; lower optimizer.lr ({optimizer.lr:g})"
         )
+
+
+@contextmanager
+def overflow_in_one_line(optimizer: OptimizerConfig) -> Iterator[None]:
+    """Raise ConfigError where `core` finds that the policy's log-probabilities are NaN."""
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith("policy_logp is NaN"):
+            raise
+        message = f"the log-probabilities of the policy overflowed; lower optimizer.lr ({optimizer.lr:g})"
+        raise ConfigError(message) from error
 
 
 def make_adamw(parameters: Iterable[Tensor], optimizer: OptimizerConfig) -> torch.optim.AdamW:
