@@ -7,6 +7,7 @@ from pathlib import Path
 from chem.models.prior import save_prior
 from chem.models.reinvent4 import convert_prior, read_reinvent
 from launch.runs.run_folder import one_line_errors
+from launch.runs.streams import run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,4 +31,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_command("chem.convert", main)

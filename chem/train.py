@@ -29,7 +29,7 @@ from core.classes import ClassMemory, StepMasses, make_class_memory
 from core.objective import Group, Objective, make_objective
 from core.schedules import StepStatistics, budget_progress, known, make_schedule, run_progress
 from core.sequence import first_occurrences, masked_sum
-from launch.engines.base import Engine
+from launch.engines.base import Engine, overflow_in_one_line
 from launch.engines.factory import make_engine
 from launch.runs.checkpoint import LoopState, tensors_hash
 from launch.runs.rng import rollout_uniforms, stream_seed
@@ -167,7 +167,8 @@ def training_loop(
         try:
             of_prior = statistics.measure(learner.prior, reward_function)
             learner = learner._replace(objective=statistics.with_threshold(learner.objective))
-            result = train_step(learner, config, step, values.beta)
+            with overflow_in_one_line(config.optimizer):
+                result = train_step(learner, config, step, values.beta)
         except OracleError as error:
             raise ConfigError(str(error)) from error
         if of_prior is not None:

@@ -15,13 +15,13 @@ The exit status is 1 if a run did not finish; the other runs are still collected
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from conf.schema.base import ConfigError
 from launch.runs.atomic import make_folder
 from launch.runs.run_folder import one_line_errors
+from launch.runs.streams import run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -105,4 +105,4 @@ def collect(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command("launch.collect", main)

@@ -31,6 +31,7 @@ from launch.cli.groups import groups, options
 from launch.cli.overrides import quote
 from launch.cli.recorded_command import flag_values, read_command, split_flags
 from launch.runs.run_folder import flatten, read_yaml
+from launch.runs.streams import run_command
 
 ABSENT = object()  # stands for the value of a key that one side lacks
 RECORDED = ("code", "versions", "hardware")  # the keys of run.json that are compared
@@ -368,4 +369,4 @@ def read_overrides_file(path: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command("launch.diff", main)

@@ -39,6 +39,7 @@ from launch.diff import (
     read_side,
 )
 from launch.runs.run_folder import CLOCK, clock_of, read_config, read_json, read_jsonl, read_record, run_state
+from launch.runs.streams import run_command
 
 TOLERANCE = 1e-4
 LINE_FILES = ("metrics.jsonl", "samples.jsonl")  # the line files that are compared
@@ -227,4 +228,4 @@ def weight_hashes(run: Path) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command("launch.reproduce", main)

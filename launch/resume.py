@@ -7,7 +7,6 @@ way. A job is refused if its command now gives another configuration than the on
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from launch.cluster.slurm import submit_jobs
 from launch.cluster.sweep import Sweep, SweepJob, check_inside, job_states, read_sweep, slurm_queue
 from launch.runs.checkpoint import check_equal, result_config
 from launch.runs.run_folder import one_line_errors, read_config, read_record
+from launch.runs.streams import run_command
 
 NOT_RESUMED = ("finished", "running", "pending", "starting")
 
@@ -144,4 +144,4 @@ def check_record(folder: Path, sweep: Sweep) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command("launch.resume", main)

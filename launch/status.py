@@ -7,7 +7,6 @@ preempted, dead or missing. The exit status is 1 if a job is failed or dead, oth
 
 import argparse
 import json
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +24,7 @@ from launch.runs.run_folder import (
     read_last_line,
     read_record,
 )
+from launch.runs.streams import run_command
 
 METRICS = ("reward/raw", *DIVERGENCE_METRICS, "loss")  # by default the first two that a run logs are shown
 RECENT = 20  # number of latest steps whose median time predicts the time left
@@ -145,4 +145,4 @@ def format_duration(seconds: float | None) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command("launch.status", main)

@@ -22,6 +22,7 @@ from launch.cli.groups import options
 from launch.cli.recorded_command import CONFIG_FLAGS
 from launch.runs.atomic import make_folder, writing
 from launch.runs.run_folder import one_line_errors
+from launch.runs.streams import run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,4 +69,4 @@ def start_in_background(command: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command("launch.submit", main)

@@ -16,7 +16,7 @@ from core.schedules import StepStatistics, known, linear, make_schedule, run_pro
 from core.sequence import first_occurrences, masked_sum
 from core.stats import mean_or_nan
 from core.transforms import class_diversity
-from launch.engines.base import Engine
+from launch.engines.base import Engine, overflow_in_one_line
 from launch.engines.distributed import gather_objects, gather_rows
 from launch.engines.factory import make_engine
 from launch.runs.checkpoint import LoopState
@@ -176,7 +176,8 @@ def train(config: LlmConfig, run: Run) -> None:
     for step in run.steps(config.steps, show=progress_line):
         batch = draw_batch(batch_settings, models, task, step)
         objective = with_entropy(objective, config, step)
-        result = train_step(learner, objective, batch, state.beta)
+        with overflow_in_one_line(config.optimizer):
+            result = train_step(learner, objective, batch, state.beta)
         run.log({"beta": state.beta, "entropy_coef": objective.entropy_coef, **result.metrics})
         if config.sample_every and step % config.sample_every == 0:
             run.log_samples(sample_rows(result))

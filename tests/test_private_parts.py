@@ -70,6 +70,8 @@ PARTS = {
         ),
         "submitit.slurm.slurm:SlurmExecutor._submitit_command_str": ("launch/cluster/slurm.py", ()),
         "submitit.core.core:Job._get_outcome_and_result": ("launch/cluster/job.py", ()),
+        "submitit.local.local:LocalExecutor._submit_command": ("launch/cluster/local.py", ("command",)),
+        "submitit.local.local:Controller.kill_tasks": ("launch/cluster/controller.py", ()),
         "submitit.core.core:Job.task": ("launch/cluster/job.py", ("task_id",)),
         "submitit.core.job_environment:JobEnvironment._usr_sig": ("launch/cluster/job.py", ()),
         "submitit.core.utils:JobPaths.result_pickle": ("launch/cluster/job.py", ()),

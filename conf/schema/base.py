@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 from core.extension import import_object
 
 MISSING: Any = "???"  # OmegaConf's mark for a value that must be given
+MAX_INT = 2**31 - 1  # largest whole number of a key that has no smaller bound
+MAX_FLOAT = 3.4028234663852886e38  # largest float32
 
 T = TypeVar("T", bound=type)
 
@@ -28,7 +30,7 @@ class Key:
         help: one phrase, printed by `--help`.
         low: smallest value of a number, or of each number in a list.
         above: such values must be larger than this.
-        high: largest value.
+        high: largest value. Without any bound above, whole numbers end at MAX_INT; inf: they do not.
         below: such values must be smaller than this.
         choices: allowed values of a text, or of each text in a list.
         import_path: whether package.module:name is allowed besides `choices`.
@@ -50,7 +52,7 @@ class Key:
 
     def _bounds(self) -> list[str]:
         bounds = ((">=", self.low), (">", self.above), ("<=", self.high), ("<", self.below))
-        return [f"{sign} {bound:g}" for sign, bound in bounds if bound is not None]
+        return [f"{sign} {bound:g}" for sign, bound in bounds if bound not in (None, math.inf)]
 
     def check(self, name: str, value: Any, note: str = "") -> None:
         """Raise ConfigError unless `value` is finite, within the bounds, and one of the choices."""
@@ -64,6 +66,10 @@ class Key:
             self._check_number(name, value, note)
 
     def _check_number(self, name: str, value: float, note: str) -> None:
+        if self.high is None and self.below is None and isinstance(value, int) and value > MAX_INT:
+            raise ConfigError(f"{name}: must be <= {MAX_INT}{note}, got {value}")
+        if isinstance(value, float) and MAX_FLOAT < abs(value) < math.inf:
+            raise ConfigError(f"{name}: must be within the range of float32, +-3.4e38{note}, got {value}")
         inside = (
             (isinstance(value, int) or math.isfinite(value))  # isfinite overflows for an int of 309 digits
             and (self.low is None or value >= self.low)

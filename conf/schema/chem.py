@@ -31,9 +31,9 @@ class RecurrentConfig(NetworkConfig):
     """REINVENT's network: an embedding, LSTM or GRU layers, and a linear output."""
 
     name: str = key("set by network=NAME", choices=("lstm", "gru"))
-    layers: int = key("number of recurrent layers", low=1)
-    hidden: int = key("width of a layer", low=1)
-    embedding: int = key("width of the embedding", low=1)
+    layers: int = key("number of recurrent layers", low=1, high=1000)
+    hidden: int = key("width of a layer", low=1, high=10**6)
+    embedding: int = key("width of the embedding", low=1, high=10**6)
     dropout: float = key("dropout between layers", low=0, below=1)
 
 
@@ -43,10 +43,10 @@ class TransformerConfig(NetworkConfig):
     """A decoder-only transformer."""
 
     name: str = key("set by network=NAME", choices=("transformer",))
-    layers: int = key("number of blocks", low=1)
-    width: int = key("width of the hidden states", low=1)
-    heads: int = key("number of attention heads, a divisor of width", low=1)
-    positions: int = key("maximum length of a sequence, in tokens", low=1)
+    layers: int = key("number of blocks", low=1, high=1000)
+    width: int = key("width of the hidden states", low=1, high=10**6)
+    heads: int = key("number of attention heads, a divisor of width", low=1, high=10**6)
+    positions: int = key("maximum length of a sequence, in tokens", low=1, high=10**6)
     dropout: float = key("dropout after attention and after the perceptron", low=0, below=1)
 
     def check(self, prefix: str) -> None:
@@ -62,7 +62,7 @@ class MoleculeFilterConfig(Section):
     elements: list[str] = key("elements that a molecule may contain, by symbol")
     min_heavy_atoms: int = key("minimum number of heavy atoms", low=1)
     max_heavy_atoms: int = key("maximum number of heavy atoms")
-    max_tokens: int = key("maximum number of tokens of the canonical SMILES, end token included", low=2)
+    max_tokens: int = key("maximum number of tokens of the canonical SMILES, end token included", low=2, high=10**6)
     min_token_count: int = key("leave out molecules with a token that fewer molecules than this have", low=1)
     largest_fragment: bool = key("keep the largest fragment of a salt or mixture; false: leave such molecules out")
 
@@ -84,12 +84,12 @@ class PretrainConfig(TrainingConfig):
     spelling: str = key("SMILES that are trained on", choices=("canonical", "randomised"))
     validation_share: float = key("share of the molecules that is held out for validation", above=0, below=1)
     network: NetworkConfig = key("lstm, gru or transformer, with its sizes")
-    epochs: int = key("passes over the molecules", low=1)
-    batch_size: int = key("molecules per update", low=1)
+    epochs: int = key("passes over the molecules", low=1, high=10**6)
+    batch_size: int = key("molecules per update", low=1, high=10**6)
     evaluate_every: int | None = key("updates between validations; null: one validation per epoch", low=1)
     patience: int | None = key("stop after this many validations without improvement; null: never", low=1)
-    max_tokens: int = key("maximum number of tokens that the prior samples, end token included")
-    report_samples: int = key("molecules sampled for the report", low=1)
+    max_tokens: int = key("maximum number of tokens that the prior samples, end token included", high=10**6)
+    report_samples: int = key("molecules sampled for the report", low=1, high=10**7)
 
     def check(self, prefix: str) -> None:
         """Check that the prior can sample, and the network read, the longest molecule."""
@@ -102,10 +102,12 @@ class PretrainConfig(TrainingConfig):
 class ReplayConfig(Section):
     """Replay of the best molecules so far."""
 
-    size: int = key("number of best molecules to remember; 0: no replay", low=0)
-    sample: int = key("number of remembered molecules that are added to each batch", low=0)
+    size: int = key("number of best molecules to remember; 0: no replay", low=0, high=10**7)
+    sample: int = key("number of remembered molecules that are added to each batch", low=0, high=10**6)
     augmentations: int = key(
-        "additional updates per step on the batch and the memory, with randomised SMILES (augmented memory)", low=0
+        "additional updates per step on the batch and the memory, with randomised SMILES (augmented memory)",
+        low=0,
+        high=10**4,
     )
     purge: bool = key("forget molecules that the diversity filter penalises (selective memory purge)")
 
@@ -129,7 +131,7 @@ class DiversityFilterConfig(Section):
 class StopConfig(Section):
     """When a run ends before its steps or its budget are used up."""
 
-    window: int = key("number of last steps over which the following shares are averaged", low=1)
+    window: int = key("number of last steps over which the following shares are averaged", low=1, high=10**6)
     min_validity: float | None = key("stop if the share of valid samples is below this; null: never", low=0, high=1)
     min_uniqueness: float | None = key(
         "stop if the share of distinct molecules among the valid ones of a batch is below this; null: never",
@@ -158,7 +160,7 @@ class ChemConfig(RunConfig):
         "policy_gradient; reinvent: (log prior + sigma R - log policy)^2 with sigma = 1 / objective.beta",
         choices=LOSSES,
     )
-    batch_size: int = key("molecules sampled per step; the batch is one group")
+    batch_size: int = key("molecules sampled per step; the batch is one group", high=10**6)
     budget: int | None = key(
         "maximum number of distinct molecules that are scored, including cached ones; null: no limit", low=1
     )
@@ -212,7 +214,7 @@ class ChemEvaluateConfig(JobConfig):
     score_column: str = key("column of the scores; the score of a molecule that was not scored is empty")
     screens: list[float] = key(SCREENS)
     circle_distance: float = key("#Circles counts molecules at a Tanimoto distance above this", low=0, below=1)
-    shown: int = key("number of best molecules in the picture", low=1)
+    shown: int = key("number of best molecules in the picture", low=1, high=10**4)
     known: str | None = key(
         "file of the prior's training SMILES, plain or gzipped, for the novelty; null: novelty is not computed"
     )
@@ -226,12 +228,12 @@ class ChemEvaluateConfig(JobConfig):
 class StockConfig(JobConfig):
     """The default inventory of building blocks, and the share of molecules with a route from it."""
 
-    max_atoms: int = key("maximum number of heavy atoms of a building block", low=1)
-    max_depth: int = key("maximum number of successive reactions when a molecule is broken down", low=0)
+    max_atoms: int = key("maximum number of heavy atoms of a building block", low=1, high=1000)
+    max_depth: int = key("maximum number of successive reactions when a molecule is broken down", low=0, high=20)
     inventory: str = key("make: make an inventory; default: measure the one of this project; or a file to measure")
     molecules: str | None = key(
         "file of SMILES to find routes for, plain or gzipped; null: samples of the shipped prior"
     )
-    count: int = key("number of molecules to find routes for, chosen at random", low=1)
-    depth: int = key("maximum number of successive reactions of a route", low=1)
-    workers: int | None = key("number of processes; null: one per core", low=1)
+    count: int = key("number of molecules to find routes for, chosen at random", low=1, high=10**7)
+    depth: int = key("maximum number of successive reactions of a route", low=1, high=20)
+    workers: int | None = key("number of processes; null: one per core", low=1, high=1024)

@@ -117,7 +117,7 @@ class DidacticConfig(RunConfig):
         "exact: computed over all outcomes; sampled: estimated from samples, as for language models",
         choices=("exact", "sampled"),
     )
-    samples: int = key("with gradient=sampled, number of samples per step")
+    samples: int = key("with gradient=sampled, number of samples per step", high=10**6)
     log_every: int = key("steps between lines of metrics.jsonl", low=1)
 
     def check(self, prefix: str) -> None:

@@ -19,11 +19,11 @@ class LocalLauncherConfig(Section):
     _target_: str = "hydra_plugins.mara.ClusterLauncher"
     cluster: str = key("where jobs run", default="local", choices=("local", "slurm"))
     name: str = key("name of the jobs", default="${hydra.job.name}")
-    nodes: int = key("nodes per job", default=1, low=1)
-    tasks_per_node: int = key("ranks per node", default=1, low=1)
-    gpus_per_node: int | None = key("GPUs per node; null: none", default=None, low=1)
-    array_parallelism: int = key("maximum number of jobs that run at the same time", low=1)
-    timeout_min: int = key("time limit of a job, minutes", low=1)
+    nodes: int = key("nodes per job", default=1, low=1, high=100_000)
+    tasks_per_node: int = key("ranks per node", default=1, low=1, high=1024)
+    gpus_per_node: int | None = key("GPUs per node; null: none", default=None, low=1, high=1024)
+    array_parallelism: int = key("maximum number of jobs that run at the same time", low=1, high=100_000)
+    timeout_min: int = key("time limit of a job, minutes", low=1, high=5_256_000)
     on_failure: str = key(
         "when a job fails: continue with the others; stop the sweep; retry:N: run it again, up to N times"
     )
@@ -59,9 +59,11 @@ class SlurmLauncherConfig(LocalLauncherConfig):
     exclude: str | None = key("--exclude of sbatch", default=None)
     gres: str | None = key("--gres of sbatch", default=None)
     comment: str | None = key("--comment of sbatch", default=None)
-    cpus_per_task: int | None = key("CPU cores per rank", default=None, low=1)
-    mem_gb: float | None = key("memory per node, GB", default=None, above=0)  # SLURM reads 0 as all memory
-    signal_delay_s: int = key("seconds before the time limit at which the run saves a checkpoint and stops", low=1)
+    cpus_per_task: int | None = key("CPU cores per rank", default=None, low=1, high=100_000)
+    mem_gb: float | None = key("memory per node, GB", default=None, low=0.001, high=1e6)  # 0 MB is all memory
+    signal_delay_s: int = key(
+        "seconds before the time limit at which the run saves a checkpoint and stops", low=1, high=65_535
+    )
     setup: list[str] = key("shell commands to run before the job", factory=list)
     srun_args: list[str] = key("further arguments of srun", factory=list)
     additional_parameters: dict[str, Any] = key("further parameters of sbatch, as --key=value", factory=dict)

@@ -29,9 +29,12 @@ class LoraConfig(Section):
     """
 
     rank: int | None = key(
-        "rank of a low-rank adapter (LoRA); null: no adapter, all weights are trained", default=None, low=1
+        "rank of a low-rank adapter (LoRA); null: no adapter, all weights are trained",
+        default=None,
+        low=1,
+        high=10**5,
     )
-    alpha: int = key("the adapter is scaled by alpha / rank", default=32, above=0)
+    alpha: int = key("the adapter is scaled by alpha / rank", default=32, above=0, high=10**6)
     target_modules: list[str] = key(
         "layers that get an adapter, by the ends of their names, or [all-linear]", factory=lambda: ["all-linear"]
     )
@@ -111,7 +114,7 @@ class LlmObjectiveConfig(ObjectiveConfig):
 class UpdateConfig(Section):
     """How often the completions of a step are used, and how the ratio to the policy that sampled them is clipped."""
 
-    epochs: int = key("passes over the completions of a step", low=1)
+    epochs: int = key("passes over the completions of a step", low=1, high=10**4)
     minibatches: int = key("updates per epoch; groups are never split", low=1)
     clip_low: float | None = key(
         "the probability ratio is clipped to at least 1 - clip_low; null: no lower bound", low=0, high=1
@@ -190,7 +193,7 @@ class RewardConfig(Section):
         "if a reward raises an exception or is not finite: stop the run, or drop the completion",
         choices=("stop", "drop"),
     )
-    batch_size: int = key("conversations per forward pass of a reward model", low=1)
+    batch_size: int = key("conversations per forward pass of a reward model", low=1, high=10**6)
 
     def __post_init__(self) -> None:
         for group in ("parts", "evaluation"):
@@ -243,12 +246,13 @@ class LlmConfig(RunConfig):
     reference_completions: int | None = key(
         "with objective.placement=reference, completions sampled from the reference per prompt; null: group_size",
         low=1,
+        high=10**5,
     )
     data: DataConfig = key("data sets of the task")
     reward: RewardConfig = key("how completions are scored")
-    prompts_per_step: int = key("prompts per step; each gets group_size completions", low=1)
-    group_size: int = key("completions per prompt")
-    max_new_tokens: int = key("maximum number of tokens of a completion", low=1)
+    prompts_per_step: int = key("prompts per step; each gets group_size completions", low=1, high=10**6)
+    group_size: int = key("completions per prompt", high=10**5)
+    max_new_tokens: int = key("maximum number of tokens of a completion", low=1, high=10**6)
     truncated: str = key(
         "keep: a completion that is cut at max_new_tokens keeps its reward but is never good; drop: it is ignored",
         choices=("keep", "drop"),
@@ -260,7 +264,7 @@ class LlmConfig(RunConfig):
         "maximum number of tokens per pass, prompts and padding included; null: no limit", low=1
     )
     evaluation_completions: int = key(
-        "completions sampled from the initial and from the trained policy, for the final table", low=1
+        "completions sampled from the initial and from the trained policy, for the final table", low=1, high=10**6
     )
     sample_every: int = key("steps between lines of samples.jsonl; 0: no samples", low=0)
 
@@ -316,9 +320,11 @@ class EvaluateConfig(JobConfig, EquivalenceSection):
     device: str = key("device of the model: auto, cpu, cuda or cuda:N")
     chat_template: dict[str, Any] = key(f"{CHAT_TEMPLATE}; with run, they are added to the run's")
     stop: StopConfig = key("what ends a completion; with run, beside the run's", factory=StopConfig)
-    completions: int = key("completions per prompt, sampled at temperature 1", low=1)
-    max_new_tokens: int | None = key("maximum number of tokens of a completion; null: that of the run", low=1)
-    batch: int = key("completions sampled at a time; affects memory, not the result", low=1)
+    completions: int = key("completions per prompt, sampled at temperature 1", low=1, high=10**6)
+    max_new_tokens: int | None = key(
+        "maximum number of tokens of a completion; null: that of the run", low=1, high=10**6
+    )
+    batch: int = key("completions sampled at a time; affects memory, not the result", low=1, high=10**6)
     vocabulary: int = key("V in the definition of EAD, whose value depends strongly on it", low=2)
     equivalence: str | None = key(
         "when two completions are the same: exact (equal after NFKC, case folding and collapsing white space), "

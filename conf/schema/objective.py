@@ -49,6 +49,7 @@ class ObjectiveConfig(Section):
         "completions of the reference, sampled once, on which the divergence is measured at each step; null: 32, or "
         "0 where training's own completions are enough (direction=reverse, or forward with placement=reference)",
         low=0,
+        high=10**7,
     )
     gamma: float = key("discount of the return per token; 1: no discount", above=0, high=1)
     length_normalised: bool = key("divide each completion's loss by its number of tokens")
@@ -122,6 +123,7 @@ class TransformConfig(Section):
         "completions of the reference for each prompt, sampled once, with threshold.kind=reference_quantile or "
         "mass=reference",
         low=1,
+        high=10**6,
     )
 
     def check(self, prefix: str) -> None:

@@ -72,8 +72,8 @@ class OracleConfig(Section):
     seed: int = key(
         "seed of random components; separate from the run's seed, so that runs share results", default=0, low=0
     )
-    workers: int | None = key("number of processes; null: one per core", default=None, low=1)
-    time_limit_s: float = key("time limit per molecule, seconds", default=60.0, above=0)
+    workers: int | None = key("number of processes; null: one per core", default=None, low=1, high=1024)
+    time_limit_s: float = key("time limit per molecule, seconds", default=60.0, above=0, high=10**6)
     max_failed_share: float = key(
         "stop the run if more than this share of the last 200 molecules (at least 20) fails",
         default=0.5,

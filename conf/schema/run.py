@@ -1,5 +1,6 @@
 """The keys of every run (seed, optimiser, engine, checkpoints), and of every run of KL-regularised RL."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
@@ -38,7 +39,7 @@ class OptimizerConfig(Section):
     weight_decay: float = key("weight decay of AdamW", low=0)
     beta1: float = key("decay rate of AdamW's first moment", low=0, below=1)
     beta2: float = key("decay rate of AdamW's second moment", low=0, below=1)
-    warmup_steps: int = key("updates of linear learning-rate warm-up", low=0)
+    warmup_steps: int = key("updates of linear learning-rate warm-up", low=0, high=10**9)
     decay: str = key("learning-rate schedule after the warm-up", choices=("constant", "linear", "cosine"))
     max_grad_norm: float | None = key("clip gradients to this norm; null: no clipping", above=0)
 
@@ -55,10 +56,10 @@ class CheckpointConfig(Section):
     """When to save the complete state of a run, and which checkpoints to keep."""
 
     every_seconds: float = key(
-        "seconds between checkpoints; one is also saved at the end and when a signal stops the run", low=0
+        "seconds between checkpoints; one is also saved at the end and when a signal stops the run", low=0, high=10**9
     )
     every_steps: int | None = key("steps between checkpoints; null: only every_seconds applies", low=1)
-    keep: int = key("number of latest checkpoints to keep; 0: save none", low=0)
+    keep: int = key("number of latest checkpoints to keep; 0: save none", low=0, high=10**6)
     best: str | None = key("a metric in metrics.jsonl; the checkpoint with its best value is kept, too; null: none")
     best_mode: str = key(
         "max: the largest value of checkpoint.best is the best; min: the smallest", choices=("max", "min")
@@ -69,8 +70,10 @@ class CheckpointConfig(Section):
 class JobConfig(Section):
     """The keys of all commands, including those that do not train."""
 
-    seed: int = key("seed from which all random streams are derived", low=0)
-    threads: int | None = key("CPU threads of torch; null: torch's default. The results depend on this number", low=1)
+    seed: int = key("seed from which all random streams are derived", low=0, high=math.inf)
+    threads: int | None = key(
+        "CPU threads of torch; null: torch's default. The results depend on this number", low=1, high=1024
+    )
     resume: str = key(
         "auto: continue the run in the folder if there is one, otherwise start one; must: only continue, from its "
         "newest checkpoint; never: only start",
@@ -103,7 +106,7 @@ class RunConfig(TrainingConfig):
     samples_reference: ClassVar[bool] = False
     equivalences: ClassVar[tuple[str, ...]] = ("answer",)
 
-    steps: int = key("training steps", low=1)
+    steps: int = key("training steps", low=1, high=10**9)
     objective: ObjectiveConfig = key("E[R] - beta D(policy, reference) + entropy_coef H(policy)")
     transform: TransformConfig = key("how rewards are changed before the KL term is applied")
     advantage: str = key(

@@ -27,7 +27,7 @@ from launch.cli.errors import error_message, one_line
 from launch.cli.recorded_command import config_flags, unresolved
 from launch.cli.shadowing import refuse_shadowing
 from launch.cli.validation import check, register
-from launch.runs import signals
+from launch.runs import signals, streams
 from launch.runs.atomic import disk_full
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def start(
         train: the job, called with the typed configuration and the run.
         report: called after a sweep with the folders of the finished runs and the folder of the sweep.
     """
+    streams.protect()
     refuse_shadowing()
     full_error = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its exceptions, and we word the message
@@ -59,12 +60,12 @@ def start(
             outcomes.add_error(error)
 
     job.outcomes = outcomes  # type: ignore[attr-defined]  # a launcher reports the outcomes of its jobs here
-    signals.install()
-    register(package)
     job.__module__ = package  # Hydra derives the job's name from it, and so the run folder
     main = hydra.main(version_base="1.3", config_path=f"pkg://conf.{package}", config_name="config")(job)
     try:
+        signals.install()
         try:
+            register(package)
             read_command_line(package)
             main()
         except Exception as error:  # not from a job: `job` handles those

@@ -12,6 +12,8 @@ from conf.schema.renames import renamed_key, renamed_option
 from launch.cli.errors import invalid_override_message
 from launch.cli.groups import options
 
+FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
+
 
 def read_command_line(package: str) -> None:
     """Reorder `sys.argv`, flags before overrides, and reject errors that Hydra would accept or print as a usage page.
@@ -51,6 +53,8 @@ def check_overrides(package: str, overrides: list[str]) -> None:
             raise ConfigError(invalid_override_message(f"={value}"))
         if key in values:
             raise ConfigError(f"{key}: given twice, as {values[key]} and as {value}; remove one of them")
+        if key in FOLDERS and value.strip("'\" ") in ("", "null"):
+            raise ConfigError(f"{key}: must be a folder, got {value or 'nothing'}; is a variable of the shell empty?")
         values[key] = value
         if renamed_key(key) != key:
             raise ConfigError(f"{key}: was renamed to {renamed_key(key)}")

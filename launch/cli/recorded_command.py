@@ -6,7 +6,6 @@ only keys of its own configuration. No configuration file and no module is read 
 
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from conf.schema.commands import COMMANDS
 from launch.cli.errors import invalid_override_message
 from launch.cli.overrides import run_folder_override
 from launch.cli.shadowing import HOME
+from launch.runs.child_process import run_process
 
 CONFIG_FLAGS = ("--config-path", "--config-name", "--config-dir")
 OWN_FOLDERS = ("command-line", "hydra.searchpath in command-line")  # where Hydra got a folder of the user's from
@@ -81,7 +81,7 @@ class RecordedCommand:
         command = [sys.executable, "-P", "-m", self.package, *self.arguments(folder.absolute())]
         path = python_path(HOME, *([] if is_inside(cwd, record) else [cwd]))
         variables = {**os.environ, "PYTHONPATH": path, "MARA_CWD": cwd, **(environment or {})}
-        return subprocess.run(command, cwd=cwd, env=variables).returncode
+        return run_process(command, cwd, variables)
 
     def working_folder(self) -> str:
         """The folder that relative paths are relative to: `cwd`, or the current folder if that does not exist."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from conf.schema.base import ConfigError
 from launch.cli.recorded_command import RecordedCommand
 from launch.cluster.sweep import Sweep, SweepJob, read_sweep
+from launch.runs import signals
 from launch.runs.atomic import make_folder
 from launch.runs.checkpoint import checkpoint_steps
 from launch.runs.run_folder import read_record, run_state, write_json
@@ -57,6 +58,7 @@ class JobTask:
         """
         from submitit import JobEnvironment
 
+        signals.install()  # submitit's handlers discard signals
         job = JobEnvironment()
         os.environ["MARA_CWD"] = self.cwd
         if job.num_tasks > 1:

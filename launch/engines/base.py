@@ -5,13 +5,14 @@ loss that belongs to its own samples.
 """
 
 import math
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from conf.schema.base import ConfigError
 from conf.schema.run import OptimizerConfig
 
 
@@ -56,6 +57,51 @@ class Engine(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a `state_dict`."""
+
+
+def check_finite(
+    norm: Tensor, losses_finite: Tensor, weights: Iterable[Tensor], updates: int, optimizer: OptimizerConfig
+) -> None:
+    """Check the norm of a gradient before an update.
+
+    Args:
+        norm: the norm.
+        losses_finite: whether all losses of the step were finite.
+        weights: the weights that are trained.
+        updates: number of completed updates.
+        optimizer: the settings that the message names.
+
+    Raises:
+        ConfigError: the norm is not finite. The message says which of weights, loss and gradient overflowed first.
+    """
+    if bool(norm.isfinite()):
+        return
+    check_weights(weights, updates, optimizer)
+    what = "gradient" if bool(losses_finite) else "loss"
+    raise ConfigError(
+        f"update {updates + 1}: the {what} overflowed (norm of the gradient: {float(norm)}); lower optimizer.lr "
+        f"({optimizer.lr:g}) or objective.beta, or check the rewards"
+    )
+
+
+def check_weights(weights: Iterable[Tensor], updates: int, optimizer: OptimizerConfig) -> None:
+    """Raise ConfigError if a weight of the policy is not finite; the arguments are those of `check_finite`."""
+    if not all(bool(weight.isfinite().all()) for weight in weights):
+        raise ConfigError(
+            f"update {updates}: the weights of the policy overflowed; lower optimizer.lr ({optimizer.lr:g})"
+        )
+
+
+@contextmanager
+def overflow_in_one_line(optimizer: OptimizerConfig) -> Iterator[None]:
+    """Raise ConfigError where `core` finds that the policy's log-probabilities are NaN."""
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith("policy_logp is NaN"):
+            raise
+        message = f"the log-probabilities of the policy overflowed; lower optimizer.lr ({optimizer.lr:g})"
+        raise ConfigError(message) from error
 
 
 def make_adamw(parameters: Iterable[Tensor], optimizer: OptimizerConfig) -> torch.optim.AdamW:

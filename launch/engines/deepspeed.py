@@ -20,7 +20,7 @@ from torch import distributed as dist
 from conf.schema.base import ConfigError
 from conf.schema.run import OptimizerConfig
 from launch.engines import distributed
-from launch.engines.base import make_adamw, scheduled_lr
+from launch.engines.base import check_finite, make_adamw, scheduled_lr
 
 BUCKET = 500_000_000  # gradient elements reduced at a time, DeepSpeed's default; it allocates a buffer of this size
 MOMENTS = ("exp_avg", "exp_avg_sq")  # torch's names of Adam's moments
@@ -55,7 +55,8 @@ class DeepSpeedEngine:
         deepspeed = import_deepspeed()
         self.module, self.stage = module, stage
         self.total_updates, self.completed_steps = float(steps), 0
-        self.lr = partial(scheduled_lr, optimizer)
+        self.lr, self.settings = partial(scheduled_lr, optimizer), optimizer
+        self.losses_finite = torch.tensor(True)
         self.names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
         parameters = dict(module.named_parameters())
         device = next(module.parameters()).device
@@ -96,21 +97,21 @@ class DeepSpeedEngine:
 
     def backward(self, loss: Tensor) -> None:
         """Accumulate the gradient of this rank's part of the loss."""
+        self.losses_finite = self.losses_finite.to(loss.device) & loss.detach().isfinite().all()
         self.engine.backward(loss * dist.get_world_size())  # DeepSpeed averages the gradients over the ranks
 
     def step(self) -> Tensor:
         """Update the policy with the gradient summed over the ranks; see `Engine.step`.
 
         Raises:
-            RuntimeError: the norm of the gradient is not finite.
+            ConfigError: the norm of the gradient is not finite.
         """
         for group in self.engine.optimizer.param_groups:
             group["lr"] = self.lr(self.completed_steps, self.total_updates)
         self.engine.step()
         self.completed_steps += 1
         norm = torch.as_tensor(self.engine.get_global_grad_norm())
-        if not bool(norm.isfinite()):
-            raise RuntimeError(f"the norm of the gradient is non-finite: {norm}")
+        check_finite(norm, self.losses_finite, (), self.completed_steps - 1, self.settings)
         return norm
 
     @contextmanager

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from conf.schema.run import OptimizerConfig
-from launch.engines.base import make_adamw, scheduled_lr
+from launch.engines.base import check_finite, check_weights, make_adamw, scheduled_lr
 
 
 class TorchEngine:
@@ -28,7 +28,8 @@ class TorchEngine:
 
     def __init__(self, module: nn.Module, optimizer: OptimizerConfig, steps: int) -> None:
         self.module, self.total_updates, self.completed_steps = module, float(steps), 0
-        self.lr = partial(scheduled_lr, optimizer)
+        self.lr, self.settings = partial(scheduled_lr, optimizer), optimizer
+        self.losses_finite = torch.tensor(True)
         self.max_grad_norm = math.inf if optimizer.max_grad_norm is None else optimizer.max_grad_norm
         self.masters = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self.low_precision: dict[str, nn.Parameter] = {}  # the parameters that have a master copy
@@ -45,13 +46,14 @@ class TorchEngine:
 
     def backward(self, loss: Tensor) -> None:
         """Accumulate the gradient of this rank's part of the loss."""
+        self.losses_finite = self.losses_finite.to(loss.device) & loss.detach().isfinite().all()
         loss.backward()
 
     def step(self) -> Tensor:
         """Sum the gradient over the ranks, clip it and update the policy; see `Engine.step`.
 
         Raises:
-            RuntimeError: the norm of the gradient is not finite; the policy is not updated.
+            ConfigError: the norm of the gradient is not finite; the policy is not updated.
         """
         if dist.is_initialized():
             for master in self.masters.values():
@@ -59,7 +61,8 @@ class TorchEngine:
                     master.grad = torch.zeros_like(master)
                 dist.all_reduce(master.grad)
         gradients = [master.grad for master in self.masters.values() if master.grad is not None]
-        norm = nn.utils.get_total_norm(gradients, error_if_nonfinite=True)
+        norm = nn.utils.get_total_norm(gradients)
+        check_finite(norm, self.losses_finite, self.masters.values(), self.completed_steps, self.settings)
         if norm > self.max_grad_norm:
             nn.utils.clip_grads_with_norm_(self.masters.values(), self.max_grad_norm, norm)
         for group in self.optimizer.param_groups:
@@ -67,6 +70,7 @@ class TorchEngine:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.completed_steps += 1
+        self.losses_finite = torch.tensor(True)
         self._copy_masters()
         return norm
 
@@ -80,7 +84,12 @@ class TorchEngine:
         return nullcontext(self.module)
 
     def state_dict(self) -> dict[str, Any]:
-        """The policy without frozen parameters and with master copies, the optimiser and the completed steps."""
+        """The policy without frozen parameters and with master copies, the optimiser and the completed steps.
+
+        Raises:
+            ConfigError: a weight is not finite.
+        """
+        check_weights(self.masters.values(), self.completed_steps, self.settings)
         frozen = {name for name, p in self.module.named_parameters() if not p.requires_grad}
         module = {name: value for name, value in self.module.state_dict().items() if name not in frozen}
         return {

@@ -6,4 +6,5 @@ from rich.console import Console
 
 # Without markup and emoji, so that brackets and colons are printed literally. A log has 80 columns by default, which
 # is too narrow for tables.
-console = Console(markup=False, emoji=False, highlight=False, width=None if sys.stdout.isatty() else 120)
+with_terminal = sys.stdout is not None and sys.stdout.isatty()  # None: standard output is closed
+console = Console(markup=False, emoji=False, highlight=False, width=None if with_terminal else 120)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
+from difflib import get_close_matches
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,6 +22,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
+from conf.schema.base import ConfigError, yaml_text
 from conf.schema.run import CheckpointConfig
 from launch.engines import distributed
 from launch.runs import checkpoint, signals
@@ -83,8 +85,12 @@ class Run:
             command = ["python", "-m", package, *flags, *overrides]
             self._record = RunRecord(folder, package, config, command, self.ranks.world, self.warn)
             try:
-                self._loggers = make_loggers(self._config.get("loggers", []), folder, self._config)
-                self._record.write(config, overrides)
+                with signals.held():
+                    self._loggers = make_loggers(self._config.get("loggers", []), folder, self._config)
+                    self._record.write(config, overrides)
+            except KeyboardInterrupt as interruption:
+                self._record.close(interruption)
+                raise
             except BaseException:
                 self._record.release()
                 raise
@@ -112,7 +118,11 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        with signals.held():
+            self._close(error)
         signals.defer(False)
+
+    def _close(self, error: BaseException | None) -> None:
         if self._record is None:
             return
         try:
@@ -170,6 +180,19 @@ class Run:
         distributed.barrier()
         self._saved_at = time.perf_counter()
 
+    def _check_best(self) -> None:
+        """Check, when the first metrics are logged, that one of them selects the best checkpoint.
+
+        Raises:
+            ConfigError: checkpoint.best is not a metric of this run.
+        """
+        best = self._checkpoint_config.best
+        if best is not None and best not in self._latest_metrics and self._first_step == 0:
+            similar = get_close_matches(best, self._latest_metrics, 3) or sorted(self._latest_metrics)
+            raise ConfigError(
+                f"checkpoint.best: this run has no metric {yaml_text(best)}; use one of {', '.join(similar)}"
+            )
+
     def _score(self) -> float | None:
         """The value of the metric that selects the best checkpoint, negated if lower is better."""
         value = self._latest_metrics.get(self._checkpoint_config.best or "")
@@ -225,7 +248,9 @@ class Run:
             step: the step of the line, by default the current one.
         """
         step = self.step if step is None else step
-        self._latest_metrics = to_json(metrics)
+        first, self._latest_metrics = not self._latest_metrics, to_json(metrics)
+        if first:
+            self._check_best()
         self._append("metrics", {"step": step, **self._latest_metrics})
         self._append("timings", {"step": step, "seconds": round(time.perf_counter() - self._step_started, 6)})
         for logger in self._loggers:

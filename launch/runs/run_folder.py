@@ -268,13 +268,8 @@ def one_line_errors(command: str) -> Iterator[None]:
         yield
     except ConfigError as error:
         raise SystemExit(f"{command}: {error}") from None
-    except BrokenPipeError:  # for example in `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        raise SystemExit(0) from None
     except OSError as error:
         message = disk_full(error)
         if message is None:
             raise
         raise SystemExit(f"{command}: {message}") from None
-    except KeyboardInterrupt:
-        raise SystemExit(f"{command}: interrupted") from None

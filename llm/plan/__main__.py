@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from conf.schema.base import ConfigError
 from launch.cli.compose import compose_typed
 from launch.cli.errors import one_line
+from launch.runs.streams import run_command
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -53,4 +54,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_command("llm.plan", lambda: main(sys.argv[1:]))

@@ -71,6 +71,8 @@ def test_allowed_values_in_words(described, allowed):
         (Key("", low=0), -1, "k: must be >= 0, got -1"),
         (Key("", low=0), -0.5, "k: must be finite and >= 0, got -0.5"),
         (Key("", above=0), 0, "k: must be > 0, got 0"),
+        (Key("", low=0), 2**31, "k: must be <= 2147483647, got 2147483648"),
+        (Key("", low=0), 1e39, "k: must be within the range of float32, +-3.4e38, got 1e+39"),
         (Key("", high=1), 1.5, "k: must be finite and <= 1, got 1.5"),
         (Key("", below=1), 1, "k: must be < 1, got 1"),
         (Key("", low=0, high=1), 2, "k: must be >= 0 and <= 1, got 2"),
@@ -95,7 +97,8 @@ def test_a_value_outside_is_an_error(described, value, message):
         (Key("", low=0), 0),
         (Key("", above=0), 1e-300),
         (Key("", low=0, high=1), 1.0),
-        (Key("", low=0), 10**400),  # too large for a float, but a whole number
+        (Key("", low=0), 2**31 - 1),
+        (Key("", low=0, high=math.inf), 10**400),  # too large for a float, but a whole number
         (Key("", low=1), None),
         (Key("", low=1), False),  # no number
         (Key("", low=1), "text"),

@@ -12,9 +12,9 @@ SLURM = {**LOCAL, "signal_delay_s": 60}
 @pytest.mark.parametrize(
     ("rejected", "message", "legal"),
     [
-        ({"array_parallelism": 0}, "array_parallelism: must be >= 1, got 0", {"array_parallelism": 3}),
-        ({"timeout_min": 0}, "timeout_min: must be >= 1, got 0", {"timeout_min": 1}),
-        ({"nodes": 0}, "nodes: must be >= 1, got 0", {"nodes": 1}),
+        ({"array_parallelism": 0}, "array_parallelism: must be >= 1 and <= 100000, got 0", {"array_parallelism": 3}),
+        ({"timeout_min": 0}, "timeout_min: must be >= 1 and <= 5.256e+06, got 0", {"timeout_min": 1}),
+        ({"nodes": 0}, "nodes: must be >= 1 and <= 100000, got 0", {"nodes": 1}),
         ({"cluster": "pbs"}, "cluster: must be one of local, slurm, got pbs", {"cluster": "local"}),
         (
             {"tasks_per_node": 3, "gpus_per_node": 2},
@@ -49,8 +49,8 @@ def test_a_rule_of_both_launchers(rejected, message, legal):
             "starts, got 60",
             {"timeout_min": 1, "signal_delay_s": 59},
         ),
-        ({"mem_gb": 0.0}, "mem_gb: must be finite and > 0, got 0.0", {"mem_gb": 0.5}),
-        ({"cpus_per_task": 0}, "cpus_per_task: must be >= 1, got 0", {"cpus_per_task": 1}),
+        ({"mem_gb": 0.0004}, "mem_gb: must be finite and >= 0.001 and <= 1e+06, got 0.0004", {"mem_gb": 0.001}),
+        ({"cpus_per_task": 0}, "cpus_per_task: must be >= 1 and <= 100000, got 0", {"cpus_per_task": 1}),
         (
             {"additional_parameters": {"time": 3, "open_mode": "append", "mail-type": "END"}},
             "additional_parameters: must not hold parameters that the launcher sets itself, got open-mode, time",

@@ -84,7 +84,7 @@ def test_a_label_is_the_name_unless_it_is_given():
         (OracleConfig([ComponentConfig("qed")], aggregation="sum"), r"^oracle\.aggregation: must be one of product,"),
         (OracleConfig([ComponentConfig("qed")], time_limit_s=0.0), r"^oracle\.time_limit_s: must be finite and > 0"),
         (OracleConfig([ComponentConfig("qed")], max_failed_share=1.1), r"^oracle\.max_failed_share: must be"),
-        (OracleConfig([ComponentConfig("qed")], workers=0), r"^oracle\.workers: must be >= 1, got 0$"),
+        (OracleConfig([ComponentConfig("qed")], workers=0), r"^oracle\.workers: must be >= 1 and <= 1024, got 0$"),
     ],
 )
 def test_an_oracle_that_cannot_score_is_an_error(oracle, message):

@@ -76,3 +76,10 @@ def test_what_hydra_would_accept_is_rejected(overrides, message):
 )
 def test_what_hydra_understands_passes(overrides):
     check_overrides("llm", overrides)
+
+
+@pytest.mark.parametrize("override", ["hydra.run.dir=", "hydra.sweep.dir=''", "hydra.run.dir=null"])
+def test_a_folder_without_a_name_is_rejected(override):
+    with pytest.raises(ConfigError, match=r"^hydra\.(run|sweep)\.dir: must be a folder"):
+        check_overrides("llm", [override])
+    check_overrides("llm", ["hydra.run.dir=."])

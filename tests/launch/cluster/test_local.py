@@ -1,6 +1,7 @@
 """Jobs as processes of this machine: their order, retries and failures, and a real sweep."""
 
 import os
+import signal
 import subprocess
 import sys
 import types
@@ -24,6 +25,8 @@ def executor(monkeypatch, tmp_path):
     class Handle:
         def __init__(self, number):
             self.number, self.polls = number, 0
+            close = types.SimpleNamespace(close=lambda: state.cancelled.append(number))
+            self.controller = types.SimpleNamespace(stdin=close)
             state.running.append(number)
             state.most = max(state.most, len(state.running))
 
@@ -32,9 +35,6 @@ def executor(monkeypatch, tmp_path):
             if self.polls == 2:
                 state.running.remove(self.number)
             return self.polls >= 2
-
-        def cancel(self):
-            state.cancelled.append(self.number)
 
     class Executor:
         def __init__(self, folder):
@@ -75,7 +75,7 @@ def test_no_more_jobs_than_allowed_run_at_a_time(executor, tmp_path, capsys):
     assert set(executor.paths) == {(code, code)}
     assert (os.environ.get("PYTHONPATH"), os.getcwd() == code) == (before, False)
     assert len(read_sweep(tmp_path / "sweep").jobs) == 4
-    assert executor.parameters == {"tasks_per_node": 1, "gpus_per_node": 0, "timeout_min": 5}
+    assert executor.parameters == {"tasks_per_node": 1, "timeout_min": 5}
     assert "[0] finished: seed=0" in capsys.readouterr().out
 
 
@@ -99,13 +99,12 @@ def test_stop_starts_no_further_job(executor, tmp_path):
     assert executor.started == [0]
 
 
-def test_an_interruption_cancels_what_is_running(executor, tmp_path, monkeypatch):
-    def interrupt(seconds):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(local.time, "sleep", interrupt)
-    with pytest.raises(KeyboardInterrupt):
+def test_an_interruption_stops_what_is_running_and_waits_for_it(executor, tmp_path, monkeypatch):
+    monkeypatch.setattr(local.signals, "pending", lambda: signal.SIGTERM if executor.running else None)
+    monkeypatch.setattr(local, "stop_jobs", lambda handles: executor.cancelled.extend(h.number for h in handles))
+    with pytest.raises(KeyboardInterrupt) as interruption:
         run(tmp_path, "continue")
+    assert interruption.value.args == (signal.SIGTERM,)
     assert executor.cancelled == [0, 1]
 
 

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
+from conf.schema.base import ConfigError
 from conf.schema.run import OptimizerConfig
-from launch.engines.base import lr_factor, make_adamw
+from launch.engines.base import lr_factor, make_adamw, overflow_in_one_line
 
 
 def test_schedules():
@@ -37,3 +38,17 @@ def test_adamw_has_the_settings():
     optimizer = make_adamw([torch.nn.Parameter(torch.ones(2))], settings)
     (group,) = optimizer.param_groups
     assert (group["lr"], group["weight_decay"], group["betas"], group["fused"]) == (0.3, 0.2, (0.7, 0.8), True)
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("policy_logp is NaN at [0, 0], which is a valid sample", r"^the log-probabilities .* lower optimizer\.lr"),
+        ("another", "^another$"),
+    ],
+)
+def test_log_probabilities_that_overflow_are_one_line(message, expected):
+    optimizer = OptimizerConfig(1e30, 0.0, 0.9, 0.99, 0, "constant", None)
+    with pytest.raises(ValueError, match=expected) as error, overflow_in_one_line(optimizer):
+        raise ValueError(message)
+    assert isinstance(error.value, ConfigError) == (message != "another")

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from conf.schema.base import ConfigError
 from conf.schema.run import OptimizerConfig
 from launch.engines.torch import TorchEngine
 
@@ -97,9 +98,21 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update():
     engine = TorchEngine(module(), config(), 1)
     before = engine.module.weight.detach().clone()
     engine.backward(engine.module.weight.sum() * math.nan)
-    with pytest.raises(RuntimeError, match="non-finite"):
+    with pytest.raises(ConfigError, match=r"update 1: the loss overflowed .*optimizer\.lr"):
         engine.step()
     assert torch.equal(engine.module.weight, before)
+
+
+def test_the_error_names_what_overflowed_first():
+    engine = TorchEngine(module().float(), config(), 1)
+    engine.backward((engine.module.weight * 1e30).sum())  # its square is beyond float32
+    with pytest.raises(ConfigError, match="update 1: the gradient overflowed"):
+        engine.step()
+    with torch.no_grad():
+        engine.module.weight[0] = math.inf
+    for action in (engine.step, engine.state_dict):
+        with pytest.raises(ConfigError, match="update 0: the weights of the policy overflowed"):
+            action()
 
 
 def test_a_state_continues_bit_for_bit():

@@ -56,6 +56,23 @@ def test_a_finished_run(tmp_path):
     assert {path.name for path in folder.iterdir()} - {"code.patch"} == files  # no temporary file stays
 
 
+@pytest.mark.parametrize(("best", "fails"), [("x", False), ("X", True), ("", True), ("step", True)])
+def test_the_best_checkpoint_needs_a_metric_of_the_run(tmp_path, best, fails):
+    config = OmegaConf.create({**RUN, "checkpoint": {**CHECKPOINT, "best": best}})
+
+    def job():
+        with Run(tmp_path / "run", "llm", config, []) as run:
+            for step in run.steps(2):
+                run.log({"x": 1.0, "y": step})
+
+    if not fails:
+        job()
+        return
+    with pytest.raises(ConfigError, match=r"^checkpoint\.best: this run has no metric .*; use one of x"):
+        job()
+    assert lines(tmp_path / "run", "metrics") == []
+
+
 def test_a_failed_run_says_where(tmp_path):
     def job():
         with Run(tmp_path / "run", "llm", CONFIG, []) as run:
