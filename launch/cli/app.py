@@ -22,6 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from conf.schema.base import ConfigError
+from launch.cli import sweep_check
 from launch.cli.command_line import read_command_line
 from launch.cli.errors import error_message, one_line
 from launch.cli.shadowing import refuse_shadowing
@@ -60,6 +61,7 @@ def start(
     job.outcomes = outcomes  # type: ignore[attr-defined]  # a launcher reports the outcomes of its jobs here
     signals.install()
     register(package)
+    sweep_check.install(package)
     job.__module__ = package  # Hydra derives the job's name from it, and so the run folder
     main = hydra.main(version_base="1.3", config_path=f"pkg://conf.{package}", config_name="config")(job)
     try:
@@ -80,7 +82,7 @@ def start(
         sys.exit(1)
 
 
-last_error = ""  # traceback of this process's last failure; launch.cluster.job reads it
+last_error = ""  # message of this process's last failure, one line; launch.cluster.job reads it
 
 
 class Outcomes:
@@ -95,9 +97,9 @@ class Outcomes:
     def add_error(self, error: Exception) -> None:
         """Count a failure. The traceback of a `ConfigError` is printed only if `full_error`, any other one always."""
         global last_error
-        last_error = "".join(traceback.format_exception(error))
-        message = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
-        self.add_failure(message, last_error if self.full_error or not isinstance(error, ConfigError) else "")
+        trace = "".join(traceback.format_exception(error))
+        last_error = one_line(str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}")
+        self.add_failure(last_error, trace if self.full_error or not isinstance(error, ConfigError) else "")
 
     def add_failure(self, message: str, trace: str = "") -> None:
         """Count a failure and print it on standard error, the message on one line after the traceback."""

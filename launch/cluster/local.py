@@ -10,7 +10,7 @@ from typing import Any
 from conf.schema.launchers import LocalLauncherConfig
 from launch.cluster.job import import_submitit, job_failure, make_task, retry_limit
 from launch.cluster.snapshot import take_snapshot
-from launch.cluster.sweep import Sweep, SweepJob, write_sweep
+from launch.cluster.sweep import Sweep, SweepJob
 
 
 def run_locally(
@@ -23,7 +23,6 @@ def run_locally(
     """
     submitit = import_submitit()
     take_snapshot(folder / ".code")
-    write_sweep(folder, sweep)
     executor = submitit.LocalExecutor(folder / ".submitit" / "%j")
     executor.update_parameters(
         tasks_per_node=settings.tasks_per_node,
