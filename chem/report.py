@@ -17,6 +17,8 @@ from rich.table import Table
 
 from chem.metrics import OB_COUNTS, ScoredMolecules, collect_molecules, screen_metrics, yield_curve
 from core.mara import reaches
+from launch.analysis.csv_cells import csv_cell
+from launch.analysis.labels import plain_label
 from launch.analysis.sweep_runs import read_sweep_runs, write_summaries
 from launch.runs.atomic import make_folder, replacing
 from launch.runs.console import console
@@ -84,9 +86,10 @@ def write_molecules(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     names = sorted({name for row in rows for name in row["values"]})
     with replacing(path) as file, file.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["smiles", "score", "step", *names])
+        writer.writerow(map(csv_cell, ["smiles", "score", "step", *names]))
         for row in rows:
-            writer.writerow([row["smiles"], row["score"], row["step"], *(row["values"].get(name) for name in names)])
+            values = (row["values"].get(name) for name in names)
+            writer.writerow(map(csv_cell, [row["smiles"], row["score"], row["step"], *values]))
 
 
 def good_molecules(rows: Sequence[Mapping[str, Any]], threshold: Any) -> int | None:
@@ -205,7 +208,8 @@ def draw_curves(path: Path, runs: Sequence[tuple[str, Sequence[Mapping[str, Any]
     for name, metrics in runs:
         steps = [row["step"] + 1 for row in metrics]
         for axis, key in zip(axes, ("reward/raw", "valid", "scaffolds"), strict=True):
-            axis.plot(steps, [math.nan if row[key] is None else row[key] for row in metrics], linewidth=1, label=name)
+            values = [math.nan if row[key] is None else row[key] for row in metrics]
+            axis.plot(steps, values, linewidth=1, label=plain_label(name))
     titles = ("mean raw reward", "valid share", "distinct scaffolds among the valid")
     for axis, title in zip(axes, titles, strict=True):
         axis.set(xlabel="step", title=title)

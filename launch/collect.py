@@ -11,7 +11,10 @@ Files in --out (default: the folder `collected` in the first sweep):
 The results of a run include those of python -m llm.evaluate run=RUN (--metrics distinct/mean,...).
 Standard errors are bootstrap standard errors of the mean over the seeds, computed exactly over all resamples.
 If some seeds of a row lack a result, the mean is over the others, and their number is shown: 9.2 (3 of 5).
-The exit status is 1 if a run did not finish; the other runs are still collected.
+What a run is, its own folder says. A run that several of the folders hold, or that has the configuration and seed of
+another one, counts once, and the command says so. A run whose files cannot be read is listed with the reason.
+The exit status is 1 if a run did not finish or cannot be read; the other runs are still collected.
+Text in a CSV file that a spreadsheet would execute, such as =1+1, gets a leading apostrophe.
 """
 
 import argparse
@@ -62,7 +65,7 @@ def collect(
         against: a part of the label of the row that the others are tested against; no tests if empty.
 
     Returns:
-        The exit status: 1 if a run did not finish, otherwise 0.
+        The exit status: 1 if a run did not finish or cannot be read, otherwise 0.
 
     Raises:
         ConfigError: no run has a result, or `against` does not select exactly one row.
@@ -70,10 +73,11 @@ def collect(
     from launch.analysis.html import write_report
     from launch.analysis.plots import PARETO, draw_artifact_curves, draw_curves, draw_pareto
     from launch.analysis.significance import compare, find_baseline
-    from launch.analysis.table import fold_seeds, read_runs, result_keys, write_tables
+    from launch.analysis.table import distinct_runs, fold_seeds, read_runs, result_keys, write_tables
     from launch.analysis.terminal import default_results, print_results, print_tests
 
-    runs = [run for sweep in sweeps for run in read_runs(sweep)]
+    found = [run for sweep in sweeps for run in read_runs(sweep)]
+    runs = distinct_runs(found)
     rows = fold_seeds(runs)
     keys = result_keys(runs)
     for flag, requested in (("--metrics", shown), ("--pareto", pareto)):
@@ -97,11 +101,15 @@ def collect(
     print_results(rows, printed)
     if tests:
         print_tests([test for test in tests if test.key in printed], against)
-    unfinished = [run for run in runs if run.state != "finished"]
-    for run in unfinished:
+    left_out = [run for run in runs if run.state != "finished"]
+    for run in left_out:
         print(f"{run.state}: {run.folder}{': ' if run.error else ''}{run.error}")
-    print(f"{len(runs) - len(unfinished)} of {len(runs)} runs finished; report: {out / 'report.html'}")
-    return int(bool(unfinished))
+    if len(found) > len(runs):
+        print(f"{len(found) - len(runs)} runs are in several of the folders that were given, and count once")
+    repeated = sum(run.state == "repeated" for run in runs)
+    finished = f"{len(runs) - len(left_out)} of {len(runs)} runs finished"
+    print(f"{finished}{f', {repeated} repeated' if repeated else ''}; report: {out / 'report.html'}")
+    return int(repeated < len(left_out))
 
 
 if __name__ == "__main__":

@@ -100,9 +100,9 @@ def read_runs_side(folder: Path) -> Side:
     Raises:
         ConfigError: it holds no run with a configuration, or runs of several configurations.
     """
-    from launch.analysis.table import fold_seeds, read_runs, result_keys
+    from launch.analysis.table import distinct_runs, fold_seeds, read_runs, result_keys
 
-    runs = [run for run in read_runs(folder) if run.config]
+    runs = [run for run in distinct_runs(read_runs(folder)) if run.config]
     rows = fold_seeds([run for run in runs if run.state == "finished"])
     if not runs or len(rows) > 1:
         raise ConfigError(

@@ -1,28 +1,44 @@
 """`python -m launch.resume SWEEP`: run the jobs of a sweep that are missing, failed, preempted or dead.
 
 Finished and running jobs are not touched. Each of the others continues from its newest checkpoint in its own folder.
+A job whose files cannot be read is shown with the reason and not run: move its folder away to run it anew. While
+another process is starting the jobs of the sweep, the command is refused.
 The jobs run one after another on this machine, or through the launcher that the sweep was started with. SLURM jobs
 are submitted with the code as it was when the sweep was submitted. The folder of a single run is resumed in the same
 way. A job is refused if its command now gives another configuration than the one the run started with.
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from conf.schema.base import ConfigError
 from conf.schema.launchers import SlurmLauncherConfig
 from launch.cli.compose import compose
+from launch.cli.errors import one_line
 from launch.cli.recorded_command import RecordedCommand, read_command
+from launch.cluster.job import check_folder
 from launch.cluster.launcher import Settings, read_settings
 from launch.cluster.local import run_locally
 from launch.cluster.slurm import submit_jobs
-from launch.cluster.sweep import Sweep, SweepJob, check_inside, job_states, read_sweep, slurm_queue
+from launch.cluster.sweep import (
+    ACTIVE,
+    Sweep,
+    SweepJob,
+    SweepLock,
+    check_inside,
+    job_states,
+    read_sweep,
+    slurm_queue,
+    unreadable_reason,
+)
 from launch.runs.checkpoint import check_equal, result_config
 from launch.runs.run_folder import one_line_errors, read_config, read_record
 from launch.runs.streams import run_command
 
-NOT_RESUMED = ("finished", "running", "pending", "starting")
+NOT_RESUMED = ("finished", *ACTIVE, "unreadable")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,8 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("sweep", type=Path, help="folder of a sweep or of a run")
     parser.add_argument("--dry-run", action="store_true", help="print what would be run, and run nothing")
     args = parser.parse_args(arguments)
+    folder = args.sweep.absolute()
     with one_line_errors("launch.resume"):
-        return resume(args.sweep.absolute(), args.dry_run)
+        read_sweep(folder)  # a folder without a sweep is not locked
+        with nullcontext() if args.dry_run else SweepLock(folder):
+            return resume(folder, args.dry_run)
     return 1
 
 
@@ -46,7 +65,7 @@ def resume(folder: Path, dry_run: bool) -> int:
         dry_run: whether to print the jobs only.
 
     Returns:
-        The exit status: 1 if a job failed again, otherwise 0.
+        The exit status: 1 if a job failed again or cannot be read, otherwise 0.
 
     Raises:
         ConfigError: the folder holds no sweep or run, a configuration has changed, or SLURM does not answer.
@@ -61,22 +80,41 @@ def resume(folder: Path, dry_run: bool) -> int:
     states = job_states(folder, sweep.jobs, queue or {})
     jobs = [job for job, state in zip(sweep.jobs, states, strict=True) if state not in NOT_RESUMED]
     for job, state in zip(sweep.jobs, states, strict=True):
-        print(f"[{job.number}] {state}{'' if state in NOT_RESUMED else ', will run'}: {' '.join(job.overrides)}")
+        reason = f": {unreadable_reason(folder / job.folder)}" if state == "unreadable" else ""
+        will_run = "" if state in NOT_RESUMED else ", will run"
+        print(f"[{job.number}] {state}{will_run}: {' '.join(job.overrides)}{reason}", flush=True)
     if not (folder / ".code").exists():  # with a snapshot, the jobs compose their configuration from it
         for job in jobs:
             check_unchanged(folder, sweep, job)
+    unreadable = int("unreadable" in states)
     settings = None if sweep.launcher == "basic" else read_recorded_settings(folder, sweep)
     if settings is not None and jobs:
         print_code(folder, settings)
     if dry_run or not jobs:
-        return 0
+        return unreadable
+    return max(unreadable, start(folder, sweep, jobs, settings))
+
+
+def start(folder: Path, sweep: Sweep, jobs: list[SweepJob], settings: Settings | None) -> int:
+    """Start jobs with the launcher of their sweep, and return 1 if one of them is known to have failed, otherwise 0.
+
+    Args:
+        folder: absolute path of the sweep.
+        sweep: its record.
+        jobs: one or more.
+        settings: those of the launcher; None for Hydra's basic one.
+    """
     if settings is None:
         return max(run_job(folder, sweep, job) for job in jobs)
-    if not isinstance(settings, SlurmLauncherConfig):
-        return 1 if run_locally(folder, sweep, jobs, settings) else 0
-    submit_jobs(folder, sweep, jobs, settings)
-    print(f"submitted {len(jobs)} jobs to SLURM: {', '.join(str(job.id) for job in jobs)}")
-    return 0
+    if isinstance(settings, SlurmLauncherConfig):
+        submit_jobs(folder, sweep, jobs, settings)
+        print(f"submitted {len(jobs)} jobs to SLURM: {', '.join(str(job.id) for job in jobs)}")
+        return 0
+    check_folder(folder)
+    failures = run_locally(folder, sweep, jobs, settings)
+    for number, failure in failures.items():
+        print(f"launch.resume: job {number}: {one_line(failure)}", file=sys.stderr)
+    return int(bool(failures))
 
 
 def print_code(folder: Path, settings: Settings) -> None:

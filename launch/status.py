@@ -1,22 +1,25 @@
 """`python -m launch.status SWEEP`: show the state, steps, time left and latest metrics of the jobs of sweeps.
 
 The states are pending (in SLURM's queue), starting, running, finished, failed, preempted (stopped by a signal, after
-a checkpoint was saved), dead (killed) and missing (never started). `launch.resume` runs the jobs that are failed,
-preempted, dead or missing. The exit status is 1 if a job is failed or dead, otherwise 0.
+a checkpoint was saved), dead (killed), unreadable (its files are damaged or not ours) and missing (never started).
+`launch.resume` runs the jobs that are failed, preempted, dead or missing. What is shown of a run is read from its own
+folder. The exit status is 1 if a job is failed, dead or unreadable, otherwise 0.
 """
 
 import argparse
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from conf.schema.base import ConfigError
 from conf.schema.objective import DIVERGENCE_METRICS
-from launch.cluster.sweep import Sweep, job_states, read_sweep, slurm_queue
+from launch.cluster.sweep import Sweep, job_states, read_sweep, run_overrides, slurm_queue, unreadable_reason
 from launch.runs.run_folder import (
+    foreign_files,
     last_traceback_line,
     one_line_errors,
     read_config,
@@ -28,7 +31,8 @@ from launch.runs.streams import run_command
 
 METRICS = ("reward/raw", *DIVERGENCE_METRICS, "loss")  # by default the first two that a run logs are shown
 RECENT = 20  # number of latest steps whose median time predicts the time left
-STATE_COLOURS = {"finished": "green", "failed": "red", "dead": "red", "running": "cyan", "preempted": "yellow"}
+FAILURES = ("failed", "dead", "unreadable")
+STATE_COLOURS = {"finished": "green", "running": "cyan", "preempted": "yellow", **dict.fromkeys(FAILURES, "red")}
 
 
 @dataclass
@@ -38,11 +42,11 @@ class JobStatus:
     number: int
     varies: str
     state: str
-    steps: int
-    total: int | None
-    seconds_left: float | None
-    metrics: dict[str, Any]
-    error: str
+    steps: int = 0
+    total: int | None = None
+    seconds_left: float | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
+    error: str = ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             for folder, jobs in statuses.items():
                 print_jobs(folder, jobs)
-    return int(any(job.state in ("failed", "dead") for jobs in statuses.values() for job in jobs))
+    return int(any(job.state in FAILURES for jobs in statuses.values() for job in jobs))
 
 
 def job_statuses(folder: Path, sweep: Sweep, queue: dict[str, str], keys: Sequence[str]) -> list[JobStatus]:
@@ -76,24 +80,38 @@ def job_statuses(folder: Path, sweep: Sweep, queue: dict[str, str], keys: Sequen
         queue: the states of SLURM jobs by id.
         keys: the metrics to read; if empty, the first two of METRICS that a run logs.
     """
-    states = job_states(folder, sweep.jobs, queue)
-    common = set.intersection(*(set(job.overrides) for job in sweep.jobs)) if len(sweep.jobs) > 1 else set()
     statuses = []
-    for job, state in zip(sweep.jobs, states, strict=True):
-        run = folder / job.folder
-        varies = " ".join(override for override in job.overrides if override not in common)
-        status = JobStatus(job.number, varies, state, 0, None, None, {}, "")
-        if (run / "run.json").exists():
-            last = read_last_line(run / "metrics.jsonl") or {}
-            status.steps = int(last.get("step", -1)) + 1
-            status.total = read_config(run).get("steps")
-            status.metrics = {key: last.get(key) for key in keys or [key for key in METRICS if key in last][:2]}
-            if state == "running" and status.total is not None:
-                status.seconds_left = seconds_left(run, status.total - status.steps)
-            if state == "failed":
-                status.error = last_traceback_line(read_record(run)["traceback"])
+    overrides = []
+    for job, state in zip(sweep.jobs, job_states(folder, sweep.jobs, queue), strict=True):
+        status, planned = JobStatus(job.number, "", state), job.overrides
+        try:
+            with foreign_files(folder / job.folder):
+                planned = run_overrides(folder / job.folder, planned)
+                _read_run(status, folder / job.folder, keys)
+        except ConfigError as error:
+            status = JobStatus(job.number, "", "unreadable", error=str(error))
         statuses.append(status)
+        overrides.append(planned)
+    common = set.intersection(*map(set, overrides)) if len(overrides) > 1 else set()
+    for status, of_job in zip(statuses, overrides, strict=True):
+        status.varies = " ".join(override for override in of_job if override not in common)
     return statuses
+
+
+def _read_run(status: JobStatus, run: Path, keys: Sequence[str]) -> None:
+    """Add what the files of a run say, if it has started, to the status of its job."""
+    if not (run / "run.json").exists():
+        return
+    if status.state == "unreadable":
+        raise ConfigError(unreadable_reason(run))
+    last = read_last_line(run / "metrics.jsonl") or {}
+    status.steps = int(last.get("step", -1)) + 1
+    status.total = read_config(run).get("steps")
+    status.metrics = {key: last.get(key) for key in keys or [key for key in METRICS if key in last][:2]}
+    if status.state == "running" and status.total is not None:
+        status.seconds_left = seconds_left(run, status.total - status.steps)
+    if status.state == "failed":
+        status.error = last_traceback_line(read_record(run).get("traceback"))
 
 
 def seconds_left(run: Path, steps: int) -> float | None:
@@ -101,7 +119,8 @@ def seconds_left(run: Path, steps: int) -> float | None:
 
     None if no step has been timed. The timed steps need not be consecutive.
     """
-    lines = read_jsonl(run / "timings.jsonl")[-RECENT:]
+    path = run / "timings.jsonl"
+    lines = read_jsonl(path)[-RECENT:] if path.exists() else []
     if not lines:
         return None
     return steps * median(line["seconds"] for line in lines)
@@ -110,24 +129,24 @@ def seconds_left(run: Path, steps: int) -> float | None:
 def print_jobs(folder: Path, jobs: Sequence[JobStatus]) -> None:
     """Print a table of the jobs, the errors of failed ones, and the number of jobs in each state."""
     from rich.table import Table
+    from rich.text import Text
 
     from launch.runs.console import console
 
     keys = list(dict.fromkeys(key for job in jobs for key in job.metrics))
-    table = Table(title=str(folder), title_justify="left")
+    table = Table()
     for column in ("job", "overrides", "state", "step", "time left", *keys):
         table.add_column(column, justify="left" if column in ("overrides", "state") else "right", overflow="fold")
     for job in jobs:
         step = f"{job.steps}/{'?' if job.total is None else job.total}"
         values = [job.metrics.get(key) for key in keys]
-        colour = STATE_COLOURS.get(job.state, "")
-        state = f"[{colour}]{job.state}[/]" if colour else job.state
+        state = Text(job.state, STATE_COLOURS.get(job.state, ""))
         cells = [
             "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value) for value in values
         ]
         table.add_row(str(job.number), job.varies or "-", state, step, format_duration(job.seconds_left), *cells)
-    markup_console = console.__class__(markup=True, emoji=False, highlight=False, width=console.width)
-    markup_console.print(table)
+    console.print(str(folder), soft_wrap=True)
+    console.print(table)
     for job in jobs:
         if job.error:
             console.print(f"job {job.number}: {job.error}", soft_wrap=True)

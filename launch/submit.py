@@ -10,8 +10,10 @@ instead, and submits and writes nothing.
 """
 
 import argparse
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +25,8 @@ from launch.cli.recorded_command import CONFIG_FLAGS
 from launch.runs.atomic import make_folder, writing
 from launch.runs.run_folder import one_line_errors
 from launch.runs.streams import run_command
+
+RECORDED = "sweep folder: "  # what a launcher prints when it has recorded the sweep
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,14 +61,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def start_in_background(command: Sequence[str]) -> int:
-    """Start a process that runs the jobs on this machine, and that continues when the terminal is closed."""
-    log = Path("runs", f"local_{datetime.now():%Y-%m-%d_%H-%M-%S}.log").absolute()
+    """Start a process that runs the jobs on this machine, and that continues when the terminal is closed.
+
+    Returns:
+        0 once the process has checked and recorded the sweep, otherwise the exit status with which it refused to.
+    """
+    log = Path("runs", f"local_{datetime.now():%Y-%m-%d_%H-%M-%S}_{os.getpid()}.log").absolute()
     make_folder(log.parent)
     with writing(log), log.open("ab") as out:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
         )
-    print(f"started process {process.pid}; its output is in {log}")
+    try:
+        while RECORDED not in log.read_text("utf-8", errors="replace"):
+            if process.poll() is not None:
+                print(log.read_text("utf-8", errors="replace"), end="", file=sys.stderr)
+                log.unlink()
+                return process.returncode
+            time.sleep(0.1)
+    except KeyboardInterrupt:
+        process.terminate()
+        raise
+    folder = log.read_text("utf-8", errors="replace").partition(RECORDED)[2].partition("\n")[0]
+    print(f"started process {process.pid}; its output is in {log}\n{RECORDED}{folder}")
     return 0
 
 

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from rich.table import Table
 
+from launch.analysis.labels import plain_label
 from launch.analysis.palette import BLACK, COLOURS
 from launch.analysis.sweep_runs import read_sweep_runs, write_summaries
 from launch.runs.atomic import replacing
@@ -144,7 +145,7 @@ def draw_training(axes: Axes, metrics: Sequence[Mapping[str, Any]], base: Mappin
         comparable = key == "correct" or key.startswith("share/")
         if comparable:
             steps, values = [0, *steps], [base[key], *values]
-        axes.plot(steps, values, color=colour, label=label)
+        axes.plot(steps, values, color=colour, label=plain_label(label))
         if comparable:
             axes.axhline(base[key], color=colour, linestyle=":", linewidth=1)
     axes.set(xlabel="step", ylabel="share", ylim=(-0.02, 1.02), title="Answers (dotted: base)")
@@ -171,7 +172,7 @@ def draw_pareto(axes: Axes, runs: Sequence[tuple[str, Sequence[Mapping[str, Any]
         (_, reward), (_, entropy) = smoothed(rows, key), smoothed(rows, "answers/entropy_nats")
         if comparable:
             reward, entropy = [base[start], *reward], [base["entropy_nats"], *entropy]
-        axes.plot(entropy, reward, color=colour, linewidth=1.2, alpha=0.8, label=name)
+        axes.plot(entropy, reward, color=colour, linewidth=1.2, alpha=0.8, label=plain_label(name))
         axes.plot(entropy[-1:], reward[-1:], "o", color=colour)
     if comparable:
         axes.plot([base["entropy_nats"]], [base[start]], "kx", label="base")

@@ -22,9 +22,15 @@ PARTS = {
     "hydra-core": {
         "hydra._internal.utils:get_args_parser": ("launch/cli/command_line.py", ()),
         "hydra.core.override_parser.overrides_parser:OverridesParser.create": ("launch/cli/command_line.py", ()),
-        "hydra.core.utils:filter_overrides": ("launch/cluster/launcher.py", ("overrides",)),
+        "hydra.core.utils:filter_overrides": ("launch/cli/sweep_check.py", ("overrides",)),
         "hydra.core.utils:JobReturn": ("launch/cluster/launcher.py", ("overrides", "status")),
-        "hydra.plugins.sweeper:Sweeper.validate_batch_is_legal": ("launch/cli/validation.py", ("self", "batch")),
+        "hydra.plugins.sweeper:Sweeper.validate_batch_is_legal": ("launch/cli/sweep_check.py", ("self", "batch")),
+        "hydra._internal.core_plugins.basic_sweeper:BasicSweeper.split_arguments": (
+            "launch/cli/sweep_check.py",
+            ("overrides", "max_batch_size"),
+        ),
+        "hydra.experimental.callback:Callback.on_run_start": ("launch/cli/new_folder.py", ("config",)),
+        "hydra.experimental.callback:Callback.on_multirun_start": ("launch/cli/new_folder.py", ("config",)),
         "hydra.core.global_hydra:GlobalHydra.instance": ("launch/cli/compose.py", ()),
         "hydra._internal.hydra:Hydra.create_main_hydra2": (
             "launch/cli/compose.py",
@@ -36,7 +42,7 @@ PARTS = {
         ),
         "hydra.core.override_parser.types:QuotedString.with_quotes": ("launch/cli/overrides.py", ()),
         "hydra._internal.config_loader_impl:ConfigLoaderImpl.load_sweep_config": (
-            "launch/cluster/launcher.py",
+            "launch/cli/sweep_check.py",
             ("master_config", "sweep_overrides"),
         ),
     },

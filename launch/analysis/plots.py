@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from conf.schema.objective import DIVERGENCE_METRICS
 from launch.analysis.artifacts import curve_panels, fold_curves
+from launch.analysis.labels import plain_label
 from launch.analysis.palette import COLOURS
 from launch.analysis.table import Row
 from launch.runs.atomic import replacing
@@ -53,8 +54,14 @@ def draw_pareto(rows: Sequence[Row], x: str, y: str, path: Path) -> Path:
     for number, (row, point) in enumerate(zip(rows, points, strict=True)):
         errors = [np.nan_to_num(row.result(key)[1]) for key in (x, y)]
         style: dict[str, Any] = {"color": colour(number), "marker": "os^Dv"[number // len(COLOURS) % 5]}
-        axes.errorbar(*point, xerr=errors[0], yerr=errors[1], linestyle="", capsize=2, label=row.label, **style)
-    axes.set(xlabel=x, ylabel=y, title="Reward against diversity (mean and standard error over seeds)")
+        axes.errorbar(
+            *point, xerr=errors[0], yerr=errors[1], linestyle="", capsize=2, label=plain_label(row.label), **style
+        )
+    axes.set(
+        xlabel=plain_label(x),
+        ylabel=plain_label(y),
+        title="Reward against diversity (mean and standard error over seeds)",
+    )
     axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     return save_figure(figure, path)
 
@@ -72,7 +79,7 @@ def draw_curves(rows: Sequence[Row], path: Path) -> Path:
     for axes, key in zip(panels.flat, keys, strict=False):
         for number, row in enumerate(rows):
             draw_band(axes, number, row.label, *metric_curve(row, key))
-        axes.set(xlabel="step", title=key)
+        axes.set(xlabel="step", title=plain_label(key))
     for axes in panels.flat[len(keys) :]:
         axes.axis("off")
     legend_below(figure, panels.flat[0])
@@ -90,7 +97,7 @@ def draw_artifact_curves(rows: Sequence[Row], out: Path) -> list[Path]:
         for axes, (name, x, lines) in zip(grid.flat, panels, strict=True):
             for number, (label, folded) in enumerate(lines):
                 draw_band(axes, number, label, *folded)
-            axes.set(xlabel=x, title=name)
+            axes.set(xlabel=plain_label(x), title=plain_label(name))
         legend_below(figure, grid.flat[0])
         name = re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_") or "artifact"
         pictures.append(save_figure(figure, out / f"{name}.png"))
@@ -100,7 +107,7 @@ def draw_artifact_curves(rows: Sequence[Row], out: Path) -> list[Path]:
 def draw_band(axes: Axes, number: int, label: str, x: Sequence[float], mean: np.ndarray, error: np.ndarray) -> None:
     """Draw a line with a band of one standard error, in the style of the configuration with this number."""
     style = ("-", "--", ":")[number // len(COLOURS) % 3]
-    axes.plot(x, mean, color=colour(number), linestyle=style, label=label)
+    axes.plot(x, mean, color=colour(number), linestyle=style, label=plain_label(label))
     axes.fill_between(x, mean - error, mean + error, color=colour(number), alpha=0.2, linewidth=0)
 
 

@@ -1,5 +1,6 @@
 """Read the runs of sweeps, average them over their seeds, and write the tables."""
 
+import json
 import math
 import re
 import shlex
@@ -13,10 +14,19 @@ import pandas as pd
 
 from conf.schema.base import ConfigError
 from launch.analysis.artifacts import Artifacts, read_artifacts
-from launch.cluster.sweep import job_states, read_sweep, slurm_queue
+from launch.analysis.csv_cells import write_csv
+from launch.cluster.sweep import job_states, read_sweep, run_overrides, slurm_queue, unreadable_reason
 from launch.runs.atomic import replacing
 from launch.runs.checkpoint import result_config
-from launch.runs.run_folder import flatten, last_traceback_line, read_config, read_json, read_jsonl, read_record
+from launch.runs.run_folder import (
+    flatten,
+    foreign_files,
+    last_traceback_line,
+    read_config,
+    read_json,
+    read_jsonl,
+    read_record,
+)
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -87,26 +97,35 @@ def short_key(key: str) -> str:
 
 
 def read_runs(folder: Path) -> list[CollectedRun]:
-    """Read every job of a sweep, whatever its state. If a run cannot be read, its `error` gives the reason."""
+    """Read every job of a sweep, whatever its state.
+
+    What a run is, its own folder says. If a file cannot be read, the state is `unreadable`, and `error` gives the
+    reason.
+    """
     sweep = read_sweep(folder)
     queue = slurm_queue() or {} if sweep.launcher == "slurm" else {}
     runs = []
     for job, state in zip(sweep.jobs, job_states(folder, sweep.jobs, queue), strict=True):
         run = CollectedRun(folder / job.folder, sweep.package, job.overrides, state)
-        runs.append(run)
-        if (run.folder / "run.json").exists():
-            try:
+        try:
+            with foreign_files(run.folder):
                 _read_files(run)
-            except ConfigError as error:
-                run.state, run.error = "damaged", str(error)
+        except ConfigError as error:
+            run = CollectedRun(run.folder, sweep.package, job.overrides, "unreadable", str(error))
+        runs.append(run)
     return runs
 
 
 def _read_files(run: CollectedRun) -> None:
+    if not (run.folder / "run.json").exists():
+        return
+    if run.state == "unreadable":
+        raise ConfigError(unreadable_reason(run.folder))
     run.record = read_record(run.folder)
-    run.error = last_traceback_line(run.record["traceback"])
+    run.package, run.overrides = run.record["package"], run_overrides(run.folder, run.overrides)
+    run.error = last_traceback_line(run.record.get("traceback"))
     run.config = result_config(read_config(run.folder))
-    run.metrics = _read_lines(run.folder / "metrics.jsonl")
+    run.metrics = _numeric_rows(run.folder / "metrics.jsonl")
     run.artifacts = read_artifacts(run.folder / "report")
     if run.state == "finished":
         summary = read_json(run.folder / "summary.json")
@@ -116,11 +135,19 @@ def _read_files(run: CollectedRun) -> None:
         run.results |= evaluation_results(read_json(evaluation)) if evaluation.exists() else {}
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    try:
-        return read_jsonl(path)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: invalid JSON Lines: {error}") from None
+def _numeric_rows(path: Path) -> list[dict[str, Any]]:
+    """The numbers in each line of metrics.jsonl.
+
+    Raises:
+        ConfigError: a line has no step.
+    """
+    rows = [
+        {key: value for key, value in row.items() if value is None or type(value) in (int, float)}
+        for row in (read_jsonl(path) if path.exists() else [])
+    ]
+    if not all(type(row.get("step")) is int for row in rows):
+        raise ConfigError(f"{path}: each line must have a step, a whole number")
+    return rows
 
 
 def evaluation_results(summary: Mapping[str, Any]) -> dict[str, float]:
@@ -144,6 +171,25 @@ def result_keys(runs: Sequence[CollectedRun]) -> list[str]:
 
 
 # --- rows ------------------------------------------------------------------------------------------------------
+
+
+def distinct_runs(runs: Sequence[CollectedRun]) -> list[CollectedRun]:
+    """The runs without those whose folder is that of an earlier one.
+
+    The state of a finished run with the configuration and seed of an earlier one becomes `repeated`: it says nothing
+    new, so it is not counted, and its `error` names the other run.
+    """
+    by_folder: dict[Path, CollectedRun] = {}
+    first: dict[str, CollectedRun] = {}
+    for run in runs:
+        if by_folder.setdefault(run.folder.resolve(), run) is run and run.state == "finished":
+            other = first.setdefault(json.dumps([run.package, run.config], sort_keys=True, default=str), run)
+            if other is not run:
+                run.state, run.error = (
+                    "repeated",
+                    f"not counted, the configuration and seed are those of {other.folder}",
+                )
+    return list(by_folder.values())
 
 
 def fold_seeds(runs: Sequence[CollectedRun]) -> list[Row]:
@@ -260,16 +306,10 @@ def write_tables(
     table[mixed] = table[mixed].astype(str)  # a Parquet column has one type
     with replacing(out / "table.parquet") as file:
         table.to_parquet(file, index=False)
-    write_csv(out / "table.csv", table)
-    write_csv(out / "runs.csv", pd.DataFrame(_run_record(run, varying_keys(runs)) for run in runs))
+    write_csv(out / "table.csv", table.to_dict("records"))
+    write_csv(out / "runs.csv", [_run_record(run, varying_keys(runs)) for run in runs])
     if tests:
-        write_csv(out / "tests.csv", pd.DataFrame(asdict(test) for test in tests))
-
-
-def write_csv(path: Path, table: pd.DataFrame) -> None:
-    """Write a table without its index."""
-    with replacing(path) as file:
-        table.to_csv(file, index=False)
+        write_csv(out / "tests.csv", [asdict(test) for test in tests])
 
 
 def _row_record(row: Row, rows: Sequence[Row], keys: Sequence[str]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from conf.schema.base import ConfigError
+from launch.cli import sweep_check
 from launch.cli.command_line import read_command_line
 from launch.cli.errors import error_message, one_line
 from launch.cli.recorded_command import config_flags, unresolved
@@ -66,6 +67,7 @@ def start(
         signals.install()
         try:
             register(package)
+            sweep_check.install(package)
             read_command_line(package)
             main()
         except Exception as error:  # not from a job: `job` handles those
@@ -82,7 +84,7 @@ def start(
         sys.exit(1)
 
 
-last_error = ""  # traceback of this process's last failure; launch.cluster.job reads it
+last_error = ""  # message of this process's last failure, one line; launch.cluster.job reads it
 
 
 class Outcomes:
@@ -98,9 +100,9 @@ class Outcomes:
         """Count a failure. The traceback of a `ConfigError` is printed only if `full_error`, any other one always."""
         global last_error
         error = disk_full(error) or error
-        last_error = "".join(traceback.format_exception(error))
-        message = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
-        self.add_failure(message, last_error if self.full_error or not isinstance(error, ConfigError) else "")
+        trace = "".join(traceback.format_exception(error))
+        last_error = one_line(str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}")
+        self.add_failure(last_error, trace if self.full_error or not isinstance(error, ConfigError) else "")
 
     def add_failure(self, message: str, trace: str = "") -> None:
         """Count a failure and print it on standard error, the message on one line after the traceback."""

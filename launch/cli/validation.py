@@ -1,17 +1,10 @@
-"""Check a composed configuration, and every job of a sweep before the first one starts."""
+"""Register the schema of a command with Hydra, and check a composed configuration."""
 
-import sys
-from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
-from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import filter_overrides
-from hydra.errors import HydraException
-from hydra.plugins.sweeper import Sweeper
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import is_dict_annotation
 from omegaconf.errors import OmegaConfBaseException
 
@@ -20,12 +13,10 @@ from conf.schema.commands import COMMANDS
 from conf.schema.model_values import RESOLVERS
 from launch.cli.errors import error_message, unknown_key_message
 from launch.cli.help import key_table, option_table
-from launch.cli.recorded_command import config_flags, recorded_cwd
-from launch.cluster.sweep import Sweep, SweepJob, check_inside, remove_empty_sweep, write_sweep
 
 
 def register(package: str) -> None:
-    """Register a command's schema, resolvers and sweep check with Hydra. They replace those of other commands."""
+    """Register a command's schema and resolvers with Hydra. They replace those of other commands."""
     store = ConfigStore.instance()
     store.store(name="run_schema", node=with_open_dictionaries(COMMANDS[package]))
     for name, section in OPTIONS.items():
@@ -35,12 +26,6 @@ def register(package: str) -> None:
     OmegaConf.register_new_resolver("key_table", lambda *, _root_: key_table(_root_), replace=True)
     for name, resolver in RESOLVERS.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
-
-    # Hydra's own check composes every job but does not validate it.
-    def check_batch(self: Sweeper, batch: Sequence[Sequence[str]]) -> None:
-        check_sweep(package, self, batch)
-
-    Sweeper.validate_batch_is_legal = check_batch  # type: ignore[method-assign]
 
 
 def with_open_dictionaries(schema: type) -> DictConfig:
@@ -100,39 +85,3 @@ def check_keys(package: str, node: DictConfig, prefix: str = "") -> None:
         child = None if OmegaConf.is_missing(node, key) else node[key]
         if isinstance(child, DictConfig):
             check_keys(package, child, f"{prefix}{key}.")
-
-
-def check_sweep(package: str, sweeper: Sweeper, jobs: Sequence[Sequence[str]]) -> None:
-    """Compose and check every job of a sweep, then write sweep.json if the launcher does not.
-
-    Raises:
-        ConfigError: the error of the first job that cannot run.
-    """
-    planned: list[SweepJob] = []
-    assert sweeper.config is not None
-    assert sweeper.hydra_context is not None
-    for number, overrides in enumerate(jobs):
-        try:
-            config = sweeper.hydra_context.config_loader.load_sweep_config(sweeper.config, list(overrides))
-            with open_dict(config):
-                config.hydra.job.id, config.hydra.job.num = str(number), number
-                subdir = str(config.hydra.sweep.subdir)
-                HydraConfig.instance().set_config(config)
-                del config["hydra"]
-            check(package, config)
-            planned.append(SweepJob(number, list(filter_overrides(overrides)), subdir))
-            check_inside(Path(sweeper.config.hydra.sweep.dir), planned[-1])
-        except (ConfigError, HydraException, OmegaConfBaseException) as error:
-            remove_empty_sweep(Path(sweeper.config.hydra.sweep.dir))
-            job = f"job {number} of {len(jobs)}, {' '.join(overrides)}"
-            raise ConfigError(f"{error_message(error, package)} (in {job}; no job was started)") from error
-    try:
-        OmegaConf.to_object(sweeper.config.hydra.launcher)  # checks the launcher's settings
-    except (ConfigError, OmegaConfBaseException):
-        remove_empty_sweep(Path(sweeper.config.hydra.sweep.dir))
-        raise
-    if "BasicLauncher" in sweeper.config.hydra.launcher._target_:  # our launchers write sweep.json themselves
-        command = ["python", "-m", package, *sys.argv[1:]]
-        flags = config_flags(sweeper.config, package)
-        sweep = Sweep(package, command, "basic", planned, cwd=recorded_cwd(), flags=flags)
-        write_sweep(Path(sweeper.config.hydra.sweep.dir), sweep)

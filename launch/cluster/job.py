@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from conf.schema.base import ConfigError
 from launch.cli.recorded_command import RecordedCommand
-from launch.cluster.sweep import Sweep, SweepJob, read_sweep
+from launch.cluster.sweep import Sweep, SweepJob, read_sweep, unreadable_reason
 from launch.runs import signals
 from launch.runs.atomic import make_folder
 from launch.runs.checkpoint import checkpoint_steps
-from launch.runs.run_folder import read_record, run_state, write_json
+from launch.runs.run_folder import last_traceback_line, read_record, run_state, write_json
 
 if TYPE_CHECKING:
     from submitit import Job
@@ -29,7 +29,7 @@ MAX_FRUITLESS = 2  # consecutive requeues without a completed step after which a
 
 
 class JobFailed(Exception):
-    """A rank failed. The message holds that rank's traceback."""
+    """A rank failed. The message is one line; the traceback is in the log of the job."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ class JobTask:
                 self._handle_failure(job)
                 from launch.cli import app
 
-                raise JobFailed(f"rank {job.global_rank} of {job.num_tasks}: {app.last_error}") from None
+                rank = f"rank {job.global_rank} of {job.num_tasks}: " if job.num_tasks > 1 else ""
+                raise JobFailed(f"{rank}{app.last_error}") from None
         return run_state(Path(self.folder)) if job.global_rank == 0 else "finished"
 
     def _requeue(self, job: Any) -> None:
@@ -144,21 +145,25 @@ def make_task(folder: Path, sweep: Sweep, job: SweepJob) -> JobTask:
 
 
 def job_failure(run: Path, handle: "Job[str]") -> str | None:
-    """Why a job that has ended did not finish, or None if it finished.
+    """Why a job that has ended did not finish, in one line with the path of its log. None if it finished.
 
-    If a rank raised an exception, this is its traceback. The ranks that SLURM killed because of it report no cause.
+    If a rank raised an exception, this is its message. The ranks that SLURM killed because of it report no cause.
     """
+    log = f"; log: {handle.paths.stderr}"
     with_result = [task for task in rank_handles(handle) if task.paths.result_pickle.exists()]
     with_result.sort(key=lambda task: task.paths.result_pickle.stat().st_mtime)  # the first failure causes the others
     for task in with_result:
         outcome, result = task._get_outcome_and_result()
-        if outcome == "error":
-            return str(result)
-    state = run_state(run) if (run / "run.json").exists() else "not started"
+        if outcome == "error":  # submitit's traceback, which ends with the message
+            return last_traceback_line(str(result)).removeprefix(f"{JobFailed.__module__}.JobFailed: ") + log
+    problem = unreadable_reason(run)
+    state = "not started" if not (run / "run.json").exists() else "unreadable" if problem else run_state(run)
     if state == "finished":
         return None
-    trace = read_record(run)["traceback"] if state == "failed" else None
-    return trace or f"the job was cancelled or killed (state of the run: {state}); log: {handle.paths.stderr}"
+    if state == "unreadable":
+        return problem
+    trace = last_traceback_line(read_record(run).get("traceback")) if state == "failed" else ""
+    return (trace or f"the job was cancelled or killed (state of the run: {state})") + log
 
 
 def rank_handles(handle: "Job[str]") -> "Sequence[Job[str]]":

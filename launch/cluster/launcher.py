@@ -6,23 +6,20 @@ newest checkpoint.
 """
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hydra.core.utils import JobReturn, JobStatus, filter_overrides
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
-from omegaconf import open_dict
 
 from conf.schema.base import ConfigError
 from conf.schema.launchers import LocalLauncherConfig, SlurmLauncherConfig
-from launch.cli.recorded_command import config_flags, recorded_cwd
-from launch.cluster.job import JobFailed
+from launch.cluster.job import JobFailed, check_folder, import_submitit
 from launch.cluster.local import run_locally
 from launch.cluster.slurm import sbatch_script, submit_jobs, wait_for_jobs
-from launch.cluster.sweep import Sweep, SweepJob, remove_empty_sweep
+from launch.cluster.sweep import PlannedSweep, Sweep, SweepJob, remove_empty_sweep, write_sweep
 
 Settings = SlurmLauncherConfig | LocalLauncherConfig
 
@@ -46,22 +43,22 @@ def launch(
         JobFailed: see `report_outcomes`.
     """
     settings = read_settings(params)
-    config: Any = launcher.config  # type: ignore[attr-defined]
-    folder = Path(str(config.hydra.sweep.dir)).absolute()
-    sweep = plan_sweep(launcher, settings, job_overrides, first_number)
+    plan: PlannedSweep = launcher.plan  # type: ignore[attr-defined]  # of launch.cli.sweep_check
+    folder = Path(str(launcher.config.hydra.sweep.dir)).absolute()  # type: ignore[attr-defined]
+    jobs = plan.jobs[first_number : first_number + len(job_overrides)]
     try:
-        failures = start_jobs(folder, sweep, settings)
+        failures = start_jobs(folder, plan, jobs, settings)
     except ConfigError:
         remove_empty_sweep(folder)
         raise
     if failures is None:
         return []
     outcomes = getattr(launcher.task_function, "outcomes", None)  # type: ignore[attr-defined]
-    return report_outcomes(folder, sweep, failures, outcomes)
+    return report_outcomes(folder, replace(plan.record, jobs=jobs), failures, outcomes)
 
 
-def start_jobs(folder: Path, sweep: Sweep, settings: Settings) -> dict[int, str] | None:
-    """Start the jobs of a sweep, or print what would be started.
+def start_jobs(folder: Path, plan: PlannedSweep, jobs: list[SweepJob], settings: Settings) -> dict[int, str] | None:
+    """Start jobs of a sweep, or print what would be started.
 
     Returns:
         The reason of each failure by job number, None if the jobs are not waited for.
@@ -69,43 +66,26 @@ def start_jobs(folder: Path, sweep: Sweep, settings: Settings) -> dict[int, str]
     Raises:
         ConfigError: the jobs cannot be started with these settings or in this folder.
     """
+    batch = replace(plan.record, jobs=jobs)
     if settings.dry_run:
         if isinstance(settings, SlurmLauncherConfig):
-            print(sbatch_script(folder, sweep, settings))
+            print(sbatch_script(folder, batch, settings))
         else:
             print("nothing to submit")
         remove_empty_sweep(folder)
         return None
     if isinstance(settings, SlurmLauncherConfig):
-        submitted = submit_jobs(folder, sweep, sweep.jobs, settings)
-        print(
-            f"submitted {len(sweep.jobs)} jobs to SLURM: {', '.join(str(job.id) for job in sweep.jobs)}", flush=True
-        )
+        submitted = submit_jobs(folder, plan.record, jobs, settings)
+        if plan.lock is not None and jobs[-1] is plan.jobs[-1]:  # nothing is left to start
+            plan.lock.release()
+        print(f"submitted {len(jobs)} jobs to SLURM: {', '.join(str(job.id) for job in jobs)}", flush=True)
         print(f"sweep folder: {os.path.relpath(folder)}", flush=True)
-        return wait_for_jobs(folder, sweep, submitted) if settings.wait else None
-    return run_locally(folder, sweep, sweep.jobs, settings)
-
-
-def plan_sweep(launcher: Any, settings: Settings, job_overrides: Sequence[Sequence[str]], first_number: int) -> Sweep:
-    """The record of the sweep, without job ids."""
-    config = launcher.config
-    jobs = []
-    for number, overrides in enumerate(job_overrides, first_number):
-        job_config = launcher.hydra_context.config_loader.load_sweep_config(config, list(overrides))
-        with open_dict(job_config):
-            job_config.hydra.job.num, job_config.hydra.job.id = number, str(number)
-        jobs.append(SweepJob(number, list(filter_overrides(overrides)), str(job_config.hydra.sweep.subdir)))
-    package = str(config.hydra.job.name)
-    return Sweep(
-        package,
-        ["python", *sys.argv[0].split()[1:], *sys.argv[1:]],
-        settings.cluster,
-        jobs,
-        on_failure=settings.on_failure,
-        settings=asdict(settings),
-        cwd=recorded_cwd(),
-        flags=config_flags(config, package),
-    )
+        return wait_for_jobs(folder, batch, submitted) if settings.wait else None
+    import_submitit()
+    check_folder(folder)
+    write_sweep(folder, plan.record)
+    print(f"sweep folder: {os.path.relpath(folder)}", flush=True)
+    return run_locally(folder, plan.record, jobs, settings)
 
 
 def report_outcomes(folder: Path, sweep: Sweep, failures: Mapping[int, str], outcomes: Any) -> list[JobReturn]:

@@ -11,9 +11,9 @@ from typing import Any
 from conf.schema.launchers import LocalLauncherConfig
 from launch.cli.recorded_command import python_path
 from launch.cluster.controller import start_controller
-from launch.cluster.job import check_folder, import_submitit, job_failure, make_task, retry_limit
+from launch.cluster.job import import_submitit, job_failure, make_task, retry_limit
 from launch.cluster.snapshot import take_snapshot
-from launch.cluster.sweep import Sweep, SweepJob, write_sweep
+from launch.cluster.sweep import Sweep, SweepJob
 from launch.runs import signals
 
 POLL_SECONDS = 0.1
@@ -32,9 +32,7 @@ def run_locally(
     Raises:
         KeyboardInterrupt: a signal asked to stop. Its argument is the signal's number. All jobs have ended.
     """
-    check_folder(folder)
     take_snapshot(folder / ".code")
-    write_sweep(folder, sweep)
     executor = make_executor(folder, settings)
     waiting, attempts = list(jobs), dict.fromkeys((job.number for job in jobs), 0)
     running: dict[int, tuple[SweepJob, Any]] = {}

@@ -134,7 +134,7 @@ def wait_for_jobs(folder: Path, sweep: Sweep, submitted: "Sequence[Job[str]]") -
     start = time.monotonic()
     unfinished = dict(zip((job.number for job in sweep.jobs if job.id is not None), submitted, strict=True))
     columns = (TextColumn("jobs"), BarColumn(bar_width=12), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("{task.fields[failed]}"), console=console) as progress:
+    with Progress(*columns, TextColumn("{task.fields[failed]}", markup=False), console=console) as progress:
         bar = progress.add_task("jobs", total=len(unfinished), failed="")
         polls_gone: dict[int, int] = {}  # consecutive polls in which a job was no longer in the queue
         while unfinished:

@@ -1,19 +1,40 @@
-"""sweep.json, the record of a sweep, which is the same for all launchers."""
+"""sweep.json, the record of a sweep, which is the same for all launchers, and the lock of a sweep.
+
+sweep.json says which jobs there are. What a run is, the files in its own folder say.
+"""
 
 import getpass
 import json
+import os
+import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from conf.schema.base import ConfigError
 from launch.cli.recorded_command import is_inside, read_command
 from launch.runs.atomic import make_folder
-from launch.runs.run_folder import read_record, run_state, write_json
+from launch.runs.run_folder import (
+    FolderLocked,
+    lock_folder,
+    read_config,
+    read_json,
+    read_last_line,
+    read_record,
+    read_yaml,
+    run_state,
+    unusable_folder_message,
+    write_json,
+)
+
+LOCK = ".sweep.lock"
+ACTIVE = ("pending", "starting", "running")  # states of a job that is in the queue or runs
 
 # The states of a job that has ended in the output of squeue; ENDED is our own, for a job that is not in the queue.
 ENDED = (
@@ -54,6 +75,63 @@ class Sweep:
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
 
+@dataclass
+class PlannedSweep:
+    """A sweep whose jobs have been checked.
+
+    record: of the sweep; it may hold further jobs, of earlier sweeps into the same folder. jobs: those that this
+    sweep starts, in order. lock: None if nothing is started. passed: the number of jobs in the batches that Hydra has
+    passed on to the launcher.
+    """
+
+    record: Sweep
+    jobs: list[SweepJob]
+    lock: "SweepLock | None" = None
+    passed: int = 0
+
+
+class SweepLock:
+    """Held by a process as long as it may start jobs of a sweep. Any end of the process releases it.
+
+    On a file system without locks nothing is locked.
+
+    Args:
+        folder: the sweep folder, created if it does not exist.
+
+    Raises:
+        ConfigError: another process holds the lock, or the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            make_folder(folder)
+            self._descriptor = lock_folder(folder, name=LOCK)
+            if self._descriptor is not None:
+                os.truncate(self._descriptor, 0)
+                os.write(self._descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        except FolderLocked:
+            holder = (folder / LOCK).read_text("utf-8", errors="replace") or "another process"
+            raise ConfigError(
+                f"{folder}: {holder} is starting the jobs of this sweep; wait until it has ended, or stop it first"
+            ) from None
+        except OSError as error:
+            raise ConfigError(unusable_folder_message(error)) from error
+
+    def release(self) -> None:
+        """Release the lock."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
 def write_sweep(folder: Path, sweep: Sweep) -> None:
     """Write sweep.json, and create the folder if it does not exist."""
     make_folder(folder)
@@ -72,6 +150,46 @@ def check_inside(folder: Path, job: SweepJob) -> None:
         )
 
 
+def extend_record(folder: Path, new: Sweep) -> Sweep:
+    """The record of a sweep with the jobs of an earlier record in the same folder.
+
+    A job of `new` replaces the earlier job with the same run folder and keeps its number and id.
+
+    Args:
+        folder: the sweep folder.
+        new: the sweep that is about to start.
+
+    Raises:
+        ConfigError: sweep.json is not readable, a job is queued or running, or the earlier jobs belong to another
+            command.
+    """
+    if not (folder / "sweep.json").exists():
+        return new
+    old = read_sweep(folder)
+    planned = {job.folder for job in new.jobs}
+    others = [job for job in old.jobs if job.folder not in planned]
+    for key in ("package", "cwd", "flags") if others else ():
+        then, now = getattr(old, key), getattr(new, key)
+        if then != now:
+            advice = "choose another folder"
+            raise ConfigError(f"{folder}: holds jobs of another sweep, whose {key} is {then}, not {now}; {advice}")
+    queue = slurm_queue() or {} if old.launcher == "slurm" else {}
+    for job, state in zip(old.jobs, job_states(folder, old.jobs, queue), strict=True):
+        if job.folder in planned and state in ACTIVE:
+            raise ConfigError(
+                f"{folder / job.folder}: this job of an earlier sweep is {state}; wait until it has ended"
+            )
+    earlier = {job.folder: job for job in old.jobs}
+    unused = count(max((job.number for job in old.jobs), default=-1) + 1)
+    jobs = [
+        replace(job, number=earlier[job.folder].number, id=earlier[job.folder].id)
+        if job.folder in earlier
+        else replace(job, number=next(unused))
+        for job in new.jobs
+    ]
+    return replace(new, jobs=sorted([*others, *jobs], key=lambda job: job.number), created=old.created)
+
+
 def remove_empty_sweep(folder: Path) -> None:
     """Remove the folder that Hydra creates before a sweep is checked, unless it holds other files."""
     (folder / "multirun.yaml").unlink(missing_ok=True)
@@ -88,28 +206,55 @@ def read_sweep(folder: Path) -> Sweep:
         ConfigError: the folder holds no run, its runs belong to several packages, or sweep.json is not valid.
     """
     path = folder / "sweep.json"
+    if not path.exists():
+        return _sweep_of_runs(folder)
     try:
         content = json.loads(path.read_text("utf-8"))
-        return Sweep(**{**content, "jobs": [SweepJob(**job) for job in content["jobs"]]})
-    except FileNotFoundError:
-        return _sweep_of_runs(folder)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        sweep = Sweep(**{**content, "jobs": [SweepJob(**job) for job in content["jobs"]]})
+        valid = _has_valid_types(sweep)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ConfigError(f"{path}: not the record of a sweep: {error}") from None
+    if not valid:
+        raise ConfigError(f"{path}: not the record of a sweep: a value has another type than launch writes")
+    return sweep
+
+
+def _has_valid_types(sweep: Sweep) -> bool:
+    texts = [sweep.package, sweep.launcher, sweep.on_failure, sweep.cwd, sweep.created]
+    texts += [text for job in sweep.jobs for text in (job.folder, job.id or "")]
+    numbers = [job.number for job in sweep.jobs]
+    return (
+        all(map(_are_texts, (texts, sweep.command, sweep.flags, *(job.overrides for job in sweep.jobs))))
+        and all(type(number) is int for number in numbers)
+        and len({*numbers}) == len(numbers)
+        and isinstance(sweep.settings, dict)
+    )
 
 
 def _sweep_of_runs(folder: Path) -> Sweep:
     runs = [folder] if (folder / "run.json").exists() else sorted(path.parent for path in folder.glob("*/run.json"))
     if not runs:
         raise ConfigError(f"{folder}: not a sweep or a run, it has neither sweep.json nor run.json")
-    records = [read_record(run) for run in runs]
+    problems = {run: unreadable_reason(run) for run in runs}
+    records = {run: read_record(run) for run in runs if not problems[run]}
+    if not records:
+        raise ConfigError(problems[runs[0]])
     jobs = [
-        SweepJob(number, list(read_command(record).overrides), str(run.relative_to(folder)))
-        for number, (run, record) in enumerate(zip(runs, records, strict=True))
+        SweepJob(
+            number,
+            list(read_command(records[run]).overrides) if run in records else [],
+            str(run.relative_to(folder)),
+        )
+        for number, run in enumerate(runs)
     ]
-    packages = sorted({record["package"] for record in records})
+    packages = sorted({record["package"] for record in records.values()})
     if len(packages) > 1:
         raise ConfigError(f"{folder}: must hold runs of one package, not of several ({', '.join(packages)})")
-    return Sweep(packages[0], list(records[0]["command"]), "basic", jobs)
+    return Sweep(packages[0], next(iter(records.values()))["command"], "basic", jobs)
+
+
+def _are_texts(words: Any) -> bool:
+    return isinstance(words, list) and all(isinstance(word, str) for word in words)
 
 
 def slurm_queue() -> dict[str, str] | None:
@@ -126,7 +271,8 @@ def job_states(folder: Path, jobs: Sequence[SweepJob], queue: Mapping[str, str])
     """The state of each job.
 
     It is `pending` while the job waits in the queue, `starting` until it has a run folder, then the state of its run
-    (`run_state`), or `missing` if it has neither a place in the queue nor a run folder.
+    (`run_state`), `unreadable` if there is an `unreadable_reason`, or `missing` if it has no run folder and is not in
+    the queue.
 
     Args:
         folder: the sweep folder.
@@ -135,8 +281,10 @@ def job_states(folder: Path, jobs: Sequence[SweepJob], queue: Mapping[str, str])
     """
     states = []
     for job in jobs:
-        in_queue = queue.get(job.id or "", "ENDED")
-        of_run = run_state(folder / job.folder) if (folder / job.folder / "run.json").exists() else None
+        in_queue, run = queue.get(job.id or "", "ENDED"), folder / job.folder
+        of_run = None
+        if (run / "run.json").exists():
+            of_run = "unreadable" if unreadable_reason(run) else run_state(run)
         if in_queue == "PENDING" and of_run != "finished":
             states.append("pending")
         elif in_queue not in ENDED and of_run is None:
@@ -144,3 +292,36 @@ def job_states(folder: Path, jobs: Sequence[SweepJob], queue: Mapping[str, str])
         else:
             states.append(of_run or "missing")
     return states
+
+
+def unreadable_reason(run: Path) -> str:
+    """Why the record of a run, its configuration or its final results cannot be read. Empty if they can."""
+    if not (run / "run.json").exists():
+        return ""
+    try:
+        record = read_record(run)
+        if not isinstance(record.get("package"), str) or not _are_texts(record.get("command")):
+            return f"{run / 'run.json'}: not the record of a run: it has no valid package and command"
+        if record["state"] == "finished":
+            read_last_line(run / "metrics.jsonl")
+            read_json(run / "summary.json")
+        else:
+            read_config(run)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def run_overrides(run: Path, planned: Sequence[str]) -> list[str]:
+    """The overrides of a run as its own folder gives them, or `planned` if it does not.
+
+    Raises:
+        ConfigError: overrides.yaml is not a list of overrides.
+    """
+    path = run / "overrides.yaml"
+    if not path.exists():
+        return list(planned)
+    overrides = read_yaml(path)
+    if not isinstance(overrides, list):
+        raise ConfigError(f"{path}: must be a list of overrides, got {type(overrides).__name__}")
+    return [str(override) for override in overrides]

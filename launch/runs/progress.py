@@ -37,7 +37,7 @@ class StepProgress:
             BarColumn(bar_width=12),
             MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=7)),
             TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)),
-            TextColumn("{task.fields[values]}"),
+            TextColumn("{task.fields[values]}", markup=False),  # names of metrics may hold brackets
         )
         self.bar = Progress(*columns, console=console, disable=not self.with_bar)
         self.task = self.bar.add_task("train", total=total, completed=done, values="")

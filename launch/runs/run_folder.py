@@ -21,6 +21,9 @@ from launch.runs.atomic import disk_full, replacing
 STATES = ("running", "finished", "failed", "preempted")
 LOCK = ".lock"
 CLOCK = "MARA_CLOCK"  # environment variable: the time that prompts with a date show, instead of the present
+# The types of entries of run.json that other commands read. Not every version wrote all of them.
+RECORD_TYPES: dict[str, Any] = {"package": str, "command": list, "started": str, "traceback": str | None}
+RECORD_TYPES |= {"versions": dict, "code": dict, "hardware": dict}
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # errors of a file system that does not support locks
 
 
@@ -28,12 +31,13 @@ class FolderLocked(OSError):
     """Another process holds the lock of the folder."""
 
 
-def lock_folder(folder: Path, patience: float = 1.0) -> int | None:
+def lock_folder(folder: Path, patience: float = 1.0, name: str = LOCK) -> int | None:
     """Lock a run folder for this process. Closing the descriptor or any end of the process releases the lock.
 
     Args:
         folder: the run folder.
         patience: seconds to keep trying, since `run_state` holds the lock for a moment.
+        name: of the file that is locked. A folder can have several locks.
 
     Returns:
         An open descriptor, or None if the file system does not support locks.
@@ -42,7 +46,7 @@ def lock_folder(folder: Path, patience: float = 1.0) -> int | None:
         FolderLocked: another process holds the lock.
         OSError: the folder cannot be written.
     """
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o644)
     deadline = time.monotonic() + patience
     while True:
         try:
@@ -116,10 +120,13 @@ def read_record(folder: Path) -> dict[str, Any]:
         record = parse_json(path.read_text("utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{folder}: not a run folder, it has no run.json") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not the record of a run: {error}") from None
     if not isinstance(record, dict) or record.get("state") not in STATES:
         raise ConfigError(f"{path}: not the record of a run: it has no valid state")
+    wrong = [name for name, kind in RECORD_TYPES.items() if name in record and not isinstance(record[name], kind)]
+    if wrong:
+        raise ConfigError(f"{path}: not the record of a run: it has no valid {wrong[0]}")
     return record
 
 
@@ -130,8 +137,16 @@ def run_state(folder: Path) -> str:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The resolved configuration of a run, with keys that were renamed since under their present names."""
-    return upgraded(read_yaml(folder / "config.yaml"))
+    """The resolved configuration of a run, with keys that were renamed since under their present names.
+
+    Raises:
+        ConfigError: the file is missing or does not hold a configuration.
+    """
+    path = folder / "config.yaml"
+    config = read_yaml(path)
+    if not isinstance(config, dict) or path.stat().st_size == 0:
+        raise ConfigError(f"{path}: not a configuration: it is empty or no mapping")
+    return upgraded(config)
 
 
 def clock_of(record: Mapping[str, Any]) -> str:
@@ -189,7 +204,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = parse_json(path.read_text("utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: file not found") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: invalid JSON: {error}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must be a JSON object, got {type(content).__name__}")
@@ -197,20 +212,50 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Read the complete lines of a file. A last line without a line end was cut off by a crash and is ignored."""
+    """Read the complete lines of a file. A last line without a line end was cut off by a crash and is ignored.
+
+    Raises:
+        ConfigError: a line is not a JSON object, or the file cannot be read.
+    """
     return list(iterate_jsonl(path))
 
 
 def iterate_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the complete lines of a file, as `read_jsonl` returns them."""
-    with path.open(encoding="utf-8", newline="\n") as lines:  # str.splitlines would also split at U+2028
-        for line in lines:
-            if line.endswith("\n"):
-                yield parse_json(line)
+    try:
+        with path.open("rb") as lines:  # str.splitlines would also split at U+2028
+            for number, line in enumerate(lines, start=1):
+                if line.endswith(b"\n"):
+                    yield parse_line(line, f"{path}, line {number}")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def parse_line(line: bytes, place: str) -> dict[str, Any]:
+    """Parse a line of a file.
+
+    Args:
+        line: the line.
+        place: the file and the line's number, for the message.
+
+    Raises:
+        ConfigError: the line is not a JSON object.
+    """
+    try:
+        row = parse_json(line.decode("utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{place}: not JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise ConfigError(f"{place}: must be a JSON object, got {type(row).__name__}")
+    return row
 
 
 def read_last_line(path: Path) -> dict[str, Any] | None:
-    """Read the last complete line of a file without reading the whole file. None if there is no line or no file."""
+    """Read the last complete line of a file without reading the whole file. None if there is no line or no file.
+
+    Raises:
+        ConfigError: the line is not a JSON object, or the file cannot be read.
+    """
     try:
         with path.open("rb") as stream:
             end = stream.seek(0, os.SEEK_END)
@@ -222,8 +267,25 @@ def read_last_line(path: Path) -> dict[str, Any] | None:
                 end = start
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     complete = [line for line in tail.split(b"\n")[:-1] if line]
-    return parse_json(complete[-1]) if complete else None
+    return parse_line(complete[-1], f"{path}, last line") if complete else None
+
+
+@contextmanager
+def foreign_files(folder: Path) -> Iterator[None]:
+    """Raise ConfigError where the files of a folder have another content than a run writes, whatever goes wrong then.
+
+    Raises:
+        ConfigError: the folder, and what is wrong.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, OSError, RecursionError) as error:
+        raise ConfigError(f"{folder}: a file holds something else than a run writes: {error!r}") from error
 
 
 def last_traceback_line(trace: str | None) -> str:

@@ -3,6 +3,7 @@
 import math
 
 from rich.table import Table
+from rich.text import Text
 
 from conf.schema.llm import LlmConfig
 from launch.runs.console import console
@@ -29,8 +30,8 @@ def print_plan(settings: PlanSettings, phases: dict[str, Phase], process: int, m
     table.add_row("process", *[format_gib(process)] * len(phases))
     table.add_section()
     sums = [sum(phase.values()) + process for phase in phases.values()]
-    table.add_row("sum", *(f"[{'red' if total > memory else 'green'}]{format_gib(total)}[/]" for total in sums))
-    console.__class__(markup=True, emoji=False, highlight=False, width=console.width).print(table)
+    table.add_row("sum", *(Text(format_gib(total), "red" if total > memory else "green") for total in sums))
+    console.print(table)
     trainable = "" if size.trainable == size.parameters else f", {size.trainable:,} of them trainable"
     needed, available = format_gib(max(sums)), format_gib(memory)
     console.print(f"{size.parameters:,} parameters{trainable}; needs {needed} of {available} GiB")

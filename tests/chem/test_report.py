@@ -132,3 +132,10 @@ def test_a_sweep_has_one_summary_per_run(tmp_path, run, capsys):
     OmegaConf.save(CONFIG, folders[1] / "config.yaml")
     report_sweep(folders, tmp_path / "sweep")
     assert "Molecules with a score at or above the screen" in capsys.readouterr().out  # control
+
+
+def test_no_cell_of_the_molecules_is_a_formula(tmp_path):
+    row = {"smiles": "=cmd|' /C calc'!A0", "score": -1.5, "step": 0, "values": {"@a": -0.5, "b": 1e-7}}
+    write_molecules(tmp_path / "molecules.csv", [row])
+    lines = (tmp_path / "molecules.csv").read_text().splitlines()
+    assert lines == ["smiles,score,step,'@a,b", "'=cmd|' /C calc'!A0,-1.5,0,-0.5,1e-07"]

@@ -145,3 +145,18 @@ def test_sweeps(tmp_path):
     first = json.loads((tmp_path / "0" / "metrics.jsonl").read_text().splitlines()[-1])
     assert first["step"] == 299
     assert math.isfinite(first["kl/reverse_nats"])
+
+
+@pytest.mark.slow
+def test_commands_that_start_together_have_folders_of_their_own(tmp_path):
+    """Two runs and two sweeps, all the same, in one second."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "didactic", "steps=3"]
+    together = [
+        subprocess.Popen([*command, *sweep], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+        for sweep in ([], [], ["-m", "seed=0,1"], ["-m", "seed=0,1"])
+    ]
+    assert [process.wait(timeout=300) for process in together] == [0] * 4
+    folder = tmp_path / "runs" / "didactic" / "bandit"
+    assert len(list(folder.glob("*/summary.json"))) == 2
+    assert len(list(folder.glob("sweep_*/*/summary.json"))) == 4

@@ -47,3 +47,34 @@ def write_chem_run(folder, seed, method):
     calls = [0, 10, 20, 25 + seed]
     content = {"title": "Yield", "x": "calls", "series": {"good": [calls, [0, seed, 2 * seed, 50]]}}
     (folder / "report" / "x.curves.json").write_text(json.dumps(content))
+
+
+def _record(folder, **changes):
+    content = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**content, **changes}))
+
+
+DAMAGES = {  # what may be wrong with the files of a finished run
+    "truncated record": lambda run: (run / "run.json").write_bytes((run / "run.json").read_bytes()[:40]),
+    "empty record": lambda run: (run / "run.json").write_bytes(b""),
+    "record that is a list": lambda run: (run / "run.json").write_text("[]"),
+    "record that is nested": lambda run: (run / "run.json").write_text("[" * 100_000),
+    "foreign record": lambda run: (run / "run.json").write_text('{"state": "finished"}'),
+    "record of another state": lambda run: _record(run, state="asleep"),
+    "record with a traceback of another type": lambda run: _record(run, traceback=["a"]),
+    "record with a command of another type": lambda run: _record(run, command=[1, None]),
+    "record without a package": lambda run: _record(run, package=None),
+    "record that is a folder": lambda run: ((run / "run.json").unlink(), (run / "run.json").mkdir()),
+    "metrics that are bytes": lambda run: (run / "metrics.jsonl").write_bytes(b"\xff\xfe\x00garbage\n"),
+    "metrics that are zeros": lambda run: (run / "metrics.jsonl").write_bytes(bytes(4096) + b"\n"),
+    "metrics that are a list": lambda run: (run / "metrics.jsonl").write_text("[1]\n"),
+    "metrics of another type": lambda run: (run / "metrics.jsonl").write_text('{"step": "x"}\n'),
+    "metrics without a step": lambda run: (run / "metrics.jsonl").write_text('{"step": null, "loss": 1}\n'),
+    "summary that is a list": lambda run: (run / "summary.json").write_text("[1, 2]"),
+    "summary that is missing": lambda run: (run / "summary.json").unlink(),
+    "summary that is too large": lambda run: (run / "summary.json").write_text(f'{{"a": 1{"0" * 400}}}'),
+    "configuration that is a list": lambda run: (run / "config.yaml").write_text("[1]"),
+    "configuration that is binary": lambda run: (run / "config.yaml").write_bytes(b"\x00\xff"),
+    "configuration that is empty": lambda run: (run / "config.yaml").write_bytes(b""),
+    "overrides that are a mapping": lambda run: (run / "overrides.yaml").write_text("a: 1"),
+}

@@ -2,17 +2,21 @@
 
 import csv
 import errno
+import json
 import math
 import os
 import re
+import shutil
 
 import pandas as pd
 import pytest
 
 from launch import collect
+from launch.analysis.table import read_runs
+from launch.cluster.sweep import SweepJob, read_sweep, write_sweep
 from launch.runs.atomic import WriteError
 
-from .made_up import HOSTILE
+from .made_up import DAMAGES, HOSTILE, write_llm_run
 
 
 def test_the_table(sweep, capsys):
@@ -44,14 +48,65 @@ def test_the_table(sweep, capsys):
     assert runs[2]["error"] == f"ValueError: {HOSTILE}"
 
 
-@pytest.mark.parametrize("damage", ["summary", "metrics", "config"])
-def test_a_damaged_run_is_listed_and_the_others_are_collected(sweep, capsys, damage):
-    name = {"summary": "summary.json", "metrics": "metrics.jsonl", "config": "config.yaml"}[damage]
-    (sweep / "0" / name).write_text("{'\n")
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_an_unreadable_run_is_listed_and_the_others_are_read(sweep, damage):
+    DAMAGES[damage](sweep / "0")
+    runs = read_runs(sweep)
+    assert [run.state for run in runs] == ["unreadable", "finished", "failed", "finished", "missing", "dead"]
+    assert str(sweep / "0") in runs[0].error
+    assert "\n" not in runs[0].error
+
+
+def test_the_tables_of_the_others_are_written(sweep, capsys):
+    for number, damage in ((0, "summary that is a list"), (2, "metrics that are bytes"), (5, "truncated record")):
+        DAMAGES[damage](sweep / str(number))
     assert collect.main([str(sweep)]) == 1
     out = capsys.readouterr().out
-    assert re.search(rf"damaged: .*{name}", out)
+    assert re.findall(r"^unreadable: .*/(\d): ", out, re.M) == ["0", "2", "5"]
     assert "2 of 6 runs finished" in out
+
+
+def test_a_run_counts_once(sweep, tmp_path, capsys):
+    """A folder given twice, a run of a folder that is given, and a run with the configuration and seed of another."""
+    shutil.copytree(sweep / "1", sweep / "7")
+    write_llm_run(sweep / "8", 0, 0.1, "identity", correct=0.9, entropy_nats=0)
+    content = read_sweep(sweep)
+    content.jobs += [SweepJob(7, ["seed=1"], "7"), SweepJob(8, ["seed=0"], "8")]
+    write_sweep(sweep, content)
+    (tmp_path / "link").symlink_to(sweep)
+    assert collect.main([str(sweep), str(sweep), str(tmp_path / "link"), str(sweep / "0")]) == 1
+    out = capsys.readouterr().out
+    assert f"repeated: {sweep}/7: not counted, the configuration and seed are those of {sweep}/1" in out
+    assert f"repeated: {sweep}/8: not counted, the configuration and seed are those of {sweep}/0" in out
+    assert "3 of 8 runs finished, 2 repeated" in out
+    assert "17 runs are in several of the folders that were given, and count once" in out
+    written = pd.read_parquet(sweep / "collected" / "table.parquet")
+    assert written["n"].tolist() == [2, 1]
+    assert written["correct/se"][0] == pytest.approx(0.005 / math.sqrt(2))  # with four values it would be smaller
+    assert "2 runs repeat another one and are not counted" in (sweep / "collected" / "report.html").read_text()
+
+
+def test_repeated_runs_alone_are_no_failure(chem_sweep, capsys):
+    assert collect.main([str(chem_sweep), str(chem_sweep)]) == 0
+    assert "6 of 6 runs finished; report" in capsys.readouterr().out
+    shutil.copytree(chem_sweep / "0", chem_sweep / "9")
+    (chem_sweep / "sweep.json").unlink()
+    assert collect.main([str(chem_sweep)]) == 0
+    assert "6 of 7 runs finished, 1 repeated; report" in capsys.readouterr().out
+
+
+def test_no_cell_is_a_formula(sweep):
+    summary = json.loads((sweep / "0" / "summary.json").read_text())
+    (sweep / "0" / "summary.json").write_text(json.dumps({**summary, "=cmd|x": -1.5}))
+    record = json.loads((sweep / "2" / "run.json").read_text())
+    (sweep / "2" / "run.json").write_text(json.dumps({**record, "traceback": "=cmd|' /C calc'!A0"}))
+    collect.main([str(sweep)])
+    for name in ("table.csv", "runs.csv"):
+        with (sweep / "collected" / name).open(newline="") as stream:
+            cells = [cell for row in csv.reader(stream) for cell in row]
+        assert [cell for cell in cells if cell.startswith("=")] == []
+        assert "-1.5" in cells
+        assert "'=cmd|x" in cells
 
 
 @pytest.mark.parametrize(

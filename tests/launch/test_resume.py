@@ -1,6 +1,7 @@
 """`launch.resume`: which jobs of a sweep it runs, how, and when it refuses."""
 
 import json
+import shutil
 
 import pytest
 from omegaconf import OmegaConf
@@ -9,9 +10,9 @@ from conf.schema.base import ConfigError
 from launch import resume
 from launch.cli.compose import compose
 from launch.cli.recorded_command import RecordedCommand
-from launch.cluster.sweep import Sweep, SweepJob, read_sweep, write_sweep
+from launch.cluster.sweep import Sweep, SweepJob, SweepLock, read_sweep, write_sweep
 
-from .made_up import write_run
+from .made_up import DAMAGES, write_run
 
 
 def test_it_runs_what_is_missing_or_failed_and_nothing_else(sweep, monkeypatch, capsys):
@@ -33,6 +34,50 @@ def test_it_runs_what_is_missing_or_failed_and_nothing_else(sweep, monkeypatch, 
     ]
     assert len(out) == 6
     assert resume.main([str(sweep)]) == 1  # job 4 failed again
+    assert ran == [2, 4, 5]
+
+
+def jobs_that_run(monkeypatch):
+    """The numbers of the jobs that are run from now on. All of them succeed."""
+    ran = []
+
+    def run_job(folder, sweep, job):
+        ran.append(job.number)
+        return 0
+
+    monkeypatch.setattr(resume, "check_unchanged", lambda folder, sweep, job: None)
+    monkeypatch.setattr(resume, "run_job", run_job)
+    return ran
+
+
+@pytest.mark.parametrize(
+    "damage", ["truncated record", "foreign record", "summary that is a list", "metrics that are bytes"]
+)
+def test_an_unreadable_run_is_shown_and_not_run(sweep, monkeypatch, capsys, damage):
+    ran = jobs_that_run(monkeypatch)
+    DAMAGES[damage](sweep / "0")
+    assert resume.main([str(sweep)]) == 1
+    assert ran == [2, 4, 5]
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "unreadable" in line]
+    assert line.startswith(f"[0] unreadable: experiment=one_two transform=identity seed=0: {sweep / '0'}/")
+    for number in "235":
+        shutil.rmtree(sweep / number)
+    ran.clear()
+    DAMAGES["truncated record"](sweep / "1")  # one that cannot be read does not hide the state of the others
+    assert resume.main([str(sweep), "--dry-run"]) == 1
+    assert "[3] missing, will run" in capsys.readouterr().out
+
+
+def test_a_sweep_that_is_running_is_refused(sweep, monkeypatch, capsys):
+    ran = jobs_that_run(monkeypatch)
+    with SweepLock(sweep):
+        with pytest.raises(
+            SystemExit, match=r"^launch\.resume: .*sweep: process \d+ on .* is starting the jobs of this"
+        ):
+            resume.main([str(sweep)])
+        assert resume.main([str(sweep), "--dry-run"]) == 0
+    assert ran == []
+    assert resume.main([str(sweep)]) == 0  # control: it has ended
     assert ran == [2, 4, 5]
 
 
@@ -187,6 +232,7 @@ def test_a_sweep_of_a_launcher_is_resumed_through_it(sweep, monkeypatch, capsys,
     else:
         assert status == 1
         assert [job.number for job in jobs] == [2, 4, 5]
+        assert capsys.readouterr().err == "launch.resume: job 2: failed\n"
 
 
 def test_a_slurm_sweep_needs_slurm(sweep, monkeypatch):

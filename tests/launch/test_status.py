@@ -7,10 +7,10 @@ import shutil
 import pytest
 
 from launch import status
-from launch.cluster.sweep import read_sweep
+from launch.cluster.sweep import Sweep, SweepJob, read_sweep, write_sweep
 from launch.runs.run_folder import lock_folder
 
-from .made_up import HOSTILE
+from .made_up import DAMAGES, HOSTILE, write_run
 
 
 def test_status_of_every_job(sweep, capsys):
@@ -84,3 +84,56 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
         SystemExit, match=r"^launch\.status: .*: not a sweep or a run, it has neither sweep\.json nor"
     ):
         status.main([str(tmp_path)])
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_an_unreadable_run_is_shown_with_the_reason_and_the_others_as_before(sweep, capsys, damage):
+    DAMAGES[damage](sweep / "0")
+    assert status.main([str(sweep), "--json"]) == 1
+    (jobs,) = json.loads(capsys.readouterr().out).values()
+    states = [job["state"] for job in jobs]
+    if damage == "summary that is too large":  # status shows no results
+        assert states[0] == "finished"
+        return
+    assert states == ["unreadable", "finished", "failed", "finished", "missing", "dead"]
+    assert str(sweep / "0") in jobs[0]["error"]
+    assert "\n" not in jobs[0]["error"]
+    assert jobs[0]["varies"] == "transform=identity seed=0"  # as it was planned
+
+
+def test_a_folder_of_runs_is_shown_although_one_cannot_be_read(sweep, capsys):
+    (sweep / "sweep.json").unlink()
+    (sweep / "0" / "run.json").write_text("{")
+    assert status.main([str(sweep)]) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "1 unreadable, 2 finished, 1 failed, 1 dead"
+    for number in "1235":
+        (sweep / number / "run.json").write_text("{")
+    with pytest.raises(SystemExit, match=r"run\.json: not the record of a run: "):  # none is left to show
+        status.main([str(sweep)])
+
+
+def test_what_a_run_is_its_own_folder_says(sweep, capsys):
+    content = read_sweep(sweep)
+    content.jobs[0].overrides = ["experiment=one_two", "transform=mara", "seed=9"]
+    write_sweep(sweep, content)
+    (sweep / "0" / "overrides.yaml").write_text("[experiment=one_two, transform=identity, seed=0]")
+    status.main([str(sweep), "--json"])
+    (jobs,) = json.loads(capsys.readouterr().out).values()
+    assert jobs[0]["varies"] == "transform=identity seed=0"
+
+
+@pytest.mark.parametrize("text", ["a=[b]", "a=[/b]", "a=[red]x", "a=[]", "a=", "a=''", r"a=\\[b]", "a=:smile:"])
+def test_text_that_is_markup_is_shown_as_it_is(tmp_path, capsys, text):
+    folder = tmp_path / "s[/x][red]"
+    error = f"ValueError: {text} [/oops]"
+    write_run(folder / "0", {"steps": 3}, "failed", error, rows=[{"step": 0, "loss[/x]": 1, "text": text}])
+    write_run(folder / "1", {"steps": 3})
+    jobs = [SweepJob(0, [text], "0"), SweepJob(1, ["a=1"], "1")]
+    write_sweep(folder, Sweep("llm", [], "basic", jobs))
+    assert status.main([str(folder), "--metrics", "text,loss[/x]"]) == 1
+    out = capsys.readouterr().out
+    assert f" {text} " in out.replace("│", " ")
+    assert out.count(text) >= 3
+    assert f"job 0: {error}" in out
+    assert "s[/x][red]" in out
+    assert "loss[/x]" in out

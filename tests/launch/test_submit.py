@@ -1,9 +1,9 @@
 """`launch.submit`: the sbatch script it shows, what it starts, and its error messages."""
 
 import os
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -114,17 +114,27 @@ def test_configuration_files_of_ones_own_are_passed_on(tmp_path, monkeypatch):
 
 def test_local_jobs_are_started_in_the_background(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    script = "import os, sys; print(os.getsid(0) == os.getpid(), flush=True); print('error', file=sys.stderr)"
+    script = "import os, sys; print(os.getsid(0) == os.getpid(), flush=True); print('error', file=sys.stderr); "
+    script += "import time; time.sleep(0.3); print('sweep folder: x/y', flush=True); time.sleep(30)"
     assert submit.start_in_background([sys.executable, "-c", script]) == 0
     out = capsys.readouterr().out
     (log,) = (tmp_path / "runs").glob("local_*.log")
-    assert out.endswith(f"; its output is in {log}\n")
-    deadline = time.monotonic() + 30
-    while "error" not in log.read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    assert log.read_text() == "True\nerror\n"  # it leads a session of its own, so it outlives the terminal
-    os.waitpid(int(out.split()[2].rstrip(";")), 0)
+    assert out.endswith(f"; its output is in {log}\nsweep folder: x/y\n")
+    # it leads a session of its own, so it outlives the terminal
+    assert log.read_text() == "True\nerror\nsweep folder: x/y\n"
+    number = int(out.split()[2].rstrip(";"))
+    os.kill(number, signal.SIGKILL)
+    os.waitpid(number, 0)
+
+
+def test_what_refuses_to_start_is_not_said_to_have_started(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    script = "import sys; sys.exit('didactic: seed: must be a whole number, got x')"
+    assert submit.start_in_background([sys.executable, "-c", script]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == "didactic: seed: must be a whole number, got x\n"
+    assert list((tmp_path / "runs").iterdir()) == []
 
 
 def test_a_log_that_cannot_be_written_is_named(tmp_path, monkeypatch):

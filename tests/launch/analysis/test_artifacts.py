@@ -31,7 +31,7 @@ def test_a_damaged_file_is_an_error_of_its_run(chem_sweep, name, content, capsys
     with pytest.raises(ConfigError, match=f"{name}: not a gallery or curves file"):
         read_artifacts(chem_sweep / "0" / "report")
     assert collect.main([str(chem_sweep)]) == 1
-    assert "damaged: " in capsys.readouterr().out
+    assert "unreadable: " in capsys.readouterr().out
 
 
 def test_galleries_and_curves_are_read_by_title(chem_sweep, tmp_path):

@@ -78,12 +78,15 @@ def test_ranks_meet_at_the_first_node(tmp_path, environment):
     assert os.environ["MASTER_PORT"] == str(cluster_job.rendezvous_port("7", "3"))
 
 
-def test_a_rank_that_fails_raises_with_its_traceback(tmp_path, environment, commands):
+def test_a_rank_that_fails_raises_with_its_message(tmp_path, environment, commands):
     from launch.cli import app
 
-    environment.setattr(app, "last_error", "Traceback of the rank")
+    environment.setattr(app, "last_error", "seed: wrong")
     task = make(tmp_path, environment, "import sys; sys.exit(1)")
-    with pytest.raises(JobFailed, match=r"^rank 0 of 1: Traceback of the rank$"):
+    with pytest.raises(JobFailed, match=r"^seed: wrong$"):
+        task()
+    environment.setattr(Environment, "num_tasks", 2)
+    with pytest.raises(JobFailed, match=r"^rank 0 of 2: seed: wrong$"):
         task()
     assert commands == []  # on_failure=continue leaves the other jobs alone
 
@@ -180,12 +183,15 @@ class Handle:
 
 def test_the_rank_that_failed_first_is_the_reason(tmp_path):
     write_run(tmp_path / "run", {}, state="failed", error="ValueError: in rank 0")
-    run = tmp_path / "run"
-    both = Handle(tmp_path, [("error", "because of rank 1"), ("error", "the cause"), None])
-    assert cluster_job.job_failure(run, both) == "the cause"
+    run, log = tmp_path / "run", f"; log: {tmp_path / 'log.err'}"
+    frames = "Traceback (most recent call last):\n  File submission.py\nlaunch.cluster.job.JobFailed: "
+    both = Handle(tmp_path, [("error", "because of rank 1"), ("error", f"{frames}rank 1 of 3: seed: wrong\n"), None])
+    assert cluster_job.job_failure(run, both) == f"rank 1 of 3: seed: wrong{log}"
     killed = Handle(tmp_path / "killed", [None, None])
     (tmp_path / "killed").mkdir()
-    assert cluster_job.job_failure(run, killed).endswith("ValueError: in rank 0")
+    assert cluster_job.job_failure(run, killed) == f"ValueError: in rank 0; log: {tmp_path / 'killed' / 'log.err'}"
+    (run / "run.json").write_text("{")
+    assert str(cluster_job.job_failure(run, killed)).startswith(f"{run / 'run.json'}: not the record of a run")
 
 
 @pytest.mark.parametrize(

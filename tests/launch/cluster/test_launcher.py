@@ -11,7 +11,7 @@ from launch.cli.app import Outcomes
 from launch.cluster import launcher
 from launch.cluster.job import JobFailed
 from launch.cluster.launcher import read_settings, report_outcomes
-from launch.cluster.sweep import Sweep, SweepJob
+from launch.cluster.sweep import PlannedSweep, Sweep, SweepJob, SweepLock, read_sweep
 
 GOOD = {"cluster": "slurm", "array_parallelism": 4, "timeout_min": 10, "signal_delay_s": 60, "on_failure": "continue"}
 LOCAL = {"array_parallelism": 2, "timeout_min": 10, "on_failure": "continue"}
@@ -50,79 +50,82 @@ def test_the_settings_are_of_the_launcher_that_is_named():
     assert not isinstance(local, SlurmLauncherConfig)
 
 
-class Loader:
-    """Composes a job's configuration: its folder is made of its number and its overrides."""
-
-    def load_sweep_config(self, config, overrides):
-        job = OmegaConf.create(OmegaConf.to_container(config))
-        job.hydra.sweep = {
-            "dir": config.hydra.sweep.dir,
-            "subdir": "${hydra.job.num}_" + overrides[0].replace("=", ""),
-        }
-        return job
-
-
 @pytest.fixture
-def hydra_launcher(tmp_path):
-    """What `launch` uses of Hydra's launcher, for a sweep into tmp_path/sweep."""
-    source = {"path": str(tmp_path / "mine"), "schema": "file", "provider": "command-line"}
-    others = {"path": "conf.llm", "schema": "pkg", "provider": "main"}
-    hydra = {"job": {"name": "llm", "num": 0, "id": "0"}, "sweep": {"dir": str(tmp_path / "sweep"), "subdir": "x"}}
-    config = OmegaConf.create({"hydra": {**hydra, "runtime": {"config_sources": [others, source]}}})
-    context = types.SimpleNamespace(config_loader=Loader())
-    return types.SimpleNamespace(config=config, hydra_context=context, task_function=types.SimpleNamespace())
-
-
-OVERRIDES = [["seed=0", "hydra.sweep.dir=x"], ["seed=1", "hydra.sweep.dir=x"]]
-
-
-def test_the_plan_is_the_record_of_the_sweep(hydra_launcher, tmp_path, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["python -m llm", "-m", "seed=0,1"])
+def hydra_launcher(tmp_path, monkeypatch):
+    """What `launch` uses of Hydra's launcher, for two jobs into tmp_path/sweep, which has a job of another sweep."""
     monkeypatch.chdir(tmp_path)
-    settings = read_settings(LOCAL)
-    sweep = launcher.plan_sweep(hydra_launcher, settings, OVERRIDES, 4)
-    assert sweep.jobs == [SweepJob(4, ["seed=0"], "4_seed0"), SweepJob(5, ["seed=1"], "5_seed1")]
-    assert (sweep.package, sweep.launcher, sweep.cwd) == ("llm", "local", str(tmp_path))
-    assert sweep.command == ["python", "-m", "llm", "-m", "seed=0,1"]
-    assert sweep.flags == ["--config-dir", str(tmp_path / "mine")]
-    assert sweep.settings["array_parallelism"] == 2
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path / "sweep")}}})
+    jobs = [SweepJob(number, [f"seed={number}"], f"{number}_seed{number}") for number in range(3)]
+    plan = PlannedSweep(Sweep("llm", [], "local", jobs), jobs[1:], SweepLock(tmp_path / "sweep"))
+    yield types.SimpleNamespace(config=config, plan=plan, task_function=types.SimpleNamespace())
+    plan.lock.release()
 
 
-def test_local_jobs_are_run_and_reported(hydra_launcher, tmp_path, monkeypatch, capsys):
+OVERRIDES = [["seed=1"], ["seed=2"]]
+
+
+def is_locked(folder):
+    try:
+        SweepLock(folder).release()
+    except ConfigError:
+        return True
+    return False
+
+
+def test_local_jobs_are_recorded_run_and_reported(hydra_launcher, tmp_path, monkeypatch, capsys):
     outcomes = Outcomes("llm", full_error=False)
     hydra_launcher.task_function.outcomes = outcomes
-    monkeypatch.setattr(launcher, "run_locally", lambda folder, sweep, jobs, settings: {1: "Traceback\nBoom"})
+
+    def run_locally(folder, sweep, jobs, settings):
+        assert [job.number for job in read_sweep(folder).jobs] == [0, 1, 2]
+        assert [job.number for job in jobs] == [1, 2]
+        return {2: "Boom\nhere"}
+
+    monkeypatch.setattr(launcher, "run_locally", run_locally)
     returns = launcher.launch(hydra_launcher, LOCAL, OVERRIDES, 0)
     assert len(returns) == 2
-    assert outcomes.finished == [tmp_path / "sweep" / "0_seed0"]
+    assert outcomes.finished == [tmp_path / "sweep" / "1_seed1"]
     assert outcomes.failures == 1
-    assert capsys.readouterr().err == "llm: job 1 (seed=1): Traceback; Boom\n"
+    printed = capsys.readouterr()
+    assert printed.out == "sweep folder: sweep\n"
+    assert printed.err == "llm: job 2 (seed=2): Boom; here\n"
+    assert is_locked(tmp_path / "sweep")  # until the process ends
 
 
 @pytest.mark.parametrize("wait", [True, False])
 def test_slurm_jobs_are_submitted_and_waited_for_if_asked(hydra_launcher, tmp_path, monkeypatch, capsys, wait):
     hydra_launcher.task_function.outcomes = Outcomes("llm", full_error=False)
+    locked, waited = [], []
 
     def submit_jobs(folder, sweep, jobs, settings):
+        locked.append(is_locked(folder))
+        assert [job.number for job in sweep.jobs] == [0, 1, 2]
         for job in jobs:
             job.id = f"7_{job.number}"
         return ["handles"]
 
     def wait_for_jobs(folder, sweep, handles):
-        waited.append(handles)
+        waited.append(([job.number for job in sweep.jobs], handles, is_locked(folder)))
         return {}
 
-    waited: list[list[str]] = []
     monkeypatch.setattr(launcher, "submit_jobs", submit_jobs)
     monkeypatch.setattr(launcher, "wait_for_jobs", wait_for_jobs)
-    monkeypatch.chdir(tmp_path)
     returns = launcher.launch(hydra_launcher, {**GOOD, "wait": wait}, OVERRIDES, 0)
-    assert capsys.readouterr().out == "submitted 2 jobs to SLURM: 7_0, 7_1\nsweep folder: sweep\n"
-    assert (len(returns), waited) == ((2, [["handles"]]) if wait else (0, []))
+    assert capsys.readouterr().out == "submitted 2 jobs to SLURM: 7_1, 7_2\nsweep folder: sweep\n"
+    assert (len(returns), waited) == ((2, [([1, 2], ["handles"], False)]) if wait else (0, []))
+    assert locked == [True]
+
+
+def test_the_sweep_is_locked_until_the_last_batch_is_submitted(hydra_launcher, tmp_path, monkeypatch):
+    monkeypatch.setattr(launcher, "submit_jobs", lambda folder, sweep, jobs, settings: [])
+    launcher.launch(hydra_launcher, {**GOOD, "wait": False}, OVERRIDES[:1], 0)
+    assert is_locked(tmp_path / "sweep")
+    launcher.launch(hydra_launcher, {**GOOD, "wait": False}, OVERRIDES[1:], 1)
+    assert not is_locked(tmp_path / "sweep")
 
 
 def test_a_dry_run_leaves_no_folder(hydra_launcher, tmp_path, capsys):
-    (tmp_path / "sweep").mkdir()  # Hydra creates it
+    (tmp_path / "sweep" / ".sweep.lock").unlink()  # a dry run takes no lock
     assert launcher.launch(hydra_launcher, {**LOCAL, "dry_run": True}, OVERRIDES, 0) == []
     assert capsys.readouterr().out == "nothing to submit\n"
     assert not (tmp_path / "sweep").exists()

@@ -1,7 +1,12 @@
 """sweep.json, folders without one, and the states of jobs."""
 
+import errno
+import fcntl
 import json
+import os
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +15,7 @@ from launch.cluster import sweep as sweeps
 from launch.cluster.sweep import (
     Sweep,
     SweepJob,
+    SweepLock,
     check_inside,
     job_states,
     read_sweep,
@@ -106,6 +112,79 @@ def test_a_job_stays_in_the_folder_of_its_sweep(tmp_path, folder):
         check_inside(sweep, SweepJob(3, [], folder))
     for inside in ("0", "a=1,b=../x/0", ".", "0/../1"):
         check_inside(sweep, SweepJob(3, [], inside))
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from launch.cluster.sweep import SweepLock
+lock = SweepLock(Path(sys.argv[1]))
+print("locked", flush=True)
+time.sleep(60)
+"""
+
+
+def test_the_lock_of_a_sweep_dies_with_its_process(tmp_path):
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "sweep")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[3]) as process:
+        process.stdout.readline()
+        message = f"sweep: process {process.pid} on .* is starting the jobs of this sweep; wait until it has ended"
+        with pytest.raises(ConfigError, match=message):
+            SweepLock(tmp_path / "sweep")
+        process.kill()
+    with SweepLock(tmp_path / "sweep"), pytest.raises(ConfigError, match=f"process {os.getpid()} on "):
+        SweepLock(tmp_path / "sweep")
+    SweepLock(tmp_path / "sweep").release()  # it was released
+
+
+def test_a_file_system_without_locks_locks_nothing(tmp_path, monkeypatch):
+    def flock(descriptor, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with SweepLock(tmp_path), SweepLock(tmp_path):
+        pass
+
+
+def test_a_folder_that_cannot_be_locked_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        ConfigError, match=r"^hydra\.run\.dir .*cannot write a run to .*file.*; choose another folder"
+    ):
+        SweepLock(tmp_path / "file" / "sweep")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"jobs": [{"number": "0", "overrides": [], "folder": "0"}]},
+        {"jobs": [{"number": 0, "overrides": "seed=1", "folder": "0"}]},
+        {"jobs": [{"number": 0, "overrides": [1], "folder": "0"}]},
+        {"jobs": [{"number": 0, "overrides": [], "folder": ["0"]}]},
+        {"jobs": [{"number": 0, "overrides": [], "folder": str(n)} for n in range(2)]},
+        {"jobs": 3},
+        {"package": None},
+        {"flags": "--config-dir"},
+        {"settings": []},
+    ],
+)
+def test_a_record_with_values_of_other_types_is_named(tmp_path, change):
+    write_sweep(tmp_path, Sweep("llm", [], "basic", [SweepJob(0, [], "0")]))
+    read_sweep(tmp_path)  # control
+    content = json.loads((tmp_path / "sweep.json").read_text())
+    (tmp_path / "sweep.json").write_text(json.dumps({**content, **change}))
+    with pytest.raises(ConfigError, match=r"sweep\.json: not the record of a sweep: "):
+        read_sweep(tmp_path)
+
+
+def test_what_resuming_repairs_is_not_unreadable(tmp_path):
+    """A crash can leave zeros at the end of metrics.jsonl; a run that goes on cuts them off."""
+    write_run(tmp_path / "0", {}, state="failed")
+    write_run(tmp_path / "1", {}, state="finished")
+    for number in "01":
+        (tmp_path / number / "metrics.jsonl").write_bytes(bytes(100) + b"\n")
+    jobs = [SweepJob(number, [], str(number)) for number in range(2)]
+    assert job_states(tmp_path, jobs, {}) == ["failed", "unreadable"]
 
 
 def test_the_queue_is_what_squeue_prints(monkeypatch):

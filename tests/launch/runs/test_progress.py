@@ -41,3 +41,11 @@ def test_a_terminal_has_a_bar_and_no_lines(monkeypatch, visible, bar):
             shown.advance(done, {"x": 0.5})
     assert ("4/4" in file.getvalue() and "x 0.500" in file.getvalue()) == bar
     assert (lines == []) == bar  # `lines` of another rank go nowhere, since its `info` does not print
+
+
+def test_names_of_metrics_are_not_markup(monkeypatch):
+    file = io.StringIO()
+    monkeypatch.setattr(progress, "console", Console(file=file, force_terminal=True, width=100))
+    with StepProgress(1, 0, ["reward[/x]", "[red]"], lambda line: None, True) as shown:
+        shown.advance(1, {"reward[/x]": 0.5, "[red]": 0.25})
+    assert "reward[/x] 0.500  [red] 0.250" in file.getvalue()

@@ -1,0 +1,76 @@
+"""Give each start a folder of its own where the folder's name is made from the time.
+
+The names have a resolution of a second, so that several commands that start together would share a folder.
+"""
+
+import os
+import re
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, open_dict, read_write
+
+from launch.cli.overrides import quote
+
+SECONDS = re.compile(r"\$\{now:[^}]*%[SfsTXc]")  # `now` with a format that includes the seconds
+_new: list[Path] = []  # the folders that this process has made
+
+
+class NewFolders(Callback):
+    """Replaces hydra.run.dir or hydra.sweep.dir by the path of a new folder, if the time is part of it.
+
+    With several ranks, rank 0 does so, and its folder counts.
+    """
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Make the folder of a run."""
+        _claim(config, "run")
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Make the folder of a sweep. Its jobs are composed from the overrides, so the folder becomes one of them."""
+        folder = _claim(config, "sweep")
+        if folder is not None:
+            with read_write(config), open_dict(config):
+                config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quote(str(folder))}")
+
+
+def _claim(config: DictConfig, mode: str) -> Path | None:
+    """Make the folder and return it. None if its name is not made from the time."""
+    section = config.hydra[mode]
+    if not SECONDS.search(str(section._get_node("dir")._value())) or not is_main_rank():
+        return None
+    folder = new_folder(Path(str(section.dir)))
+    _new.append(folder)
+    with read_write(config), open_dict(config):
+        section.dir = str(folder)
+    return folder
+
+
+def new_folder(path: Path) -> Path:
+    """Create the folder `path`, or path_2, path_3 and so on if it exists already, and return it.
+
+    Raises:
+        OSError: the folder cannot be created.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for number in count(1):
+        candidate = path if number == 1 else path.with_name(f"{path.name}_{number}")
+        with suppress(FileExistsError):
+            candidate.mkdir()  # of several processes, one succeeds
+            return candidate
+    raise AssertionError
+
+
+def remove_new_folders() -> None:
+    """Remove the folders that this process has made and left empty."""
+    while _new:
+        with suppress(OSError):
+            _new.pop().rmdir()
+
+
+def is_main_rank() -> bool:
+    """Whether this process is rank 0 of torchrun, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
