@@ -71,7 +71,8 @@ def resume(folder: Path, dry_run: bool) -> int:
         ConfigError: the folder holds no sweep or run, a configuration has changed, or SLURM does not answer.
     """
     sweep = read_sweep(folder)
-    check_record(folder, sweep)
+    for job in sweep.jobs:
+        check_inside(folder, job)
     queue = None
     if sweep.launcher == "slurm":
         queue = slurm_queue()
@@ -79,6 +80,8 @@ def resume(folder: Path, dry_run: bool) -> int:
             raise ConfigError(f"{folder}: squeue does not answer; resume this sweep on a machine with SLURM")
     states = job_states(folder, sweep.jobs, queue or {})
     jobs = [job for job, state in zip(sweep.jobs, states, strict=True) if state not in NOT_RESUMED]
+    for job in jobs:
+        job_command(folder, sweep, job).check(folder)
     for job, state in zip(sweep.jobs, states, strict=True):
         reason = f": {unreadable_reason(folder / job.folder)}" if state == "unreadable" else ""
         will_run = "" if state in NOT_RESUMED else ", will run"
@@ -162,23 +165,6 @@ def read_recorded_settings(folder: Path, sweep: Sweep) -> Settings:
         return read_settings(sweep.settings)
     except (TypeError, AttributeError) as error:
         raise ConfigError(f"{folder / 'sweep.json'}: settings: {error}") from error
-
-
-def check_record(folder: Path, sweep: Sweep) -> None:
-    """Check that the record of a sweep, which may come from somebody else, runs only our commands in its own folder.
-
-    Raises:
-        ConfigError: it names another command, or a folder outside of the sweep.
-    """
-    for job in sweep.jobs:
-        if not isinstance(job.number, int) or not isinstance(job.folder, str) or "\0" in job.folder:
-            raise ConfigError(f"{folder / 'sweep.json'}: not the record of a sweep: a job has no number or no folder")
-        check_inside(folder, job)
-        try:
-            command = job_command(folder, sweep, job)
-        except TypeError as error:
-            raise ConfigError(f"{folder / 'sweep.json'}: not the record of a sweep: {error}") from error
-        command.check(folder)
 
 
 if __name__ == "__main__":

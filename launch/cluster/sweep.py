@@ -4,7 +4,6 @@ sweep.json says which jobs there are. What a run is, the files in its own folder
 """
 
 import getpass
-import json
 import os
 import socket
 import subprocess
@@ -23,6 +22,7 @@ from launch.runs.atomic import make_folder
 from launch.runs.run_folder import (
     FolderLocked,
     lock_folder,
+    parse_json,
     read_config,
     read_json,
     read_last_line,
@@ -104,7 +104,7 @@ class SweepLock:
 
     def __init__(self, folder: Path) -> None:
         try:
-            make_folder(folder)
+            folder.mkdir(parents=True, exist_ok=True)
             self._descriptor = lock_folder(folder, name=LOCK)
             if self._descriptor is not None:
                 os.truncate(self._descriptor, 0)
@@ -209,10 +209,10 @@ def read_sweep(folder: Path) -> Sweep:
     if not path.exists():
         return _sweep_of_runs(folder)
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = parse_json(path.read_text("utf-8"))
         sweep = Sweep(**{**content, "jobs": [SweepJob(**job) for job in content["jobs"]]})
         valid = _has_valid_types(sweep)
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise ConfigError(f"{path}: not the record of a sweep: {error}") from None
     if not valid:
         raise ConfigError(f"{path}: not the record of a sweep: a value has another type than launch writes")
@@ -254,7 +254,7 @@ def _sweep_of_runs(folder: Path) -> Sweep:
 
 
 def _are_texts(words: Any) -> bool:
-    return isinstance(words, list) and all(isinstance(word, str) for word in words)
+    return isinstance(words, list) and all(isinstance(word, str) and "\0" not in word for word in words)
 
 
 def slurm_queue() -> dict[str, str] | None:

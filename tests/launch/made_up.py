@@ -14,7 +14,7 @@ def write_run(folder, config, state="finished", error=None, summary=None, rows=(
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
     trace = None if error is None else f"Traceback\n  somewhere\n{error}"
     content: dict[str, Any] = {"state": state, "package": package, "command": ["python", "-m", package]}
-    content |= {"started": "2026-11-20T10:00:00+00:00"}
+    content |= {"started": "2026-11-20T10:00:00+00:00", "host": "here", "pid": 1, "earlier": []}
     content |= {"traceback": trace, "versions": {"torch": "2"}, "code": {}, "hardware": {}, **record}
     (folder / "run.json").write_text(json.dumps(content))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

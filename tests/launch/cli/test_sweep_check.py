@@ -97,7 +97,7 @@ def test_a_bad_job_rejects_the_sweep_and_leaves_no_folder(sweeper, tmp_path):
 
 
 def test_bad_settings_of_a_launcher_reject_the_sweep(sweeper, tmp_path):
-    with pytest.raises(ConfigError, match=r"^hydra\.launcher\.array_parallelism: must be >= 1, got 0$"):
+    with pytest.raises(ConfigError, match=r"^hydra\.launcher\.array_parallelism: must be >= 1 and <= 100000, got 0$"):
         check_sweep("didactic", sweeper.make(array_parallelism=0), [["seed=0"]])
     assert not (tmp_path / "sweep").exists()
 

@@ -139,7 +139,7 @@ def test_jobs_that_cannot_be_started_leave_no_folder(hydra_launcher, tmp_path):
     for settings in (LOCAL, {**GOOD, "dry_run": True}):
         with pytest.raises(ConfigError, match=r"^hydra\.sweep\.dir: .*use a path without"):
             launcher.launch(hydra_launcher, settings, OVERRIDES, 0)
-    assert list(tmp_path.iterdir()) == []
+    assert not folder.exists()
 
 
 def test_without_a_command_line_a_failure_is_raised(tmp_path):

@@ -162,9 +162,7 @@ def test_a_damaged_record_is_one_line(tmp_path):
     for key in ("started", "host", "pid", "versions", "code", "earlier"):
         for damaged in ({**content, key: None}, {name: content[name] for name in content if name != key}):
             (tmp_path / "run.json").write_text(json.dumps(damaged))
-            with pytest.raises(
-                ConfigError, match=rf"run\.json: not the record of a run: {key} is missing or damaged"
-            ):
+            with pytest.raises(ConfigError, match=rf"run\.json: not the record of a run: .*{key}"):
                 earlier_record(tmp_path, config)
 
 
