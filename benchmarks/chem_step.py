@@ -162,6 +162,8 @@ def main() -> None:
             oracle_thread=thread,
             row_threads=row_threads,
             sampler=sampler,
+            classes=None,
+            labels=list,
         )
         steps = count()
         for _ in range(options.turns + 1):
