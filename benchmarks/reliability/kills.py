@@ -97,7 +97,7 @@ def _faults(ended: Ended, run: Path, stop: signal.Signals, was_last: bool) -> li
         return [f"{stop.name} did not end the process"]
     faults = []
     if "Traceback" in ended.error or "Traceback" in ended.output:
-        faults.append(f"traceback after {stop.name}: {ended.error.strip().rpartition(chr(10))[2][:200]}")
+        faults.append(f"traceback after {stop.name}: {ended.error[-3000:]}")
     if stop in UNHANDLED:
         return faults
     if ended.status == 0 and not was_last:

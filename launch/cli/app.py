@@ -80,6 +80,8 @@ def start(
         sys.exit(128 + number)
     except Exception as error:
         outcomes.add_error(error)
+    finally:
+        signals.uninstall()
     if outcomes.failures:
         sys.exit(1)
 

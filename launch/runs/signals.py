@@ -30,6 +30,13 @@ def install() -> None:
             signal.signal(number, _handle)
 
 
+def uninstall() -> None:
+    """Let signals end the process from now on, without a message: all is done, and Python is about to end."""
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) is _handle:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def forget() -> None:
     """Forget the signals that have arrived, and stop deferring."""
     global _deferring, _pending, _urgent, _requested_at

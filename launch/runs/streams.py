@@ -67,4 +67,6 @@ def run_command(name: str, main: Callable[[], int]) -> None:
         number = interruption.args[0] if interruption.args else signal.SIGINT
         print(f"{name}: interrupted by {signal.Signals(number).name}", file=sys.stderr)
         status = 128 + number
+    finally:
+        signals.uninstall()
     sys.exit(status)

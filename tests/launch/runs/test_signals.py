@@ -55,6 +55,15 @@ def test_a_second_ctrl_c_stops_at_once():
         os.kill(os.getpid(), signal.SIGINT)
 
 
+def test_after_a_run_signals_end_the_process():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signals.uninstall()
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)] == [
+        signal.SIG_DFL,
+        signal.SIG_IGN,
+    ]
+
+
 def test_an_ignored_signal_stays_ignored():
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
     signals.install()
