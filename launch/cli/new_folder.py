@@ -15,7 +15,7 @@ from omegaconf import DictConfig, open_dict, read_write
 
 from launch.cli.overrides import quote
 
-SECONDS = re.compile(r"\$\{now:[^}]*%[SfsTXc]")  # `now` with a format that includes the seconds
+SECONDS = re.compile(r"\$\{now:[^}]*%[SfsTXc][^}]*\}")  # `now` with a format that includes the seconds
 _new: list[Path] = []  # the folders that this process has made
 
 
@@ -40,13 +40,24 @@ class NewFolders(Callback):
 def _claim(config: DictConfig, mode: str) -> Path | None:
     """Make the folder and return it. None if its name is not made from the time."""
     section = config.hydra[mode]
-    if not SECONDS.search(str(section._get_node("dir")._value())) or not is_main_rank():
+    if not is_main_rank() or not any(stamp in str(section.dir) for stamp in _stamps(section)):
         return None
     folder = new_folder(Path(str(section.dir)))
     _new.append(folder)
     with read_write(config), open_dict(config):
         section.dir = str(folder)
     return folder
+
+
+def _stamps(section: DictConfig) -> list[str]:
+    """The times in the template of a section's `dir`, as they are written. The path may hold none of them."""
+    stamps = []
+    for template in SECONDS.findall(str(section._get_node("dir")._value())):
+        with read_write(section), open_dict(section):
+            section.stamp = template
+            stamps.append(str(section.stamp))  # `now` is computed once in a process
+            del section.stamp
+    return stamps
 
 
 def new_folder(path: Path) -> Path:

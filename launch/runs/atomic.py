@@ -40,7 +40,7 @@ def replacing(path: Path) -> Iterator[Path]:
     with writing(path):
         shutil.rmtree(staging, ignore_errors=True)
         try:
-            staging.mkdir()
+            staging.mkdir(parents=True)
             yield new
             _finish(new, staging.stat().st_mode & 0o666)
             if path.is_dir() and new.is_dir():

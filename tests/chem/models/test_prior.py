@@ -47,7 +47,7 @@ def test_a_folder_that_is_not_a_prior_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="JSONDecodeError"):
         load_prior(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"network": {**vars(CONFIGS["gru"]), "layers": 0}}))
-    with pytest.raises(ConfigError, match=r"^network\.layers: must be >= 1, got 0"):
+    with pytest.raises(ConfigError, match=r"^network\.layers: must be >= 1 and <= 1000, got 0"):
         load_prior(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ConfigError, match=r"not a prior, model\.safetensors is missing \(a prior is a folder with"):

@@ -9,6 +9,8 @@ from omegaconf import OmegaConf
 from launch.cli import new_folder as new_folders
 from launch.cli.new_folder import NewFolders, new_folder, remove_new_folders
 
+UNUSED = "${unless:RUN/evaluation,runs/${now:%S}}"  # as in llm.evaluate, where run=RUN decides
+
 
 def hydra_config(folder):
     hydra = {"run": {"dir": folder}, "sweep": {"dir": folder}, "overrides": {"hydra": []}}
@@ -21,6 +23,7 @@ def hydra_config(folder):
 def time(monkeypatch, tmp_path):
     """All processes start in the same second."""
     OmegaConf.register_new_resolver("now", lambda pattern: "10-00-00", replace=True)
+    OmegaConf.register_new_resolver("unless", lambda first, second: first, replace=True)
     monkeypatch.setattr(new_folders, "_new", [])
     monkeypatch.chdir(tmp_path)
 
@@ -50,7 +53,7 @@ def test_the_jobs_of_a_sweep_are_composed_with_its_folder():
     assert config.hydra.overrides.hydra == [r"hydra.sweep.dir='it\'s/sweep_10-00-00_2'"]
 
 
-@pytest.mark.parametrize("folder", ["runs/mine", "runs/${now:%Y-%m-%d}", "${hydra.sweep.subdir}"])
+@pytest.mark.parametrize("folder", ["runs/mine", "runs/${now:%Y-%m-%d}", "${hydra.sweep.subdir}", UNUSED])
 def test_control_a_folder_that_the_user_names_is_left(folder):
     """So that the same command resumes the run."""
     config = hydra_config(folder)
