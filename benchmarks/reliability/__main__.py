@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import signal
 import sys
 from pathlib import Path
 
@@ -58,7 +57,6 @@ def main(arguments: list[str] | None = None) -> int:
     if options.count < 1:
         parser.error(f"--count: must be at least 1, got {options.count}")
     os.environ.update(environment())  # before torch is imported
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in a background job of a shell
     folder = options.folder.absolute() / f"{options.experiment}_{options.seed}"
     experiment = Experiment(options.experiment, folder, options.seed)
     try:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from launch.runs.signals import STOP_SIGNALS
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("didactic", "llm", "chem")
@@ -144,15 +147,27 @@ def command(package: str, folder: Path) -> list[str]:
     return [sys.executable, "-m", package, *SMALL_RUNS[package], f"hydra.run.dir={folder}"]
 
 
+def default_signals() -> None:
+    """React to signals as a command in a terminal does; nohup and `&` make what they start ignore some."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+
+
 def start(arguments: list[str], before: Callable[[], None] | None = None) -> "subprocess.Popen[str]":
     """Start a command in a session of its own. `before` is called in the new process."""
+
+    def prepare() -> None:
+        default_signals()
+        if before is not None:
+            before()
+
     return subprocess.Popen(
         arguments,
         cwd=ROOT,
         env=environment(),
         text=True,
         start_new_session=True,
-        preexec_fn=before,
+        preexec_fn=prepare,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
