@@ -237,6 +237,7 @@ class LlmConfig(RunConfig):
     """Post-training of a causal language model."""
 
     samples_reference: ClassVar[bool] = True
+    splits_weights: ClassVar[bool] = True
     equivalences: ClassVar[tuple[str, ...]] = ("answer", *EQUIVALENCES)
 
     model: ModelConfig = key("a causal language model and how to load it")

@@ -101,9 +101,11 @@ class RunConfig(TrainingConfig):
     Attributes:
         samples_reference: whether the package can sample completions from the reference.
         equivalences: the values of `transform.equivalence` that the package supports.
+        splits_weights: whether the package gathers weights that ZeRO 3 has split before it samples.
     """
 
     samples_reference: ClassVar[bool] = False
+    splits_weights: ClassVar[bool] = False
     equivalences: ClassVar[tuple[str, ...]] = ("answer",)
 
     steps: int = key("training steps", low=1, high=10**9)
@@ -127,6 +129,10 @@ class RunConfig(TrainingConfig):
             raise ConfigError(
                 f"transform.equivalence: must be {' or '.join(self.equivalences)} in this package, got "
                 f"{transform.equivalence}"
+            )
+        if self.engine.name.startswith("zero3") and not self.splits_weights:
+            raise ConfigError(
+                f"engine: must not split the weights in this package, got {self.engine.name}; use zero1 or zero2"
             )
         if self.objective.placement == "reference" and not self.samples_reference:
             raise ConfigError(

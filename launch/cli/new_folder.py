@@ -14,6 +14,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
 from launch.cli.overrides import quote
+from launch.cli.recorded_command import unresolved
 
 SECONDS = re.compile(r"\$\{now:[^}]*%[SfsTXc][^}]*\}")  # `now` with a format that includes the seconds
 _new: list[Path] = []  # the folders that this process has made
@@ -52,7 +53,7 @@ def _claim(config: DictConfig, mode: str) -> Path | None:
 def _stamps(section: DictConfig) -> list[str]:
     """The times in the template of a section's `dir`, as they are written. The path may hold none of them."""
     stamps = []
-    for template in SECONDS.findall(str(section._get_node("dir")._value())):
+    for template in SECONDS.findall(str(unresolved(section)["dir"])):
         with read_write(section), open_dict(section):
             section.stamp = template
             stamps.append(str(section.stamp))  # `now` is computed once in a process

@@ -316,7 +316,7 @@ def run_overrides(run: Path, planned: Sequence[str]) -> list[str]:
     """The overrides of a run as its own folder gives them, or `planned` if it does not.
 
     Raises:
-        ConfigError: overrides.yaml is not a list of overrides.
+        ConfigError: overrides.yaml is not a list of overrides, or not that of the command in run.json.
     """
     path = run / "overrides.yaml"
     if not path.exists():
@@ -324,4 +324,7 @@ def run_overrides(run: Path, planned: Sequence[str]) -> list[str]:
     overrides = read_yaml(path)
     if not isinstance(overrides, list):
         raise ConfigError(f"{path}: must be a list of overrides, got {type(overrides).__name__}")
-    return [str(override) for override in overrides]
+    overrides = [str(override) for override in overrides]
+    if (run / "run.json").exists() and overrides != list(read_command(read_record(run)).overrides):
+        raise ConfigError(f"{path}: not the overrides of the command in run.json; one of the two is damaged")
+    return overrides

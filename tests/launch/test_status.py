@@ -117,9 +117,16 @@ def test_what_a_run_is_its_own_folder_says(sweep, capsys):
     content.jobs[0].overrides = ["experiment=one_two", "transform=mara", "seed=9"]
     write_sweep(sweep, content)
     (sweep / "0" / "overrides.yaml").write_text("[experiment=one_two, transform=identity, seed=0]")
+    record = json.loads((sweep / "0" / "run.json").read_text())
+    record["command"] = ["python", "-m", "llm", "experiment=one_two", "transform=identity", "seed=0"]
+    (sweep / "0" / "run.json").write_text(json.dumps(record))
     status.main([str(sweep), "--json"])
     (jobs,) = json.loads(capsys.readouterr().out).values()
     assert jobs[0]["varies"] == "transform=identity seed=0"
+    (sweep / "0" / "overrides.yaml").write_text("[experiment=one_two, transform=identity]")  # its end is lost
+    assert status.main([str(sweep), "--json"]) == 1
+    (jobs,) = json.loads(capsys.readouterr().out).values()
+    assert jobs[0]["state"] == "unreadable"
 
 
 @pytest.mark.parametrize("text", ["a=[b]", "a=[/b]", "a=[red]x", "a=[]", "a=", "a=''", r"a=\\[b]", "a=:smile:"])
