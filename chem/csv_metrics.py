@@ -18,7 +18,7 @@ from chem.oracles.synthesis.inventory import read_stock
 from chem.report import draw_molecules, format_number, screen_table
 from conf.schema.base import ConfigError
 from conf.schema.chem import ChemEvaluateConfig
-from launch.runs.atomic import replacing
+from launch.analysis.figures import save_figure
 from launch.runs.console import console
 from launch.runs.run import Run
 
@@ -101,6 +101,4 @@ def draw_yield(path: Path, molecules: ScoredMolecules, screens: Sequence[float])
     left.legend(frameon=False, fontsize="small", title="screen")
     right.plot(calls, molecules.score, ".", markersize=2)
     right.set(xlabel="oracle calls", title="score")
-    with replacing(path) as file:
-        figure.savefig(file, dpi=130)
-    plt.close(figure)
+    save_figure(figure, path)

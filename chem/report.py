@@ -18,7 +18,7 @@ from rich.table import Table
 from chem.metrics import OB_COUNTS, ScoredMolecules, collect_molecules, screen_metrics, yield_curve
 from core.mara import reaches
 from launch.analysis.csv_cells import csv_cell
-from launch.analysis.labels import plain_label
+from launch.analysis.figures import plain_label, save_figure
 from launch.analysis.sweep_runs import read_sweep_runs, write_summaries
 from launch.runs.atomic import make_folder, replacing
 from launch.runs.console import console
@@ -215,9 +215,7 @@ def draw_curves(path: Path, runs: Sequence[tuple[str, Sequence[Mapping[str, Any]
         axis.set(xlabel="step", title=title)
     if len(runs) > 1:
         axes[0].legend(frameon=False, fontsize="small")
-    with replacing(path) as file:
-        figure.savefig(file, dpi=130)
-    plt.close(figure)
+    save_figure(figure, path)
 
 
 def report_sweep(folders: Sequence[Path], sweep: Path) -> None:

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from didactic.outcomes import Outcome, mode_switches
 from didactic.problems import Problem
+from launch.analysis.figures import save_figure
 from launch.analysis.palette import BLUE, GREEN, GREY, ORANGE
-from launch.runs.atomic import replacing
 
 TRANSFORM_COLOURS = {"identity": BLUE, "mara": ORANGE}
 NAMES = {"identity": "vanilla", "mara": "MARA", "reverse": "reverse KL", "forward": "forward KL"}
@@ -30,9 +30,7 @@ def draw_figure(problem: Problem, outcomes: Sequence[Outcome], beta_history: Bet
         "bimodal": draw_families,
     }
     figure = drawings.get(problem.name, draw_curves)(problem, outcomes, beta_history)
-    with replacing(path) as file:
-        figure.savefig(file, dpi=120)
-    plt.close(figure)
+    save_figure(figure, path, dpi=120)
 
 
 def draw_curves(problem: Problem, outcomes: Sequence[Outcome], beta_history: BetaHistory) -> Figure:

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 
-from launch.runs.atomic import replacing
+from launch.analysis.figures import save_figure
 
 MAX_QUESTIONS = 6  # panels of the picture
 MIN_NAMED = 0.13  # lowest share of an answer whose name is written into its bar
@@ -44,9 +44,7 @@ def draw_answers(rows: Sequence[tuple[str, Mapping[str, Any]]], path: Path) -> b
         axes.set_yticks(range(len(rows)), [name for name, _ in rows])
     panels[0, 0].invert_yaxis()
     figure.suptitle("Share of completions with each right answer (a colour each; grey: wrong)", fontsize="medium")
-    with replacing(path) as file:
-        figure.savefig(file, dpi=130)
-    plt.close(figure)
+    save_figure(figure, path)
     return True
 
 

@@ -14,10 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from rich.table import Table
 
-from launch.analysis.labels import plain_label
+from launch.analysis.figures import plain_label, save_figure
 from launch.analysis.palette import BLACK, COLOURS
 from launch.analysis.sweep_runs import read_sweep_runs, write_summaries
-from launch.runs.atomic import replacing
 from launch.runs.console import console
 from launch.runs.run import Run
 from launch.runs.run_folder import read_jsonl
@@ -42,9 +41,7 @@ def report_run(
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     draw_training(left, metrics, base)
     draw_pareto(right, [("run", metrics)], base)
-    with replacing(run.folder / "figure.png") as file:
-        figure.savefig(file, dpi=130)
-    plt.close(figure)
+    save_figure(figure, run.folder / "figure.png")
 
 
 def _last_value(metrics: Sequence[Mapping[str, Any]], key: str) -> float | None:
@@ -63,9 +60,7 @@ def report_sweep(folders: Sequence[Path], sweep: Path) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     draw_pareto(left, [(run.name, run.metrics) for run in runs], base)
     draw_final(right, rows)
-    with replacing(sweep / "figure.png") as file:
-        figure.savefig(file, dpi=130)
-    plt.close(figure)
+    save_figure(figure, sweep / "figure.png")
     console.print(f"figure: {sweep / 'figure.png'}", soft_wrap=True)
     if draw_answers(rows, sweep / "answers.png"):
         console.print(f"what each model answers: {sweep / 'answers.png'}", soft_wrap=True)
@@ -289,6 +284,4 @@ def draw_evaluation(subjects: Sequence[SubjectMetrics], path: Path) -> None:
         handles = [Line2D([], [], marker="o", linestyle="", color=colour) for colour in COLOURS[: len(subjects)]]
         figure.legend(handles, [subject.name for subject in subjects], loc="outside lower center", frameon=False)
     figure.suptitle("Each prompt (small dots), mean and standard error over prompts", fontsize="medium")
-    with replacing(path) as file:
-        figure.savefig(file, dpi=130)
-    plt.close(figure)
+    save_figure(figure, path)

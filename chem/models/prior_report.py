@@ -19,8 +19,8 @@ from chem.models.prior import Prior
 from chem.oracles.base import Molecule
 from chem.oracles.properties import PROPERTIES
 from chem.scoring import canonical_forms, scaffold_from_smiles
+from launch.analysis.figures import save_figure
 from launch.analysis.palette import BLUE, GREY, ORANGE
-from launch.runs.atomic import replacing
 from launch.runs.console import console
 from launch.runs.rng import rollout_uniforms
 from launch.runs.run import Run
@@ -194,6 +194,4 @@ def draw_comparison(run: Run, molecules: MeasuredMolecules, reference: MeasuredM
         unit = COMPARED_PROPERTIES[name]
         axis.set(xlabel=f"{name}, {unit}" if unit else name, yticks=[])
     others[0].legend(frameon=False)
-    with replacing(run.folder / "figure.png") as file:
-        figure.savefig(file, dpi=130)
-    plt.close(figure)
+    save_figure(figure, run.folder / "figure.png")

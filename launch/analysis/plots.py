@@ -16,10 +16,9 @@ from matplotlib.figure import Figure
 
 from conf.schema.objective import DIVERGENCE_METRICS
 from launch.analysis.artifacts import curve_panels, fold_curves
-from launch.analysis.labels import plain_label
+from launch.analysis.figures import plain_label, save_figure
 from launch.analysis.palette import COLOURS
 from launch.analysis.table import Row
-from launch.runs.atomic import replacing
 
 PARETO = (  # (diversity, reward), both better if larger; by default the first pair that the results contain
     ("distinct/mean", "reward_out/mean"),
@@ -127,11 +126,3 @@ def legend_below(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     columns = min(len(labels), 2)
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize="small")
-
-
-def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a figure to a file, close it and return the path."""
-    with replacing(path) as file:
-        figure.savefig(file, dpi=130)
-    plt.close(figure)
-    return path

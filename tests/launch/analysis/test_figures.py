@@ -6,7 +6,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pytest
 
-from launch.analysis.labels import plain_label
+from launch.analysis.figures import plain_label
 
 
 @pytest.mark.parametrize("text", ["beta=0.1", "answer=$x$", r"pattern=^\d$\frac$", "price=$5", "a_b^c"])
