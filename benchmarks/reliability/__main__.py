@@ -33,7 +33,7 @@ trial depends on the seed and on its number only, up to the moments at which sig
 
 examples:
   python -m benchmarks.reliability kills --count 6
-  python -m benchmarks.reliability configs --count 1000 --seed 1 --folder /tmp/reliability"""
+  python -m benchmarks.reliability configs --count 1000 --seed 1 --folder reliability"""
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,6 +1,5 @@
 """Damaged files: one place of one file of a run folder is changed, then a command reads the folder."""
 
-import hashlib
 import json
 import os
 import random
@@ -22,6 +21,7 @@ from benchmarks.reliability.trials import (
     Trial,
     command,
     differences,
+    file_hash,
     fingerprint,
     finish,
     metric_lines,
@@ -211,4 +211,4 @@ def _damage(path: Path, generator: random.Random) -> str:
 
 def _all_files(folder: Path) -> dict[str, str]:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {str(path.relative_to(folder)): file_hash(path) for path in files}

@@ -18,9 +18,8 @@ from benchmarks.reliability.trials import (
     Experiment,
     Trial,
     command,
-    differences,
-    fingerprint,
     finish,
+    resume_faults,
     start,
     undisturbed,
 )
@@ -50,13 +49,9 @@ def fill_once(folder: Path, number: int, generator: random.Random) -> Trial:
         first = finish(start(command(package, run), limit))
         left = [str(path.relative_to(run)) for name in TEMPORARY for path in run.rglob(name)] if run.exists() else []
         free()
-        second = finish(start(command(package, run)))
         faults = [f"full: {fault}"] if (fault := first.fault(package)) else []
         faults += [f"temporary files stay: {', '.join(left)}"] if left else []
-        if second.status != 0 or second.fault(package):
-            faults.append(f"resumed: {second.fault(package) or second.error.strip()}")
-        else:
-            faults += [f"{name} differs" for name in differences(run, fingerprint(whole))]
+        faults += resume_faults(package, run, whole)
         if faults and place.is_mount():
             shutil.copytree(place, folder / f"disk_{number}_wrong", dirs_exist_ok=True)
     if not faults:

@@ -15,11 +15,10 @@ from benchmarks.reliability.trials import (
     Experiment,
     Trial,
     command,
-    differences,
-    fingerprint,
     finish,
     metric_lines,
     recorded_state,
+    resume_faults,
     start,
     undisturbed,
 )
@@ -63,11 +62,7 @@ def kill_once(folder: Path, number: int, generator: random.Random) -> Trial:
     for _ in range(times):
         process.send_signal(stop)
     faults = _faults(finish(process), run, stop, was_last)
-    resumed = finish(start(command(package, run)))
-    if resumed.status != 0 or resumed.fault(package):
-        faults.append(f"the resumed run: {resumed.fault(package) or resumed.error}")
-    else:
-        faults += [f"{name} differs" for name in differences(run, fingerprint(whole))]
+    faults += resume_faults(package, run, whole)
     if not faults:
         shutil.rmtree(run)
     return Trial(number, WRONG if faults else SAME, what, "; ".join(faults))

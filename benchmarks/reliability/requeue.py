@@ -75,16 +75,13 @@ def requeue_again_and_again(experiment: Experiment, count: int) -> None:
         requeues.append(Trial(index, WRONG if fault else SAME, f"requeue {index} after step {at}", fault))
     ended = _wait_for(run, lambda: recorded_state(run) == "finished")
     alone = finish(start([sys.executable, "-m", "didactic", *job, f"hydra.run.dir={whole}"]), timeout=600)
-    fault = f"the undisturbed run failed: {alone.error}" if alone.status else ""
-    if not fault:
-        different = differences(run, fingerprint(whole))
-        fault = (
-            f"state {recorded_state(run)}: {_log(sweep)}"
-            if not ended
-            else f"differs: {different}"
-            if different
-            else ""
-        )
+    fault = ""
+    if alone.status:
+        fault = f"the undisturbed run failed: {alone.error}"
+    elif not ended:
+        fault = f"state {recorded_state(run)}: {_log(sweep)}"
+    elif different := differences(run, fingerprint(whole)):
+        fault = f"differs: {different}"
     subprocess.run(["scancel", number], check=False, capture_output=True)
     for trial in requeues:
         experiment.add(Trial(trial.number, WRONG, trial.what, trial.detail or fault) if fault else trial)

@@ -202,13 +202,27 @@ def fingerprint(run: Path) -> dict[str, str]:
     final = sorted(run.glob("checkpoints/step_*"))[-1:]
     files = [run / name for name in RESULT_FILES] + sorted(run.glob("policy/*.safetensors"))
     files += [folder / name for folder in final for name in ("tensors.safetensors", "state.json")]
-    return {str(path.relative_to(run)): _hash(path) for path in files if path.exists()}
+    return {str(path.relative_to(run)): file_hash(path) for path in files if path.exists()}
 
 
 def differences(run: Path, expected: dict[str, str]) -> list[str]:
     """The result files of a run that are not those of the undisturbed run."""
-    found = fingerprint(run)
-    return sorted(name for name in {**found, **expected} if found.get(name) != expected.get(name))
+    results = fingerprint(run)
+    return sorted(name for name in {**results, **expected} if results.get(name) != expected.get(name))
+
+
+def resume_faults(package: str, run: Path, whole: Path) -> list[str]:
+    """Resume a run until it ends by itself, and list what is wrong with how it ends and with its results.
+
+    Args:
+        package: the package of the run.
+        run: its folder.
+        whole: the folder of the undisturbed run.
+    """
+    resumed = finish(start(command(package, run)))
+    if resumed.status != 0 or resumed.fault(package):
+        return [f"the resumed run: {resumed.fault(package) or resumed.error.strip()}"]
+    return [f"{name} differs" for name in differences(run, fingerprint(whole))]
 
 
 def metric_lines(run: Path) -> int:
@@ -226,5 +240,6 @@ def recorded_state(run: Path) -> str:
         return "-"
 
 
-def _hash(path: Path) -> str:
+def file_hash(path: Path) -> str:
+    """The SHA-256 hash of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
