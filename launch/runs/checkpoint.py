@@ -139,7 +139,12 @@ def read_manifest(folder: Path, step: int) -> Manifest:
 
 
 def _manifest_content(folder: Path, step: int) -> dict[str, Any]:
-    """The content of a manifest, whose own checksum is verified. Raises as `read_manifest` does."""
+    """The content of a manifest, whose own checksum is verified.
+
+    Raises:
+        DamagedCheckpoint: the file is missing, or differs from what was written.
+        ConfigError: it cannot be read for another reason.
+    """
     path = _path(folder, step) / "manifest.json"
     with _reading(path):
         content: dict[str, Any] = json.loads(path.read_text("utf-8"))

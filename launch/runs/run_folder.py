@@ -120,7 +120,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         record = parse_json(path.read_text("utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{folder}: not a run folder, it has no run.json") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: not the record of a run: {error}") from None
     if not isinstance(record, dict) or record.get("state") not in STATES:
         raise ConfigError(f"{path}: not the record of a run: it has no valid state")
@@ -204,7 +204,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = parse_json(path.read_text("utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: file not found") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: invalid JSON: {error}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must be a JSON object, got {type(content).__name__}")
