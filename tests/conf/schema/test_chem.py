@@ -32,7 +32,7 @@ CASES = [  # rejected overrides, the key that the message names, legal overrides
     ("loss=reinvent objective.entropy_coef=.1", "objective.entropy_coef", "objective.entropy_coef=.1"),
     ("loss=reinvent transform=darling", "transform", "loss=reinvent transform=mara"),
     ("objective.placement=reference", "objective.placement", "objective.placement=loss"),
-    ("engine=zero3", "engine", "engine=zero2"),
+    ("engine.name=zero3", "engine", "engine=zero2"),
     ("oracle.workers=0", "oracle.workers", "oracle.workers=1"),
 ]
 

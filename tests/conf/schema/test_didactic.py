@@ -28,7 +28,7 @@ CASES = [  # rejected overrides, the key that the message names, legal overrides
     ("advantage=centred", "advantage", f"advantage=centred {SAMPLED}"),
     ("objective.placement=loss", "objective.placement", f"objective.placement=loss {SAMPLED}"),
     ("objective.placement=reference", "objective.placement", ""),
-    ("engine=zero3_offload", "engine", "engine=zero1"),
+    ("engine.name=zero3_offload", "engine", "engine=zero1"),
     ("objective.kl_samples=8", "objective.kl_samples", "objective.kl_samples=null"),
     (
         "objective.direction=forward objective.max_log_weight=2",
