@@ -43,9 +43,30 @@ def _make_synthesis(**parameters: Any) -> Component:
     return Synthesis(**parameters)
 
 
+def _make_descriptor(**parameters: Any) -> Component:
+    from chem.oracles.descriptors import Descriptor  # loads all of RDKit's descriptors
+
+    return Descriptor(**parameters)
+
+
+def _make_shape(**parameters: Any) -> Component:
+    from chem.oracles.shape import Shape  # loads a part of RDKit that not every build has
+
+    return Shape(**parameters)
+
+
+def _make_qsar(**parameters: Any) -> Component:
+    from chem.oracles.qsar import Qsar  # loads onnxruntime or skops
+
+    return Qsar(**parameters)
+
+
 COMPONENTS: dict[str, Callable[..., Component]] = {
     **PROPERTIES,
     "docking": _make_docking,
+    "descriptor": _make_descriptor,
+    "shape": _make_shape,
+    "qsar": _make_qsar,
     "external_program": ExternalProgram,
     "batch_program": BatchProgram,
     "synthesis": _make_synthesis,

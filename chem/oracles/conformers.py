@@ -1,9 +1,9 @@
-"""Conformers of molecules, and a check of the receptors that they are docked into."""
+"""Conformers of molecules, computed or bound to a receptor, and checks of what is docked."""
 
 from pathlib import Path
 from typing import Any
 
-from rdkit import Chem
+from rdkit import Chem, rdBase
 from rdkit.Chem import AllChem, rdDistGeom
 
 from conf.schema.base import ConfigError
@@ -56,3 +56,31 @@ def check_ring_size(flexible_ring_size: int | None) -> None:
         raise ConfigError(
             f"flexible_ring_size: must be >= {MIN_FLEXIBLE_RING}, or null for rigid rings, got {flexible_ring_size}"
         )
+
+
+def read_bound_ligand(path: Path, smiles: str, key: str = "ligand") -> Chem.Mol:
+    """Read a ligand from a PDB file and give it the bond orders of its SMILES.
+
+    Args:
+        path: the PDB file.
+        smiles: the ligand.
+        key: parameter that names the file, for messages.
+
+    Raises:
+        ConfigError: either is not a molecule, or they are different molecules.
+    """
+    template, bound = Chem.MolFromSmiles(smiles), Chem.MolFromPDBFile(str(path))
+    if template is None:
+        raise ConfigError(f"{key}_smiles: not a SMILES: {smiles}")
+    if bound is None:
+        raise ConfigError(f"{key}: {path.name} is not a PDB file of a molecule")
+    if template.GetNumAtoms() != bound.GetNumAtoms():  # a part of the ligand would match too
+        raise ConfigError(
+            f"{key}_smiles: must be the molecule of {path.name}, which has {bound.GetNumAtoms()} heavy atoms, "
+            f"got {smiles}"
+        )
+    try:
+        with rdBase.BlockLogs():  # a symmetric ligand matches in several equivalent ways
+            return AllChem.AssignBondOrdersFromTemplate(template, bound)
+    except ValueError as error:
+        raise ConfigError(f"{key}_smiles: must be the molecule of {path.name}, got {smiles} ({error})") from error

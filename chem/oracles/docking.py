@@ -1,17 +1,15 @@
 """Docking with AutoDock Vina: the energy of the best pose in the receptor's pocket, kcal/mol; lower is better."""
 
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from meeko import MoleculePreparation, PDBQTWriterLegacy
-from rdkit import Chem, rdBase
-from rdkit.Chem import AllChem
+from rdkit import Chem
 
 from chem.files import file_hash, find_file
 from chem.oracles.base import Molecule, Value
-from chem.oracles.conformers import check_polar_hydrogens, check_ring_size, embed_conformer
+from chem.oracles.conformers import check_polar_hydrogens, check_ring_size, embed_conformer, read_bound_ligand
 from conf.schema.base import ConfigError
 
 
@@ -115,29 +113,6 @@ class Docking:
         pose = np.asarray(self.vina.poses(1, coordinates_only=True)[0])
         distance = float(np.linalg.norm(pose.mean(axis=0) - centroid(self.reference)))
         return f"the reference ligand docks at {energy:.1f} kcal/mol, its centre {distance:.1f} A from the bound one"
-
-
-def read_bound_ligand(path: Path, smiles: str) -> Chem.Mol:
-    """Read a ligand from a PDB file and give it the bond orders of its SMILES.
-
-    Raises:
-        ConfigError: either is not a molecule, or they are different molecules.
-    """
-    template, bound = Chem.MolFromSmiles(smiles), Chem.MolFromPDBFile(str(path))
-    if template is None:
-        raise ConfigError(f"ligand_smiles: not a SMILES: {smiles}")
-    if bound is None:
-        raise ConfigError(f"ligand: {path.name} is not a PDB file of a molecule")
-    if template.GetNumAtoms() != bound.GetNumAtoms():  # a part of the ligand would match too
-        raise ConfigError(
-            f"ligand_smiles: must be the molecule of {path.name}, which has {bound.GetNumAtoms()} heavy atoms, "
-            f"got {smiles}"
-        )
-    try:
-        with rdBase.BlockLogs():  # a symmetric ligand matches in several equivalent ways
-            return AllChem.AssignBondOrdersFromTemplate(template, bound)
-    except ValueError as error:
-        raise ConfigError(f"ligand_smiles: must be the molecule of {path.name}, got {smiles} ({error})") from error
 
 
 def centroid(mol: Chem.Mol) -> list[float]:

@@ -3,7 +3,7 @@
 import pytest
 from rdkit import Chem
 
-from chem.oracles.conformers import check_polar_hydrogens, check_ring_size, embed_conformer
+from chem.oracles.conformers import check_polar_hydrogens, check_ring_size, embed_conformer, read_bound_ligand
 from conf.schema.base import ConfigError
 
 ATOM = "ATOM      1  N   LEU A   1     -23.116  51.856  14.804  0.00  0.00    +0.386 {:2}\n"
@@ -40,3 +40,15 @@ def test_small_rings_cannot_be_opened():
         check_ring_size(size)
     with pytest.raises(ConfigError, match=r"^flexible_ring_size: must be >= 7, or null for rigid rings, got 6$"):
         check_ring_size(6)
+
+
+def test_bond_orders_come_from_the_template(tmp_path):
+    flat = Chem.MolFromSmiles("c1ccccc1C=O")
+    path = tmp_path / "ligand.pdb"
+    path.write_text(Chem.MolToPDBBlock(Chem.RemoveHs(embed_conformer(flat, 1)), flavor=8))  # single bonds only
+    assert Chem.MolToSmiles(read_bound_ligand(path, "O=Cc1ccccc1")) == "O=Cc1ccccc1"
+    assert "=" not in Chem.MolToSmiles(Chem.MolFromPDBFile(str(path)))  # control: the file has none
+    with pytest.raises(ConfigError, match="ligand_smiles: must be the molecule"):
+        read_bound_ligand(path, "CCCCO")
+    with pytest.raises(ConfigError, match=r"^ligand_smiles: not a SMILES: C1CC$"):
+        read_bound_ligand(path, "C1CC")

@@ -10,7 +10,7 @@ pytest.importorskip("meeko", reason="needs the extra docking")
 from chem.files import find_file
 from chem.oracles import Molecule, Oracle, Status
 from chem.oracles.conformers import embed_conformer
-from chem.oracles.docking import Docking, centroid, ligand_pdbqt, read_bound_ligand
+from chem.oracles.docking import Docking, centroid, ligand_pdbqt
 from conf.schema.base import ConfigError
 from conf.schema.oracle import ComponentConfig, ComponentTransformConfig, OracleConfig
 
@@ -88,18 +88,6 @@ def test_a_receptor_without_polar_hydrogens_is_refused(clpp, tmp_path):
     bare.write_text("".join(line for line in lines if line[77:].strip() != "HD"))
     with pytest.raises(ConfigError, match=r"^receptor: bare\.pdbqt has no polar hydrogens"):
         Docking(**clpp | {"receptor": str(bare)})
-
-
-def test_bond_orders_come_from_the_template(tmp_path):
-    flat = Chem.MolFromSmiles("c1ccccc1C=O")
-    path = tmp_path / "ligand.pdb"
-    path.write_text(Chem.MolToPDBBlock(Chem.RemoveHs(embed_conformer(flat, 1)), flavor=8))  # single bonds only
-    assert Chem.MolToSmiles(read_bound_ligand(path, "O=Cc1ccccc1")) == "O=Cc1ccccc1"
-    assert "=" not in Chem.MolToSmiles(Chem.MolFromPDBFile(str(path)))  # control: the file has none
-    with pytest.raises(ConfigError, match="ligand_smiles: must be the molecule"):
-        read_bound_ligand(path, "CCCCO")
-    with pytest.raises(ConfigError, match=r"^ligand_smiles: not a SMILES: C1CC$"):
-        read_bound_ligand(path, "C1CC")
 
 
 def test_the_centroid_is_of_the_heavy_atoms():
