@@ -61,12 +61,19 @@ def _make_qsar(**parameters: Any) -> Component:
     return Qsar(**parameters)
 
 
+def _make_chemprop(**parameters: Any) -> Component:
+    from chem.oracles.chemprop_model import ChempropModel  # loads torch and chemprop
+
+    return ChempropModel(**parameters)
+
+
 COMPONENTS: dict[str, Callable[..., Component]] = {
     **PROPERTIES,
     "docking": _make_docking,
     "descriptor": _make_descriptor,
     "shape": _make_shape,
     "qsar": _make_qsar,
+    "chemprop": _make_chemprop,
     "external_program": ExternalProgram,
     "batch_program": BatchProgram,
     "synthesis": _make_synthesis,

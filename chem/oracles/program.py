@@ -63,7 +63,7 @@ class CommandLine:
     """
 
     def __init__(
-        self, command: Sequence[str], placeholders: Sequence[str], cwd: str | None, time_limit_s: float
+        self, command: Sequence[str | float], placeholders: Sequence[str], cwd: str | None, time_limit_s: float
     ) -> None:
         if isinstance(command, str) or not command:
             raise ConfigError(f"command: must be a list of the program and its arguments, got {command!r}")
