@@ -23,7 +23,7 @@ LOCK = ".lock"
 CLOCK = "MARA_CLOCK"  # environment variable: the time that prompts with a date show, instead of the present
 # The types of entries of run.json that other commands read. Not every version wrote all of them.
 RECORD_TYPES: dict[str, Any] = {"package": str, "command": list, "started": str, "traceback": str | None}
-RECORD_TYPES |= {"versions": dict, "code": dict, "hardware": dict}
+RECORD_TYPES |= {"versions": dict, "code": dict, "hardware": dict, "checksums": dict}
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # errors of a file system that does not support locks
 
 
