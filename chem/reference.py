@@ -8,7 +8,8 @@ import torch
 
 from chem.models.network import sample
 from chem.models.prior import Prior
-from chem.scoring import RewardFunction, ScoredBatch, canonical_forms, scaffold_from_smiles
+from chem.molecules import canonical_forms, scaffold_from_smiles
+from chem.scoring import RewardFunction, ScoredBatch
 from conf.schema.chem import ChemConfig
 from conf.schema.objective import MaraConfig
 from core.classes import ClassMemory

@@ -4,16 +4,14 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from rdkit import Chem, rdBase
 from torch import Tensor
 
+from chem.molecules import canonical_forms, scaffold_from_smiles
 from chem.oracles import Result
-from chem.oracles.base import murcko_scaffold
 from conf.schema.base import ConfigError
 
 
@@ -163,26 +161,6 @@ class Cache:
         rows = [(self.key, result.smiles, json.dumps(result.to_json())) for result in results if not result.failure]
         with self._errors_named(), closing(self._connect()) as connection, connection:
             connection.executemany("INSERT OR IGNORE INTO results VALUES (?, ?, ?)", rows)
-
-
-def canonical_forms(smiles: Sequence[str]) -> list[str | None]:
-    """Canonical SMILES of each string; None if RDKit cannot read it or it is empty."""
-    with rdBase.BlockLogs():
-        return [_canonical_form(string) for string in smiles]
-
-
-def _canonical_form(smiles: str) -> str | None:
-    try:
-        molecule = Chem.MolFromSmiles(smiles) if smiles else None
-        return Chem.MolToSmiles(molecule) if molecule is not None and molecule.GetNumAtoms() else None
-    except Exception:  # RDKit raises on some strings instead of returning None
-        return None
-
-
-@lru_cache(maxsize=2**16)  # a policy samples the same molecules again, and the diversity filter asks too
-def scaffold_from_smiles(smiles: str) -> str:
-    """`murcko_scaffold` of a molecule given as SMILES."""
-    return murcko_scaffold(Chem.MolFromSmiles(smiles))
 
 
 def batch_scaffolds(canonical: Sequence[str | None], results: Sequence[Result]) -> list[str | None]:

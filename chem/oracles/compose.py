@@ -12,8 +12,9 @@ from typing import Any
 
 import rdkit
 
+from chem.molecules import murcko_scaffold
 from chem.oracles import shaping
-from chem.oracles.base import Component, Molecule, Result, Status, TimedOut, Value, murcko_scaffold, parse_molecule
+from chem.oracles.base import Component, Molecule, Result, Status, TimedOut, Value, parse_molecule
 from chem.oracles.external_program import ExternalProgram
 from chem.oracles.properties import PROPERTIES
 from conf.schema.base import ConfigError, load_object
