@@ -25,7 +25,8 @@ class ScoredBatch(NamedTuple):
         complete: [N] bool, False for samples that keep their reward but are never good: an invalid string, a
             duplicate set to 0, or filtered.
         scaffolds: `murcko_scaffold` of each molecule, None for an invalid string.
-        fresh: results of the molecules that this run had not scored before, in order.
+        fresh: results of the molecules that this run had not asked about before, in order.
+        retried: results of those that had failed before and now have a score.
     """
 
     canonical: list[str | None]
@@ -34,6 +35,7 @@ class ScoredBatch(NamedTuple):
     complete: Tensor
     scaffolds: list[str | None]
     fresh: list[Result]
+    retried: list[Result] = []  # noqa: RUF012  # a NamedTuple's default, never changed
 
 
 class RewardFunction:
@@ -80,6 +82,7 @@ class RewardFunction:
             unscored = [molecule for molecule in unscored if molecule in affordable]
         results = self._results(unscored)
         fresh = [result for result in results if result.smiles not in self.scores]
+        retried = [result for result in results if result.smiles in self.scores and not result.failure]
         for result in results:
             self.failures += result.failure
             self.scores[result.smiles] = None if result.failure else result.score
@@ -91,6 +94,7 @@ class RewardFunction:
             torch.tensor([molecule is not None for molecule in canonical]),
             batch_scaffolds(canonical, results),
             fresh,
+            retried,
         )
 
     def _results(self, molecules: Sequence[str]) -> list[Result]:

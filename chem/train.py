@@ -15,7 +15,7 @@ from torch import Tensor
 from chem.filters import DiversityFilter, batch_diversity
 from chem.models.network import Network, Rollout, sample, token_logp
 from chem.models.prior import SHIPPED, Prior, load_prior, save_prior
-from chem.oracles import Oracle, OracleError
+from chem.oracles import Oracle, OracleError, Result
 from chem.parallel.sampler import ParallelSampler
 from chem.parallel.threads import RowThreads
 from chem.reference import PROMPT, PriorStatistics, molecule_labels
@@ -163,7 +163,8 @@ def training_loop(
     next_beta = make_schedule(config.beta_schedule.name, config.objective.beta, config.beta_schedule.options())
     kl_key = learner.objective.kl_metric(learner.kl_samples is not None)
     shown = {"reward": "reward/raw", "valid": "valid", "unique": "unique", "KL": kl_key, "calls": "oracle/calls"}
-    for step in run.steps(config.steps, show=shown):
+    budget = None if config.budget is None else ("oracle/calls", config.budget)
+    for step in run.steps(config.steps, show=shown, budget=budget):
         try:
             of_prior = statistics.measure(learner.prior, reward_function)
             learner = learner._replace(objective=statistics.with_threshold(learner.objective))
@@ -171,9 +172,10 @@ def training_loop(
                 result = train_step(learner, config, step, values.beta)
         except OracleError as error:
             raise ConfigError(str(error)) from error
-        if of_prior is not None:
-            run.log_samples(sample_records(of_prior))
-        run.log_samples(sample_records(result.batch))
+        batches = [result.batch] if of_prior is None else [of_prior, result.batch]
+        for batch in batches:
+            run.log_samples(sample_records(batch))
+        warn_of_first_failure(run, [answer for batch in batches for answer in batch.fresh], reward_function)
         calls: dict[str, Scalar] = {"oracle/calls": reward_function.calls, "oracle/failed": reward_function.failures}
         run.log({"beta": values.beta, **result.metrics, **calls})
         wide = (
@@ -195,6 +197,19 @@ def training_loop(
         progress = next_progress(config, step, reward_function.calls)
         values.beta = next_beta(values.beta, result.statistics._replace(progress=progress))
     return "steps"
+
+
+def warn_of_first_failure(run: Run, fresh: Sequence[Result], reward_function: RewardFunction) -> None:
+    """Print the first failure of the oracle in a run; the report counts all of them by reason.
+
+    Args:
+        run: prints it.
+        fresh: the results of this step.
+        reward_function: has counted the failures so far.
+    """
+    failed = [result for result in fresh if result.failure]
+    if failed and reward_function.failures == len(failed):
+        run.warn(f"the oracle gave no score for {failed[0].smiles}: {failed[0].status.value}: {failed[0].message}")
 
 
 def next_progress(config: ChemConfig, step: int, calls: int) -> float:
@@ -397,17 +412,20 @@ def batch_statistics(scored: ScoredBatch, filtered: Sequence[bool], rollout: Rol
 
 
 def sample_records(batch: ScoredBatch) -> list[Mapping[str, object]]:
-    """Lines of samples.jsonl: the molecules that this run had not met before."""
-    return [
-        {
-            "smiles": result.smiles,
-            "score": result.score,
-            "status": result.status.value,
-            "values": result.values,
-            "details": result.details,
-        }
-        for result in batch.fresh
-    ]
+    """Lines of samples.jsonl: the molecules that this run had not met before, and those that had failed before."""
+    return [sample_record(result) for result in (*batch.fresh, *batch.retried)]
+
+
+def sample_record(result: Result) -> Mapping[str, object]:
+    """A line of samples.jsonl; it has a message where there is no score, or no molecule."""
+    record: dict[str, object] = {
+        "smiles": result.smiles,
+        "score": result.score,
+        "status": result.status.value,
+        "values": result.values,
+        "details": result.details,
+    }
+    return record | ({"message": result.message} if result.message else {})
 
 
 class StopMonitor:

@@ -151,6 +151,8 @@ def report_prior(
     if molecules.smiles:
         console.print(property_table(summary))
         draw_comparison(run, molecules, reference)
+    else:
+        run.warn(f"none of the {samples:,} samples is a molecule; train for more epochs, or on more molecules")
 
 
 def sample_table(summary: Mapping[str, Any]) -> Table:
