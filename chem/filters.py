@@ -123,6 +123,7 @@ class DiversityFilter:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a `state_dict`."""
         self.buckets = {scaffold: dict.fromkeys(bucket) for scaffold, bucket in state["buckets"].items()}
+        self._fingerprints = {}
 
 
 def batch_diversity(canonical: Sequence[str | None]) -> Tensor:

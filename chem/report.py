@@ -41,7 +41,9 @@ CURVES = {  # metric -> name in the summary and the table
 }
 
 
-def report_run(run: Run, calls: int, failures: int, reason: str) -> None:
+def report_run(
+    run: Run, calls: int, failures: int, reason: str, stages: Sequence[Mapping[str, Any]] | None = None
+) -> None:
     """Write molecules.csv, summary.json, figure.png and molecules.png of a run, and print its tables.
 
     Args:
@@ -49,14 +51,24 @@ def report_run(run: Run, calls: int, failures: int, reason: str) -> None:
         calls: distinct molecules scored.
         failures: oracle calls that failed.
         reason: why the run stopped.
+        stages: for a run with stages, how many steps and calls each took and why it ended. Scores of different
+            oracles cannot be compared, so what is reported of molecules is that of the last stage. The molecules of
+            earlier ones are in files of their own.
     """
-    samples = distinct_molecules(read_jsonl(run.folder / "samples.jsonl"))
+    rows = read_jsonl(run.folder / "samples.jsonl")
+    last_stage = max((row.get("stage", 1) for row in rows), default=1)
+    for stage in range(1, last_stage):
+        earlier = distinct_molecules(row for row in rows if row["stage"] == stage)
+        write_molecules(run.folder / f"molecules_stage_{stage}.csv", earlier)
+    samples = distinct_molecules(row for row in rows if row.get("stage", 1) == last_stage)
     scored = [row for row in samples if row["status"] == "ok"]
     metrics = read_jsonl(run.folder / "metrics.jsonl")
     write_molecules(run.folder / "molecules.csv", samples)
     best = sorted(scored, key=lambda row: -row["score"])[:BEST_MOLECULES]
     last = metrics[-LAST_STEPS:]
     summary: dict[str, Any] = {"stopped_by": reason, "calls": calls, "failures": failures}
+    if stages is not None:
+        summary["stages"] = list(stages)
     summary |= {name: mean_of_known([row[key] for row in last]) for key, name in CURVES.items()}
     config = OmegaConf.load(run.folder / "config.yaml")
     summary["good"] = good_molecules(scored, config.transform.threshold)
@@ -104,7 +116,7 @@ def failure_reasons(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     counts = Counter(
         re.sub(r"\d+(\.\d+)?", "#", f"{row['status']}: {row.get('message') or 'no message'}")
         for row in rows
-        if row["score"] is None
+        if row["score"] is None and row["status"] != "seed"
     )
     reasons = dict(counts.most_common(FAILURE_REASONS))
     others = counts.total() - sum(reasons.values())

@@ -49,6 +49,9 @@ class RewardFunction:
         oracle: canonical SMILES -> one result each.
         cache: results of other runs with the same oracle, or None.
         budget: largest number of distinct molecules; None: no limit.
+
+    Attributes:
+        earlier: molecules scored by the oracles of earlier stages, which count in the budget.
     """
 
     def __init__(
@@ -56,12 +59,16 @@ class RewardFunction:
     ) -> None:
         self.oracle, self.cache, self.budget = oracle, cache, budget
         self.scores: dict[str, float | None] = {}  # by canonical SMILES, in order; None: the oracle failed
-        self.failures = self.cached = 0
+        self.failures = self.cached = self.earlier = 0
 
     @property
     def calls(self) -> int:
-        """Distinct molecules scored so far."""
-        return len(self.scores)
+        """Distinct molecules scored so far; one that the oracles of two stages have scored counts twice."""
+        return self.earlier + len(self.scores)
+
+    def begin_stage(self) -> None:
+        """Forget the scores of the oracle of an earlier stage, which keep counting in the budget."""
+        self.earlier, self.scores = self.calls, {}
 
     @property
     def spent(self) -> bool:
@@ -109,11 +116,13 @@ class RewardFunction:
 
     def state_dict(self) -> dict[str, Any]:
         """State for a checkpoint."""
-        return {"scores": [list(item) for item in self.scores.items()], "failures": self.failures}
+        state = {"scores": [list(item) for item in self.scores.items()], "failures": self.failures}
+        return state | ({"earlier": self.earlier} if self.earlier else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a `state_dict`."""
         self.scores, self.failures = dict(state["scores"]), state["failures"]
+        self.earlier = state.get("earlier", 0)
 
 
 class Cache:
