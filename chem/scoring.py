@@ -13,6 +13,7 @@ from torch import Tensor
 from chem.molecules import canonical_forms, scaffold_from_smiles
 from chem.oracles import Result
 from conf.schema.base import ConfigError
+from launch.runs.run_folder import cache_folder, user_path
 
 
 class ScoredBatch(NamedTuple):
@@ -106,13 +107,9 @@ class RewardFunction:
 
     def _results(self, molecules: Sequence[str]) -> list[Result]:
         """Results from the cache or else from the oracle, whose answers are added to the cache."""
-        cached = self.cache.get(molecules) if self.cache is not None else {}
-        self.cached += len(cached)
-        missing = [molecule for molecule in molecules if molecule not in cached]
-        answers = {result.smiles: result for result in (self.oracle(missing) if missing else [])}
-        if self.cache is not None:
-            self.cache.put(list(answers.values()))
-        return [cached.get(molecule) or answers[molecule] for molecule in molecules]
+        results, cached = ask_oracle(self.oracle, self.cache, molecules)
+        self.cached += cached
+        return results
 
     def state_dict(self) -> dict[str, Any]:
         """State for a checkpoint."""
@@ -174,6 +171,29 @@ class Cache:
         rows = [(self.key, result.smiles, json.dumps(result.to_json())) for result in results if not result.failure]
         with self._errors_named(), closing(self._connect()) as connection, connection:
             connection.executemany("INSERT OR IGNORE INTO results VALUES (?, ?, ?)", rows)
+
+
+def ask_oracle(
+    oracle: Callable[[Sequence[str]], list[Result]], cache: Cache | None, molecules: Sequence[str]
+) -> tuple[list[Result], int]:
+    """Results of distinct canonical SMILES, from the cache where it has them; new ones are added to it.
+
+    Returns:
+        The results in the order of the molecules, and how many of them the cache had.
+    """
+    cached = cache.get(molecules) if cache is not None else {}
+    missing = [molecule for molecule in molecules if molecule not in cached]
+    answers = {result.smiles: result for result in (oracle(missing) if missing else [])}
+    if cache is not None:
+        cache.put(list(answers.values()))
+    return [cached.get(molecule) or answers[molecule] for molecule in molecules], len(cached)
+
+
+def open_cache(name: str | None, key: str) -> Cache | None:
+    """The cache of oracle results that `cache` names: `shared`, a file, or None for no cache."""
+    if name is None:
+        return None
+    return Cache(cache_folder() / "oracle.sqlite" if name == "shared" else user_path(name), key)
 
 
 def batch_scaffolds(canonical: Sequence[str | None], results: Sequence[Result]) -> list[str | None]:

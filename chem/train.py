@@ -22,7 +22,7 @@ from chem.parallel.threads import RowThreads
 from chem.reference import PROMPT, PriorStatistics, molecule_labels
 from chem.replay import ReplayMemory, TrainingRows, augmented_rows, concat_padded, read_seeds, replayed_rows
 from chem.report import mean_of_known, report_run
-from chem.scoring import Cache, RewardFunction, ScoredBatch, treat_duplicates
+from chem.scoring import RewardFunction, ScoredBatch, open_cache, treat_duplicates
 from chem.stages import StageOracle, StageState, stage_configs
 from conf.schema.base import ConfigError
 from conf.schema.chem import ChemConfig, StopConfig
@@ -36,7 +36,6 @@ from launch.engines.factory import make_engine
 from launch.runs.checkpoint import LoopState, tensors_hash
 from launch.runs.rng import rollout_uniforms, stream_seed
 from launch.runs.run import Run, Scalar
-from launch.runs.run_folder import cache_folder, user_path
 
 
 class Reinvent(Objective):
@@ -609,10 +608,3 @@ class BestPolicy:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a `state_dict`."""
         self.reward, self.state = state["reward"], dict(state["state"])
-
-
-def open_cache(name: str | None, key: str) -> Cache | None:
-    """The cache of oracle results that `cache` names: `shared`, a file, or None for no cache."""
-    if name is None:
-        return None
-    return Cache(cache_folder() / "oracle.sqlite" if name == "shared" else user_path(name), key)

@@ -1,4 +1,4 @@
-"""python -m chem, chem.pretrain, chem.evaluate and chem.stock."""
+"""python -m chem, and its commands chem.pretrain, chem.sample, chem.score, chem.evaluate and chem.stock."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -289,6 +289,40 @@ class ChemEvaluateConfig(JobConfig):
     def check(self, prefix: str) -> None:
         """Check that the screens are different."""
         _check_screens(self.screens)
+
+
+@dataclass
+class ScoreConfig(JobConfig):
+    """A file of molecules, and the oracle that scores them."""
+
+    file: str = key(
+        "molecules: a CSV file with a header, or a file with a SMILES at the start of each line; may be gzipped"
+    )
+    smiles_column: str = key("column of the SMILES in a CSV file")
+    oracle: OracleConfig = key("how molecules are scored (docs/oracles.md)")
+    cache: str | None = key(
+        "cache of scores: shared (by all runs, in MARA_CACHE), a file, or null for one in the run folder"
+    )
+    chunk: int = key("molecules after whose scoring the cache is written", low=1, high=10**6)
+
+
+@dataclass
+class SampleConfig(JobConfig):
+    """Molecules that are drawn from a prior or a trained policy."""
+
+    prior: str = key("what is sampled: shipped, a folder (a prior, or policy/ of a run), or a file of REINVENT")
+    count: int = key("number of molecules or, with unique=false, of samples", low=1, high=10**8)
+    unique: bool = key(
+        "draw until there are `count` distinct molecules; false: write each sample, repeats and invalid ones included"
+    )
+    spelling: str = key(
+        "SMILES that are written: canonical, as sampled, or randomised (another spelling of the molecule)",
+        choices=("canonical", "sampled", "randomised"),
+    )
+    format: str = key(
+        "csv: SMILES, the string that was drawn and its log-likelihood; smi: a SMILES a line",
+        choices=("csv", "smi"),
+    )
 
 
 @dataclass

@@ -34,6 +34,30 @@ class CarbonShare:
         ]
 
 
+def test_a_failure_that_is_retried_with_success_is_recorded():
+    answers = [Result("CCN", Status.failed, None, message="no"), Result("CCN", Status.ok, 0.5)]
+    reward_function = RewardFunction(lambda smiles: [answers.pop(0)], None, None)
+    first, second, third = (reward_function(["CCN"]) for _ in range(3))
+    assert [result.status for result in first.fresh] == [Status.failed]
+    assert (second.fresh, [result.score for result in second.retried]) == ([], [0.5])
+    assert (third.fresh, third.retried, third.reward.tolist()) == ([], [], [0.5])
+    assert (reward_function.calls, reward_function.failures) == (1, 1)
+
+
+def test_the_calls_of_earlier_stages_count_in_the_budget():
+    reward_function = RewardFunction(CarbonShare(), None, 3)
+    reward_function(["C", "CC"])
+    reward_function.begin_stage()
+    batch = reward_function(["C", "CCC"])  # asked again, as by another oracle
+    assert batch.valid.tolist() == [True, False]
+    assert (reward_function.calls, reward_function.spent) == (3, True)
+    restored = RewardFunction(CarbonShare(), None, 3)
+    restored.load_state_dict(reward_function.state_dict())
+    assert (restored.calls, restored.scores) == (3, {"C": 0.1})
+    restored.load_state_dict({"scores": [["C", 0.1]], "failures": 0})  # of an older version
+    assert restored.calls == 1
+
+
 def test_a_batch_asks_the_oracle_once_per_molecule():
     oracle = CarbonShare()
     reward_function = RewardFunction(oracle, None, None)
