@@ -243,6 +243,11 @@ class ChemConfig(RunConfig):
                 "transform.mass: must be remembered or reference with replay, whose molecules are not samples of the "
                 "policy; or set replay.sample and replay.augmentations to 0, got group"
             )
+        if self.choices().mara and self.choices().mara_anchor == "cross_fitted" and self.replay.size:
+            raise ConfigError(
+                "transform.anchor: must not be cross_fitted with replay, whose molecules are not an independent half "
+                f"of the batch; use remembered, or set replay.size to 0, got {self.replay.size}"
+            )
         if self.diversity_filter.name == "none" and self.replay.purge:
             raise ConfigError(
                 "replay.purge: must be false with diversity_filter.name=none, because no molecule is penalised, got "
