@@ -3,8 +3,9 @@
 import csv
 import gzip
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rdkit import rdBase
 from rich.progress import track
@@ -117,11 +118,11 @@ def write_scores(path: Path, strings: Sequence[str], results: Sequence[Result]) 
             writer.writerow(map(csv_cell, [string, result.smiles, *answer, *values]))
 
 
-def score_table(summary: dict[str, object]) -> Table:
+def score_table(summary: Mapping[str, Any]) -> Table:
     """Table with one row: how many molecules have a score, and the mean and best score."""
     table = Table(title="Distinct molecules", title_justify="left")
     names = ("strings", "molecules", "cached", *(status.value for status in Status), "score/mean", "score/best")
     for name in names:
         table.add_column(name, justify="right")
-    table.add_row(*(format_number(summary[name]) for name in names))  # type: ignore[arg-type]
+    table.add_row(*(format_number(summary[name]) for name in names))
     return table

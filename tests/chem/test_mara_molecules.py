@@ -90,7 +90,7 @@ def fixed_point(*overrides):
 
 def shares(policy, classes):
     """Probability of each class among the good strings."""
-    totals = {}
+    totals: dict[str, float] = {}
     for name, probability in zip(classes[:7], policy[:7].tolist(), strict=True):
         totals[name] = totals.get(name, 0.0) + probability
     return [value / sum(totals.values()) for value in totals.values()]

@@ -21,7 +21,7 @@ from launch.runs.run import Run
 from launch.runs.run_folder import read_json, read_jsonl
 
 NETWORK = RecurrentConfig("gru", layers=1, hidden=12, embedding=8, dropout=0.0)
-OPENED = []  # the components of each oracle that was started
+OPENED: list[str] = []  # the components of each oracle that was started
 
 
 class FakeOracle:
@@ -84,19 +84,19 @@ STAGES = f"stages=[{{oracle: {oracle('C')}, steps: 4, threshold: 0.6}}, {{oracle
 
 def run_chem(folder, prior, *overrides, stop_after=None):
     """Train in this process; `stop_after`: fail after so many steps, as if the run was killed."""
-    overrides = [f"prior={prior}", *SMALL, *overrides]
-    config = compose_typed("chem", overrides)[0]
-    real, done = train.train_step, []
+    arguments = [f"prior={prior}", *SMALL, *overrides]
+    config = compose_typed("chem", arguments)[0]
+    real, done = train.train_step, [0]
 
-    def step(*arguments):
-        if len(done) == stop_after:
+    def step(*parts):
+        if done[0] == stop_after:
             raise InterruptedError
-        done.append(0)
-        return real(*arguments)
+        done[0] += 1
+        return real(*parts)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "train_step", step)
-        with Run(folder, "chem", OmegaConf.create(deepcopy(dict(compose("chem", overrides)))), overrides) as run:
+        with Run(folder, "chem", OmegaConf.create(deepcopy(dict(compose("chem", arguments)))), arguments) as run:
             train.train_policy(config, run)
     return (
         read_json(folder / "summary.json"),
