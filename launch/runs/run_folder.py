@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from platformdirs import user_cache_path
 
 from conf.schema.base import ConfigError
+from conf.schema.extras import missing_package
 from conf.schema.renames import upgraded
 from launch.runs.atomic import disk_full, replacing
 
@@ -322,7 +323,7 @@ def cache_folder() -> Path:
 
 @contextmanager
 def one_line_errors(command: str) -> Iterator[None]:
-    """Exit with a one-line message and status 1 on a ConfigError or a full disk.
+    """Exit with a one-line message and status 1 on a ConfigError, a missing optional package or a full disk.
 
     Other exceptions keep their traceback.
     """
@@ -330,8 +331,8 @@ def one_line_errors(command: str) -> Iterator[None]:
         yield
     except ConfigError as error:
         raise SystemExit(f"{command}: {error}") from None
-    except OSError as error:
-        message = disk_full(error)
+    except (OSError, ImportError) as error:
+        message = disk_full(error) or missing_package(error)
         if message is None:
             raise
         raise SystemExit(f"{command}: {message}") from None
