@@ -16,6 +16,7 @@ from rich.progress import track
 from torch import Tensor
 
 from chem.models.tokenizer import Tokenizer, split_tokens
+from chem.molecules import canonical_form
 from conf.schema.base import ConfigError
 from conf.schema.chem import MoleculeFilterConfig
 from launch.runs.console import console
@@ -130,7 +131,9 @@ def check_molecule(line: str, settings: MoleculeFilterConfig) -> tuple[str | Non
         return "element", ""
     if not settings.min_heavy_atoms <= molecule.GetNumHeavyAtoms() <= settings.max_heavy_atoms:
         return "heavy atoms", ""
-    smiles = Chem.MolToSmiles(molecule)
+    smiles = canonical_form(Chem.MolToSmiles(molecule))
+    if smiles is None:
+        return "not a molecule", ""
     if len(split_tokens(smiles)) >= settings.max_tokens:
         return "too long", ""
     return None, smiles

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rdkit import Chem
-from rdkit.Chem.Scaffolds import MurckoScaffold
+
+from chem.molecules import read_molecule
 
 MAX_ATOMS = 250  # heavy atoms; larger molecules are not drug-like, and their memory grows with the square of the size
 
@@ -176,19 +177,9 @@ def parse_molecule(smiles: str) -> Chem.Mol | str:
     """Parse a SMILES; returns the reason as a string if it is not a molecule."""
     if not smiles or not smiles.isascii() or not smiles.isprintable():
         return "empty, or not printable ASCII"
-    try:
-        mol = Chem.MolFromSmiles(smiles)
-    except Exception as error:  # RDKit raises on some strings instead of returning None
-        return str(error)
-    if mol is None or mol.GetNumAtoms() == 0:
-        return "not a molecule"
+    mol = read_molecule(smiles)
+    if isinstance(mol, str):
+        return mol
     if mol.GetNumHeavyAtoms() > MAX_ATOMS:
         return f"{mol.GetNumHeavyAtoms()} heavy atoms, the limit is {MAX_ATOMS}"
     return mol
-
-
-def murcko_scaffold(mol: Chem.Mol) -> str:
-    """Canonical SMILES of the Bemis-Murcko scaffold; "" for a molecule without a ring."""
-    if not mol.GetRingInfo().NumRings():
-        return ""  # as RDKit does, whose time grows with the third power of a chain's length
-    return str(MurckoScaffold.MurckoScaffoldSmiles(mol=mol))

@@ -12,6 +12,7 @@ from typing import Any
 
 import rdkit
 
+from chem.molecules import murcko_scaffold
 from chem.oracles import shaping
 from chem.oracles.base import (
     Component,
@@ -19,7 +20,6 @@ from chem.oracles.base import (
     Result,
     Status,
     TimedOut,
-    murcko_scaffold,
     parse_molecule,
     plain_json,
     plain_value,
@@ -28,6 +28,7 @@ from chem.oracles.batch_program import BatchProgram
 from chem.oracles.external_program import ExternalProgram
 from chem.oracles.properties import PROPERTIES
 from conf.schema.base import ConfigError, load_object
+from conf.schema.extras import missing_package
 from conf.schema.oracle import ComponentConfig, OracleConfig
 
 
@@ -312,7 +313,8 @@ def make_component(config: ComponentConfig) -> Component:
     except ConfigError as error:
         raise ConfigError(f"oracle.components: {config.label}: {error}") from error
     except (ImportError, AttributeError, TypeError, ValueError, OSError) as error:
-        raise ConfigError(f"oracle.components: {config.label} cannot be created: {error_text(error)}") from error
+        reason = missing_package(error) or error_text(error)
+        raise ConfigError(f"oracle.components: {config.label} cannot be created: {reason}") from error
 
 
 def error_text(error: BaseException) -> str:

@@ -9,9 +9,9 @@ from rich.table import Table
 from chem.files import file_hash, find_file
 from chem.models.prior import SHIPPED, load_prior
 from chem.models.prior_report import sample_smiles
+from chem.molecules import canonical_forms
 from chem.oracles import Oracle
 from chem.oracles.synthesis.inventory import default_stock, make_stock, read_first_words, read_stock, write_stock
-from chem.scoring import canonical_forms
 from conf.schema.chem import StockConfig
 from conf.schema.oracle import ComponentConfig, OracleConfig
 from launch.runs.console import console

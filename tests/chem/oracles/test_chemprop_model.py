@@ -54,6 +54,7 @@ def test_other_classes_are_not_made(tmp_path):
 def test_a_missing_package_is_one_line(tmp_path, monkeypatch):
     path = tmp_path / "model.pt"
     path.touch()
-    monkeypatch.setitem(sys.modules, "chemprop", None)
+    for module in ("chemprop", "chemprop.data"):
+        monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ConfigError, match=r"^model: models of Chemprop need .*: pip install 'chemprop>=2\.1' \("):
         ChempropModel(str(path))

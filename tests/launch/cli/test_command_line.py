@@ -32,7 +32,7 @@ def test_overrides_come_before_flags(read):
 def test_a_flag_with_an_optional_value_takes_no_override(read):
     read("seed=1", "--info")
     assert get_args_parser().parse_args(sys.argv[1:]).overrides == ["seed=1"]
-    with pytest.raises(ConfigError, match="--info.*invalid choice: 'seed=1'"):
+    with pytest.raises(ConfigError, match=r"--info.*invalid choice: 'seed=1'"):
         read("--info", "seed=1")
 
 
