@@ -1,7 +1,6 @@
 """Models of Chemprop 2: graph neural networks, read with torch's restricted loader."""
 
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from chem.files import find_file
 from chem.oracles.qsar import BatchedModel
 from conf.schema.base import ConfigError
+from core.extension import import_object
 
 PARTS = ("message_passing", "agg", "predictor")
 DICTIONARY = "lightning.fabric.utilities.data.AttributeDict"  # a dict, read as one
@@ -83,12 +83,13 @@ def allowed_global(path: Path, name: str) -> Any:
 
     Raises:
         ConfigError: a file of Chemprop does not need it.
+        ValueError: this version of Chemprop does not have it.
     """
     module, _, last = name.rpartition(".")
     if name == DICTIONARY:
         return dict, name
     if name in FUNCTIONS or module.startswith(("chemprop.nn.", "torch.nn.modules.activation")):
-        found = getattr(import_module(module), last, None)
+        found = import_object(f"{module}:{last}")
         if name in FUNCTIONS or isinstance(found, type):
             return found
     raise ConfigError(f"model: {path.name} names {name}, which no model of Chemprop does; it was not read")
