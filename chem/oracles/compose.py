@@ -32,10 +32,17 @@ def _make_synthesis(**parameters: Any) -> Component:
     return Synthesis(**parameters)
 
 
+def _make_pmo(**parameters: Any) -> Component:
+    from chem.oracles.pmo import Pmo  # loads RDKit's pharmacophores
+
+    return Pmo(**parameters)
+
+
 COMPONENTS: dict[str, Callable[..., Component]] = {
     **PROPERTIES,
     "docking": _make_docking,
     "external_program": ExternalProgram,
+    "pmo": _make_pmo,
     "synthesis": _make_synthesis,
 }
 RENAMED = {"command": "external_program"}
