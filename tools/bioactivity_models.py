@@ -4,8 +4,8 @@
     python -m tools.bioactivity_models molscore-1.9.5-py3-none-any.whl
 
 MolScore (MIT licence) keeps scikit-learn's objects as pickles. `read_pickle` goes through the opcodes with
-`pickletools`, imports nothing and makes nothing but numbers, texts, containers and NumPy arrays; any other object becomes
-a `Holder` of its arguments and state. What `chem.oracles.bioactivity` needs is written as compressed NumPy arrays.
+`pickletools`, imports nothing and makes nothing but numbers, texts, containers and NumPy arrays; any other object
+becomes a `Holder` of its arguments and state. What `chem.oracles.bioactivity` needs is written as NumPy arrays.
 """
 
 import argparse
@@ -52,9 +52,10 @@ def numpy_dtype(kind: Holder) -> np.dtype:
 
 def call(name: str, arguments: tuple[Any, ...]) -> Any:
     """What a pickle asks to be called: an array or a number of NumPy, anything else is held."""
-    if name == "numpy.core.multiarray _reconstruct":
+    function = name.replace("._core.", ".core.")  # the folder's name since NumPy 2
+    if function == "numpy.core.multiarray _reconstruct":
         return Array(name, arguments)
-    if name == "numpy.core.multiarray scalar":
+    if function == "numpy.core.multiarray scalar":
         kind, data = arguments
         return np.frombuffer(data, numpy_dtype(kind))[0]
     return Holder(name, arguments)
@@ -87,7 +88,9 @@ class Reader:
             "LONG_BINPUT": self.remember,
             "BINGET": lambda argument: self.stack.append(self.memo[argument]),
             "LONG_BINGET": lambda argument: self.stack.append(self.memo[argument]),
+            "APPEND": self.append,
             "APPENDS": self.extend,
+            "SETITEM": self.set_item,
             "SETITEMS": self.set_items,
             "NEWOBJ": lambda argument: self.stack.append(Holder(*self.take(2))),
             "REDUCE": lambda argument: self.stack.append(call(*self.take(2))),
@@ -111,10 +114,20 @@ class Reader:
         """Keep the last value under a number."""
         self.memo[number] = self.stack[-1]
 
+    def append(self, _: Any) -> None:
+        """Add a value to the list below it."""
+        (value,) = self.take(1)
+        self.stack[-1].append(value)
+
     def extend(self, _: Any) -> None:
         """Add values to the list below them."""
         values = self.since_mark()
         self.stack[-1].extend(values)
+
+    def set_item(self, _: Any) -> None:
+        """Add a key and its value to the dictionary below them."""
+        key, value = self.take(2)
+        self.stack[-1][key] = value
 
     def set_items(self, _: Any) -> None:
         """Add keys and values to the dictionary below them."""

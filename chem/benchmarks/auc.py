@@ -27,6 +27,8 @@ def top_auc(scores: Sequence[float], n: int, budget: int, spacing: int = SPACING
     Source: Gao et al. (2022), arXiv:2206.12411, `top_auc` of mol_opt with finish=True and freq_log=100.
     """
     scores = list(scores)[:budget]
+    if not scores:
+        return 0.0
     calls = [*range(spacing, len(scores), spacing), len(scores)]
     curve = [top_mean(scores[:call], n) for call in calls]
     area = np.trapezoid([0.0, *curve], [0, *calls]) + (budget - len(scores)) * curve[-1]

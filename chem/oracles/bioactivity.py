@@ -103,8 +103,8 @@ class Svm:
 def coupled_probability(pairwise: float) -> float:
     """The probability of the first of two classes that libsvm finds from its pairwise probability.
 
-    With two classes the exact solution is the pairwise probability itself. scikit-learn's copy of libsvm iterates from
-    1/2 and stops within a tolerance, which shifts a probability by up to 0.0025.
+    With two classes the exact solution is the pairwise probability itself. scikit-learn's copy of libsvm iterates
+    from 1/2 and stops within a tolerance, which shifts a probability by up to 0.0025.
 
     Source: Wu, Lin and Weng (2004), JMLR 5, 975-1005, Algorithm 2: p minimises p'Qp with sum p = 1.
     """

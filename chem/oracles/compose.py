@@ -38,10 +38,17 @@ def _make_pmo(**parameters: Any) -> Component:
     return Pmo(**parameters)
 
 
+def _make_molexp(**parameters: Any) -> Component:
+    from chem.oracles.molexp import MolExp  # loads RDKit's pharmacophores
+
+    return MolExp(**parameters)
+
+
 COMPONENTS: dict[str, Callable[..., Component]] = {
     **PROPERTIES,
     "docking": _make_docking,
     "external_program": ExternalProgram,
+    "molexp": _make_molexp,
     "pmo": _make_pmo,
     "synthesis": _make_synthesis,
 }

@@ -1,14 +1,15 @@
 """The 23 tasks of PMO, the benchmark of practical molecular optimisation (Gao et al., 2022, arXiv:2206.12411).
 
-Twenty of them are tasks of GuacaMol (Brown et al., 2019, arXiv:1811.09621, its second suite, with geometric means) and
+Twenty of them are tasks of GuacaMol (Brown et al., 2019, arXiv:1811.09621, its second suite, with geometric means),
 three are classifiers of bioactivity. Each task is a composition of the few functions below. The scores equal those of
 the `guacamol` package up to rounding (`tests/chem/oracles/test_pmo.py`). Other packages differ:
 
-- TDC 0.3.6: the isomer scores count the capital letters of the SMILES string as atoms, and sitagliptin_mpo leaves out its
-  Gaussians. Later versions of TDC agree with GuacaMol.
+- TDC 0.3.6: the isomer scores count the capital letters of the SMILES string as atoms, and sitagliptin_mpo leaves out
+  its Gaussians. Later versions of TDC agree with GuacaMol.
 - MolScore 1.9.5: other widths in fexofenadine_mpo and osimertinib_mpo; another limit in deco_hop; the substructure of
-  deco_hop in valsartan_smarts; another SMILES and rounded targets in sitagliptin_mpo; a pattern that matches nothing in
-  scaffold_hop; isomer scores that also compare elements which the formula lacks; fingerprints of radius 3 in gsk3b and jnk3.
+  deco_hop in valsartan_smarts; another SMILES and rounded targets in sitagliptin_mpo; a pattern that is no SMARTS in
+  scaffold_hop; isomer scores that also compare elements which the formula lacks; fingerprints of radius 3 in gsk3b
+  and jnk3.
 """
 
 import math

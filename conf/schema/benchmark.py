@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from conf.schema.base import key
 from conf.schema.run import JobConfig
 
-BENCHMARKS = ("pmo", "molexp")
+BENCHMARKS = ("pmo", "molexp", "molexpl")
 
 
 @dataclass
@@ -13,7 +13,9 @@ class BenchmarkConfig(JobConfig):
     """Runs of methods on all tasks of a benchmark of sample efficiency."""
 
     benchmark: str = key(
-        "pmo: 23 tasks, 10,000 oracle calls each; molexp: 4 tasks of several targets", choices=BENCHMARKS
+        "pmo: 23 tasks; molexp: 4 tasks, each to find several targets by the similarity of fingerprints; molexpl: "
+        "the same by the similarity of SMILES",
+        choices=BENCHMARKS,
     )
     methods: list[str] = key("experiments below conf/chem/experiment/benchmark, by name")
     tasks: list[str] = key("tasks to run; []: all of the benchmark")
