@@ -206,13 +206,17 @@ def log_file(job: Job) -> Path:
     return job.folder.with_name(f"{job.folder.name}.log")
 
 
+def job_command(job: Job) -> list[str]:
+    """The command of a run."""
+    return [sys.executable, "-m", "chem", *job.overrides, f"hydra.run.dir={job.folder.absolute()}"]
+
+
 def start_job(job: Job) -> "subprocess.Popen[bytes]":
     """Start or continue a run, in a session of its own: Ctrl-C in a terminal reaches it through this process."""
     make_folder(job.folder.parent)
-    command = [sys.executable, "-m", "chem", *job.overrides, f"hydra.run.dir={job.folder.absolute()}"]
     with log_file(job).open("wb") as log:
         return subprocess.Popen(
-            command,
+            job_command(job),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
