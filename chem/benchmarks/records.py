@@ -54,7 +54,7 @@ class Mean(NamedTuple):
 
     value: float
     error: float | None
-    count: int
+    runs: int
 
     def __str__(self) -> str:
         error = "" if self.error is None else f" ± {self.error:.3f}"
@@ -76,7 +76,7 @@ def sum_of(means: Sequence[Mean | None]) -> Mean | None:
         return None
     errors = [mean.error for mean in known if mean.error is not None]
     error = math.sqrt(sum(error**2 for error in errors)) if len(errors) == len(known) else None
-    return Mean(sum(mean.value for mean in known), error, min(mean.count for mean in known))
+    return Mean(sum(mean.value for mean in known), error, min(mean.runs for mean in known))
 
 
 def table_rows(
@@ -94,7 +94,7 @@ def table_rows(
     def text(mean: Mean | None) -> str:
         if mean is None:
             return "-"
-        return str(mean) if mean.count == seeds else f"{mean} ({mean.count})"
+        return str(mean) if mean.runs == seeds else f"{mean} ({mean.runs})"
 
     means = {
         method: [

@@ -129,9 +129,9 @@ def isomer(formula: str) -> Function:
 
     def score(mol: Chem.Mol) -> float:
         found = Counter(atom.GetSymbol() for atom in Chem.AddHs(mol).GetAtoms())
-        exponent = sum((found[element] - number) ** 2 for element, number in wanted.items())
-        exponent += ((found.total() - total) / 2) ** 2
-        return math.exp(-exponent / 2 / (len(wanted) + 1))
+        squares: list[float] = [(found[element] - number) ** 2 for element, number in wanted.items()]
+        squares.append(((found.total() - total) / 2) ** 2)
+        return math.exp(-sum(squares) / 2 / len(squares))
 
     return score
 
