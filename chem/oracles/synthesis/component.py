@@ -5,18 +5,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from rdkit import Chem
 from syntheseus.interface.models import BackwardReactionModel
 from syntheseus.interface.molecule import Molecule as Node
 
 from chem.files import file_hash, find_file, folder_hash
 from chem.oracles.base import Molecule, TimedOut, Value
 from chem.oracles.synthesis.inventory import default_stock, read_stock
+from chem.oracles.synthesis.neutral import neutral_form
 from chem.oracles.synthesis.routes import shortest_route
 from chem.oracles.synthesis.search import (
     Inventory,
     RouteSearch,
     TemplateModel,
     choose_templates,
+    has_enough_carbon,
     load_model,
     may_lead_to_route,
 )
@@ -68,15 +71,16 @@ class Synthesis:
             raise ConfigError(f"inventory: there are no molecules in {self.path.name}")
         self.own_model = model
         if model is None:
-            one_step: BackwardReactionModel = TemplateModel(
-                choose_templates(reactions), use_cache=True, max_cache_size=MODEL_CACHE
-            )
+            templates = TemplateModel(choose_templates(reactions), use_cache=True, max_cache_size=MODEL_CACHE)
+            one_step: BackwardReactionModel = templates
+            is_possible = templates.is_possible
         elif reactions is not None:
             raise ConfigError("reactions: must be null with model, which chooses its own reactions")
         else:
-            one_step = load_model(model, model_parameters or {})
+            one_step, is_possible = load_model(model, model_parameters or {}), has_enough_carbon
         self.search = RouteSearch(
             depth,
+            is_possible,
             reaction_model=one_step,
             mol_inventory=Inventory(stock),
             limit_iterations=max_expansions,
@@ -90,8 +94,8 @@ class Synthesis:
         return {"inventory": file_hash(self.path), "syntheseus": version("syntheseus"), "code": code, **model}
 
     def __call__(self, molecule: Molecule) -> Value:
-        """Search for a route to one molecule."""
-        graph, expansions = self.search.run_from_mol(Node(molecule.smiles))
+        """Search for a route to the neutral form of one molecule."""
+        graph, expansions = self.search.run_from_mol(Node(Chem.MolToSmiles(neutral_form(molecule.mol))))
         if graph.root_node.has_solution:
             return Value(1.0, shortest_route(graph, graph.root_node))
         exhausted = not any(

