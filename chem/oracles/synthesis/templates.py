@@ -74,9 +74,7 @@ def datamol_templates() -> tuple[Template, ...]:
     """datamol's retrosynthesis templates, in the order of its file."""
     records = json.loads(data_file("reactions.json").read_text(encoding="utf-8"))
     return tuple(
-        Template(
-            name, record["long_name"], tuple(record["tags"]), record["retro_smarts"], record["syn_smarts"]
-        )
+        Template(name, record["long_name"], tuple(record["tags"]), record["retro_smarts"], record["syn_smarts"])
         for name, record in records.items()
     )
 
