@@ -11,7 +11,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -262,11 +262,11 @@ def _find_layout(path: Path, smiles_column: str | None, columns: Mapping[str, st
 
 
 def _sample(path: Path, delimiter: str | None) -> list[list[str]]:
-    """The first rows that are not empty; none if the quotes do not match."""
-    try:
-        return [row for _, row in islice(_rows(path, delimiter), SAMPLE_ROWS) if row]
-    except csv.Error:
-        return []
+    """The first rows that are not empty, up to one whose quotes do not match."""
+    rows: list[list[str]] = []
+    with suppress(csv.Error):
+        rows.extend(row for _, row in islice(_rows(path, delimiter), SAMPLE_ROWS) if row)
+    return rows
 
 
 def _header(rows: list[list[str]]) -> list[str]:

@@ -32,7 +32,8 @@ class CutOff(BackwardReactionModel):
 
     def cut(self, mol):
         parts = ["C"] if mol.smiles == "CCN" else [mol.smiles[:-1], "C"]
-        return [SingleProductReaction(reactants=Bag(map(Molecule, parts)), product=mol, metadata={"probability": 0.5})]
+        reactants = Bag(map(Molecule, parts))
+        return [SingleProductReaction(reactants=reactants, product=mol, metadata={"probability": 0.5})]
 """
 
 
