@@ -31,7 +31,6 @@ from conf.schema.base import ConfigError, load_object
 from conf.schema.extras import missing_package
 from conf.schema.oracle import ComponentConfig, OracleConfig
 
-
 COMPONENTS: dict[str, Callable[..., Component] | str] = {  # a path is imported where the component is used
     **PROPERTIES,
     "docking": "chem.oracles.docking:Docking",
