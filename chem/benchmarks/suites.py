@@ -32,19 +32,28 @@ def task_oracle(oracle: str) -> Callable[[str], list[str]]:
     return lambda task: [f"oracle={oracle}", f"oracle.components.0.parameters.task={task}"]
 
 
+def calls(samples: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """One line for each molecule, in the order of the first: a molecule that failed may be asked about again."""
+    return list({row["smiles"]: row for row in samples}.values())
+
+
 def measure_tops(samples: Sequence[Mapping[str, Any]], budget: int) -> dict[str, float]:
     """PMO's figures: area under the curve and final mean of the 1, 10 and 100 best. A failed call scores 0."""
-    scores = [row["score"] or 0.0 for row in samples]
+    return tops([row["score"] or 0.0 for row in calls(samples)], budget)
+
+
+def tops(scores: Sequence[float], budget: int) -> dict[str, float]:
+    """PMO's figures of scores in the order of the oracle calls."""
     return {f"auc_top{n}": top_auc(scores, n, budget) for n in TOP} | {f"top{n}": top_mean(scores, n) for n in TOP}
 
 
 def measure_exploration(samples: Sequence[Mapping[str, Any]], budget: int) -> dict[str, float]:
     """MolExp's figures: those of PMO for the similarity to each target, multiplied over the targets."""
-    details = [row["details"].get("molexp") or [] for row in samples]
+    details = [row["details"].get("molexp") or [] for row in calls(samples)]
     targets = max(map(len, details), default=0)
     similarities = [[row[target] if row else 0.0 for row in details] for target in range(targets)]
-    figures = [measure_tops([{"score": value} for value in values], budget) for values in similarities]
-    return {name: math.prod(row[name] for row in figures) for name in measure_tops([], budget)}
+    figures = [tops(values, budget) for values in similarities]
+    return {name: math.prod(row[name] for row in figures) for name in tops([], budget)}
 
 
 SUITES = {

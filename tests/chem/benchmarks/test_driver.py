@@ -37,7 +37,7 @@ if mode == "hang":
 if mode == "fail":
     print("Traceback"); print("chem: seed: is unlucky"); sys.exit(1)
 time.sleep(float(mode))
-rows = [{"score": call / 200} for call in range(200)]
+rows = [{"smiles": str(call), "score": call / 200} for call in range(200)]
 (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\\n" for row in rows))
 (folder / "timings.jsonl").write_text('{"seconds": 1.5}\\n{"seconds": 2.0}\\n')
 (folder / "summary.json").write_text(json.dumps({"calls": 200, "stopped_by": "budget"}))
