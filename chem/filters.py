@@ -6,15 +6,12 @@ from typing import Any
 
 import torch
 from rdkit import Chem, DataStructs
-from rdkit.Chem import rdFingerprintGenerator
-from rdkit.Chem.Scaffolds import MurckoScaffold
 from torch import Tensor
 
-from chem.scoring import ScoredBatch, scaffold_from_smiles
+from chem.molecules import MORGAN, generic_scaffold, scaffold_fingerprint, scaffold_from_smiles
+from chem.scoring import ScoredBatch
 from conf.schema.chem import DiversityFilterConfig
 from core.mara import reaches
-
-MORGAN = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
 
 
 def step_penalty(fullness: float) -> float:
@@ -101,8 +98,7 @@ class DiversityFilter:
 
     def _bucket_key(self, smiles: str, scaffold: str) -> str:
         if self.config.name == "topological" and scaffold:
-            generic = MurckoScaffold.MakeScaffoldGeneric(Chem.MolFromSmiles(scaffold))
-            return str(Chem.MolToSmiles(generic))
+            return generic_scaffold(scaffold)
         if self.config.name == "similarity":
             return self._most_similar_key(scaffold or smiles)
         return scaffold
@@ -110,8 +106,8 @@ class DiversityFilter:
     def _most_similar_key(self, scaffold: str) -> str:
         for key in self.buckets:  # a restored state has no fingerprints
             if key not in self._fingerprints:
-                self._fingerprints[key] = MORGAN.GetFingerprint(Chem.MolFromSmiles(key))
-        fingerprint = MORGAN.GetFingerprint(Chem.MolFromSmiles(scaffold))
+                self._fingerprints[key] = scaffold_fingerprint(key)
+        fingerprint = scaffold_fingerprint(scaffold)
         keys = list(self._fingerprints)
         similarity = DataStructs.BulkTanimotoSimilarity(fingerprint, list(self._fingerprints.values()))
         best = max(range(len(keys)), key=lambda i: (similarity[i], -i), default=None)
@@ -127,6 +123,7 @@ class DiversityFilter:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a `state_dict`."""
         self.buckets = {scaffold: dict.fromkeys(bucket) for scaffold, bucket in state["buckets"].items()}
+        self._fingerprints = {}
 
 
 def batch_diversity(canonical: Sequence[str | None]) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from rdkit import Chem, DataStructs
 from rdkit.Chem import rdFingerprintGenerator
 
-from chem.scoring import canonical_forms, scaffold_from_smiles
+from chem.molecules import canonical_forms, scaffold_from_smiles
 from core.mara import reaches
 
 RADIUS, BITS = 2, 2048  # of the Morgan fingerprints

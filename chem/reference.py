@@ -8,7 +8,8 @@ import torch
 
 from chem.models.network import sample
 from chem.models.prior import Prior
-from chem.scoring import RewardFunction, ScoredBatch, canonical_forms, scaffold_from_smiles
+from chem.molecules import canonical_forms, scaffold_from_smiles
+from chem.scoring import RewardFunction, ScoredBatch
 from conf.schema.chem import ChemConfig
 from conf.schema.objective import MaraConfig
 from core.classes import ClassMemory
@@ -34,15 +35,29 @@ class PriorStatistics:
     """A threshold, and class masses, from molecules of the prior, sampled and scored once. In the checkpoint.
 
     The molecules count in the budget of the oracle like any others.
+
+    Attributes:
+        needed: whether there is anything to measure.
     """
 
     def __init__(self, config: ChemConfig, memory: ClassMemory | None) -> None:
+        self.memory = memory if memory is not None and memory.counts_reference else None
+        self.enter_stage(config)
+        self.begin_stage()
+
+    def enter_stage(self, config: ChemConfig) -> None:
+        """Use the configuration of a stage, without forgetting what was measured in it."""
         threshold = config.transform.threshold
         self.config = config
-        self.memory = memory if memory is not None and memory.counts_reference else None
         self.quantile = threshold.value if threshold.kind == "reference_quantile" else None
-        self.threshold: float | None = None if self.quantile is not None else threshold.value
-        self.measured = self.quantile is None and self.memory is None
+        self.needed = self.quantile is not None or self.memory is not None
+        if not self.needed:
+            self.begin_stage()
+
+    def begin_stage(self) -> None:
+        """Forget what was measured, because it depends on the oracle."""
+        self.threshold: float | None = None if self.quantile is not None else self.config.transform.threshold.value
+        self.measured = not self.needed
 
     def measure(self, prior: Prior, reward_function: RewardFunction) -> ScoredBatch | None:
         """Sample and score `transform.reference_samples` molecules of the prior; None if that was done before."""

@@ -2,7 +2,9 @@
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from omegaconf import OmegaConf
 from rdkit import Chem
 from rdkit.Chem.Draw import rdMolDraw2D
 from rich.table import Table
+from rich.text import Text
 
 from chem.metrics import OB_COUNTS, ScoredMolecules, collect_molecules, screen_metrics, yield_curve
 from core.mara import reaches
@@ -26,6 +29,7 @@ from launch.runs.run import Run
 from launch.runs.run_folder import read_config, read_jsonl, write_json
 
 BEST_MOLECULES = 12  # in the picture and in the table
+FAILURE_REASONS = 8  # in the table and in summary.json; rarer ones are counted together
 LAST_STEPS = 10  # whose means are reported
 CURVE_SPACING = 10  # oracle calls between two points of the yield curve
 CURVES = {  # metric -> name in the summary and the table
@@ -37,7 +41,9 @@ CURVES = {  # metric -> name in the summary and the table
 }
 
 
-def report_run(run: Run, calls: int, failures: int, reason: str) -> None:
+def report_run(
+    run: Run, calls: int, failures: int, reason: str, stages: Sequence[Mapping[str, Any]] | None = None
+) -> None:
     """Write molecules.csv, summary.json, figure.png and molecules.png of a run, and print its tables.
 
     Args:
@@ -45,29 +51,102 @@ def report_run(run: Run, calls: int, failures: int, reason: str) -> None:
         calls: distinct molecules scored.
         failures: oracle calls that failed.
         reason: why the run stopped.
+        stages: for a run with stages, how many steps and calls each took and why it ended. Scores of different
+            oracles cannot be compared, so what is reported of molecules is that of the last stage. The molecules of
+            earlier ones are in files of their own.
     """
-    samples = read_jsonl(run.folder / "samples.jsonl")
+    rows = read_jsonl(run.folder / "samples.jsonl")
+    last_stage = max((row.get("stage", 1) for row in rows), default=1)
+    for stage in range(1, last_stage):
+        earlier = distinct_molecules(row for row in rows if row["stage"] == stage)
+        write_molecules(run.folder / f"molecules_stage_{stage}.csv", earlier)
+    samples = distinct_molecules(row for row in rows if row.get("stage", 1) == last_stage)
     scored = [row for row in samples if row["status"] == "ok"]
     metrics = read_jsonl(run.folder / "metrics.jsonl")
-    write_molecules(run.folder / "molecules.csv", scored)
+    write_molecules(run.folder / "molecules.csv", samples)
     best = sorted(scored, key=lambda row: -row["score"])[:BEST_MOLECULES]
     last = metrics[-LAST_STEPS:]
     summary: dict[str, Any] = {"stopped_by": reason, "calls": calls, "failures": failures}
+    if stages is not None:
+        summary["stages"] = list(stages)
     summary |= {name: mean_of_known([row[key] for row in last]) for key, name in CURVES.items()}
     config = OmegaConf.load(run.folder / "config.yaml")
     summary["good"] = good_molecules(scored, config.transform.threshold)
     molecules = collect_molecules([row["smiles"] for row in samples], [row["score"] for row in samples])
     summary |= screen_metrics(molecules, config.screens)
     summary["best"] = [{"smiles": row["smiles"], "score": row["score"]} for row in best]
+    reasons = failure_reasons(samples)
+    if reasons:
+        summary["failed"] = reasons
     run.finish(summary)
-    console.print(run_table([("run", summary)]))
-    console.print(screen_table([("run", summary)], config.screens))
-    console.print(molecule_table(best))
+    if reasons:
+        console.print(failure_table(reasons))
+    if best:
+        console.print(run_table([("run", summary)]))
+        console.print(screen_table([("run", summary)], config.screens))
+        console.print(molecule_table(best))
+    else:
+        run.warn(no_molecule_text(metrics, len(samples)))
     write_artifacts(run.folder / "report", molecules, config.screens, best)
     draw_curves(run.folder / "figure.png", [("", metrics)])
     if best:
         draw_molecules(run.folder / "molecules.png", best)
         run.info(f"pictures: {run.folder / 'figure.png'}, {run.folder / 'molecules.png'}")
+
+
+def distinct_molecules(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Each molecule once, at the place of its first oracle call, with the answer that gave it a score if one did.
+
+    Args:
+        rows: lines of samples.jsonl. A molecule whose first answer was a failure may have another line.
+    """
+    distinct: dict[str, Mapping[str, Any]] = {}
+    for row in rows:
+        if row["score"] is not None or row["smiles"] not in distinct:
+            distinct[row["smiles"]] = row
+    return list(distinct.values())
+
+
+def failure_reasons(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Number of molecules without a score for each reason, the most frequent first.
+
+    Numbers in messages are replaced by #, since they often differ from molecule to molecule, and the rarest reasons
+    are counted together.
+    """
+    counts = Counter(
+        re.sub(r"\d+(\.\d+)?", "#", f"{row['status']}: {row.get('message') or 'no message'}")
+        for row in rows
+        if row["score"] is None and row["status"] != "seed"
+    )
+    reasons = dict(counts.most_common(FAILURE_REASONS))
+    others = counts.total() - sum(reasons.values())
+    return reasons | ({"other reasons": others} if others else {})
+
+
+def failure_table(reasons: Mapping[str, int]) -> Table:
+    """Table of the reasons for which molecules have no score."""
+    table = Table(title="Molecules without a score", title_justify="left")
+    table.add_column("molecules", justify="right")
+    table.add_column("reason", overflow="fold")
+    for reason, count in reasons.items():
+        table.add_row(f"{count:,}", Text(reason))
+    return table
+
+
+def no_molecule_text(metrics: Sequence[Mapping[str, Any]], failed: int) -> str:
+    """Why a run has no scored molecule.
+
+    Args:
+        metrics: lines of metrics.jsonl.
+        failed: molecules that the oracle was asked about.
+    """
+    if failed:
+        return f"no molecule has a score: the oracle failed for all of the {failed:,} that it was asked about"
+    steps = f"{len(metrics):,} step{'s' if len(metrics) > 1 else ''}"
+    return (
+        f"no string that was sampled in {steps} is a molecule, so there is nothing to report; use another prior, or "
+        "a lower learning rate if this one does sample molecules"
+    )
 
 
 def mean_of_known(values: Sequence[float | None]) -> float | None:
@@ -77,19 +156,22 @@ def mean_of_known(values: Sequence[float | None]) -> float | None:
 
 
 def write_molecules(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write a CSV of distinct molecules: smiles, score, step and the raw value of each component.
+    """Write a CSV of distinct molecules: smiles, score, step, status, message and the raw value of each component.
+
+    A molecule without a score has an empty cell there, and its status and message say why: it was an oracle call too.
 
     Args:
         path: the CSV file.
         rows: lines of samples.jsonl, in the order of the oracle calls.
     """
     names = sorted({name for row in rows for name in row["values"]})
+    columns = ["smiles", "score", "step", "status", "message"]
     with replacing(path) as file, file.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(map(csv_cell, ["smiles", "score", "step", *names]))
+        writer.writerow(map(csv_cell, [*columns, *names]))
         for row in rows:
             values = (row["values"].get(name) for name in names)
-            writer.writerow(map(csv_cell, [row["smiles"], row["score"], row["step"], *values]))
+            writer.writerow(map(csv_cell, [*(row.get(name) for name in columns), *values]))
 
 
 def good_molecules(rows: Sequence[Mapping[str, Any]], threshold: Any) -> int | None:

@@ -4,17 +4,16 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from rdkit import Chem, rdBase
 from torch import Tensor
 
+from chem.molecules import canonical_forms, scaffold_from_smiles
 from chem.oracles import Result
-from chem.oracles.base import murcko_scaffold
 from conf.schema.base import ConfigError
+from launch.runs.run_folder import cache_folder, user_path
 
 
 class ScoredBatch(NamedTuple):
@@ -27,7 +26,8 @@ class ScoredBatch(NamedTuple):
         complete: [N] bool, False for samples that keep their reward but are never good: an invalid string, a
             duplicate set to 0, or filtered.
         scaffolds: `murcko_scaffold` of each molecule, None for an invalid string.
-        fresh: results of the molecules that this run had not scored before, in order.
+        fresh: results of the molecules that this run had not asked about before, in order.
+        retried: results of those that had failed before and now have a score.
     """
 
     canonical: list[str | None]
@@ -36,6 +36,7 @@ class ScoredBatch(NamedTuple):
     complete: Tensor
     scaffolds: list[str | None]
     fresh: list[Result]
+    retried: list[Result] = []  # noqa: RUF012  # a NamedTuple's default, never changed
 
 
 class RewardFunction:
@@ -49,6 +50,9 @@ class RewardFunction:
         oracle: canonical SMILES -> one result each.
         cache: results of other runs with the same oracle, or None.
         budget: largest number of distinct molecules; None: no limit.
+
+    Attributes:
+        earlier: molecules scored by the oracles of earlier stages, which count in the budget.
     """
 
     def __init__(
@@ -56,12 +60,16 @@ class RewardFunction:
     ) -> None:
         self.oracle, self.cache, self.budget = oracle, cache, budget
         self.scores: dict[str, float | None] = {}  # by canonical SMILES, in order; None: the oracle failed
-        self.failures = self.cached = 0
+        self.failures = self.cached = self.earlier = 0
 
     @property
     def calls(self) -> int:
-        """Distinct molecules scored so far."""
-        return len(self.scores)
+        """Distinct molecules scored so far; one that the oracles of two stages have scored counts twice."""
+        return self.earlier + len(self.scores)
+
+    def begin_stage(self) -> None:
+        """Forget the scores of the oracle of an earlier stage, which keep counting in the budget."""
+        self.earlier, self.scores = self.calls, {}
 
     @property
     def spent(self) -> bool:
@@ -82,6 +90,7 @@ class RewardFunction:
             unscored = [molecule for molecule in unscored if molecule in affordable]
         results = self._results(unscored)
         fresh = [result for result in results if result.smiles not in self.scores]
+        retried = [result for result in results if result.smiles in self.scores and not result.failure]
         for result in results:
             self.failures += result.failure
             self.scores[result.smiles] = None if result.failure else result.score
@@ -93,25 +102,24 @@ class RewardFunction:
             torch.tensor([molecule is not None for molecule in canonical]),
             batch_scaffolds(canonical, results),
             fresh,
+            retried,
         )
 
     def _results(self, molecules: Sequence[str]) -> list[Result]:
         """Results from the cache or else from the oracle, whose answers are added to the cache."""
-        cached = self.cache.get(molecules) if self.cache is not None else {}
-        self.cached += len(cached)
-        missing = [molecule for molecule in molecules if molecule not in cached]
-        answers = {result.smiles: result for result in (self.oracle(missing) if missing else [])}
-        if self.cache is not None:
-            self.cache.put(list(answers.values()))
-        return [cached.get(molecule) or answers[molecule] for molecule in molecules]
+        results, cached = ask_oracle(self.oracle, self.cache, molecules)
+        self.cached += cached
+        return results
 
     def state_dict(self) -> dict[str, Any]:
         """State for a checkpoint."""
-        return {"scores": [list(item) for item in self.scores.items()], "failures": self.failures}
+        state = {"scores": [list(item) for item in self.scores.items()], "failures": self.failures}
+        return state | ({"earlier": self.earlier} if self.earlier else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a `state_dict`."""
         self.scores, self.failures = dict(state["scores"]), state["failures"]
+        self.earlier = state.get("earlier", 0)
 
 
 class Cache:
@@ -165,24 +173,27 @@ class Cache:
             connection.executemany("INSERT OR IGNORE INTO results VALUES (?, ?, ?)", rows)
 
 
-def canonical_forms(smiles: Sequence[str]) -> list[str | None]:
-    """Canonical SMILES of each string; None if RDKit cannot read it or it is empty."""
-    with rdBase.BlockLogs():
-        return [_canonical_form(string) for string in smiles]
+def ask_oracle(
+    oracle: Callable[[Sequence[str]], list[Result]], cache: Cache | None, molecules: Sequence[str]
+) -> tuple[list[Result], int]:
+    """Results of distinct canonical SMILES, from the cache where it has them; new ones are added to it.
+
+    Returns:
+        The results in the order of the molecules, and how many of them the cache had.
+    """
+    cached = cache.get(molecules) if cache is not None else {}
+    missing = [molecule for molecule in molecules if molecule not in cached]
+    answers = {result.smiles: result for result in (oracle(missing) if missing else [])}
+    if cache is not None:
+        cache.put(list(answers.values()))
+    return [cached.get(molecule) or answers[molecule] for molecule in molecules], len(cached)
 
 
-def _canonical_form(smiles: str) -> str | None:
-    try:
-        molecule = Chem.MolFromSmiles(smiles) if smiles else None
-        return Chem.MolToSmiles(molecule) if molecule is not None and molecule.GetNumAtoms() else None
-    except Exception:  # RDKit raises on some strings instead of returning None
+def open_cache(name: str | None, key: str) -> Cache | None:
+    """The cache of oracle results that `cache` names: `shared`, a file, or None for no cache."""
+    if name is None:
         return None
-
-
-@lru_cache(maxsize=2**16)  # a policy samples the same molecules again, and the diversity filter asks too
-def scaffold_from_smiles(smiles: str) -> str:
-    """`murcko_scaffold` of a molecule given as SMILES."""
-    return murcko_scaffold(Chem.MolFromSmiles(smiles))
+    return Cache(cache_folder() / "oracle.sqlite" if name == "shared" else user_path(name), key)
 
 
 def batch_scaffolds(canonical: Sequence[str | None], results: Sequence[Result]) -> list[str | None]:

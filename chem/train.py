@@ -14,14 +14,16 @@ from torch import Tensor
 
 from chem.filters import DiversityFilter, batch_diversity
 from chem.models.network import Network, Rollout, sample, token_logp
-from chem.models.prior import SHIPPED, Prior, load_prior, save_prior
-from chem.oracles import Oracle, OracleError
+from chem.models.prior import Prior, save_prior
+from chem.models.prior_source import open_agent, open_prior
+from chem.oracles import OracleError, Result
 from chem.parallel.sampler import ParallelSampler
 from chem.parallel.threads import RowThreads
 from chem.reference import PROMPT, PriorStatistics, molecule_labels
-from chem.replay import ReplayMemory, TrainingRows, augmented_rows, concat_padded, replayed_rows
+from chem.replay import ReplayMemory, TrainingRows, augmented_rows, concat_padded, read_seeds, replayed_rows
 from chem.report import mean_of_known, report_run
-from chem.scoring import Cache, RewardFunction, ScoredBatch, treat_duplicates
+from chem.scoring import RewardFunction, ScoredBatch, open_cache, treat_duplicates
+from chem.stages import StageOracle, StageState, stage_configs
 from conf.schema.base import ConfigError
 from conf.schema.chem import ChemConfig, StopConfig
 from core import losses
@@ -34,7 +36,6 @@ from launch.engines.factory import make_engine
 from launch.runs.checkpoint import LoopState, tensors_hash
 from launch.runs.rng import rollout_uniforms, stream_seed
 from launch.runs.run import Run, Scalar
-from launch.runs.run_folder import cache_folder, user_path
 
 
 class Reinvent(Objective):
@@ -95,28 +96,42 @@ class KlSamples(NamedTuple):
     ref_seq_logp: Tensor
 
 
+class LoopParts(NamedTuple):
+    """What the training loop keeps, beside the parts that a step works with."""
+
+    oracle: StageOracle
+    stages: StageState
+    statistics: PriorStatistics
+    monitor: "StopMonitor"
+    best: "BestPolicy"
+    values: LoopState
+
+
 def train_policy(config: ChemConfig, run: Run) -> None:
     """Load the prior, train until the run stops, save the policy and write the report."""
-    prior = load_prior(SHIPPED if config.prior == "shipped" else user_path(config.prior))
-    policy = deepcopy(prior.network)
+    prior = open_prior("prior", config.prior)
+    agent = open_agent(config.agent, prior)
+    prior = prior._replace(max_tokens=agent.max_tokens)
+    policy = deepcopy(agent.network)
+    identity = {"prior": tensors_hash(prior.network.named_parameters())}
+    if config.agent is not None:
+        identity["agent"] = tensors_hash(policy.named_parameters())
     updates = config.steps * (1 + config.replay.augmentations)
     engine = make_engine(config.engine.name, policy, config.optimizer, updates)
     row_threads = RowThreads(config.batch_size, torch.get_num_threads())
     with (
         row_threads,
         ParallelSampler(policy, row_threads) as sampler,
-        open_oracle(config) as oracle,
+        StageOracle() as oracle,
         ThreadPoolExecutor(1) as oracle_thread,
     ):
-        for note in oracle.notes:
-            run.info(note)
+        keys = [stage_oracle.key for stage_oracle in oracle.check(stage_configs(config))]
         classes = make_class_memory(config.choices())
-        statistics = PriorStatistics(config, classes)
         learner = Learner(
             prior=prior,
             engine=engine,
             objective=make_chem_objective(config),
-            reward_function=RewardFunction(oracle, open_cache(config.cache, oracle.key), config.budget),
+            reward_function=RewardFunction(oracle, None, config.budget),
             diversity_filter=DiversityFilter(config.diversity_filter),
             memory=ReplayMemory(config.replay, prior.tokenizer),
             classes=classes,
@@ -126,56 +141,64 @@ def train_policy(config: ChemConfig, run: Run) -> None:
             sampler=sampler,
             kl_samples=draw_kl_samples(prior, config.objective.measured_on, config.seed, row_threads),
         )
-        monitor, best = StopMonitor(config.stop), BestPolicy(engine)
-        values = LoopState(beta=config.objective.beta, warned_of_range=False)
-        optional = {"classes": classes, "statistics": None if statistics.measured else statistics}
+        parts = LoopParts(
+            oracle,
+            StageState(config.stages),
+            PriorStatistics(config, classes),
+            StopMonitor(config.stop),
+            BestPolicy(engine),
+            LoopState(beta=config.objective.beta, warned_of_range=False),
+        )
+        optional = {
+            "classes": classes,
+            "statistics": parts.statistics if parts.statistics.needed else None,
+            "stages": parts.stages if config.stages else None,
+        }
         run.register_state(
-            {"prior": tensors_hash(prior.network.named_parameters()), "oracle": oracle.key},
+            identity | {"oracle": " ".join(keys)},
             engine=engine,
             scoring=learner.reward_function,
             memory=learner.memory,
             diversity=learner.diversity_filter,
-            watch=monitor,
-            best=best,
-            values=values,
+            watch=parts.monitor,
+            best=parts.best,
+            values=parts.values,
             **{name: part for name, part in optional.items() if part is not None},
         )
+        if not config.stages:
+            parts.stages.begun = run.first_step > 0
         for note in off_policy_notes(config):
             run.info(f"off-policy: {note}")
-        reason = training_loop(config, run, learner, statistics, monitor, best, values)
+        reason = training_loop(config, run, learner, parts)
         calls, failures = learner.reward_function.calls, learner.reward_function.failures
         run.info(f"oracle: {calls:,} distinct molecules, {learner.reward_function.cached:,} answers from the cache")
-    save_prior(run.folder / "policy", prior._replace(network=policy))
-    report_run(run, calls, failures, reason)
+    save_prior(run.folder / "policy", agent._replace(network=policy))
+    report_run(run, calls, failures, reason, parts.stages.ended if config.stages else None)
 
 
-def training_loop(
-    config: ChemConfig,
-    run: Run,
-    learner: Learner,
-    statistics: PriorStatistics,
-    monitor: "StopMonitor",
-    best: "BestPolicy",
-    values: LoopState,
-) -> str:
+def training_loop(config: ChemConfig, run: Run, learner: Learner, parts: LoopParts) -> str:
     """Run the training loop and return the reason it stopped."""
-    reward_function = learner.reward_function
+    reward_function, stages, values = learner.reward_function, parts.stages, parts.values
     next_beta = make_schedule(config.beta_schedule.name, config.objective.beta, config.beta_schedule.options())
     kl_key = learner.objective.kl_metric(learner.kl_samples is not None)
     shown = {"reward": "reward/raw", "valid": "valid", "unique": "unique", "KL": kl_key, "calls": "oracle/calls"}
-    for step in run.steps(config.steps, show=shown):
+    budget = None if config.budget is None else ("oracle/calls", config.budget)
+    learner, stage_config = enter_stage(config, run, learner, parts)
+    for step in run.steps(config.steps, show=shown, budget=budget):
         try:
-            of_prior = statistics.measure(learner.prior, reward_function)
-            learner = learner._replace(objective=statistics.with_threshold(learner.objective))
+            recalled = begin_stage(config, run, learner, stages)
+            of_prior = parts.statistics.measure(learner.prior, reward_function)
+            learner = learner._replace(objective=parts.statistics.with_threshold(learner.objective))
             with overflow_in_one_line(config.optimizer):
-                result = train_step(learner, config, step, values.beta)
+                result = train_step(learner, stage_config, step, values.beta)
         except OracleError as error:
             raise ConfigError(str(error)) from error
-        if of_prior is not None:
-            run.log_samples(sample_records(of_prior))
-        run.log_samples(sample_records(result.batch))
+        batches = [result.batch] if of_prior is None else [of_prior, result.batch]
+        rows = [*recalled, *(row for batch in batches for row in sample_records(batch))]
+        run.log_samples({**stages.number, **row} for row in rows)
+        warn_of_first_failure(run, [answer for batch in batches for answer in batch.fresh], reward_function)
         calls: dict[str, Scalar] = {"oracle/calls": reward_function.calls, "oracle/failed": reward_function.failures}
-        run.log({"beta": values.beta, **result.metrics, **calls})
+        run.log({**stages.number, "beta": values.beta, **result.metrics, **calls})
         wide = (
             None
             if values.warned_of_range
@@ -184,17 +207,108 @@ def training_loop(
         if wide:
             values.warned_of_range = True
             run.warn(wide)
-        reason = monitor.update(result.metrics)
-        best.update(monitor.mean("reward/raw"), monitor.full and reason is None)
-        if reason is not None:
-            run.warn(f"stopped after step {step + 1}: {reason}; " + best.restore())
-            return reason
-        if reward_function.spent:
-            run.info(f"stopped after step {step + 1}: the budget of {config.budget:,} molecules is spent")
-            return "budget"
+        collapse = parts.monitor.update(result.metrics)
+        parts.best.update(parts.monitor.mean("reward/raw"), parts.monitor.full and collapse is None)
+        if collapse is not None:
+            stages.finish_step(collapse)
+            stages.advance(collapse, len(reward_function.scores))
+            run.warn(f"stopped after step {step + 1}: {collapse}; " + parts.best.restore())
+            return collapse
+        reason = stages.finish_step(parts.monitor.reached() or ("budget" if reward_function.spent else None))
         progress = next_progress(config, step, reward_function.calls)
+        if reason is not None:
+            is_last = config.budget is not None and reward_function.calls >= config.budget
+            run.info(stage_end_text(step, reason, parts, reward_function))
+            if not stages.advance(reason, len(reward_function.scores)) or is_last:
+                return reason
+            learner, stage_config = next_stage(config, run, learner, parts)
         values.beta = next_beta(values.beta, result.statistics._replace(progress=progress))
+    stages.advance("steps", len(reward_function.scores))
     return "steps"
+
+
+def enter_stage(config: ChemConfig, run: Run, learner: Learner, parts: LoopParts) -> tuple[Learner, ChemConfig]:
+    """Use the oracle, the threshold and the limits of the current stage; what the stage has done so far is kept.
+
+    Returns:
+        The learner with the objective of the stage, and the configuration of the stage.
+    """
+    stage_config = stage_configs(config)[parts.stages.index]
+    oracle = parts.oracle.use(stage_config.oracle)
+    for note in oracle.notes:
+        run.info(note)
+    reward_function = learner.reward_function
+    reward_function.cache = open_cache(config.cache, oracle.key)
+    reward_function.budget = parts.stages.budget(config.budget, reward_function.earlier)
+    parts.monitor.config = stage_config.stop
+    parts.statistics.enter_stage(stage_config)
+    return learner._replace(objective=make_chem_objective(stage_config)), stage_config
+
+
+def next_stage(config: ChemConfig, run: Run, learner: Learner, parts: LoopParts) -> tuple[Learner, ChemConfig]:
+    """Forget what belongs to the oracle of the stage before, and enter the next stage; returns as `enter_stage`."""
+    learner.reward_function.begin_stage()
+    parts.monitor.recent.clear()
+    parts.best.forget()
+    if learner.classes is not None:
+        learner.classes.prompts.clear()
+    stage = parts.stages.stage
+    if stage is not None and not stage.keep_buckets:
+        learner.diversity_filter.load_state_dict({"buckets": {}})
+    if stage is not None and not stage.keep_memory:
+        learner.memory.entries.clear()
+    entered = enter_stage(config, run, learner, parts)
+    parts.statistics.begin_stage()
+    return entered
+
+
+def begin_stage(config: ChemConfig, run: Run, learner: Learner, stages: StageState) -> list[Mapping[str, object]]:
+    """In the first step of a stage, score the molecules that the replay memory starts with.
+
+    They are the seeds in the first stage, and in later ones what the memory held.
+
+    Returns:
+        Lines of samples.jsonl.
+    """
+    if stages.begun:
+        return []
+    stages.begun = True
+    if stages.index == 0 and config.replay.seeds is None:
+        return []
+    smiles = [sampled for sampled, _ in learner.memory.entries.values()]
+    if stages.index == 0:
+        smiles, counts = read_seeds(str(config.replay.seeds), learner.prior.tokenizer, learner.prior.max_tokens)
+        run.info(f"seeds: {counts}")
+    learner.memory.entries.clear()
+    batch = learner.reward_function(smiles)
+    learner.memory.add(smiles, batch, [False] * len(smiles))
+    rows = sample_records(batch)
+    return [{**row, "status": "seed", "score": None} for row in rows] if stages.index == 0 else rows
+
+
+def stage_end_text(step: int, reason: str, parts: LoopParts, reward_function: RewardFunction) -> str:
+    """One line about the end of a stage or, where a run has none, of the run."""
+    name = f"stage {parts.stages.index + 1} ended" if parts.stages.stages else "stopped"
+    score = parts.monitor.mean("reward/raw")
+    texts = {
+        "budget": f"the budget of {reward_function.calls - reward_function.earlier:,} molecules is spent",
+        "steps": f"it has taken its {parts.stages.steps:,} steps",
+        "max_score": f"the mean score over the last {parts.monitor.config.window} steps is {score or 0:.3f}",
+    }
+    return f"{name} after step {step + 1}: {texts[reason]}"
+
+
+def warn_of_first_failure(run: Run, fresh: Sequence[Result], reward_function: RewardFunction) -> None:
+    """Print the first failure of the oracle in a run; the report counts all of them by reason.
+
+    Args:
+        run: prints it.
+        fresh: the results of this step.
+        reward_function: has counted the failures so far.
+    """
+    failed = [result for result in fresh if result.failure]
+    if failed and reward_function.failures == len(failed):
+        run.warn(f"the oracle gave no score for {failed[0].smiles}: {failed[0].status.value}: {failed[0].message}")
 
 
 def next_progress(config: ChemConfig, step: int, calls: int) -> float:
@@ -397,17 +511,20 @@ def batch_statistics(scored: ScoredBatch, filtered: Sequence[bool], rollout: Rol
 
 
 def sample_records(batch: ScoredBatch) -> list[Mapping[str, object]]:
-    """Lines of samples.jsonl: the molecules that this run had not met before."""
-    return [
-        {
-            "smiles": result.smiles,
-            "score": result.score,
-            "status": result.status.value,
-            "values": result.values,
-            "details": result.details,
-        }
-        for result in batch.fresh
-    ]
+    """Lines of samples.jsonl: the molecules that this run had not met before, and those that had failed before."""
+    return [sample_record(result) for result in (*batch.fresh, *batch.retried)]
+
+
+def sample_record(result: Result) -> Mapping[str, object]:
+    """A line of samples.jsonl; it has a message where there is no score, or no molecule."""
+    record: dict[str, object] = {
+        "smiles": result.smiles,
+        "score": result.score,
+        "status": result.status.value,
+        "values": result.values,
+        "details": result.details,
+    }
+    return record | ({"message": result.message} if result.message else {})
 
 
 class StopMonitor:
@@ -429,8 +546,13 @@ class StopMonitor:
         column = self.KEYS.index(key)
         return mean_of_known([row[column] for row in self.recent])
 
+    def reached(self) -> str | None:
+        """`max_score` if the mean score over `window` steps has reached that of the configuration, else None."""
+        score, goal = self.mean("reward/raw"), self.config.max_score
+        return "max_score" if goal is not None and self.full and score is not None and score >= goal else None
+
     def update(self, metrics: Mapping[str, Scalar]) -> str | None:
-        """Add the metrics of one step; return the reason to stop, or None."""
+        """Add the metrics of one step; return the reason why the run has failed, or None."""
         self.recent.append([known(metrics[key]) for key in self.KEYS])
         if not self.full:
             return None
@@ -463,6 +585,10 @@ class BestPolicy:
         self.reward: float | None = None
         self.state: dict[str, Any] = {}
 
+    def forget(self) -> None:
+        """Forget the copy, because rewards from now on cannot be compared with those before."""
+        self.reward, self.state = None, {}
+
     def update(self, reward: float | None, eligible: bool) -> None:
         """Copy the engine's state if it is eligible and `reward` is the highest so far."""
         if eligible and reward is not None and (self.reward is None or reward > self.reward):
@@ -482,22 +608,3 @@ class BestPolicy:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a `state_dict`."""
         self.reward, self.state = state["reward"], dict(state["state"])
-
-
-def open_oracle(config: ChemConfig) -> Oracle:
-    """Start the oracle's workers.
-
-    Raises:
-        ConfigError: they do not start.
-    """
-    try:
-        return Oracle(config.oracle)
-    except OracleError as error:
-        raise ConfigError(str(error)) from error
-
-
-def open_cache(name: str | None, key: str) -> Cache | None:
-    """The cache of oracle results that `cache` names: `shared`, a file, or None for no cache."""
-    if name is None:
-        return None
-    return Cache(cache_folder() / "oracle.sqlite" if name == "shared" else user_path(name), key)

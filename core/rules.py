@@ -371,11 +371,6 @@ RULES: tuple[Rule, ...] = (
         "level={level}",
     ),
     Rule(
-        "anchor",
-        lambda c: c.mara and c.mara_anchor == "cross_fitted" and c.loss == "reinvent",
-        "cannot be cross_fitted with loss=reinvent, which has no baseline; use anchor=remembered",
-    ),
-    Rule(
         "advantage",
         lambda c: c.mara and c.advantage == "max_at_k",
         "cannot be max_at_k with transform=mara, whose optimum is that of the expected reward and not of the "

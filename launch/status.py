@@ -18,6 +18,7 @@ from typing import Any
 from conf.schema.base import ConfigError
 from conf.schema.objective import DIVERGENCE_METRICS
 from launch.cluster.sweep import Sweep, job_states, read_sweep, run_overrides, slurm_queue, unreadable_reason
+from launch.runs.checksums import check_shown_files
 from launch.runs.run_folder import (
     foreign_files,
     last_traceback_line,
@@ -104,6 +105,7 @@ def _read_run(status: JobStatus, run: Path, keys: Sequence[str]) -> None:
         return
     if status.state == "unreadable":
         raise ConfigError(unreadable_reason(run))
+    check_shown_files(run)
     last = read_last_line(run / "metrics.jsonl") or {}
     status.steps = int(last.get("step", -1)) + 1
     status.total = read_config(run).get("steps")

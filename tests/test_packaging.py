@@ -31,6 +31,7 @@ VENV_EXTRAS = (
     "trl",
     "chem",
     "docking",
+    "qsar",
 )  # the extras that `make venv` installs
 INSTALLED = [*PROJECT["dependencies"], *(requirement for extra in VENV_EXTRAS for requirement in EXTRAS[extra])]
 CONSTRAINTS = (HOME / "constraints.txt").read_text(encoding="utf-8")

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from chem.files import file_hash, find_file
 from chem.models.tokenizer import Tokenizer, split_tokens
-from chem.molecule_files import MAX_CHARACTERS, distinct_molecules, format_counts, read_molecule_file
+from chem.molecule_files import distinct_molecules, format_counts, read_molecule_file
+from chem.molecules import MAX_CHARACTERS, canonical_form
 from conf.schema.base import ConfigError
 from conf.schema.chem import MoleculeFilterConfig
 from launch.runs.rng import stream_seed, torch_generator
@@ -103,7 +104,9 @@ def check_molecule(string: str, settings: MoleculeFilterConfig) -> tuple[str | N
         return "element", ""
     if not settings.min_heavy_atoms <= molecule.GetNumHeavyAtoms() <= settings.max_heavy_atoms:
         return "heavy atoms", ""
-    smiles = Chem.MolToSmiles(molecule)
+    smiles = canonical_form(Chem.MolToSmiles(molecule))
+    if smiles is None:
+        return "not a molecule", ""
     if len(split_tokens(smiles)) >= settings.max_tokens:
         return "too long", ""
     return None, smiles

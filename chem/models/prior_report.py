@@ -8,7 +8,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from rdkit import Chem, rdBase
+from rdkit import rdBase
 from rich.progress import track
 from rich.table import Table
 from scipy.stats import wasserstein_distance
@@ -16,9 +16,9 @@ from scipy.stats import wasserstein_distance
 from chem.models.corpus import Corpus
 from chem.models.network import sample
 from chem.models.prior import Prior
+from chem.molecules import canonical_forms, murcko_scaffold, read_molecule
 from chem.oracles.base import Molecule
 from chem.oracles.properties import PROPERTIES
-from chem.scoring import canonical_forms, scaffold_from_smiles
 from launch.analysis.figures import save_figure
 from launch.analysis.palette import BLUE, GREY, ORANGE
 from launch.runs.console import console
@@ -66,16 +66,20 @@ def sample_smiles(prior: Prior, count: int, seed: int) -> list[str]:
 
 
 def measure_molecules(smiles: Sequence[str]) -> MeasuredMolecules:
-    """Compute scaffolds and properties of distinct canonical SMILES."""
+    """Compute scaffolds and properties of distinct canonical SMILES; strings that are no molecules are left out."""
     scaffolds: set[str] = set()
     functions = {name: PROPERTIES[name]() for name in COMPARED_PROPERTIES}
     values: dict[str, list[float]] = {name: [] for name in functions}
+    measured = []
     for string in smiles:
-        molecule = Chem.MolFromSmiles(string)
-        scaffolds.add(scaffold_from_smiles(string))
+        molecule = read_molecule(string)
+        if isinstance(molecule, str):
+            continue
+        measured.append(string)
+        scaffolds.add(murcko_scaffold(molecule))
         for name, function in functions.items():
             values[name].append(float(function(Molecule(molecule))))  # type: ignore[arg-type]
-    return MeasuredMolecules(list(smiles), scaffolds, {name: np.array(column) for name, column in values.items()})
+    return MeasuredMolecules(measured, scaffolds, {name: np.array(column) for name, column in values.items()})
 
 
 def compare_with_training(
@@ -147,6 +151,8 @@ def report_prior(
     if molecules.smiles:
         console.print(property_table(summary))
         draw_comparison(run, molecules, reference)
+    else:
+        run.warn(f"none of the {samples:,} samples is a molecule; train for more epochs, or on more molecules")
 
 
 def sample_table(summary: Mapping[str, Any]) -> Table:

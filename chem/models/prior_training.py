@@ -16,8 +16,9 @@ from chem.models.corpus import (
     split_rows,
 )
 from chem.models.network import Network, token_logp
-from chem.models.prior import SHIPPED, Prior, load_prior, make_network, save_prior
+from chem.models.prior import Prior, make_network, save_prior
 from chem.models.prior_report import report_prior
+from chem.models.prior_source import open_prior
 from chem.models.tokenizer import Tokenizer, split_tokens
 from chem.molecule_files import format_counts
 from conf.schema.base import ConfigError
@@ -26,7 +27,6 @@ from launch.engines.factory import make_engine
 from launch.runs.checkpoint import tensors_hash
 from launch.runs.rng import stream_seed
 from launch.runs.run import Run, Scalar
-from launch.runs.run_folder import user_path
 
 VALIDATION_BATCH = 512
 VOCABULARY_EPOCHS = 2  # epochs of randomised SMILES from which the vocabulary is taken
@@ -177,7 +177,7 @@ def load_initial_prior(config: PretrainConfig) -> Prior | None:
     """
     if config.init is None:
         return None
-    prior = load_prior(SHIPPED if config.init == "shipped" else user_path(config.init))
+    prior = open_prior("init", config.init)
     if prior.config != config.network:
         raise ConfigError(
             f"network: must be the network of init={config.init}, {vars(prior.config)}, got {vars(config.network)}"

@@ -1,13 +1,16 @@
 """Input and output of an oracle: one molecule in, one typed result out."""
 
 import hashlib
+import math
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol
 
 from rdkit import Chem
-from rdkit.Chem.Scaffolds import MurckoScaffold
+
+from chem.molecules import read_molecule
 
 MAX_ATOMS = 250  # heavy atoms; larger molecules are not drug-like, and their memory grows with the square of the size
 
@@ -107,35 +110,76 @@ class TimedOut(Exception):
 class Component(Protocol):
     """One property of a molecule: an object made by `name(**parameters)` and called with one molecule at a time.
 
-    It may raise TimedOut. Any other exception makes the result `failed`, with the exception's message.
+    It may raise TimedOut. Any other exception makes the result `failed`, with the exception's message. So does a
+    value that is no finite number, and details that are no JSON.
 
     Optional members: `unit_range`, whether all values are in [0, 1]; `identity()`, JSON that the values depend on
     beside name and parameters, such as the hash of a file; `preflight()`, called once in one worker at the start,
     which raises an error if the component cannot work and returns a line for the log; `version`, a class attribute
-    to change whenever the values change, without which runs and cached scores are tied to the source file as it is.
+    to change whenever the values change, without which runs and cached scores are tied to the source file as it is;
+    `score_batch(molecules)`, which is called instead with up to 64 molecules and returns for each a value, or the
+    exception that concerns it alone. If it raises an exception, the batch is halved and scored again, down to
+    single molecules, so that the molecule at fault fails alone.
     """
 
     def __call__(self, molecule: Molecule) -> float | Value:
         """The raw value of a molecule."""
 
 
+def plain_value(answer: Any) -> Value:
+    """A component's answer, a number or a `Value`, with a Python float and details of plain JSON.
+
+    Raises:
+        TypeError, ValueError: it is no number, or its details are no JSON.
+    """
+    if isinstance(answer, Value):
+        return Value(float(answer.value), plain_json("details", answer.details))
+    return Value(float(answer))
+
+
+def plain_json(name: str, value: Any) -> Any:
+    """A value as plain JSON: None, bool, int, finite float, str, list and dict with text keys.
+
+    NumPy's scalars and arrays, PyTorch's tensors, tuples and paths are converted; a set becomes a sorted list.
+
+    Args:
+        name: of the value, for the message.
+        value: the value.
+
+    Raises:
+        ValueError: it holds something else, or a number that is not finite. The message says where.
+    """
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, (str, Path)):
+        return str(value)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{name} must be finite, got {value}")
+        return float(value)
+    if isinstance(value, dict):
+        return {
+            str(plain_json(f"a key of {name}", key)): plain_json(f"{name}[{key!r}]", item)
+            for key, item in value.items()
+        }
+    if isinstance(value, set | frozenset):
+        value = sorted(value, key=repr)
+    if isinstance(value, list | tuple):
+        return [plain_json(f"{name}[{position}]", item) for position, item in enumerate(value)]
+    if hasattr(value, "tolist"):  # arrays and their scalars
+        return plain_json(name, value.tolist())
+    raise ValueError(f"{name} must be JSON (numbers, text, lists and dicts), got {type(value).__name__}")
+
+
 def parse_molecule(smiles: str) -> Chem.Mol | str:
     """Parse a SMILES; returns the reason as a string if it is not a molecule."""
     if not smiles or not smiles.isascii() or not smiles.isprintable():
         return "empty, or not printable ASCII"
-    try:
-        mol = Chem.MolFromSmiles(smiles)
-    except Exception as error:  # RDKit raises on some strings instead of returning None
-        return str(error)
-    if mol is None or mol.GetNumAtoms() == 0:
-        return "not a molecule"
+    mol = read_molecule(smiles)
+    if isinstance(mol, str):
+        return mol
     if mol.GetNumHeavyAtoms() > MAX_ATOMS:
         return f"{mol.GetNumHeavyAtoms()} heavy atoms, the limit is {MAX_ATOMS}"
     return mol
-
-
-def murcko_scaffold(mol: Chem.Mol) -> str:
-    """Canonical SMILES of the Bemis-Murcko scaffold; "" for a molecule without a ring."""
-    if not mol.GetRingInfo().NumRings():
-        return ""  # as RDKit does, whose time grows with the third power of a chain's length
-    return str(MurckoScaffold.MurckoScaffoldSmiles(mol=mol))

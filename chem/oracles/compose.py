@@ -5,18 +5,30 @@ import inspect
 import math
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import rdkit
 
+from chem.molecules import murcko_scaffold
 from chem.oracles import shaping
-from chem.oracles.base import Component, Molecule, Result, Status, TimedOut, Value, murcko_scaffold, parse_molecule
+from chem.oracles.base import (
+    Component,
+    Molecule,
+    Result,
+    Status,
+    TimedOut,
+    parse_molecule,
+    plain_json,
+    plain_value,
+)
+from chem.oracles.batch_program import BatchProgram
 from chem.oracles.external_program import ExternalProgram
 from chem.oracles.properties import PROPERTIES
 from conf.schema.base import ConfigError, load_object
+from conf.schema.extras import missing_package
 from conf.schema.oracle import ComponentConfig, OracleConfig
 
 
@@ -32,10 +44,32 @@ def _make_synthesis(**parameters: Any) -> Component:
     return Synthesis(**parameters)
 
 
+def _make_descriptor(**parameters: Any) -> Component:
+    from chem.oracles.descriptors import Descriptor  # loads all of RDKit's descriptors
+
+    return Descriptor(**parameters)
+
+
+def _make_shape(**parameters: Any) -> Component:
+    from chem.oracles.shape import Shape  # loads a part of RDKit that not every build has
+
+    return Shape(**parameters)
+
+
+def _make_qsar(**parameters: Any) -> Component:
+    from chem.oracles.qsar import Qsar  # loads onnxruntime or skops
+
+    return Qsar(**parameters)
+
+
 COMPONENTS: dict[str, Callable[..., Component]] = {
     **PROPERTIES,
     "docking": _make_docking,
+    "descriptor": _make_descriptor,
+    "shape": _make_shape,
+    "qsar": _make_qsar,
     "external_program": ExternalProgram,
+    "batch_program": BatchProgram,
     "synthesis": _make_synthesis,
 }
 RENAMED = {"command": "external_program"}
@@ -60,8 +94,15 @@ class ShapedComponent:
             )
 
     def identity(self) -> dict[str, Any]:
-        """Everything that the component's score depends on, as JSON."""
-        own: dict[str, Any] = getattr(self.component, "identity", dict)()
+        """Everything that the component's score depends on, as JSON.
+
+        Raises:
+            ConfigError: the component's own identity is not JSON.
+        """
+        try:
+            own = plain_json("identity()", getattr(self.component, "identity", dict)())
+        except Exception as error:
+            raise ConfigError(f"oracle.components: the identity of {self.label}: {error_text(error)}") from error
         return {
             "name": self.config.name,
             "parameters": self.config.parameters,
@@ -69,7 +110,14 @@ class ShapedComponent:
             "weight": self.config.weight,
             "code": code_version(type(self.component)),
             **({"depends_on": own} if own else {}),
+            **({"penalty": True} if self.config.penalty else {}),
         }
+
+    def answers(self, molecules: Sequence[Molecule]) -> list[Any]:
+        """The component's answer about each molecule: a number, a `Value`, or the exception that was raised."""
+        if not hasattr(self.component, "score_batch"):
+            return [_answer(self.component, molecule) for molecule in molecules]
+        return _batch_answers(self.component.score_batch, molecules) if molecules else []
 
     def score(self, value: float) -> float:
         """Transform a raw value to a score.
@@ -85,13 +133,84 @@ class ShapedComponent:
         return score
 
 
+def _answer(component: Component, molecule: Molecule) -> Any:
+    try:
+        return component(molecule)
+    except Exception as error:
+        return error
+
+
+def _batch_answers(
+    score_batch: Callable[[Sequence[Molecule]], Sequence[Any]], molecules: Sequence[Molecule]
+) -> list[Any]:
+    """The answers about a batch. If it fails, its halves are scored, so that a molecule at fault fails alone."""
+    try:
+        answers = list(score_batch(molecules))
+        if len(answers) != len(molecules):
+            raise ValueError(f"score_batch returned {len(answers)} values for {len(molecules)} molecules")
+        return answers
+    except Exception as error:
+        if len(molecules) == 1:
+            return [error]
+        middle = len(molecules) // 2
+        return [*_batch_answers(score_batch, molecules[:middle]), *_batch_answers(score_batch, molecules[middle:])]
+
+
+@dataclass
+class Evaluation:
+    """What is known about a molecule while its components are asked; the fields are those of `Result`.
+
+    Attributes:
+        molecule: None if the SMILES is not a molecule.
+        finished: whether no further component is asked.
+    """
+
+    smiles: str
+    molecule: Molecule | None
+    status: Status = Status.ok
+    message: str = ""
+    values: dict[str, float] = field(default_factory=dict)
+    scores: dict[str, float] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+    finished: bool = False
+
+    def add(self, component: ShapedComponent, answer: Any) -> None:
+        """Add a component's answer: a number, a `Value`, or the exception that it raised."""
+        label = component.label
+        try:
+            if isinstance(answer, Exception):
+                raise answer
+            value = plain_value(answer)
+            self.values[label], self.scores[label] = value.value, component.score(value.value)
+        except TimedOut as error:
+            self._fail(Status.timed_out, f"{label}: {error}")
+        except Exception as error:
+            self._fail(Status.failed, f"{label}: {error_text(error)}")
+        else:
+            if value.details is not None:
+                self.details[label] = value.details
+
+    def _fail(self, status: Status, message: str) -> None:
+        self.status, self.message, self.finished = status, message, True
+
+    def result(self, score: float | None, seconds: float) -> Result:
+        """The result, with the scaffold of a molecule that has a score."""
+        scaffold = murcko_scaffold(self.molecule.mol) if self.molecule is not None and score is not None else None
+        known = self.values, self.scores, self.details
+        return Result(self.smiles, self.status, score, *known, self.message, scaffold, seconds)
+
+
 class Scorer:
-    """The composed oracle inside one process."""
+    """The composed oracle inside one process.
+
+    Attributes:
+        batched: whether a component scores several molecules at once.
+    """
 
     def __init__(self, config: OracleConfig) -> None:
         self.config = config
         self.components = [ShapedComponent(component) for component in config.components]
-        self.weights = [component.config.weight for component in self.components]
+        self.batched = any(hasattr(component.component, "score_batch") for component in self.components)
         self.aggregate = shaping.AGGREGATIONS[config.aggregation]
         self.stop_at_zero = config.aggregation != "arithmetic"
 
@@ -117,46 +236,54 @@ class Scorer:
         for component in self.components:
             try:
                 line = getattr(component.component, "preflight", lambda: None)()
+                text = "" if line is None else " ".join(str(line).split())
             except ConfigError:
                 raise
             except Exception as error:
                 raise ConfigError(
                     f"oracle.components: the preflight of {component.label} failed: {error_text(error)}"
                 ) from error
-            if line:
-                lines.append(f"{component.label}: {line}")
+            if text:
+                lines.append(f"{component.label}: {text}")
         return lines
 
     def __call__(self, smiles: str) -> Result:
         """Score one molecule. An exception in a component becomes a result without a score."""
-        start = time.monotonic()
-        return replace(self._score(smiles), seconds=time.monotonic() - start)
+        return self.score_batch([smiles])[0]
 
-    def _score(self, smiles: str) -> Result:
+    def score_batch(self, smiles: Sequence[str]) -> list[Result]:
+        """Score molecules, component by component. The time is shared equally among them."""
+        start = time.monotonic()
+        evaluations = [self._begin(string) for string in smiles]
+        for component in self.components:
+            asked = [evaluation for evaluation in evaluations if not evaluation.finished]
+            molecules = [evaluation.molecule for evaluation in asked if evaluation.molecule is not None]
+            for evaluation, answer in zip(asked, component.answers(molecules), strict=True):
+                evaluation.add(component, answer)
+                if evaluation.scores.get(component.label) == 0 and (self.stop_at_zero or component.config.penalty):
+                    evaluation.finished = True  # the score is 0 whatever the other components say
+        scores = [self._score(evaluation) for evaluation in evaluations]
+        seconds = (time.monotonic() - start) / len(smiles)
+        return [evaluation.result(score, seconds) for evaluation, score in zip(evaluations, scores, strict=True)]
+
+    def _begin(self, smiles: str) -> Evaluation:
         mol = parse_molecule(smiles)
         if isinstance(mol, str):
-            return Result(smiles, Status.invalid, 0.0, message=mol)
-        molecule = Molecule(mol, self.config.seed)
-        values: dict[str, float] = {}
-        scores: dict[str, float] = {}
-        details: dict[str, Any] = {}
+            return Evaluation(smiles, None, Status.invalid, mol, finished=True)
+        return Evaluation(smiles, Molecule(mol, self.config.seed))
+
+    def _score(self, evaluation: Evaluation) -> float | None:
+        """The aggregated scores times the penalties; 0 for an invalid molecule, None after a failure."""
+        if evaluation.status in (Status.failed, Status.timed_out):
+            return None
+        if evaluation.finished:  # invalid, or a score of 0
+            return 0.0
+        scores: dict[bool, list[float]] = {True: [], False: []}  # of the penalties and of the others
+        weights: dict[bool, list[float]] = {True: [], False: []}
         for component in self.components:
-            label = component.label
-            try:
-                answer = component.component(molecule)
-                value = answer if isinstance(answer, Value) else Value(float(answer))
-                values[label], scores[label] = value.value, component.score(value.value)
-            except TimedOut as error:
-                return Result(smiles, Status.timed_out, None, values, scores, details, f"{label}: {error}")
-            except Exception as error:
-                message = f"{label}: {error_text(error)}"
-                return Result(smiles, Status.failed, None, values, scores, details, message)
-            if value.details is not None:
-                details[label] = value.details
-            if self.stop_at_zero and scores[label] == 0:
-                break  # the product is 0 whatever the other scores are
-        score = self.aggregate(list(scores.values()), self.weights[: len(scores)])
-        return Result(smiles, Status.ok, score, values, scores, details, scaffold=murcko_scaffold(mol))
+            scores[component.config.penalty].append(evaluation.scores[component.label])
+            weights[component.config.penalty].append(component.config.weight)
+        return self.aggregate(scores[False], weights[False]) * shaping.product(scores[True], weights[True])
 
 
 def make_component(config: ComponentConfig) -> Component:
@@ -179,7 +306,8 @@ def make_component(config: ComponentConfig) -> Component:
     except ConfigError as error:
         raise ConfigError(f"oracle.components: {config.label}: {error}") from error
     except (ImportError, AttributeError, TypeError, ValueError, OSError) as error:
-        raise ConfigError(f"oracle.components: {config.label} cannot be created: {error_text(error)}") from error
+        reason = missing_package(error) or error_text(error)
+        raise ConfigError(f"oracle.components: {config.label} cannot be created: {reason}") from error
 
 
 def error_text(error: BaseException) -> str:

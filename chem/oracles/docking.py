@@ -1,19 +1,16 @@
 """Docking with AutoDock Vina: the energy of the best pose in the receptor's pocket, kcal/mol; lower is better."""
 
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from meeko import MoleculePreparation, PDBQTWriterLegacy
-from rdkit import Chem, rdBase
-from rdkit.Chem import AllChem, rdDistGeom
+from rdkit import Chem
 
 from chem.files import file_hash, find_file
 from chem.oracles.base import Molecule, Value
+from chem.oracles.conformers import check_polar_hydrogens, check_ring_size, embed_conformer, read_bound_ligand
 from conf.schema.base import ConfigError
-
-CONFORMER_TRIES = 50
 
 
 class Docking:
@@ -32,13 +29,15 @@ class Docking:
         exhaustiveness: of Vina's search.
         seed: of Vina's search.
         poses: number of poses kept in the details, as PDBQT.
+        flexible_ring_size: size from which rings are docked opened, so that Vina changes their conformation; null:
+            every ring is docked in the conformation of the conformer.
 
     Raises:
         ConfigError: a file is missing, or the parameters contradict each other.
     """
 
     unit_range = False
-    version = "369c39b62b4ddb71"  # change it whenever the energies change
+    version = "2: rigid rings"  # change it whenever the energies change
 
     def __init__(
         self,
@@ -50,8 +49,10 @@ class Docking:
         exhaustiveness: int = 8,
         seed: int = 1,
         poses: int = 0,
+        flexible_ring_size: int | None = None,
     ) -> None:
         self.receptor = find_file("receptor", receptor)
+        check_polar_hydrogens("receptor", self.receptor)
         if (ligand is None) == (centre is None):
             raise ConfigError(f"centre: give either centre or ligand, got {'neither' if ligand is None else 'both'}")
         if ligand is not None and ligand_smiles is None:
@@ -70,7 +71,9 @@ class Docking:
             raise ConfigError(
                 f"exhaustiveness, seed, poses: must be >= 1, >= 1 and >= 0, got {exhaustiveness}, {seed}, {poses}"
             )
+        check_ring_size(flexible_ring_size)
         self.exhaustiveness, self.poses = exhaustiveness, poses
+        self.flexible_ring_size = flexible_ring_size
         from vina import Vina  # not packaged for every Python; the rest of this module does without
 
         self.vina = Vina("vina", cpu=1, seed=seed, verbosity=0)
@@ -84,7 +87,7 @@ class Docking:
 
     def __call__(self, molecule: Molecule) -> Value:
         """Dock one molecule."""
-        energy = self.dock(ligand_pdbqt(molecule.mol, molecule.seed))
+        energy = self.dock(ligand_pdbqt(molecule.mol, molecule.seed, self.flexible_ring_size))
         return Value(energy, {"pdbqt": self.vina.poses(self.poses)} if self.poses else None)
 
     def dock(self, pdbqt: str) -> float:
@@ -101,7 +104,7 @@ class Docking:
         """
         if self.reference is None:
             return f"box of {self.size} angstroms around {self.centre}; no ligand was given to test it"
-        energy = self.dock(ligand_pdbqt(self.reference, seed=0))
+        energy = self.dock(ligand_pdbqt(self.reference, 0, self.flexible_ring_size))
         if energy >= 0:
             raise ConfigError(
                 f"receptor: the reference ligand does not bind in the box ({energy:.1f} kcal/mol); "
@@ -112,63 +115,31 @@ class Docking:
         return f"the reference ligand docks at {energy:.1f} kcal/mol, its centre {distance:.1f} A from the bound one"
 
 
-def read_bound_ligand(path: Path, smiles: str) -> Chem.Mol:
-    """Read a ligand from a PDB file and give it the bond orders of its SMILES.
-
-    Raises:
-        ConfigError: either is not a molecule, or they are different molecules.
-    """
-    template, bound = Chem.MolFromSmiles(smiles), Chem.MolFromPDBFile(str(path))
-    if template is None:
-        raise ConfigError(f"ligand_smiles: not a SMILES: {smiles}")
-    if bound is None:
-        raise ConfigError(f"ligand: {path.name} is not a PDB file of a molecule")
-    if template.GetNumAtoms() != bound.GetNumAtoms():  # a part of the ligand would match too
-        raise ConfigError(
-            f"ligand_smiles: must be the molecule of {path.name}, which has {bound.GetNumAtoms()} heavy atoms, "
-            f"got {smiles}"
-        )
-    try:
-        with rdBase.BlockLogs():  # a symmetric ligand matches in several equivalent ways
-            return AllChem.AssignBondOrdersFromTemplate(template, bound)
-    except ValueError as error:
-        raise ConfigError(f"ligand_smiles: must be the molecule of {path.name}, got {smiles} ({error})") from error
-
-
 def centroid(mol: Chem.Mol) -> list[float]:
     """Mean position of the heavy atoms, angstroms."""
     return [float(x) for x in mol.GetConformer().GetPositions().mean(axis=0)]
 
 
-def embed_conformer(mol: Chem.Mol, seed: int) -> Chem.Mol:
-    """The molecule with hydrogens and one conformer, relaxed if the force field has its atom types.
-
-    Raises:
-        ValueError: no conformer is found.
-    """
-    with_hydrogens = Chem.AddHs(mol)
-    options: Any = rdDistGeom.ETKDGv3()
-    options.randomSeed = seed
-    options.maxIterations = CONFORMER_TRIES
-    if rdDistGeom.EmbedMolecule(with_hydrogens, options) != 0:
-        options.useRandomCoords = True
-        if rdDistGeom.EmbedMolecule(with_hydrogens, options) != 0:
-            raise ValueError("no conformer was found")
-    if AllChem.MMFFHasAllMoleculeParams(with_hydrogens):  # type: ignore[attr-defined]
-        AllChem.MMFFOptimizeMolecule(with_hydrogens)  # type: ignore[attr-defined]
-    return with_hydrogens
-
-
-def ligand_pdbqt(mol: Chem.Mol, seed: int) -> str:
+def ligand_pdbqt(mol: Chem.Mol, seed: int, flexible_ring_size: int | None = None) -> str:
     """The molecule in a seeded conformer, with atom types and rotatable bonds, as docking programs read it.
+
+    Args:
+        mol: the molecule.
+        seed: of the conformer.
+        flexible_ring_size: size from which rings are opened. An opened ring is held together by pairs of glue atoms
+            of the types CG0 and G0, which Vina knows, but QuickVina 2 and gnina refuse. Vina's energies of opened
+            rings of 7 atoms are some 2 kcal/mol too weak. None: no ring is opened.
 
     Raises:
         ValueError: it has several fragments, no conformer, or an atom without a type.
     """
     if len(Chem.GetMolFrags(mol)) != 1:
         raise ValueError("the molecule has several fragments; only one can be docked")
-    setup = MoleculePreparation().prepare(embed_conformer(mol, seed))[0]
-    text, success, message = PDBQTWriterLegacy.write_string(setup)
+    if flexible_ring_size is None:
+        preparation = MoleculePreparation(rigid_macrocycles=True)
+    else:
+        preparation = MoleculePreparation(min_ring_size=flexible_ring_size)
+    text, success, message = PDBQTWriterLegacy.write_string(preparation.prepare(embed_conformer(mol, seed))[0])
     if not success:
         raise ValueError(f"no PDBQT: {message.strip()}")
     return str(text)

@@ -93,6 +93,8 @@ class Oracle:
         self._failures = 0  # among the recent results
         self._workers: list[Worker] = []
         self._closed = False
+        self._batched = False  # whether a worker scores all that it is sent at once
+        self._alone: set[str] = set()  # molecules that are sent one at a time, since their batch ended a worker
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="oracle")
         try:
@@ -167,6 +169,7 @@ class Oracle:
             raise OracleError(f"oracle: a worker process ended while it started ({exit_text(code)})") from None
         if kind == "refused":
             raise ConfigError(content)
+        self._batched = self._batched or kind == "ready for batches"
         return content
 
     def _replace(self, worker: Worker) -> None:
@@ -202,8 +205,14 @@ class Oracle:
         return [result for result in results if result is not None]
 
     def _send(self, worker: Worker, todo: Tasks) -> None:
-        """Send half of a worker's even share of the rest: few messages at first, and all workers end together."""
-        count = min(max(len(todo) // (2 * self.size), 1), MAX_CHUNK)
+        """Send half of a worker's even share of the rest: few messages at first, and all workers end together.
+
+        A worker that scores them at once gets its whole share, since a batch costs little more than a molecule.
+        """
+        share = -(-len(todo) // self.size) if self._batched else len(todo) // (2 * self.size)
+        count = min(max(share, 1), MAX_CHUNK)
+        if self._alone:
+            count = next((i for i, (_, smiles) in enumerate(todo) if i >= count or smiles in self._alone), count) or 1
         chunk = [todo.popleft() for _ in range(count)]
         worker.tasks.extend(chunk)
         worker.since = time.monotonic()
@@ -213,8 +222,7 @@ class Oracle:
     def _next_results(self, todo: Tasks) -> list[tuple[int, Result]]:
         """Wait until a worker answers, dies or exceeds the time limit."""
         busy = {worker.connection.fileno(): worker for worker in self._workers if worker.tasks}
-        limit = self.config.time_limit_s
-        deadline = min(worker.since for worker in busy.values()) + limit
+        deadline = min(worker.since + self._limit(worker) for worker in busy.values())
         results = []
         for channel in wait_readable(busy, deadline - time.monotonic()):
             worker = busy[channel]
@@ -226,15 +234,29 @@ class Oracle:
             except (EOFError, OSError):
                 if self._closed:
                     raise OracleError("oracle: it was closed while it scored a batch") from None
-                results.append(self._fail_current(worker, todo, Status.failed))
+                results += self._fail_current(worker, todo, Status.failed)
         now = time.monotonic()
         for worker in busy.values():
-            if worker.tasks and now - worker.since > limit and not wait_readable([worker.connection.fileno()], 0):
-                results.append(self._fail_current(worker, todo, Status.timed_out))
+            late = worker.tasks and now - worker.since > self._limit(worker)
+            if late and not wait_readable([worker.connection.fileno()], 0):
+                results += self._fail_current(worker, todo, Status.timed_out)
         return results
 
-    def _fail_current(self, worker: Worker, todo: Tasks, status: Status) -> tuple[int, Result]:
-        """Replace a worker, fail the molecule that it was scoring and return its other tasks to `todo`."""
+    def _limit(self, worker: Worker) -> float:
+        """Time that a worker has for its next answer, seconds."""
+        return self.config.time_limit_s * (len(worker.tasks) if self._batched else 1)
+
+    def _fail_current(self, worker: Worker, todo: Tasks, status: Status) -> list[tuple[int, Result]]:
+        """Replace a worker, fail the molecule that it was scoring and return its other tasks to `todo`.
+
+        If it was scoring several at once, none fails: they are sent again one at a time, to find the one at fault.
+        """
+        if self._batched and len(worker.tasks) > 1:
+            self._alone |= {smiles for _, smiles in worker.tasks}
+            todo.extendleft(reversed(worker.tasks))
+            worker.tasks.clear()
+            self._replace(worker)
+            return []
         number, smiles = worker.tasks.popleft()
         todo.extendleft(reversed(worker.tasks))
         worker.tasks.clear()
@@ -244,7 +266,7 @@ class Oracle:
         else:
             message = f"no answer within {self.config.time_limit_s:g} s"
         self._replace(worker)
-        return number, Result(smiles, status, None, message=message, seconds=seconds)
+        return [(number, Result(smiles, status, None, message=message, seconds=seconds))]
 
     def _record(self, result: Result) -> None:
         """Count a result, and raise OracleError if too many of the recent ones are failures."""

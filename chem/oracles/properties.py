@@ -1,6 +1,6 @@
 """Properties computed by RDKit."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rdkit import Chem, DataStructs
@@ -34,16 +34,18 @@ class Property:
 
 
 class Alerts:
-    """Number of structural alerts that the molecule raises.
+    """Number of structural alerts that the molecule raises, or the sum of their weights.
 
     Args:
-        catalogs: RDKit's catalogues by name, such as PAINS, BRENK, NIH, CHEMBL_Glaxo.
-        smarts: further patterns, each of them an alert.
+        catalogs: RDKit's catalogues by name, such as PAINS, BRENK, NIH, CHEMBL_Glaxo. Each alert counts as 1.
+        smarts: further patterns, each of them an alert: a list, or a mapping from pattern to weight.
     """
 
     version = VERSION
 
-    def __init__(self, catalogs: Sequence[str] = ("PAINS", "BRENK"), smarts: Sequence[str] = ()) -> None:
+    def __init__(
+        self, catalogs: Sequence[str] = ("PAINS", "BRENK"), smarts: Sequence[str] | Mapping[str, float] = ()
+    ) -> None:
         known = FilterCatalogParams.FilterCatalogs.names
         parameters = FilterCatalogParams()
         for name in catalogs:
@@ -51,11 +53,12 @@ class Alerts:
                 raise ConfigError(f"catalogs: each must be one of {', '.join(known)}, got {name}")
             parameters.AddCatalog(known[name])
         self.catalog = FilterCatalog(parameters)
-        self.patterns = [parse_smarts(pattern) for pattern in smarts]
+        weights = smarts if isinstance(smarts, Mapping) else dict.fromkeys(smarts, 1)
+        self.patterns = [(parse_smarts(pattern), weight) for pattern, weight in weights.items()]
 
     def __call__(self, molecule: Molecule) -> float:
         """Count the alerts."""
-        matches = sum(molecule.mol.HasSubstructMatch(pattern) for pattern in self.patterns)
+        matches = sum(weight * molecule.mol.HasSubstructMatch(pattern) for pattern, weight in self.patterns)
         return float(len(self.catalog.GetMatches(molecule.mol)) + matches)
 
 
@@ -66,23 +69,37 @@ class Similarity:
         smiles: the molecules.
         radius: of the fingerprints.
         bits: length of the fingerprints.
+        counts: count each environment of an atom instead of noting whether it is there. These fingerprints are not
+            folded: each environment has a place of its own, whatever `bits` is.
+        features: describe atoms by their role (donor, acceptor, aromatic, halogen, basic, acidic) instead of by
+            element and bonds, as in the fingerprints FCFP.
     """
 
     unit_range = True
     version = VERSION
 
-    def __init__(self, smiles: Sequence[str], radius: int = 2, bits: int = 2048) -> None:
+    def __init__(
+        self,
+        smiles: Sequence[str],
+        radius: int = 2,
+        bits: int = 2048,
+        counts: bool = False,
+        features: bool = False,
+    ) -> None:
         targets = [smiles] if isinstance(smiles, str) else list(smiles)
         mols = [Chem.MolFromSmiles(target) for target in targets]
         if not targets or None in mols:
             raise ConfigError(f"smiles: must be SMILES of at least one molecule, got {targets}")
-        self.generator = rdFingerprintGenerator.GetMorganGenerator(radius=radius, fpSize=bits)
-        self.targets = [self.generator.GetFingerprint(mol) for mol in mols]
+        invariants = rdFingerprintGenerator.GetMorganFeatureAtomInvGen() if features else None
+        generator = rdFingerprintGenerator.GetMorganGenerator(
+            radius=radius, fpSize=bits, atomInvariantsGenerator=invariants
+        )
+        self.fingerprint = generator.GetSparseCountFingerprint if counts else generator.GetFingerprint
+        self.targets = [self.fingerprint(mol) for mol in mols]
 
     def __call__(self, molecule: Molecule) -> float:
         """Similarity to the most similar target."""
-        fingerprint = self.generator.GetFingerprint(molecule.mol)
-        return float(max(DataStructs.BulkTanimotoSimilarity(fingerprint, self.targets)))
+        return float(max(DataStructs.BulkTanimotoSimilarity(self.fingerprint(molecule.mol), self.targets)))
 
 
 class Substructure:
@@ -97,6 +114,64 @@ class Substructure:
     def __call__(self, molecule: Molecule) -> float:
         """Match the pattern."""
         return float(molecule.mol.HasSubstructMatch(self.pattern))
+
+
+class GroupCount:
+    """Number of times that a SMARTS pattern matches; matches of the same atoms count once."""
+
+    unit_range = False
+    version = "1"
+
+    def __init__(self, smarts: str) -> None:
+        self.pattern = parse_smarts(smarts)
+
+    def __call__(self, molecule: Molecule) -> float:
+        """Count the matches."""
+        return float(len(molecule.mol.GetSubstructMatches(self.pattern, maxMatches=10**6)))
+
+
+class RingsOfSize:
+    """Number of rings, of the smallest set of smallest rings, with a number of atoms from `low` to `high`."""
+
+    unit_range = False
+    version = "1"
+
+    def __init__(self, low: int, high: int | None = None) -> None:
+        if low < 3 or (high is not None and high < low):
+            raise ConfigError(f"low, high: need 3 <= low <= high, or high null for no limit, got {low} and {high}")
+        self.low, self.high = low, high
+
+    def __call__(self, molecule: Molecule) -> float:
+        """Count the rings."""
+        sizes = [len(ring) for ring in molecule.mol.GetRingInfo().AtomRings()]
+        return float(sum(self.low <= size and (self.high is None or size <= self.high) for size in sizes))
+
+
+class Stereocentres:
+    """Number of tetrahedral stereocentres.
+
+    Args:
+        unspecified: count only those whose configuration the SMILES leaves open.
+    """
+
+    unit_range = False
+    version = "1"
+
+    def __init__(self, unspecified: bool = False) -> None:
+        self.count = (
+            rdMolDescriptors.CalcNumUnspecifiedAtomStereoCenters
+            if unspecified
+            else rdMolDescriptors.CalcNumAtomStereoCenters
+        )
+
+    def __call__(self, molecule: Molecule) -> float:
+        """Count the stereocentres."""
+        return float(self.count(molecule.mol))
+
+
+def largest_ring(mol: Chem.Mol) -> int:
+    """Number of atoms of the largest ring of the smallest set of smallest rings; 0 without a ring."""
+    return max(map(len, mol.GetRingInfo().AtomRings()), default=0)
 
 
 def parse_smarts(smarts: str) -> Chem.Mol:
@@ -168,7 +243,12 @@ PROPERTIES: dict[str, Callable[..., Component]] = {
     "acceptors": without_parameters(rdMolDescriptors.CalcNumHBA),
     "rings": without_parameters(rdMolDescriptors.CalcNumRings),  # smallest set of smallest rings
     "rotatable_bonds": without_parameters(rdMolDescriptors.CalcNumRotatableBonds),
+    "csp3": without_parameters(rdMolDescriptors.CalcFractionCSP3, unit_range=True),  # share of sp3 carbons
+    "largest_ring": without_parameters(largest_ring),  # atoms
+    "rings_of_size": RingsOfSize,
+    "stereocentres": Stereocentres,
     "alerts": Alerts,
     "similarity": Similarity,
     "substructure": Substructure,
+    "group_count": GroupCount,
 }

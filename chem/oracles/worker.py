@@ -1,4 +1,6 @@
-"""A process that scores molecules one after the other: `python -m chem.oracles.worker CHANNEL LIFELINE`.
+"""A process that scores molecules: `python -m chem.oracles.worker CHANNEL LIFELINE`.
+
+It scores them one after the other, or, if a component has `score_batch`, all that it is sent at once.
 
 The pool starts it as the leader of a session, so that everything a molecule starts can be ended with it. A small
 child process, the guard, waits on the lifeline, a pipe whose other end only the pool holds. When the pool is gone,
@@ -47,7 +49,7 @@ def main() -> None:
         scorer = Scorer(config)
         rdBase.DisableLog("rdApp.*")  # only now: a component's library may have configured logging
         logging.getLogger("rdkit").setLevel(logging.CRITICAL + 1)
-        connection.send(("ready", scorer.identity()))
+        connection.send(("ready for batches" if scorer.batched else "ready", scorer.identity()))
     except ConfigError as error:
         connection.send(("refused", str(error)))
         return
@@ -65,8 +67,10 @@ def main() -> None:
             except ConfigError as error:
                 connection.send(("refused", str(error)))
             continue
-        for number, smiles in tasks:
-            connection.send(("result", number, scorer(smiles), time.monotonic()))
+        strings = [smiles for _, smiles in tasks]
+        results = scorer.score_batch(strings) if scorer.batched else map(scorer, strings)
+        for (number, _), result in zip(tasks, results, strict=True):
+            connection.send(("result", number, result, time.monotonic()))
 
 
 if __name__ == "__main__":

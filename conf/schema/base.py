@@ -13,7 +13,7 @@ from core.extension import import_object
 
 MISSING: Any = "???"  # OmegaConf's mark for a value that must be given
 MAX_INT = 2**31 - 1  # largest whole number of a key that has no smaller bound
-MAX_FLOAT = 3.4028234663852886e38  # largest float32
+MAX_FLOAT = 1e18  # largest float; products of two, and their sums, are far below the largest float32, 3.4e38
 
 T = TypeVar("T", bound=type)
 
@@ -69,7 +69,9 @@ class Key:
         if self.high is None and self.below is None and isinstance(value, int) and value > MAX_INT:
             raise ConfigError(f"{name}: must be <= {MAX_INT}{note}, got {value}")
         if isinstance(value, float) and MAX_FLOAT < abs(value) < math.inf:
-            raise ConfigError(f"{name}: must be within the range of float32, +-3.4e38{note}, got {value}")
+            raise ConfigError(
+                f"{name}: must be within +-1e18{note}, since larger values overflow in float32, got {value}"
+            )
         inside = (
             (isinstance(value, int) or math.isfinite(value))  # isfinite overflows for an int of 309 digits
             and (self.low is None or value >= self.low)

@@ -1,4 +1,4 @@
-"""python -m chem, chem.pretrain, chem.evaluate and chem.stock."""
+"""python -m chem, and its commands chem.pretrain, chem.sample, chem.score, chem.evaluate and chem.stock."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -81,7 +81,7 @@ class PretrainConfig(TrainingConfig):
 
     data: str = key("molecule file: SMILES, a table or SDF, plain or gzipped (docs/chem.md)")
     smiles_column: str | None = key(SMILES_COLUMN)
-    init: str | None = key("prior to continue from: a folder, or shipped; null: random weights")
+    init: str | None = key("prior to continue from: shipped, a folder, or a file of REINVENT; null: random weights")
     filter: MoleculeFilterConfig = key("which molecules to train on")
     spelling: str = key("SMILES that are trained on", choices=("canonical", "randomised"))
     validation_share: float = key("share of the molecules that is held out for validation", above=0, below=1)
@@ -112,10 +112,18 @@ class ReplayConfig(Section):
         high=10**4,
     )
     purge: bool = key("forget molecules that the diversity filter penalises (selective memory purge)")
+    seeds: str | None = key(
+        "file of molecules, such as known actives, that are scored at the start and then remembered; null: none"
+    )
 
     def check(self, prefix: str) -> None:
-        """Check that the sample is not larger than the memory."""
+        """Check that the sample is not larger than the memory, and that seeds have a use."""
         check_range(f"{prefix}sample", self.sample, high=self.size, note=f" ({prefix}size)")
+        if self.seeds is not None and not (self.size and self.sample + self.augmentations):
+            raise ConfigError(
+                f"{prefix}seeds: needs a replay memory, {prefix}size and {prefix}sample or {prefix}augmentations of "
+                f"at least 1, got {self.size}, {self.sample} and {self.augmentations}"
+            )
 
 
 @dataclass
@@ -131,7 +139,7 @@ class DiversityFilterConfig(Section):
 
 @dataclass
 class StopConfig(Section):
-    """When a run ends before its steps or its budget are used up."""
+    """When a run, or a stage of it, ends before its steps or its budget are used up."""
 
     window: int = key("number of last steps over which the following shares are averaged", low=1, high=10**6)
     min_validity: float | None = key("stop if the share of valid samples is below this; null: never", low=0, high=1)
@@ -148,6 +156,37 @@ class StopConfig(Section):
         low=0,
         high=1,
     )
+    max_score: float | None = key(
+        "stop, with success, when the mean score of the samples has reached this; null: never", low=0, high=1
+    )
+
+
+@dataclass
+class StageConfig(Section):
+    """A part of a run with an oracle, a threshold and an end of its own. The stages follow one another."""
+
+    oracle: OracleConfig | None = key("how molecules are scored in this stage; null: as in the run", default=None)
+    steps: int | None = key("maximum number of steps of this stage; null: those of the run", default=None, low=1)
+    budget: int | None = key(
+        "maximum number of distinct molecules that are scored in this stage; null: what the run has left",
+        default=None,
+        low=1,
+    )
+    max_score: float | None = key(
+        "the stage ends when the mean score of the samples, over stop.window steps, has reached this; null: "
+        "stop.max_score",
+        default=None,
+        low=0,
+        high=1,
+    )
+    threshold: float | None = key("transform.threshold.value in this stage; null: that of the run", default=None)
+    keep_memory: bool = key(
+        "take the replay memory over from the stage before, scored anew, which counts in the budget; false: empty it",
+        default=True,
+    )
+    keep_buckets: bool = key(
+        "take the buckets of the diversity filter over from the stage before; false: empty them", default=False
+    )
 
 
 @dataclass
@@ -156,8 +195,17 @@ class ChemConfig(RunConfig):
 
     equivalences: ClassVar[tuple[str, ...]] = ("answer", "scaffold")
 
-    prior: str = key("the reference: shipped (trained on ZINC), or a folder written by chem.pretrain or chem.convert")
+    prior: str = key(
+        "the reference: shipped (trained on ZINC), a folder written by chem.pretrain or chem.convert, or a file of "
+        "REINVENT"
+    )
+    agent: str | None = key(
+        "where the policy starts, in the same forms as prior, with its vocabulary; null: at the prior"
+    )
     oracle: OracleConfig = key("how molecules are scored (docs/oracles.md)")
+    stages: list[StageConfig] = key(
+        "parts of the run, each with an oracle, budget, threshold and end of its own; []: the run is one stage"
+    )
     loss: str = key(
         "policy_gradient; reinvent: (log prior + sigma R - log policy)^2 with sigma = 1 / objective.beta",
         choices=LOSSES,
@@ -181,6 +229,7 @@ class ChemConfig(RunConfig):
         super().check(prefix)
         self.check_group_size("batch_size", self.batch_size)
         _check_screens(self.screens)
+        self._check_stages()
         if self.transform.name == "darling" and (self.replay.sample or self.replay.augmentations):
             raise ConfigError(
                 "replay: must be off with transform=darling, whose diversity is that of the sampled batch; set "
@@ -196,11 +245,34 @@ class ChemConfig(RunConfig):
                 "transform.mass: must be remembered or reference with replay, whose molecules are not samples of the "
                 "policy; or set replay.sample and replay.augmentations to 0, got group"
             )
+        if self.choices().mara and self.choices().mara_anchor == "cross_fitted" and self.replay.size:
+            raise ConfigError(
+                "transform.anchor: must not be cross_fitted with replay, whose molecules are not an independent half "
+                f"of the batch; use remembered, or set replay.size to 0, got {self.replay.size}"
+            )
         if self.diversity_filter.name == "none" and self.replay.purge:
             raise ConfigError(
                 "replay.purge: must be false with diversity_filter.name=none, because no molecule is penalised, got "
                 "true"
             )
+
+    def _check_stages(self) -> None:
+        """Check that each stage but the last has an end, and that a threshold of a stage has a run's to replace."""
+        for number, stage in enumerate(self.stages[:-1]):
+            ends = (stage.steps, stage.budget, stage.max_score, self.stop.max_score)
+            if all(end is None for end in ends):
+                raise ConfigError(
+                    f"stages.{number}: must have an end, since another stage follows: give it steps, budget or "
+                    "max_score"
+                )
+        for number, stage in enumerate(self.stages):
+            if stage.threshold is not None and self.transform.threshold.value is None:
+                raise ConfigError(
+                    f"stages.{number}.threshold: must be null without transform.threshold.value, got "
+                    f"{stage.threshold}"
+                )
+            if stage.threshold is not None and self.transform.threshold.kind != "constant":
+                check_range(f"stages.{number}.threshold", stage.threshold, low=0, high=1)
 
     def choices(self) -> Choices:
         """Return the choices that the rules of `core.rules` are about, with the loss."""
@@ -223,6 +295,38 @@ class ChemEvaluateConfig(JobConfig):
     def check(self, prefix: str) -> None:
         """Check that the screens are different."""
         _check_screens(self.screens)
+
+
+@dataclass
+class ScoreConfig(JobConfig):
+    """A file of molecules, and the oracle that scores them."""
+
+    file: str = key("molecule file: SMILES, a table or SDF, plain or gzipped (docs/chem.md)")
+    smiles_column: str | None = key(SMILES_COLUMN)
+    oracle: OracleConfig = key("how molecules are scored (docs/oracles.md)")
+    cache: str | None = key(
+        "cache of scores: shared (by all runs, in MARA_CACHE), a file, or null for one in the run folder"
+    )
+    chunk: int = key("molecules after whose scoring the cache is written", low=1, high=10**6)
+
+
+@dataclass
+class SampleConfig(JobConfig):
+    """Molecules that are drawn from a prior or a trained policy."""
+
+    prior: str = key("what is sampled: shipped, a folder (a prior, or policy/ of a run), or a file of REINVENT")
+    count: int = key("number of molecules or, with unique=false, of samples", low=1, high=10**8)
+    unique: bool = key(
+        "draw until there are `count` distinct molecules; false: write each sample, repeats and invalid ones included"
+    )
+    spelling: str = key(
+        "SMILES that are written: canonical, as sampled, or randomised (another spelling of the molecule)",
+        choices=("canonical", "sampled", "randomised"),
+    )
+    format: str = key(
+        "csv: SMILES, the string that was drawn and its log-likelihood; smi: a SMILES a line",
+        choices=("csv", "smi"),
+    )
 
 
 @dataclass

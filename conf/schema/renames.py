@@ -29,7 +29,12 @@ ADDED_TO_OPTIONS: dict[str, dict[str, dict[str, Any]]] = {  # the same for the k
 
 ADDED_BESIDE: dict[str, dict[str, Any]] = {  # the same for configurations that have a certain key
     "model.name_or_path": {"model.stop.tokens": [], "model.stop.strings": []},
+    "replay.size": {"agent": None, "stages": [], "stop.max_score": None, "replay.seeds": None},
     "score_thresholds": {"stop.tokens": [], "stop.strings": []},  # of llm.evaluate
+}
+
+ADDED_TO_ITEMS: dict[str, dict[str, Any]] = {  # the same for each item of a list, by the key of the list
+    "oracle.components": {"penalty": False, "transform.mapping": None},
 }
 
 
@@ -58,6 +63,7 @@ def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
         if section is not None and "steps" in tree and "objective" in tree:  # a RunConfig
             section.setdefault(name, value)
     _add_beside(tree)
+    _add_to_items(tree)
     for group, options in ADDED_TO_OPTIONS.items():
         section = tree.get(group)
         if isinstance(section, dict):
@@ -71,7 +77,7 @@ def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def upgraded_flat(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a recorded configuration with dotted keys, with its current keys."""
-    flat = {renamed_key(key): value for key, value in config.items()}
+    flat = {renamed_key(key): _with_added_items(renamed_key(key), value) for key, value in config.items()}
     for known, new in ADDED_BESIDE.items():
         flat = {**new, **flat} if known in flat else flat
     if "objective.beta" not in flat or "steps" not in flat:
@@ -101,6 +107,26 @@ def _with_cap(objective: dict[str, Any], exact_divergence: bool, exact_gradient:
     unused_cap = objective.get("max_log_weight") is None and (reverse or exact_gradient)
     cap = {"max_log_weight": "auto"} if unused_cap else {}
     return {**objective, **cap, "kl_samples": None if reverse or exact_divergence else 0}
+
+
+def _add_to_items(tree: dict[str, Any]) -> None:
+    for key in ADDED_TO_ITEMS:
+        section, name = _section(tree, key)
+        if section is not None and name in section:
+            section[name] = _with_added_items(key, section[name])
+
+
+def _with_added_items(key: str, items: Any) -> Any:
+    """Return the list at a dotted key with the new keys of its items; another value as it is."""
+    if key not in ADDED_TO_ITEMS or not isinstance(items, list):
+        return items
+    items = [_copy(item) for item in items]
+    for item in items:
+        for name, value in ADDED_TO_ITEMS[key].items():
+            section, last = _section(item, name) if isinstance(item, dict) else (None, name)
+            if section is not None:
+                section.setdefault(last, value)
+    return items
 
 
 def _copy(tree: Any) -> Any:

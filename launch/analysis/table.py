@@ -18,6 +18,7 @@ from launch.analysis.csv_cells import write_csv
 from launch.cluster.sweep import job_states, read_sweep, run_overrides, slurm_queue, unreadable_reason
 from launch.runs.atomic import replacing
 from launch.runs.checkpoint import result_config
+from launch.runs.checksums import check_shown_files
 from launch.runs.run_folder import (
     flatten,
     foreign_files,
@@ -121,6 +122,7 @@ def _read_files(run: CollectedRun) -> None:
         return
     if run.state == "unreadable":
         raise ConfigError(unreadable_reason(run.folder))
+    check_shown_files(run.folder)
     run.record = read_record(run.folder)
     run.package, run.overrides = run.record["package"], run_overrides(run.folder, run.overrides)
     run.error = last_traceback_line(run.record.get("traceback"))

@@ -22,6 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from conf.schema.base import ConfigError
+from conf.schema.extras import missing_package
 from launch.cli import sweep_check
 from launch.cli.command_line import read_command_line
 from launch.cli.errors import error_message, one_line
@@ -99,9 +100,13 @@ class Outcomes:
         self.failures = 0
 
     def add_error(self, error: Exception) -> None:
-        """Count a failure. The traceback of a `ConfigError` is printed only if `full_error`, any other one always."""
+        """Count a failure. Print it, with its traceback if `full_error`, or if it is no `ConfigError`.
+
+        An optional package that is missing is a `ConfigError`.
+        """
         global last_error
-        error = disk_full(error) or error
+        missing = missing_package(error)
+        error = disk_full(error) or (error if missing is None else ConfigError(missing))
         trace = "".join(traceback.format_exception(error))
         last_error = one_line(str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}")
         self.add_failure(last_error, trace if self.full_error or not isinstance(error, ConfigError) else "")

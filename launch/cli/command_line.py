@@ -16,7 +16,7 @@ FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 
 
 def read_command_line(package: str) -> None:
-    """Reorder `sys.argv`, flags before overrides, and reject errors that Hydra would accept or print as a usage page.
+    """Reorder `sys.argv`, overrides before flags, and reject errors that Hydra would accept or print as a usage page.
 
     Raises:
         ConfigError: an unknown flag, one that would load a pickle, or an override that `check_overrides` rejects.
@@ -36,7 +36,7 @@ def read_command_line(package: str) -> None:
     flags = sys.argv[1:]
     for override in overrides:
         flags.remove(override)
-    sys.argv = [f"python -m {package}", *flags, *overrides]
+    sys.argv = [f"python -m {package}", *overrides, *flags]  # --info takes what follows it for its value
     check_overrides(package, overrides)
 
 

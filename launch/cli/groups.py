@@ -5,13 +5,15 @@ from pathlib import Path
 import conf
 
 CONF = Path(conf.__path__[0])
+BORROWED = {"chem.score": {"oracle": "chem"}}  # groups of another package that a command also has
 
 
 def groups(package: str) -> list[str]:
     """The groups of a command. The command `python -m PACKAGE` also has the groups in conf/shared."""
     folders = [path.parent for root in _roots(package) for path in root.glob("*/*.yaml")]
     # a folder with a config.yaml is a command PACKAGE.COMMAND, not a group
-    return sorted({folder.name for folder in folders if not (folder / "config.yaml").exists()})
+    own = {folder.name for folder in folders if not (folder / "config.yaml").exists()}
+    return sorted(own | BORROWED.get(package, {}).keys())
 
 
 def options(package: str, group: str) -> list[str]:
@@ -22,6 +24,8 @@ def options(package: str, group: str) -> list[str]:
 def option_files(package: str, group: str) -> list[Path]:
     """The YAML files of a group's options; empty if the command has no such group."""
     roots = [CONF / "shared"] if group.startswith("hydra/") else _roots(package)
+    lender = BORROWED.get(package, {}).get(group)
+    roots += [CONF / lender] if lender else []
     return [path for root in roots for path in (root / group).glob("*.yaml")]
 
 

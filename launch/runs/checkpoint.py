@@ -26,7 +26,8 @@ from torch import Tensor
 from conf.schema.base import ConfigError
 from conf.schema.renames import upgraded_flat
 from launch.runs.atomic import make_folder, remove_folder, replacing, writing
-from launch.runs.line_files import RESULT_FILES, file_checksum, line_file
+from launch.runs.checksums import file_checksum
+from launch.runs.line_files import RESULT_FILES, line_file
 from launch.runs.run_folder import flatten
 
 VOLATILE = ("resume", "checkpoint", "loggers")  # configuration keys that do not affect results
@@ -219,16 +220,26 @@ def _usable_manifest(folder: Path, step: int) -> Manifest:
     """The manifest of a checkpoint, with which the result files up to their positions are compared."""
     manifest = read_manifest(folder, step)
     for name in RESULT_FILES:
-        path, position = line_file(folder, name), manifest.positions.get(name, 0)
-        if position == 0:
-            continue
-        with _reading(path):
-            if path.stat().st_size < position:
-                raise DamagedCheckpoint(f"{path.name} is shorter than it was when the checkpoint was written")
-            checksum = manifest.line_checksums.get(name)
-            if checksum is not None and file_checksum(path, position) != checksum:
-                raise DamagedCheckpoint(f"{path.name} differs from what it was when the checkpoint was written")
+        check_line_file(folder, name, manifest)
     return manifest
+
+
+def check_line_file(folder: Path, name: str, manifest: Manifest) -> None:
+    """Compare one of the RESULT_FILES, up to its position in a checkpoint, with what it was then.
+
+    Raises:
+        DamagedCheckpoint: it differs.
+        ConfigError: it cannot be read.
+    """
+    path, position = line_file(folder, name), manifest.positions.get(name, 0)
+    if position == 0:
+        return
+    with _reading(path):
+        if path.stat().st_size < position:
+            raise DamagedCheckpoint(f"{path.name} is shorter than it was when the checkpoint was written")
+        checksum = manifest.line_checksums.get(name)
+        if checksum is not None and file_checksum(path, position) != checksum:
+            raise DamagedCheckpoint(f"{path.name} differs from what it was when the checkpoint was written")
 
 
 def _require_newest(folder: Path, damaged: Mapping[int, str], manifest: Manifest | None) -> None:

@@ -1,6 +1,5 @@
 """The files of a run folder that are written one line of JSON at a time: metrics, timings and samples."""
 
-import hashlib
 import json
 import math
 import os
@@ -13,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from launch.runs.atomic import writing
+from launch.runs.checksums import digest
 
 RESULT_FILES = ("metrics", "samples")  # which a checkpoint continues
 LINE_FILES = (*RESULT_FILES, "timings")
@@ -36,7 +36,7 @@ class LineFiles:
         for name in LINE_FILES:
             with writing(line_file(folder, name)):
                 self._files[name] = _open_at(line_file(folder, name), positions[name])
-        self._digests = {name: _digest(line_file(folder, name), positions[name]) for name in RESULT_FILES}
+        self._digests = {name: digest(line_file(folder, name), positions[name]) for name in RESULT_FILES}
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:
         """Write one line and flush it.
@@ -64,7 +64,7 @@ class LineFiles:
 
     def checksums(self) -> dict[str, str]:
         """The checksums of the RESULT_FILES, as they are at present."""
-        return {name: digest.hexdigest() for name, digest in self._digests.items()}
+        return {name: sha256.hexdigest() for name, sha256 in self._digests.items()}
 
     def close(self) -> None:
         """Close all files, also those after one that cannot be closed."""
@@ -76,24 +76,6 @@ class LineFiles:
 def line_file(folder: Path, name: str) -> Path:
     """The path of one of the LINE_FILES of a run folder."""
     return folder / f"{name}.jsonl"
-
-
-def file_checksum(path: Path, length: int | None = None) -> str:
-    """The SHA-256 hash of a file, or of its first `length` bytes."""
-    if length is not None:
-        return _digest(path, length).hexdigest()
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _digest(path: Path, length: int) -> Any:
-    """The hash of the first `length` bytes of a file, to which more can be added."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while length > 0 and (chunk := file.read(min(length, 1 << 20))):
-            digest.update(chunk)
-            length -= len(chunk)
-    return digest
 
 
 def _open_at(path: Path, position: int) -> TextIO:

@@ -19,6 +19,8 @@ class StepProgress:
         show: the keys of the metrics to show, or a mapping from label to key.
         info: prints a line.
         visible: whether this process shows a bar.
+        budget: a metric and its limit, where the run also ends once the metric has reached the limit. What is shown
+            is the progress in the steps or in the budget, whichever is further.
     """
 
     def __init__(
@@ -28,8 +30,10 @@ class StepProgress:
         show: Mapping[str, str] | Iterable[str],
         info: Callable[[str], None],
         visible: bool,
+        budget: tuple[str, int] | None = None,
     ) -> None:
-        self.total, self.info = total, info
+        self.total, self.info, self.budget = total, info, budget
+        self.quarter = 4 * done // max(total, 1)
         self.show = dict(show) if isinstance(show, Mapping) else {key: key for key in show}
         self.with_bar = console.is_terminal and visible
         columns = (
@@ -55,7 +59,17 @@ class StepProgress:
         """Show that `done` steps are completed, with the metrics that were logged last."""
         shown = ((label, metrics.get(key)) for label, key in self.show.items())
         values = "  ".join(f"{label} {value:.3f}" for label, value in shown if value is not None)
-        self.bar.update(self.task, advance=1, values=values)
-        completes_quarter = 4 * done // self.total > 4 * (done - 1) // self.total
-        if completes_quarter and not self.with_bar:
-            self.info(f"step {done}/{self.total}  {values}")
+        completed, total, budget = self._position(done, metrics)
+        self.bar.update(self.task, total=total, completed=completed, values=values)
+        quarter, self.quarter = self.quarter, 4 * completed // total
+        if self.quarter > quarter and not self.with_bar:
+            self.info(f"step {done}/{self.total}{budget}  {values}")
+
+    def _position(self, done: int, metrics: Mapping[str, Any]) -> tuple[int, int, str]:
+        """What is completed, of how much, and the budget in words: steps, or what is spent if that is further."""
+        if self.budget is None:
+            return done, self.total, ""
+        key, limit = self.budget
+        spent = min(int(metrics.get(key) or 0), limit)
+        words = f", {spent:,}/{limit:,} of the budget"
+        return (spent, limit, words) if spent * self.total > done * limit else (done, self.total, words)

@@ -15,6 +15,7 @@ from launch.cli.recorded_command import recorded_cwd
 from launch.cli.shadowing import HOME
 from launch.runs.atomic import WriteError, remove_partial
 from launch.runs.checkpoint import check_equal, result_config
+from launch.runs.checksums import shown_checksums
 from launch.runs.provenance import code_version, hardware, package_versions
 from launch.runs.run_folder import (
     CLOCK,
@@ -147,6 +148,7 @@ class RunRecord:
             self.content["traceback"] = "".join(traceback.format_exception(error))
         self.content["ended"] = utc_now()
         try:
+            self.content["checksums"] = shown_checksums(self.folder)
             self._write()
         except WriteError:
             if error is None:

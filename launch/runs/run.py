@@ -200,7 +200,9 @@ class Run:
 
     # --- the loop
 
-    def steps(self, total: int, show: Mapping[str, str] | Iterable[str] = ()) -> Iterator[int]:
+    def steps(
+        self, total: int, show: Mapping[str, str] | Iterable[str] = (), budget: tuple[str, int] | None = None
+    ) -> Iterator[int]:
         """Yield the steps from 0, or from the restored checkpoint's step, to total - 1, and show progress.
 
         Before each step the global random generators of Python, NumPy and torch are seeded from (seed, step, rank),
@@ -209,6 +211,7 @@ class Run:
         Args:
             total: number of steps, including those before the checkpoint.
             show: the keys of the metrics to show, or a mapping from label to key.
+            budget: a metric and its limit, for the progress of a run that leaves the loop once the limit is reached.
 
         Raises:
             KeyboardInterrupt: a signal asked the run to stop. Its argument is the signal's number. A checkpoint has
@@ -217,7 +220,7 @@ class Run:
         if self._files is None and self.is_main:
             self.register_state()
         self._saved_at = time.perf_counter()
-        with StepProgress(total, self._first_step, show, self.info, self.is_main) as progress:
+        with StepProgress(total, self._first_step, show, self.info, self.is_main, budget) as progress:
             signals.defer(True)
             for step in range(self._first_step, total):
                 self.step, self._step_started = step, time.perf_counter()

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from platformdirs import user_cache_path
 
 from conf.schema.base import ConfigError
+from conf.schema.extras import missing_package
 from conf.schema.renames import upgraded
 from launch.runs.atomic import disk_full, replacing
 
@@ -23,7 +24,7 @@ LOCK = ".lock"
 CLOCK = "MARA_CLOCK"  # environment variable: the time that prompts with a date show, instead of the present
 # The types of entries of run.json that other commands read. Not every version wrote all of them.
 RECORD_TYPES: dict[str, Any] = {"package": str, "command": list, "started": str, "traceback": str | None}
-RECORD_TYPES |= {"versions": dict, "code": dict, "hardware": dict}
+RECORD_TYPES |= {"versions": dict, "code": dict, "hardware": dict, "checksums": dict}
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # errors of a file system that does not support locks
 
 
@@ -322,7 +323,7 @@ def cache_folder() -> Path:
 
 @contextmanager
 def one_line_errors(command: str) -> Iterator[None]:
-    """Exit with a one-line message and status 1 on a ConfigError or a full disk.
+    """Exit with a one-line message and status 1 on a ConfigError, a missing optional package or a full disk.
 
     Other exceptions keep their traceback.
     """
@@ -330,8 +331,8 @@ def one_line_errors(command: str) -> Iterator[None]:
         yield
     except ConfigError as error:
         raise SystemExit(f"{command}: {error}") from None
-    except OSError as error:
-        message = disk_full(error)
+    except (OSError, ImportError) as error:
+        message = disk_full(error) or missing_package(error)
         if message is None:
             raise
         raise SystemExit(f"{command}: {message}") from None

@@ -2,7 +2,8 @@
 
 import torch
 
-from chem.scoring import ScoredBatch, canonical_forms, scaffold_from_smiles
+from chem.molecules import canonical_forms, scaffold_from_smiles
+from chem.scoring import ScoredBatch
 
 
 def make_batch(smiles, rewards):

@@ -1,22 +1,17 @@
 """`python -m chem.evaluate` on a CSV file."""
 
 import csv
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from launch.runs.run_folder import read_json
 
+from ..commands import run_module
 from .molecules import MOLECULES, distances
-
-HOME = Path(__file__).resolve().parents[2]
 
 
 def evaluate(*arguments):
-    command = [sys.executable, "-m", "chem.evaluate", *arguments]
-    return subprocess.run(command, cwd=HOME, capture_output=True, text=True, timeout=200)
+    return run_module("chem.evaluate", *arguments)
 
 
 def test_the_command(tmp_path):

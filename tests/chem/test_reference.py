@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from chem.models.prior import SHIPPED, load_prior
+from chem.molecules import canonical_forms
 from chem.reference import PROMPT, PriorStatistics, molecule_labels
-from chem.scoring import ScoredBatch, canonical_forms
+from chem.scoring import ScoredBatch
 from core.classes import make_class_memory
 from core.mara import quantile_threshold
 from core.objective import make_objective

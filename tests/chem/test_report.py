@@ -6,7 +6,11 @@ from types import SimpleNamespace
 import pytest
 from omegaconf import OmegaConf
 
+from chem.csv_metrics import read_scored_file
+from chem.metrics import collect_molecules, run_metrics
 from chem.report import (
+    distinct_molecules,
+    failure_reasons,
     format_number,
     good_molecules,
     report_run,
@@ -19,7 +23,7 @@ from launch.runs.run_folder import read_json
 
 SAMPLES = [
     {"step": 0, "smiles": "CCO", "score": 0.5, "status": "ok", "values": {"qed": 0.4, "weight": 46.0}, "details": {}},
-    {"step": 0, "smiles": "CCN", "score": None, "status": "failed", "values": {}, "details": {}},
+    {"step": 0, "smiles": "CCN", "score": None, "status": "failed", "values": {}, "details": {}, "message": "no"},
     {"step": 1, "smiles": "c1ccccc1", "score": 0.9, "status": "ok", "values": {"qed": 0.8}, "details": {}},
     {"step": 1, "smiles": "CCC", "score": 0.0, "status": "ok", "values": {"qed": 0.1}, "details": {}},
 ]
@@ -50,7 +54,7 @@ def run(tmp_path):
     OmegaConf.save(CONFIG, tmp_path / "config.yaml")
     run = SimpleNamespace(folder=tmp_path, summary=None, lines=[])
     run.finish = lambda summary: setattr(run, "summary", summary)
-    run.info = run.lines.append
+    run.info = run.warn = run.lines.append
     return run
 
 
@@ -64,10 +68,11 @@ def test_the_files_of_a_run(run):
     assert [row["smiles"] for row in summary["best"]] == ["c1ccccc1", "CCO", "CCC"]
     lines = (run.folder / "molecules.csv").read_text().splitlines()
     assert lines == [
-        "smiles,score,step,qed,weight",
-        "CCO,0.5,0,0.4,46.0",
-        "c1ccccc1,0.9,1,0.8,",
-        "CCC,0.0,1,0.1,",
+        "smiles,score,step,status,message,qed,weight",
+        "CCO,0.5,0,ok,,0.4,46.0",
+        "CCN,,0,failed,no,,",
+        "c1ccccc1,0.9,1,ok,,0.8,",
+        "CCC,0.0,1,ok,,0.1,",
     ]
     gallery = read_json(run.folder / "report" / "molecules.gallery.json")
     assert [item["name"] for item in gallery["items"]] == ["c1ccccc1", "CCO"]  # no molecule with score 0
@@ -79,12 +84,69 @@ def test_the_files_of_a_run(run):
     assert run.lines == [f"pictures: {run.folder / 'figure.png'}, {run.folder / 'molecules.png'}"]
 
 
-def test_a_run_without_a_scored_molecule(run):
+def test_a_run_without_a_scored_molecule(run, capsys):
     write_lines(run.folder / "samples.jsonl", SAMPLES[1:2])
     report_run(run, calls=1, failures=1, reason="steps")
     assert (run.summary["best"], run.summary["good"], run.summary["0.5/circles"]) == ([], 0, None)
     assert not (run.folder / "molecules.png").exists()
-    assert run.lines == []
+    assert run.lines == ["no molecule has a score: the oracle failed for all of the 1 that it was asked about"]
+    printed = capsys.readouterr().out
+    assert "failed: no" in printed  # the reason
+    assert "Best molecules" not in printed
+    write_lines(run.folder / "samples.jsonl", [])
+    report_run(run, calls=0, failures=0, reason="steps")
+    assert run.lines[-1].startswith("no string that was sampled in 20 steps is a molecule")
+    assert capsys.readouterr().out == ""  # no empty table
+
+
+def test_the_reasons_of_failures_are_counted():
+    def failed(message, status="failed"):
+        return {"smiles": "C", "score": None, "status": status, "message": message}
+
+    rows = [failed(f"docking: no conformer after {n} tries") for n in range(5)] + [failed("no answer", "timed_out")]
+    rows += [{"smiles": "N", "score": 0.0, "status": "invalid", "message": "300 heavy atoms"}]  # it has a score
+    assert failure_reasons(rows) == {"failed: docking: no conformer after # tries": 5, "timed_out: no answer": 1}
+    many = failure_reasons([*rows, *(failed(chr(97 + n)) for n in range(20))])
+    assert len(many) == 9
+    assert sum(many.values()) == 26
+    assert failure_reasons([{"score": None, "status": "failed"}]) == {"failed: no message": 1}  # of an older version
+
+
+def test_a_molecule_that_failed_first_keeps_its_place():
+    rows = [
+        {"smiles": "CCN", "score": None, "status": "failed"},
+        {"smiles": "CCO", "score": 0.5, "status": "ok"},
+        {"smiles": "CCN", "score": 0.7, "status": "ok"},
+    ]
+    assert [(row["smiles"], row["score"]) for row in distinct_molecules(rows)] == [("CCN", 0.7), ("CCO", 0.5)]
+
+
+@pytest.mark.parametrize("every", [3, None])
+def test_the_molecules_of_a_run_have_the_metrics_of_the_run(run, tmp_path, every):
+    """Every third call failed. Without those rows, as in files of earlier versions, the oracle burden is too low."""
+    rows = [
+        {"step": n, "smiles": f"{'C' * (n % 20 + 1)}{'O' * (n // 20)}", "score": n / 400, "status": "ok"}
+        for n in range(400)
+    ]
+    rows = [{**row, "values": {}, "details": {}} for row in rows]
+    for row in rows[::every] if every else []:
+        row |= {"score": None, "status": "failed", "message": "it, \n 'failed'"}
+    write_lines(tmp_path / "samples.jsonl", rows)
+    report_run(run, calls=400, failures=0, reason="budget")
+
+    def evaluate(path):
+        molecules = collect_molecules(*read_scored_file(path, "smiles", "score"))
+        return run_metrics(molecules, [0.5])
+
+    keys = ("0.5/yield", "0.5/OB1", "0.5/OB10", "0.5/OB100", "0.5/int_div1", "0.5/circles", "0.5/scaffolds", "calls")
+    row = evaluate(tmp_path / "molecules.csv")
+    assert {key: row[key] for key in keys} == {key: run.summary[key] for key in keys}
+    assert row["unscored"] == (134 if every else 0)
+    old = [f"{row['smiles']},{row['score']},{row['step']}" for row in rows if row["score"] is not None]
+    (tmp_path / "old.csv").write_text("\n".join(["smiles,score,step", *old]))
+    old_row = evaluate(tmp_path / "old.csv")
+    assert old_row["0.5/yield"] == run.summary["0.5/yield"]
+    assert (old_row["0.5/OB100"] < run.summary["0.5/OB100"]) == bool(every)  # control
 
 
 def test_good_molecules_need_a_constant_threshold():
@@ -108,7 +170,7 @@ def test_the_tables(run):
 
 def test_a_csv_of_no_molecules_has_its_header(tmp_path):
     write_molecules(tmp_path / "molecules.csv", [])
-    assert (tmp_path / "molecules.csv").read_text().split() == ["smiles,score,step"]
+    assert (tmp_path / "molecules.csv").read_text().split() == ["smiles,score,step,status,message"]
 
 
 def test_a_sweep_has_one_summary_per_run(tmp_path, run, capsys):
@@ -135,7 +197,13 @@ def test_a_sweep_has_one_summary_per_run(tmp_path, run, capsys):
 
 
 def test_no_cell_of_the_molecules_is_a_formula(tmp_path):
-    row = {"smiles": "=cmd|' /C calc'!A0", "score": -1.5, "step": 0, "values": {"@a": -0.5, "b": 1e-7}}
+    row = {
+        "smiles": "=cmd|' /C calc'!A0",
+        "score": -1.5,
+        "step": 0,
+        "status": "ok",
+        "values": {"@a": -0.5, "b": 1e-7},
+    }
     write_molecules(tmp_path / "molecules.csv", [row])
     lines = (tmp_path / "molecules.csv").read_text().splitlines()
-    assert lines == ["smiles,score,step,'@a,b", "'=cmd|' /C calc'!A0,-1.5,0,-0.5,1e-07"]
+    assert lines == ["smiles,score,step,status,message,'@a,b", "'=cmd|' /C calc'!A0,-1.5,0,ok,,-0.5,1e-07"]

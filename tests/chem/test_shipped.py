@@ -1,18 +1,13 @@
 """The default command, with the shipped prior."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 from launch.runs.run_folder import read_jsonl
 
-ROOT = Path(__file__).parents[2]
+from ..commands import run_module
 
 
 def test_the_default_command_designs_molecules(tmp_path):
-    command = [sys.executable, "-m", "chem", "steps=2", "batch_size=16", "oracle.workers=1", "cache=null"]
-    process = subprocess.run([*command, f"hydra.run.dir={tmp_path}"], cwd=ROOT, capture_output=True, text=True)
-    assert process.returncode == 0, process.stdout + process.stderr
+    small = "steps=2", "batch_size=16", "oracle.workers=1", "cache=null"
+    process = run_module("chem", *small, f"hydra.run.dir={tmp_path}", status=0)
     assert "Best molecules" in process.stdout
     assert (tmp_path / "molecules.png").stat().st_size > 5000
     assert (tmp_path / "figure.png").stat().st_size > 5000

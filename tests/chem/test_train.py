@@ -26,13 +26,14 @@ from torch import nn
 from chem.filters import DiversityFilter
 from chem.models.network import Rollout, sample, token_logp
 from chem.models.prior import Prior, load_prior, make_network, save_prior
-from chem.models.tokenizer import Tokenizer
+from chem.models.tokenizer import Tokenizer, split_tokens
+from chem.molecules import canonical_forms, scaffold_from_smiles
 from chem.oracles import Result, Status
 from chem.parallel.sampler import ParallelSampler
 from chem.parallel.threads import RowThreads
-from chem.reference import PROMPT, molecule_labels
+from chem.reference import PROMPT, PriorStatistics, molecule_labels
 from chem.replay import ReplayMemory, TrainingRows
-from chem.scoring import RewardFunction, canonical_forms, scaffold_from_smiles
+from chem.scoring import RewardFunction
 from chem.train import (
     BestPolicy,
     Learner,
@@ -63,6 +64,7 @@ from launch.runs.rng import rollout_uniforms
 from launch.runs.run_folder import read_jsonl
 
 from .batches import make_batch
+from .molecules import STRANGE, UNREADABLE
 
 ROOT = Path(__file__).parents[2]
 CONFIG = RecurrentConfig("gru", layers=1, hidden=12, embedding=8, dropout=0.0)
@@ -445,6 +447,45 @@ def test_augmented_memory_takes_further_updates(prior):
     assert losses[0] == losses[2]  # what is logged is the loss on the samples
 
 
+@pytest.mark.parametrize("name", ["none", "topological", "similarity"])
+def test_a_policy_that_samples_strange_strings(name, monkeypatch):
+    """Molecules that RDKit writes and cannot read, and scaffolds that are none, end no step, fresh or resumed."""
+    tokenizer = Tokenizer.from_tokens(token for smiles in STRANGE for token in split_tokens(smiles))
+    network = make_network(len(tokenizer), CONFIG).eval()
+    monkeypatch.setattr(Prior, "decode", lambda self, rollout: [STRANGE[i] for i in range(len(rollout.tokens))])
+    config = compose_chem(
+        f"batch_size={len(STRANGE)}",
+        "transform=mara",
+        "transform.level=answer",
+        "transform.equivalence=scaffold",
+        "transform.threshold.kind=reference_quantile",
+        "transform.threshold.value=0.5",
+        f"transform.reference_samples={len(STRANGE)}",
+        "replay.size=20",
+        "replay.sample=5",
+        "replay.augmentations=1",
+        *([f"diversity_filter.name={name}", "replay.purge=true"] if name != "none" else []),
+        "diversity_filter.min_score=0.1",
+        "diversity_filter.bucket_size=1",
+        "loss=reinvent",
+    )
+    prior = Prior(network, tokenizer, CONFIG, 90)
+    with open_learner(prior, config) as learner:
+        statistics = PriorStatistics(config, learner.classes)
+        statistics.measure(prior, learner.reward_function)
+        learner = learner._replace(objective=statistics.with_threshold(learner.objective))
+        results = [train_step(learner, config, step, 0.05) for step in range(2)]
+        kept = {part: deepcopy(getattr(learner, part).state_dict()) for part in ("memory", "diversity_filter")}
+        third = train_step(learner, config, 2, 0.05)
+        for part, state in kept.items():
+            getattr(learner, part).load_state_dict(state)
+        again = train_step(learner, config, 2, 0.05)
+    assert all(math.isfinite(float(result.metrics["loss"])) for result in (*results, third, again))
+    assert results[0].metrics["valid"] == 1 - results[0].batch.canonical.count(None) / len(STRANGE)
+    assert results[0].batch.canonical[: len(UNREADABLE)] == [None] * len(UNREADABLE)
+    assert third.metrics["filtered"] == again.metrics["filtered"]
+
+
 def test_what_a_step_reports(prior):
     config = compose_chem("duplicates=zero")
     with open_learner(load_prior(prior), config) as learner:
@@ -672,7 +713,7 @@ def check_report(sweep, summaries):
     assert (sweep / "collected" / "yield.png").stat().st_size > 1000
     for number, row in enumerate(summaries.values()):
         with (sweep / str(number) / "molecules.csv").open() as file:
-            scores = [float(line["score"]) for line in csv.DictReader(file)]
+            scores = [float(line["score"]) for line in csv.DictReader(file) if line["status"] == "ok"]
         assert [row["0.4/yield"], row["0.45/yield"]] == [sum(s >= screen for s in scores) for screen in (0.4, 0.45)]
         assert row["0.4/OB1"] == 1 + [score >= 0.4 for score in scores].index(True)
         assert row["0.4/OB100"] is None

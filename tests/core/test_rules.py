@@ -87,12 +87,6 @@ CASES = [  # choices that break a rule, the key and the message, and the changes
         {"placement": "reward"},
     ),
     (
-        {**MARA, **REINVENT, "anchor": "cross_fitted"},
-        "anchor",
-        "cannot be cross_fitted with loss=reinvent, which has no baseline",
-        {"anchor": "remembered"},
-    ),
-    (
         {"direction": "alpha", "alpha": 1.0},
         "alpha",
         "must be a finite number other than 0 and 1 with direction=alpha, got 1.0; instead of 0 use "

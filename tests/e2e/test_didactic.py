@@ -5,17 +5,14 @@ import math
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from ..commands import ROOT, run_module
 
 
 def didactic(*arguments):
-    command = [sys.executable, "-m", "didactic", *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ}, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = run_module("didactic", *arguments, status=0)
     assert done.stderr == ""
     return done.stdout
 

@@ -2,16 +2,14 @@
 
 import json
 import logging
-import os
 import runpy
 import signal
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from ..commands import ROOT, run_module
+
 EXPERIMENTS = {  # files of a user's own, for --config-dir
     "syntax": "# @package _global_\nsteps: [1, 2\nseed: 3\n",
     "misspelt": "# @package _global_\nobjective: {bta: 1}\n",
@@ -162,14 +160,7 @@ def type_here(monkeypatch, capfd, tmp_path):
 
 
 def type_command(*arguments, package="llm", cwd=ROOT, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", package, *arguments],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    return run_module(package, *arguments, folder=cwd, **{"PYTHONPATH": ROOT, **environment})
 
 
 @pytest.mark.parametrize(("arguments", "parts"), MISTAKES, ids=[arguments for arguments, _ in MISTAKES])

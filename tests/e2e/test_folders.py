@@ -1,10 +1,7 @@
 """Sweeps and runs in folders of any name, with configuration files of one's own, that are resumed and reproduced."""
 
-import os
 import shutil
 import string
-import subprocess
-import sys
 
 import pytest
 
@@ -12,16 +9,14 @@ from launch.cli.groups import CONF
 from launch.cli.overrides import run_folder_override
 from launch.runs.run_folder import read_jsonl, read_record
 
+from ..commands import run_module
+
 NAME = "".join(c for c in string.printable if c.isprintable() and c != "/") + "é漢😀${x}$(touch x)"
 OWN = ["--config-dir", "own", "--config-name", "mycfg"]  # 9 steps, and a line for each
 
 
 def command(cwd, *arguments):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    line = [sys.executable, "-m", *arguments]
-    done = subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return run_module(*arguments, folder=cwd, status=0, OMP_NUM_THREADS="1").stdout
 
 
 @pytest.fixture

@@ -1,25 +1,19 @@
 """`launch.reproduce` on real runs: an equal run, one that was tampered with, and one with other overrides."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from launch.runs.run_folder import read_jsonl
 
-ROOT = Path(__file__).parents[2]
+from ..commands import run_module
+
 pytestmark = pytest.mark.slow
 BANDIT = ["experiment=bandit", "gradient=sampled", "steps=12", "log_every=1", "samples=16"]
 
 
 def command(*arguments):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
-    )
+    return run_module(*arguments, OMP_NUM_THREADS="1")
 
 
 @pytest.fixture(scope="module")

@@ -4,21 +4,17 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from launch import submit
 from launch.cli.groups import options
 
-ROOT = Path(__file__).parents[2]
+from ..commands import run_module
 
 
 def run_submit(tmp_path, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "launch.submit", *arguments, f"hydra.sweep.dir={tmp_path / 'sweep'}"],
-        cwd=ROOT, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    return run_module("launch.submit", *arguments, f"hydra.sweep.dir={tmp_path / 'sweep'}")
 
 
 @pytest.mark.parametrize("launcher", [name for name in options("llm", "hydra/launcher") if name.startswith("slurm")])

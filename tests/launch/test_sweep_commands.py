@@ -1,9 +1,6 @@
 """A real sweep of `didactic`, by the commands that a user types."""
 
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -11,7 +8,7 @@ import pytest
 from launch.runs import run_folder
 from launch.runs.run_folder import read_jsonl
 
-ROOT = Path(__file__).parents[2]
+from ..commands import run_module
 
 
 @pytest.mark.slow
@@ -20,26 +17,20 @@ def test_the_commands_on_a_real_sweep(tmp_path):
     folder = tmp_path / "sweep"
     axes = ["experiment=bandit", "objective.direction=reverse,forward", "seed=0,1", "steps=20", "log_every=1"]
     sampled = ["gradient=sampled", "samples=16", f"hydra.sweep.dir={folder}"]
-
-    def command(*arguments):
-        return subprocess.run(
-            [sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=200
-        )
-
-    done = command("didactic", "-m", *axes, *sampled)
+    done = run_module("didactic", "-m", *axes, *sampled)
     assert done.returncode == 0, done.stderr
     lines = {n: read_jsonl(folder / str(n) / "metrics.jsonl") for n in range(4)}
     shutil.rmtree(folder / "1")
     (folder / "2" / "run.json").write_text((folder / "2" / "run.json").read_text().replace('"finished"', '"failed"'))
-    seen = command("launch.status", str(folder))
+    seen = run_module("launch.status", str(folder))
     assert seen.returncode == 1
     assert "1 missing" in seen.stdout
     assert "1 failed" in seen.stdout
-    again = command("launch.resume", str(folder))
+    again = run_module("launch.resume", str(folder))
     assert again.returncode == 0, again.stdout + again.stderr
     assert {n: read_jsonl(folder / str(n) / "metrics.jsonl") for n in range(4)} == lines
     assert [run_folder.run_state(folder / str(n)) for n in range(4)] == ["finished"] * 4
-    collected = command("launch.collect", str(folder), "--out", str(tmp_path / "out"))
+    collected = run_module("launch.collect", str(folder), "--out", str(tmp_path / "out"))
     assert collected.returncode == 0
     assert "4 of 4 runs finished" in collected.stdout
     written = pd.read_csv(tmp_path / "out" / "table.csv")

@@ -10,9 +10,9 @@ from chem.files import file_hash, find_file
 from chem.models.prior import SHIPPED, load_prior
 from chem.models.prior_report import sample_smiles
 from chem.molecule_files import canonical_smiles, distinct_molecules, format_counts, read_molecule_file
+from chem.molecules import canonical_forms
 from chem.oracles import Oracle
 from chem.oracles.synthesis.inventory import default_stock, make_stock, read_stock, write_stock
-from chem.scoring import canonical_forms
 from conf.schema.base import ConfigError
 from conf.schema.chem import StockConfig
 from conf.schema.oracle import ComponentConfig, OracleConfig

@@ -17,7 +17,7 @@ from chem.models.prior_report import (
     sample_smiles,
     sample_table,
 )
-from chem.scoring import canonical_forms
+from chem.molecules import canonical_forms
 
 TRAINING = ["c1ccccc1C", "CCO", "CCN", "c1ccncc1C", "C1CCCCC1"]
 

@@ -82,12 +82,66 @@ def test_the_oracles_limit_ends_the_program_and_its_files_too(program, tmp_path)
         assert not folder.exists()
         assert oracle._workers[0].folder.exists()
         last = oracle._workers[0].folder
-    first, child, second = log.read_text().split()
+    checked, first, child, second = log.read_text().split()  # the first call is the preflight
+    assert Path(checked).parent == folder
     assert Path(first).parent == folder
     assert Path(second).parent == last
     assert not last.exists()
     time.sleep(0.2)
     assert not psutil.pid_exists(int(child)) or psutil.Process(int(child)).status() == psutil.STATUS_ZOMBIE
+
+
+def executable(path, text):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+def test_relative_paths_are_those_of_the_folder_of_the_command(tmp_path, monkeypatch):
+    """The program itself, its files and folders, in a folder that is not the program's working folder."""
+    executable(tmp_path / "bin" / "program", '#!/bin/sh\necho "score: $(cat "$1") in $(pwd)"\n')
+    (tmp_path / "number.txt").write_text("3.5\n")
+    monkeypatch.chdir(tmp_path)
+    pattern = r"score: (\S+)"
+    oracle = ExternalProgram(["bin/program", "number.txt"], pattern)
+    assert oracle.preflight() == "3.5 for c1ccccc1"
+    assert ExternalProgram(["bin/program", "{here}/number.txt"], pattern)(molecule("CC")).value == 3.5
+    with_option = ExternalProgram(["echo", "--in=number.txt", "--out=number"], r"in=(\S+)")
+    assert with_option.program.filled({})[1:] == [f"--in={tmp_path / 'number.txt'}", "--out=number"]
+    inside = ExternalProgram(["./program", "../number.txt"], r"in (\S+)$", cwd="bin")
+    assert inside.program.filled({}) == [str(tmp_path / "bin" / "program"), "../number.txt"]
+    with pytest.raises(ValueError, match=r"could not convert string to float: '.*/bin'"):
+        inside(molecule("CC"))
+
+    before = oracle.identity()
+    (tmp_path / "number.txt").write_text("4.5\n")
+    assert oracle.identity() != before  # another file may give other numbers
+    monkeypatch.chdir("/")  # control: elsewhere the argument names nothing
+    elsewhere = ExternalProgram([str(tmp_path / "bin" / "program"), "number.txt"], pattern)
+    with pytest.raises(ConfigError, match=r"^command: the program gives no number for a simple molecule; c1ccccc1: "):
+        elsewhere.preflight()
+    monkeypatch.setenv("MARA_CWD", str(tmp_path))  # in a job of a cluster
+    assert ExternalProgram(["bin/program", "number.txt"], pattern).preflight() == "4.5 for c1ccccc1"
+    with pytest.raises(ConfigError, match=r"^cwd: there is no folder .*/nowhere$"):
+        ExternalProgram(["bin/program"], pattern, cwd="nowhere")
+
+
+def test_the_program_is_tried_with_another_molecule_before_it_is_refused(program):
+    only_oxygen = ["sh", "-c", 'case "$1" in *O*) echo 2;; *) exit 1;; esac', "-", "{smiles}"]
+    assert ExternalProgram(only_oxygen, r"(\S+)").preflight() == "2 for CC(=O)Nc1ccc(O)cc1"
+    with pytest.raises(ConfigError, match="simple molecule; c1ccccc1: the program ended with status 1"):
+        ExternalProgram(["false"], r"(\S+)").preflight()
+
+
+def test_a_receptor_without_hydrogens_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = "ATOM      1  N   LEU A   1     -23.116  51.856  14.804  0.00  0.00    +0.386 N \n"
+    (tmp_path / "r.pdbqt").write_text(line)
+    command = ["echo", "--receptor", "r.pdbqt"]
+    with pytest.raises(ConfigError, match=r"^command: r\.pdbqt has no polar hydrogens \(atom type HD\)"):
+        ExternalProgram(command, r"(\S+)")
+    (tmp_path / "r.pdbqt").write_text(line + line.replace(" N \n", " HD\n"))
+    ExternalProgram(command, r"(\S+)")  # control
 
 
 @pytest.mark.parametrize(
@@ -97,10 +151,10 @@ def test_the_oracles_limit_ends_the_program_and_its_files_too(program, tmp_path)
         ({"command": ["no-such-program"]}, "^command: the program no-such-program was not found"),
         (
             {"command": ["echo", "{ligand}"]},
-            r"^command: unknown placeholder \{ligand\}; allowed: \{folder\}, \{output\}",
+            r"^command: unknown placeholder \{ligand\}; allowed: \{folder\}, \{here\}, \{output\}",
         ),
         ({"pattern": "score"}, r"^pattern: must have exactly one group, for the number, got 0 in score$"),
-        ({"pattern": "(score"}, "^command, pattern: not valid: missing"),
+        ({"pattern": "(score"}, "^pattern: not valid: missing"),
         ({"pick": "best"}, "pick: must be one of first, last, min, max, got best"),
         ({"source": "output"}, r"^command: must contain \{output\} with source=output$"),
     ],

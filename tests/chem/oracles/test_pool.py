@@ -114,6 +114,26 @@ def test_a_failure_affects_only_its_own_molecule(trouble):
     assert children() <= before
 
 
+def test_a_molecule_that_ends_a_worker_in_a_batch_fails_alone(trouble, tmp_path):
+    """The first batch of 4 crashes, the second of 2 hangs; each is scored again, one molecule at a time."""
+    code = TROUBLE + (
+        "\n    def score_batch(self, molecules):\n        with open(f'{self.pids}.sizes', 'a') as file:\n"
+        "            file.write(f'{len(molecules)} ')\n        return [self(molecule) for molecule in molecules]\n"
+    )
+    (tmp_path / "trouble.py").write_text(code)
+    make, pids = trouble
+    with make(workers=1, time_limit_s=0.5, max_failed_share=1.0) as oracle:
+        crashed = oracle(["C", "CN", "CC", "CCCC"])
+        hung = oracle(["CCC", "CO"])
+        fine = oracle(["C" * n for n in range(5, 13)])
+    assert [result.status for result in crashed] == [Status.ok, Status.failed, Status.ok, Status.ok]
+    assert "SIGSEGV" in crashed[1].message
+    assert [result.status for result in hung] == [Status.ok, Status.timed_out]
+    assert hung[1].message == "no answer within 0.5 s"
+    assert {result.status for result in fine} == {Status.ok}
+    assert Path(f"{pids}.sizes").read_text().split() == [*"411112118"[:-1], "8"]
+
+
 def test_too_many_failures_stop_the_run_with_the_first_error(trouble):
     make, _ = trouble
     before = children()

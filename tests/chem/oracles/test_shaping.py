@@ -31,6 +31,8 @@ def test_sigmoids_do_not_overflow_and_stay_in_range():
         shaping.sigmoid(0, 1, 5),
         shaping.reverse_sigmoid(0, 1, 5),
         shaping.double_sigmoid(0, 1, 9, 9, 0.1),
+        shaping.double_sigmoid_reinvent4(0, 1, 9, 9, 0.1),
+        shaping.exponential_decay(2.0),
     ):
         assert all(0 <= shape(value) <= 1 for value in (-1e9, -1.0, 0.5, 2.0, 1e9))
 
@@ -45,9 +47,37 @@ def test_double_sigmoid_is_high_between():
         assert shape(value) == pytest.approx(rise[0] - rise[1], abs=1e-12)
 
 
+def reinvent4_double_sigmoid(value, low, high, k_low, k_high, divisor):
+    """REINVENT 4's formula, with the natural exponential: 1 / (1 + e^-(ln 10 k (x - low))) below the centre, ..."""
+    if value < (high - low) / 2 + low:
+        return 1 / (1 + math.exp(-math.log(10) * k_low / divisor * (value - low)))
+    return 1 - 1 / (1 + math.exp(-math.log(10) * k_high / divisor * (value - high)))
+
+
+def test_double_sigmoid_of_reinvent_4_does_not_subtract():
+    """At the edges it is 1/2 where REINVENT 2's is not, since its two sigmoids overlap."""
+    numbers = {"low": 0.0, "high": 1.0, "k_low": 1.0, "k_high": 1.0, "divisor": 5.0}
+    four, two = shaping.double_sigmoid_reinvent4(**numbers), shaping.double_sigmoid(**numbers)
+    for value in (-3.0, 0.0, 0.3, 0.4999, 0.5, 0.7, 1.0, 4.0):
+        assert four(value) == pytest.approx(reinvent4_double_sigmoid(value, **numbers), rel=1e-12)
+    assert four(0.0) == four(1.0) == 0.5
+    # By hand at the centre: 1 / (1 + 10^-0.1), and twice that minus 1.
+    assert four(0.5) == pytest.approx(0.55731, abs=1e-5)
+    assert two(0.5) == pytest.approx(0.11462, abs=1e-5)  # control
+
+
+def test_decay_and_mapping():
+    decay, mapping = shaping.exponential_decay(math.log(2)), shaping.value_mapping([[0, 1.0], [1.0, 0.25], [-2, 0.0]])
+    assert [decay(x) for x in (-1.0, 0.0, 1.0, 3.0)] == pytest.approx([1, 1, 0.5, 0.125])
+    assert [mapping(x) for x in (0.0, 1, -2.0)] == [1, 0.25, 0]
+    with pytest.raises(ValueError, match=r"^value_mapping: has no score for 3; add it to transform\.mapping$"):
+        mapping(3.0)
+
+
 def test_step_and_interval():
-    below, from_ = shaping.step(4, "below"), shaping.step(4, "from")
+    below, up_to, from_ = (shaping.step(4, side) for side in ("below", "up_to", "from"))
     assert [below(n) for n in (3, 4, 5)] == [1, 0, 0]
+    assert [up_to(n) for n in (3, 4, 5)] == [1, 1, 0]
     assert [from_(n) for n in (3, 4, 5)] == [0, 1, 1]
     hard, soft = shaping.interval(1, 3, margin=0), shaping.interval(1, 3, margin=2)
     assert [hard(x) for x in (0.9, 1, 2, 3, 3.1)] == [0, 1, 1, 1, 0]
@@ -77,7 +107,7 @@ def test_aggregations():
         ),
         (
             lambda: ComponentTransformConfig("step", edge=4.0, side="above"),
-            r"transform.side: must be one of below, from",
+            r"transform.side: must be one of below, up_to, from",
         ),
         (
             lambda: ComponentTransformConfig("sigmoid", low=1.0, high=1.0, k=1.0),

@@ -72,7 +72,7 @@ def test_allowed_values_in_words(described, allowed):
         (Key("", low=0), -0.5, "k: must be finite and >= 0, got -0.5"),
         (Key("", above=0), 0, "k: must be > 0, got 0"),
         (Key("", low=0), 2**31, "k: must be <= 2147483647, got 2147483648"),
-        (Key("", low=0), 1e39, "k: must be within the range of float32, +-3.4e38, got 1e+39"),
+        (Key("", low=0), 2e18, "k: must be within +-1e18, since larger values overflow in float32, got 2e+18"),
         (Key("", high=1), 1.5, "k: must be finite and <= 1, got 1.5"),
         (Key("", below=1), 1, "k: must be < 1, got 1"),
         (Key("", low=0, high=1), 2, "k: must be >= 0 and <= 1, got 2"),

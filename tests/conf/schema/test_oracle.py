@@ -1,6 +1,7 @@
 """The oracle's components and their transforms: which options each needs, and labels."""
 
 import inspect
+import re
 from typing import Any
 
 import pytest
@@ -13,9 +14,13 @@ LEGAL: dict[str, dict[str, Any]] = {
     "sigmoid": {"low": 0.0, "high": 2.0, "k": 1.0},
     "reverse_sigmoid": {"low": -16.0, "high": 0.0, "k": 0.15},
     "double_sigmoid": {"low": 0.0, "high": 2.0, "k_low": 1.0, "k_high": 1.0, "divisor": 20.0},
+    "double_sigmoid_reinvent4": {"low": 0.0, "high": 2.0, "k_low": 1.0, "k_high": 1.0, "divisor": 20.0},
     "step": {"edge": 4.0, "side": "below"},
     "interval": {"low": 0.0, "high": 2.0, "margin": 0.0},
+    "exponential_decay": {"k": 0.5},
+    "value_mapping": {"mapping": [[0.0, 1.0], [1.0, 0.25]]},
 }
+GIVEN: dict[str, Any] = {"side": "from", "mapping": [[1.0, 0.5]]}  # values of options that are no numbers
 OPTIONS = sorted({name for options in LEGAL.values() for name in options})
 
 
@@ -40,8 +45,8 @@ def test_exactly_the_options_of_a_transform_are_given(name, option):
         del options[option]
         message = rf"^t\.{option}: must be given with name={name}, got null$"
     else:
-        options[option] = "from" if option == "side" else 1.0
-        message = rf"^t\.{option}: must be null with name={name}, got {options[option]}$"
+        options[option] = GIVEN.get(option, 1.0)
+        message = rf"^t\.{option}: must be null with name={name}, got {re.escape(str(options[option]))}$"
     with pytest.raises(ConfigError, match=message):
         check_config(ComponentTransformConfig(name, **options), "t.")
 
@@ -52,7 +57,15 @@ def test_exactly_the_options_of_a_transform_are_given(name, option):
         (ComponentTransformConfig("sigmod"), r"^t\.name: must be one of identity, sigmoid, .*, got sigmod$"),
         (
             ComponentTransformConfig("step", edge=4.0, side="above"),
-            r"^t\.side: must be one of below, from, got above$",
+            r"^t\.side: must be one of below, up_to, from, got above$",
+        ),
+        (
+            ComponentTransformConfig("value_mapping", mapping=[[0.0, 1.5]]),
+            r"^t\.mapping: must hold pairs \[value, score\], score within \[0, 1\], got \[0\.0, 1\.5\]$",
+        ),
+        (
+            ComponentTransformConfig("value_mapping", mapping=[[0.0]]),
+            r"^t\.mapping: must hold pairs .*, got \[0\.0\]$",
         ),
         (
             ComponentTransformConfig("sigmoid", low=1.0, high=1.0, k=1.0),
@@ -75,7 +88,11 @@ def test_a_label_is_the_name_unless_it_is_given():
 @pytest.mark.parametrize(
     ("oracle", "message"),
     [
-        (OracleConfig([]), r"^oracle\.components: must be a list of at least one component, got \[\]$"),
+        (OracleConfig([]), r"^oracle\.components: must be a list of at least one component to aggregate, got \[\]$"),
+        (
+            OracleConfig([ComponentConfig("qed", penalty=True)]),
+            r"^oracle\.components: must be .*, got only penalties$",
+        ),
         (
             OracleConfig([ComponentConfig("qed"), ComponentConfig("qed", weight=2.0)]),
             r"^oracle\.components: each needs its own label \(label: NAME\), got qed twice$",

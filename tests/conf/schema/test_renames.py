@@ -111,3 +111,15 @@ def test_runs_of_before_the_keys_of_stops_have_none():
     pretraining = dict(launch_compose("chem.pretrain", ["data=a.smi"]))
     assert upgraded(pretraining) == pretraining
     assert upgraded_flat(flatten(pretraining)) == flatten(pretraining)
+
+
+def test_a_list_of_components_gets_its_new_keys():
+    """A run of before the new keys of components resumes: its configuration equals that of the same command today."""
+    now = dict(launch_compose("chem", []))
+    before = copy.deepcopy(now)
+    for component in before["oracle"]["components"]:
+        del component["penalty"], component["transform"]["mapping"]
+    assert upgraded(before) == now != before
+    assert upgraded_flat(flatten(before)) == flatten(now)
+    assert upgraded(now) == now
+    assert upgraded({"oracle": {"components": [{"name": "qed"}]}})["oracle"]["components"][0]["penalty"] is False

@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+from hydra._internal.utils import get_args_parser
 
 from conf.schema.base import ConfigError
 from launch.cli.command_line import check_overrides, read_command_line
@@ -18,19 +19,26 @@ def read(monkeypatch):
     return read
 
 
-def test_flags_come_before_overrides(read):
+def test_overrides_come_before_flags(read):
     arguments = ["seed=1", "--config-dir", "mine", "+a.b=2", "-m", "transform=mara,identity"]
     assert read(*arguments) == [
         "python -m llm",
-        *("--config-dir", "mine", "-m"),
         *("seed=1", "+a.b=2", "transform=mara,identity"),
+        *("--config-dir", "mine", "-m"),
     ]
     assert read() == ["python -m llm"]
 
 
+def test_a_flag_with_an_optional_value_takes_no_override(read):
+    read("seed=1", "--info")
+    assert get_args_parser().parse_args(sys.argv[1:]).overrides == ["seed=1"]
+    with pytest.raises(ConfigError, match=r"--info.*invalid choice: 'seed=1'"):
+        read("--info", "seed=1")
+
+
 def test_a_value_that_equals_an_override_keeps_its_place(read):
     """The folder of --config-dir may look like an override."""
-    assert read("--config-dir", "seed=1", "steps=2")[1:] == ["--config-dir", "seed=1", "steps=2"]
+    assert read("--config-dir", "seed=1", "steps=2")[1:] == ["steps=2", "--config-dir", "seed=1"]
 
 
 def test_an_unknown_flag_is_rejected_with_those_that_exist(read):

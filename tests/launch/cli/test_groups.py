@@ -35,8 +35,11 @@ def test_the_options_of_a_group_are_its_files(conf):
     assert groups.option_files("llm", "engine") == [conf / "llm/engine/b.yaml", conf / "shared/engine/a.yaml"]
 
 
-def test_the_owner_of_an_option(conf):
+def test_the_owner_of_an_option(conf, monkeypatch):
     assert groups.owner("oracle", "o") == "chem"
+    monkeypatch.setitem(groups.BORROWED, "llm.evaluate", {"oracle": "chem"})
+    assert "oracle" in groups.groups("llm.evaluate")
+    assert groups.options("llm.evaluate", "oracle") == groups.options("chem", "oracle") == ["o"]
     assert groups.owner("engine", "a") == "shared"
     assert groups.owner("oracle", "no_such") is None
     assert groups.owner("oracle", "") is None

@@ -2,10 +2,7 @@
 
 import os
 import signal
-import subprocess
-import sys
 import types
-from pathlib import Path
 
 import pytest
 
@@ -14,7 +11,7 @@ from launch.cluster import local
 from launch.cluster.sweep import Sweep, SweepJob, read_sweep
 from launch.runs.run_folder import run_state
 
-ROOT = Path(__file__).parents[3]
+from ...commands import run_module
 
 
 @pytest.fixture
@@ -113,20 +110,9 @@ def test_a_sweep_of_local_processes(tmp_path):
     sweep = tmp_path / "sweep"
     common = ["experiment=bandit", "gradient=sampled", "steps=10", "log_every=1", "samples=16"]
     launcher = ["hydra/launcher=local", "hydra.launcher.array_parallelism=2", "hydra.launcher.on_failure=retry:1"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
-    def command(*arguments):
-        return command_of("didactic", *arguments)
-
-    def command_of(module, *arguments):
-        return subprocess.run(
-            [sys.executable, "-m", module, *arguments],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=200,
-        )
+    def command(*arguments, module="didactic"):
+        return run_module(module, *arguments, OMP_NUM_THREADS="1")
 
     (sweep / "1").mkdir(parents=True)
     (sweep / "1" / "metrics.jsonl").mkdir()  # nothing can be written there
@@ -139,7 +125,7 @@ def test_a_sweep_of_local_processes(tmp_path):
     assert "submission.py" not in line
     assert "; log: " in line
     assert [run_state(sweep / job.folder) for job in read_sweep(sweep).jobs] == ["finished", "failed", "finished"]
-    resumed = command_of("launch.resume", str(sweep))
+    resumed = command(sweep, module="launch.resume")
     assert resumed.returncode == 1
     assert resumed.stderr.startswith(f"launch.resume: job 1: {sweep / '1' / 'metrics.jsonl'}: cannot be written")
     assert command(*common, "seed=2", f"hydra.run.dir={tmp_path / 'here'}").returncode == 0

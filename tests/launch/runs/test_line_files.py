@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from conf.schema.base import ConfigError
-from launch.runs.line_files import LINE_FILES, LineFiles, file_checksum, line_file, to_json
+from launch.runs.checksums import file_checksum
+from launch.runs.line_files import LINE_FILES, LineFiles, line_file, to_json
 from launch.runs.run_folder import read_jsonl
 
 

@@ -31,6 +31,30 @@ def test_a_resumed_run_counts_from_where_it_was():
     assert lines == ["step 6/8  loss 1.500", "step 8/8  loss 2.000"]
 
 
+def test_a_budget_that_is_further_than_the_steps_is_what_is_shown(monkeypatch):
+    """A run of at most 1,000 steps ends in its tenth step, when its budget is spent."""
+    lines: list[str] = []
+    with StepProgress(1000, 0, (), lines.append, False, ("calls", 90)) as shown:
+        for done in range(1, 11):
+            shown.advance(done, {"calls": min(10 * done, 90)})
+    assert [line.strip() for line in lines] == [
+        f"step {done}/1000, {10 * done}/90 of the budget" for done in (3, 5, 7, 9)
+    ]
+    lines.clear()
+    with StepProgress(8, 0, (), lines.append, False, ("calls", 90)) as shown:
+        for done in range(1, 9):
+            shown.advance(done, {"calls": done})  # control: the steps are further
+    assert [line.strip() for line in lines] == [f"step {n}/8, {n}/90 of the budget" for n in (2, 4, 6, 8)]
+    file = io.StringIO()
+    monkeypatch.setattr(progress, "console", Console(file=file, force_terminal=True, width=100))
+    with StepProgress(1000, 0, (), lines.append, True, ("calls", 90)) as shown:
+        shown.advance(1, {"calls": 90})
+    assert "90/90" in file.getvalue()
+    with StepProgress(1000, 0, (), lines.append, True) as shown:
+        shown.advance(1, {"calls": 90})
+    assert "1/1000" in file.getvalue()  # control: without a budget
+
+
 @pytest.mark.parametrize(("visible", "bar"), [(True, True), (False, False)])
 def test_a_terminal_has_a_bar_and_no_lines(monkeypatch, visible, bar):
     file = io.StringIO()

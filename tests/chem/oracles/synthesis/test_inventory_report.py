@@ -7,10 +7,10 @@ import pytest
 pytest.importorskip("syntheseus", reason="needs the extra synthesis")
 from chem.models.prior import SHIPPED, load_prior
 from chem.models.prior_report import sample_smiles
+from chem.molecules import canonical_forms
 from chem.oracles.synthesis import inventory_report
 from chem.oracles.synthesis.inventory import default_stock, read_stock
 from chem.oracles.synthesis.inventory_report import choose_inventory, choose_molecules, share_with_route
-from chem.scoring import canonical_forms
 from conf.schema.base import ConfigError
 from conf.schema.chem import StockConfig
 from launch.cli.compose import compose_typed

@@ -1,0 +1,20 @@
+"""`python -m chem.score file=FILE oracle=NAME`: the score of each molecule of a file."""
+
+from typing import TYPE_CHECKING
+
+from conf.schema.chem import ScoreConfig
+from launch.cli.app import start
+
+if TYPE_CHECKING:
+    from launch.runs.run import Run
+
+
+def score(config: ScoreConfig, run: "Run") -> None:
+    """Score one file."""
+    from chem.file_scores import score_file  # loads RDKit
+
+    score_file(config, run)
+
+
+if __name__ == "__main__":
+    start("chem.score", score)
