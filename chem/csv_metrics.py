@@ -14,7 +14,6 @@ from rich.table import Table
 from chem.files import file_hash, find_file
 from chem.metrics import ScoredMolecules, collect_molecules, run_metrics, yield_curve
 from chem.molecule_files import (
-    MAX_CHARACTERS,
     Molecules,
     canonical_smiles,
     distinct_molecules,
@@ -70,20 +69,17 @@ def read_known(config: ChemEvaluateConfig, run: Run) -> Molecules | None:
 def read_scored_file(
     path: Path, smiles_column: str | None, score_column: str
 ) -> tuple[list[str], list[float | None]]:
-    """Read SMILES and scores; an empty score means that the oracle gave none.
-
-    SMILES are not parsed here. Those that are too long for RDKit are replaced by "", which is no molecule either.
+    """Read SMILES, unchanged, and scores; an empty score means that the oracle gave none.
 
     Raises:
         ConfigError: a column is missing, or a score is not a finite number; the message has its line.
     """
     table = read_molecule_file("file", path, smiles_column, {"score_column": score_column})
-    smiles = [string if len(string) <= MAX_CHARACTERS else "" for string in table.smiles]
     scores = [
         parse_score(text, f"{path.name}, line {line}")
         for text, line in zip(table.columns[score_column], table.lines, strict=True)
     ]
-    return smiles, scores
+    return table.smiles, scores
 
 
 def parse_score(text: str, place: str) -> float | None:

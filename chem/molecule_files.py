@@ -19,14 +19,13 @@ from typing import NamedTuple
 from rdkit import Chem, rdBase
 from rich.progress import track
 
-from chem.molecules import read_molecule
+from chem.molecules import MAX_CHARACTERS, read_molecule
 from chem.oracles.base import MAX_ATOMS
 from conf.schema.base import ConfigError
 from launch.runs.console import console
 
 DELIMITERS = ("\t", ",", ";", None)  # None: any white space
 SAMPLE_ROWS = 50  # rows by which the delimiter and the column of the SMILES are found
-MAX_CHARACTERS = 10_000  # of a SMILES; RDKit crashes on chains of 20,000 atoms
 SDF_SUFFIXES = {".sdf", ".sd"}
 
 
@@ -132,7 +131,7 @@ def parse_smiles(string: str) -> Chem.Mol | str:
         return "empty"
     if len(string) > MAX_CHARACTERS:
         return "too large"
-    mol = read_molecule(string)
+    mol = read_molecule(string) if string.isascii() else ""
     if isinstance(mol, str):
         return "not a molecule"
     return mol if mol.GetNumHeavyAtoms() <= MAX_ATOMS else "too large"

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from chem.files import file_hash, find_file
 from chem.models.tokenizer import Tokenizer, split_tokens
-from chem.molecule_files import MAX_CHARACTERS, distinct_molecules, format_counts, read_molecule_file
-from chem.molecules import canonical_form
+from chem.molecule_files import distinct_molecules, format_counts, read_molecule_file
+from chem.molecules import MAX_CHARACTERS, canonical_form
 from conf.schema.base import ConfigError
 from conf.schema.chem import MoleculeFilterConfig
 from launch.runs.rng import stream_seed, torch_generator

@@ -29,7 +29,9 @@ def test_a_field_of_200_kb_is_read(tmp_path):
     path = write(
         tmp_path / "a.csv", [("C" * 200_000, 0.5, ""), ("CCO", 0.25, "x" * 200_000)], ("smiles", "score", "x")
     )
-    assert read_scored_file(path, None, "score") == (["", "CCO"], [0.5, 0.25])
+    smiles, scores = read_scored_file(path, None, "score")
+    assert (list(map(len, smiles)), scores) == ([200_000, 3], [0.5, 0.25])
+    assert collect_molecules(smiles, scores).smiles == ["CCO"]
 
 
 def test_known_molecules_are_counted_and_needed(tmp_path):

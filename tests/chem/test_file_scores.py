@@ -79,3 +79,11 @@ def test_what_was_scored_is_not_asked_again(folder):
     summary, _ = run_on(folder, "C\nCC\nCCC\n", "chunk=2")
     assert FakeOracle.asked == ["C", "CC", "CCC"]
     assert summary["cached"] == 2
+
+
+def test_tables_are_read_by_column(folder):
+    summary, rows = run_on(folder, '\ufeffid,SMILES\n1,OCC\n2,"C1CC1"\n3,\n', name="a.csv")
+    assert [row["smiles"] for row in rows] == ["OCC", "C1CC1", ""]
+    assert summary["strings"] == 3
+    with pytest.raises(ConfigError, match=r"^smiles_column: a\.csv has no column smiles; its columns are: id"):
+        run_on(folder, "id,SMILES\n1,OCC\n", "smiles_column=smiles", name="a.csv")

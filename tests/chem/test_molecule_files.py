@@ -6,7 +6,6 @@ import pytest
 from rdkit import Chem
 
 from chem.molecule_files import (
-    MAX_CHARACTERS,
     canonical_smiles,
     distinct_molecules,
     format_counts,
@@ -14,6 +13,7 @@ from chem.molecule_files import (
     read_molecule_file,
     read_molecules,
 )
+from chem.molecules import MAX_CHARACTERS
 from conf.schema.base import ConfigError
 
 BOM = "\ufeff"
