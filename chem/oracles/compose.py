@@ -37,6 +37,7 @@ COMPONENTS: dict[str, Callable[..., Component] | str] = {  # a path is imported 
     "descriptor": "chem.oracles.descriptors:Descriptor",
     "shape": "chem.oracles.shape:Shape",
     "qsar": "chem.oracles.qsar:Qsar",
+    "chemprop": "chem.oracles.chemprop_model:ChempropModel",
     "external_program": ExternalProgram,
     "batch_program": BatchProgram,
     "molexp": "chem.oracles.molexp:MolExp",
