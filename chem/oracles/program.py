@@ -201,7 +201,7 @@ class NumberPattern:
         return [self._number(match) for match in self._matches(text, source)]
 
     def pick(self, text: str, source: str) -> float:
-        """The number to take. Raises ValueError as `numbers` does; with first and last, for that number alone."""
+        """The number to take. Raises ValueError as `numbers` does, but only for a number that is taken."""
         matches = self._matches(text, source)
         chosen = {"first": matches[:1], "last": matches[-1:]}.get(self._pick, matches)
         return (max if self._pick == "max" else min)(self._number(match) for match in chosen)
