@@ -56,22 +56,22 @@ def report_run(
             earlier ones are in files of their own.
     """
     rows = read_jsonl(run.folder / "samples.jsonl")
-    last_stage = max((row.get("stage", 1) for row in rows), default=1)
+    metrics = read_jsonl(run.folder / "metrics.jsonl")
+    last_stage = max((row.get("stage", 1) for row in metrics), default=1)
     for stage in range(1, last_stage):
         earlier = distinct_molecules(row for row in rows if row["stage"] == stage)
         write_molecules(run.folder / f"molecules_stage_{stage}.csv", earlier)
     samples = distinct_molecules(row for row in rows if row.get("stage", 1) == last_stage)
     scored = [row for row in samples if row["status"] == "ok"]
-    metrics = read_jsonl(run.folder / "metrics.jsonl")
     write_molecules(run.folder / "molecules.csv", samples)
     best = sorted(scored, key=lambda row: -row["score"])[:BEST_MOLECULES]
-    last = metrics[-LAST_STEPS:]
+    last = [row for row in metrics if row.get("stage", 1) == last_stage][-LAST_STEPS:]
     summary: dict[str, Any] = {"stopped_by": reason, "calls": calls, "failures": failures}
     if stages is not None:
         summary["stages"] = list(stages)
     summary |= {name: mean_of_known([row[key] for row in last]) for key, name in CURVES.items()}
     config = OmegaConf.load(run.folder / "config.yaml")
-    summary["good"] = good_molecules(scored, config.transform.threshold)
+    summary["good"] = good_molecules(scored, stage_threshold(config, last_stage))
     molecules = collect_molecules([row["smiles"] for row in samples], [row["score"] for row in samples])
     summary |= screen_metrics(molecules, config.screens)
     summary["best"] = [{"smiles": row["smiles"], "score": row["score"]} for row in best]
@@ -172,6 +172,18 @@ def write_molecules(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         for row in rows:
             values = (row["values"].get(name) for name in names)
             writer.writerow(map(csv_cell, [*(row.get(name) for name in columns), *values]))
+
+
+def stage_threshold(config: Any, stage: int) -> Any:
+    """`transform.threshold` of a stage, which may have a value of its own.
+
+    Args:
+        config: the configuration of a run, as in config.yaml.
+        stage: its number, from 1.
+    """
+    threshold = config.transform.threshold
+    value = config.stages[stage - 1].get("threshold") if config.get("stages") else None
+    return threshold if value is None else OmegaConf.merge(threshold, {"value": value})
 
 
 def good_molecules(rows: Sequence[Mapping[str, Any]], threshold: Any) -> int | None:

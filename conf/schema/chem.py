@@ -101,6 +101,22 @@ class PretrainConfig(TrainingConfig):
 
 
 @dataclass
+class GeneticConfig(Section):
+    """A genetic algorithm over the replay memory (`chem.breeding`)."""
+
+    offspring: int = key(
+        "molecules that are bred from the memory in each step, scored within the budget and remembered; 0: none",
+        low=0,
+        high=10**5,
+    )
+    mutation: float = key("share of the bred molecules that are mutated after crossover", low=0, high=1)
+    pressure: float = key(
+        "parents of rank 0, 1, ... are drawn with weights 1 / (pressure * size + rank); small: mostly the best",
+        above=0,
+    )
+
+
+@dataclass
 class ReplayConfig(Section):
     """Replay of the best molecules so far."""
 
@@ -115,6 +131,7 @@ class ReplayConfig(Section):
     seeds: str | None = key(
         "file of molecules, such as known actives, that are scored at the start and then remembered; null: none"
     )
+    genetic: GeneticConfig = key("a genetic algorithm over the memory")
 
     def check(self, prefix: str) -> None:
         """Check that the sample is not larger than the memory, and that seeds have a use."""
@@ -123,6 +140,11 @@ class ReplayConfig(Section):
             raise ConfigError(
                 f"{prefix}seeds: needs a replay memory, {prefix}size and {prefix}sample or {prefix}augmentations of "
                 f"at least 1, got {self.size}, {self.sample} and {self.augmentations}"
+            )
+        if self.genetic.offspring and not (self.size and self.sample + self.augmentations):
+            raise ConfigError(
+                f"{prefix}genetic.offspring: must be 0 without a replay memory, which {prefix}size and "
+                f"{prefix}sample or {prefix}augmentations turn on, got {self.genetic.offspring}"
             )
 
 

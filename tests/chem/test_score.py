@@ -1,23 +1,13 @@
 """`python -m chem.score` on a file of molecules."""
 
 import csv
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 from chem.evaluate import evaluate
 from conf.schema.chem import ChemEvaluateConfig
 from launch.cli.compose import compose_typed
 from launch.runs.run_folder import read_json
 
-HOME = Path(__file__).resolve().parents[2]
-
-
-def score(*arguments):
-    command = [sys.executable, "-m", "chem.score", "oracle.workers=1", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=HOME, env=environment, capture_output=True, text=True, timeout=200)
+from ..commands import run_module
 
 
 class Summary:
@@ -37,8 +27,8 @@ def test_the_command(tmp_path):
     """The table is one that chem.evaluate reads."""
     (tmp_path / "a.smi").write_text("OCC ethanol\nC(\nCCO\nc1ccccc1O\n")
     folder = tmp_path / "run"
-    process = score(f"file={tmp_path / 'a.smi'}", "oracle=qed", "cache=null", f"hydra.run.dir={folder}")
-    assert process.returncode == 0, process.stderr
+    options = ["oracle=qed", "oracle.workers=1", "cache=null", f"hydra.run.dir={folder}"]
+    run_module("chem.score", f"file={tmp_path / 'a.smi'}", *options, status=0)
     with (folder / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["smiles"] for row in rows] == ["OCC", "C(", "CCO", "c1ccccc1O"]

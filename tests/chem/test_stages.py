@@ -145,6 +145,8 @@ def test_each_stage_has_its_oracle_and_scores_the_memory_anew(prior, tmp_path):
     with (tmp_path / "run" / "molecules_stage_1.csv").open() as file:
         assert [row["smiles"] for row in csv.DictReader(file)] == list(first)
     assert summary["0.8/yield"] == 0
+    rewards = [row["reward/raw"] for row in metrics if row["stage"] == 2][-10:]
+    assert summary["reward"] == pytest.approx(sum(rewards) / len(rewards))
 
     empty = STAGES.replace("budget: 60", "budget: 60, keep_memory: false")  # control
     _, _, others = run_chem(tmp_path / "empty", prior, *MARA, empty)
@@ -165,6 +167,12 @@ def test_a_stage_ends_at_its_score(prior, tmp_path):
     assert summary["stages"][0] == {"stopped_by": "max_score", "steps": 3, "calls": summary["stages"][0]["calls"]}
     assert sum(row["reward/raw"] for row in metrics[:3]) / 3 >= 0.015
     assert [row["stage"] for row in metrics] == [1, 1, 1, 2, 2]
+    assert summary["good"] == 0  # of the run's threshold
+    easy = easy.replace("steps: 2", "steps: 2, threshold: 0.05")
+    summary, _, samples = run_chem(tmp_path / "own", prior, "stop.window=3", easy)
+    good = sum(row["stage"] == 2 and row["score"] >= 0.05 for row in samples)
+    assert summary["good"] == good > 0
+    easy = easy.replace(", threshold: 0.05", "")
     hard, _, _ = run_chem(tmp_path / "hard", prior, "stop.window=3", "steps=6", easy.replace("0.015", "0.99"))
     assert [stage["stopped_by"] for stage in hard["stages"]] == ["steps"]  # control: those of the run
 
@@ -210,7 +218,10 @@ def test_seeds_are_remembered_and_count_as_calls_only(prior, tmp_path):
     _, unseeded, _ = run_chem(tmp_path / "plain", prior, *options)
     assert metrics[0]["loss"] != unseeded[0]["loss"]  # they are replayed from the first step on
     (tmp_path / "seeds.smi").write_text("Br\n")
-    with pytest.raises(ConfigError, match=r"^replay\.seeds: .* has no molecule that the network can write \(1 read"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^replay\.seeds: there are no molecules in seeds.smi \(lines 1, kept 0, the network cannot",
+    ):
         run_chem(tmp_path / "none", prior, *options, seeds)
     with pytest.raises(ConfigError, match=r"^replay\.seeds: needs a replay memory"):
         compose("chem", ["replay.seeds=a"])
