@@ -60,7 +60,7 @@ class Molecules(NamedTuple):
 
 class _Layout(NamedTuple):
     delimiter: str | None
-    index: int
+    position: int
     header: list[str]  # empty without a header
 
 
@@ -90,12 +90,12 @@ def read_molecule_file(
             return _read_sdf(path, columns or {})
         layout = _find_layout(path, smiles_column, columns or {}, column_key)
         further = {name: layout.header.index(name) for name in (columns or {}).values()}
-        column = layout.header[layout.index] if layout.header else str(layout.index + 1)
+        column = layout.header[layout.position] if layout.header else str(layout.position + 1)
         table = MoleculeFile([], {name: [] for name in further}, [], column)
         for line, row in islice(_rows(path, layout.delimiter), 1 if layout.header else 0, None):
             if not row and layout.header:
                 continue  # an empty line is no row of a table
-            table.smiles.append(_first_word(_cell(row, layout.index)))
+            table.smiles.append(_first_word(_cell(row, layout.position)))
             table.lines.append(line)
             for name, index in further.items():
                 table.columns[name].append(_cell(row, index))
@@ -186,7 +186,7 @@ def _errors_named(key: str, path: Path) -> Iterator[None]:
 def _open_binary(path: Path) -> io.BufferedReader:
     with path.open("rb") as file:
         gzipped = file.read(2) == b"\x1f\x8b"
-    return io.BufferedReader(gzip.open(path)) if gzipped else path.open("rb")  # type: ignore[arg-type]
+    return io.BufferedReader(gzip.open(path)) if gzipped else path.open("rb")
 
 
 def _rows(path: Path, delimiter: str | None) -> Iterator[tuple[int, list[str]]]:
