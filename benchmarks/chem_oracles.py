@@ -16,8 +16,8 @@ import time
 import psutil
 
 from chem.files import find_file
+from chem.molecule_files import read_molecule_file
 from chem.oracles import Oracle
-from chem.oracles.synthesis.inventory import read_first_words
 from conf.schema.base import ConfigError
 from conf.schema.chem import ChemConfig
 from conf.schema.oracle import ComponentConfig, OracleConfig
@@ -41,7 +41,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     options = parser.parse_args()
-    molecules = random.Random(0).sample(read_first_words(find_file("molecules", options.molecules)), options.count)
+    table = read_molecule_file("molecules", find_file("molecules", options.molecules))
+    molecules = random.Random(0).sample(table.smiles, options.count)
     print("workers  molecules  seconds  CPU s/molecule  other CPU s/s  positive")
     for workers in options.workers:
         component = component_config(options.oracle, options.inventory)

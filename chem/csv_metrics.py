@@ -1,6 +1,5 @@
 """Metrics of a CSV file of molecules and scores: read it, compute the metrics, print and draw them."""
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,14 @@ from rich.table import Table
 
 from chem.files import file_hash, find_file
 from chem.metrics import ScoredMolecules, collect_molecules, run_metrics, yield_curve
-from chem.oracles.synthesis.inventory import read_stock
+from chem.molecule_files import (
+    Molecules,
+    canonical_smiles,
+    distinct_molecules,
+    format_counts,
+    read_molecule_file,
+    read_molecules,
+)
 from chem.report import draw_molecules, format_number, screen_table
 from conf.schema.base import ConfigError
 from conf.schema.chem import ChemEvaluateConfig
@@ -26,10 +32,14 @@ from launch.runs.run import Run
 def evaluate_file(config: ChemEvaluateConfig, run: Run) -> None:
     """Write summary.json, figure.png and molecules.png for a CSV file, and print its tables."""
     path = find_file("file", config.file)
-    molecules = collect_molecules(*read_molecules(path, config.smiles_column, config.score_column))
-    known = None if config.known is None else read_stock(find_file("known", config.known))
-    row = run_metrics(molecules, config.screens, known, config.circle_distance)
-    run.finish({**row, "file": path.name, "sha256": file_hash(path)})
+    smiles, scores = read_scored_file(path, config.smiles_column, config.score_column)
+    counts = distinct_molecules(smiles, canonical_smiles).counts
+    run.info(f"{path.name}: {format_counts(counts)}")
+    molecules = collect_molecules(smiles, scores)
+    known = read_known(config, run)
+    row = run_metrics(molecules, config.screens, known and set(known.smiles), config.circle_distance)
+    files = {"file_counts": counts} | ({"known": known.counts} if known else {})
+    run.finish({**row, "file": path.name, "sha256": file_hash(path), **files})
     console.print(overall_table(row))
     console.print(screen_table([(path.name, row)], config.screens))
     draw_yield(run.folder / "figure.png", molecules, config.screens)
@@ -41,26 +51,38 @@ def evaluate_file(config: ChemEvaluateConfig, run: Run) -> None:
     run.info(f"pictures: {run.folder / 'figure.png'}" + (f", {run.folder / 'molecules.png'}" if order else ""))
 
 
-def read_molecules(path: Path, smiles_column: str, score_column: str) -> tuple[list[str], list[float | None]]:
+def read_known(config: ChemEvaluateConfig, run: Run) -> Molecules | None:
+    """The molecules of `known`, None without it.
+
+    Raises:
+        ConfigError: there is no molecule in the file.
+    """
+    if config.known is None:
+        return None
+    molecules = read_molecules(
+        "known", find_file("known", config.known), config.known_smiles_column, column_key="known_smiles_column"
+    )
+    run.info(f"known: {format_counts(molecules.counts)}")
+    return molecules
+
+
+def read_scored_file(
+    path: Path, smiles_column: str | None, score_column: str
+) -> tuple[list[str], list[float | None]]:
     """Read SMILES, unchanged, and scores; an empty score means that the oracle gave none.
 
     Raises:
         ConfigError: a column is missing, or a score is not a finite number; the message has its line.
     """
-    smiles, scores = [], []
-    with path.open(encoding="utf-8", errors="replace", newline="") as file:
-        reader = csv.DictReader(file)
-        for key, column in (("smiles_column", smiles_column), ("score_column", score_column)):
-            if column not in (reader.fieldnames or []):
-                columns = ", ".join(reader.fieldnames or []) or "none"
-                raise ConfigError(f"{key}: {path.name} has no column {column}; its columns are: {columns}")
-        for row in reader:
-            smiles.append(row[smiles_column] or "")
-            scores.append(parse_score(row[score_column], f"{path.name}, line {reader.line_num}"))
-    return smiles, scores
+    table = read_molecule_file("file", path, smiles_column, {"score_column": score_column})
+    scores = [
+        parse_score(text, f"{path.name}, line {line}")
+        for text, line in zip(table.columns[score_column], table.lines, strict=True)
+    ]
+    return table.smiles, scores
 
 
-def parse_score(text: str | None, place: str) -> float | None:
+def parse_score(text: str, place: str) -> float | None:
     """The score in a cell, None if it is empty.
 
     Args:
@@ -70,7 +92,7 @@ def parse_score(text: str | None, place: str) -> float | None:
     Raises:
         ConfigError: not a finite number.
     """
-    if text is None or not text.strip():
+    if not text.strip():
         return None
     try:
         value = float(text)

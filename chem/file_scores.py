@@ -1,7 +1,6 @@
 """Score a file of molecules with an oracle, and write a table of the answers."""
 
 import csv
-import gzip
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,9 +11,9 @@ from rich.progress import track
 from rich.table import Table
 
 from chem.files import file_hash, find_file
+from chem.molecule_files import read_molecule_file
 from chem.molecules import canonical_forms, read_molecule
 from chem.oracles import Oracle, OracleError, Result, Status
-from chem.oracles.synthesis.inventory import read_first_words
 from chem.report import failure_reasons, failure_table, format_number, mean_of_known
 from chem.scoring import ask_oracle, batch_scaffolds, open_cache
 from conf.schema.base import ConfigError
@@ -30,7 +29,7 @@ COLUMNS = ("smiles", "canonical", "score", "status", "message", "scaffold")
 def score_file(config: ScoreConfig, run: Run) -> None:
     """Score the molecules of a file, write scores.csv and summary.json, and print the counts."""
     path = find_file("file", config.file)
-    strings = read_strings(path, config.smiles_column)
+    strings = read_molecule_file("file", path, config.smiles_column).smiles
     canonical = canonical_forms(strings)
     molecules = [molecule for molecule in dict.fromkeys(canonical) if molecule is not None]
     if not molecules:
@@ -67,19 +66,6 @@ def score_file(config: ScoreConfig, run: Run) -> None:
     if reasons:
         console.print(failure_table(reasons))
     run.info(f"scores: {run.folder / 'scores.csv'}")
-
-
-def read_strings(path: Path, smiles_column: str) -> list[str]:
-    """The SMILES of a CSV file with a header or, in any other file, the first word of each line."""
-    if ".csv" not in path.suffixes:
-        return read_first_words(path)
-    open_file = gzip.open if path.suffix == ".gz" else open
-    with open_file(path, "rt", encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        if smiles_column not in (reader.fieldnames or []):
-            columns = ", ".join(reader.fieldnames or []) or "none"
-            raise ConfigError(f"smiles_column: {path.name} has no column {smiles_column}; its columns are: {columns}")
-        return [row[smiles_column] or "" for row in reader]
 
 
 def score_chunks(

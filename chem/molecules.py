@@ -13,6 +13,7 @@ from rdkit.Chem.Scaffolds import MurckoScaffold
 from rdkit.DataStructs import ExplicitBitVect
 
 READINGS = 4  # of a canonical SMILES until it is its own canonical form; almost all are at once, a few at the second
+MAX_CHARACTERS = 10_000  # of a SMILES; RDKit crashes on chains of 20,000 atoms
 MORGAN = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
 
 
@@ -31,6 +32,8 @@ def canonical_form(smiles: str) -> str | None:
 
 def _read_stable(smiles: str) -> tuple[Chem.Mol, str] | str:
     """A molecule and the canonical SMILES that it was read from; or the reason why there is none."""
+    if len(smiles) > MAX_CHARACTERS:
+        return f"{len(smiles)} characters, the limit is {MAX_CHARACTERS}"
     reason = "not a molecule"
     for _ in range(READINGS):
         try:

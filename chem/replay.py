@@ -1,6 +1,5 @@
 """Experience replay and augmented memory: train again on the best molecules so far."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,10 +9,8 @@ from torch import Tensor
 from chem.files import find_file
 from chem.models.corpus import randomise_encodable
 from chem.models.tokenizer import Tokenizer, split_tokens
-from chem.molecules import canonical_forms
-from chem.oracles.synthesis.inventory import read_first_words
+from chem.molecule_files import canonical_smiles, format_counts, read_molecules
 from chem.scoring import ScoredBatch
-from conf.schema.base import ConfigError
 from conf.schema.chem import ReplayConfig
 from launch.runs.rng import torch_generator
 
@@ -81,24 +78,17 @@ def read_seeds(name: str, tokenizer: Tokenizer, max_tokens: int) -> tuple[list[s
     Raises:
         ConfigError: there is no such file, or no molecule is left.
     """
-    strings = read_first_words(find_file("replay.seeds", name))
     vocabulary = set(tokenizer.tokens)
-    counts: Counter[str] = Counter(read=len(strings))
-    seeds: dict[str, None] = {}
-    for molecule in canonical_forms(strings):
-        tokens = [] if molecule is None else split_tokens(molecule)
-        if molecule is None:
-            counts["not a molecule"] += 1
-        elif molecule in seeds:
-            counts["duplicate"] += 1
-        elif not vocabulary.issuperset(tokens) or len(tokens) >= max_tokens:
-            counts["that the network cannot write"] += 1
-        else:
-            seeds[molecule] = None
-    text = ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
-    if not seeds:
-        raise ConfigError(f"replay.seeds: {name} has no molecule that the network can write ({text})")
-    return list(seeds), text
+
+    def check(string: str) -> tuple[str | None, str]:
+        reason, molecule = canonical_smiles(string)
+        tokens = split_tokens(molecule)
+        if reason is None and (not vocabulary.issuperset(tokens) or len(tokens) >= max_tokens):
+            reason = "the network cannot write it"
+        return reason, molecule
+
+    seeds = read_molecules("replay.seeds", find_file("replay.seeds", name), check=check)
+    return seeds.smiles, format_counts(seeds.counts)
 
 
 def replayed_rows(entries: Sequence[tuple[str, float]], tokenizer: Tokenizer) -> TrainingRows:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from chem.breeding import Breeder, make_breeder
 from chem.filters import DiversityFilter, batch_diversity
 from chem.models.network import Network, Rollout, sample, token_logp
 from chem.models.prior import Prior, save_prior
@@ -82,6 +83,7 @@ class Learner(NamedTuple):
     row_threads: RowThreads
     sampler: ParallelSampler  # samples from the policy
     kl_samples: "KlSamples | None" = None  # on which the divergence is measured
+    breeder: Breeder | None = None  # adds to the memory
 
 
 class KlSamples(NamedTuple):
@@ -140,6 +142,7 @@ def train_policy(config: ChemConfig, run: Run) -> None:
             row_threads=row_threads,
             sampler=sampler,
             kl_samples=draw_kl_samples(prior, config.objective.measured_on, config.seed, row_threads),
+            breeder=make_breeder(config.replay.genetic, prior),
         )
         parts = LoopParts(
             oracle,
@@ -378,6 +381,8 @@ def train_step(learner: Learner, config: ChemConfig, step: int, beta: float) -> 
     metrics, statistics = update_policy(learner, group, policy_logp, ref_logp, beta, len(smiles), diversity)
 
     learner.memory.add(smiles, batch, filtered)
+    breeder = learner.breeder
+    bred = breeder(learner.memory, learner.reward_function, config.seed, step) if breeder is not None else []
     if config.replay.purge:
         learner.memory.purge(learner.diversity_filter.penalises)
     for number in range(config.replay.augmentations):
@@ -390,7 +395,7 @@ def train_step(learner: Learner, config: ChemConfig, step: int, beta: float) -> 
     metrics |= measured
     kl = known(metrics[learner.objective.kl_metric(bool(measured))])
     metrics |= batch_statistics(scored, filtered, rollout)
-    return StepResult(metrics, statistics._replace(kl=kl), scored)
+    return StepResult(metrics, statistics._replace(kl=kl), scored._replace(fresh=[*scored.fresh, *bred]))
 
 
 @torch.no_grad()
@@ -488,6 +493,8 @@ def off_policy_notes(config: ChemConfig) -> list[str]:
         )
     if config.replay.sample:
         notes.append("replayed molecules are not samples of the current policy")
+    if config.replay.genetic.offspring:
+        notes.append("molecules bred from the memory are not samples of the current policy")
     if config.replay.augmentations:
         notes.append("the SMILES of augmented memory are not samples of the current policy")
     if notes:

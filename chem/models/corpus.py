@@ -1,27 +1,25 @@
-"""A file of SMILES as training data: read, filter with counted reasons, randomise, batch."""
+"""A molecule file as training data: read, filter with counted reasons, randomise, batch."""
 
-import gzip
-import hashlib
 import json
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from rdkit import Chem, rdBase
-from rich.progress import track
 from torch import Tensor
 
+from chem.files import file_hash, find_file
 from chem.models.tokenizer import Tokenizer, split_tokens
-from chem.molecules import canonical_form
+from chem.molecule_files import distinct_molecules, format_counts, read_molecule_file
+from chem.molecules import MAX_CHARACTERS, canonical_form
 from conf.schema.base import ConfigError
 from conf.schema.chem import MoleculeFilterConfig
-from launch.runs.console import console
 from launch.runs.rng import stream_seed, torch_generator
-from launch.runs.run_folder import user_path, write_text
+from launch.runs.run_folder import write_text
 
 POOL_BATCHES = 64  # batches whose molecules are sorted by length together
 
@@ -40,89 +38,64 @@ class Corpus(NamedTuple):
     origin: dict[str, str]
 
 
-def read_corpus(data: str, settings: MoleculeFilterConfig, folder: Path) -> Corpus:
-    """Read and filter a file of SMILES.
+def read_corpus(data: str, settings: MoleculeFilterConfig, folder: Path, smiles_column: str | None = None) -> Corpus:
+    """Read and filter a molecule file.
 
     Args:
-        data: path of the file, plain or gzipped; the first word of each line is the SMILES.
+        data: path of the file, of any kind that `chem.molecule_files` reads.
         settings: the filter.
         folder: run folder; the result is stored there, so that a resumed run need not filter again.
+        smiles_column: see `read_molecule_file`.
 
     Raises:
         ConfigError: the file cannot be read, or fewer than two molecules pass.
     """
-    path = user_path(data)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"data: cannot read the file of SMILES {data} ({error.strerror})") from None
-    origin = {"name": path.name, "sha256": hashlib.sha256(content).hexdigest()}
-    key = {**origin, "filter": asdict(settings), "rdkit": rdBase.rdkitVersion}
+    path = find_file("data", data)
+    origin = {"name": path.name, "sha256": file_hash(path)}
+    column = {} if smiles_column is None else {"smiles_column": smiles_column}
+    key = {**origin, **column, "filter": asdict(settings), "rdkit": rdBase.rdkitVersion}
     stored_file = folder / "corpus.json"
     if stored_file.exists():
         stored = json.loads(stored_file.read_text("utf-8"))
         if stored["key"] == key:
             return Corpus(stored["smiles"], stored["counts"], origin)
-    smiles, counts = filter_smiles(_lines(data, content), settings)
+    smiles, counts = filter_smiles(read_molecule_file("data", path, smiles_column).smiles, settings)
     if len(smiles) < 2:
         raise ConfigError(f"data: at least 2 molecules of {data} must pass the filter ({format_counts(counts)})")
     write_text(stored_file, json.dumps({"key": key, "counts": counts, "smiles": smiles}))
     return Corpus(smiles, counts, origin)
 
 
-def _lines(data: str, content: bytes) -> list[str]:
-    try:
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
-        return content.decode("utf-8").splitlines()
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise ConfigError(f"data: {data} must be UTF-8 text, plain or gzipped ({error})") from None
-
-
-def format_counts(counts: dict[str, int]) -> str:
-    """Counts of a corpus in words, e.g. `lines 12, kept 10, duplicate 2`."""
-    return ", ".join(f"{reason} {count:,}" for reason, count in counts.items())
-
-
-def filter_smiles(lines: list[str], settings: MoleculeFilterConfig) -> tuple[list[str], dict[str, int]]:
-    """Filter lines whose first word is a SMILES.
+def filter_smiles(strings: list[str], settings: MoleculeFilterConfig) -> tuple[list[str], dict[str, int]]:
+    """Filter SMILES.
 
     Returns:
-        Canonical SMILES of the molecules that pass, in the order of the lines, and the counts of a `Corpus`.
+        Canonical SMILES of the molecules that pass, in the order of the strings, and the counts of a `Corpus`.
     """
-    counts: Counter[str] = Counter()
-    tokens_of: dict[str, list[str]] = {}  # canonical SMILES -> its tokens
-    quiet = not console.is_terminal
-    with rdBase.BlockLogs():
-        for line in track(lines, "reading molecules", console=console, transient=True, disable=quiet):
-            reason, smiles = check_molecule(line, settings)
-            if reason is None and smiles in tokens_of:
-                reason = "duplicate"
-            if reason is not None:
-                counts[reason] += 1
-                continue
-            tokens_of[smiles] = split_tokens(smiles)
-    molecules_with = Counter(token for tokens in tokens_of.values() for token in set(tokens))
+    molecules, counts = distinct_molecules(strings, partial(check_molecule, settings=settings))
+    tokens_of = {smiles: set(split_tokens(smiles)) for smiles in molecules}
+    molecules_with = Counter(token for tokens in tokens_of.values() for token in tokens)
     rare = {token for token, count in molecules_with.items() if count < settings.min_token_count}
     passed = [smiles for smiles, tokens in tokens_of.items() if rare.isdisjoint(tokens)]
-    counts["rare token"] = len(tokens_of) - len(passed)
-    reasons = {reason: count for reason, count in counts.most_common() if count}
-    return passed, {"lines": len(lines), "kept": len(passed), **reasons}
+    reasons = Counter(counts) + Counter({"rare token": len(molecules) - len(passed)})
+    del reasons["lines"], reasons["kept"]
+    return passed, {"lines": len(strings), "kept": len(passed), **dict(reasons.most_common())}
 
 
-def check_molecule(line: str, settings: MoleculeFilterConfig) -> tuple[str | None, str]:
-    """Check one line against the filter.
+def check_molecule(string: str, settings: MoleculeFilterConfig) -> tuple[str | None, str]:
+    """Check one SMILES against the filter.
 
     Returns:
         The reason to leave the molecule out, or None; and its canonical SMILES, "" if it is left out.
     """
-    words = line.split(maxsplit=1)
-    if not words:
+    if not string:
         return "empty", ""
-    molecule = Chem.MolFromSmiles(words[0])
+    if len(string) > MAX_CHARACTERS:
+        return "too long", ""
+    molecule = Chem.MolFromSmiles(string)
     if molecule is None:
         return "not a molecule", ""
-    if "." in words[0]:
+    if "." in string:
         fragments = Chem.GetMolFrags(molecule, asMols=True)
         if len(fragments) > 1 and not settings.largest_fragment:
             return "several fragments", ""

@@ -10,7 +10,6 @@ from torch import Tensor
 from chem.models.corpus import (
     Corpus,
     epoch_batches,
-    format_counts,
     randomise_encodable,
     randomise_smiles,
     read_corpus,
@@ -21,6 +20,7 @@ from chem.models.prior import Prior, make_network, save_prior
 from chem.models.prior_report import report_prior
 from chem.models.prior_source import open_prior
 from chem.models.tokenizer import Tokenizer, split_tokens
+from chem.molecule_files import format_counts
 from conf.schema.base import ConfigError
 from conf.schema.chem import PretrainConfig
 from launch.engines.factory import make_engine
@@ -114,7 +114,7 @@ class TrainingData:
 def train_prior(config: PretrainConfig, run: Run) -> None:
     """Read the molecules, train, save the prior with the best validation loss and write the report."""
     initial = load_initial_prior(config)
-    corpus = read_corpus(config.data, config.filter, run.folder)
+    corpus = read_corpus(config.data, config.filter, run.folder, config.smiles_column)
     if initial is not None:
         corpus = keep_encodable(corpus, initial.tokenizer)
     run.info(f"molecules: {format_counts(corpus.counts)}")

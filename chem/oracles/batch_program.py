@@ -44,7 +44,7 @@ class BatchProgram:
 
     def __init__(
         self,
-        command: Sequence[str],
+        command: Sequence[str | float],
         pattern: str,
         source: str = "output_folder",
         pick: str = "first",

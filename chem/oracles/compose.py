@@ -31,46 +31,18 @@ from conf.schema.base import ConfigError, load_object
 from conf.schema.extras import missing_package
 from conf.schema.oracle import ComponentConfig, OracleConfig
 
-
-def _make_docking(**parameters: Any) -> Component:
-    from chem.oracles.docking import Docking  # loads vina and meeko
-
-    return Docking(**parameters)
-
-
-def _make_synthesis(**parameters: Any) -> Component:
-    from chem.oracles.synthesis.component import Synthesis  # loads syntheseus
-
-    return Synthesis(**parameters)
-
-
-def _make_descriptor(**parameters: Any) -> Component:
-    from chem.oracles.descriptors import Descriptor  # loads all of RDKit's descriptors
-
-    return Descriptor(**parameters)
-
-
-def _make_shape(**parameters: Any) -> Component:
-    from chem.oracles.shape import Shape  # loads a part of RDKit that not every build has
-
-    return Shape(**parameters)
-
-
-def _make_qsar(**parameters: Any) -> Component:
-    from chem.oracles.qsar import Qsar  # loads onnxruntime or skops
-
-    return Qsar(**parameters)
-
-
-COMPONENTS: dict[str, Callable[..., Component]] = {
+COMPONENTS: dict[str, Callable[..., Component] | str] = {  # a path is imported where the component is used
     **PROPERTIES,
-    "docking": _make_docking,
-    "descriptor": _make_descriptor,
-    "shape": _make_shape,
-    "qsar": _make_qsar,
+    "docking": "chem.oracles.docking:Docking",
+    "descriptor": "chem.oracles.descriptors:Descriptor",
+    "shape": "chem.oracles.shape:Shape",
+    "qsar": "chem.oracles.qsar:Qsar",
+    "chemprop": "chem.oracles.chemprop_model:ChempropModel",
     "external_program": ExternalProgram,
     "batch_program": BatchProgram,
-    "synthesis": _make_synthesis,
+    "molexp": "chem.oracles.molexp:MolExp",
+    "pmo": "chem.oracles.pmo:Pmo",
+    "synthesis": "chem.oracles.synthesis.component:Synthesis",
 }
 RENAMED = {"command": "external_program"}
 
@@ -300,11 +272,13 @@ def make_component(config: ComponentConfig) -> Component:
             f"of your own, got {config.name}"
         )
     try:
-        factory: Any = COMPONENTS.get(config.name) or load_object("name", config.name)
+        factory: Any = COMPONENTS.get(config.name, config.name)
+        if isinstance(factory, str):
+            factory = load_object("name", factory)
         component: Component = factory(**config.parameters)
         return component
     except ConfigError as error:
-        raise ConfigError(f"oracle.components: {config.label}: {error}") from error
+        raise ConfigError(f"oracle.components: {config.label}: {missing_package(error) or error}") from error
     except (ImportError, AttributeError, TypeError, ValueError, OSError) as error:
         reason = missing_package(error) or error_text(error)
         raise ConfigError(f"oracle.components: {config.label} cannot be created: {reason}") from error

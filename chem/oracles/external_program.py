@@ -58,7 +58,7 @@ class ExternalProgram:
 
     def __init__(
         self,
-        command: Sequence[str],
+        command: Sequence[str | float],
         pattern: str,
         source: str = "stdout",
         pick: str = "first",

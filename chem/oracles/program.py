@@ -5,7 +5,7 @@ import re
 import shutil
 import string
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from itertools import pairwise
@@ -21,12 +21,7 @@ from chem.parallel.processes import kill_group
 from conf.schema.base import ConfigError
 from launch.runs.run_folder import user_path
 
-PICKS: dict[str, Callable[[list[float]], float]] = {
-    "first": lambda values: values[0],
-    "last": lambda values: values[-1],
-    "min": min,
-    "max": max,
-}
+PICKS = ("first", "last", "min", "max")
 CHECKED_SMILES = ("c1ccccc1", "CC(=O)Nc1ccc(O)cc1")  # given to a program at the start: benzene and paracetamol
 EXPONENT = re.compile(r"[eE][-+]?\d")
 
@@ -63,7 +58,7 @@ class CommandLine:
     """
 
     def __init__(
-        self, command: Sequence[str], placeholders: Sequence[str], cwd: str | None, time_limit_s: float
+        self, command: Sequence[str | float], placeholders: Sequence[str], cwd: str | None, time_limit_s: float
     ) -> None:
         if isinstance(command, str) or not command:
             raise ConfigError(f"command: must be a list of the program and its arguments, got {command!r}")
@@ -195,25 +190,32 @@ class NumberPattern:
             )
         if pick not in PICKS:
             raise ConfigError(f"pick: must be one of {', '.join(PICKS)}, got {pick}")
-        self._pick = PICKS[pick]
+        self._pick = pick
 
     def numbers(self, text: str, source: str) -> list[float]:
         """All numbers in a text, at least one.
 
         Raises:
-            ValueError: nothing matches, or the pattern reads a number without its exponent.
+            ValueError: nothing matches, or what matches is no number or is followed by an exponent.
         """
+        return [self._number(match) for match in self._matches(text, source)]
+
+    def pick(self, text: str, source: str) -> float:
+        """The number to take. Raises ValueError as `numbers` does, but only for a number that is taken."""
+        matches = self._matches(text, source)
+        chosen = {"first": matches[:1], "last": matches[-1:]}.get(self._pick, matches)
+        return (max if self._pick == "max" else min)(self._number(match) for match in chosen)
+
+    def _matches(self, text: str, source: str) -> list[re.Match[str]]:
         matches = list(self.pattern.finditer(text))
         if not matches:
             raise ValueError(f"nothing in {source} matches {self.pattern.pattern}: {text[-300:]!r}")
-        for match in matches:
-            if EXPONENT.match(text, match.end(1)):
-                raise ValueError(rf"pattern: reads {match[1]} without its exponent; write (\S+) for the number")
-        return [float(match[1]) for match in matches]
+        return matches
 
-    def pick(self, text: str, source: str) -> float:
-        """The number to take."""
-        return self._pick(self.numbers(text, source))
+    def _number(self, match: re.Match[str]) -> float:
+        if EXPONENT.match(match.string, match.end(1)):
+            raise ValueError(rf"pattern: reads {match[1]} without its exponent; write (\S+) for the number")
+        return float(match[1])
 
 
 def one_line(error: Exception) -> str:

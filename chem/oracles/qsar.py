@@ -28,50 +28,38 @@ Predict = Callable[[np.ndarray], np.ndarray]  # [N, F] float32 -> [N] or [N, K]
 DIGITS = 6  # of a prediction; its last bits may depend on how many molecules are predicted at once
 
 
-class Qsar:
-    """The prediction of a model: a regressor's value, or the probability of a class.
+class BatchedModel:
+    """A model that predicts for several molecules at once; a prediction has 6 digits.
 
     Args:
-        model: ONNX file (.onnx), or file of skops (.skops) with estimators of scikit-learn only.
-        features: what the model was trained on, in the order of its inputs (`chem.oracles.descriptors`).
-        output: name of the ONNX output; None: that of skl2onnx's probabilities if it is there, else the only one.
+        path: its file.
+        features: from RDKit's molecule to what the model reads.
+        predict: predictions [N] or [N, K] from a list of N such.
+        libraries: distributions whose versions the predictions depend on.
         column: target of a model with several, or class whose probability is taken, from 0. None: the only target,
             or the second of two classes.
 
     Raises:
-        ConfigError: the file cannot be read, does not fit the features, or holds other types.
+        ConfigError: the model cannot predict from these features, or has several columns and none was chosen.
     """
-
-    version = "1"  # change it whenever the values change
 
     def __init__(
         self,
-        model: str,
-        features: Sequence[str | Mapping[str, Any]],
-        output: str | None = None,
-        column: int | None = None,
+        path: Path,
+        features: Callable[[Chem.Mol], Any],
+        predict: Callable[[list[Any]], np.ndarray],
+        libraries: Sequence[str],
+        column: int | None,
     ) -> None:
-        self.path = find_file("model", model)
-        self.features, self.column = make_features(features), column
-        if self.path.suffix == ".onnx":
-            self.predict, self.libraries = read_onnx(self.path, output), ("onnxruntime",)
-        elif self.path.suffix == ".skops":
-            if output is not None:
-                raise ConfigError("output: is a name in an ONNX file; use column with a .skops file")
-            self.predict, self.libraries = read_skops(self.path), ("skops", "scikit-learn")
-        else:
-            raise ConfigError(f"model: must be a file .onnx or .skops, got {self.path.name}")
-        self._check_model()
-
-    def _check_model(self) -> None:
-        """Predict for methane, so that features that do not fit are noticed at once."""
+        self.path, self.features, self.predict = path, features, predict
+        self.libraries, self.column = libraries, column
         try:
-            self._select(self.predict(self.features(Chem.MolFromSmiles("C"))[None]))
+            self._select(predict([features(Chem.MolFromSmiles("C"))]))
         except ConfigError:
             raise
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
-            raise ConfigError(f"features: {self.path.name} cannot predict from these ({reason})") from error
+            raise ConfigError(f"features: {path.name} cannot predict from these ({reason})") from error
 
     def _select(self, predictions: np.ndarray) -> np.ndarray:
         """The column [N] of predictions [N] or [N, K]."""
@@ -95,7 +83,7 @@ class Qsar:
         return answer
 
     def score_batch(self, molecules: Sequence[Molecule]) -> list[float | Exception]:
-        """Predict for several molecules at once. A molecule whose features are not finite fails alone."""
+        """Predict for several molecules at once. A molecule that has no features fails alone."""
         answers: list[Any] = []
         for molecule in molecules:
             try:
@@ -104,9 +92,44 @@ class Qsar:
                 answers.append(error)
         described = [row for row in answers if not isinstance(row, Exception)]
         if described:
-            values = iter(self._select(self.predict(np.stack(described))))
+            values = iter(self._select(self.predict(described)))
             answers = [row if isinstance(row, Exception) else float(f"{next(values):.{DIGITS}g}") for row in answers]
         return answers
+
+
+class Qsar(BatchedModel):
+    """The prediction of a model: a regressor's value, or the probability of a class.
+
+    Args:
+        model: ONNX file (.onnx), or file of skops (.skops) with estimators of scikit-learn only.
+        features: what the model was trained on, in the order of its inputs (`chem.oracles.descriptors`).
+        output: name of the ONNX output; None: that of skl2onnx's probabilities if it is there, else the only one.
+        column: as for `BatchedModel`.
+
+    Raises:
+        ConfigError: the file cannot be read, does not fit the features, or holds other types.
+    """
+
+    version = "1"  # change it whenever the values change
+
+    def __init__(
+        self,
+        model: str,
+        features: Sequence[str | Mapping[str, Any]],
+        output: str | None = None,
+        column: int | None = None,
+    ) -> None:
+        path = find_file("model", model)
+        libraries: tuple[str, ...] = ("onnxruntime",)
+        if path.suffix == ".onnx":
+            predict = read_onnx(path, output)
+        elif path.suffix == ".skops":
+            if output is not None:
+                raise ConfigError("output: is a name in an ONNX file; use column with a .skops file")
+            predict, libraries = read_skops(path), ("skops", "scikit-learn")
+        else:
+            raise ConfigError(f"model: must be a file .onnx or .skops, got {path.name}")
+        super().__init__(path, make_features(features), lambda rows: predict(np.stack(rows)), libraries, column)
 
 
 def read_onnx(path: Path, output: str | None) -> Predict:

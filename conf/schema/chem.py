@@ -10,6 +10,7 @@ from core.rules import LOSSES, Choices
 
 FILTERS = ("none", "identical_murcko", "topological", "similarity")
 PENALTIES = ("step", "sigmoid", "linear", "tanh")
+SMILES_COLUMN = "column of the SMILES, by name or number from 1; null: found by name, else by what it holds"
 SCREENS = "score thresholds at which the final metrics (yield, OB, IntDiv1, #Circles) are computed"
 
 
@@ -78,7 +79,8 @@ class MoleculeFilterConfig(Section):
 class PretrainConfig(TrainingConfig):
     """Pretraining of a prior on a file of SMILES."""
 
-    data: str = key("file of SMILES, plain or gzipped")
+    data: str = key("molecule file: SMILES, a table or SDF, plain or gzipped (docs/chem.md)")
+    smiles_column: str | None = key(SMILES_COLUMN)
     init: str | None = key("prior to continue from: shipped, a folder, or a file of REINVENT; null: random weights")
     filter: MoleculeFilterConfig = key("which molecules to train on")
     spelling: str = key("SMILES that are trained on", choices=("canonical", "randomised"))
@@ -99,6 +101,22 @@ class PretrainConfig(TrainingConfig):
 
 
 @dataclass
+class GeneticConfig(Section):
+    """A genetic algorithm over the replay memory (`chem.breeding`)."""
+
+    offspring: int = key(
+        "molecules that are bred from the memory in each step, scored within the budget and remembered; 0: none",
+        low=0,
+        high=10**5,
+    )
+    mutation: float = key("share of the bred molecules that are mutated after crossover", low=0, high=1)
+    pressure: float = key(
+        "parents of rank 0, 1, ... are drawn with weights 1 / (pressure * size + rank); small: mostly the best",
+        above=0,
+    )
+
+
+@dataclass
 class ReplayConfig(Section):
     """Replay of the best molecules so far."""
 
@@ -113,6 +131,7 @@ class ReplayConfig(Section):
     seeds: str | None = key(
         "file of molecules, such as known actives, that are scored at the start and then remembered; null: none"
     )
+    genetic: GeneticConfig = key("a genetic algorithm over the memory")
 
     def check(self, prefix: str) -> None:
         """Check that the sample is not larger than the memory, and that seeds have a use."""
@@ -121,6 +140,11 @@ class ReplayConfig(Section):
             raise ConfigError(
                 f"{prefix}seeds: needs a replay memory, {prefix}size and {prefix}sample or {prefix}augmentations of "
                 f"at least 1, got {self.size}, {self.sample} and {self.augmentations}"
+            )
+        if self.genetic.offspring and not (self.size and self.sample + self.augmentations):
+            raise ConfigError(
+                f"{prefix}genetic.offspring: must be 0 without a replay memory, which {prefix}size and "
+                f"{prefix}sample or {prefix}augmentations turn on, got {self.genetic.offspring}"
             )
 
 
@@ -281,15 +305,14 @@ class ChemConfig(RunConfig):
 class ChemEvaluateConfig(JobConfig):
     """A CSV file of molecules and scores, in the order in which they were generated."""
 
-    file: str = key("CSV with a header, one generated string per line, including repeats and invalid ones if known")
-    smiles_column: str = key("column of the SMILES")
+    file: str = key("table with a header, one generated string per line, including repeats and invalid ones if known")
+    smiles_column: str | None = key(SMILES_COLUMN)
     score_column: str = key("column of the scores; the score of a molecule that was not scored is empty")
     screens: list[float] = key(SCREENS)
     circle_distance: float = key("#Circles counts molecules at a Tanimoto distance above this", low=0, below=1)
     shown: int = key("number of best molecules in the picture", low=1, high=10**4)
-    known: str | None = key(
-        "file of the prior's training SMILES, plain or gzipped, for the novelty; null: novelty is not computed"
-    )
+    known: str | None = key("molecule file of the prior's training set, for the novelty; null: no novelty")
+    known_smiles_column: str | None = key("as smiles_column, for known")
 
     def check(self, prefix: str) -> None:
         """Check that the screens are different."""
@@ -300,10 +323,8 @@ class ChemEvaluateConfig(JobConfig):
 class ScoreConfig(JobConfig):
     """A file of molecules, and the oracle that scores them."""
 
-    file: str = key(
-        "molecules: a CSV file with a header, or a file with a SMILES at the start of each line; may be gzipped"
-    )
-    smiles_column: str = key("column of the SMILES in a CSV file")
+    file: str = key("molecule file: SMILES, a table or SDF, plain or gzipped (docs/chem.md)")
+    smiles_column: str | None = key(SMILES_COLUMN)
     oracle: OracleConfig = key("how molecules are scored (docs/oracles.md)")
     cache: str | None = key(
         "cache of scores: shared (by all runs, in MARA_CACHE), a file, or null for one in the run folder"
@@ -337,9 +358,9 @@ class StockConfig(JobConfig):
     max_atoms: int = key("maximum number of heavy atoms of a building block", low=1, high=1000)
     max_depth: int = key("maximum number of successive reactions when a molecule is broken down", low=0, high=20)
     inventory: str = key("make: make an inventory; default: measure the one of this project; or a file to measure")
-    molecules: str | None = key(
-        "file of SMILES to find routes for, plain or gzipped; null: samples of the shipped prior"
-    )
+    inventory_smiles_column: str | None = key("as smiles_column, for inventory")
+    molecules: str | None = key("molecule file to find routes for; null: samples of the shipped prior")
+    smiles_column: str | None = key(SMILES_COLUMN)
     count: int = key("number of molecules to find routes for, chosen at random", low=1, high=10**7)
     depth: int = key("maximum number of successive reactions of a route", low=1, high=20)
     workers: int | None = key("number of processes; null: one per core", low=1, high=1024)

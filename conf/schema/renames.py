@@ -30,6 +30,11 @@ ADDED_TO_OPTIONS: dict[str, dict[str, dict[str, Any]]] = {  # the same for the k
 ADDED_BESIDE: dict[str, dict[str, Any]] = {  # the same for configurations that have a certain key
     "model.name_or_path": {"model.stop.tokens": [], "model.stop.strings": []},
     "replay.size": {"agent": None, "stages": [], "stop.max_score": None, "replay.seeds": None},
+    "replay.purge": {
+        "replay.genetic.offspring": 0,
+        "replay.genetic.mutation": 0.01,
+        "replay.genetic.pressure": 0.01,
+    },
     "score_thresholds": {"stop.tokens": [], "stop.strings": []},  # of llm.evaluate
 }
 

@@ -22,7 +22,7 @@ def test_the_command(tmp_path):
     known = tmp_path / "known.smi"
     known.write_text("OCC alcohol\nCCCCCCCC\n")
     process = evaluate(
-        f"file={tmp_path / 'other.csv'}", "smiles_column=SMILES", "score_column=Reward", "screens=[0.5,0.3]",
+        f"file={tmp_path / 'other.csv'}", "score_column=Reward", "screens=[0.5,0.3]",
         f"known={known}", f"hydra.run.dir={tmp_path / 'run'}",
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
@@ -36,10 +36,13 @@ def test_the_command(tmp_path):
     assert summary["novelty"] == pytest.approx(13 / 15)
     assert summary["validity"] == pytest.approx(15 / 16)
     assert summary["0.3/int_div1"] == pytest.approx(distances(MOLECULES[6:]).mean())
+    assert summary["known"] == {"lines": 2, "kept": 2}
+    assert summary["file_counts"] == {"lines": 16, "kept": 15, "not a molecule": 1}
+    assert "other.csv: lines 16, kept 15, not a molecule 1" in process.stdout + process.stderr
     assert "not reached" in process.stdout
     assert "#Circles" in process.stdout
     assert {"figure.png", "molecules.png"} <= {path.name for path in (tmp_path / "run").iterdir()}
 
     wrong = evaluate(f"file={tmp_path / 'other.csv'}", f"hydra.run.dir={tmp_path / 'wrong'}")
     assert wrong.returncode == 1
-    assert "smiles_column: other.csv has no column smiles; its columns are: step, Reward, SMILES" in wrong.stderr
+    assert "score_column: other.csv has no column score; its columns are: step, Reward, SMILES" in wrong.stderr

@@ -1,12 +1,11 @@
 """Scores of a file: reading, resuming from the cache, and rows without a score."""
 
 import csv
-import gzip
 
 import pytest
 
 from chem import file_scores
-from chem.file_scores import read_strings, score_file
+from chem.file_scores import score_file
 from chem.oracles import OracleError, Result, Status
 from conf.schema.base import ConfigError
 from conf.schema.chem import ScoreConfig
@@ -83,10 +82,8 @@ def test_what_was_scored_is_not_asked_again(folder):
 
 
 def test_tables_are_read_by_column(folder):
-    text = 'id,SMILES\n1,OCC\n2,"C1CC1"\n3,\n'
-    (folder / "a.csv").write_text("\ufeff" + text)
-    (folder / "a.csv.gz").write_bytes(gzip.compress(text.encode()))
-    for name in ("a.csv", "a.csv.gz"):
-        assert read_strings(folder / name, "SMILES") == ["OCC", "C1CC1", ""]
+    summary, rows = run_on(folder, '\ufeffid,SMILES\n1,OCC\n2,"C1CC1"\n3,\n', name="a.csv")
+    assert [row["smiles"] for row in rows] == ["OCC", "C1CC1", ""]
+    assert summary["strings"] == 3
     with pytest.raises(ConfigError, match=r"^smiles_column: a\.csv has no column smiles; its columns are: id"):
-        read_strings(folder / "a.csv", "smiles")
+        run_on(folder, "id,SMILES\n1,OCC\n", "smiles_column=smiles", name="a.csv")

@@ -36,6 +36,9 @@ PIECES = [
 PARAMETERS = {
     "similarity": {"smiles": ["CCO"]},
     "substructure": {"smarts": "CO"},
+    "group_count": {"smarts": "CO"},
+    "rings_of_size": {"low": 7},
+    "descriptor": {"name": "MolMR"},
     "external_program": {"command": ["wc", "-c", "{smi}"], "pattern": r"(\d+)"},
 }
 
@@ -69,6 +72,7 @@ def everything():
     wide = ComponentTransformConfig("sigmoid", low=0.0, high=100.0, k=0.5)
     names = [
         *PROPERTIES,
+        "descriptor",
         "external_program",
         *(["synthesis"] if all(map(find_spec, ("syntheseus", "datamol"))) else []),
     ]

@@ -1,5 +1,6 @@
 """`python -m chem.pretrain`: resuming, mistakes, continuing from a prior."""
 
+import gzip
 import json
 import os
 import signal
@@ -11,10 +12,11 @@ from pathlib import Path
 import pytest
 from rdkit import Chem
 
+from chem.models.corpus import filter_smiles
 from chem.models.network import token_logp
 from chem.models.prior import Prior, load_prior, make_network, save_prior
 from chem.models.tokenizer import Tokenizer
-from conf.schema.chem import RecurrentConfig
+from conf.schema.chem import MoleculeFilterConfig, RecurrentConfig
 
 ROOT = Path(__file__).parents[2]
 SMILES = [f"{'C' * n}{end}" for n in range(1, 9) for end in ("O", "N", "c1ccccc1", "C(=O)O", "C#N", "1CCCO1", "Cl")]
@@ -69,7 +71,7 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data=no_such.smi", "chem.pretrain: data: cannot read the file of SMILES no_such.smi"),
+        ("data=no_such.smi", "chem.pretrain: data: there is no file no_such.smi, neither here nor in"),
         ("network.dropout=1", "chem.pretrain: network.dropout: must be finite and >= 0 and < 1"),
         ("network=rnn", "chem.pretrain: network: must be one of gru, lstm, transformer, got rnn"),
         ("max_tokens=50", "chem.pretrain: max_tokens: must be >= 100 (filter.max_tokens), got 50"),
@@ -82,6 +84,25 @@ def test_a_mistake_is_one_line(tmp_path, override, message):
     assert process.returncode == 1
     assert printed.startswith(message)
     assert printed.count("\n") == 1
+
+
+def test_a_table_in_the_form_of_chembl(tmp_path):
+    """Gzipped, with a byte order mark, quotes and a header, the id first."""
+    rows = [f'CHEMBL{n}\t"{smiles}"\tInChI=1S/{n}\tKEY-{n}' for n, smiles in enumerate([*SMILES, "C(", "CCCO", ""])]
+    header = "chembl_id\tcanonical_smiles\tstandard_inchi\tstandard_inchi_key"
+    text = "\ufeff" + "\r\n".join([header, *rows]) + "\r\n"
+    (tmp_path / "chembl.txt.gz").write_bytes(gzip.compress(text.encode()))
+    tiny = [override for override in TINY if not override.startswith("epochs")]
+    process = pretrain(tmp_path / "run", f"data={tmp_path / 'chembl.txt.gz'}", *tiny, "epochs=1")
+    printed = process.communicate()[0]
+    assert process.returncode == 0, printed
+    counts = json.loads((tmp_path / "run" / "summary.json").read_text())["data"]
+    expected = filter_smiles(SMILES, MoleculeFilterConfig(["C", "N", "O", "Cl"], 2, 60, 100, 1, True))[1]
+    assert counts["kept"] == expected["kept"] > 50
+    assert counts["lines"] == len(SMILES) + 3
+    new = {reason: counts[reason] - expected.get(reason, 0) for reason in ("not a molecule", "empty", "duplicate")}
+    assert new == {"not a molecule": 1, "empty": 1, "duplicate": 1}
+    assert "chembl.txt.gz" in (tmp_path / "run" / "corpus.json").read_text()
 
 
 def test_training_continues_from_a_prior_with_its_vocabulary(tmp_path):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from omegaconf import OmegaConf
 
-from chem.csv_metrics import read_molecules
+from chem.csv_metrics import read_scored_file
 from chem.metrics import collect_molecules, run_metrics
 from chem.report import (
     distinct_molecules,
@@ -135,7 +135,7 @@ def test_the_molecules_of_a_run_have_the_metrics_of_the_run(run, tmp_path, every
     report_run(run, calls=400, failures=0, reason="budget")
 
     def evaluate(path):
-        molecules = collect_molecules(*read_molecules(path, "smiles", "score"))
+        molecules = collect_molecules(*read_scored_file(path, "smiles", "score"))
         return run_metrics(molecules, [0.5])
 
     keys = ("0.5/yield", "0.5/OB1", "0.5/OB10", "0.5/OB100", "0.5/int_div1", "0.5/circles", "0.5/scaffolds", "calls")

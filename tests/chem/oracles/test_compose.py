@@ -171,7 +171,7 @@ def test_what_is_no_json_fails_its_molecule(own, parameters, message):
 
 def test_identities_and_preflights_are_plain(own, monkeypatch):
     scorer = Scorer(OracleConfig([own()]))
-    component = scorer.components[0].component
+    component: Any = scorer.components[0].component
     component.identity = lambda: {"weights": np.arange(2), "level": np.float32(0.5)}
     component.preflight = lambda: np.array(["two", "values"])
     assert json.loads(json.dumps(scorer.identity()))["components"][0]["depends_on"] == {
@@ -223,7 +223,7 @@ class Lengths:
 
 def test_a_failing_batch_is_halved():
     scorer = Scorer(OracleConfig([ComponentConfig("qed")]))
-    component = Lengths()
+    component: Any = Lengths()
     scorer.components[0].component = component
     carbons = ["C" * n for n in range(1, 7)]
     results = {result.smiles: result for result in scorer.score_batch([*carbons, "CN", "CO", "CF", "C1CC"])}
@@ -244,7 +244,8 @@ def test_a_failing_batch_is_halved():
 
 def test_what_a_score_of_zero_makes_superfluous_is_not_in_the_batch():
     config = OracleConfig([NO_DONORS, ComponentConfig("qed")])
-    scorer, component = Scorer(config), Lengths()
+    scorer = Scorer(config)
+    component: Any = Lengths()
     scorer.components[1].component = component
     results = scorer.score_batch(["CO", "CCC", "CN"])  # the first and the last have donors
     assert [result.score for result in results] == [0, 0.3, 0]

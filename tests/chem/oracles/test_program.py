@@ -52,3 +52,13 @@ def test_a_number_is_read_with_its_exponent(text, pattern, number):
             numbers.pick(text, "stdout")
     else:
         assert numbers.pick(text, "stdout") == number
+
+
+def test_numbers_that_are_not_picked_do_not_matter():
+    text = "12 /tmp/mara-0e3_/molecule.smi"
+    assert NumberPattern(r"(\d+)", "first").pick(text, "stdout") == 12
+    for pick in ("last", "min"):
+        with pytest.raises(ValueError, match="without its exponent"):
+            NumberPattern(r"(\d+)", pick).pick(text[:15] + "1e3", "stdout")
+    with pytest.raises(ValueError, match="without its exponent"):
+        NumberPattern(r"(\d+)", "first").numbers(text, "stdout")

@@ -102,7 +102,7 @@ def test_qed_is_rdkits_own():
     """Bit for bit, for building blocks, odd molecules and molecules with explicit hydrogens."""
     odd = ["[U]", "[Na+].[Cl-]", "F.F.F.F", "[15NH3]", "C1" + "C" * 100 + "1", "*c1ccccc1", "[O-][N+](=O)OO", "[Si]F"]
     hydrogens = ["[H][H]", "[2H]C(C)O", "[H]c1ccccc1", "[H][N+]([H])([H])C", "[OH][H]", "[H-]"]
-    smiles = [*sorted(read_stock(default_stock()))[::20], ASPIRIN, RHODANINE, *odd, *hydrogens]
+    smiles = [*sorted(read_stock(default_stock()).smiles)[::20], ASPIRIN, RHODANINE, *odd, *hydrogens]
     mols = [Chem.MolFromSmiles(string) for string in smiles]
     alerts = [QED.properties(mol).ALERTS for mol in mols]
     assert len(mols) > 100

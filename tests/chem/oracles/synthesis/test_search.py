@@ -19,6 +19,7 @@ from chem.oracles.synthesis.search import (
     RouteSearch,
     TemplateModel,
     choose_templates,
+    has_enough_carbon,
     load_model,
     may_lead_to_route,
 )
@@ -65,14 +66,31 @@ def test_the_inventory_is_a_set():
     inventory = Inventory(frozenset(["CCO"]))
     assert inventory.is_purchasable(Molecule("OCC"))
     assert not inventory.is_purchasable(Molecule("CCN"))
+    assert Inventory(frozenset(["NCC(=O)O"])).is_purchasable(Molecule("[NH3+]CC(=O)[O-]"))
+
+
+@pytest.mark.parametrize(
+    ("reactants", "product", "enough"),
+    [
+        (["CC(=O)O", "CN"], "CNC(C)=O", True),
+        (["c1ccccc1"], "Brc1ccccc1", True),  # a reagent that the model left out
+        (["CC(=O)O"], "CNC(C)=O", False),
+        (["CC"], "CCCC", False),
+    ],
+)
+def test_a_model_of_your_own_must_not_lose_carbon(reactants, product, enough):
+    reaction = SingleProductReaction(reactants=Bag(map(Molecule, reactants)), product=Molecule(product), metadata={})
+    assert has_enough_carbon(reaction) == enough
 
 
 @pytest.mark.parametrize(("depth", "reactions"), [(1, 0), (2, 2), (3, 2)])
 def test_the_depth_is_in_reactions(blocks, amide, depth, reactions):
-    stock = read_stock(Path(blocks))
+    stock = frozenset(read_stock(Path(blocks)).smiles)
+    model = TemplateModel(datamol_templates(), use_cache=True)
     search = RouteSearch(
         depth,
-        reaction_model=TemplateModel(datamol_templates(), use_cache=True),
+        model.is_possible,
+        reaction_model=model,
         mol_inventory=Inventory(stock),
         limit_iterations=500,
         time_limit_s=60.0,

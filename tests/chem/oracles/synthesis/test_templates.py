@@ -6,10 +6,27 @@ from rdkit.Chem import rdChemReactions
 
 pytest.importorskip("syntheseus", reason="needs the extra synthesis")
 from chem.oracles.synthesis import templates
-from chem.oracles.synthesis.templates import Retrosynthesis, Template, canonical_parts, datamol_templates
+from chem.oracles.synthesis.templates import (
+    Retrosynthesis,
+    Template,
+    atom_changes,
+    canonical_parts,
+    compile_reaction,
+    datamol_templates,
+    gives_product,
+    is_balanced,
+    tautomer_key,
+)
 from conf.schema.base import ConfigError
 
-AMIDE = Template("amide", "amide coupling", ("amide coupling",), "[C:1](=[O:2])-[N:3]>>[C:1](=[O:2])-[OH].[N:3]")
+AMIDE = Template(
+    "amide",
+    "amide coupling",
+    ("amide coupling",),
+    "[C:1](=[O:2])-[N:3]>>[C:1](=[O:2])-[OH].[N:3]",
+    "[C:1](=[O:2])-[OH].[N;!H0:3]>>[C:1](=[O:2])-[N:3]",
+)
+TEMPLATES = {template.name: template for template in datamol_templates()}
 
 
 def test_datamol_has_127_templates_and_thousands_of_molecules():
@@ -33,7 +50,7 @@ def test_the_screen_leaves_out_no_match():
     expected: dict[tuple[Template, tuple[str, ...]], None] = {}
     for template in datamol_templates():
         for outcome in rdChemReactions.ReactionFromSmarts(template.retro).RunReactants((mol,)):
-            if canonical_parts(outcome):
+            if is_balanced(mol, outcome, atom_changes(template)) and canonical_parts(outcome):
                 expected[template, canonical_parts(outcome)] = None
     assert Retrosynthesis(datamol_templates())(mol) == list(expected)
     assert len(expected) > 3
@@ -50,3 +67,63 @@ def test_a_missing_datamol_is_one_line(monkeypatch):
     message = r"^datamol is not installed, and its .* templates are needed: pip install --no-deps datamol$"
     with pytest.raises(ConfigError, match=message):
         templates.data_file("reactions.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "molecule", "balanced"),
+    [
+        ("curtius-3", "NCc1ccccc1", True),
+        ("curtius-3", "Cc1ccc(C[NH2+]C2C[C@H](CO)CC2(C)C)cc1", False),  # [NH2+] is not a primary amine
+        ("BOC-protection", "CCNC(=O)OC(C)(C)C", True),  # drops the carbamate, which the reagent brings
+        ("miyaura-borylation", "OB(O)c1ccccc1", True),
+        ("miyaura-borylation", "CC1(C)OB(c2ccccc2)OC1(C)C", True),  # forwards it makes the pinacol too
+        ("pyrimidone-1", "CCOC(=O)C1=C(C)NC(=O)NC1c1ccccc1", True),
+        ("pyrimidone-1", "CCOC(=O)C1=C(C)N(C)C(=O)NC1c1ccccc1", False),  # the methyl of a urea that is added
+    ],
+)
+def test_no_atom_is_lost_beyond_those_that_the_template_adds(name, molecule, balanced):
+    template, mol = TEMPLATES[name], Chem.MolFromSmiles(molecule)
+    outcomes = compile_reaction(template.retro).RunReactants((mol,))
+    assert outcomes
+    changes = atom_changes(template)
+    assert {is_balanced(mol, outcome, changes) for outcome in outcomes} == {balanced}
+    assert bool(Retrosynthesis((template,))(mol)) == balanced
+
+
+def test_an_atom_is_not_there_twice():
+    """A bond of a ring is cut, and RDKit puts the rest of the ring into both reactants."""
+    cut = Template("cut", "cut", (), "[C:1]-[N:2]>>[C:1]-Br.[N:2]", "[C:1]-Br.[N;!H0:2]>>[C:1]-[N:2]")
+    (outcome, *_) = compile_reaction(cut.retro).RunReactants((Chem.MolFromSmiles("C1CCCCN1"),))
+    assert sum(mol.GetNumAtoms() for mol in outcome) > 7
+    assert Retrosynthesis((cut,))(Chem.MolFromSmiles("C1CCCCN1")) == []
+    assert Retrosynthesis((cut,))(Chem.MolFromSmiles("CNC")) == [(cut, ("CBr", "CN"))]  # control
+
+
+@pytest.mark.parametrize(
+    ("name", "reactants", "product", "possible"),
+    [
+        ("amide_coupling-1", ("CN", "CC(=O)O"), "CNC(C)=O", True),
+        ("amide_coupling-1", ("CC(=O)O", "CN"), "CNC(C)=O", True),  # any order
+        ("amide_coupling-1", ("CN", "CC(=O)O"), "CCNC(C)=O", False),
+        ("amide_coupling-1", ("CC(=O)O",), "CNC(C)=O", False),
+        ("curtius-3", ("OC(=O)Cc1ccccc1",), "NCc1ccccc1", True),
+        ("curtius-3", ("OC(=O)CCCCC",), "C1CCCCN1", False),  # a ring that the template would open
+        ("124-triazole-3", ("CC#N", "OC(=O)c1ccccc1"), "Cc1nc(-c2ccccc2)n[nH]1", True),  # as a tautomer
+        ("amination-2", ("CC(=O)c1ccccc1", "CN"), "CN[C@@H](C)c1ccccc1", True),  # as one of two stereoisomers
+        ("amination-2", ("CC(=O)c1ccccc1", "CN"), "CNC(C)c1ccncc1", False),
+        ("mitsunobu-1", ("CO", "Oc1ccccc1"), "COc1ccccc1", True),
+        ("miyaura-borylation", ("Brc1ccccc1",), "CC1(C)OB(c2ccccc2)OC1(C)C", True),
+    ],
+)
+def test_the_reaction_must_give_the_product(name, reactants, product, possible):
+    assert gives_product(TEMPLATES[name], reactants, product) == possible
+
+
+def test_tautomers_and_stereoisomers_share_a_key():
+    def keys(*smiles):
+        return {tautomer_key(Chem.MolFromSmiles(string)) for string in smiles}
+
+    assert len(keys("Cc1cc(CC)[nH]n1", "Cc1cc(CC)n[nH]1")) == 1
+    assert len(keys("C[C@H](N)CC", "C[C@@H](N)CC", "CC(N)CC")) == 1
+    assert len(keys("C/C=C/C", "C/C=C\\C")) == 1
+    assert len(keys("CCCO", "CC(O)C", "CCOC", "CC=CO", "CC[CH]O")) == 5  # control: other molecules

@@ -1,0 +1,296 @@
+"""Run every method on every task with every seed, each run in a process of its own."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import rdkit
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from chem.benchmarks.records import (
+    Cell,
+    Records,
+    console_table,
+    markdown_table,
+    read_records,
+    settings_key,
+    table_rows,
+    update_document,
+    write_records,
+)
+from chem.benchmarks.suites import SUITES, Suite
+from conf.schema.base import ConfigError
+from conf.schema.benchmark import BenchmarkConfig
+from launch.cli.compose import compose
+from launch.runs import signals
+from launch.runs.atomic import make_folder, remove_folder
+from launch.runs.console import console
+from launch.runs.provenance import code_version, package_versions
+from launch.runs.run import Run
+from launch.runs.run_folder import FolderLocked, flatten, is_locked, lock_folder, read_json, read_jsonl, user_path
+
+POLL_SECONDS = 0.2
+LOCK = ".benchmark.lock"
+PACKAGES = ("python", "torch", "numpy")  # whose versions a record has, beside RDKit's
+# Keys that differ between the runs of a method, or do not change results.
+NOT_SETTINGS = ("seed", "threads", "resume", "cache", "loggers", "screens", "checkpoint.", "oracle.")
+
+
+class Job(NamedTuple):
+    """A run that has no record yet."""
+
+    cell: Cell
+    overrides: list[str]
+    folder: Path
+    settings: dict[str, Any]
+
+
+def run_benchmark(config: BenchmarkConfig, run: Run) -> None:
+    """Run what has no record, then print the table and write it to the document.
+
+    Raises:
+        ConfigError: the configuration of a run is wrong, another process works in the folder, or runs failed.
+    """
+    suite = SUITES[config.benchmark]
+    tasks = check_tasks(config, suite)
+    path, work = user_path(config.records), user_path(config.work)
+    settings = {method: method_settings(config, method, suite) for method in config.methods}
+    jobs = [
+        Job(
+            cell,
+            run_overrides(config, cell, suite),
+            work / cell.method / cell.task / str(cell.seed),
+            settings[cell.method],
+        )
+        for cell in all_cells(config.methods, tasks, config.seeds)
+    ]
+    failures: list[str] = []
+    if config.workers != 0:
+        make_folder(work)
+        lock = lock_work(work)
+        waiting = [job for job in jobs if (job.cell, settings_key(job.settings)) not in read_records(path)]
+        run.info(f"{len(jobs) - len(waiting)} of {len(jobs)} runs are in {path}")
+        try:
+            failures = run_jobs(waiting, config, lambda job: save_record(job, config, suite, path))
+        finally:
+            if lock is not None:
+                os.close(lock)
+    records = read_records(path)
+    report(config, suite, tasks, settings, records, run)
+    if failures:
+        raise ConfigError(f"{len(failures)} runs failed; the first: {failures[0]}")
+
+
+def check_tasks(config: BenchmarkConfig, suite: Suite) -> list[str]:
+    """The tasks to run, in the order of the benchmark."""
+    for task in config.tasks:
+        if task not in suite.tasks:
+            raise ConfigError(f"tasks: each must be one of {', '.join(suite.tasks)}, got {task}")
+    return [task for task in suite.tasks if not config.tasks or task in config.tasks]
+
+
+def all_cells(methods: Sequence[str], tasks: Sequence[str], seeds: int) -> list[Cell]:
+    """All runs; the first seed of every task and method comes before the second."""
+    return [Cell(method, task, seed) for seed in range(seeds) for task in tasks for method in methods]
+
+
+def run_overrides(config: BenchmarkConfig, cell: Cell, suite: Suite) -> list[str]:
+    """What follows `python -m chem` for a run."""
+    return [
+        f"experiment=benchmark/{cell.method}",
+        *suite.overrides(cell.task),
+        f"seed={cell.seed}",
+        f"budget={config.budget}",
+        "threads=1",
+        "oracle.workers=1",
+        *config.overrides,
+    ]
+
+
+def method_settings(config: BenchmarkConfig, method: str, suite: Suite) -> dict[str, Any]:
+    """The settings of a method: what its configuration changes of the defaults of `python -m chem`.
+
+    Keys that are added to the schema later leave it as it is.
+
+    Raises:
+        ConfigError: there is no such method, or its configuration is wrong.
+    """
+    composed = flatten(compose("chem", run_overrides(config, Cell(method, suite.tasks[0], 0), suite)))
+    default = flatten(compose("chem", ["~experiment"]))
+    return {
+        name: value
+        for name, value in composed.items()
+        if not name.startswith(NOT_SETTINGS) and value != default.get(name)
+    }
+
+
+def lock_work(work: Path) -> int | None:
+    """Lock the folder of the runs against a second process with this command."""
+    try:
+        return lock_folder(work, name=LOCK)
+    except FolderLocked:
+        raise ConfigError(
+            f"work: another chem.benchmark is using {work}; wait for it, or give another folder"
+        ) from None
+
+
+def run_jobs(jobs: Sequence[Job], config: BenchmarkConfig, finish: Callable[[Job], str]) -> list[str]:
+    """Run jobs, `config.workers` at a time.
+
+    A run whose process outlived an earlier, killed benchmark is waited for and then continued.
+
+    Args:
+        jobs: what to run.
+        config: of the benchmark.
+        finish: called with each finished job; records it and returns a line about it.
+
+    Returns:
+        Messages of the runs that failed.
+
+    Raises:
+        KeyboardInterrupt: a signal asked to stop. The runs have saved a checkpoint.
+    """
+    workers = config.workers or len(os.sched_getaffinity(0))
+    waiting, running, failures = list(jobs), dict[Cell, tuple[Job, subprocess.Popen[bytes]]](), []
+    outliving = [job for job in jobs if is_locked(job.folder)]
+    signals.defer(True)
+    with make_progress(len(jobs)) as progress:
+        bar = progress.task_ids[0]
+        try:
+            while (waiting or running) and signals.pending() is None:
+                outliving = [job for job in outliving if is_locked(job.folder)]
+                ready = [job for job in waiting if job not in outliving]
+                for job in ready[: max(workers - len(running) - len(outliving), 0)]:
+                    waiting.remove(job)
+                    running[job.cell] = (job, start_job(job))
+                for cell, (job, process) in list(running.items()):
+                    if process.poll() is None:
+                        continue
+                    del running[cell]
+                    name = f"{cell.method} {cell.task} seed {cell.seed}"
+                    if process.returncode == 0:
+                        line = f"{name}: {finish(job)}"
+                        if not config.keep_runs:
+                            remove_run(job)
+                    else:
+                        line = f"{name} failed: {last_line(log_file(job))}"
+                        failures.append(line)
+                    progress.advance(bar)
+                    console.print(f"[{int(progress.tasks[0].completed)}/{len(jobs)}] {line}", soft_wrap=True)
+                time.sleep(POLL_SECONDS)
+        finally:
+            with signals.held():
+                stop_jobs([process for _, process in running.values()])
+            signals.defer(False)
+    interruption = signals.pending()
+    if interruption is not None:
+        raise KeyboardInterrupt(interruption)
+    return failures
+
+
+def make_progress(total: int) -> Progress:
+    """A bar of finished runs, only on a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    progress = Progress(*columns, console=console, disable=not console.is_terminal)
+    progress.add_task("runs", total=total)
+    return progress
+
+
+def log_file(job: Job) -> Path:
+    """What the run prints."""
+    return job.folder.with_name(f"{job.folder.name}.log")
+
+
+def job_command(job: Job) -> list[str]:
+    """The command of a run."""
+    return [sys.executable, "-m", "chem", *job.overrides, f"hydra.run.dir={job.folder.absolute()}"]
+
+
+def start_job(job: Job) -> "subprocess.Popen[bytes]":
+    """Start or continue a run, in a session of its own: Ctrl-C in a terminal reaches it through this process."""
+    make_folder(job.folder.parent)
+    with log_file(job).open("wb") as log:
+        return subprocess.Popen(
+            job_command(job),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+
+def stop_jobs(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
+    """Let runs complete their step and save a checkpoint; a second signal ends them at once."""
+    if processes:
+        console.print(f"waiting for {len(processes)} runs to save a checkpoint; another Ctrl-C ends them at once")
+    for process in processes:
+        process.terminate()
+    while any(process.poll() is None for process in processes):
+        if signals.urgent():
+            for process in processes:
+                process.kill()
+        time.sleep(POLL_SECONDS)
+
+
+def remove_run(job: Job) -> None:
+    """Remove the folder and the log of a run that has a record."""
+    remove_folder(job.folder)
+    log_file(job).unlink(missing_ok=True)
+    with suppress(OSError):
+        job.folder.parent.rmdir()  # unless another seed is there
+
+
+def last_line(path: Path) -> str:
+    """The last line of a log."""
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    return next((line for line in reversed(lines) if line.strip()), f"no message in {path}")
+
+
+def save_record(job: Job, config: BenchmarkConfig, suite: Suite, path: Path) -> str:
+    """Add the record of a finished run to the file; return a line about it."""
+    figures = suite.measure(read_jsonl(job.folder / "samples.jsonl"), config.budget)
+    summary = read_json(job.folder / "summary.json")
+    versions = package_versions()
+    record = {
+        **job.cell._asdict(),
+        **{name: round(value, 6) for name, value in figures.items()},
+        "budget": config.budget,
+        "calls": summary["calls"],
+        "stopped_by": summary["stopped_by"],
+        "seconds": round(sum(row["seconds"] for row in read_jsonl(job.folder / "timings.jsonl"))),
+        "settings": job.settings,
+        "versions": {name: versions[name] for name in PACKAGES} | {"rdkit": rdkit.__version__},
+        "commit": code_version(Path(__file__).parents[2]).get("commit"),
+    }
+    records = read_records(path)
+    records[(job.cell, settings_key(job.settings))] = record
+    write_records(path, records)
+    return f"{suite.metric} {figures[suite.metric]:.3f}, {summary['calls']:,} calls, {record['seconds']} s"
+
+
+def report(
+    config: BenchmarkConfig,
+    suite: Suite,
+    tasks: Sequence[str],
+    settings: Mapping[str, dict[str, Any]],
+    records: Records,
+    run: Run,
+) -> None:
+    """Print the table of the runs with the present settings, and write summary.json and the document."""
+    current = {method: settings_key(values) for method, values in settings.items()}
+    results = {cell: row[suite.metric] for (cell, key), row in records.items() if current.get(cell.method) == key}
+    others = sum(cell.method in current and current[cell.method] != key for cell, key in records)
+    rows = table_rows(results, config.methods, tasks, config.seeds)
+    title = f"{config.benchmark}: {suite.metric}, mean ± standard error over {config.seeds} seeds"
+    console.print(console_table(title, config.methods, rows))
+    if others:
+        run.info(f"{others} records of these methods have other settings and are left out")
+    run.finish({"rows": rows, "methods": list(config.methods), "metric": suite.metric})
+    if config.document is not None:
+        update_document(user_path(config.document), config.benchmark, markdown_table(config.methods, rows))
