@@ -2,7 +2,7 @@
 
 import csv
 import json
-from copy import deepcopy
+from functools import cache
 
 import pytest
 import torch
@@ -42,13 +42,17 @@ class FakeOracle:
         pass
 
 
-@pytest.fixture
-def prior(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def prior(tmp_path_factory):
+    return write_prior(tmp_path_factory.mktemp("prior"), 0)
+
+
+@pytest.fixture(autouse=True)
+def fake_oracle(monkeypatch):
     monkeypatch.setattr(stages, "Oracle", FakeOracle)
     for picture in ("draw_curves", "draw_molecules"):
         monkeypatch.setattr(report, picture, lambda *arguments: None)  # they take most of the time
     OPENED.clear()
-    return write_prior(tmp_path / "prior", 0)
 
 
 def write_prior(folder, seed, tokens="CNOF"):
@@ -79,13 +83,19 @@ MARA = [
     "diversity_filter.min_score=0.1",
     "loss=reinvent",
 ]
-STAGES = f"stages=[{{oracle: {oracle('C')}, steps: 4, threshold: 0.6}}, {{oracle: {oracle('N')}, budget: 60}}]"
+STAGES = f"stages=[{{oracle: {oracle('C')}, steps: 4, threshold: 0.6}}, {{oracle: {oracle('N')}, budget: 40}}]"
+
+
+@cache
+def composed(overrides):
+    config: ChemConfig = compose_typed("chem", list(overrides))[0]
+    return config
 
 
 def run_chem(folder, prior, *overrides, stop_after=None):
     """Train in this process; `stop_after`: fail after so many steps, as if the run was killed."""
-    arguments = [f"prior={prior}", *SMALL, *overrides]
-    config = compose_typed("chem", arguments)[0]
+    arguments = (f"prior={prior}", *SMALL, *overrides)
+    config = composed(arguments)
     real, done = train.train_step, [0]
 
     def step(*parts):
@@ -96,7 +106,7 @@ def run_chem(folder, prior, *overrides, stop_after=None):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "train_step", step)
-        with Run(folder, "chem", OmegaConf.create(deepcopy(dict(compose("chem", arguments)))), arguments) as run:
+        with Run(folder, "chem", OmegaConf.structured(config), list(arguments)) as run:
             train.train_policy(config, run)
     return (
         read_json(folder / "summary.json"),
@@ -113,7 +123,7 @@ def test_a_run_that_was_killed_resumes_in_its_stage(prior, tmp_path):
     summary, metrics, samples = run_chem(tmp_path / "whole", prior, *MARA, STAGES)
     assert [stage["stopped_by"] for stage in summary["stages"]] == ["steps", "budget"]
     assert summary["stages"][0]["steps"] == 4
-    assert summary["stages"][1]["calls"] == 60
+    assert summary["stages"][1]["calls"] == 40
     assert summary["calls"] == sum(stage["calls"] for stage in summary["stages"]) == len(samples)
     assert [row["stage"] for row in metrics] == [1] * 4 + [2] * summary["stages"][1]["steps"]
     assert len(metrics) > 7
@@ -148,7 +158,7 @@ def test_each_stage_has_its_oracle_and_scores_the_memory_anew(prior, tmp_path):
     rewards = [row["reward/raw"] for row in metrics if row["stage"] == 2][-10:]
     assert summary["reward"] == pytest.approx(sum(rewards) / len(rewards))
 
-    empty = STAGES.replace("budget: 60", "budget: 60, keep_memory: false")  # control
+    empty = STAGES.replace("budget: 40", "budget: 40, keep_memory: false")  # control
     _, _, others = run_chem(tmp_path / "empty", prior, *MARA, empty)
     assert [row for row in others if row["stage"] == 1] == [row for row in samples if row["stage"] == 1]
     step_rows = [row["smiles"] for row in others if row["stage"] == 2 and row["step"] == step]
