@@ -5,6 +5,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from chem.metrics import OB_COUNTS, ScoredMolecules, collect_molecules, screen_m
 from core.mara import reaches
 from launch.analysis.csv_cells import csv_cell
 from launch.analysis.figures import plain_label, save_figure
+from launch.analysis.palette import GREY
 from launch.analysis.sweep_runs import read_sweep_runs, write_summaries
 from launch.runs.atomic import make_folder, replacing
 from launch.runs.console import console
@@ -29,6 +31,7 @@ from launch.runs.run import Run
 from launch.runs.run_folder import read_config, read_jsonl, write_json
 
 BEST_MOLECULES = 12  # in the picture and in the table
+BEST_ROUTES = 6  # in the picture
 FAILURE_REASONS = 8  # in the table and in summary.json; rarer ones are counted together
 LAST_STEPS = 10  # whose means are reported
 CURVE_SPACING = 10  # oracle calls between two points of the yield curve
@@ -44,7 +47,7 @@ CURVES = {  # metric -> name in the summary and the table
 def report_run(
     run: Run, calls: int, failures: int, reason: str, stages: Sequence[Mapping[str, Any]] | None = None
 ) -> None:
-    """Write molecules.csv, summary.json, figure.png and molecules.png of a run, and print its tables.
+    """Write molecules.csv, summary.json and the pictures of a run, and print its tables.
 
     Args:
         run: the run, with its metrics and samples logged.
@@ -88,10 +91,18 @@ def report_run(
     else:
         run.warn(no_molecule_text(metrics, len(samples)))
     write_artifacts(run.folder / "report", molecules, config.screens, best)
-    draw_curves(run.folder / "figure.png", [("", metrics)])
+    draw_curves(run.folder / "figure.png", [("", metrics)], scores_by_call(rows))
+    pictures = ["figure.png"]
     if best:
         draw_molecules(run.folder / "molecules.png", best)
-        run.info(f"pictures: {run.folder / 'figure.png'}, {run.folder / 'molecules.png'}")
+        pictures.append("molecules.png")
+    if routes := best_routes(scored):
+        from chem.route_pictures import draw_routes  # loads syntheseus, which the oracle has used
+
+        draw_routes(run.folder / "routes.png", routes)
+        pictures.append("routes.png")
+    if best:
+        run.info(f"pictures: {', '.join(str(run.folder / name) for name in pictures)}")
 
 
 def distinct_molecules(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -285,6 +296,20 @@ def molecule_table(best: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def best_routes(rows: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], dict[str, Any]]]:
+    """The best molecules of which the oracle kept a route, as (line of samples.jsonl, route), best first."""
+    routes = ((row, find_route(row)) for row in sorted(rows, key=lambda row: -row["score"]))
+    return list(islice(((row, route) for row, route in routes if route is not None), BEST_ROUTES))
+
+
+def find_route(row: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The route (`chem.oracles.synthesis.routes`) among the details of a molecule, None if there is none."""
+    for details in row["details"].values():
+        if isinstance(details, dict) and ("reactants" in details or list(details) == ["smiles"]):
+            return details
+    return None
+
+
 def draw_molecules(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Draw molecules with their scores, four in a row."""
     molecules = [Chem.MolFromSmiles(row["smiles"]) for row in rows]
@@ -296,17 +321,45 @@ def draw_molecules(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         file.write_bytes(canvas.GetDrawingText())
 
 
-def draw_curves(path: Path, runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> None:
-    """Draw reward, valid share and scaffolds over the steps, from (name, lines of metrics.jsonl) pairs."""
+def scores_by_call(rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Score of each oracle call, NaN where there is none; the calls of one stage after those of another.
+
+    Args:
+        rows: lines of samples.jsonl.
+    """
+    stages = sorted({row.get("stage", 1) for row in rows})
+    calls = (distinct_molecules(row for row in rows if row.get("stage", 1) == stage) for stage in stages)
+    return [math.nan if row["score"] is None else row["score"] for stage in calls for row in stage]
+
+
+def draw_curves(
+    path: Path, runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], scores: Sequence[float] = ()
+) -> None:
+    """Draw the mean score over the oracle calls, and valid share and scaffolds over the steps.
+
+    Args:
+        path: the PNG file.
+        runs: (name, lines of metrics.jsonl) of each.
+        scores: of each oracle call, to be drawn as dots.
+    """
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+    if scores:
+        axes[0].plot(range(1, len(scores) + 1), scores, ".", color=GREY, markersize=2, alpha=0.5, zorder=0)
     for name, metrics in runs:
         steps = [row["step"] + 1 for row in metrics]
-        for axis, key in zip(axes, ("reward/raw", "valid", "scaffolds"), strict=True):
+        calls = [row["oracle/calls"] for row in metrics]
+        for axis, key, x in zip(axes, ("reward/raw", "valid", "scaffolds"), (calls, steps, steps), strict=True):
             values = [math.nan if row[key] is None else row[key] for row in metrics]
-            axis.plot(steps, values, linewidth=1, label=plain_label(name))
-    titles = ("mean raw reward", "valid share", "distinct scaffolds among the valid")
-    for axis, title in zip(axes, titles, strict=True):
-        axis.set(xlabel="step", title=title)
+            axis.plot(x, values, linewidth=1, label=plain_label(name))
+        if len(runs) == 1:
+            for before, after in pairwise(metrics):
+                if before.get("stage") != after.get("stage"):  # another oracle: scores are not comparable
+                    axes[0].axvline(before["oracle/calls"], color="black", linestyle=":", linewidth=1)
+    first = "score of each molecule (dots), mean of a step (line)" if scores else "mean score of a step"
+    titles = (first, "valid share", "distinct scaffolds among the valid")
+    for axis, title, label in zip(axes, titles, ("oracle calls", "step", "step"), strict=True):
+        axis.set_xlabel(label)
+        axis.set_title(title, fontsize="medium")
     if len(runs) > 1:
         axes[0].legend(frameon=False, fontsize="small")
     save_figure(figure, path)

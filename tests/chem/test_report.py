@@ -1,6 +1,7 @@
 """The report of a run and of a sweep, from samples and metrics written by hand."""
 
 import json
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +17,7 @@ from chem.report import (
     report_run,
     report_sweep,
     run_table,
+    scores_by_call,
     screen_table,
     write_molecules,
 )
@@ -32,7 +34,7 @@ CONFIG = {"screens": [0.5], "transform": {"threshold": {"kind": "constant", "val
 
 
 def metrics_rows(count):
-    return [{"step": step, "reward/raw": step / count, **SHARES} for step in range(count)]
+    return [{"step": step, "reward/raw": step / count, "oracle/calls": 2 * step, **SHARES} for step in range(count)]
 
 
 def write_lines(path, rows):
@@ -82,6 +84,24 @@ def test_the_files_of_a_run(run):
     for name in ("figure.png", "molecules.png"):
         assert (run.folder / name).stat().st_size > 3000
     assert run.lines == [f"pictures: {run.folder / 'figure.png'}, {run.folder / 'molecules.png'}"]
+
+
+def test_a_run_with_routes_draws_them(run):
+    pytest.importorskip("syntheseus")
+    route = {"smiles": "CCO", "reaction": "reduction", "reactants": [{"smiles": "CC=O"}]}
+    write_lines(run.folder / "samples.jsonl", [SAMPLES[0] | {"details": {"synthesis": route}}, *SAMPLES[1:]])
+    report_run(run, calls=4, failures=1, reason="budget")
+    assert (run.folder / "routes.png").stat().st_size > 3000
+    assert run.lines[-1].endswith(f", {run.folder / 'routes.png'}")
+
+
+def test_the_scores_over_the_calls_are_those_of_each_stage_in_turn():
+    """A molecule of two stages is two calls; one that failed first has one, at its place."""
+    rows = [{**row, "stage": stage} for stage in (1, 2) for row in SAMPLES]
+    rows.append({**SAMPLES[1], "stage": 2, "score": 0.7, "status": "ok"})
+    scores = scores_by_call(rows)
+    assert scores == pytest.approx([0.5, math.nan, 0.9, 0.0, 0.5, 0.7, 0.9, 0.0], nan_ok=True)
+    assert len(scores_by_call(SAMPLES)) == 4  # control: without stages
 
 
 def test_a_run_without_a_scored_molecule(run, capsys):

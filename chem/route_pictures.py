@@ -1,0 +1,58 @@
+"""Picture of the best molecules of a run with their scores and synthesis routes."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from PIL import Image, ImageDraw, ImageFont
+from rdkit import Chem
+from rdkit.Chem import Draw, rdChemReactions
+
+from chem.oracles.synthesis.routes import Route, route_length, route_steps
+from launch.runs.atomic import replacing
+
+WIDTH, CELL, LINE, MARGIN = 880, (210, 160), 24, 12  # pixels
+FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+
+
+def draw_routes(path: Path, routes: Sequence[tuple[Mapping[str, Any], Route]]) -> None:
+    """Draw molecules with their scores, and below each its reactions with their names, the first on top."""
+    blocks = [draw_block(row, route) for row, route in routes]
+    sheet = Image.new("RGB", (WIDTH, sum(block.height for block in blocks)), "white")
+    top = 0
+    for block in blocks:
+        sheet.paste(block, (0, top))
+        top += block.height
+    with replacing(path) as file:
+        sheet.save(file, format="PNG")
+
+
+def draw_block(row: Mapping[str, Any], route: Route) -> Image.Image:
+    """Draw one molecule: a line with its score, and a row for each reaction."""
+    steps = list(reversed(list(route_steps(route))))
+    names = [f"{number}. {name}" for number, (name, *_) in enumerate(steps, 1)] or ["can be bought"]
+    pictures = [draw_reaction(reactants, product) for _, reactants, product in steps] or [
+        Draw.MolToImage(Chem.MolFromSmiles(route["smiles"]), CELL)
+    ]
+    reactions = route_length(route)
+    title = f"score {row['score']:.3f}, {reactions} reaction{'' if reactions == 1 else 's'}"
+    height = LINE + sum(LINE + picture.height for picture in pictures) + MARGIN
+    block = Image.new("RGB", (WIDTH, height), "white")
+    pen = ImageDraw.Draw(block)
+    pen.rectangle((0, 0, WIDTH, LINE), fill="#e6e6e6")
+    pen.text((MARGIN, 3), title, fill="black", font=ImageFont.truetype(str(FONT), 15))
+    top = LINE
+    for name, picture in zip(names, pictures, strict=True):
+        pen.text((MARGIN, top + 6), name, fill="black", font=ImageFont.truetype(str(FONT), 13))
+        block.paste(picture, (MARGIN, top + LINE))
+        top += LINE + picture.height
+    return block
+
+
+def draw_reaction(reactants: Sequence[str], product: str) -> Image.Image:
+    """Draw a reaction, at most as wide as the sheet."""
+    reaction = rdChemReactions.ReactionFromSmarts(f"{'.'.join(reactants)}>>{product}", useSmiles=True)
+    picture = Draw.ReactionToImage(reaction, CELL)
+    picture.thumbnail((WIDTH - 2 * MARGIN, CELL[1]))
+    return picture
