@@ -359,6 +359,7 @@ def draw_curves(
     titles = (first, "valid share", "distinct scaffolds among the valid")
     for axis, title, label in zip(axes, titles, ("oracle calls", "step", "step"), strict=True):
         axis.set_xlabel(label)
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_title(title, fontsize="medium")
     if len(runs) > 1:
         axes[0].legend(frameon=False, fontsize="small")
