@@ -22,8 +22,9 @@ SMALL = (  # what the page says, and what the test does instead
     ("epochs=5", "epochs=1"),
     ("report_samples=1000", "report_samples=20"),
     ("budget: 320", "budget: 24"),
-    ("budget: 160", "budget: 16"),
+    ("budget: 100", "budget: 16"),
     ("batch_size: 32", "batch_size: 8"),
+    ("size: 20,", "size: 8,"),
     ("override /oracle: synth ", "override /oracle: synth_fast "),  # without docking
     ("oracle=synth oracle.components.3.parameters.exhaustiveness=8", "oracle=synth_fast"),
     ("--screen 0.4", "--screen 0"),
@@ -51,7 +52,7 @@ def test_the_pages_commands_in_small(tmp_path):
     assert [long for long, _ in SMALL if long not in SECTION] == []
     for language, text in ((language, in_small(text)) for language, text in BLOCKS):
         if language == "yaml":
-            path = tmp_path / re.search(r"# (\S+\.yaml)", text)[1]
+            path = tmp_path / re.findall(r"# (\S+\.yaml)", text)[0]
             path.parent.mkdir(parents=True)
             path.write_text(text)
         else:
