@@ -174,9 +174,10 @@ def draw_places(
         sharey=True,
     )
     everything = np.concatenate(list(places))
+    size = 5 if len(everything) > 500 else 8
     for number, (axes, run, place) in enumerate(zip(grid.flat, runs, places, strict=False)):
-        axes.plot(*everything.T, ".", color=GREY, alpha=0.5, markersize=3, markeredgewidth=0)
-        axes.plot(*place.T, ".", color=COLOURS[number % len(COLOURS)], alpha=0.6, markersize=5, markeredgewidth=0)
+        axes.plot(*everything.T, ".", color=GREY, alpha=0.5, markersize=0.7 * size, markeredgewidth=0)
+        axes.plot(*place.T, ".", color=COLOURS[number % len(COLOURS)], alpha=0.6, markersize=size, markeredgewidth=0)
         name = run.name if len(run.name) <= NAME_WIDTH else f"...{run.name[3 - NAME_WIDTH :]}"
         values = f"IntDiv1 {format_number(run.int_div1)}, #Circles {format_number(run.circles)}"
         axes.set_title(f"{plain_label(name)}\n{len(run.smiles):,} molecules, {values}", fontsize="medium")
