@@ -19,12 +19,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m chem.convert",
-        description="Convert a prior written by REINVENT 4 or REINVENT 2, or a configuration of REINVENT 4 (TOML, JSON, "
-        "YAML) or Saturn (JSON). No code in the file is run.",
+        description="Convert a prior written by REINVENT 4 or REINVENT 2, or a configuration of REINVENT 4 (TOML, "
+        "JSON, YAML) or Saturn (JSON). No code in the file is run.",
         epilog="Use the result with: python -m chem prior=FOLDER, or, of a configuration, with the command that is "
         "printed after the list of its keys",
     )
-    parser.add_argument("file", type=Path, help="the prior or the configuration, e.g. reinvent.prior or reinvent.toml")
+    parser.add_argument(
+        "file", type=Path, help="the prior or the configuration, e.g. reinvent.prior or reinvent.toml"
+    )
     parser.add_argument(
         "folder",
         type=Path,

@@ -129,7 +129,7 @@ def convert_process(parameters: Section) -> Match:
         raise NoCounterpart("property must be predictions; write batch_program with a pattern (docs/oracles.md)")
     parameters.note("property", "same", "predictions are read")
     escaped = [argument.replace("{", "{{").replace("}", "}}") for argument in (program, *arguments)]
-    feed = "cut -d' ' -f1 \"$0\" | \"$@\""
+    feed = 'cut -d\' \' -f1 "$0" | "$@"'
     options = {"command": ["sh", "-c", feed, "{smi_list}", *escaped], "source": "stdout"}
     return Match("batch_program", {**options, "pattern": r"[\[,]\s*([^\s,\[\]\"{}]+)"})
 
@@ -190,11 +190,15 @@ def convert_saturn_substructure(parameters: Section) -> Match:
     """A wanted pattern: 1 with it and 1/2 without; a component with a weight, as others."""
     smarts = parameters.convert("smarts", None, "parameters.smarts", texts)
     if len(smarts) != 1:
-        raise NoCounterpart("one of several patterns is meant; write them as one pattern in the component substructure")
+        raise NoCounterpart(
+            "one of several patterns is meant; write them as one pattern in the component substructure"
+        )
     return Match("substructure", {"smarts": smarts[0]}, True, ((0, 0.5), (1, 1)))
 
 
-QUICKVINA = "use the component docking, or batch_program with QuickVina2-GPU's command, centre and box (docs/oracles.md)"
+QUICKVINA = (
+    "use the component docking, or batch_program with QuickVina2-GPU's command, centre and box (docs/oracles.md)"
+)
 SATURN: dict[str, Converter] = {
     "qed": plain("qed", unit=True),
     "sascore": plain("sa_score"),

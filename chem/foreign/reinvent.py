@@ -30,15 +30,17 @@ FILTERS = {
     "ScaffoldSimilarity": "similarity",
 }
 FILES = "a run's folder holds all files; name it with hydra.run.dir"
-OTHER_MODELS = "only priors of model type Reinvent write molecules here; LibInvent, LinkInvent and Mol2Mol are out of scope"
+OTHER_MODELS = (
+    "only priors of model type Reinvent write molecules here; LibInvent, LinkInvent and Mol2Mol are out of scope"
+)
 NOTES = [
     "REINVENT 4 gives a score of 0 to a molecule that its diversity filter has met with minscore or more; here its "
     "score is that of its bucket.",
     "REINVENT 4 raises each score to at least 1e-8 before a geometric mean; here a component of 0 makes the score 0.",
 ]
 LAST_STAGE = (
-    "REINVENT 4 ends the whole run when a stage reaches max_steps; here the next stage follows. Give max_score a value "
-    "that is reached."
+    "REINVENT 4 ends the whole run when a stage reaches max_steps; here the next stage follows. Give max_score a "
+    "value that is reached."
 )
 
 
@@ -99,7 +101,7 @@ def _staged_learning(source: Section, folder: Path) -> Conversion:
     )
     entries = [_stage(stage, keep, folder) for stage in stages]
     experiment |= {"budget": None, "duplicates": "zero", "steps": sum(entry["steps"] for entry in entries)}
-    experiment["stop"] = {"window": 1, "min_validity": None, "max_score": entries[0]["max_score"]}
+    experiment["stop"] = {"window": _window(stages), "min_validity": None, "max_score": entries[0]["max_score"]}
     notes = [*NOTES, *([LAST_STAGE] if len(entries) > 1 else [])]
     if len(entries) > 1:
         experiment["stop"]["max_score"] = None
@@ -125,7 +127,7 @@ def _parameters(parameters: Section) -> dict[str, Any]:
     parameters.note(
         "unique_sequences",
         "none" if repeats else "same",
-        "repeats of a molecule are kept with reward 0, as there (duplicates=zero); duplicates=drop leaves out all of them",
+        "repeats of a molecule have reward 0, as there (duplicates=zero); duplicates=drop leaves out all of them",
     )
     parameters.note("randomize_smiles", "same", "it concerns input molecules, which model type Reinvent has none of")
     parameters.note("tb_isim", "none", "iSIM is not computed; IntDiv1 is in the final metrics")
@@ -194,21 +196,30 @@ def _diversity_filter(source: Section, stages: list[Section]) -> dict[str, Any]:
     return result
 
 
+def _window(stages: list[Section]) -> int:
+    """Steps over which the score is averaged that ends a stage: no stage ends before its min_steps."""
+    remark = ", of all stages: the mean score of so many steps, not of the last, is compared with max_score"
+    waits = [stage.convert("min_steps", 50, "stop.window", whole, remark) for stage in stages]
+    lengths = [whole(stage.get("max_steps")) for stage in stages]
+    window = max(min(waits + lengths), 1)
+    for stage, wait in zip(stages, waits, strict=True):
+        if wait != window:
+            stage.note("min_steps", "converted", f"stop.window={window}{remark}, and may end the stage earlier")
+    return window
+
+
 def _stage(stage: Section, keep_buckets: bool, folder: Path) -> dict[str, Any]:
     steps = stage.convert("max_steps", None, "steps", whole)
     stage.note("chkpt_file", "none", "the policy is in the folder policy of the run, for agent=RUN/policy")
     kind = str(stage.get("termination", "simple")).lower()
     ends = {"simple": "converted", "null": "converted"}.get(kind, "none")
     reason = "there is no end at a plateau; max_score and steps end the stage"
-    stage.note("termination", ends, reason if ends == "none" else "stop.max_score, with stop.window=1")
+    stage.note("termination", ends, reason if ends == "none" else "max_score")
     if kind == "simple":
         score = stage.convert("max_score", 1.0, "max_score", number)
     else:
         score = None
         stage.note("max_score", "same", f"{kind} does not use it")
-    waits = stage.get("min_steps", 50)
-    reason = f"a stage may end before step {waits}; a larger stop.window averages over as many steps"
-    stage.note("min_steps", "none", reason)
     oracle = convert_scoring(stage.section("scoring"), folder)
     return {"oracle": oracle, "steps": steps, "max_score": score, "keep_buckets": keep_buckets}
 
@@ -229,7 +240,9 @@ def convert_scoring(scoring: Section, folder: Path) -> dict[str, Any]:
         scoring.ledger.add(scoring)
     aggregation = scoring.convert("type", "geometric_mean", "aggregation", lambda given: AGGREGATIONS.get(given))
     if aggregation is None:
-        raise ConfigError(f"{scoring.key('type')}: must be one of {', '.join(AGGREGATIONS)}, got {scoring.get('type')}")
+        raise ConfigError(
+            f"{scoring.key('type')}: must be one of {', '.join(AGGREGATIONS)}, got {scoring.get('type')}"
+        )
     parallel = scoring.get("parallel", False)
     several = not isinstance(parallel, bool) and whole(parallel) > 1
     scoring.note("parallel", "converted" if several else "same", "oracle.workers; null: one for each core")
@@ -259,7 +272,9 @@ def _endpoint(kind: str, component: Section, endpoint: Section) -> dict[str, Any
     for name in shared.values:
         shared.note(name, "same" if name in own.values else "converted", "parameters of each endpoint")
     values = {**shared.values, **own.values}
-    parameters = Section(own.ledger, values, own.path if own.values or not shared.values else shared.path, own.program)
+    parameters = Section(
+        own.ledger, values, own.path if own.values or not shared.values else shared.path, own.program
+    )
     match = find_converter(REINVENT, kind)(parameters)
     transform = endpoint.section("transform")
     options = None
@@ -302,9 +317,10 @@ def _scoring(source: Section, folder: Path) -> Conversion:
 
 def _transfer_learning(source: Section, folder: Path) -> Conversion:
     parameters = source.section("parameters")
+    file, model = parameters.get("smiles_file"), parameters.get("input_model_file")
     arguments = [
-        f"data={parameters.convert('smiles_file', None, 'data', text, _found(parameters.get('smiles_file')))}",
-        f"init={parameters.convert('input_model_file', None, 'init', text, _found(parameters.get('input_model_file')))}",
+        f"data={parameters.convert('smiles_file', None, 'data', text, _found(file))}",
+        f"init={parameters.convert('input_model_file', None, 'init', text, _found(model))}",
         f"epochs={parameters.convert('num_epochs', None, 'epochs', whole)}",
         f"batch_size={parameters.convert('batch_size', 50, 'batch_size', whole)}",
         "filter.min_token_count=1",

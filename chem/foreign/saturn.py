@@ -12,7 +12,7 @@ FILTERS = {"IdenticalMurckoScaffold": "identical_murcko"}
 NOTES = [
     "Saturn learns from valid strings only; here an invalid one counts with reward 0, as in REINVENT.",
     "Saturn's diversity filter counts each time that a scaffold is sampled; here distinct molecules fill a bucket.",
-    "Saturn resets the agent after 10 batches without a valid string; here stop.min_validity, off, would end the run.",
+    "Saturn resets the agent after 10 batches without a valid string; here stop.min_validity (off) ends the run.",
 ]
 
 
@@ -25,7 +25,7 @@ def convert_saturn(source: Section) -> Conversion:
     mode = source.get("running_mode", "goal_directed_generation")
     if mode != "goal_directed_generation":
         raise ConfigError(
-            f"running_mode: must be goal_directed_generation, got {mode}; a prior is trained by chem.pretrain data=FILE"
+            f"running_mode: must be goal_directed_generation, got {mode}; train a prior by chem.pretrain data=FILE"
         )
     source.note("running_mode", "converted", "python -m chem")
     generation, oracle = source.section("goal_directed_generation"), source.section("oracle")
@@ -62,10 +62,12 @@ def _learning(section: Section, architecture: str) -> dict[str, Any]:
     return {
         "prior": prior,
         "agent": agent,
-        "batch_size": section.convert("batch_size", 64, "batch_size", whole),
+        "batch_size": section.convert("batch_size", None, "batch_size", whole),
         "optimizer": {"lr": section.convert("learning_rate", 1e-4, "optimizer.lr", number), "max_grad_norm": None},
         "objective": {
-            "beta": section.convert("sigma", 128.0, "objective.beta", lambda given: 1 / number(given), " (1 / sigma)"),
+            "beta": section.convert(
+                "sigma", 128.0, "objective.beta", lambda given: 1 / number(given), " (1 / sigma)"
+            ),
             "direction": "reverse",
         },
     }
@@ -73,13 +75,13 @@ def _learning(section: Section, architecture: str) -> dict[str, Any]:
 
 def _replay(generation: Section) -> tuple[dict[str, Any], list[str]]:
     learning, memory = generation.section("reinforcement_learning"), generation.section("experience_replay")
-    size = memory.convert("memory_size", 100, "replay.size", whole)
+    size = memory.convert("memory_size", None, "replay.size", whole)
     replay: dict[str, Any] = {
         "size": size,
-        "sample": memory.convert("sample_size", 10, "replay.sample", lambda given: min(whole(given), size)),
+        "sample": memory.convert("sample_size", None, "replay.sample", lambda given: min(whole(given), size)),
     }
     if learning.convert("augmented_memory", True, "replay.augmentations", flag, " (0 if false)"):
-        rounds = learning.convert("augmentation_rounds", 2, "replay.augmentations", whole)
+        rounds = learning.convert("augmentation_rounds", 100, "replay.augmentations", whole)
     else:
         rounds = 0
         learning.note("augmentation_rounds", "same", "unused without augmented memory")
@@ -89,7 +91,7 @@ def _replay(generation: Section) -> tuple[dict[str, Any], list[str]]:
     seeds = memory.convert("smiles", [], "replay.seeds", texts, " (a file)")
     offspring = _offspring(generation.section("hallucinated_memory"))
     if offspring:
-        replay["genetic"] = {"offspring": offspring}
+        replay["genetic"] = {"offspring": offspring, "mutation": 0.1}
     return replay, seeds
 
 
@@ -103,9 +105,9 @@ def _offspring(section: Section) -> int:
         return 0
     section.note("execute_hallucinated_memory", "converted", "replay.genetic")
     section.note("hallucination_method", "converted", "replay.genetic")
-    section.note("num_hallucinations", "none", "as many molecules are bred as are scored")
+    section.note("num_hallucinations", "none", "as many are bred as are scored; parents are drawn by rank")
     section.note("selection_criterion", "none", "all that are bred are scored, as with random")
-    return section.convert("num_selected", 5, "replay.genetic.offspring", whole)
+    return section.convert("num_selected", 10, "replay.genetic.offspring", whole)
 
 
 def _diversity_filter(generation: Section) -> dict[str, Any]:
@@ -120,7 +122,11 @@ def _diversity_filter(generation: Section) -> dict[str, Any]:
         "name": section.convert("name", kind, "diversity_filter.name", lambda given: FILTERS[given]),
         "penalty": "step",
         "bucket_size": section.convert(  # Saturn penalises what meets more than bucket_size others
-            "bucket_size", 25, "diversity_filter.bucket_size", lambda given: whole(given) + 1, ", full beyond it there"
+            "bucket_size",
+            None,
+            "diversity_filter.bucket_size",
+            lambda given: whole(given) + 1,
+            ", full beyond it there",
         ),
         "min_score": 0.0,
     }

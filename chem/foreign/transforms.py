@@ -29,7 +29,10 @@ def convert_transform(transform: Section, kind: str, double_sigmoid: Callable[[S
         "doublesigmoid": (double_sigmoid, ("low", "high", "coef_div", "coef_si", "coef_se")),
         "step": (_step, ("low", "high")),
         "leftstep": (lambda section: {"name": "step", "edge": _number(section, "low", 0), "side": "up_to"}, ("low",)),
-        "rightstep": (lambda section: {"name": "step", "edge": _number(section, "high", 0), "side": "from"}, ("high",)),
+        "rightstep": (
+            lambda section: {"name": "step", "edge": _number(section, "high", 0), "side": "from"},
+            ("high",),
+        ),
         "exponentialdecay": (
             lambda section: {"name": "exponential_decay", "k": _positive(_number(section, "k"))},
             ("k",),
