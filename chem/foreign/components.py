@@ -98,12 +98,12 @@ def convert_similarity(parameters: Section) -> Match:
     given = parameters.get("smiles", [])
     several = isinstance(given, list) and len(given) > 1
     remark = ", of which the nearest counts; REINVENT 4 scores each, and uses the first" if several else ""
-    counts = parameters.convert("use_counts", False, "parameters.counts", flag)
+    counts = parameters.convert("use_counts", None, "parameters.counts", flag)
     options = {
         "smiles": parameters.convert("smiles", None, "parameters.smiles", texts, remark),
-        "radius": parameters.convert("radius", 3, "parameters.radius", whole),
+        "radius": parameters.convert("radius", None, "parameters.radius", whole),
         "counts": counts,
-        "features": parameters.convert("use_features", False, "parameters.features", flag),
+        "features": parameters.convert("use_features", None, "parameters.features", flag),
     }
     return Match("similarity", options if counts else {**options, "bits": BITS}, True)
 

@@ -80,6 +80,8 @@ def convert_reinvent(source: Section, folder: Path) -> Conversion:
     if mode not in modes:
         raise ConfigError(f"run_type: must be one of {', '.join(modes)}, got {mode}")
     source.note("device", "same" if source.get("device") == "cpu" else "none", "chem runs on the processor's cores")
+    source.note("use_cuda", "none", "chem runs on the processor's cores")
+    source.note("responder", "none", "nothing is sent to a server; metrics.jsonl has a line for each step")
     source.note("tb_logdir", "none", f"{FILES}; loggers=[tensorboard] logs to TensorBoard")
     source.note("json_out_config", "same", "a run's folder holds config.yaml")
     conversion = modes[mode](source, folder)
@@ -156,7 +158,9 @@ def _inception(source: Section) -> dict[str, Any]:
     size = inception.convert("memory_size", 50, "replay.size", whole)
     sample = inception.convert("sample_size", 10, "replay.sample", lambda given: min(whole(given), size))
     replay: dict[str, Any] = {"size": size, "sample": sample}
-    if inception.get("smiles_file"):
+    if inception.get("smiles_file") and not sample:
+        inception.note("smiles_file", "none", "seeds that are never replayed have no use; give sample_size")
+    elif inception.get("smiles_file"):
         name = inception.get("smiles_file")
         replay["seeds"] = inception.convert("smiles_file", None, "replay.seeds", text, _found(name))
     repeated = inception.get("deduplicate", True) is False
@@ -183,8 +187,10 @@ def _diversity_filter(source: Section, stages: list[Section]) -> dict[str, Any]:
         reason = "repeats of a molecule are not penalised, and"
         chosen.note_all("none", f"there is no filter {kind}; {reason} diversity_filter.name=none is used")
         return {"name": "none"}
-    remark = ", by Morgan instead of atom-pair fingerprints" if kind == "ScaffoldSimilarity" else ""
-    result = {"name": chosen.convert("type", None, "diversity_filter.name", lambda given: FILTERS[given], remark)}
+    remark = "; by Tanimoto similarity of Morgan fingerprints, there by Dice of atom pairs" if kind == "ScaffoldSimilarity" else ""
+    result: dict[str, Any] = {
+        "name": chosen.convert("type", None, "diversity_filter.name", lambda given: FILTERS[given], remark)
+    }
     result["penalty"] = "step"
     result["bucket_size"] = chosen.convert("bucket_size", 25, "diversity_filter.bucket_size", whole)
     result["min_score"] = chosen.convert("minscore", 0.4, "diversity_filter.min_score", number)
@@ -324,7 +330,17 @@ def _transfer_learning(source: Section, folder: Path) -> Conversion:
         f"epochs={parameters.convert('num_epochs', None, 'epochs', whole)}",
         f"batch_size={parameters.convert('batch_size', 50, 'batch_size', whole)}",
         "filter.min_token_count=1",
+        f"optimizer.lr={source.section('scheduler').convert('start', 1e-4, 'optimizer.lr', number)}",
+        f"optimizer.max_grad_norm={parameters.convert('clip_gradient_norm', 1.0, 'optimizer.max_grad_norm', number)}",
     ]
+    for key in ("min", "gamma", "step"):
+        source.section("scheduler").note(key, "none", "the learning rate falls by optimizer.decay, a cosine")
+    parameters.note("randomize_smiles", "none", "spelling=randomised spells each molecule anew in each epoch")
+    for key in ("ranking_loss_penalty", "n_cpus"):
+        parameters.note(key, "same", "it concerns other model types")
+    for key in ("starting_epoch", "internal_diversity", "max_sequence_length"):
+        parameters.note(key, "none", "a killed run resumes by itself; see max_tokens, and the report at the end")
+    parameters.note("shuffle_each_epoch", "same", "molecules are drawn in a new order in each epoch")
     if "randomize_all_smiles" in parameters.values:
         spelling = parameters.convert(
             "randomize_all_smiles", False, "spelling", lambda given: "randomised" if flag(given) else "canonical"

@@ -62,7 +62,7 @@ def shape_of(options: Options) -> Shape:
 def reinvent_double_sigmoid(section: Section) -> Options:
     """REINVENT 4's double sigmoid, which takes a divisor of 0 for hard edges."""
     low, high = _number(section, "low"), _number(section, "high")
-    slopes = [_number(section, "coef_si", 150), _number(section, "coef_se", 150)]
+    slopes = _number(section, "coef_si", 150), _number(section, "coef_se", 150)
     divisor = _number(section, "coef_div", 100)
     if divisor == 0 and min(slopes) > 0:
         return _interval(low, high)

@@ -81,7 +81,7 @@ def test_parameters():
     assert match("TanimotoDistance", **given).parameters == {
         "smiles": ["CCO"], "radius": 3, "counts": True, "features": True
     }  # fmt: skip
-    assert match("TanimotoSimilarity", smiles="CCO").parameters["bits"] == 2**16
+    assert match("TanimotoSimilarity", **{**given, "use_counts": False}).parameters["bits"] == 2**16
     assert match("RDKitDescriptors", descriptor="balabanj").parameters == {"name": "BalabanJ"}
     count = scorer(make_component(match("GroupCount", smarts="[F,Cl]"), wide, 1.0, "halogens"))
     assert [result.values["halogens"] for result in count.score_batch(MOLECULES)] == [0, 0, 3, 0]

@@ -34,7 +34,7 @@ def folder(tmp_path):
 def test_staged_learning(folder):
     conversion, rows = convert(STAGED_LEARNING, folder)
     conversion.write(folder / "out", folder / "staged.toml")
-    config = OmegaConf.create(compose("chem", ["experiment=staged"], ["--config-dir", str(folder / "out")]))
+    config = OmegaConf.create(dict(compose("chem", ["experiment=staged"], ["--config-dir", str(folder / "out")])))
     assert (config.loss, config.objective.beta, config.advantage) == ("reinvent", 1 / 128, "no_baseline")
     assert (config.prior, config.agent, config.budget) == ("reinvent.prior", None, None)
     assert (config.batch_size, config.optimizer.lr, config.duplicates) == (16, 1e-4, "zero")
@@ -152,9 +152,10 @@ def test_filters_of_stages_are_one_here(folder):
                 "data=a.smi",
                 "init=a.prior",
                 "epochs=3",
-                "batch_size=50",
+                "batch_size=8",
                 "filter.min_token_count=1",
-                "spelling=randomised",
+                "optimizer.lr=0.0001",
+                "optimizer.max_grad_norm=1.0",
             ],
         ),
         (
