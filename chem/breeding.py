@@ -14,7 +14,6 @@ from chem.models.tokenizer import Tokenizer, split_tokens
 from chem.oracles import Result
 from chem.replay import ReplayMemory
 from chem.scoring import RewardFunction, canonical_forms
-from conf.schema.base import ConfigError
 from conf.schema.chem import GeneticConfig
 from launch.runs.rng import stream_seed
 
@@ -90,15 +89,9 @@ def rank_weights(count: int, pressure: float) -> Sequence[float]:
 
 
 def make_breeder(config: GeneticConfig, prior: Prior) -> Breeder | None:
-    """A breeder with the crossover of mol_ga; None without offspring.
-
-    Raises:
-        ConfigError: mol_ga is not installed.
-    """
+    """A breeder with the crossover of mol_ga, of the extra `genetic`; None without offspring."""
     if not config.offspring:
         return None
-    try:
-        from mol_ga.graph_ga.gen_candidates import reproduce
-    except ModuleNotFoundError as error:
-        raise ConfigError("replay.genetic: mol_ga is not installed: pip install 'mara-rl[genetic]'") from error
+    from mol_ga.graph_ga.gen_candidates import reproduce  # an optional package
+
     return Breeder(config, prior.tokenizer, prior.max_tokens, reproduce)

@@ -96,7 +96,8 @@ def serve(connection):
         child = os.fork()
         if child == 0:
             connection.close()
-            _run_command(*json.loads(request), outputs)
+            words, folder, environment = json.loads(request)
+            _run_command(words, folder, environment, outputs)
         for descriptor in outputs:
             os.close(descriptor)
         connection.send(str(child).encode())

@@ -9,6 +9,7 @@ EXTRAS: dict[str, str] = {  # import name -> extra
     "meeko": "docking",
     "gemmi": "docking",
     "syntheseus": "synthesis",
+    "mol_ga": "genetic",
     "onnxruntime": "qsar",
     "skops": "qsar",
     "sklearn": "qsar",

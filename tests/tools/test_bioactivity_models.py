@@ -2,6 +2,7 @@
 
 import io
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,7 +42,9 @@ def test_structured_arrays_keep_their_fields():
 
 
 def test_plain_values():
-    value = {"a": [1, 300, 70000, -1, 2.5, None, True, False, "text", (), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4), {}]}
+    value: dict[str, Any] = {
+        "a": [1, 300, 70000, -1, 2.5, None, True, False, "text", (), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4), {}]
+    }
     assert read(value) == value
     assert read([np.float64(2.5)]) == [2.5]
 

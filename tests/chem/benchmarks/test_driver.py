@@ -60,7 +60,7 @@ class FakeRun:
 @pytest.fixture
 def modes(monkeypatch):
     """Runs take no time; `modes[cell] = "fail"`, `"hang"` or seconds changes that."""
-    chosen = {}
+    chosen: dict[Cell, str] = {}
 
     def command(job):
         script = f"LOCK = {driver_lock_name()!r}\n{RUN}"

@@ -1,5 +1,7 @@
 """What is measured in a finished run, and the oracle of each task."""
 
+from typing import Any
+
 import pytest
 
 from chem.benchmarks.suites import SUITES
@@ -36,7 +38,7 @@ def test_every_task_is_the_oracles(name):
 def test_exploration_needs_every_target(name):
     first = [{"score": 0.9, "details": {"molexp": [0.9, 0.1]}}] * 100
     second = [{"score": 0.5, "details": {"molexp": [0.1, 0.5]}}] * 100
-    failed = [{"score": None, "details": {}}] * 100
+    failed: list[dict[str, Any]] = [{"score": None, "details": {}}] * 100
     assert SUITES[name].measure(lines(*first, *failed), 200)["top1"] == pytest.approx(0.9 * 0.1)
     figures = SUITES[name].measure(lines(*first, *failed, *second), 300)
     assert figures["top1"] == pytest.approx(0.9 * 0.5)

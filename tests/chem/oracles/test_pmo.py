@@ -159,7 +159,7 @@ OTHERWISE = {"fexofenadine_mpo": "Fexofenadine_MPO", "osimertinib_mpo": "Osimert
 def molscore():
     """MolScore's scores: name of a file in its configs/MolOpt, SMILES -> scores. Its manager is not imported."""
     spec = importlib.util.find_spec("molscore")
-    if spec is None:
+    if spec is None or not spec.submodule_search_locations:
         pytest.skip("needs MolScore: pip install --no-deps molscore tqdm func_timeout dask")
     folder = Path(spec.submodule_search_locations[0])
     with pytest.MonkeyPatch.context() as patch:
@@ -168,11 +168,10 @@ def molscore():
             module.__path__ = [str(place)]
             patch.setitem(sys.modules, name, module)
         stub = types.ModuleType("dask.distributed")
-        stub.Client = stub.LocalCluster = object
+        stub.__dict__.update(Client=object, LocalCluster=object, __getattr__=lambda name: object)
         for name in ("dask", "dask.distributed", "dask_jobqueue", "Levenshtein", "molbloom"):
             patch.setitem(sys.modules, name, stub)
-        stub.__getattr__ = lambda name: object
-        sys.modules["molscore"].resources = types.SimpleNamespace(files=lambda name: folder)
+        sys.modules["molscore"].__dict__["resources"] = types.SimpleNamespace(files=lambda name: folder)
         modules = [
             importlib.import_module(f"molscore.scoring_functions.{name}") for name in ("similarity", "descriptors")
         ]
@@ -180,7 +179,7 @@ def molscore():
 
         def their_scores(name, smiles):
             config = json.loads((folder / "configs" / "MolOpt" / f"{name}.json").read_text())
-            rows = [{} for _ in smiles]
+            rows: list[dict[str, float]] = [{} for _ in smiles]
             for function in config["scoring_functions"]:
                 kind = next(
                     getattr(module, function["name"]) for module in modules if hasattr(module, function["name"])

@@ -57,7 +57,7 @@ def test_a_missing_package_is_one_line_wherever_it_is_met(capsys, monkeypatch):
     for package in ("vina", "syntheseus", "syntheseus.interface"):
         monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules, "chem.oracles.synthesis.component", raising=False)
-    with pytest.raises(ConfigError, match=r"synthesis cannot be created: syntheseus is not installed: pip install"):
+    with pytest.raises(ConfigError, match=r"synthesis: syntheseus is not installed: pip install"):
         make_component(ComponentConfig("synthesis", {}))
 
 
