@@ -187,7 +187,11 @@ def _diversity_filter(source: Section, stages: list[Section]) -> dict[str, Any]:
         reason = "repeats of a molecule are not penalised, and"
         chosen.note_all("none", f"there is no filter {kind}; {reason} diversity_filter.name=none is used")
         return {"name": "none"}
-    remark = "; by Tanimoto similarity of Morgan fingerprints, there by Dice of atom pairs" if kind == "ScaffoldSimilarity" else ""
+    remark = (
+        "; by Tanimoto similarity of Morgan fingerprints, there by Dice of atom pairs"
+        if kind == "ScaffoldSimilarity"
+        else ""
+    )
     result: dict[str, Any] = {
         "name": chosen.convert("type", None, "diversity_filter.name", lambda given: FILTERS[given], remark)
     }

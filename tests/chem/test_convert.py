@@ -14,8 +14,7 @@ from conf.schema.chem import RecurrentConfig
 from launch.runs.run_folder import read_json
 
 from ..commands import run_module
-from .foreign.staged_learning import STAGE_2, STAGED_LEARNING
-from .foreign.test_saturn import SATURN
+from .foreign.configurations import SATURN, STAGE_2, STAGED_LEARNING
 
 PREFIXES = {"embedding.": "_embedding.", "cells.": "_rnn.", "head.": "_linear."}
 CONFIG = RecurrentConfig("gru", layers=2, hidden=6, embedding=5, dropout=0.0)

@@ -11,7 +11,7 @@ from chem.foreign.reinvent import convert_reinvent
 from conf.schema.base import ConfigError
 from launch.cli.compose import compose
 
-from .staged_learning import STAGE_2, STAGED_LEARNING
+from .configurations import STAGE_2, STAGED_LEARNING
 
 
 def convert(text, folder):

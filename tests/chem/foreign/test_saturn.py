@@ -9,55 +9,7 @@ from chem.foreign.saturn import convert_saturn
 from conf.schema.base import ConfigError
 from launch.cli.compose import compose
 
-NO_SHAPING = {"transformation_function": "no_transformation"}
-SHAPING = {"transformation_function": "reverse_sigmoid", "parameters": {"low": -1, "high": 8, "k": 0.25}}
-SATURN = {
-    "logging": {"logging_frequency": 1000, "logging_path": "run.log"},
-    "oracle": {
-        "budget": 1000,
-        "allow_oracle_repeats": False,
-        "aggregator": "product",
-        "components": [
-            {
-                "name": "quickvina2_gpu",
-                "weight": 1,
-                "preliminary_check": False,
-                "specific_parameters": {"receptor": "receptor.pdbqt"},
-                "reward_shaping_function_parameters": SHAPING,
-            },
-            {
-                "name": "sa_score",
-                "weight": 2,
-                "preliminary_check": False,
-                "specific_parameters": {},
-                "reward_shaping_function_parameters": SHAPING,
-            },
-            {"name": "qed", "weight": 1, "reward_shaping_function_parameters": NO_SHAPING},
-        ],
-    },
-    "goal_directed_generation": {
-        "reinforcement_learning": {
-            "prior": "a.prior",
-            "agent": "a.prior",
-            "batch_size": 16,
-            "learning_rate": 0.0001,
-            "sigma": 100.0,
-            "augmented_memory": True,
-            "augmentation_rounds": 10,
-            "selective_memory_purge": True,
-        },
-        "experience_replay": {"memory_size": 100, "sample_size": 10, "smiles": ["CCO"]},
-        "diversity_filter": {"name": "IdenticalMurckoScaffold", "bucket_size": 10},
-        "hallucinated_memory": {"execute_hallucinated_memory": True, "num_hallucinations": 100, "num_selected": 5},
-        "beam_enumeration": {"execute_beam_enumeration": False, "beam_k": 2},
-    },
-    "distribution_learning": {"parameters": {"agent": "<unused>"}},
-    "running_mode": "goal_directed_generation",
-    "model_architecture": "mamba",
-    "device": "cuda",
-    "seed": 3,
-    "novelty": 1,
-}
+from .configurations import SATURN
 
 
 def convert(changes=None):
