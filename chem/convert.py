@@ -1,33 +1,66 @@
-"""`python -m chem.convert FILE FOLDER`: convert a prior written by REINVENT 4 or REINVENT 2."""
+"""`python -m chem.convert FILE FOLDER`: convert a prior of REINVENT, or a configuration of REINVENT 4 or Saturn."""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from chem.foreign.conversion import command_line
+from chem.foreign.convert_file import convert_configuration
+from chem.foreign.ledger import LEGEND
 from chem.models.prior import save_prior
 from chem.models.reinvent4 import convert_prior, read_reinvent
 from launch.runs.run_folder import one_line_errors
 from launch.runs.streams import run_command
+
+CONFIGURATIONS = (".toml", ".json", ".yaml", ".yml")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m chem.convert",
-        description="Convert a prior written by REINVENT 4 or REINVENT 2. No code in the file is run.",
-        epilog="Use the result with: python -m chem prior=FOLDER",
+        description="Convert a prior written by REINVENT 4 or REINVENT 2, or a configuration of REINVENT 4 (TOML, "
+        "JSON, YAML) or Saturn (JSON). No code in the file is run.",
+        epilog="Use the result with: python -m chem prior=FOLDER, or, of a configuration, with the command that is "
+        "printed after the list of its keys",
     )
-    parser.add_argument("file", type=Path, help="the prior, e.g. reinvent.prior")
-    parser.add_argument("folder", type=Path, help="where to write config.json, vocabulary.json and model.safetensors")
+    parser.add_argument(
+        "file", type=Path, help="the prior or the configuration, e.g. reinvent.prior or reinvent.toml"
+    )
+    parser.add_argument(
+        "folder",
+        type=Path,
+        help="where to write the prior (config.json, vocabulary.json, model.safetensors) or the configuration "
+        "(experiment/NAME.yaml, oracle/NAME.yaml)",
+    )
     options = parser.parse_args(arguments)
     with one_line_errors("chem.convert"):
-        prior = convert_prior(read_reinvent(options.file))
-        save_prior(options.folder, prior)
-        parameters = sum(tensor.numel() for tensor in prior.network.parameters())
-        print(
-            f"wrote {options.folder}: {prior.config.name}, {parameters:,} parameters, {len(prior.tokenizer)} tokens"
-        )
+        if options.file.suffix.lower() in CONFIGURATIONS:
+            _configuration(options.file, options.folder)
+        else:
+            _prior(options.file, options.folder)
     return 0
+
+
+def _prior(file: Path, folder: Path) -> None:
+    prior = convert_prior(read_reinvent(file))
+    save_prior(folder, prior)
+    parameters = sum(tensor.numel() for tensor in prior.network.parameters())
+    print(f"wrote {folder}: {prior.config.name}, {parameters:,} parameters, {len(prior.tokenizer)} tokens")
+
+
+def _configuration(file: Path, folder: Path) -> None:
+    conversion = convert_configuration(file)
+    words = conversion.write(folder, file)
+    rows = conversion.ledger.table()
+    print(LEGEND)
+    for row in rows:
+        print(row)
+    for note in conversion.notes:
+        print(f"note: {note}")
+    lost = sum(row.status == "none" for row in rows)
+    print(f"{len(rows)} keys, {lost} without a counterpart. Run it with:")
+    print(command_line(words))
 
 
 if __name__ == "__main__":
