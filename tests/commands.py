@@ -40,9 +40,8 @@ def run_module(module, *arguments, folder=ROOT, status=None, timeout=800, **envi
     """
     words = [module, *map(str, arguments)]
     with tempfile.TemporaryFile("w+b") as out, tempfile.TemporaryFile("w+b") as error:
-        code = server().run(
-            words, str(folder), {**os.environ, **environment}, (out.fileno(), error.fileno()), timeout
-        )
+        variables = {**os.environ, **{name: str(value) for name, value in environment.items()}}
+        code = server().run(words, str(folder), variables, (out.fileno(), error.fileno()), timeout)
         texts = [_content(file) for file in (out, error)]
     if status is not None:
         assert code == status, "".join(texts)

@@ -105,13 +105,10 @@ def test_help_teaches():
     assert [word for word in words if word not in done.stdout] == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("experiment", "count"),
-    [
-        ("disk", 1),
-        *(pytest.param(name, 3, marks=pytest.mark.long) for name in ("kills", "configs", "bytes", "requeue")),
-    ],
+    [("disk", 1), *((name, 3) for name in ("kills", "configs", "bytes", "requeue"))],
 )
 def test_a_few_trials(tmp_path, experiment, count):
     done = reliability(experiment, "--count", count, "--folder", tmp_path)

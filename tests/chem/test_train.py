@@ -647,7 +647,7 @@ def docking(kind, log):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["program", pytest.param("vina", marks=pytest.mark.long)])
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.long) for kind in ("program", "vina")])
 def test_killed_while_a_molecule_is_docked(prior, tmp_path, kind):
     """No process is left behind, and the resumed run ends like one that was not interrupted."""
     if kind == "vina" and not (Path(os.environ.get("MARA_DATA", "")) / VINA["receptor"]).is_file():

@@ -144,7 +144,7 @@ def test_sweeps(tmp_path):
     assert math.isfinite(first["kl/reverse_nats"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_commands_that_start_together_have_folders_of_their_own(tmp_path):
     """Two runs and two sweeps, all the same, in one second."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -2,13 +2,15 @@
 
 import json
 import logging
+import os
 import runpy
 import signal
+import subprocess
 import sys
 
 import pytest
 
-from ..commands import ROOT, run_module
+from ..commands import ROOT
 
 EXPERIMENTS = {  # files of a user's own, for --config-dir
     "syntax": "# @package _global_\nsteps: [1, 2\nseed: 3\n",
@@ -160,7 +162,14 @@ def type_here(monkeypatch, capfd, tmp_path):
 
 
 def type_command(*arguments, package="llm", cwd=ROOT, **environment):
-    return run_module(package, *arguments, folder=cwd, **{"PYTHONPATH": ROOT, **environment})
+    return subprocess.run(
+        [sys.executable, "-m", package, *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 @pytest.mark.parametrize(("arguments", "parts"), MISTAKES, ids=[arguments for arguments, _ in MISTAKES])

@@ -71,7 +71,7 @@ def test_one_of_many_counts_coverage_of_each_question(tmp_path):
     assert (tmp_path / "run" / "figure.png").stat().st_size > 10_000
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_creative_in_small_takes_the_path_of_the_large(tmp_path):
     options = ("experiment=creative_tiny", "transform=mara", "steps=3", "evaluation_completions=96")
     llm(*options, "checkpoint.every_steps=2", f"hydra.run.dir={tmp_path / 'run'}")

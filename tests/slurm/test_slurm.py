@@ -154,6 +154,7 @@ def test_molecules_whose_job_leaves_and_comes_back(cluster, tmp_path):
     assert same_results(sweep / "0", tmp_path / "whole", names)
 
 
+@pytest.mark.long
 def test_a_cancelled_sweep_is_resumed(cluster, tmp_path):
     cwd = made_up_tree(tmp_path, "import time; time.sleep(.1)")
     sweep = tmp_path / "sweep"

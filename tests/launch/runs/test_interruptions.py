@@ -323,8 +323,10 @@ def hashes(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("most", [2, pytest.param(100, marks=pytest.mark.long)])
-@pytest.mark.parametrize("package", COMMANDS)
+@pytest.mark.parametrize(
+    ("package", "most"),
+    [("didactic", 2), *(pytest.param(package, 100, marks=pytest.mark.long) for package in COMMANDS)],
+)
 def test_kill_minus_9_at_random_moments(tmp_path, package, most):
     whole = tmp_path / "whole"
     began = time.monotonic()
@@ -365,7 +367,7 @@ ANSWERS = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_remembered_masses_survive_kill_minus_9(tmp_path):
     """Killed in a random step and resumed, with the memory of the checkpoint and, as a control, without it."""
     whole, killed, forgotten = tmp_path / "whole", tmp_path / "killed", tmp_path / "forgotten"
@@ -409,7 +411,7 @@ def wait_for(process, seconds):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR2, marks=pytest.mark.long)])
 def test_a_signal_saves_and_leaves_in_order(tmp_path, number):
     whole, folder = tmp_path / "whole", tmp_path / "left"
     arguments = ["experiment=bandit", "gradient=sampled", "steps=200", "log_every=1", "checkpoint.every_seconds=1e9"]
