@@ -125,7 +125,7 @@ def test_metrics_and_reports_of_strange_strings(tmp_path):
     rows = [{"smiles": s, "score": 0.9, "status": "ok", "values": {}, "details": {}, "step": 0} for s in canonical]
     (tmp_path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     shares = dict.fromkeys(("reward/raw", "valid", "unique", "scaffolds", "repeats"), 0.5)
-    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 0, **shares}) + "\n")
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 0, "oracle/calls": len(canonical), **shares}) + "\n")
     threshold = {"kind": "constant", "value": 0.6}
     OmegaConf.save({"screens": [0.5], "transform": {"threshold": threshold}}, tmp_path / "config.yaml")
     run = SimpleNamespace(folder=tmp_path, finish=lambda summary: None, info=lambda line: None)
