@@ -5,11 +5,9 @@ own modules are imported by the fork, from the paths that a new interpreter woul
 interrupting or killing a command start a new interpreter instead.
 """
 
-import atexit
 import importlib
 import json
 import os
-import runpy
 import socket
 import subprocess
 import sys
@@ -17,6 +15,8 @@ import tempfile
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+
+from tools.as_command import become_command
 
 ROOT = Path(__file__).parents[1]
 LIBRARIES = (
@@ -65,7 +65,7 @@ class Server:
         self.connection, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         with other:
-            command = [sys.executable, str(Path(__file__)), str(other.fileno())]
+            command = [sys.executable, "-m", "tests.commands", str(other.fileno())]
             self.process = subprocess.Popen(command, pass_fds=[other.fileno()], cwd=ROOT, stdin=subprocess.DEVNULL)
 
     def run(self, words, folder, environment, outputs, timeout):
@@ -105,8 +105,8 @@ def serve(connection):
 
 def _run_command(words, folder, environment, outputs):
     """Become `python -m WORDS`; never returns."""
-    status = 1
-    try:
+
+    def prepare():
         for descriptor, target in zip(outputs, (1, 2), strict=True):
             os.dup2(descriptor, target)
             os.close(descriptor)
@@ -115,22 +115,8 @@ def _run_command(words, folder, environment, outputs):
         os.chdir(folder)
         paths = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
         sys.path[:] = [os.getcwd(), *paths, *sys.path[1:]]
-        sys.argv = list(words)
-        runpy.run_module(words[0], run_name="__main__", alter_sys=True)
-        status = 0
-    except SystemExit as stop:
-        if isinstance(stop.code, str):
-            print(stop.code, file=sys.stderr)
-        status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-    finally:
-        with suppress(BaseException):
-            atexit._run_exitfuncs()
-        with suppress(BaseException):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(status & 0xFF)
+
+    become_command(words, prepare)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from benchmarks.reliability.trials import (
     start,
     undisturbed,
 )
+from launch.runs.checksums import newest_manifest
 
 LIMIT_SECONDS = 120.0
 RESUME, STATUS, COLLECT = "resume", "launch.status", "launch.collect"
@@ -140,8 +141,8 @@ def _verified_length(run: Path) -> int:
     """The bytes of metrics.jsonl whose checksum is recorded. The lines after a killed run's checkpoint have none."""
     if recorded_state(run) != "running":
         return (run / "metrics.jsonl").stat().st_size
-    manifest = max(run.glob("checkpoints/step_*/manifest.json"), default=None)
-    return int(json.loads(manifest.read_text("utf-8"))["positions"]["metrics"]) if manifest else 0
+    manifest = newest_manifest(run)
+    return int(manifest["positions"]["metrics"]) if manifest else 0
 
 
 def _is_set_aside(output: str, name: str) -> bool:

@@ -1,18 +1,17 @@
 """Run a command in a forked child of this process, which has imported the packages, so that imports are paid once."""
 
-import atexit
 import importlib
 import os
 import resource
-import runpy
 import signal
 import sys
 import time
-import traceback
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 from benchmarks.reliability.trials import Ended, environment
+from tools.as_command import become_command
 
 IMPORTED = {  # what a command imports late
     "didactic": ("didactic.train", "didactic.report"),
@@ -68,9 +67,8 @@ def _wait(child: int, limit: float) -> int | None:
     return None
 
 
-def _child(module: str, arguments: list[str], folder: Path) -> None:
-    status = 70
-    try:
+def _child(module: str, arguments: list[str], folder: Path) -> NoReturn:
+    def prepare() -> None:
         os.setsid()
         os.chdir(folder)
         for name, descriptor in ((".out", 1), (".err", 2)):
@@ -78,20 +76,5 @@ def _child(module: str, arguments: list[str], folder: Path) -> None:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        sys.argv = [module, *arguments]
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-        status = 0
-    except SystemExit as stop:
-        if isinstance(stop.code, str):
-            print(stop.code, file=sys.stderr)
-        status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except BaseException:
-        traceback.print_exc()
-        status = 1
-    finally:
-        with suppress(BaseException):
-            atexit._run_exitfuncs()
-        with suppress(BaseException):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(status & 0xFF)
+
+    become_command([module, *arguments], prepare)

@@ -9,8 +9,8 @@ from typing import Any
 from chem.oracles.base import Molecule, Value
 from chem.oracles.conformers import check_ring_size
 from chem.oracles.external_program import SUFFIXES, molecule_writers
-from chem.oracles.program import CommandLine, NumberPattern, check_choice, checked_molecules, one_line
-from conf.schema.base import ConfigError
+from chem.oracles.program import CommandLine, NumberPattern, checked_molecules, one_line
+from conf.schema.base import ConfigError, check_choice
 
 FOLDERS = {f"{suffix}_folder": suffix for suffix in SUFFIXES}
 PLACEHOLDERS = (*FOLDERS, "smi_list", "seed", "folder", "output", "output_folder")

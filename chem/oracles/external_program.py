@@ -11,13 +11,12 @@ from chem.oracles.conformers import check_ring_size
 from chem.oracles.program import (
     CommandLine,
     NumberPattern,
-    check_choice,
     checked_molecules,
     one_line,
     write_sdf,
     write_smiles,
 )
-from conf.schema.base import ConfigError
+from conf.schema.base import ConfigError, check_choice
 
 SUFFIXES = ("smi", "sdf", "pdbqt")
 PLACEHOLDERS = (*SUFFIXES, "smiles", "seed", "folder", "output")

@@ -9,7 +9,7 @@ from rdkit import Chem, DataStructs
 
 from chem.oracles.base import Molecule, Value
 from chem.oracles.pmo import FINGERPRINTS
-from conf.schema.base import ConfigError
+from conf.schema.base import ConfigError, check_choice
 
 TARGETS = {
     "A2A": (
@@ -49,8 +49,7 @@ class MolExp:
     version = "1"
 
     def __init__(self, task: str, similarity: str = "fingerprint") -> None:
-        if task not in TARGETS:
-            raise ConfigError(f"task: must be one of {', '.join(TARGETS)}, got {task}")
+        check_choice("task", task, TARGETS)
         if similarity not in SIMILARITIES:
             raise ConfigError(f"similarity: must be {' or '.join(SIMILARITIES)}, got {similarity}")
         self.by_text = similarity == "levenshtein"

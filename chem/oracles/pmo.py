@@ -26,7 +26,7 @@ from chem.files import file_hash
 from chem.oracles.base import Molecule
 from chem.oracles.bioactivity import MODELS, bioactivity, model_file
 from chem.oracles.properties import parse_smarts, qed
-from conf.schema.base import ConfigError
+from conf.schema.base import check_choice
 
 Function = Callable[[Chem.Mol], float]
 
@@ -233,8 +233,7 @@ class Pmo:
     version = "1"
 
     def __init__(self, task: str) -> None:
-        if task not in TASKS:
-            raise ConfigError(f"task: must be one of {', '.join(TASKS)}, got {task}")
+        check_choice("task", task, TASKS)
         self.task = task
         self.score = TASKS[task]()
 

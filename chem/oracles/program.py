@@ -18,7 +18,7 @@ from chem.files import file_hash
 from chem.oracles.base import Molecule, TimedOut
 from chem.oracles.conformers import check_polar_hydrogens, embed_conformer
 from chem.parallel.processes import kill_group
-from conf.schema.base import ConfigError
+from conf.schema.base import ConfigError, check_choice
 from launch.runs.run_folder import user_path
 
 PICKS = ("first", "last", "min", "max")
@@ -188,8 +188,7 @@ class NumberPattern:
             raise ConfigError(
                 f"pattern: must have exactly one group, for the number, got {self.pattern.groups} in {pattern}"
             )
-        if pick not in PICKS:
-            raise ConfigError(f"pick: must be one of {', '.join(PICKS)}, got {pick}")
+        check_choice("pick", pick, PICKS)
         self._pick = pick
 
     def numbers(self, text: str, source: str) -> list[float]:
@@ -221,12 +220,6 @@ class NumberPattern:
 def one_line(error: Exception) -> str:
     """The message of an error, in one line."""
     return " ".join(str(error).split())
-
-
-def check_choice(key: str, value: str, choices: Sequence[str]) -> None:
-    """Raise ConfigError unless the value is one of the choices."""
-    if value not in choices:
-        raise ConfigError(f"{key}: must be one of {', '.join(choices)}, got {value}")
 
 
 def checked_molecules() -> list[Molecule]:

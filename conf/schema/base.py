@@ -5,7 +5,7 @@ checks and `--help` prints. Conditions on several keys are checked by the `check
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, TypeVar
 
@@ -136,6 +136,13 @@ def check_config(config: Section, prefix: str = "") -> None:
 def check_range(name: str, value: float, *, note: str = "", **bounds: float | None) -> None:
     """Raise ConfigError unless `value` is finite and within bounds (those of `Key`) that depend on other keys."""
     Key("", **bounds).check(name, value, note)  # type: ignore[arg-type]
+
+
+def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
+    """Raise ConfigError unless `value` is one of the choices."""
+    choices = list(choices)
+    if value not in choices:
+        raise ConfigError(f"{name}: must be one of {', '.join(choices)}, got {value}")
 
 
 def load_object(name: str, path: str) -> Any:

@@ -54,13 +54,13 @@ def _recorded(folder: Path) -> Iterator[tuple[str, int | None, str]]:
     if record["state"] != "running":
         yield from ((name, None, checksum) for name, checksum in record.get("checksums", {}).items())
     elif not is_locked(folder):
-        manifest = _newest_manifest(folder)
+        manifest = newest_manifest(folder)
         for name, checksum in manifest.get("line_checksums", {}).items():
             if f"{name}.jsonl" in SHOWN_FILES:
                 yield f"{name}.jsonl", manifest["positions"][name], checksum
 
 
-def _newest_manifest(folder: Path) -> Mapping[str, Any]:
+def newest_manifest(folder: Path) -> Mapping[str, Any]:
     """The manifest of the newest checkpoint; empty if there is none that can be read, which a resumed run handles."""
     paths = sorted((folder / "checkpoints").glob("step_*/manifest.json"))
     try:

@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import json
 import math
+import os
 import random
 import sys
 import types
@@ -21,7 +22,6 @@ from chem.oracles.pmo import TASKS
 from conf.schema.base import ConfigError
 from conf.schema.oracle import ComponentConfig
 
-ZINC = Path("/work/shared/data/zinc250k.smi.gz")
 TARGETS = {  # molecules with a score of 1
     "celecoxib_rediscovery": "CC1=CC=C(C=C1)C1=CC(=NN1C1=CC=C(C=C1)S(N)(=O)=O)C(F)(F)F",
     "troglitazone_rediscovery": "Cc1c(C)c2OC(C)(COc3ccc(CC4SC(=O)NC4=O)cc3)CCc2c(C)c1O",
@@ -115,9 +115,10 @@ def guacamol():
 @pytest.fixture(scope="module")
 def zinc():
     """A thousand molecules of ZINC, canonical, and molecules that the tasks are about."""
-    if not ZINC.is_file():
-        pytest.skip(f"needs {ZINC}")
-    with gzip.open(ZINC, "rt") as file:
+    path = Path(os.environ.get("MARA_DATA", "")) / "zinc250k.smi.gz"
+    if not path.is_file():
+        pytest.skip("needs MARA_DATA with zinc250k.smi.gz")
+    with gzip.open(path, "rt") as file:
         lines = random.Random(0).sample(file.read().split(), 1000)
     known = [*TARGETS.values(), pmo.SITAGLIPTIN, pmo.QUINAZOLINE, pmo.RANOLAZINE, BIPHENYL]
     return [Chem.CanonSmiles(smiles) for smiles in [*lines, *known]]
