@@ -6,11 +6,8 @@ from typing import Any
 
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
-from rdkit import Chem
-from rdkit.Chem import Draw, rdChemReactions
 
-from chem.oracles.synthesis.routes import Route, route_length, route_steps
-from launch.runs.atomic import replacing
+from chem.oracles.synthesis.routes import Route, draw_steps, route_length, route_steps, save_column
 
 WIDTH, CELL, LINE, MARGIN = 880, (210, 160), 24, 12  # pixels
 FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
@@ -18,23 +15,16 @@ FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 def draw_routes(path: Path, routes: Sequence[tuple[Mapping[str, Any], Route]]) -> None:
     """Draw molecules with their scores, and below each its reactions with their names, the first on top."""
-    blocks = [draw_block(row, route) for row, route in routes]
-    sheet = Image.new("RGB", (WIDTH, sum(block.height for block in blocks)), "white")
-    top = 0
-    for block in blocks:
-        sheet.paste(block, (0, top))
-        top += block.height
-    with replacing(path) as file:
-        sheet.save(file, format="PNG")
+    save_column([draw_block(row, route) for row, route in routes], path)
 
 
 def draw_block(row: Mapping[str, Any], route: Route) -> Image.Image:
     """Draw one molecule: a line with its score, and a row for each reaction."""
-    steps = list(reversed(list(route_steps(route))))
+    steps = reversed(list(route_steps(route)))
     names = [f"{number}. {name}" for number, (name, *_) in enumerate(steps, 1)] or ["can be bought"]
-    pictures = [draw_reaction(reactants, product) for _, reactants, product in steps] or [
-        Draw.MolToImage(Chem.MolFromSmiles(route["smiles"]), CELL)
-    ]
+    pictures = draw_steps(route, CELL)
+    for picture in pictures:
+        picture.thumbnail((WIDTH - 2 * MARGIN, CELL[1]))  # at most as wide as the sheet
     reactions = route_length(route)
     title = f"score {row['score']:.3f}, {reactions} reaction{'' if reactions == 1 else 's'}"
     height = LINE + sum(LINE + picture.height for picture in pictures) + MARGIN
@@ -48,11 +38,3 @@ def draw_block(row: Mapping[str, Any], route: Route) -> Image.Image:
         block.paste(picture, (MARGIN, top + LINE))
         top += LINE + picture.height
     return block
-
-
-def draw_reaction(reactants: Sequence[str], product: str) -> Image.Image:
-    """Draw a reaction, at most as wide as the sheet."""
-    reaction = rdChemReactions.ReactionFromSmarts(f"{'.'.join(reactants)}>>{product}", useSmiles=True)
-    picture = Draw.ReactionToImage(reaction, CELL)
-    picture.thumbnail((WIDTH - 2 * MARGIN, CELL[1]))
-    return picture

@@ -1,6 +1,6 @@
 """Routes: the shortest one in a search graph, its reactions, and a drawing of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +45,30 @@ def route_steps(route: Route) -> Iterator[tuple[str, list[str], str]]:
 
 def draw_route(route: Route, path: Path) -> None:
     """Draw a route as PNG, one reaction per row with the first on top; a purchasable molecule is drawn alone."""
-    rows = [
+    save_column(draw_steps(route, (220, 200)), path)
+
+
+def draw_steps(route: Route, size: tuple[int, int]) -> list[Image.Image]:
+    """A picture of each reaction, the first one first; of a purchasable molecule, the molecule alone.
+
+    Args:
+        route: what is drawn.
+        size: of each molecule, pixels.
+    """
+    return [
         Draw.ReactionToImage(
-            rdChemReactions.ReactionFromSmarts(f"{'.'.join(reactants)}>>{product}", useSmiles=True), (220, 200)
+            rdChemReactions.ReactionFromSmarts(f"{'.'.join(reactants)}>>{product}", useSmiles=True), size
         )
         for _, reactants, product in reversed(list(route_steps(route)))
-    ] or [Draw.MolToImage(Chem.MolFromSmiles(route["smiles"]), (220, 200))]
-    sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
+    ] or [Draw.MolToImage(Chem.MolFromSmiles(route["smiles"]), size)]
+
+
+def save_column(pictures: Sequence[Image.Image], path: Path) -> None:
+    """Save pictures one below the other as PNG."""
+    sheet = Image.new("RGB", (max(part.width for part in pictures), sum(part.height for part in pictures)), "white")
     top = 0
-    for row in rows:
-        sheet.paste(row, (0, top))
-        top += row.height
+    for picture in pictures:
+        sheet.paste(picture, (0, top))
+        top += picture.height
     with replacing(path) as file:
-        sheet.save(file)
+        sheet.save(file, format="PNG")
