@@ -40,6 +40,7 @@ PARTS = {
             "launch/cli/compose.py",
             ("calling_file", "calling_module", "config_path"),
         ),
+        "hydra.core.override_parser.types:Override._convert_value": ("launch/cli/folder_name.py", ("value",)),
         "hydra.core.override_parser.types:QuotedString.with_quotes": ("launch/cli/overrides.py", ()),
         "hydra._internal.config_loader_impl:ConfigLoaderImpl.load_sweep_config": (
             "launch/cli/sweep_check.py",

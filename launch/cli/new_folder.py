@@ -1,11 +1,14 @@
-"""Give each start a folder of its own where the folder's name is made from the time.
+"""Decide the folder of a run or a sweep before it starts.
 
-The names have a resolution of a second, so that several commands that start together would share a folder.
+A sweep has one folder, whatever the configurations of its jobs are. Each start gets a folder of its own where the
+folder's name is made from the time: such names have a resolution of a second, so that several commands that start
+together would share a folder.
 """
 
 import os
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
+from launch.cli.folder_name import common_name, typed_values
 from launch.cli.overrides import quote
 from launch.cli.recorded_command import unresolved
 
@@ -21,7 +25,7 @@ _new: list[Path] = []  # the folders that this process has made
 
 
 class NewFolders(Callback):
-    """Replaces hydra.run.dir or hydra.sweep.dir by the path of a new folder, if the time is part of it.
+    """Replaces hydra.run.dir or hydra.sweep.dir by the path of a new folder if the time is part of it.
 
     With several ranks, rank 0 does so, and its folder counts.
     """
@@ -31,11 +35,24 @@ class NewFolders(Callback):
         _claim(config, "run")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Make the folder of a sweep. Its jobs are composed from the overrides, so the folder becomes one of them."""
-        folder = _claim(config, "sweep")
-        if folder is not None:
-            with read_write(config), open_dict(config):
-                config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quote(str(folder))}")
+        """Decide the folder of a sweep, once for all jobs, which are composed from the overrides: it becomes one."""
+        with _common_choices(config):
+            folder = str(_claim(config, "sweep") or config.hydra.sweep.dir)
+        with read_write(config), open_dict(config):
+            config.hydra.sweep.dir = folder
+            config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quote(folder)}")
+
+
+@contextmanager
+def _common_choices(config: DictConfig) -> Iterator[None]:
+    """Let the choices of a sweep be what its jobs share: its folder may be named after an option that is swept."""
+    choices = config.hydra.runtime.choices
+    before = dict(choices)
+    typed = typed_values(unresolved(config.hydra.overrides.task), list(before))
+    with read_write(config), open_dict(config):
+        choices.update({group: common_name(names) for group, names in typed.items() if names})
+        yield
+        choices.update(before)
 
 
 def _claim(config: DictConfig, mode: str) -> Path | None:

@@ -12,6 +12,7 @@ from conf.schema.base import OPTIONS, ConfigError
 from conf.schema.commands import COMMANDS
 from conf.schema.model_values import RESOLVERS
 from launch.cli.errors import error_message, unknown_key_message
+from launch.cli.folder_name import folder_name
 from launch.cli.help import key_table, option_table
 
 
@@ -24,6 +25,7 @@ def register(package: str) -> None:
         store.store(group=group, name=option, node=with_open_dictionaries(section))
     OmegaConf.register_new_resolver("option_table", lambda: option_table(package), replace=True)
     OmegaConf.register_new_resolver("key_table", lambda *, _root_: key_table(_root_), replace=True)
+    OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
     for name, resolver in RESOLVERS.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
 

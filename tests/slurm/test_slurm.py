@@ -79,6 +79,22 @@ def test_a_sweep_over_direction_and_beta(cluster, tmp_path):
     assert same_results(tmp_path / "a" / "3", tmp_path / "c")
 
 
+def test_a_sweep_over_experiments_is_in_one_folder(cluster, tmp_path):
+    """Its status, what is resumed and what is collected are all of its runs."""
+    experiments = "experiment=figure5/reverse_0.01_mara_uniform,figure5/forward_0.01_mara_uniform"
+    environment = {"cwd": tmp_path, "PYTHONPATH": str(ROOT)}
+    command("-m", "didactic", "-m", "hydra/launcher=slurm", experiments, "seed=0,1", "steps=5", *SMALL, **environment)
+    (record,) = tmp_path.rglob("sweep.json")
+    sweep = record.parent
+    assert sweep.parent == tmp_path / "runs" / "didactic" / "figure5"
+    assert {path.parent.parent for path in tmp_path.rglob("run.json")} == {sweep}
+    shutil.rmtree(sweep / "2")
+    command("-m", "launch.resume", str(sweep), **environment)
+    wait_for_end(cluster, [read_sweep(sweep).jobs[2].id])
+    assert command("-m", "launch.status", str(sweep), **environment).stdout.splitlines()[-1] == "4 finished"
+    assert "4 of 4 runs finished" in command("-m", "launch.collect", str(sweep), **environment).stdout
+
+
 def test_a_working_folder_with_any_name(cluster, tmp_path):
     """Nothing in the name is executed, and a job that is resumed writes where the first one did."""
     cwd = tmp_path / "a b'c\"é$(touch x)`touch y`;touch z;&#!{}[]<>|*?~=:,@"

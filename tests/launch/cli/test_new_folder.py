@@ -13,7 +13,8 @@ UNUSED = "${unless:RUN/evaluation,runs/${now:%S}}"  # as in llm.evaluate, where 
 
 
 def hydra_config(folder):
-    hydra = {"run": {"dir": folder}, "sweep": {"dir": folder}, "overrides": {"hydra": []}}
+    hydra = {"run": {"dir": folder}, "sweep": {"dir": folder, "subdir": "sub"}, "runtime": {"choices": {}}}
+    hydra["overrides"] = {"hydra": [], "task": []}
     config = OmegaConf.create({"hydra": hydra})
     OmegaConf.set_struct(config, True)
     return config
@@ -55,11 +56,13 @@ def test_the_jobs_of_a_sweep_are_composed_with_its_folder():
 
 @pytest.mark.parametrize("folder", ["runs/mine", "runs/${now:%Y-%m-%d}", "${hydra.sweep.subdir}", UNUSED])
 def test_control_a_folder_that_the_user_names_is_left(folder):
-    """So that the same command resumes the run."""
-    config = hydra_config(folder)
+    """So that the same command resumes the run. The jobs of a sweep are composed with the one of the sweep."""
+    config, expected = hydra_config(folder), hydra_config(folder)
     NewFolders().on_run_start(config)
+    assert config == expected
     NewFolders().on_multirun_start(config)
-    assert config == hydra_config(folder)
+    assert config.hydra.sweep.dir == str(expected.hydra.sweep.dir)
+    assert config.hydra.run == expected.hydra.run
     assert list(Path().iterdir()) == []
 
 
