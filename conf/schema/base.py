@@ -34,6 +34,7 @@ class Key:
         below: such values must be smaller than this.
         choices: allowed values of a text, or of each text in a list.
         import_path: whether package.module:name is allowed besides `choices`.
+        entries: for a dictionary without a static type, the section that describes its entries.
     """
 
     help: str
@@ -43,6 +44,7 @@ class Key:
     below: float | None = None
     choices: tuple[str, ...] = ()
     import_path: bool = False
+    entries: type | None = None
 
     def allowed(self) -> str:
         """Return the range or the choices as text; empty if only the type matters."""
@@ -95,12 +97,13 @@ def key(
     below: float | None = None,
     choices: Sequence[str] = (),
     import_path: bool = False,
+    entries: type | None = None,
 ) -> Any:
     """Declare a field of a configuration. The arguments are those of `Key`, and a default or a default factory.
 
     A default is only for classes that code also makes instances of; other defaults are in YAML files.
     """
-    metadata = {"key": Key(help, low, above, high, below, tuple(choices), import_path)}
+    metadata = {"key": Key(help, low, above, high, below, tuple(choices), import_path, entries)}
     if factory is not None:
         return field(default_factory=factory, metadata=metadata)
     return field(default=default, metadata=metadata)

@@ -186,9 +186,12 @@ class RewardConfig(Section):
     """
 
     parts: dict[str, Any] = key(
-        "terms of the reward, NAME: {function: package.module:function or model: NAME, weight}; {}: the task's own"
+        "terms of the reward, NAME: {function: package.module:function or model: NAME, weight}; {}: the task's own",
+        entries=RewardPartConfig,
     )
-    evaluation: dict[str, Any] = key("further rewards in the same form, for evaluation only")
+    evaluation: dict[str, Any] = key(
+        "further rewards in the same form, for evaluation only", entries=RewardPartConfig
+    )
     on_failure: str = key(
         "if a reward raises an exception or is not finite: stop the run, or drop the completion",
         choices=("stop", "drop"),

@@ -72,6 +72,15 @@ def read_recorded_config(folder: Path) -> Any:
     return check(package, cast(DictConfig, config))
 
 
+def compose_unchecked(package: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """The configuration with its section `hydra`, not resolved, and not checked.
+
+    Raises:
+        ConfigError: the configuration cannot be composed.
+    """
+    return _compose(package, overrides, with_hydra=True)
+
+
 def _compose(
     package: str, overrides: Sequence[str], flags: Sequence[str] = (), with_hydra: bool = False
 ) -> DictConfig:
