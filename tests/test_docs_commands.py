@@ -1,6 +1,7 @@
 """Commands in the documentation: each composes, and those marked with `<!-- test: run -->` run."""
 
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -94,3 +95,22 @@ def test_control_a_wrong_key_is_found():
     (words,) = commands("```sh\nmara llm objective.gama=1\n```\n")
     with pytest.raises(ValueError, match=r"objective\.gama"):
         compose(words[0], jobs(words[1:])[0])
+
+
+def python_block(page: str) -> str:
+    return re.findall(r"^```python\n(.*?)^```$", (HOME / page).read_text("utf-8"), re.DOTALL | re.MULTILINE)[0]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/targets.md"])
+def test_a_page_states_what_its_lines_compute(page, tmp_path, capsys):
+    block = python_block(page)
+    stated = re.findall(r"#.*?((?:[\d.]+, )+[\d.]+)$", block, re.MULTILINE)
+    printing = re.sub(r"^(\w+_target\(.*)  #", r"print(\1)  #", block, flags=re.MULTILINE)
+    (tmp_path / "block.py").write_text(printing)
+    runpy.run_path(str(tmp_path / "block.py"))
+    printed = re.findall(r"tensor\(\[(.*?)\]", capsys.readouterr().out)
+    assert len(printed) == len(stated) == 2
+    for found, expected in zip(printed, stated, strict=True):
+        assert [float(x) for x in found.split(",")] == pytest.approx(
+            [float(x) for x in expected.split(",")], abs=0.006
+        )
