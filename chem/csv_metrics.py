@@ -9,7 +9,6 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from rich.table import Table
 
 from chem.files import file_hash, find_file
 from chem.metrics import ScoredMolecules, collect_molecules, run_metrics, yield_curve
@@ -26,6 +25,7 @@ from conf.schema.base import ConfigError
 from conf.schema.chem import ChemEvaluateConfig
 from launch.analysis.figures import save_figure
 from launch.runs.console import console
+from launch.runs.fitted_table import FittedTable
 from launch.runs.run import Run
 
 
@@ -103,12 +103,12 @@ def parse_score(text: str, place: str) -> float | None:
     return value
 
 
-def overall_table(row: Mapping[str, Any]) -> Table:
+def overall_table(row: Mapping[str, Any]) -> FittedTable:
     """Table of the metrics that do not depend on a screen."""
     names = ("generated", "calls", "unscored", "validity", "uniqueness", "novelty", "scaffolds")
-    table = Table(title="All molecules", title_justify="left")
+    table = FittedTable("All molecules")
     for name in names:
-        table.add_column(name, justify="right")
+        table.add_column(name)
     table.add_row(*(format_number(row[name]) for name in names))
     return table
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from rdkit import rdBase
 from rich.progress import track
-from rich.table import Table
 
 from chem.files import file_hash, find_file
 from chem.molecule_files import read_molecule_file
@@ -21,6 +20,7 @@ from conf.schema.chem import ScoreConfig
 from launch.analysis.csv_cells import csv_cell
 from launch.runs.atomic import replacing
 from launch.runs.console import console
+from launch.runs.fitted_table import FittedTable
 from launch.runs.run import Run
 
 COLUMNS = ("smiles", "canonical", "score", "status", "message", "scaffold")
@@ -104,11 +104,11 @@ def write_scores(path: Path, strings: Sequence[str], results: Sequence[Result]) 
             writer.writerow(map(csv_cell, [string, result.smiles, *answer, *values]))
 
 
-def score_table(summary: Mapping[str, Any]) -> Table:
+def score_table(summary: Mapping[str, Any]) -> FittedTable:
     """Table with one row: how many molecules have a score, and the mean and best score."""
-    table = Table(title="Distinct molecules", title_justify="left")
+    table = FittedTable("Distinct molecules")
     names = ("strings", "molecules", "cached", *(status.value for status in Status), "score/mean", "score/best")
     for name in names:
-        table.add_column(name, justify="right")
+        table.add_column(name)
     table.add_row(*(format_number(summary[name]) for name in names))
     return table

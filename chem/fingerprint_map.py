@@ -11,7 +11,6 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from rdkit import DataStructs
-from rich.table import Table
 from scipy.linalg import eigh
 
 from chem.csv_metrics import read_scored_file
@@ -23,6 +22,7 @@ from launch.analysis.figures import plain_label, save_figure
 from launch.analysis.palette import COLOURS, GREY
 from launch.runs.atomic import make_folder, replacing
 from launch.runs.console import console
+from launch.runs.fitted_table import FittedTable
 from launch.runs.run_folder import write_json
 
 MAX_COLUMNS = 3  # panels in a row
@@ -189,12 +189,12 @@ def draw_places(
     save_figure(figure, path)
 
 
-def yield_table(figures: dict[str, dict[str, Any]], screen: float) -> Table:
+def yield_table(figures: dict[str, dict[str, Any]], screen: float) -> FittedTable:
     """Table with one row per run."""
-    table = Table(title=f"Molecules with a score of {screen:g} or more", title_justify="left")
-    table.add_column("run", overflow="fold")
+    table = FittedTable(f"Molecules with a score of {screen:g} or more")
+    table.add_column("run", "label")
     for name in ("yield", "IntDiv1", "#Circles"):
-        table.add_column(name, justify="right")
+        table.add_column(name)
     for name, row in figures.items():
         table.add_row(name, *map(format_number, row.values()))
     return table

@@ -16,8 +16,6 @@ import matplotlib.pyplot as plt
 from omegaconf import OmegaConf
 from rdkit import Chem
 from rdkit.Chem.Draw import rdMolDraw2D
-from rich.table import Table
-from rich.text import Text
 
 from chem.metrics import OB_COUNTS, ScoredMolecules, collect_molecules, screen_metrics, yield_curve
 from core.mara import reaches
@@ -27,6 +25,7 @@ from launch.analysis.palette import GREY
 from launch.analysis.sweep_runs import read_sweep_runs, write_summaries
 from launch.runs.atomic import make_folder, replacing
 from launch.runs.console import console
+from launch.runs.fitted_table import FittedTable
 from launch.runs.run import Run
 from launch.runs.run_folder import read_config, read_jsonl, write_json
 
@@ -134,13 +133,13 @@ def failure_reasons(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     return reasons | ({"other reasons": others} if others else {})
 
 
-def failure_table(reasons: Mapping[str, int]) -> Table:
+def failure_table(reasons: Mapping[str, int]) -> FittedTable:
     """Table of the reasons for which molecules have no score."""
-    table = Table(title="Molecules without a score", title_justify="left")
-    table.add_column("molecules", justify="right")
-    table.add_column("reason", overflow="fold")
+    table = FittedTable("Molecules without a score")
+    table.add_column("molecules")
+    table.add_column("reason", "label")
     for reason, count in reasons.items():
-        table.add_row(f"{count:,}", Text(reason))
+        table.add_row(f"{count:,}", reason)
     return table
 
 
@@ -204,27 +203,33 @@ def good_molecules(rows: Sequence[Mapping[str, Any]], threshold: Any) -> int | N
     return int(reaches([row["score"] for row in rows], threshold.value).sum())
 
 
-def run_table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
+def run_table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> FittedTable:
     """Table with one row per run, from (name, summary) pairs."""
-    table = Table(title=f"Distinct molecules, and means over the last {LAST_STEPS} steps", title_justify="left")
-    table.add_column("run")
+    table = FittedTable(f"Distinct molecules, and means over the last {LAST_STEPS} steps")
+    table.add_column("run", "label")
     for name in ("calls", "good", *CURVES.values()):
-        table.add_column(name, justify="right")
+        table.add_column(name)
     for name, row in rows:
         good = "-" if row["good"] is None else f"{row['good']:,}"
         table.add_row(name, f"{row['calls']:,}", good, *(format_number(row[key]) for key in CURVES.values()))
     return table
 
 
-def screen_table(rows: Sequence[tuple[str, Mapping[str, Any]]], screens: Sequence[float]) -> Table:
+SCREEN_LEGEND = (
+    f"{', '.join(f'OB{n}' for n in OB_COUNTS)}: oracle calls until that many are found; IntDiv1: internal diversity; "
+    "#Circles: how many differ from each other"
+)
+
+
+def screen_table(rows: Sequence[tuple[str, Mapping[str, Any]]], screens: Sequence[float]) -> FittedTable:
     """Table with one row per run and screen, with the columns of the paper's Table 2."""
     columns = {"yield": "yield", **{f"OB{n}": f"OB{n}" for n in OB_COUNTS}}
     columns |= {"int_div1": "IntDiv1", "circles": "#Circles", "scaffolds": "scaffolds"}
-    table = Table(title="Molecules with a score at or above the screen", title_justify="left")
+    table = FittedTable("Molecules with a score at or above the screen", SCREEN_LEGEND)
     for header in ("run", "screen"):
-        table.add_column(header)
+        table.add_column(header, "label")
     for header in columns.values():
-        table.add_column(header, justify="right")
+        table.add_column(header)
     for run, row in rows:
         for screen in screens:
             values = {name: row[f"{screen:g}/{name}"] for name in columns}
@@ -282,14 +287,13 @@ def molecule_svg(smiles: str) -> str:
     return str(canvas.GetDrawingText())
 
 
-def molecule_table(best: Sequence[Mapping[str, Any]]) -> Table:
+def molecule_table(best: Sequence[Mapping[str, Any]]) -> FittedTable:
     """Table of the best molecules with the raw value of each component."""
     names = sorted({name for row in best for name in row["values"]})
-    table = Table(title="Best molecules", title_justify="left")
-    table.add_column("score", justify="right")
-    for name in names:
-        table.add_column(name, justify="right")
-    table.add_column("SMILES", overflow="fold")
+    table = FittedTable("Best molecules")
+    for name in ("score", *names):
+        table.add_column(name)
+    table.add_column("SMILES", "label")
     for row in best:
         values = (f"{row['values'][name]:.3g}" if name in row["values"] else "-" for name in names)
         table.add_row(f"{row['score']:.3f}", *values, row["smiles"])

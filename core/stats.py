@@ -48,14 +48,18 @@ def mean_or_nan(value: Tensor, valid: Tensor | None = None) -> Tensor:
     return value.mean() if valid is None else value[valid.expand_as(value)].mean()
 
 
+def standard_error(values: Tensor) -> float:
+    """Standard error of the mean of observations [N]: s / sqrt(N), s with N - 1; NaN for fewer than two."""
+    return float(values.double().std(correction=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+
+
 def bootstrap_standard_error(
-    values: Tensor,
-    statistic: Callable[[Tensor], Tensor] = lambda sample: sample.mean(1),
-    *,
-    resamples: int = 1000,
-    seed: int = 0,
+    values: Tensor, statistic: Callable[[Tensor], Tensor], *, resamples: int = 1000, seed: int = 0
 ) -> float:
-    """Standard deviation of a statistic over resamples of the rows, which are drawn with replacement.
+    """Standard error of a statistic that has no formula, from resamples of the rows, drawn with replacement.
+
+    The standard deviation over the resamples is multiplied by sqrt(N / (N - 1)). That of the mean is then the
+    `standard_error`; without the factor it is that of the population deviation, 29% too small for N = 2.
 
     Args:
         values: [N, ...], one independent observation per row.
@@ -64,15 +68,16 @@ def bootstrap_standard_error(
         seed: of the resampling.
 
     Returns:
-        The standard error; NaN if there is no observation.
+        The standard error; NaN for fewer than two observations.
 
-    Source: Efron (1979).
+    Source: Efron and Tibshirani (1993), An Introduction to the Bootstrap, sections 2.2 and 5.3.
     """
-    if len(values) == 0:
+    count = len(values)
+    if count < 2:
         return math.nan
     generator = torch.Generator().manual_seed(seed)
-    rows = torch.randint(len(values), (resamples, len(values)), generator=generator)
-    return float(statistic(values[rows]).double().std())
+    rows = torch.randint(count, (resamples, count), generator=generator)
+    return float(statistic(values[rows]).double().std()) * math.sqrt(count / (count - 1))
 
 
 def pareto_front(points: Tensor) -> Tensor:

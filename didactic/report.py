@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from conf.schema.didactic import DidacticConfig
 from core import stats
 from didactic.families import Policies
@@ -14,6 +12,7 @@ from didactic.figures import draw_figure
 from didactic.outcomes import Outcome, gaussian_fits, mode_switches
 from didactic.problems import Problem
 from launch.runs.console import console
+from launch.runs.fitted_table import FittedTable
 from launch.runs.run import Run
 
 MAX_LISTED_OUTCOMES = 10  # policies over more outcomes are not listed in summary.json
@@ -89,7 +88,13 @@ def summarise(outcome: Outcome) -> dict[str, Any]:
     return row
 
 
-def cell_table(title: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> Table:
+LEGEND = (
+    "mode shares: probability of each mode, exact: at the optimum; variation over good: coefficient of variation of "
+    "the good outcomes' probabilities; TV: total variation distance"
+)
+
+
+def cell_table(title: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> FittedTable:
     """Table with one row per cell: its settings, the trained policy and its exact target.
 
     Args:
@@ -104,14 +109,14 @@ def cell_table(title: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> Table:
     ]
     if any(cell["beta_final"] != cell["beta"] for cell in cells):
         axes.append("beta_final")
-    table = Table(title=title, title_justify="left")
+    table = FittedTable(title, LEGEND)
     has_names = any(name for name, _ in rows)
     if has_names:
-        table.add_column("run")
+        table.add_column("run", "label")
     for axis in axes:
-        table.add_column(axis.replace("_", " "))
+        table.add_column(axis.replace("_", " "), "label")
     for column in ("reward", "KL, nats", "mode shares", "exact", "variation over good", "TV from exact"):
-        table.add_column(column, justify="right")
+        table.add_column(column)
     for name, row in rows:
         values = [f"{row[axis]:.3g}" if isinstance(row[axis], float) else row[axis] for axis in axes]
         numbers = [f"{row['reward']:.3f}", f"{row['kl_nats']:.3f}"]

@@ -9,7 +9,8 @@ Files in --out (default: the folder `collected` in the first sweep):
   report.html                all of this in one file that works offline, with the command of each row
 
 The results of a run include those of python -m llm.evaluate run=RUN (--metrics distinct/mean,...).
-Standard errors are bootstrap standard errors of the mean over the seeds, computed exactly over all resamples.
+Standard errors are over the seeds, s / sqrt(n) with n - 1 in s. Of a row with one seed they are those that its run
+reports, over its prompts; the column se_over says which.
 If some seeds of a row lack a result, the mean is over the others, and their number is shown: 9.2 (3 of 5).
 What a run is, its own folder says. A run that several of the folders hold, or that has the configuration and seed of
 another one, counts once, and the command says so. A run whose files cannot be read is listed with the reason.
@@ -20,11 +21,15 @@ Text in a CSV file that a spreadsheet would execute, such as =1+1, gets a leadin
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from conf.schema.base import ConfigError
 from launch.runs.atomic import make_folder
 from launch.runs.run_folder import one_line_errors
 from launch.runs.streams import run_command
+
+if TYPE_CHECKING:
+    from launch.analysis.table import CollectedRun
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,7 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("sweep", type=Path, nargs="+", help="folder of a sweep or of a run")
     parser.add_argument("--out", type=Path, help="folder to write to (default: SWEEP/collected)")
-    parser.add_argument("--metrics", default="", help="comma-separated results to show in the printed table")
+    parser.add_argument(
+        "--metrics", default="", help="comma-separated results to show in the table, report and tests"
+    )
     parser.add_argument("--pareto", default="", help="DIVERSITY,REWARD: the two results of pareto.png")
     parser.add_argument(
         "--against",
@@ -60,7 +67,8 @@ def collect(
     Args:
         sweeps: folders of sweeps or runs.
         out: the folder to write to.
-        shown: results in the printed table and the tests; by default a selection.
+        shown: results in the printed table, the report and the tests; by default a selection in the printed table,
+            and all in the others.
         pareto: the two results of pareto.png, diversity and reward; by default the first pair that exists.
         against: a part of the label of the row that the others are tested against; no tests if empty.
 
@@ -72,7 +80,7 @@ def collect(
     """
     from launch.analysis.html import write_report
     from launch.analysis.plots import PARETO, draw_artifact_curves, draw_curves, draw_pareto
-    from launch.analysis.significance import compare, find_baseline
+    from launch.analysis.significance import compare, find_baseline, untested
     from launch.analysis.table import distinct_runs, fold_seeds, read_runs, result_keys, write_tables
     from launch.analysis.terminal import default_results, print_results, print_tests
 
@@ -86,7 +94,9 @@ def collect(
                 raise ConfigError(f"{flag}: no run has a result {key}; the results are {', '.join(keys)}")
     if len(pareto) not in (0, 2):
         raise ConfigError(f"--pareto: must be two results, DIVERSITY,REWARD, got {','.join(pareto)}")
-    tests = compare(rows, find_baseline(rows, against), list(shown) or keys) if against else []
+    tested = list(shown) or keys
+    base = find_baseline(rows, against) if against else None
+    tests = compare(rows, base, tested) if base else []
     make_folder(out)
     write_tables(out, runs, rows, keys, tests)
     axes = tuple(pareto) or next((pair for pair in PARETO if set(pair) <= set(keys)), ())
@@ -96,20 +106,28 @@ def collect(
     if any(run.metrics for row in rows for run in row.runs):
         plots.append(draw_curves(rows, out / "curves.png"))
     plots += draw_artifact_curves(rows, out)
-    write_report(out / "report.html", runs, rows, keys, plots, tests, against)
+    write_report(out / "report.html", runs, rows, tested, plots, tests, against)
     printed = list(shown) or default_results(keys, axes)
     print_results(rows, printed)
     if tests:
         print_tests([test for test in tests if test.key in printed], against)
-    left_out = [run for run in runs if run.state != "finished"]
-    for run in left_out:
-        print(f"{run.state}: {run.folder}{': ' if run.error else ''}{run.error}")
+    for reason in untested(rows, base, printed) if base else ():
+        print(f"not tested against {against}: {reason}")
+    left_out = print_left_out(runs)
     if len(found) > len(runs):
         print(f"{len(found) - len(runs)} runs are in several of the folders that were given, and count once")
     repeated = sum(run.state == "repeated" for run in runs)
     finished = f"{len(runs) - len(left_out)} of {len(runs)} runs finished"
     print(f"{finished}{f', {repeated} repeated' if repeated else ''}; report: {out / 'report.html'}")
     return int(repeated < len(left_out))
+
+
+def print_left_out(runs: "Sequence[CollectedRun]") -> "list[CollectedRun]":
+    """Print the runs that are not in the tables, with the reason, and return them."""
+    left_out = [run for run in runs if run.state != "finished"]
+    for run in left_out:
+        print(f"{run.state}: {run.folder}{': ' if run.error else ''}{run.error}")
+    return left_out
 
 
 if __name__ == "__main__":

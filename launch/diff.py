@@ -342,21 +342,17 @@ def format_value(value: Any) -> str:
 
 def result_table(a: Mapping[str, tuple[float, float]], b: Mapping[str, tuple[float, float]]) -> Any:
     """A table of the results of both sides, with the difference and its standard error if both have one."""
-    from rich.table import Table
+    from launch.analysis.uncertainty import format_mean
+    from launch.runs.fitted_table import FittedTable
 
-    table = Table(title="results (± standard error if known)", title_justify="left")
+    table = FittedTable("results", "±: the standard error over prompts, where a run has one")
     for column in ("result", "A", "B", "B - A"):
-        table.add_column(column, justify="left" if column == "result" else "right")
+        table.add_column(column, "label" if column == "result" else "number")
     for key in [key for key in a if key in b]:
         (x, x_error), (y, y_error) = a[key], b[key]
-        difference = format_result(y - x, math.hypot(x_error, y_error))
-        table.add_row(key, format_result(x, x_error), format_result(y, y_error), difference)
+        difference = format_mean(y - x, math.hypot(x_error, y_error))
+        table.add_row(key, format_mean(x, x_error), format_mean(y, y_error), difference)
     return table
-
-
-def format_result(value: float, error: float) -> str:
-    """A result with its standard error, which may be NaN."""
-    return f"{value:.4g}" if math.isnan(error) else f"{value:.4g} ± {error:.2g}"
 
 
 def read_overrides_file(path: Path) -> list[str]:

@@ -130,15 +130,18 @@ def seconds_left(run: Path, steps: int) -> float | None:
 
 def print_jobs(folder: Path, jobs: Sequence[JobStatus]) -> None:
     """Print a table of the jobs, the errors of failed ones, and the number of jobs in each state."""
-    from rich.table import Table
     from rich.text import Text
 
     from launch.runs.console import console
+    from launch.runs.fitted_table import FittedTable
 
     keys = list(dict.fromkeys(key for job in jobs for key in job.metrics))
-    table = Table()
-    for column in ("job", "overrides", "state", "step", "time left", *keys):
-        table.add_column(column, justify="left" if column in ("overrides", "state") else "right", overflow="fold")
+    table = FittedTable()
+    for column in ("job", "overrides"):
+        table.add_column(column, "label")
+    table.add_column("state", "text")
+    for column in ("step", "time left", *keys):
+        table.add_column(column)
     for job in jobs:
         step = f"{job.steps}/{'?' if job.total is None else job.total}"
         values = [job.metrics.get(key) for key in keys]

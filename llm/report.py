@@ -12,12 +12,13 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from rich.table import Table
 
 from launch.analysis.figures import plain_label, save_figure
 from launch.analysis.palette import BLACK, COLOURS
 from launch.analysis.sweep_runs import read_sweep_runs, write_summaries
+from launch.analysis.uncertainty import format_mean
 from launch.runs.console import console
+from launch.runs.fitted_table import FittedTable
 from launch.runs.run import Run
 from launch.runs.run_folder import read_jsonl
 from llm.answer_figure import draw_answers
@@ -66,7 +67,15 @@ def report_sweep(folders: Sequence[Path], sweep: Path) -> None:
         console.print(f"what each model answers: {sweep / 'answers.png'}", soft_wrap=True)
 
 
-def answer_table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
+BY_SEQUENCE, ENTROPY, LOG_RATIO = "by sequence", "entropy, nats", "log-ratio (eq. 7)"
+ANSWER_LEGEND = {  # what the columns of `answer_table` mean, where their names do not say it
+    BY_SEQUENCE: "by sequence: shares of the most frequent correct token sequences",
+    ENTROPY: "entropy: of the correct answers; ± standard error over prompts, or over completions if there is one",
+    LOG_RATIO: "log-ratio: log pi(a)/pi(b) of the two most frequent correct completions, in brackets at the optimum",
+}
+
+
+def answer_table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> FittedTable:
     """A table of the closing evaluation with one row per model and one column per metric of its task.
 
     Columns: shares of all completions (correct, each listed answer, each correct token sequence); mean rewards;
@@ -80,25 +89,24 @@ def answer_table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
         columns["correct"] = partial(_format_metric, key="correct")
     columns |= {f'"{key.removeprefix("share/")}"': partial(_format_metric, key=key) for key in answers}
     if answers:
-        columns["by sequence"] = lambda row: " ".join(f"{share:.2f}" for share in row["sequences"].values())
+        columns[BY_SEQUENCE] = lambda row: " ".join(f"{share:.2f}" for share in row["sequences"].values())
     rewards = [key for key in base if key.endswith("/mean") and key.count("/") == 1]
     if "correct" not in base or len(rewards) > 1:
         columns |= {key.removesuffix("/mean"): partial(_format_metric, key=key) for key in rewards}
     if "coverage" in base and not answers:
         columns["coverage"] = partial(_format_metric, key="coverage")
-    columns["entropy, nats"] = partial(_format_metric, key="entropy_nats")
-    columns["log-ratio (eq. 7)"] = _format_log_ratios
+    columns[ENTROPY] = partial(_format_metric, key="entropy_nats")
+    columns[LOG_RATIO] = _format_log_ratios
     for prefix in (key.removesuffix("completions") for key in base if key.endswith("/completions")):
         shown = [f"{prefix}{key}" for key in ("correct", "reward/mean", "coverage", "entropy_nats")]
         shown.remove(f"{prefix}reward/mean" if f"{prefix}correct" in base else f"{prefix}correct")
         columns |= {key.removesuffix("/mean"): partial(_format_metric, key=key) for key in shown if key in base}
 
-    title = "Shares of all completions" if answers else "From new completions, ± standard error over prompts"
-    table = Table(title=title, title_justify="left")
-    table.add_column("model")
+    title = "Shares of all completions" if answers else "From new completions"
+    table = FittedTable(title, "; ".join(text for name, text in ANSWER_LEGEND.items() if name in columns))
+    table.add_column("model", "label")
     for name in columns:
-        heading = name.replace("/", "/\n")  # so that a narrow column does not truncate it
-        table.add_column(heading, justify="left" if name == "by sequence" else "right")
+        table.add_column(name, "text" if name == BY_SEQUENCE else "number")
     for name, row in rows:
         table.add_row(name, *(cell(row) for cell in columns.values()))
     return table
@@ -107,13 +115,7 @@ def answer_table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
 def _format_metric(row: Mapping[str, Any], key: str) -> str:
     """A value with its standard error, if present."""
     value, error = row.get(key), row.get(f"{key.removesuffix('/mean')}/se")
-    return _plus_minus(value, error)
-
-
-def _plus_minus(value: float | None, error: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.3f}" if error is None else f"{value:.3f} ± {error:.3f}"
+    return format_mean(value, error)
 
 
 def _format_log_ratios(row: Mapping[str, Any]) -> str:
@@ -234,19 +236,21 @@ def available_metrics(subjects: Sequence[SubjectMetrics]) -> list[str]:
     return [name for name in names if any(subject.overall[f"{name}/mean"] is not None for subject in subjects)]
 
 
-def evaluation_table(subjects: Sequence[SubjectMetrics], difference: Mapping[str, float | None] | None) -> Table:
-    """A table with one row per metric and one column per subject: mean over prompts ± bootstrap standard error.
+def evaluation_table(
+    subjects: Sequence[SubjectMetrics], difference: Mapping[str, float | None] | None
+) -> FittedTable:
+    """A table with one row per metric and one column per subject: mean over prompts ± standard error.
 
     A cell gives the number of prompts if the metric is not defined for all of them.
     """
     count = len(subjects[0].prompts)
     title = f"Mean ± standard error over {count} prompts" if count > 1 else "One prompt"
-    table = Table(title=title, title_justify="left")
-    table.add_column("metric", no_wrap=True)
+    table = FittedTable(title)
+    table.add_column("metric", "label")
     for subject in subjects:
-        table.add_column(subject.name, justify="right", overflow="fold")
+        table.add_column(subject.name)
     if difference is not None:
-        table.add_column("difference", justify="right", no_wrap=True)
+        table.add_column("difference")
     for name in available_metrics(subjects):
         cells = [format_average(subject.overall, name, len(subject.prompts)) for subject in subjects]
         cells += [] if difference is None else [format_average(difference, name, len(subjects[0].prompts))]
@@ -257,7 +261,7 @@ def evaluation_table(subjects: Sequence[SubjectMetrics], difference: Mapping[str
 def format_average(overall: Mapping[str, float | None], name: str, prompts: int) -> str:
     """A mean with its standard error, and the number of prompts if it is not `prompts`."""
     value, error, count = (overall[f"{name}/{part}"] for part in ("mean", "se", "prompts"))
-    text = _plus_minus(value, error)
+    text = format_mean(value, error)
     return text if value is None or count == prompts else f"{text} (of {count:g})"
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich.table import Table
 
 from conf.schema.base import ConfigError
 from launch.runs.atomic import make_folder
+from launch.runs.fitted_table import FittedTable
 from launch.runs.run_folder import iterate_jsonl, write_text
 
 
@@ -107,12 +107,12 @@ def table_rows(
     return [*rows, ["sum", *(text(sum_of(means[method])) for method in methods)]]
 
 
-def console_table(title: str, methods: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def console_table(title: str, methods: Sequence[str], rows: Sequence[Sequence[str]]) -> FittedTable:
     """The table for a terminal."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("task")
+    table = FittedTable(title)
+    table.add_column("task", "label")
     for method in methods:
-        table.add_column(method, justify="right")
+        table.add_column(method)
     for row in rows:
         table.add_row(*row)
     return table

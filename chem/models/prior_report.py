@@ -10,7 +10,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 from rdkit import rdBase
 from rich.progress import track
-from rich.table import Table
 from scipy.stats import wasserstein_distance
 
 from chem.models.corpus import Corpus
@@ -22,6 +21,7 @@ from chem.oracles.properties import PROPERTIES
 from launch.analysis.figures import save_figure
 from launch.analysis.palette import BLUE, GREY, ORANGE
 from launch.runs.console import console
+from launch.runs.fitted_table import FittedTable
 from launch.runs.rng import rollout_uniforms
 from launch.runs.run import Run
 from launch.runs.run_folder import read_jsonl
@@ -155,22 +155,22 @@ def report_prior(
         run.warn(f"none of the {samples:,} samples is a molecule; train for more epochs, or on more molecules")
 
 
-def sample_table(summary: Mapping[str, Any]) -> Table:
+def sample_table(summary: Mapping[str, Any]) -> FittedTable:
     """Table with one row: validity, uniqueness, novelty and scaffolds of the samples."""
-    table = Table(title=f"{summary['samples']:,} samples", title_justify="left")
+    table = FittedTable(f"{summary['samples']:,} samples")
     names = ("validation/molecule", "validity", "uniqueness", "novelty", "scaffolds", "scaffolds/new_share")
     headers = {"validation/molecule": "held-out nats", "scaffolds/new_share": "new scaffolds"}
     for name in names:
-        table.add_column(headers.get(name, name), justify="right")
+        table.add_column(headers.get(name, name))
     table.add_row(*(f"{summary[name]:.4g}" for name in names))
     return table
 
 
-def property_table(summary: Mapping[str, Any]) -> Table:
+def property_table(summary: Mapping[str, Any]) -> FittedTable:
     """Table with one row per property: mean and standard deviation of both sides, and their distance."""
-    table = Table(title="Distinct samples and as many training molecules", title_justify="left")
+    table = FittedTable("Distinct samples and as many training molecules")
     for header in ("property", "samples", "training", "distance, std"):
-        table.add_column(header, justify="left" if header == "property" else "right")
+        table.add_column(header, "label" if header == "property" else "number")
     for name in COMPARED_PROPERTIES:
         row = summary[f"property/{name}"]
         cells = (f"{row[f'{side}mean']:.3g} ± {row[f'{side}std']:.3g}" for side in ("", "training_"))

@@ -7,7 +7,6 @@ NAME.curves.json    {"title", "x", "series": {label: [[x, ...], [y, ...]]}}: cur
 """
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from conf.schema.base import ConfigError
+from launch.analysis.uncertainty import standard_errors
 
 MAX_ITEMS = 12  # shown for each configuration
 
@@ -89,7 +89,7 @@ def fold_curves(series: Sequence[Mapping[float, float]]) -> tuple[list[float], n
     """
     xs = sorted(set.intersection(*map(set, series)))
     values = np.array([[curve[x] for x in xs] for curve in series], dtype=float).reshape(len(series), len(xs))
-    return xs, values.mean(0), values.std(0) / math.sqrt(len(series))
+    return xs, values.mean(0), standard_errors(values) if len(series) > 1 else np.zeros(len(xs))
 
 
 def best_items(galleries: Sequence[Sequence[Item]]) -> list[Item]:

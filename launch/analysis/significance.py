@@ -45,6 +45,22 @@ def compare(rows: Sequence[Row], base: Row, keys: Sequence[str]) -> list[Compari
     return comparisons
 
 
+def untested(rows: Sequence[Row], base: Row, keys: Sequence[str]) -> list[str]:
+    """Why `compare` leaves out rows and results, one line for each reason."""
+    others = [row for row in rows if row is not base]
+    if not others:
+        return ["there is no other row to test"]
+    if len(base.runs) < 2:
+        return [f"{base.label} has one seed; a t-test needs at least two seeds of both rows"]
+    single = [row.label for row in others if len(row.runs) < 2]
+    reasons = [f"one seed, where a t-test needs at least two: {'; '.join(single)}"] if single else []
+    for key in keys:
+        missing = [row.label for row in rows if len(row.values(key)) < len(row.runs)]
+        if missing:
+            reasons.append(f"{key}: not every seed has it in {'; '.join(missing)}")
+    return reasons
+
+
 def welch_test(key: str, label: str, values: Sequence[float], base_values: Sequence[float]) -> Comparison:
     """Welch's t-test of mean(values) - mean(base_values). The variances may differ."""
     difference = fmean(values) - fmean(base_values)

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import fmean, pstdev
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -15,6 +15,7 @@ import pandas as pd
 from conf.schema.base import ConfigError
 from launch.analysis.artifacts import Artifacts, read_artifacts
 from launch.analysis.csv_cells import write_csv
+from launch.analysis.uncertainty import standard_error
 from launch.cluster.sweep import job_states, read_sweep, run_overrides, slurm_queue, unreadable_reason
 from launch.runs.atomic import replacing
 from launch.runs.checkpoint import result_config
@@ -62,6 +63,11 @@ class Row:
     runs: list[CollectedRun]
 
     @property
+    def error_over(self) -> str:
+        """What the standard errors are over: `seeds`, or the `prompts` of a single run."""
+        return "seeds" if len(self.runs) > 1 else "prompts"
+
+    @property
     def label(self) -> str:
         """The keys that vary, with their values."""
         parts = (f"{short_key(key)}={value}" for key, value in self.varying.items())
@@ -72,9 +78,9 @@ class Row:
         return [run.results[key] for run in self.runs if key in run.results]
 
     def result(self, key: str) -> tuple[float, float]:
-        """The mean and standard error of a result over the runs that have it."""
+        """The mean and standard error of a result over the runs that have it; for a single run, its own error."""
         values = self.values(key)
-        if len(values) == 1:  # a run may report a standard error of its own
+        if len(self.runs) == 1 and values:
             own = f"{key.removesuffix('/mean')}/se"
             return values[0], next((run.results[own] for run in self.runs if own in run.results), math.nan)
         return (fmean(values) if values else math.nan), standard_error(values)
@@ -261,11 +267,6 @@ def group_numbers(columns: pd.DataFrame) -> list[int]:
     return list(columns.astype(str).groupby(list(columns.columns), sort=False).ngroup())
 
 
-def standard_error(values: Sequence[float]) -> float:
-    """The bootstrap standard error of the mean over all n^n resamples: population standard deviation / sqrt(n)."""
-    return pstdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-
-
 def rerun_command(runs: Sequence[CollectedRun]) -> str:
     """The command that repeats the runs: a sweep if they differ only in the seed, otherwise one command each."""
     without_seed = [[o for o in run.overrides if not o.startswith("seed=")] for run in runs]
@@ -315,7 +316,7 @@ def write_tables(
 
 
 def _row_record(row: Row, rows: Sequence[Row], keys: Sequence[str]) -> dict[str, Any]:
-    record = {**row.varying, "n": len(row.runs)}
+    record = {**row.varying, "n": len(row.runs), "se_over": row.error_over}
     for key in keys:
         record[key], record[f"{key}/se"] = row.result(key)
         if any(other.coverage(key) for other in rows):

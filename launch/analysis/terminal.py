@@ -4,11 +4,11 @@ import math
 import re
 from collections.abc import Sequence
 
-from rich.table import Table
-
 from launch.analysis.significance import Comparison
 from launch.analysis.table import Row, short_key
+from launch.analysis.uncertainty import format_mean
 from launch.runs import console as consoles
+from launch.runs.fitted_table import FittedTable
 
 
 def default_results(keys: Sequence[str], axes: Sequence[str]) -> list[str]:
@@ -19,40 +19,40 @@ def default_results(keys: Sequence[str], axes: Sequence[str]) -> list[str]:
 
 
 def print_results(rows: Sequence[Row], keys: Sequence[str]) -> None:
-    """Print the results of the rows, split into several tables if they do not fit the width of the terminal."""
-    console = consoles.console
-    table = Table(title="mean ± standard error over seeds", title_justify="left")
+    """Print the results of the rows."""
+    table = FittedTable(*results_title(rows, keys))
     for column in (*(rows[0].varying if rows else ()), "n"):
-        table.add_column(short_key(column), no_wrap=True)
+        table.add_column(short_key(column), "label")
     for key in keys:
-        table.add_column(key, justify="right", no_wrap=True)
+        table.add_column(key)
     for row in rows:
         cells = [f"{format_mean(*row.result(key))} {_in_brackets(row.coverage(key))}".strip() for key in keys]
         table.add_row(*map(str, row.varying.values()), str(len(row.runs)), *cells)
-    needed = console.measure(table, options=console.options.update(width=10**6)).maximum
-    if len(keys) > 1 and needed > console.width:
-        print_results(rows, keys[: len(keys) // 2])
-        print_results(rows, keys[len(keys) // 2 :])
-    else:
-        console.print(table)
+    consoles.console.print(table)
+
+
+def results_title(rows: Sequence[Row], keys: Sequence[str]) -> tuple[str, str]:
+    """The title and legend of a table of results, which say what the errors are over."""
+    over = {row.error_over for row in rows if any(not math.isnan(row.result(key)[1]) for key in keys)}
+    one_seed = "over the prompts of the run, or its completions if it has one prompt"
+    if over == {"prompts"}:
+        return "one seed ± standard error", f"±: {one_seed}"
+    if not over:
+        return "one seed" if all(len(row.runs) == 1 for row in rows) else "mean over seeds", ""
+    return "mean ± standard error over seeds", f"± where n is 1: {one_seed}" if "prompts" in over else ""
 
 
 def print_tests(tests: Sequence[Comparison], against: str) -> None:
     """Print the results of the t-tests against a row, which `against` names."""
-    table = Table(title=f"Welch's t-test against {against}: p, one-sided", title_justify="left")
-    for column in ("result", "row", "difference", "t", "df", "p (greater)", "p (less)"):
-        table.add_column(column, justify="left" if column in ("result", "row") else "right", no_wrap=True)
+    table = FittedTable(f"Welch's t-test against {against}, over seeds: p, one-sided")
+    for column in ("result", "row"):
+        table.add_column(column, "label")
+    for column in ("difference", "t", "df", "p (greater)", "p (less)"):
+        table.add_column(column)
     for test in tests:
         numbers = (test.difference, test.t, test.degrees, test.greater, test.less)
         table.add_row(test.key, test.label, *(f"{number:.3g}" for number in numbers))
     consoles.console.print(table)
-
-
-def format_mean(value: float, error: float) -> str:
-    """A mean with its standard error, either of which may be NaN."""
-    if math.isnan(value):
-        return "-"
-    return f"{value:.3f}" if math.isnan(error) else f"{value:.3f} ± {error:.3f}"
 
 
 def _in_brackets(text: str) -> str:

@@ -1,10 +1,20 @@
 """The console that all commands print to."""
 
+import os
 import sys
 
 from rich.console import Console
 
-# Without markup and emoji, so that brackets and colons are printed literally. A log has 80 columns by default, which
-# is too narrow for tables.
-with_terminal = sys.stdout is not None and sys.stdout.isatty()  # None: standard output is closed
-console = Console(markup=False, emoji=False, highlight=False, width=None if with_terminal else 120)
+LOG_WIDTH = 120  # of a log, unless the variable COLUMNS is set; rich would take 80, which is narrow for tables
+
+
+def console_width() -> int | None:
+    """The width to print at; None: that of the terminal, as rich finds it."""
+    if sys.stdout is not None and sys.stdout.isatty():  # None: standard output is closed
+        return None
+    columns = os.environ.get("COLUMNS", "")
+    return int(columns) if columns.isdigit() and int(columns) > 0 else LOG_WIDTH
+
+
+# Without markup and emoji, so that brackets and colons are printed literally.
+console = Console(markup=False, emoji=False, highlight=False, width=console_width())

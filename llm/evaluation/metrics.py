@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from core.mara import exceeds
-from core.stats import bootstrap_standard_error, entropy
+from core.stats import entropy, standard_error
 
 EAD_ORDERS = (1, 2, 3, 4, 5)
 
@@ -153,7 +153,7 @@ def average_over_prompts(rows: Sequence[Mapping[str, float]]) -> dict[str, float
     """Average each metric over the prompts for which it is defined.
 
     Returns:
-        NAME/mean; NAME/se, the bootstrap standard error of the mean; NAME/prompts, the number of prompts. The mean is
+        NAME/mean; NAME/se, its standard error over the prompts; NAME/prompts, the number of prompts. The mean is
         None without a prompt, the standard error also with a single one.
     """
     averages: dict[str, float | None] = {}
@@ -161,7 +161,7 @@ def average_over_prompts(rows: Sequence[Mapping[str, float]]) -> dict[str, float
         values = torch.tensor([row[name] for row in rows], dtype=torch.float64)
         values = values[~values.isnan()]
         averages[f"{name}/mean"] = float(values.mean()) if len(values) else None
-        averages[f"{name}/se"] = bootstrap_standard_error(values) if len(values) > 1 else None
+        averages[f"{name}/se"] = standard_error(values) if len(values) > 1 else None
         averages[f"{name}/prompts"] = len(values)
     return averages
 

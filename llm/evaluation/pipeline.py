@@ -281,7 +281,7 @@ def prepare_inputs(
 ) -> tuple[list[MetricInputs], dict[str, Any]]:
     """Compute the inputs of the metrics for each prompt, and describe the choices that they depend on."""
     choices: dict[str, Any] = {
-        "standard_error": "bootstrap over prompts, 1000 resamples",
+        "standard_error": "over prompts: s / sqrt(n), s with n - 1",
         "vocabulary": config.vocabulary,
         "tokenizer": "words split on white space",
         "embedder": config.embedder,

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from conf.schema.llm import LlmConfig
-from core.stats import bootstrap_standard_error, entropy
+from core.stats import bootstrap_standard_error, entropy, standard_error
 from launch.engines import distributed
 from launch.runs.rng import rollout_uniforms, stream_seed
 from llm.evaluation.collapse import answers_by_prompt, coverage
@@ -85,8 +85,9 @@ def answer_metrics(texts: list[str], correct: list[bool], chats: Sequence[Chat],
 
     Returns:
         correct (if the task defines it) and share/ANSWER for the task's listed answers: shares of all completions.
-        entropy_nats: entropy of a prompt's correct answers, averaged over prompts; entropy_nats/se: its bootstrap
-        standard error over prompts, or over the completions of a single prompt; effective_answers: its exponential.
+        entropy_nats: entropy of a prompt's correct answers, averaged over prompts; entropy_nats/se: its
+        standard error over prompts, or the bootstrap one over the completions of a single prompt; effective_answers:
+        its exponential.
         coverage: share of a prompt's right answers that were given, averaged over the prompts for which they are
         known; coverage/se. coverage/NAME and entropy_nats/NAME: the same for each prompt with a name.
         sequences: the most frequent correct completions with their share of all completions.
@@ -104,7 +105,7 @@ def answer_metrics(texts: list[str], correct: list[bool], chats: Sequence[Chat],
     results["effective_answers"] = None if mean_entropy is None else math.exp(mean_entropy)
     if len(known):
         results["coverage"] = float(known.mean())
-        results["coverage/se"] = bootstrap_standard_error(known) if len(known) > 1 else None
+        results["coverage/se"] = standard_error(known) if len(known) > 1 else None
     per_prompt, shares = len(texts) // len(chats), {}
     for chat, share, prompt_answers in zip(chats, coverages, answers, strict=True):
         if name := task.prompt_name(chat):
@@ -125,7 +126,7 @@ def mean_rewards(rewards: Mapping[str, Tensor], prompts: int) -> dict[str, Any]:
         units = units.nanmean(-1) if prompts > 1 else units.flatten()
         units = units[units.isfinite()]
         results[f"{name}/mean"] = float(units.mean()) if len(units) else None
-        results[f"{name}/se"] = bootstrap_standard_error(units) if len(units) > 1 else None
+        results[f"{name}/se"] = standard_error(units) if len(units) > 1 else None
     return results
 
 
@@ -188,14 +189,18 @@ def sample_texts(
 
 
 def _entropy_with_error(answers: list[list[str]]) -> tuple[float | None, float | None]:
-    """Entropy of a prompt's answers, averaged over the prompts that have any, and its bootstrap standard error."""
+    """Entropy of a prompt's answers, averaged over the prompts that have any, and its standard error over them.
+
+    The error of a single prompt's entropy is a bootstrap one, over its answers.
+    """
     tables = [_one_hot(prompt_answers) for prompt_answers in answers if prompt_answers]
     if not tables:
         return None, None
     values = torch.stack([entropy(table.sum(0)) for table in tables])
     if len(values) > 1:
-        return float(values.mean()), bootstrap_standard_error(values)
-    return float(values[0]), bootstrap_standard_error(tables[0], lambda resampled: entropy(resampled.sum(1)))
+        return float(values.mean()), standard_error(values)
+    error = bootstrap_standard_error(tables[0], lambda resampled: entropy(resampled.sum(1)))
+    return float(values[0]), None if math.isnan(error) else error
 
 
 def _one_hot(answers: list[str]) -> Tensor:

@@ -2,11 +2,11 @@
 
 import math
 
-from rich.table import Table
 from rich.text import Text
 
 from conf.schema.llm import LlmConfig
 from launch.runs.console import console
+from launch.runs.fitted_table import FittedTable
 from llm.plan.estimate import Phase, PlanSettings, largest_pass, model_size
 from llm.plan.settings import GIB
 
@@ -19,9 +19,9 @@ def print_plan(settings: PlanSettings, phases: dict[str, Phase], process: int, m
     size = model_size(settings)
     device = "GPU" if settings.cuda else "CPU"
     title = f"Memory per rank, GiB ({settings.ranks} x {device}, {8 * settings.dtype_bytes} bit, {settings.engine})"
-    table = Table(title=title, title_justify="left")
+    table = FittedTable(title)
     for column in ("", *phases):
-        table.add_column(column, justify="right" if column else "left")
+        table.add_column(column, "number" if column else "label")
     names = list(dict.fromkeys(name for phase in phases.values() for name in phase))
     for name in names:
         sizes = [phase.get(name, 0) for phase in phases.values()]

@@ -16,6 +16,7 @@ from core.stats import (
     entropy,
     mode_coverage,
     pareto_front,
+    standard_error,
     total_variation,
 )
 
@@ -84,17 +85,28 @@ def test_effective_sample_size_is_computed_in_logs() -> None:
     assert effective_sample_size(log_weight, torch.zeros(4, 7, dtype=torch.bool)).tolist() == [0] * 4
 
 
-def test_bootstrap_standard_error_of_a_mean_is_the_known_one() -> None:
-    values = random_logits(40, seed=1)
-    known = float(values.std(correction=0)) / math.sqrt(40)
-    error = bootstrap_standard_error(values, resamples=20000)
-    assert abs(error / known - 1) < 0.03
-    assert error == bootstrap_standard_error(values, resamples=20000)  # reproducible
-    assert error != bootstrap_standard_error(values, resamples=20000, seed=1)
-    assert abs(bootstrap_standard_error(values, lambda x: 2 * x.mean(1), resamples=20000) / known - 2) < 0.06
-    assert bootstrap_standard_error(torch.ones(5)) == 0
-    assert bootstrap_standard_error(values[:1]) < 1e-15
-    assert math.isnan(bootstrap_standard_error(values[:0]))
+@pytest.mark.parametrize("count", [2, 3, 40])
+def test_the_bootstrap_of_a_mean_is_its_standard_error(count: int) -> None:
+    values = random_logits(count, seed=1)
+    known = scipy.stats.sem(values.numpy())
+    assert standard_error(values) == pytest.approx(known)
+    mean = lambda sample: sample.mean(1)  # noqa: E731
+    error = bootstrap_standard_error(values, mean, resamples=20000)
+    assert error == pytest.approx(known, rel=0.03)
+    assert error == bootstrap_standard_error(values, mean, resamples=20000)  # reproducible
+    assert error != bootstrap_standard_error(values, mean, resamples=20000, seed=1)
+    doubled = bootstrap_standard_error(values, lambda sample: 2 * sample.mean(1), resamples=20000)
+    assert doubled == pytest.approx(2 * known, rel=0.03)
+    if count < 4:  # control: without n - 1 it is 29% or 18% too small
+        assert float(values.std(correction=0)) / math.sqrt(count) < 0.83 * known
+
+
+def test_errors_of_few_observations() -> None:
+    mean = lambda sample: sample.mean(1)  # noqa: E731
+    assert bootstrap_standard_error(torch.ones(5), mean) == standard_error(torch.ones(5)) == 0
+    for count in (0, 1):
+        assert math.isnan(bootstrap_standard_error(torch.ones(count), mean))
+        assert math.isnan(standard_error(torch.ones(count)))
 
 
 def test_the_bootstrap_resamples_whole_rows() -> None:

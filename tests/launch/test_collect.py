@@ -27,7 +27,8 @@ def test_the_table(sweep, capsys):
     assert "dead: " in out
     assert "3 of 6 runs finished" in out
     written = pd.read_parquet(sweep / "collected" / "table.parquet")
-    assert list(written.columns[:2]) == ["transform.name", "n"]
+    assert list(written.columns[:3]) == ["transform.name", "n", "se_over"]
+    assert written["se_over"].tolist() == ["seeds", "prompts"]
     assert written["transform.name"].tolist() == ["identity", "mara"]
     assert written["n"].tolist() == [2, 1]
     assert written["correct"].tolist() == pytest.approx([0.905, 0.9])
@@ -35,7 +36,7 @@ def test_the_table(sweep, capsys):
         0.5,
         0.5,
     ]
-    assert written["correct/se"][0] == pytest.approx(0.005 / math.sqrt(2))
+    assert written["correct/se"][0] == pytest.approx(0.005)
     assert math.isnan(written["correct/se"][1])
     assert written["entropy_nats/se"].tolist() == [0, 0.5]  # a single run's own, where it has one
     command = "python -m llm -m experiment=one_two transform=identity seed=0,1"
@@ -82,7 +83,7 @@ def test_a_run_counts_once(sweep, tmp_path, capsys):
     assert "17 runs are in several of the folders that were given, and count once" in out
     written = pd.read_parquet(sweep / "collected" / "table.parquet")
     assert written["n"].tolist() == [2, 1]
-    assert written["correct/se"][0] == pytest.approx(0.005 / math.sqrt(2))  # with four values it would be smaller
+    assert written["correct/se"][0] == pytest.approx(0.005)  # with four values it would be smaller
     assert "2 runs repeat another one and are not counted" in (sweep / "collected" / "report.html").read_text()
 
 
@@ -139,10 +140,29 @@ def test_the_printed_table_has_the_chosen_results(sweep, tmp_path, capsys):
     out = capsys.readouterr().out
     assert re.search(r"transform.*n.*base\.correct.*correct", out)
     assert "entropy_nats" not in out
-    assert "0.905 ± 0.004" in out
+    assert "0.905 ± 0.005" in out
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"table.csv", "table.parquet", "runs.csv", "pareto.png", "curves.png", "report.html"}
     assert not (sweep / "collected").exists()
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert "base.correct" in report
+    assert "entropy_nats</th>" not in report
+    assert "entropy_nats" in pd.read_csv(tmp_path / "out" / "table.csv").columns  # the files hold all
+
+
+def test_what_is_not_tested_is_said(sweep, chem_sweep, capsys):
+    collect.main([str(sweep), "--against", "transform=mara"])
+    reason = "transform=mara has one seed; a t-test needs at least two seeds of both rows"
+    assert f"not tested against transform=mara: {reason}" in capsys.readouterr().out
+    collect.main([str(sweep), "--against", "transform=identity"])
+    reason = "one seed, where a t-test needs at least two: transform=mara"
+    assert f"not tested against transform=identity: {reason}" in capsys.readouterr().out
+    collect.main([str(chem_sweep), "--against", "plain", "--metrics", "0.8/yield,0.8/OB10"])
+    out = capsys.readouterr().out
+    assert "0.8/OB10: not every seed has it in method=plain; method=mara" in out
+    assert "0.8/yield: not" not in out
+    collect.main([str(chem_sweep / "0"), "--against", "all runs"])
+    assert "not tested against all runs: there is no other row to test" in capsys.readouterr().out
 
 
 def test_two_sweeps_are_one_table(sweep, chem_sweep, tmp_path):

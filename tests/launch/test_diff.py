@@ -206,7 +206,7 @@ def test_results_stand_side_by_side(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "code.commit: a -> b" in out
     assert "torch" not in out
-    assert "0.5 ± 0.3" in out
+    assert "0.50 ± 0.30" in out
     assert "0.25 ± 0.42" in out
     assert read_side(str(tmp_path / "a")).results["correct"][0] == 0.5
     assert Path(read_side(str(tmp_path / "a")).name) == tmp_path / "a"

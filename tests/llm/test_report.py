@@ -56,7 +56,7 @@ def test_columns_without_correctness_are_rewards_and_further_prompts():
     base |= {f"held_out/{key}": value for key, value in base.items()} | {"held_out/completions": 4, "completions": 8}
     columns = cells(answer_table([("base", base)]))
     assert columns["reward"] == ["1.500"]
-    assert columns["brief"] == ["-2.000 ± 0.500"]
+    assert columns["brief"] == ["-2.00 ± 0.50"]
     assert columns["entropy, nats"] == ["-"]
     assert columns["held_out/reward"] == ["1.500"]
     assert "correct" not in columns
@@ -129,9 +129,9 @@ def test_the_evaluation_table_counts_prompts_and_skips_undefined_metrics():
     columns = cells(evaluation_table([first, second], difference))
     assert list(columns) == ["metric", "a", "b", "difference"]
     assert columns["metric"] == ["distinct", "utility"]
-    assert columns["a"][0].startswith("3.000 ± ")
+    assert columns["a"][0] == "3.0 ± 1.0"
     assert columns["a"][1] == "1.000 (of 1)"
-    assert columns["difference"] == ["0.500 ± 0.100", "-"]
+    assert columns["difference"] == ["0.50 ± 0.10", "-"]
     assert evaluation_table([first], None).title == "Mean ± standard error over 2 prompts"
 
 

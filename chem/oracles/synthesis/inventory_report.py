@@ -4,7 +4,6 @@ import random
 from pathlib import Path
 
 from rdkit import rdBase
-from rich.table import Table
 
 from chem.files import file_hash, find_file
 from chem.models.prior import SHIPPED, load_prior
@@ -17,6 +16,7 @@ from conf.schema.base import ConfigError
 from conf.schema.chem import StockConfig
 from conf.schema.oracle import ComponentConfig, OracleConfig
 from launch.runs.console import console
+from launch.runs.fitted_table import FittedTable
 from launch.runs.run import Run
 
 REACTIONS = {"any": None, "amide": ["amide coupling"]}  # sets of reactions to measure with
@@ -32,9 +32,9 @@ def report_inventory(config: StockConfig, run: Run) -> None:
     row = {"size": len(stock.smiles), "molecules": len(molecules), "depth": config.depth}
     solved = {f"solved/{name}": share for name, share in shares.items()}
     run.finish({**row, **solved, "sha256": file_hash(path), "inventory": stock.counts})
-    table = Table(title="Share of molecules with a route", title_justify="left")
+    table = FittedTable("Share of molecules with a route")
     for name in ("inventory", "molecules", "depth", "any reaction", "amide couplings only"):
-        table.add_column(name, justify="right")
+        table.add_column(name)
     table.add_row(*(f"{value:,}" for value in row.values()), *(f"{share:.3f}" for share in shares.values()))
     console.print(table)
 

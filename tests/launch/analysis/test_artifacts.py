@@ -12,8 +12,8 @@ def test_curves_are_means_where_all_seeds_have_a_point():
     x, mean, error = fold_curves([{0: 0, 10: 1, 25: 9}, {0: 0, 10: 4, 26: 9}])
     assert x == [0, 10]
     assert mean.tolist() == [0, 2.5]
-    assert error == pytest.approx(np.array([0, 1.5 / 2**0.5]))
-    assert fold_curves([{0: 1.0}])[2].tolist() == [0]
+    assert error == pytest.approx(np.array([0, 1.5]))
+    assert fold_curves([{0: 1.0, 1: 2.0}])[2].tolist() == [0, 0]
 
 
 def test_the_best_of_equal_names_stays():

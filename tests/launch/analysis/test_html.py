@@ -45,7 +45,7 @@ def test_the_report_shows_the_best_of_each_configuration_once(chem_sweep, capsys
     table = (chem_sweep / "collected" / "table.csv").read_text()
     assert "0.8/OB10/n" in table
     assert "0.8/yield/n" not in table
-    assert "40.000 (1 of 3)" in capsys.readouterr().out
+    assert "40.00 (1 of 3)" in capsys.readouterr().out
     assert "(1 of 3)" in text
 
 

@@ -33,7 +33,7 @@ def test_answers_are_counted_over_all_completions_and_averaged_over_prompts():
     assert metrics["entropy_nats/first"] == pytest.approx(entropy)
     assert metrics["entropy_nats/second"] == 0
     assert metrics["effective_answers"] == pytest.approx(math.exp(entropy / 2))
-    assert metrics["entropy_nats/se"] == pytest.approx(entropy / 2 / math.sqrt(2), rel=0.1)
+    assert metrics["entropy_nats/se"] == pytest.approx(entropy / 2)
     assert (metrics["coverage"], metrics["coverage/first"], metrics["coverage/second"]) == (0.75, 1.0, 0.5)
     assert metrics["sequences"] == {TWO: 4 / 8, ONE: 3 / 8}
     assert metrics["completions"] == 8
