@@ -1,6 +1,5 @@
 """`python -m chem.convert FILE FOLDER`: convert a prior of REINVENT, or a configuration of REINVENT 4 or Saturn."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,21 +8,29 @@ from chem.foreign.convert_file import convert_configuration
 from chem.foreign.ledger import LEGEND
 from chem.models.prior import save_prior
 from chem.models.reinvent4 import convert_prior, read_reinvent
+from launch.cli.command_table import ArgumentParser
 from launch.runs.run_folder import one_line_errors
 from launch.runs.streams import run_command
 
 CONFIGURATIONS = (".toml", ".json", ".yaml", ".yml")
 
+DESCRIPTION = """\
+Convert a prior of REINVENT 4 or REINVENT 2, or a configuration of REINVENT 4 (TOML, JSON, YAML) or Saturn (JSON).
+
+    python -m chem.convert reinvent.prior priors/reinvent      the weights, as a prior of this project
+    python -m chem.convert staged_learning.toml conf.d         the run: its experiment, its oracle and its command
+
+The kind of the file is told by its ending. Every key of a configuration is listed: converted, nothing to do here, or
+without a counterpart, with the reason. No code in the file is run.
+"""
+EPILOG = """\
+Use a prior with: python -m chem prior=FOLDER, and a configuration with the command that is printed after its keys.
+"""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m chem.convert",
-        description="Convert a prior written by REINVENT 4 or REINVENT 2, or a configuration of REINVENT 4 (TOML, "
-        "JSON, YAML) or Saturn (JSON). No code in the file is run.",
-        epilog="Use the result with: python -m chem prior=FOLDER, or, of a configuration, with the command that is "
-        "printed after the list of its keys",
-    )
+    parser = ArgumentParser("chem.convert", DESCRIPTION, EPILOG)
     parser.add_argument(
         "file", type=Path, help="the prior or the configuration, e.g. reinvent.prior or reinvent.toml"
     )

@@ -10,19 +10,17 @@ A RUN is a run folder, of which molecules.csv is read, or a CSV file with the co
 scores.csv of chem.score. A molecule is good if its score is at least --screen. Nothing is random.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from launch.cli.command_table import ArgumentParser
 from launch.runs.run_folder import one_line_errors
 from launch.runs.streams import run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m chem.space", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser("chem.space", __doc__)
     parser.add_argument("run", type=Path, nargs="+", help="run folder, or CSV file of molecules and scores")
     parser.add_argument("--screen", type=float, default=0.8, help="score from which one is good (default: 0.8)")
     parser.add_argument("--names", default="", help="comma-separated names of the runs (default: of their folders)")

@@ -21,7 +21,8 @@ from core.targets import (
 )
 
 HELP = """\
-usage: python -m core.explain reward=LIST ref=LIST beta=NUMBER [threshold=NUMBER] [entropy_coef=NUMBER] [classes=LIST]
+usage: mara explain reward=LIST ref=LIST beta=NUMBER [threshold=NUMBER] [entropy_coef=NUMBER] [classes=LIST]
+       python -m core.explain is the same command
 
 Prints the policy that maximises E[R] - beta KL on a small problem, outcome by outcome, under reverse KL,
 KL(policy || reference), and under forward KL, KL(reference || policy), before and after MARA.
@@ -35,19 +36,19 @@ KL(policy || reference), and under forward KL, KL(reference || policy), before a
   MARA over
                 sequences, and a second table has the probability of each answer
 
-Examples (some shells need the quotes):
+Examples (the quotes are for the shell):
 
   Two equally good outcomes: no beta changes the reference's ratio of 15 to 1, but MARA does.
-    python -m core.explain 'reward=[1,1,0]' 'ref=[.3,.02,.68]' beta=.01
+    mara explain 'reward=[1,1,0]' 'ref=[.3,.02,.68]' beta=.01
 
   Unequal rewards: beta selects the mode. Under reverse KL it switches at .132; try beta=.1 and beta=.2.
-    python -m core.explain 'reward=[.75,1,0]' 'ref=[.0174,.0026,.98]' beta=.1 threshold=.75
+    mara explain 'reward=[.75,1,0]' 'ref=[.0174,.0026,.98]' beta=.1 threshold=.75
 
   Nearly equal rewards: with a small beta, the outcome that is better by .1 takes all the probability.
-    python -m core.explain 'reward=[0,.9,1]' 'ref=[.34,.33,.33]' beta=.001 threshold=.9
+    mara explain 'reward=[0,.9,1]' 'ref=[.34,.33,.33]' beta=.001 threshold=.9
 
   Two answers, one with three spellings: MARA over sequences gives it three shares, MARA over answers one.
-    python -m core.explain 'reward=[1,1,1,1,0]' 'ref=[.4,.1,.06,.04,.4]' beta=.1
+    mara explain 'reward=[1,1,1,1,0]' 'ref=[.4,.1,.06,.04,.4]' beta=.1
     'classes=["Mars","Venus","Venus","Venus",""]'
 """
 REQUIRED = ("reward", "ref", "beta")

@@ -18,12 +18,12 @@ The exit status is 1 if a run did not finish or cannot be read; the other runs a
 Text in a CSV file that a spreadsheet would execute, such as =1+1, gets a leading apostrophe.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conf.schema.base import ConfigError
+from launch.cli.command_table import ArgumentParser
 from launch.runs.atomic import make_folder
 from launch.runs.run_folder import one_line_errors
 from launch.runs.streams import run_command
@@ -34,9 +34,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and return the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m launch.collect", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser("launch.collect", __doc__)
     parser.add_argument("sweep", type=Path, nargs="+", help="folder of a sweep or of a run")
     parser.add_argument("--out", type=Path, help="folder to write to (default: SWEEP/collected)")
     parser.add_argument(

@@ -14,7 +14,6 @@ package.
 The exit status is 0 if the configurations are equal, 1 if they differ, and 2 after an error.
 """
 
-import argparse
 import json
 import math
 import re
@@ -26,6 +25,7 @@ from typing import Any
 
 from conf.schema.base import ConfigError
 from conf.schema.commands import COMMANDS
+from launch.cli.command_table import ArgumentParser
 from launch.cli.compose import compose
 from launch.cli.groups import groups, options
 from launch.cli.overrides import quote
@@ -52,9 +52,7 @@ class Side:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and return the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m launch.diff", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser("launch.diff", __doc__)
     parser.add_argument("a", metavar="A")
     parser.add_argument("b", metavar="B")
     parser.add_argument("--overrides", action="store_true", help="print only the overrides that turn A into B")

@@ -15,7 +15,6 @@ file of them; relative paths in them are relative to the working folder of the r
 the run was reproduced, 1 if it was not, and 2 after an error.
 """
 
-import argparse
 import hashlib
 import math
 import sys
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from conf.schema.base import ConfigError
+from launch.cli.command_table import ArgumentParser
 from launch.cli.compose import compose
 from launch.cli.recorded_command import read_command
 from launch.diff import (
@@ -47,9 +47,7 @@ LINE_FILES = ("metrics.jsonl", "samples.jsonl")  # the line files that are compa
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and return the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m launch.reproduce", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser("launch.reproduce", __doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--out", type=Path, help="folder of the new run (default: RUN_reproduced_TIME)")
     parser.add_argument(

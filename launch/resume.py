@@ -8,7 +8,6 @@ are submitted with the code as it was when the sweep was submitted. The folder o
 way. A job is refused if its command now gives another configuration than the one the run started with.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from conf.schema.base import ConfigError
 from conf.schema.launchers import SlurmLauncherConfig
+from launch.cli.command_table import ArgumentParser
 from launch.cli.compose import compose
 from launch.cli.errors import one_line
 from launch.cli.recorded_command import RecordedCommand, read_command
@@ -43,9 +43,7 @@ NOT_RESUMED = ("finished", *ACTIVE, "unreadable")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and return the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m launch.resume", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser("launch.resume", __doc__)
     parser.add_argument("sweep", type=Path, help="folder of a sweep or of a run")
     parser.add_argument("--dry-run", action="store_true", help="print what would be run, and run nothing")
     args = parser.parse_args(arguments)

@@ -2,11 +2,10 @@
 
 The states are pending (in SLURM's queue), starting, running, finished, failed, preempted (stopped by a signal, after
 a checkpoint was saved), dead (killed), unreadable (its files are damaged or not ours) and missing (never started).
-`launch.resume` runs the jobs that are failed, preempted, dead or missing. What is shown of a run is read from its own
-folder. The exit status is 1 if a job is failed, dead or unreadable, otherwise 0.
+`python -m launch.resume SWEEP` runs the jobs that are failed, preempted, dead or missing. What is shown of a run is
+read from its own folder. The exit status is 1 if a job is failed, dead or unreadable, otherwise 0.
 """
 
-import argparse
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from typing import Any
 
 from conf.schema.base import ConfigError
 from conf.schema.objective import DIVERGENCE_METRICS
+from launch.cli.command_table import ArgumentParser
 from launch.cluster.sweep import Sweep, job_states, read_sweep, run_overrides, slurm_queue, unreadable_reason
 from launch.runs.checksums import check_shown_files
 from launch.runs.run_folder import (
@@ -52,9 +52,7 @@ class JobStatus:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and return the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m launch.status", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser("launch.status", __doc__)
     parser.add_argument("sweep", type=Path, nargs="+", help="folder of a sweep or of a run")
     parser.add_argument("--metrics", default="", help="comma-separated keys of metrics.jsonl to show")
     parser.add_argument("--json", action="store_true", help="print JSON")

@@ -5,11 +5,10 @@
     python -m launch.submit --config-dir my_conf llm experiment=mine seed=0,1
 
 The sweep runs over all combinations of the comma-separated values. The command prints the ids of the jobs and the
-folder of the sweep, for `launch.status`, `launch.resume` and `launch.collect`. --dry-run prints the sbatch script
-instead, and submits and writes nothing.
+folder of the sweep, which status, resume and collect take. --dry-run prints the sbatch script instead; it submits
+and writes nothing.
 """
 
-import argparse
 import os
 import subprocess
 import sys
@@ -20,7 +19,9 @@ from pathlib import Path
 
 from conf.schema.base import ConfigError
 from conf.schema.commands import COMMANDS
+from launch.cli.command_table import ArgumentParser
 from launch.cli.groups import options
+from launch.cli.import_path import module_command, module_environment
 from launch.cli.recorded_command import CONFIG_FLAGS
 from launch.runs.atomic import make_folder, writing
 from launch.runs.run_folder import one_line_errors
@@ -31,9 +32,7 @@ RECORDED = "sweep folder: "  # what a launcher prints when it has recorded the s
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and return the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m launch.submit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser("launch.submit", __doc__)
     parser.add_argument("--launcher", default="slurm", help="an option of hydra/launcher (default: slurm)")
     parser.add_argument("--dry-run", action="store_true", help="print the sbatch script, and submit nothing")
     parser.add_argument("--config-dir", "-cd", metavar="FOLDER", help="folder with further configuration files")
@@ -52,12 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         values = zip(CONFIG_FLAGS, (args.config_path, args.config_name, args.config_dir), strict=True)
         flags = [word for flag, value in values if value is not None for word in (flag, value)]
         launcher = f"hydra/launcher={args.launcher}"
-        command = [sys.executable, "-m", args.package, *flags, "-m", launcher, *args.overrides]
-        if args.dry_run:
-            return subprocess.run([*command, "hydra.launcher.dry_run=true"]).returncode
-        if args.launcher == "local":
+        command = [*module_command(args.package), *flags, "-m", launcher, *args.overrides]
+        if args.launcher == "local" and not args.dry_run:
             return start_in_background(command)
-        return subprocess.run([*command, "hydra.launcher.wait=false"]).returncode
+        mode = "hydra.launcher.dry_run=true" if args.dry_run else "hydra.launcher.wait=false"
+        return subprocess.run([*command, mode], env=module_environment(os.getcwd())).returncode
 
 
 def start_in_background(command: Sequence[str]) -> int:
@@ -70,7 +68,12 @@ def start_in_background(command: Sequence[str]) -> int:
     make_folder(log.parent)
     with writing(log), log.open("ab") as out:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=module_environment(os.getcwd()),
         )
     try:
         while RECORDED not in log.read_text("utf-8", errors="replace"):

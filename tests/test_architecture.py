@@ -28,10 +28,13 @@ OUTSIDE = {"tests", "tools", "benchmarks", "docs"}  # folders that no room may i
 THIRD_PARTY = {"core": {"torch"}}  # the packages that a room may import; a room that is not listed may import any
 STANDARD_LIBRARY = sys.stdlib_module_names
 
+SHADOWING = "str(Path(__file__).parents[1] / 'launch' / 'cli' / 'shadowing.py')"
 # Imports of computed names, (module, argument as written), with the reason why each is allowed.
 COMPUTED_IMPORTS: set[tuple[str, str]] = {
     ("core.extension", "path"),  # the import path of a user's own part
     ("launch.cluster.job", "self.package"),  # the package whose command the job runs
+    ("launch.cli.mara", "module"),  # the command that was typed
+    *((room, SHADOWING) for room in ("didactic", "llm", "chem")),  # launch.cli.shadowing, by its path
 }
 
 IMPORTERS = {"import_module", "__import__", "resolve_name", "run_module", "run_path"}

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -27,6 +26,7 @@ from chem.benchmarks.suites import SUITES, Suite
 from conf.schema.base import ConfigError
 from conf.schema.benchmark import BenchmarkConfig
 from launch.cli.compose import compose
+from launch.cli.import_path import module_command, module_environment
 from launch.runs import signals
 from launch.runs.atomic import make_folder, remove_folder
 from launch.runs.console import console
@@ -208,7 +208,7 @@ def log_file(job: Job) -> Path:
 
 def job_command(job: Job) -> list[str]:
     """The command of a run."""
-    return [sys.executable, "-m", "chem", *job.overrides, f"hydra.run.dir={job.folder.absolute()}"]
+    return [*module_command("chem"), *job.overrides, f"hydra.run.dir={job.folder.absolute()}"]
 
 
 def start_job(job: Job) -> "subprocess.Popen[bytes]":
@@ -221,7 +221,7 @@ def start_job(job: Job) -> "subprocess.Popen[bytes]":
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**module_environment(os.getcwd()), "OMP_NUM_THREADS": "1"},
         )
 
 

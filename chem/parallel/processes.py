@@ -22,7 +22,7 @@ def import_path() -> list[str]:
 def start_module(
     name: str, descriptors: Sequence[int], *, session: bool = False, **environment: str
 ) -> subprocess.Popen[bytes]:
-    """Start `python -m NAME DESCRIPTOR...` on one core.
+    """Start `python -m NAME DESCRIPTOR...` on one core, with the import path of this process.
 
     Args:
         name: module to run.
@@ -31,7 +31,7 @@ def start_module(
         environment: additional environment variables.
     """
     return subprocess.Popen(
-        [sys.executable, "-m", name, *map(str, descriptors)],
+        [sys.executable, "-P", "-m", name, *map(str, descriptors)],
         pass_fds=descriptors,
         stdin=subprocess.DEVNULL,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(import_path())} | CHILD_ENVIRONMENT | environment,

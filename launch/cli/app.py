@@ -25,7 +25,9 @@ from conf.schema.base import ConfigError
 from conf.schema.extras import missing_package
 from launch.cli import sweep_check
 from launch.cli.command_line import read_command_line
+from launch.cli.command_table import as_typed
 from launch.cli.errors import error_message, one_line
+from launch.cli.import_path import append_user_modules
 from launch.cli.recorded_command import config_flags, unresolved
 from launch.cli.shadowing import refuse_shadowing
 from launch.cli.validation import check, register
@@ -50,6 +52,7 @@ def start(
         report: called after a sweep with the folders of the finished runs and the folder of the sweep.
     """
     streams.protect()
+    append_user_modules()
     refuse_shadowing()
     full_error = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its exceptions, and we word the message
@@ -114,7 +117,7 @@ class Outcomes:
     def add_failure(self, message: str, trace: str = "") -> None:
         """Count a failure and print it on standard error, the message on one line after the traceback."""
         self.failures += 1
-        print(f"{trace}{self.package}: {one_line(message)}", file=sys.stderr)
+        print(f"{trace}{self.package}: {as_typed(one_line(message))}", file=sys.stderr)
 
 
 def _run_job(package: str, config: DictConfig, train: Callable[[Any, "Run"], None]) -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from conf.schema.base import Key, key_of, yaml_text
+from launch.cli.command_table import as_typed
 from launch.cli.groups import groups, option_files
 
 MAX_VALUE = 40  # characters of a value
@@ -27,7 +28,7 @@ def option_table(package: str) -> str:
         for path in sorted(option_files(package, group))
     ]
     width = max((len(name) for name, _ in rows), default=0)
-    return escape_template("\n".join(f"  {name:<{width}}  {text}".rstrip() for name, text in rows))
+    return shown("\n".join(f"  {name:<{width}}  {text}".rstrip() for name, text in rows))
 
 
 def description(path: Path) -> str:
@@ -49,7 +50,7 @@ def key_table(config: DictConfig) -> str:
             entry = ""
         lines.append(f"{entry:<{COLUMN}}{wrapped[0]}".rstrip())
         lines += [f"{'':<{COLUMN}}{line}" for line in wrapped[1:]]
-    return escape_template("\n".join(lines).replace(NO_BREAK, " "))
+    return shown("\n".join(lines).replace(NO_BREAK, " "))
 
 
 def described_keys(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any, Key]]:
@@ -84,6 +85,6 @@ def short_value(value: Any) -> str:
     return text if len(text) <= MAX_VALUE else f"{text[: MAX_VALUE - 3]}..."
 
 
-def escape_template(text: str) -> str:
-    """Escape the dollar signs that Hydra's help template would substitute."""
-    return text.replace("$", "$$")
+def shown(text: str) -> str:
+    """A text with commands as the user types them, and with the dollar signs escaped that Hydra would substitute."""
+    return as_typed(text).replace("$", "$$")

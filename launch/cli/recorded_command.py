@@ -19,8 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 from conf.schema.base import ConfigError
 from conf.schema.commands import COMMANDS
 from launch.cli.errors import invalid_override_message
+from launch.cli.import_path import module_command, module_environment
 from launch.cli.overrides import run_folder_override
-from launch.cli.shadowing import HOME
 from launch.runs.child_process import run_process
 
 CONFIG_FLAGS = ("--config-path", "--config-name", "--config-dir")
@@ -77,11 +77,9 @@ class RecordedCommand:
             The exit status.
         """
         cwd = self.working_folder()
-        # -P: `python -m` would otherwise import the packages of a checkout in the working folder
-        command = [sys.executable, "-P", "-m", self.package, *self.arguments(folder.absolute())]
-        path = python_path(HOME, *([] if is_inside(cwd, record) else [cwd]))
-        variables = {**os.environ, "PYTHONPATH": path, "MARA_CWD": cwd, **(environment or {})}
-        return run_process(command, cwd, variables)
+        command = [*module_command(self.package), *self.arguments(folder.absolute())]
+        variables = module_environment("" if is_inside(cwd, record) else cwd)
+        return run_process(command, cwd, {**variables, "MARA_CWD": cwd, **(environment or {})})
 
     def working_folder(self) -> str:
         """The folder that relative paths are relative to: `cwd`, or the current folder if that does not exist."""
@@ -171,13 +169,3 @@ def recorded_cwd() -> str:
 def unresolved(node: Any) -> Any:
     """A node as plain values. Hydra writes paths and overrides into its configuration, and `${` in one is no key."""
     return OmegaConf.to_container(node, resolve=False)
-
-
-def python_path(*folders: Path | str) -> str:
-    """PYTHONPATH of a child process: folders, then this process's own PYTHONPATH."""
-    return join_folders(*folders, *os.environ.get("PYTHONPATH", "").split(os.pathsep))
-
-
-def join_folders(*folders: Path | str) -> str:
-    """The value of PYTHONPATH for these folders. It cannot hold those with a colon in their name."""
-    return os.pathsep.join(path for path in dict.fromkeys(map(str, folders)) if path and os.pathsep not in path)

@@ -1,6 +1,9 @@
-"""Refuse to start when another installed package has the name of one of our folders.
+"""Refuse to start when another package or module has the name of one of our folders.
 
-The import names are ordinary words that other distributions use as well: PyPI has a package named `llm`, for example.
+The import names are ordinary words that others use as well: PyPI has a package named `llm`, and a user of Hydra has a
+folder `conf`. `python -m` imports from the working folder first, so the packages with commands call this when
+`python -m` imports them, before anything else is imported. They load this file by its path, because `launch` may be
+another package. Standard library only.
 """
 
 import importlib.util
@@ -26,9 +29,21 @@ def refuse_shadowing() -> None:
         theirs = _origin(room) if ours.is_dir() else None
         if theirs is not None and not _same_file(theirs, ours):
             raise SystemExit(
-                f"mara: another package named '{room}' at {theirs} shadows ours at {ours}; "
-                "uninstall it or use a separate environment"
+                f"mara: another package named '{room}' at {theirs} shadows ours at {ours}; {_advice(theirs)}"
             )
+
+
+def _advice(theirs: str) -> str:
+    if _in_working_folder(theirs):
+        return "use the command mara, which imports from the working folder last, or start elsewhere"
+    return "uninstall it or use a separate environment"
+
+
+def _in_working_folder(path: str) -> bool:
+    try:
+        return os.path.realpath(os.path.dirname(path)) == os.path.realpath(os.getcwd())
+    except FileNotFoundError:  # the working folder was removed
+        return False
 
 
 def _origin(name: str) -> str | None:

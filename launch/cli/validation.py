@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from conf.schema.base import OPTIONS, ConfigError
 from conf.schema.commands import COMMANDS
 from conf.schema.model_values import RESOLVERS
+from launch.cli.command_table import typed
 from launch.cli.errors import error_message, unknown_key_message
 from launch.cli.folder_name import folder_name
 from launch.cli.help import key_table, option_table
@@ -23,6 +24,7 @@ def register(package: str) -> None:
     for name, section in OPTIONS.items():
         group, _, option = f"schema/{name}".rpartition("/")
         store.store(group=group, name=option, node=with_open_dictionaries(section))
+    OmegaConf.register_new_resolver("typed", typed, replace=True)
     OmegaConf.register_new_resolver("option_table", lambda: option_table(package), replace=True)
     OmegaConf.register_new_resolver("key_table", lambda *, _root_: key_table(_root_), replace=True)
     OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)

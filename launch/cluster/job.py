@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conf.schema.base import ConfigError
+from launch.cli.import_path import append_folder
 from launch.cli.recorded_command import RecordedCommand
 from launch.cluster.sweep import Sweep, SweepJob, read_sweep, unreadable_reason
 from launch.runs import signals
@@ -65,8 +66,7 @@ class JobTask:
             restarts = os.environ.get("SLURM_RESTART_COUNT", "0")
             os.environ["MASTER_ADDR"] = job.hostnames[0]
             os.environ["MASTER_PORT"] = str(rendezvous_port(job.raw_job_id, restarts))
-        if self.cwd and self.cwd not in sys.path:  # PYTHONPATH cannot hold a folder with a colon in its name
-            sys.path.append(self.cwd)
+        append_folder(self.cwd)
         command = RecordedCommand(self.package, self.flags, self.overrides, self.cwd)
         sys.argv = [f"python -m {self.package}", *command.arguments(self.folder)]
         try:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from conf.schema.launchers import LocalLauncherConfig
-from launch.cli.recorded_command import python_path
+from launch.cli.import_path import python_path
 from launch.cluster.controller import start_controller
 from launch.cluster.job import import_submitit, job_failure, make_task, retry_limit
 from launch.cluster.snapshot import take_snapshot
@@ -42,7 +42,7 @@ def run_locally(
         while (waiting or running) and signals.pending() is None:
             while waiting and len(running) < settings.array_parallelism:
                 job = waiting.pop(0)
-                with _from_snapshot(folder / ".code", sweep.cwd):
+                with _from_snapshot(folder / ".code"):
                     running[job.number] = (job, executor.submit(make_task(folder, sweep, job)))
             for number, (job, handle) in list(running.items()):
                 if not handle.done():
@@ -126,10 +126,10 @@ def stop_jobs(handles: Iterable[Any]) -> None:
 
 
 @contextmanager
-def _from_snapshot(code: Path, cwd: str) -> Iterator[None]:
+def _from_snapshot(code: Path) -> Iterator[None]:
     """Let processes that are started in this context import from the snapshot and run in it."""
     before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = python_path(code, cwd)
+    os.environ["PYTHONPATH"] = python_path(code)
     try:
         with chdir(code):
             yield

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from conf.schema.base import ConfigError
 from conf.schema.launchers import SlurmLauncherConfig
-from launch.cli.recorded_command import join_folders
+from launch.cli.import_path import join_folders
 from launch.cluster.job import import_submitit, job_failure, make_task, rank_handles
 from launch.cluster.snapshot import take_snapshot
 from launch.cluster.sweep import ENDED, Sweep, SweepJob, slurm_queue, write_sweep
@@ -69,7 +69,7 @@ def make_executor(folder: Path, sweep: Sweep, settings: SlurmLauncherConfig, pre
 
     executor = Executor(folder / ".submitit" / "%j")
     check_script(folder, settings)
-    executor.update_parameters(**sbatch_parameters(folder, sweep.cwd, settings))
+    executor.update_parameters(**sbatch_parameters(folder, settings))
     return executor
 
 
@@ -92,7 +92,7 @@ def check_script(folder: Path, settings: SlurmLauncherConfig) -> None:
             raise ConfigError(f"hydra.launcher.{name}: must be one line, got {value!r}")
 
 
-def sbatch_parameters(folder: Path, cwd: str, settings: SlurmLauncherConfig) -> dict[str, Any]:
+def sbatch_parameters(folder: Path, settings: SlurmLauncherConfig) -> dict[str, Any]:
     """The parameters of submitit's executor."""
     parameters = {name: getattr(settings, name) for name in SBATCH_SETTINGS if getattr(settings, name) is not None}
     if settings.mem_gb is not None:
@@ -101,7 +101,7 @@ def sbatch_parameters(folder: Path, cwd: str, settings: SlurmLauncherConfig) -> 
     srun = ["--kill-on-bad-exit=1"]  # a rank that fails ends the others
     if settings.cpus_per_task is not None:
         srun.append(f"--cpus-per-task={settings.cpus_per_task}")  # srun does not inherit it from sbatch
-    path = shlex.quote(join_folders(code, cwd))
+    path = shlex.quote(join_folders(code))
     setup = [f'export PYTHONPATH={path}"${{PYTHONPATH:+:$PYTHONPATH}}"', f"cd {shlex.quote(str(code))} || exit"]
     return {
         **parameters,

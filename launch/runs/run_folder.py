@@ -17,6 +17,7 @@ from platformdirs import user_cache_path
 from conf.schema.base import ConfigError
 from conf.schema.extras import missing_package
 from conf.schema.renames import upgraded
+from launch.cli.command_table import as_typed
 from launch.runs.atomic import disk_full, replacing
 
 STATES = ("running", "finished", "failed", "preempted")
@@ -330,7 +331,7 @@ def one_line_errors(command: str) -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        raise SystemExit(f"{command}: {error}") from None
+        raise SystemExit(f"{command}: {as_typed(str(error))}") from None
     except (OSError, ImportError) as error:
         message = disk_full(error) or missing_package(error)
         if message is None:

@@ -1,5 +1,8 @@
 """`python -m llm.plan OVERRIDES`: estimate the memory, tokens and steps of a run before starting it.
 
+    python -m llm.plan model.name_or_path=Qwen/Qwen2.5-3B experiment=creative           on this machine
+    python -m llm.plan experiment=creative engine=zero2 ranks=8 memory=80               on eight GPUs of 80 GiB
+
 OVERRIDES are those of `python -m llm`. The plan has three keys of its own:
 
     ranks=N           number of processes of the run (default: from hydra/launcher, else 1)
@@ -17,6 +20,7 @@ import sys
 from collections.abc import Sequence
 
 from conf.schema.base import ConfigError
+from launch.cli.command_table import as_typed
 from launch.cli.compose import compose_typed
 from launch.cli.errors import one_line
 from launch.runs.streams import run_command
@@ -25,7 +29,7 @@ from launch.runs.streams import run_command
 def main(arguments: Sequence[str]) -> int:
     """Print the plan of a run, and a suggestion if it does not fit; returns the exit status."""
     if {"--help", "-h"} & set(arguments):
-        print(__doc__)
+        print(as_typed(f"usage: python -m llm.plan [GROUP=OPTION ...] [KEY=VALUE ...]\n\n{__doc__}"))
         return 0
     import llm.train  # noqa: F401  # the imports of a run are part of its memory
     from llm.plan.advice import suggest_change  # imported here: these load torch and transformers

@@ -112,7 +112,7 @@ def test_help_gives_every_key_its_value_and_meaning(command):
     """There is an entry for each key of the composed configuration, within the width, with all its choices."""
     text, config = help_of(command)
     table = text.partition("\nKeys and")[2].splitlines()[1:]
-    assert text.startswith("python -m ")
+    assert text.startswith("usage: python -m ")
     assert max(map(len, table)) <= 120
     matches = (re.match(r"  ([\w.]+)=(.*)", line) for line in table if re.match(r"  \S", line))
     entries = {match[1]: match[2] for match in matches if match}

@@ -12,6 +12,8 @@ from launch.cli.groups import options
 
 from ..commands import run_module
 
+START = [sys.executable, "-P", "-m", "llm"]
+
 
 def run_submit(tmp_path, *arguments):
     return run_module("launch.submit", *arguments, f"hydra.sweep.dir={tmp_path / 'sweep'}")
@@ -77,7 +79,8 @@ def test_a_wrong_package_or_launcher_is_named(arguments, message):
 def test_it_starts_the_package_and_does_not_wait(monkeypatch):
     commands = []
 
-    def run(command):
+    def run(command, env):
+        assert env["MARA_MODULES"] == os.getcwd()
         commands.append(command)
         return subprocess.CompletedProcess(command, 5)
 
@@ -85,14 +88,14 @@ def test_it_starts_the_package_and_does_not_wait(monkeypatch):
     overrides = ["seed=0,1", "steps=2"]
     assert submit.main(["llm", *overrides]) == 5
     assert submit.main(["--dry-run", "llm", *overrides]) == 5
-    start = [sys.executable, "-m", "llm", "-m", "hydra/launcher=slurm", *overrides]
+    start = [*START, "-m", "hydra/launcher=slurm", *overrides]
     assert commands == [[*start, "hydra.launcher.wait=false"], [*start, "hydra.launcher.dry_run=true"]]
 
 
 def test_configuration_files_of_ones_own_are_passed_on(tmp_path, monkeypatch):
     commands = []
 
-    def run(command):
+    def run(command, env):
         commands.append(command)
         return subprocess.CompletedProcess(command, 0)
 
@@ -103,7 +106,7 @@ def test_configuration_files_of_ones_own_are_passed_on(tmp_path, monkeypatch):
     flags = ["--config-dir", str(tmp_path), "--config-name", "mycfg"]
     assert submit.main(["llm", "seed=0", *flags, "--launcher", "mine"]) == 0
     rest = ["-m", "hydra/launcher=mine", "seed=0", "hydra.launcher.wait=false"]
-    assert commands == [[sys.executable, "-m", "llm", "--config-name", "mycfg", "--config-dir", str(tmp_path), *rest]]
+    assert commands == [[*START, "--config-name", "mycfg", "--config-dir", str(tmp_path), *rest]]
     with pytest.raises(SystemExit, match=r"--launcher: must be one of local, slurm"):
         submit.main(["llm", "--launcher", "mine"])  # control
 

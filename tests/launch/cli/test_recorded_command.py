@@ -2,15 +2,14 @@
 
 import json
 import os
-import sys
 from dataclasses import replace
 
 import pytest
 from omegaconf import OmegaConf
 
 from conf.schema.base import ConfigError
-from launch.cli import recorded_command
-from launch.cli.recorded_command import RecordedCommand, config_flags, python_path, read_command, split_flags
+from launch.cli import import_path, recorded_command
+from launch.cli.recorded_command import RecordedCommand, config_flags, read_command, split_flags
 
 GOOD = RecordedCommand("didactic", (), ("seed=1", "+objective.direction_options.a=1", "~loggers"), "/")
 
@@ -106,22 +105,23 @@ def test_one_folder_of_configuration_files_can_be_recorded():
 
 
 def test_a_command_runs_in_its_folder_with_this_code(tmp_path, monkeypatch, capsys):
-    """The packages of another checkout in the working folder are not imported; other modules there can be."""
+    """What is in the working folder hides no package of ours; the command itself adds the folder to its path."""
     cwd, home = tmp_path / "é $(touch x)", tmp_path / "home"
     for folder in (cwd, home):
         folder.mkdir()
-        seen = "json.dump([__file__, os.getcwd(), sys.argv[1:], sys.path[:2]], open(os.environ['SEEN'], 'w'))"
+        seen = "__file__, os.getcwd(), sys.argv[1:], sys.path, os.environ['MARA_MODULES']"
+        seen = f"json.dump([{seen}], open(os.environ['SEEN'], 'w'))"
         (folder / "made_up.py").write_text(f"import json, os, sys; {seen}; sys.exit(3)")
-    monkeypatch.setattr(recorded_command, "HOME", home)
+    monkeypatch.setattr(import_path, "HOME", home)
     command = RecordedCommand("made_up", ("--config-name", "a"), ("seed=1",), str(cwd))
     assert command.run(tmp_path / "it's", tmp_path / "record", {"SEEN": str(tmp_path / "seen")}) == 3
-    file, folder, arguments, path = json.loads((tmp_path / "seen").read_text())
+    file, folder, arguments, path, modules = json.loads((tmp_path / "seen").read_text())
     assert (file, folder) == (str(home / "made_up.py"), str(cwd))
     assert arguments == ["--config-name", "a", "seed=1", f"hydra.run.dir='{tmp_path}/it\\'s'"]
-    assert path == [str(home), str(cwd)]
+    assert (path[0], str(cwd) in path, modules) == (str(home), False, str(cwd))
     assert command.run(tmp_path / "it's", cwd, {"SEEN": str(tmp_path / "seen")}) == 3
-    assert json.loads((tmp_path / "seen").read_text())[1] == str(cwd)
-    assert str(cwd) not in json.loads((tmp_path / "seen").read_text())[3]  # no module of a stranger's is imported
+    _, folder, _, path, modules = json.loads((tmp_path / "seen").read_text())
+    assert (folder, str(cwd) in path, modules) == (str(cwd), False, "")  # no module of a stranger's is imported
     missing = replace(command, cwd=str(tmp_path / "nowhere"))
     assert missing.working_folder() == os.getcwd()
     assert capsys.readouterr().err.startswith(f"the working folder {tmp_path / 'nowhere'} does not exist; using ")
@@ -136,10 +136,3 @@ def test_a_working_folder_whose_name_is_no_text(tmp_path, monkeypatch):
         pytest.skip("this file system has no such names")
     monkeypatch.chdir(os.fsdecode(folder))
     assert recorded_command.recorded_cwd() == f"{tmp_path}/\ufffd"
-
-
-def test_a_folder_with_a_colon_is_left_out_of_the_path(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", "/before:/a")
-    assert python_path("/a", "/b:c", "") == "/a:/before"
-    monkeypatch.delenv("PYTHONPATH")
-    assert python_path("/a", sys.prefix) == f"/a:{sys.prefix}"

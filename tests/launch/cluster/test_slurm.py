@@ -27,7 +27,7 @@ def make_sweep(count):
 def test_the_parameters_are_what_was_set(tmp_path):
     settings = replace(SETTINGS, name="job", mem_gb=0.5, cpus_per_task=8, partition="gpu", setup=["module load x"])
     settings = replace(settings, srun_args=["--mpi=none"], additional_parameters={"mail-type": "END"})
-    parameters = slurm.sbatch_parameters(tmp_path / "sweep", "/typed/here", settings)
+    parameters = slurm.sbatch_parameters(tmp_path / "sweep", settings)
     code = tmp_path / "sweep" / ".code"
     assert parameters == {
         "partition": "gpu",
@@ -42,7 +42,7 @@ def test_the_parameters_are_what_was_set(tmp_path):
         "srun_args": ["--kill-on-bad-exit=1", "--cpus-per-task=8", "--mpi=none"],
         "setup": [
             "module load x",
-            f'export PYTHONPATH={code}:/typed/here"${{PYTHONPATH:+:$PYTHONPATH}}"',
+            f'export PYTHONPATH={code}"${{PYTHONPATH:+:$PYTHONPATH}}"',
             f"cd {code} || exit",
         ],
         "additional_parameters": {"mail-type": "END", "requeue": True},
@@ -87,7 +87,7 @@ def test_nothing_in_a_folder_is_executed(tmp_path, name):
     script = slurm.sbatch_script(sweep, replace(make_sweep(2), cwd=str(cwd)), settings)
     folder, path, *arguments, _ = run_script(tmp_path, script, PYTHONPATH="/before")
     assert folder == str(sweep / ".code")
-    assert path == ":".join(["" if ":" in name else f"{sweep / '.code'}:{cwd}", "/before"])
+    assert path == ":".join(["" if ":" in name else str(sweep / ".code"), "/before"])
     log = f"{sweep}/.submitit/%A_%a/%A_%a_%t_log"
     assert arguments == [
         *("--unbuffered", "--output", f"{log}.out", "--error", f"{log}.err", "--kill-on-bad-exit=1", name),

@@ -1,0 +1,87 @@
+"""The commands, and how a user types each: `mara llm.plan` and `python -m llm.plan` are the same command.
+
+Texts of this project write a command as `python -m MODULE`. `as_typed` turns it into what the user would type, where
+a text is shown. Standard library only, so that `mara --help` appears at once.
+"""
+
+import argparse
+import os
+import re
+from dataclasses import dataclass
+
+STARTED_AS = "MARA_STARTED_AS"  # set to `mara` by that command, for itself and the processes it starts
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command.
+
+    Attributes:
+        words: what follows `mara`.
+        module: what follows `python -m`.
+        text: what it does, for `mara --help`.
+    """
+
+    words: str
+    module: str
+    text: str
+
+
+TABLE: dict[str, tuple[Command, ...]] = {
+    "Train, on a laptop or a cluster": (
+        Command("llm", "llm", "post-train a language model on a task, or on prompts and rewards of your own"),
+        Command("chem", "chem", "post-train a model of molecules on an oracle"),
+        Command("didactic", "didactic", "the paper's figures: small policies beside their exact optima, in seconds"),
+    ),
+    "Language models": (
+        Command("llm plan", "llm.plan", "does a run fit into memory, and how long are its prompts? before loading"),
+        Command("llm evaluate", "llm.evaluate", "reward, distinct answers, utility and pass@k of a run or a model"),
+        Command("llm ensemble", "llm.ensemble", "average the weights of a policy with those of its reference"),
+    ),
+    "Molecules": (
+        Command("chem pretrain", "chem.pretrain", "train a prior on a file of SMILES"),
+        Command("chem sample", "chem.sample", "draw molecules from a prior or a trained policy"),
+        Command("chem score", "chem.score", "the score of each molecule of a file, with its components"),
+        Command("chem evaluate", "chem.evaluate", "yield, diversity and sample efficiency of scored molecules"),
+        Command("chem space", "chem.space", "a map of the good molecules of several runs, side by side"),
+        Command("chem benchmark", "chem.benchmark", "methods on the tasks of PMO, MolExp and others, as one table"),
+        Command("chem stock", "chem.stock", "an inventory of building blocks for oracles that plan a synthesis"),
+        Command("chem convert", "chem.convert", "read a prior of REINVENT, or a configuration of REINVENT or Saturn"),
+    ),
+    "Sweeps and finished runs": (
+        Command("submit", "launch.submit", "submit a sweep to SLURM, or start it in the background on this machine"),
+        Command("status", "launch.status", "state, step, time left and newest metrics of the jobs of a sweep"),
+        Command("resume", "launch.resume", "run the jobs of a sweep that are missing, failed or were stopped"),
+        Command("collect", "launch.collect", "one table, pictures and a report.html of the runs of sweeps"),
+        Command("diff", "launch.diff", "how two runs or configurations differ"),
+        Command("reproduce", "launch.reproduce", "run a recorded run again and compare it step by step"),
+    ),
+    "Understand": (
+        Command("explain", "core.explain", "the optimum of a small problem of your own, with and without MARA"),
+    ),
+}
+BY_MODULE = {command.module: command for group in TABLE.values() for command in group}
+BY_WORDS = {command.words: command for command in BY_MODULE.values()}
+
+
+def typed(module: str) -> str:
+    """What a user types for a module, or for a placeholder such as PACKAGE, in the way this process was started."""
+    words = BY_MODULE[module].words if module in BY_MODULE else module if module.isupper() else None
+    return f"mara {words}" if words and os.environ.get(STARTED_AS) else f"python -m {module}"
+
+
+def as_typed(text: str) -> str:
+    """A text with every `python -m MODULE` as the user types it."""
+    return re.sub(r"python -m (\w+(?:\.\w+)*)", lambda match: typed(match[1]), text)
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """A parser for the command line of a module. The lines of its description and epilog are shown as they are."""
+
+    def __init__(self, module: str, description: str | None, epilog: str | None = None) -> None:
+        raw = argparse.RawDescriptionHelpFormatter
+        super().__init__(typed(module), description=description, epilog=epilog, formatter_class=raw)
+
+    def format_help(self) -> str:
+        """The text of --help, with commands as the user types them."""
+        return as_typed(super().format_help())
