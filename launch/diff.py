@@ -343,7 +343,7 @@ def result_table(a: Mapping[str, tuple[float, float]], b: Mapping[str, tuple[flo
     from launch.analysis.uncertainty import format_mean
     from launch.runs.fitted_table import FittedTable
 
-    table = FittedTable("results", "±: the standard error over prompts, where a run has one")
+    table = FittedTable("results", "±: the standard error over seeds, or over the prompts of a single run")
     for column in ("result", "A", "B", "B - A"):
         table.add_column(column, "label" if column == "result" else "number")
     for key in [key for key in a if key in b]:

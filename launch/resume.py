@@ -29,10 +29,10 @@ from launch.cluster.sweep import (
     SweepJob,
     SweepLock,
     check_inside,
-    job_states,
+    inspect_jobs,
+    is_alive,
     read_sweep,
     slurm_queue,
-    unreadable_reason,
 )
 from launch.runs.checkpoint import check_equal, result_config
 from launch.runs.run_folder import one_line_errors, read_config, read_record
@@ -76,18 +76,18 @@ def resume(folder: Path, dry_run: bool) -> int:
         queue = slurm_queue()
         if queue is None:
             raise ConfigError(f"{folder}: squeue does not answer; resume this sweep on a machine with SLURM")
-    states = job_states(folder, sweep.jobs, queue or {})
-    jobs = [job for job, state in zip(sweep.jobs, states, strict=True) if state not in NOT_RESUMED]
+    states = inspect_jobs(folder, sweep.jobs, queue or {}, dry_run and is_alive(folder))  # otherwise the lock is ours
+    jobs = [job for job, of_job in zip(sweep.jobs, states, strict=True) if of_job.state not in NOT_RESUMED]
     for job in jobs:
         job_command(folder, sweep, job).check(folder)
-    for job, state in zip(sweep.jobs, states, strict=True):
-        reason = f": {unreadable_reason(folder / job.folder)}" if state == "unreadable" else ""
-        will_run = "" if state in NOT_RESUMED else ", will run"
-        print(f"[{job.number}] {state}{will_run}: {' '.join(job.overrides)}{reason}", flush=True)
+    for job, of_job in zip(sweep.jobs, states, strict=True):
+        reason = f": {of_job.problem}" if of_job.problem else ""
+        will_run = "" if of_job.state in NOT_RESUMED else ", will run"
+        print(f"[{job.number}] {of_job.state}{will_run}: {' '.join(job.overrides)}{reason}", flush=True)
     if not (folder / ".code").exists():  # with a snapshot, the jobs compose their configuration from it
         for job in jobs:
             check_unchanged(folder, sweep, job)
-    unreadable = int("unreadable" in states)
+    unreadable = int(any(of_job.state == "unreadable" for of_job in states))
     settings = None if sweep.launcher == "basic" else read_recorded_settings(folder, sweep)
     if settings is not None and jobs:
         print_code(folder, settings)

@@ -1,7 +1,8 @@
 """`python -m launch.status SWEEP`: show the state, steps, time left and latest metrics of the jobs of sweeps.
 
-The states are pending (in SLURM's queue), starting, running, finished, failed, preempted (stopped by a signal, after
-a checkpoint was saved), dead (killed), unreadable (its files are damaged or not ours) and missing (never started).
+The states are not started (the process that starts the jobs has yet to start it), queued (by SLURM), starting,
+running, finished, failed, preempted (stopped by a signal, after a checkpoint was saved), dead (killed), unreadable
+(its files are damaged or not ours) and missing (never started, and nobody is going to start it).
 `python -m launch.resume SWEEP` runs the jobs that are failed, preempted, dead or missing. What is shown of a run is
 read from its own folder. The exit status is 1 if a job is failed, dead or unreadable, otherwise 0.
 """
@@ -17,7 +18,7 @@ from typing import Any
 from conf.schema.base import ConfigError
 from conf.schema.objective import DIVERGENCE_METRICS
 from launch.cli.command_table import ArgumentParser
-from launch.cluster.sweep import Sweep, job_states, read_sweep, run_overrides, slurm_queue, unreadable_reason
+from launch.cluster.sweep import JobState, Sweep, inspect_jobs, is_alive, read_sweep, run_overrides, slurm_queue
 from launch.runs.checksums import check_shown_files
 from launch.runs.run_folder import (
     foreign_files,
@@ -26,7 +27,6 @@ from launch.runs.run_folder import (
     read_config,
     read_jsonl,
     read_last_line,
-    read_record,
 )
 from launch.runs.streams import run_command
 
@@ -81,29 +81,30 @@ def job_statuses(folder: Path, sweep: Sweep, queue: dict[str, str], keys: Sequen
     """
     statuses = []
     overrides = []
-    for job, state in zip(sweep.jobs, job_states(folder, sweep.jobs, queue), strict=True):
-        status, planned = JobStatus(job.number, "", state), job.overrides
+    states = inspect_jobs(folder, sweep.jobs, queue, is_alive(folder))
+    for job, of_job in zip(sweep.jobs, states, strict=True):
+        status, planned = JobStatus(job.number, "", of_job.state), job.overrides
         try:
             with foreign_files(folder / job.folder):
-                planned = run_overrides(folder / job.folder, planned)
-                _read_run(status, folder / job.folder, keys)
+                planned = run_overrides(folder / job.folder, planned, of_job.record)
+                _read_run(status, folder / job.folder, of_job, keys)
         except ConfigError as error:
             status = JobStatus(job.number, "", "unreadable", error=str(error))
         statuses.append(status)
         overrides.append(planned)
     common = set.intersection(*map(set, overrides)) if len(overrides) > 1 else set()
-    for status, of_job in zip(statuses, overrides, strict=True):
-        status.varies = " ".join(override for override in of_job if override not in common)
+    for status, planned in zip(statuses, overrides, strict=True):
+        status.varies = " ".join(override for override in planned if override not in common)
     return statuses
 
 
-def _read_run(status: JobStatus, run: Path, keys: Sequence[str]) -> None:
+def _read_run(status: JobStatus, run: Path, of_job: JobState, keys: Sequence[str]) -> None:
     """Add what the files of a run say, if it has started, to the status of its job."""
-    if not (run / "run.json").exists():
+    if of_job.problem:
+        raise ConfigError(of_job.problem)
+    if of_job.record is None:
         return
-    if status.state == "unreadable":
-        raise ConfigError(unreadable_reason(run))
-    check_shown_files(run)
+    check_shown_files(run, of_job.record)
     last = read_last_line(run / "metrics.jsonl") or {}
     status.steps = int(last.get("step", -1)) + 1
     status.total = read_config(run).get("steps")
@@ -111,7 +112,7 @@ def _read_run(status: JobStatus, run: Path, keys: Sequence[str]) -> None:
     if status.state == "running" and status.total is not None:
         status.seconds_left = seconds_left(run, status.total - status.steps)
     if status.state == "failed":
-        status.error = last_traceback_line(read_record(run).get("traceback"))
+        status.error = last_traceback_line(of_job.record.get("traceback"))
 
 
 def seconds_left(run: Path, steps: int) -> float | None:

@@ -16,7 +16,7 @@ from conf.schema.base import ConfigError
 from launch.analysis.artifacts import Artifacts, read_artifacts
 from launch.analysis.csv_cells import write_csv
 from launch.analysis.uncertainty import standard_error
-from launch.cluster.sweep import job_states, read_sweep, run_overrides, slurm_queue, unreadable_reason
+from launch.cluster.sweep import JobState, inspect_jobs, is_alive, read_sweep, run_overrides, slurm_queue
 from launch.runs.atomic import replacing
 from launch.runs.checkpoint import result_config
 from launch.runs.checksums import check_shown_files
@@ -27,7 +27,6 @@ from launch.runs.run_folder import (
     read_config,
     read_json,
     read_jsonl,
-    read_record,
 )
 
 if TYPE_CHECKING:
@@ -112,25 +111,26 @@ def read_runs(folder: Path) -> list[CollectedRun]:
     sweep = read_sweep(folder)
     queue = slurm_queue() or {} if sweep.launcher == "slurm" else {}
     runs = []
-    for job, state in zip(sweep.jobs, job_states(folder, sweep.jobs, queue), strict=True):
-        run = CollectedRun(folder / job.folder, sweep.package, job.overrides, state)
+    states = inspect_jobs(folder, sweep.jobs, queue, is_alive(folder))
+    for job, of_job in zip(sweep.jobs, states, strict=True):
+        run = CollectedRun(folder / job.folder, sweep.package, job.overrides, of_job.state)
         try:
             with foreign_files(run.folder):
-                _read_files(run)
+                _read_files(run, of_job)
         except ConfigError as error:
             run = CollectedRun(run.folder, sweep.package, job.overrides, "unreadable", str(error))
         runs.append(run)
     return runs
 
 
-def _read_files(run: CollectedRun) -> None:
-    if not (run.folder / "run.json").exists():
+def _read_files(run: CollectedRun, of_job: JobState) -> None:
+    if of_job.problem:
+        raise ConfigError(of_job.problem)
+    if of_job.record is None:
         return
-    if run.state == "unreadable":
-        raise ConfigError(unreadable_reason(run.folder))
-    check_shown_files(run.folder)
-    run.record = read_record(run.folder)
-    run.package, run.overrides = run.record["package"], run_overrides(run.folder, run.overrides)
+    check_shown_files(run.folder, of_job.record)
+    run.record = of_job.record
+    run.package, run.overrides = run.record["package"], run_overrides(run.folder, run.overrides, run.record)
     run.error = last_traceback_line(run.record.get("traceback"))
     run.config = result_config(read_config(run.folder))
     run.metrics = _numeric_rows(run.folder / "metrics.jsonl")

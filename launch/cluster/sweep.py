@@ -14,13 +14,14 @@ from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from conf.schema.base import ConfigError
 from launch.cli.recorded_command import is_inside, read_command
 from launch.runs.atomic import make_folder
 from launch.runs.run_folder import (
     FolderLocked,
+    is_locked,
     lock_folder,
     parse_json,
     read_config,
@@ -34,7 +35,7 @@ from launch.runs.run_folder import (
 )
 
 LOCK = ".sweep.lock"
-ACTIVE = ("pending", "starting", "running")  # states of a job that is in the queue or runs
+ACTIVE = ("not started", "queued", "starting", "running")  # states of a job that somebody starts or has started
 
 # The states of a job that has ended in the output of squeue; ENDED is our own, for a job that is not in the queue.
 ENDED = (
@@ -235,10 +236,10 @@ def _sweep_of_runs(folder: Path) -> Sweep:
     runs = [folder] if (folder / "run.json").exists() else sorted(path.parent for path in folder.glob("*/run.json"))
     if not runs:
         raise ConfigError(f"{folder}: not a sweep or a run, it has neither sweep.json nor run.json")
-    problems = {run: unreadable_reason(run) for run in runs}
-    records = {run: read_record(run) for run in runs if not problems[run]}
+    checked = {run: _read_checked(run) for run in runs}
+    records = {run: record for run, (record, problem) in checked.items() if record is not None and not problem}
     if not records:
-        raise ConfigError(problems[runs[0]])
+        raise ConfigError(checked[runs[0]][1])
     jobs = [
         SweepJob(
             number,
@@ -267,53 +268,83 @@ def slurm_queue() -> dict[str, str] | None:
     return dict(line.split(maxsplit=1) for line in result.stdout.splitlines() if " " in line)
 
 
-def job_states(folder: Path, jobs: Sequence[SweepJob], queue: Mapping[str, str]) -> list[str]:
-    """The state of each job.
+class JobState(NamedTuple):
+    """The state of a job, and the content of its run.json, which is read once.
 
-    It is `pending` while the job waits in the queue, `starting` until it has a run folder, then the state of its run
-    (`run_state`), `unreadable` if there is an `unreadable_reason`, or `missing` if it has no run folder and is not in
-    the queue.
+    state: `not started` while the sweep's process has yet to start the job, `queued` while it waits in SLURM's queue,
+    `starting` until it has a run folder, then the state of its run (`run_state`); `unreadable` if there is a
+    `problem`; `missing` if it has no run folder and nobody is going to start it.
+    record: None if there is none that can be read. problem: see `unreadable_reason`.
+    """
+
+    state: str
+    record: dict[str, Any] | None
+    problem: str = ""
+
+
+def inspect_jobs(
+    folder: Path, jobs: Sequence[SweepJob], queue: Mapping[str, str], alive: bool = False
+) -> list[JobState]:
+    """The state of each job.
 
     Args:
         folder: the sweep folder.
         jobs: its jobs.
         queue: the states of SLURM jobs by id, from `slurm_queue`.
+        alive: whether another process is starting the jobs, see `is_alive`.
     """
     states = []
     for job in jobs:
-        in_queue, run = queue.get(job.id or "", "ENDED"), folder / job.folder
-        of_run = None
-        if (run / "run.json").exists():
-            of_run = "unreadable" if unreadable_reason(run) else run_state(run)
-        if in_queue == "PENDING" and of_run != "finished":
-            states.append("pending")
-        elif in_queue not in ENDED and of_run is None:
-            states.append("starting")
-        else:
-            states.append(of_run or "missing")
+        run, in_queue = folder / job.folder, queue.get(job.id or "", "ENDED")
+        record, problem = _read_checked(run) if (run / "run.json").exists() else (None, "")
+        state = "unreadable" if problem else None if record is None else run_state(run, record)
+        if in_queue == "PENDING" and state != "finished":
+            state = "queued"
+        elif state is None:
+            state = "starting" if in_queue not in ENDED else "not started" if alive else "missing"
+        states.append(JobState(state, record, problem))
     return states
+
+
+def job_states(folder: Path, jobs: Sequence[SweepJob], queue: Mapping[str, str]) -> list[str]:
+    """The state of each job as text, see `inspect_jobs`."""
+    return [job.state for job in inspect_jobs(folder, jobs, queue)]
+
+
+def is_alive(folder: Path) -> bool:
+    """Whether a process is starting the jobs of a sweep."""
+    return is_locked(folder, LOCK) is True
 
 
 def unreadable_reason(run: Path) -> str:
     """Why the record of a run, its configuration or its final results cannot be read. Empty if they can."""
-    if not (run / "run.json").exists():
-        return ""
+    return _read_checked(run)[1] if (run / "run.json").exists() else ""
+
+
+def _read_checked(run: Path) -> tuple[dict[str, Any] | None, str]:
+    """The record of a run, None if it cannot be read, and the `unreadable_reason`."""
+    record = None
     try:
         record = read_record(run)
         if not isinstance(record.get("package"), str) or not _are_texts(record.get("command")):
-            return f"{run / 'run.json'}: not the record of a run: it has no valid package and command"
+            return None, f"{run / 'run.json'}: not the record of a run: it has no valid package and command"
         if record["state"] == "finished":
             read_last_line(run / "metrics.jsonl")
             read_json(run / "summary.json")
         else:
             read_config(run)
     except ConfigError as error:
-        return str(error)
-    return ""
+        return record, str(error)
+    return record, ""
 
 
-def run_overrides(run: Path, planned: Sequence[str]) -> list[str]:
+def run_overrides(run: Path, planned: Sequence[str], record: Mapping[str, Any] | None) -> list[str]:
     """The overrides of a run as its own folder gives them, or `planned` if it does not.
+
+    Args:
+        run: the run folder.
+        planned: the overrides in the record of the sweep.
+        record: the content of run.json, None if there is none.
 
     Raises:
         ConfigError: overrides.yaml is not a list of overrides, or not that of the command in run.json.
@@ -325,6 +356,6 @@ def run_overrides(run: Path, planned: Sequence[str]) -> list[str]:
     if not isinstance(overrides, list):
         raise ConfigError(f"{path}: must be a list of overrides, got {type(overrides).__name__}")
     overrides = [str(override) for override in overrides]
-    if (run / "run.json").exists() and overrides != list(read_command(read_record(run)).overrides):
+    if record is not None and overrides != list(read_command(record).overrides):
         raise ConfigError(f"{path}: not the overrides of the command in run.json; one of the two is damaged")
     return overrides

@@ -34,23 +34,26 @@ def shown_checksums(folder: Path) -> dict[str, str]:
     return {name: file_checksum(folder / name) for name in SHOWN_FILES if (folder / name).is_file()}
 
 
-def check_shown_files(folder: Path) -> None:
+def check_shown_files(folder: Path, record: Mapping[str, Any] | None = None) -> None:
     """Compare the SHOWN_FILES with what they were when the run ended, or at the last checkpoint of a killed one.
 
     Earlier versions recorded no checksums, and lines that follow the last checkpoint of a killed run have none.
 
+    Args:
+        folder: the run folder.
+        record: the content of its run.json, if it has been read already.
+
     Raises:
         ConfigError: a file has changed or is missing.
     """
-    for name, length, checksum in _recorded(folder):
+    for name, length, checksum in _recorded(folder, read_record(folder) if record is None else record):
         path = folder / name
         if not path.is_file() or file_checksum(path, length) != checksum:
             raise ConfigError(f"{path}: damaged, or changed since the run wrote it: its checksum does not match")
 
 
-def _recorded(folder: Path) -> Iterator[tuple[str, int | None, str]]:
+def _recorded(folder: Path, record: Mapping[str, Any]) -> Iterator[tuple[str, int | None, str]]:
     """The recorded checksums, as (file, number of bytes or None for all, checksum)."""
-    record = read_record(folder)
     if record["state"] != "running":
         yield from ((name, None, checksum) for name, checksum in record.get("checksums", {}).items())
     elif not is_locked(folder):

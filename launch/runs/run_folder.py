@@ -66,10 +66,10 @@ def lock_folder(folder: Path, patience: float = 1.0, name: str = LOCK) -> int | 
             raise
 
 
-def is_locked(folder: Path) -> bool | None:
-    """Whether a process holds the lock of the folder, None if this cannot be determined."""
+def is_locked(folder: Path, name: str = LOCK) -> bool | None:
+    """Whether a process holds the lock `name` of the folder, None if this cannot be determined."""
     try:
-        descriptor = os.open(folder / LOCK, os.O_RDONLY)
+        descriptor = os.open(folder / name, os.O_RDONLY)
     except FileNotFoundError:
         return False
     except OSError:
@@ -132,9 +132,14 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def run_state(folder: Path) -> str:
-    """The state in run.json, or `dead` if it is `running` but no process holds the lock of the folder."""
-    state = str(read_record(folder)["state"])
+def run_state(folder: Path, record: Mapping[str, Any] | None = None) -> str:
+    """The state in run.json, or `dead` if it is `running` but no process holds the lock of the folder.
+
+    Args:
+        folder: the run folder.
+        record: the content of its run.json, if it has been read already.
+    """
+    state = str((read_record(folder) if record is None else record)["state"])
     return "dead" if state == "running" and is_locked(folder) is False else state
 
 

@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 
-from launch import status
-from launch.cluster.sweep import Sweep, SweepJob, read_sweep, write_sweep
-from launch.runs.run_folder import lock_folder
+from launch import collect, resume, status
+from launch.cluster.sweep import Sweep, SweepJob, SweepLock, read_sweep, write_sweep
+from launch.runs.run_folder import lock_folder, read_record
 
 from .made_up import DAMAGES, HOSTILE, write_run
 
@@ -144,3 +144,35 @@ def test_text_that_is_markup_is_shown_as_it_is(tmp_path, capsys, text):
     assert f"job 0: {error}" in out
     assert "s[/x][red]" in out
     assert "loss[/x]" in out
+
+
+def test_a_job_that_a_live_sweep_will_start_is_not_missing(sweep, monkeypatch, capsys):
+    monkeypatch.setattr(resume, "check_unchanged", lambda folder, sweep, job: None)
+
+    def states():
+        status.main([str(sweep), "--json"])
+        (jobs,) = json.loads(capsys.readouterr().out).values()
+        return [job["state"] for job in jobs]
+
+    with SweepLock(sweep):
+        assert states() == ["finished", "finished", "failed", "finished", "not started", "dead"]
+        resume.main([str(sweep), "--dry-run"])
+        assert "[4] not started: " in capsys.readouterr().out
+        with pytest.raises(SystemExit, match="is starting the jobs of this sweep"):
+            resume.main([str(sweep)])
+    assert states()[4] == "missing"  # control: the process has ended
+
+
+@pytest.mark.parametrize("command", [status.main, collect.main])
+def test_a_record_is_read_once(sweep, monkeypatch, command):
+    """So that a run that ends meanwhile is not shown half as it was before and half as it is after."""
+    reads = []
+
+    def read(folder):
+        reads.append(folder.name)
+        return read_record(folder)
+
+    for module in ("launch.cluster.sweep", "launch.runs.run_folder", "launch.runs.checksums"):
+        monkeypatch.setattr(f"{module}.read_record", read)
+    command([str(sweep)])
+    assert sorted(reads) == ["0", "1", "2", "3", "5"]

@@ -208,7 +208,7 @@ def test_another_sweep_into_the_folder_keeps_the_jobs_of_the_first(sweeper, tmp_
     content.jobs[0].id = "7_0"
     write_sweep(tmp_path / "sweep", content)
     monkeypatch.setattr("launch.cluster.sweep.slurm_queue", lambda: {"7_0": "PENDING"})
-    with pytest.raises(ConfigError, match=r"a_0: this job of an earlier sweep is pending; wait until it has ended"):
+    with pytest.raises(ConfigError, match=r"a_0: this job of an earlier sweep is queued; wait until it has ended"):
         check_sweep("didactic", sweeper.make("a_${seed}"), [["seed=0"]])
 
 

@@ -26,13 +26,13 @@ from launch.cluster.sweep import (
 from ..made_up import write_run
 
 
-def test_what_slurm_queues_is_pending(sweep):
+def test_what_slurm_has_is_queued_or_starting(sweep):
     content = read_sweep(sweep)
     for job in content.jobs:
         job.id = f"7_{job.number}"
     queue = {"7_0": "PENDING", "7_4": "RUNNING", "7_2": "PENDING", "7_5": "CANCELLED"}
     states = job_states(sweep, content.jobs, queue)
-    assert states == ["finished", "finished", "pending", "finished", "starting", "dead"]
+    assert states == ["finished", "finished", "queued", "finished", "starting", "dead"]
 
 
 def test_a_record_comes_back(tmp_path):
@@ -72,8 +72,8 @@ def test_a_folder_without_a_run_is_no_sweep(tmp_path):
 @pytest.mark.parametrize(
     ("in_queue", "state", "expected"),
     [
-        ("PENDING", None, "pending"),
-        ("PENDING", "preempted", "pending"),  # requeued
+        ("PENDING", None, "queued"),
+        ("PENDING", "preempted", "queued"),  # requeued
         ("PENDING", "finished", "finished"),
         ("RUNNING", None, "starting"),
         ("RUNNING", "preempted", "preempted"),
