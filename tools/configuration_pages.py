@@ -1,7 +1,7 @@
 """Pages of the documentation with every configuration key of a command, made from the schema and the YAML files."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from itertools import groupby
 from pathlib import Path
@@ -96,20 +96,18 @@ def key_rows(config: DictConfig) -> Iterator[Row]:
     entries = {name: _entry(annotation) for name, annotation in _annotations(_type(config))}
     for name, value, key in described_keys(config):
         section = key.entries or entries.get(name)
-        yield (
-            name,
-            short_value(value if section is None else "[]" if isinstance(value, ListConfig) else "{}"),
-            meaning(key),
-        )
-        if section is not None:
-            mark = "[]" if isinstance(value, ListConfig) else ".NAME"
-            yield from _entry_rows(section, f"{name}{mark}.", seen)
+        if section is None:
+            yield name, short_value(value), meaning(key)
+            continue
+        empty, mark = ("[]", "[]") if isinstance(value, ListConfig) else ("{}", ".NAME")
+        yield name, empty, meaning(key)
+        yield from _entry_rows(section, f"{name}{mark}.", seen)
 
 
 def _entry_rows(section: type, prefix: str, seen: dict[Any, str]) -> Iterator[Row]:
     """Rows of the keys of an entry. A section that is described elsewhere on the page, as in `seen`, is one row."""
     for name, annotation, key in _fields(section):
-        inner = next((item for item in (annotation, *get_args(annotation)) if is_dataclass(item)), None)
+        inner = _first_section((annotation, *get_args(annotation)))
         if inner is None:
             yield f"{prefix}{name}", _default(section, name), meaning(key)
         elif inner in seen:
@@ -135,8 +133,12 @@ def _fields(section: type) -> Iterator[tuple[str, Any, Key]]:
 def _entry(annotation: Any) -> type | None:
     """The section that a list or a dictionary holds, None if it holds none."""
     if get_origin(annotation) in (list, dict):
-        return next((item for item in get_args(annotation) if is_dataclass(item)), None)
+        return _first_section(get_args(annotation))
     return next((entry for inner in get_args(annotation) if (entry := _entry(inner))), None)
+
+
+def _first_section(annotations: Iterable[Any]) -> type | None:
+    return next((cast(type, item) for item in annotations if is_dataclass(item)), None)
 
 
 def _default(section: type, name: str) -> str:
