@@ -12,7 +12,7 @@ from conf.schema.oracle import OracleConfig
 
 
 def stage_configs(config: ChemConfig) -> list[ChemConfig]:
-    """The configuration of each stage: the run's, with the oracle, threshold and maximum score of the stage."""
+    """The configuration of each stage: the run's, with the oracle, threshold and end of the stage."""
     return [_stage_config(config, stage) for stage in config.stages] or [config]
 
 
@@ -22,6 +22,8 @@ def _stage_config(config: ChemConfig, stage: StageConfig) -> ChemConfig:
         transform = replace(transform, threshold=replace(transform.threshold, value=stage.threshold))
     if stage.max_score is not None:
         stop = replace(stop, max_score=stage.max_score)
+    if stage.min_steps is not None:
+        stop = replace(stop, min_steps=stage.min_steps)
     return replace(config, oracle=stage.oracle or config.oracle, transform=transform, stop=stop)
 
 

@@ -217,7 +217,9 @@ def training_loop(config: ChemConfig, run: Run, learner: Learner, parts: LoopPar
             stages.advance(collapse, len(reward_function.scores))
             run.warn(f"stopped after step {step + 1}: {collapse}; " + parts.best.restore())
             return collapse
-        reason = stages.finish_step(parts.monitor.reached() or ("budget" if reward_function.spent else None))
+        reason = stages.finish_step(
+            parts.monitor.reached(stages.steps + 1) or ("budget" if reward_function.spent else None)
+        )
         progress = next_progress(config, step, reward_function.calls)
         if reason is not None:
             is_last = config.budget is not None and reward_function.calls >= config.budget
@@ -553,10 +555,16 @@ class StopMonitor:
         column = self.KEYS.index(key)
         return mean_of_known([row[column] for row in self.recent])
 
-    def reached(self) -> str | None:
-        """`max_score` if the mean score over `window` steps has reached that of the configuration, else None."""
+    def reached(self, steps: int) -> str | None:
+        """`max_score` if the mean score over `window` steps has reached that of the configuration, else None.
+
+        Args:
+            steps: taken so far; None is returned for fewer than `min_steps`.
+        """
         score, goal = self.mean("reward/raw"), self.config.max_score
-        return "max_score" if goal is not None and self.full and score is not None and score >= goal else None
+        if goal is None or score is None or not self.full or steps < self.config.min_steps:
+            return None
+        return "max_score" if score >= goal else None
 
     def update(self, metrics: Mapping[str, Scalar]) -> str | None:
         """Add the metrics of one step; return the reason why the run has failed, or None."""

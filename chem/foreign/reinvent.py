@@ -103,10 +103,11 @@ def _staged_learning(source: Section, folder: Path) -> Conversion:
     )
     entries = [_stage(stage, keep, folder) for stage in stages]
     experiment |= {"budget": None, "duplicates": "zero", "steps": sum(entry["steps"] for entry in entries)}
-    experiment["stop"] = {"window": _window(stages), "min_validity": None, "max_score": entries[0]["max_score"]}
+    ends = {name: entries[0][name] for name in ("max_score", "min_steps")}
+    experiment["stop"] = {"window": 1, "min_validity": None, **ends}
     notes = [*NOTES, *([LAST_STAGE] if len(entries) > 1 else [])]
     if len(entries) > 1:
-        experiment["stop"]["max_score"] = None
+        experiment["stop"] |= {"max_score": None, "min_steps": 1}
         experiment["stages"] = entries
     return Conversion(source.ledger, experiment=experiment, oracle=entries[-1]["oracle"], notes=notes)
 
@@ -206,20 +207,9 @@ def _diversity_filter(source: Section, stages: list[Section]) -> dict[str, Any]:
     return result
 
 
-def _window(stages: list[Section]) -> int:
-    """Steps over which the score is averaged that ends a stage: no stage ends before its min_steps."""
-    remark = ", of all stages: the mean score of so many steps, not of the last, is compared with max_score"
-    waits = [stage.convert("min_steps", 50, "stop.window", whole, remark) for stage in stages]
-    lengths = [whole(stage.get("max_steps")) for stage in stages]
-    window = max(min(waits + lengths), 1)
-    for stage, wait in zip(stages, waits, strict=True):
-        if wait != window:
-            stage.note("min_steps", "converted", f"stop.window={window}{remark}, and may end the stage earlier")
-    return window
-
-
 def _stage(stage: Section, keep_buckets: bool, folder: Path) -> dict[str, Any]:
     steps = stage.convert("max_steps", None, "steps", whole)
+    wait = stage.convert("min_steps", 50, "min_steps", whole)
     stage.note("chkpt_file", "none", "the policy is in the folder policy of the run, for agent=RUN/policy")
     kind = str(stage.get("termination", "simple")).lower()
     ends = {"simple": "converted", "null": "converted"}.get(kind, "none")
@@ -231,7 +221,8 @@ def _stage(stage: Section, keep_buckets: bool, folder: Path) -> dict[str, Any]:
         score = None
         stage.note("max_score", "same", f"{kind} does not use it")
     oracle = convert_scoring(stage.section("scoring"), folder)
-    return {"oracle": oracle, "steps": steps, "max_score": score, "keep_buckets": keep_buckets}
+    ends = {"steps": steps, "max_score": score, "min_steps": max(wait, 1)}
+    return {"oracle": oracle, **ends, "keep_buckets": keep_buckets}
 
 
 def convert_scoring(scoring: Section, folder: Path) -> dict[str, Any]:

@@ -181,6 +181,7 @@ class StopConfig(Section):
     max_score: float | None = key(
         "stop, with success, when the mean score of the samples has reached this; null: never", low=0, high=1
     )
+    min_steps: int = key("steps before which max_score does not stop the run", low=1, high=10**9)
 
 
 @dataclass
@@ -200,6 +201,9 @@ class StageConfig(Section):
         default=None,
         low=0,
         high=1,
+    )
+    min_steps: int | None = key(
+        "steps before which max_score does not end the stage; null: stop.min_steps", default=None, low=1, high=10**9
     )
     threshold: float | None = key("transform.threshold.value in this stage; null: that of the run", default=None)
     keep_memory: bool = key(

@@ -178,6 +178,9 @@ def test_a_stage_ends_at_its_score(prior, tmp_path):
     assert sum(row["reward/raw"] for row in metrics[:3]) / 3 >= 0.015
     assert [row["stage"] for row in metrics] == [1, 1, 1, 2, 2]
     assert summary["good"] == 0  # of the run's threshold
+    later = easy.replace("max_score: 0.015", "max_score: 0.015, min_steps: 5")
+    summary, _, _ = run_chem(tmp_path / "later", prior, "stop.window=3", later)
+    assert [summary["stages"][0][key] for key in ("stopped_by", "steps")] == ["max_score", 5]
     easy = easy.replace("steps: 2", "steps: 2, threshold: 0.05")
     summary, _, samples = run_chem(tmp_path / "own", prior, "stop.window=3", easy)
     good = sum(row["stage"] == 2 and row["score"] >= 0.05 for row in samples)
@@ -266,11 +269,11 @@ def test_a_mistake_in_a_stage_is_named(stages_, more, message):
 
 
 def test_the_configuration_of_a_stage_is_that_of_the_run_but_for_its_keys():
-    options = ["stages=[{threshold: 0.7, max_score: 0.9, steps: 3}, {}]", "stop.max_score=0.5"]
+    options = ["stages=[{threshold: 0.7, max_score: 0.9, min_steps: 7, steps: 3}, {}]", "stop.max_score=0.5"]
     config: ChemConfig = compose_typed("chem", options)[0]
     first, second = stage_configs(config)
-    assert (first.transform.threshold.value, first.stop.max_score) == (0.7, 0.9)
-    assert (second.transform.threshold.value, second.stop.max_score) == (0.9, 0.5)
+    assert (first.transform.threshold.value, first.stop.max_score, first.stop.min_steps) == (0.7, 0.9, 7)
+    assert (second.transform.threshold.value, second.stop.max_score, second.stop.min_steps) == (0.9, 0.5, 1)
     assert first.oracle == second.oracle == config.oracle
     plain: ChemConfig = compose_typed("chem", [])[0]
     assert stage_configs(plain) == [plain]

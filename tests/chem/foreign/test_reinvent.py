@@ -46,9 +46,9 @@ def test_staged_learning(folder):
         25,
         0.4,
     )
-    assert [(stage.steps, stage.max_score, stage.keep_buckets) for stage in config.stages] == [
-        (1, 0.6, True),
-        (1, 0.7, True),
+    assert [(stage.steps, stage.max_score, stage.min_steps, stage.keep_buckets) for stage in config.stages] == [
+        (1, 0.6, 1, True),
+        (1, 0.7, 10, True),
     ]
     assert (config.steps, config.stop.window, config.stop.min_validity) == (2, 1, None)
     first, second = (stage.oracle for stage in config.stages)
@@ -99,7 +99,7 @@ transform = {type = "sigmoid", low = 1, high = 3, k = 0.5}
     assert experiment["replay"] == {"size": 50, "sample": 10, "seeds": "actives.smi"}
     assert (experiment["agent"], experiment["steps"]) == ("b.chkpt", 70)
     assert experiment["diversity_filter"] == {"name": "none"}
-    assert experiment["stop"] == {"window": 50, "min_validity": None, "max_score": None}
+    assert experiment["stop"] == {"window": 1, "min_validity": None, "max_score": None, "min_steps": 50}
     assert "stages" not in experiment
     assert conversion.oracle == {
         "aggregation": "arithmetic",
