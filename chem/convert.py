@@ -8,7 +8,7 @@ from chem.foreign.convert_file import convert_configuration
 from chem.foreign.ledger import LEGEND
 from chem.models.prior import save_prior
 from chem.models.reinvent4 import convert_prior, read_reinvent
-from launch.cli.command_table import ArgumentParser
+from launch.cli.command_table import ArgumentParser, as_typed
 from launch.runs.run_folder import one_line_errors
 from launch.runs.streams import run_command
 
@@ -67,7 +67,7 @@ def _configuration(file: Path, folder: Path) -> None:
         print(f"note: {note}")
     lost = sum(row.status == "none" for row in rows)
     print(f"{len(rows)} keys, {lost} without a counterpart. Run it with:")
-    print(command_line(words))
+    print(as_typed(command_line(words)))
 
 
 if __name__ == "__main__":

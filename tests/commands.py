@@ -8,6 +8,7 @@ interrupting or killing a command start a new interpreter instead.
 import importlib
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+from launch.cli.mara import find_command
 from tools.as_command import become_command
 
 ROOT = Path(__file__).parents[1]
@@ -46,6 +48,16 @@ def run_module(module, *arguments, folder=ROOT, status=None, timeout=800, **envi
     if status is not None:
         assert code == status, "".join(texts)
     return subprocess.CompletedProcess(["python", "-m", *words], code, *texts)
+
+
+def module_words(command):
+    """The module and arguments of a command as a user types it, `mara llm plan ...` or `python -m llm.plan ...`."""
+    words = shlex.split(command, comments=True)
+    if words[0] == "mara":
+        module, arguments = find_command(words[1:])
+        return [module, *arguments]
+    assert words[:2] == ["python", "-m"], command
+    return words[2:]
 
 
 def _content(file):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from launch.cli.mara import CommandError, find_command
 from launch.cli.shadowing import ROOMS
 
 HOME = Path(__file__).resolve().parents[1]
@@ -16,6 +17,7 @@ TO_BE_MADE = {  # by the reader
     "conf/llm/experiment/bare_digit.yaml",
     "conf/llm/experiment/mine.yaml",
 }
+ANNOUNCED = {"watch"}  # commands that are not in the table yet
 FOLDERS = (*ROOMS, "tests", "tools", "docs", "benchmarks", "hydra_plugins", ".github")
 
 
@@ -54,6 +56,19 @@ def missing_names(text: str) -> list[str]:
     return [name for name in dict.fromkeys(dotted) if not resolves(name)]
 
 
+def unknown_commands(text: str) -> list[str]:
+    """The words after `mara`, in code, that name no command."""
+    code = "\n".join(re.findall(r"^```.*?^```|^ {4}.*?$|`[^`\n]+`", text, re.MULTILINE | re.DOTALL))
+    typed = re.compile(r"(?:^ *|`|[.]venv/bin/)mara ([a-z][\w.]*(?: [a-z][\w-]*(?=[\s`]|$))?)", re.MULTILINE)
+    found = []
+    for words in sorted(set(typed.findall(code)) - ANNOUNCED):
+        try:
+            find_command(words.split())
+        except CommandError:
+            found.append(words)
+    return found
+
+
 def resolves(name: str) -> bool:
     """Whether a module or a member of one is called so."""
     parts = name.split(".")
@@ -78,6 +93,7 @@ def test_what_a_page_names_exists(page):
     assert broken_links(text, page) == []
     assert missing_files(text) == []
     assert missing_names(text) == []
+    assert unknown_commands(text) == []
 
 
 def test_control_what_does_not_exist_is_found():
@@ -92,3 +108,5 @@ def test_control_what_does_not_exist_is_found():
         "core.no.mara",
         "llm.no",
     ]
+    text = "`mara llm plan` `mara llm seed=0`\n    mara colect A\n`mara llm pln x=1`\nmara runs on"
+    assert unknown_commands(text) == ["colect", "llm pln"]

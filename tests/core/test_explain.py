@@ -66,7 +66,7 @@ def test_help_teaches_with_examples_that_run(capsys: pytest.CaptureFixture[str])
     assert printed(capsys, "-h") == printed(capsys, *EXAMPLE, "--help") == HELP
     for key in KEYS:
         assert key in HELP
-    examples = [line.split("core.explain ")[1] for line in HELP.splitlines() if line.startswith("    python -m")]
+    examples = [line.split("explain ")[1] for line in HELP.splitlines() if line.startswith("    mara explain")]
     assert len(examples) == 4
     for example in examples:
         assert printed(capsys, *shlex.split(example))

@@ -3,14 +3,13 @@
 import csv
 import os
 import re
-import shlex
 import subprocess
 
 import pytest
 
 from launch.runs.run_folder import read_json
 
-from ..commands import run_module
+from ..commands import module_words, run_module
 from .typed import ROOT
 
 PAGE = (ROOT / "docs" / "chem.md").read_text(encoding="utf-8")
@@ -38,10 +37,10 @@ def in_small(text):
 
 
 def run_line(line, folder):
-    if not line.startswith("python -m "):  # awk and sort, which a shell runs
+    if not line.startswith("mara "):  # awk and sort, which a shell runs
         subprocess.run(["sh", "-c", line], cwd=folder, check=True)
         return
-    module, *arguments = shlex.split(line.removeprefix("python -m "))
+    module, *arguments = module_words(line)
     path = os.pathsep.join([str(folder), str(ROOT)])
     run_module(module, *arguments, folder=folder, status=0, PYTHONPATH=path, MARA_CACHE=str(folder / "cache"))
 

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from ..commands import ROOT, run_module
+from ..commands import ROOT, module_words, run_module
 
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE))
@@ -36,14 +36,13 @@ def commands(section):
 def run(command, folder, home=ROOT, status=0, end="", **options):
     """Run `python ...` from a folder with the rooms of `home`; returns its standard output and standard error."""
     path = os.pathsep.join([str(folder), str(home)])
-    words = [*shlex.split(command), *(["hydra.run.dir=run" + end] if " -m " in command else [])]
-    if words[1] == "-m":
-        done = run_module(*words[2:], folder=folder, status=status, PYTHONPATH=path)
+    if command.startswith(("mara ", "python -m ")):
+        words = [*module_words(command), f"hydra.run.dir=run{end}"]
+        done = run_module(*words, folder=folder, status=status, PYTHONPATH=path)
     else:
         environment = os.environ | {"PYTHONPATH": path}
-        done = subprocess.run(
-            [sys.executable, *words[1:]], cwd=folder, env=environment, capture_output=True, text=True, timeout=800
-        )
+        words = [sys.executable, *shlex.split(command)[1:]]
+        done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=800)
         assert done.returncode == status, done.stdout + done.stderr
     return done.stdout, done.stderr
 

@@ -2,13 +2,13 @@
 
 import json
 import re
-import shlex
 
 import pytest
 
 from conf.schema.base import load_object
 from llm.data_files import read_json
 
+from ..commands import module_words
 from ..llm.testbed.test_smollm2 import PACKAGED
 from .typed import ROOT, llm
 
@@ -27,9 +27,9 @@ def write_files(folder):
 
 
 def words(command):
-    start, *arguments = command.partition("python -m llm ")[1:]
-    assert start == "python -m llm "
-    return shlex.split(arguments[0])
+    module, *arguments = module_words(command)
+    assert module == "llm"
+    return arguments
 
 
 def replaced(command, options):
