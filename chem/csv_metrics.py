@@ -5,11 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
+from chem.figures import draw_molecules
 from chem.files import file_hash, find_file
 from chem.metrics import ScoredMolecules, collect_molecules, run_metrics, yield_curve
 from chem.molecule_files import (
@@ -20,10 +16,11 @@ from chem.molecule_files import (
     read_molecule_file,
     read_molecules,
 )
-from chem.report import draw_molecules, format_number, screen_table
+from chem.report import format_number, screen_table
 from conf.schema.base import ConfigError
 from conf.schema.chem import ChemEvaluateConfig
-from launch.analysis.figures import save_figure
+from launch.analysis.figures import draw_line, integer_ticks, panels, save_figure
+from launch.analysis.palette import BLUE, GREY, Style, shade
 from launch.runs.console import console
 from launch.runs.fitted_table import FittedTable
 from launch.runs.run import Run
@@ -115,12 +112,16 @@ def overall_table(row: Mapping[str, Any]) -> FittedTable:
 
 def draw_yield(path: Path, molecules: ScoredMolecules, screens: Sequence[float]) -> None:
     """Draw the number of good molecules and the scores over the oracle calls."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    figure, grid = panels(1, 2, (4.6, 3.5))
+    left, right = grid[0]
     calls = range(1, len(molecules.smiles) + 1)
-    for screen in screens:
-        left.plot(calls, yield_curve(molecules.good(screen)), linewidth=1.2, label=f"{screen:g}")
+    for number, screen in enumerate(screens):
+        style = Style(shade(BLUE, number, len(screens)), "-", "o")
+        draw_line(left, calls, yield_curve(molecules.good(screen)), style, f"{screen:g}")
     left.set(xlabel="oracle calls", title="molecules with a score at or above the screen")
-    left.legend(frameon=False, fontsize="small", title="screen")
-    right.plot(calls, molecules.score, ".", markersize=2)
-    right.set(xlabel="oracle calls", title="score")
+    left.legend(title="screen")
+    right.plot(calls, molecules.score, ".", color=GREY, markersize=3, markeredgewidth=0, rasterized=True)
+    right.set(xlabel="oracle calls", title="score of each molecule")
+    for axes in (left, right):
+        integer_ticks(axes)
     save_figure(figure, path)

@@ -5,10 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 from rdkit import DataStructs
 from scipy.linalg import eigh
@@ -18,8 +14,9 @@ from chem.metrics import BITS, circles, collect_molecules, fingerprints, int_div
 from chem.report import format_number
 from conf.schema.base import ConfigError
 from launch.analysis.csv_cells import csv_cell
-from launch.analysis.figures import plain_label, save_figure
-from launch.analysis.palette import COLOURS, GREY
+from launch.analysis.figures import panels, plain_label, save_figure
+from launch.analysis.palette import GREY, styles
+from launch.analysis.sweep_runs import run_method
 from launch.runs.atomic import make_folder, replacing
 from launch.runs.console import console
 from launch.runs.fitted_table import FittedTable
@@ -81,7 +78,8 @@ def map_runs(runs: Sequence[Path], screen: float, names: Sequence[str] = (), out
         run.name: {"yield": len(run.smiles), "int_div1": run.int_div1, "circles": run.circles} for run in found
     }
     write_json(out / "space.json", {"screen": screen, "explained_variance": shares.tolist(), "runs": figures})
-    draw_places(out / "space.png", found, places, shares, screen)
+    methods = [run_method(run) or name for run, name in zip(runs, names, strict=True)]
+    draw_places(out / "space.png", found, places, shares, screen, methods)
     console.print(yield_table(figures, screen))
     console.print(f"picture: {out / 'space.png'}", soft_wrap=True)
 
@@ -151,7 +149,12 @@ def write_places(path: Path, runs: Sequence[GoodMolecules], places: Sequence[np.
 
 
 def draw_places(
-    path: Path, runs: Sequence[GoodMolecules], places: Sequence[np.ndarray], shares: np.ndarray, screen: float
+    path: Path,
+    runs: Sequence[GoodMolecules],
+    places: Sequence[np.ndarray],
+    shares: np.ndarray,
+    screen: float,
+    methods: Sequence[str],
 ) -> None:
     """Draw a panel for each run.
 
@@ -161,23 +164,17 @@ def draw_places(
         places: their coordinates, [N, 2] each.
         shares: of the variance along the two axes.
         screen: score from which a molecule is good.
+        methods: of the runs, by which they have their colours.
     """
     columns = 2 if len(runs) == 4 else min(len(runs), MAX_COLUMNS)
     lines = -(-len(runs) // columns)
-    figure, grid = plt.subplots(
-        lines,
-        columns,
-        figsize=(4.4 * columns, 4.4 * lines + 0.4),
-        layout="constrained",
-        squeeze=False,
-        sharex=True,
-        sharey=True,
-    )
+    figure, grid = panels(lines, columns, (4.4, 4.4 + 0.4 / lines), sharex=True, sharey=True)
     everything = np.concatenate(list(places))
     size = 5 if len(everything) > 500 else 8
-    for number, (axes, run, place) in enumerate(zip(grid.flat, runs, places, strict=False)):
-        axes.plot(*everything.T, ".", color=GREY, alpha=0.5, markersize=0.7 * size, markeredgewidth=0)
-        axes.plot(*place.T, ".", color=COLOURS[number % len(COLOURS)], alpha=0.6, markersize=size, markeredgewidth=0)
+    dots = {"marker": ".", "linestyle": "", "markeredgewidth": 0, "rasterized": True}
+    for axes, run, place, style in zip(grid.flat, runs, places, styles(methods), strict=False):
+        axes.plot(*everything.T, color=GREY, alpha=0.5, markersize=0.7 * size, **dots)
+        axes.plot(*place.T, color=style.colour, alpha=0.6, markersize=size, **dots)
         name = run.name if len(run.name) <= NAME_WIDTH else f"...{run.name[3 - NAME_WIDTH :]}"
         values = f"IntDiv1 {format_number(run.int_div1)}, #Circles {format_number(run.circles)}"
         axes.set_title(f"{plain_label(name)}\n{len(run.smiles):,} molecules, {values}", fontsize="medium")

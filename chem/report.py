@@ -5,24 +5,17 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 from omegaconf import OmegaConf
-from rdkit import Chem
-from rdkit.Chem.Draw import rdMolDraw2D
 
+from chem.figures import draw_molecules, draw_run, draw_sweep, molecule_label, molecule_svg
 from chem.metrics import OB_COUNTS, ScoredMolecules, collect_molecules, screen_metrics, yield_curve
 from core.mara import reaches
 from launch.analysis.csv_cells import csv_cell
-from launch.analysis.figures import plain_label, save_figure
-from launch.analysis.palette import GREY
-from launch.analysis.sweep_runs import read_sweep_runs, write_summaries
+from launch.analysis.sweep_runs import fold_seeds, read_sweep_runs, write_summaries
 from launch.runs.atomic import make_folder, replacing
 from launch.runs.console import console
 from launch.runs.fitted_table import FittedTable
@@ -72,6 +65,8 @@ def report_run(
     if stages is not None:
         summary["stages"] = list(stages)
     summary |= {name: mean_of_known([row[key] for row in last]) for key, name in CURVES.items()}
+    if stages is None and metrics:
+        summary["base"] = {name: metrics[0][key] for key, name in CURVES.items()}
     config = OmegaConf.load(run.folder / "config.yaml")
     summary["good"] = good_molecules(scored, stage_threshold(config, last_stage))
     molecules = collect_molecules([row["smiles"] for row in samples], [row["score"] for row in samples])
@@ -90,7 +85,7 @@ def report_run(
     else:
         run.warn(no_molecule_text(metrics, len(samples)))
     write_artifacts(run.folder / "report", molecules, config.screens, best)
-    draw_curves(run.folder / "figure.png", [("", metrics)], scores_by_call(rows))
+    draw_run(run.folder, metrics, scores_by_call(rows))
     pictures = ["figure.png"]
     if best:
         draw_molecules(run.folder / "molecules.png", best)
@@ -264,7 +259,7 @@ def write_artifacts(
         {
             "name": row["smiles"],
             "value": row["score"],
-            "caption": f"{row['score']:.3f}",
+            "caption": molecule_label(row),
             "svg": molecule_svg(row["smiles"]),
         }
         for row in best
@@ -277,14 +272,6 @@ def write_artifacts(
         counts = [0, *yield_curve(molecules.good(screen)).tolist()]
         series[f"molecules with a score of {screen:g} or more"] = [calls, [counts[call] for call in calls]]
     write_json(folder / "yield.curves.json", {"title": "Yield", "x": "oracle calls", "series": series})
-
-
-def molecule_svg(smiles: str) -> str:
-    """Drawing of a molecule as SVG."""
-    canvas = rdMolDraw2D.MolDraw2DSVG(240, 180)
-    canvas.DrawMolecule(Chem.MolFromSmiles(smiles))
-    canvas.FinishDrawing()
-    return str(canvas.GetDrawingText())
 
 
 def molecule_table(best: Sequence[Mapping[str, Any]]) -> FittedTable:
@@ -314,17 +301,6 @@ def find_route(row: Mapping[str, Any]) -> dict[str, Any] | None:
     return None
 
 
-def draw_molecules(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Draw molecules with their scores, four in a row."""
-    molecules = [Chem.MolFromSmiles(row["smiles"]) for row in rows]
-    lines = -(-len(molecules) // 4)
-    canvas = rdMolDraw2D.MolDraw2DCairo(1200, 240 * lines, 300, 240)
-    canvas.DrawMolecules(molecules, legends=[f"{row['score']:.3f}" for row in rows])
-    canvas.FinishDrawing()
-    with replacing(path) as file:
-        file.write_bytes(canvas.GetDrawingText())
-
-
 def scores_by_call(rows: Sequence[Mapping[str, Any]]) -> list[float]:
     """Score of each oracle call, NaN where there is none; the calls of one stage after those of another.
 
@@ -336,40 +312,6 @@ def scores_by_call(rows: Sequence[Mapping[str, Any]]) -> list[float]:
     return [math.nan if row["score"] is None else row["score"] for stage in calls for row in stage]
 
 
-def draw_curves(
-    path: Path, runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], scores: Sequence[float] = ()
-) -> None:
-    """Draw the mean score over the oracle calls, and valid share and scaffolds over the steps.
-
-    Args:
-        path: the PNG file.
-        runs: (name, lines of metrics.jsonl) of each.
-        scores: of each oracle call, to be drawn as dots.
-    """
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
-    if scores:
-        axes[0].plot(range(1, len(scores) + 1), scores, ".", color=GREY, markersize=2, alpha=0.5, zorder=0)
-    for name, metrics in runs:
-        steps = [row["step"] + 1 for row in metrics]
-        calls = [row["oracle/calls"] for row in metrics]
-        for axis, key, x in zip(axes, ("reward/raw", "valid", "scaffolds"), (calls, steps, steps), strict=True):
-            values = [math.nan if row[key] is None else row[key] for row in metrics]
-            axis.plot(x, values, linewidth=1, label=plain_label(name))
-        if len(runs) == 1:
-            for before, after in pairwise(metrics):
-                if before.get("stage") != after.get("stage"):  # another oracle: scores are not comparable
-                    axes[0].axvline(before["oracle/calls"], color="black", linestyle=":", linewidth=1)
-    first = "score of each molecule (dots), mean of a step (line)" if scores else "mean score of a step"
-    titles = (first, "valid share", "distinct scaffolds among the valid")
-    for axis, title, label in zip(axes, titles, ("oracle calls", "step", "step"), strict=True):
-        axis.set_xlabel(label)
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.set_title(title, fontsize="medium")
-    if len(runs) > 1:
-        axes[0].legend(frameon=False, fontsize="small")
-    save_figure(figure, path)
-
-
 def report_sweep(folders: Sequence[Path], sweep: Path) -> None:
     """Write summaries.json and figure.png of a sweep, and print its tables."""
     runs = read_sweep_runs(folders, without_key=("experiment",))
@@ -379,5 +321,5 @@ def report_sweep(folders: Sequence[Path], sweep: Path) -> None:
     if all(other == screens[0] for other in screens):
         console.print(screen_table(summaries, screens[0]))
     write_summaries(sweep, runs)
-    draw_curves(sweep / "figure.png", [(run.name, run.metrics) for run in runs])
+    draw_sweep(fold_seeds(runs), sweep / "figure.png")
     console.print(f"picture: {sweep / 'figure.png'}", soft_wrap=True)

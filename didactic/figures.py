@@ -3,21 +3,16 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import torch
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from didactic.outcomes import Outcome, mode_switches
 from didactic.problems import Problem
-from launch.analysis.figures import save_figure
-from launch.analysis.palette import BLUE, GREEN, GREY, ORANGE
-
-TRANSFORM_COLOURS = {"identity": BLUE, "mara": ORANGE}
-NAMES = {"identity": "vanilla", "mara": "MARA", "reverse": "reverse KL", "forward": "forward KL"}
+from launch.analysis.figures import draw_line, integer_ticks, legend_below, panels, save_figure
+from launch.analysis.labels import DIRECTIONS, TRANSFORMS
+from launch.analysis.palette import GREEN, GREY, Style, method_colours, method_name
 
 BetaHistory = Sequence[Sequence[float]]  # beta of each cell, by step
 
@@ -30,7 +25,7 @@ def draw_figure(problem: Problem, outcomes: Sequence[Outcome], beta_history: Bet
         "bimodal": draw_families,
     }
     figure = drawings.get(problem.name, draw_curves)(problem, outcomes, beta_history)
-    save_figure(figure, path, dpi=120)
+    save_figure(figure, path)
 
 
 def draw_curves(problem: Problem, outcomes: Sequence[Outcome], beta_history: BetaHistory) -> Figure:
@@ -38,18 +33,12 @@ def draw_curves(problem: Problem, outcomes: Sequence[Outcome], beta_history: Bet
 
     If beta changes during training, a last panel shows it over the steps.
     """
-    panels = dict.fromkeys(_panel(o) for o in outcomes)
-    directions = list(dict.fromkeys(direction for direction, _ in panels))
-    columns = list(dict.fromkeys(column for _, column in panels))
+    shown = dict.fromkeys(_panel(o) for o in outcomes)
+    directions = list(dict.fromkeys(direction for direction, _ in shown))
+    columns = list(dict.fromkeys(column for _, column in shown))
     beta_changes = any(len(set(betas)) > 1 for betas in zip(*beta_history, strict=True))
     width = len(columns) + beta_changes
-    figure, grid = plt.subplots(
-        len(directions),
-        width,
-        figsize=(4.4 * width, 2.9 * len(directions) + 0.5),
-        layout="constrained",
-        squeeze=False,
-    )
+    figure, grid = panels(len(directions), width, (4.4, 3.2))
     for row, direction in enumerate(directions):
         for column, settings in enumerate(columns):
             axes = grid[row][column]
@@ -57,17 +46,38 @@ def draw_curves(problem: Problem, outcomes: Sequence[Outcome], beta_history: Bet
             _draw_reference(axes, problem, in_panel[0])
             for outcome in in_panel:
                 _draw_policy(axes, problem, outcome)
-            axes.set(title=f"{NAMES.get(direction, direction)}, {settings}", xlabel="outcome", ylabel="probability")
+            axes.set(title=f"{direction_name(direction)}, {settings}", xlabel="outcome", ylabel="probability")
             axes.set_ylim(bottom=0)
     if beta_changes:
         _draw_betas(grid[0][-1], outcomes, beta_history)
         for axes in grid[1:, -1]:
             axes.set_axis_off()
-    handles = dict(zip(*reversed(grid[0][0].get_legend_handles_labels()), strict=True))
-    figure.legend(
-        handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 4), frameon=False
-    )
+    legend_below(figure, *grid[:, : len(columns)].flat)
     return figure
+
+
+def outcome_colour(outcome: Outcome) -> str:
+    """The colour of the method of an outcome."""
+    config = outcome.cell.config
+    keys = {"transform.name": config.transform.name, "objective.direction": config.objective.direction}
+    method = method_name(keys)
+    return method_colours([method])[method]
+
+
+def outcome_name(outcome: Outcome) -> str:
+    """The method of an outcome in words."""
+    config = outcome.cell.config
+    return f"{transform_name(config.transform.name)}, {direction_name(config.objective.direction)}"
+
+
+def transform_name(name: str) -> str:
+    """A reward transform in words."""
+    return TRANSFORMS.get(name, name)
+
+
+def direction_name(name: str) -> str:
+    """A divergence in words."""
+    return DIRECTIONS.get(name, name)
 
 
 def _panel(outcome: Outcome) -> tuple[str, str]:
@@ -89,17 +99,11 @@ def _draw_reference(axes: Axes, problem: Problem, outcome: Outcome) -> None:
 
 
 def _draw_policy(axes: Axes, problem: Problem, outcome: Outcome) -> None:
-    transform, start = outcome.cell.config.transform.name, outcome.cell.config.start
-    name = NAMES.get(transform, transform) + ("" if start == "uniform" else ", from reference")
+    start = outcome.cell.config.start
+    name = outcome_name(outcome) if start == "uniform" else "thin: trained from the reference"
     width = 2.0 if start == "uniform" else 0.9
-    axes.plot(
-        problem.position,
-        outcome.policy,
-        color=TRANSFORM_COLOURS.get(transform, GREEN),
-        linewidth=width,
-        alpha=0.85,
-        label=name,
-    )
+    colour = outcome_colour(outcome)
+    axes.plot(problem.position, outcome.policy, color=colour, linewidth=width, alpha=0.85, label=name)
     if outcome.target is not None and start == "uniform":
         axes.plot(problem.position, outcome.target, "k:", linewidth=1.1, label="exact optimum")
 
@@ -116,30 +120,23 @@ def _draw_betas(axes: Axes, outcomes: Sequence[Outcome], beta_history: BetaHisto
     for outcome, betas in zip(outcomes, zip(*beta_history, strict=True), strict=True):
         config = outcome.cell.config
         dashes = "-" if config.beta_schedule.name == "adaptive" else "--"
-        label = f"{NAMES.get(config.transform.name, config.transform.name)}, {config.beta_schedule.name}"
-        axes.plot(betas, dashes, color=TRANSFORM_COLOURS.get(config.transform.name, GREEN), label=label)
+        label = f"{transform_name(config.transform.name)}, {config.beta_schedule.name}"
+        draw_line(axes, range(len(betas)), betas, Style(outcome_colour(outcome), dashes, "o"), label)
     axes.set(title="beta over the steps", xlabel="step", ylabel="beta", yscale="log")
-    axes.legend(frameon=False, fontsize="small")
+    axes.legend()
+    integer_ticks(axes)
 
 
 def draw_table(problem: Problem, outcomes: Sequence[Outcome], beta_history: BetaHistory) -> Figure:
     """Figures 3 and 4: bars over a few outcomes, one panel per cell; crosses mark the exact optimum."""
     directions = list(dict.fromkeys(o.cell.config.objective.direction for o in outcomes))
     columns = max(sum(o.cell.config.objective.direction == d for o in outcomes) for d in directions)
-    figure, grid = plt.subplots(
-        len(directions),
-        columns,
-        figsize=(3.4 * columns, 2.8 * len(directions) + 0.4),
-        layout="constrained",
-        squeeze=False,
-        sharey=True,
-    )
+    figure, grid = panels(len(directions), columns, (3.4, 3.0), sharey=True)
     for row, direction in enumerate(directions):
         in_row = [o for o in outcomes if o.cell.config.objective.direction == direction]
         for axes, outcome in zip(grid[row], in_row, strict=False):
             _draw_bars(axes, problem, outcome)
-    handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    legend_below(figure, *grid.flat)
     return figure
 
 
@@ -147,14 +144,14 @@ def _draw_bars(axes: Axes, problem: Problem, outcome: Outcome) -> None:
     config, policy = outcome.cell.config, outcome.policy
     x = torch.arange(len(policy)).double().numpy()
     axes.bar(x - 0.2, problem.ref_logp.exp().numpy(), 0.4, color=GREY, alpha=0.6, label="reference")
-    axes.bar(x + 0.2, policy.numpy(), 0.4, color=TRANSFORM_COLOURS.get(config.transform.name, GREEN), label="trained")
+    axes.bar(x + 0.2, policy.numpy(), 0.4, color=outcome_colour(outcome), label=outcome_name(outcome))
     if outcome.target is not None:
         axes.plot(x + 0.2, outcome.target, "kx", markersize=7, label="exact optimum")
     for bar, value in zip(x + 0.2, policy, strict=True):
         axes.text(float(bar), float(value) + 0.04, f"{value:.3f}".removeprefix("0"), ha="center", fontsize="small")
     axes.set_xticks(x.tolist(), [f"R = {reward:g}" for reward in problem.reward])
     direction = config.objective.direction
-    axes.set(title=f"{NAMES.get(direction, direction)}, beta {config.objective.beta:g}", ylim=(0, 1.15))
+    axes.set(title=f"{direction_name(direction)}, beta {config.objective.beta:g}", ylim=(0, 1.15))
     axes.set_ylabel("probability")
 
 
@@ -163,9 +160,9 @@ def draw_switch(problem: Problem, outcomes: Sequence[Outcome], beta_history: Bet
     switches = mode_switches(outcomes)
     directions = list(dict.fromkeys(o.cell.objective.direction for o in outcomes))
     count = len(directions) + 1
-    figure, panels = plt.subplots(1, count, figsize=(4.4 * count, 3.6), layout="constrained")
-    colours = plt.get_cmap("viridis")
-    for axes, direction in zip(panels, directions, strict=False):
+    figure, grid = panels(1, count, (4.4, 3.6))
+    colours = colormaps["viridis"]
+    for axes, direction in zip(grid[0], directions, strict=False):
         by_beta = sorted((o for o in outcomes if o.cell.objective.direction == direction), key=lambda o: o.beta)
         for number, outcome in enumerate(by_beta):
             beta_colour = colours(number / max(len(by_beta) - 1, 1) * 0.92)
@@ -173,52 +170,49 @@ def draw_switch(problem: Problem, outcomes: Sequence[Outcome], beta_history: Bet
             if outcome.target is not None:
                 axes.plot(problem.position, outcome.target, "k:", linewidth=0.8)
         axes.fill_between(problem.position, problem.ref_logp.exp(), color=GREY, alpha=0.35, linewidth=0)
-        axes.set(title=f"{NAMES.get(direction, direction)} (dotted: exact)", xlabel="outcome", ylabel="probability")
+        axes.set(title=f"{direction_name(direction)} (dotted: exact)", xlabel="outcome", ylabel="probability")
         axes.set(yscale="log", ylim=(1e-4, 2.0))
-        axes.legend(title="beta", frameon=False, fontsize="x-small", ncols=3, loc="upper left")
+        axes.legend(title="beta", fontsize="x-small", ncols=3, loc="upper left")
     a, b = (mode.start for mode in problem.modes)
-    lines = dict.fromkeys((o.cell.objective.direction, o.cell.config.transform.name) for o in outcomes)
-    for (direction, transform), colour in zip(lines, (BLUE, ORANGE, GREEN, GREY), strict=False):
-        line = (direction, transform)
-        by_beta = [o for o in outcomes if (o.cell.objective.direction, o.cell.config.transform.name) == line]
-        by_beta.sort(key=lambda outcome: outcome.beta)
+    last = grid[0][-1]
+    lines: dict[str, list[Outcome]] = {}
+    for outcome in sorted(outcomes, key=lambda outcome: outcome.beta):
+        lines.setdefault(outcome_name(outcome), []).append(outcome)
+    for label, by_beta in sorted(lines.items(), reverse=True):
+        config, colour = by_beta[0].cell.config, outcome_colour(by_beta[0])
+        direction, transform = config.objective.direction, config.transform.name
         log_ratio = [float(o.logp[b] - o.logp[a]) for o in by_beta]
-        label = NAMES.get(direction, direction) + (", MARA" if transform == "mara" else "")
-        panels[-1].plot([o.beta for o in by_beta], log_ratio, "o-", color=colour, label=label)
+        last.plot([o.beta for o in by_beta], log_ratio, "o-", color=colour, label=label)
         predicted = switches.get(direction, {}).get("predicted") if transform == "identity" else None
         if predicted is not None:
-            panels[-1].axvline(predicted, color=colour, linestyle=":", label=f"predicted switch, {predicted:.3f}")
-    panels[-1].axhline(0, color="k", linewidth=0.6)
+            last.axvline(predicted, color=colour, linestyle=":", label=f"predicted switch, {predicted:.3f}")
+    last.axhline(0, color="k", linewidth=0.6)
     reward_a, reward_b = float(problem.reward[a]), float(problem.reward[b])
-    panels[-1].set(xscale="log", xlabel="beta", title="Which mode is favoured")
-    panels[-1].set_ylabel(f"log pi(R={reward_b:g}) / pi(R={reward_a:g})")
-    panels[-1].legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+    last.set(xscale="log", xlabel="beta", title="Which mode is favoured")
+    last.set_ylabel(f"log pi(R={reward_b:g}) / pi(R={reward_a:g})")
+    last.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     return figure
 
 
 def draw_families(problem: Problem, outcomes: Sequence[Outcome], beta_history: BetaHistory) -> Figure:
     """Figure 1: the policies of each family under each direction, as densities over the target."""
     families = list(dict.fromkeys(o.cell.config.family for o in outcomes))
-    figure, panels = plt.subplots(
-        1, len(families), figsize=(4.6 * len(families), 3.4), layout="constrained", squeeze=False
-    )
+    figure, grid = panels(1, len(families), (4.6, 3.4))
     spacing = float(problem.position[1] - problem.position[0])
     titles = {
         "gaussian": "Gaussian: mean and standard deviation",
         "categorical": "Categorical: one logit per outcome",
     }
-    for axes, family in zip(panels[0], families, strict=True):
+    for axes, family in zip(grid[0], families, strict=True):
         target = problem.ref_logp.exp() / spacing
         axes.fill_between(problem.position, target, color=GREY, alpha=0.35, linewidth=0, label="target")
         for outcome in outcomes:
             if outcome.cell.config.family == family:
                 direction = outcome.cell.objective.direction
-                colour, dashes = (BLUE, "-") if direction == "reverse" else (ORANGE, "--")
-                label = NAMES.get(direction, direction)
-                axes.plot(
-                    problem.position, outcome.policy / spacing, dashes, color=colour, linewidth=1.8, label=label
-                )
+                dashes, colour = "-" if direction == "reverse" else "--", outcome_colour(outcome)
+                label = direction_name(direction)
+                axes.plot(problem.position, outcome.policy / spacing, dashes, color=colour, label=label)
         support = problem.position[target > 1e-6]
         axes.set(title=titles[family], xlabel="x", ylabel="density", xlim=(float(support[0]), float(support[-1])))
-        axes.legend(frameon=False)
+        axes.legend()
     return figure

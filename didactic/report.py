@@ -59,7 +59,7 @@ def switch_text(direction: str, switch: dict[str, Any]) -> str:
 
 
 def summarise(outcome: Outcome) -> dict[str, Any]:
-    """Numbers of one cell: of the trained policy, and with the prefix `exact_` of its target."""
+    """Numbers of one cell: of the trained policy, with the prefix `exact_` of its target, and `base`, the reference."""
     cell, policy, target = outcome.cell, outcome.policy, outcome.target
     problem = cell.problem
     shares = [float(policy[mode].sum()) for mode in problem.modes]
@@ -78,6 +78,11 @@ def summarise(outcome: Outcome) -> dict[str, Any]:
         row["total_variation"] = float(stats.total_variation(policy, target))
         if len(policy) <= MAX_LISTED_OUTCOMES:
             row["exact_policy"] = target.tolist()
+    reference = problem.ref_logp.exp()
+    row["base"] = {
+        "reward": float((reference * problem.reward).sum()),
+        "entropy_nats": float(stats.entropy(reference)),
+    }
     good = cell.good()
     if good is not None and bool(good.any()):
         row["good_share"] = float(policy[good].sum())

@@ -3,10 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 from rdkit import rdBase
 from rich.progress import track
@@ -18,8 +14,8 @@ from chem.models.prior import Prior
 from chem.molecules import canonical_forms, murcko_scaffold, read_molecule
 from chem.oracles.base import Molecule
 from chem.oracles.properties import PROPERTIES
-from launch.analysis.figures import save_figure
-from launch.analysis.palette import BLUE, GREY, ORANGE
+from launch.analysis.figures import draw_line, integer_ticks, panels, save_figure
+from launch.analysis.palette import BASE, BLUE, GREY, Style
 from launch.runs.console import console
 from launch.runs.fitted_table import FittedTable
 from launch.runs.rng import rollout_uniforms
@@ -181,16 +177,21 @@ def property_table(summary: Mapping[str, Any]) -> FittedTable:
 def draw_comparison(run: Run, molecules: MeasuredMolecules, reference: MeasuredMolecules) -> None:
     """Draw the learning curve and the distribution of each property as figure.png."""
     metrics = read_jsonl(run.folder / "metrics.jsonl")
-    figure, axes = plt.subplots(3, 3, figsize=(11, 9), layout="constrained")
+    figure, axes = panels(3, 3, (3.7, 3.0))
     curve, *others = axes.flat
     window = max(len(metrics) // 100, 1)
     losses = np.array([row["nll/molecule"] for row in metrics])
     smooth = losses[: len(losses) // window * window].reshape(-1, window).mean(1)
-    curve.plot((np.arange(len(smooth)) + 1) * window, smooth, color=BLUE, label="training")
+    updates = ((np.arange(len(smooth)) + 1) * window).tolist()
+    draw_line(curve, updates, smooth.tolist(), Style(BLUE, "-", "s"), "training")
     validation = [(row["step"] + 1, row["validation/molecule"]) for row in metrics if "validation/molecule" in row]
-    curve.plot(*zip(*validation, strict=True), "o", color=ORANGE, label="held out")
-    curve.set(xlabel="update", ylabel="nats per molecule", ylim=(min(smooth) * 0.95, np.quantile(smooth, 0.97)))
-    curve.legend(frameon=False)
+    curve.plot([step for step, _ in validation], [loss for _, loss in validation], "o", color=BASE, label="held out")
+    low, high = min(smooth) * 0.95, np.quantile(smooth, 0.97)  # the first updates would hide the others
+    curve.set(xlabel="update", ylabel="nats per molecule")
+    if len(smooth) > 1 and validation and all(low <= loss <= high for _, loss in validation):
+        curve.set_ylim(low, high)
+    curve.legend()
+    integer_ticks(curve)
     for axis, name in zip(others, COMPARED_PROPERTIES, strict=True):
         values = [reference.properties[name], molecules.properties[name]]
         low, high = np.quantile(np.concatenate(values), [0.001, 0.999])
@@ -198,6 +199,7 @@ def draw_comparison(run: Run, molecules: MeasuredMolecules, reference: MeasuredM
         bins = np.arange(low - 0.5, high + 1.5) if integers else np.linspace(low, high, 41)
         axis.hist(values, bins, density=True, color=[GREY, BLUE], label=["training", "samples"])
         unit = COMPARED_PROPERTIES[name]
-        axis.set(xlabel=f"{name}, {unit}" if unit else name, yticks=[])
-    others[0].legend(frameon=False)
+        label = name.replace("_", " ")
+        axis.set(xlabel=f"{label}, {unit}" if unit else label, yticks=[])
+    others[0].legend()
     save_figure(figure, run.folder / "figure.png")

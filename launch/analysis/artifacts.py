@@ -85,7 +85,7 @@ def fold_curves(series: Sequence[Mapping[float, float]]) -> tuple[list[float], n
         series: curves as y by x.
 
     Returns:
-        The x values, the mean over the curves and its standard error, which is 0 for one curve.
+        The x values, the mean over the curves and its standard error (with n - 1), which is 0 for one curve.
     """
     xs = sorted(set.intersection(*map(set, series)))
     values = np.array([[curve[x] for x in xs] for curve in series], dtype=float).reshape(len(series), len(xs))

@@ -6,18 +6,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from conf.schema.objective import DIVERGENCE_METRICS
 from launch.analysis.artifacts import curve_panels, fold_curves
-from launch.analysis.figures import plain_label, save_figure
-from launch.analysis.palette import COLOURS
+from launch.analysis.base_model import BaseModel
+from launch.analysis.figures import (
+    PANEL,
+    draw_band,
+    draw_base_line,
+    draw_base_point,
+    integer_ticks,
+    legend_below,
+    panels,
+    plain_label,
+    save_figure,
+    smoothed,
+    smoothing_text,
+)
+from launch.analysis.labels import configuration_labels, metric_label
+from launch.analysis.palette import GREY, Style, method_name, styles
 from launch.analysis.table import Row
 
 PARETO = (  # (diversity, reward), both better if larger; by default the first pair that the results contain
@@ -25,10 +33,22 @@ PARETO = (  # (diversity, reward), both better if larger; by default the first p
     ("distinct/mean", "reward_in/mean"),
     ("entropy_nats", "correct"),
     ("entropy_nats", "reward"),
+    ("entropy_nats", "reward/mean"),
     ("0.8/int_div1", "0.8/yield"),
 )
 CURVES = ("reward/raw", "correct", "answers/entropy_nats", "entropy_nats", *DIVERGENCE_METRICS, "loss")
+BASE_OF_CURVE = {"reward/raw": "reward/mean", "correct": "correct"}  # the result that a curve begins at
 MAX_PANELS = 4
+
+
+def row_labels(rows: Sequence[Row]) -> list[str]:
+    """What each configuration is called in figures and in the report."""
+    return configuration_labels([row.varying for row in rows])
+
+
+def row_styles(rows: Sequence[Row]) -> list[Style]:
+    """How each configuration is drawn."""
+    return styles([method_name(row.runs[0].config, row.runs[0].overrides) for row in rows])
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -42,87 +62,74 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     return front[::-1]
 
 
-def draw_pareto(rows: Sequence[Row], x: str, y: str, path: Path) -> Path:
-    """Plot the mean of each configuration with standard errors, and the Pareto front; return the path."""
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    rows = [row for row in rows if not any(math.isnan(row.result(key)[0]) for key in (x, y))]
-    points = [(row.result(x)[0], row.result(y)[0]) for row in rows]
+def draw_pareto(rows: Sequence[Row], x: str, y: str, path: Path, base: BaseModel | None = None) -> Path:
+    """Plot the mean of each configuration with standard errors, the Pareto front and the base; return the path."""
+    figure, grid = panels(1, 1, (7.0, 4.4))
+    axes = grid[0, 0]
+    drawn = [
+        (row, label, style)
+        for row, label, style in zip(rows, row_labels(rows), row_styles(rows), strict=True)
+        if not any(math.isnan(row.result(key)[0]) for key in (x, y))
+    ]
+    points = [(row.result(x)[0], row.result(y)[0]) for row, *_ in drawn]
     front = [points[i] for i in pareto_front(points)]
     if len(front) > 1:
-        axes.plot(*zip(*front, strict=True), color="0.7", linewidth=1.5, zorder=0, label="front")
-    for number, (row, point) in enumerate(zip(rows, points, strict=True)):
+        axes.plot(*zip(*front, strict=True), color=GREY, linewidth=1.2, zorder=0, label="front")
+    for (row, label, style), point in zip(drawn, points, strict=True):
         errors = [np.nan_to_num(row.result(key)[1]) for key in (x, y)]
-        style: dict[str, Any] = {"color": colour(number), "marker": "os^Dv"[number // len(COLOURS) % 5]}
-        axes.errorbar(
-            *point, xerr=errors[0], yerr=errors[1], linestyle="", capsize=2, label=plain_label(row.label), **style
-        )
-    axes.set(
-        xlabel=plain_label(x),
-        ylabel=plain_label(y),
-        title="Reward against diversity (mean and standard error over seeds)",
-    )
-    axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+        options: dict[str, Any] = {"color": style.colour, "marker": style.marker, "markersize": 7, "linestyle": ""}
+        axes.errorbar(*point, xerr=errors[0], yerr=errors[1], label=plain_label(label), **options)
+    if base is not None and base.shared:
+        draw_base_point(axes, base.result(x)[0], base.result(y)[0])
+    axes.set(xlabel=plain_label(metric_label(x)), ylabel=plain_label(metric_label(y)))
+    axes.set_title("Reward against diversity (mean and standard error over seeds)")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return save_figure(figure, path)
 
 
-def draw_curves(rows: Sequence[Row], path: Path) -> Path:
+def draw_curves(rows: Sequence[Row], path: Path, base: BaseModel | None = None) -> Path:
     """Plot metrics over the steps: mean and standard error over the seeds of each configuration; return the path."""
     logged = {key for row in rows for run in row.runs for line in run.metrics for key in line}
     keys = [key for key in CURVES if key in logged][:MAX_PANELS]
     keys = keys or sorted(logged - {"step"})[:MAX_PANELS]
     columns = min(len(keys), 2)
-    height = math.ceil(len(keys) / columns)
-    figure, panels = plt.subplots(
-        height, columns, figsize=(5.2 * columns, 3.2 * height), layout="constrained", squeeze=False
-    )
-    for axes, key in zip(panels.flat, keys, strict=False):
-        for number, row in enumerate(rows):
-            draw_band(axes, number, row.label, *metric_curve(row, key))
-        axes.set(xlabel="step", title=plain_label(key))
-    for axes in panels.flat[len(keys) :]:
+    figure, grid = panels(math.ceil(len(keys) / columns), columns)
+    labels, drawn = row_labels(rows), row_styles(rows)
+    steps = [len(run.metrics) for row in rows for run in row.runs]
+    for axes, key in zip(grid.flat, keys, strict=False):
+        for row, label, style in zip(rows, labels, drawn, strict=True):
+            draw_band(axes, *metric_curve(row, key), style, label)
+        if base is not None and base.shared and key in BASE_OF_CURVE:
+            draw_base_line(axes, base.result(BASE_OF_CURVE[key])[0])
+        axes.set(xlabel=f"step{smoothing_text(steps)}", title=plain_label(metric_label(key)))
+        integer_ticks(axes)
+    for axes in grid.flat[len(keys) :]:
         axes.axis("off")
-    legend_below(figure, panels.flat[0])
+    legend_below(figure, *grid.flat)
     return save_figure(figure, path)
 
 
 def draw_artifact_curves(rows: Sequence[Row], out: Path) -> list[Path]:
     """Plot the curves that packages wrote, one file for each title; return the paths."""
     pictures = []
-    artifacts = [(row.label, [run.artifacts for run in row.runs]) for row in rows]
-    for title, panels in curve_panels(artifacts).items():
-        figure, grid = plt.subplots(
-            1, len(panels), figsize=(5.2 * len(panels), 3.9), layout="constrained", squeeze=False
-        )
-        for axes, (name, x, lines) in zip(grid.flat, panels, strict=True):
-            for number, (label, folded) in enumerate(lines):
-                draw_band(axes, number, label, *folded)
+    artifacts = [(str(number), [run.artifacts for run in row.runs]) for number, row in enumerate(rows)]
+    labels, drawn = row_labels(rows), row_styles(rows)
+    for title, columns in curve_panels(artifacts).items():
+        figure, grid = panels(1, len(columns), (PANEL[0], 3.6))
+        for axes, (name, x, lines) in zip(grid.flat, columns, strict=True):
+            for number, folded in lines:
+                draw_band(axes, *folded, drawn[int(number)], labels[int(number)])
             axes.set(xlabel=plain_label(x), title=plain_label(name))
-        legend_below(figure, grid.flat[0])
+        legend_below(figure, *grid.flat)
         name = re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_") or "artifact"
         pictures.append(save_figure(figure, out / f"{name}.png"))
     return pictures
 
 
-def draw_band(axes: Axes, number: int, label: str, x: Sequence[float], mean: np.ndarray, error: np.ndarray) -> None:
-    """Draw a line with a band of one standard error, in the style of the configuration with this number."""
-    style = ("-", "--", ":")[number // len(COLOURS) % 3]
-    axes.plot(x, mean, color=colour(number), linestyle=style, label=plain_label(label))
-    axes.fill_between(x, mean - error, mean + error, color=colour(number), alpha=0.2, linewidth=0)
-
-
 def metric_curve(row: Row, key: str) -> tuple[list[float], np.ndarray, np.ndarray]:
-    """The steps at which all runs of a row logged the key, the mean and its standard error (0 for one run)."""
-    logged = [{line["step"]: line[key] for line in run.metrics if line.get(key) is not None} for run in row.runs]
-    return fold_curves(logged)
+    """A metric over the steps that all runs of a row logged it at, smoothed in each run.
 
-
-def colour(number: int) -> str:
-    """The colour of the configuration with this number; colours repeat."""
-    return COLOURS[number % len(COLOURS)]
-
-
-def legend_below(figure: Figure, axes: Axes) -> None:
-    """Add the legend of some axes below the figure."""
-    handles, labels = axes.get_legend_handles_labels()
-    columns = min(len(labels), 2)
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize="small")
+    Returns:
+        The steps, the mean over the runs and its standard error, which is 0 for one run.
+    """
+    return fold_curves([dict(zip(*smoothed(run.metrics, key), strict=True)) for run in row.runs])

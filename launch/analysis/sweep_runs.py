@@ -4,7 +4,9 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from launch.runs.run_folder import read_json, read_jsonl, read_yaml, write_json
+from launch.analysis.labels import configuration_labels
+from launch.analysis.palette import Style, method_name, styles
+from launch.runs.run_folder import flatten, read_config, read_json, read_jsonl, read_yaml, write_json
 
 
 class SweepRun(NamedTuple):
@@ -14,6 +16,18 @@ class SweepRun(NamedTuple):
     folder: Path
     summary: Mapping[str, Any]
     metrics: Sequence[Mapping[str, Any]]
+
+
+class SweepRow(NamedTuple):
+    """The runs of a sweep that differ only in the seed, and how they are named and drawn in its figures."""
+
+    label: str
+    style: Style
+    runs: Sequence[SweepRun]
+
+    def values(self, key: str) -> list[float]:
+        """A number of the summaries, in the runs that have it."""
+        return [run.summary[key] for run in self.runs if run.summary.get(key) is not None]
 
 
 def read_sweep_runs(folders: Sequence[Path], without_key: Collection[str]) -> list[SweepRun]:
@@ -30,6 +44,34 @@ def read_sweep_runs(folders: Sequence[Path], without_key: Collection[str]) -> li
     ]
 
 
+def fold_seeds(runs: Sequence[SweepRun]) -> list[SweepRow]:
+    """Group the runs of a sweep that differ only in the seed."""
+    groups: dict[tuple[str, ...], list[SweepRun]] = {}
+    for run in runs:
+        typed = tuple(o for o in recorded_overrides(run.folder) if not o.lstrip("+").startswith("seed="))
+        groups.setdefault(typed, []).append(run)
+    common = set.intersection(*map(set, groups)) if groups else set()
+    settings = [
+        dict(text.lstrip("+").partition("=")[::2] for text in typed if text not in common) for typed in groups
+    ]
+    methods = [run_method(folded[0].folder) for folded in groups.values()]
+    labels = configuration_labels(settings)
+    return [SweepRow(*row) for row in zip(labels, styles(methods), groups.values(), strict=True)]
+
+
+def run_method(folder: Path) -> str:
+    """The name of a run's method, by which it has its colour; empty if the folder holds no configuration."""
+    if not (folder / "config.yaml").is_file():
+        return ""
+    return method_name(flatten(read_config(folder)), recorded_overrides(folder))
+
+
+def recorded_overrides(folder: Path) -> list[str]:
+    """What was typed for a run; nothing if that is not recorded."""
+    path = folder / "overrides.yaml"
+    return [str(override) for override in read_yaml(path)] if path.exists() else []
+
+
 def write_summaries(folder: Path, runs: Sequence[SweepRun]) -> None:
     """Write summaries.json of a sweep: the summary of each run by its name."""
     write_json(folder / "summaries.json", {run.name: run.summary for run in runs})
@@ -37,7 +79,7 @@ def write_summaries(folder: Path, runs: Sequence[SweepRun]) -> None:
 
 def run_names(folders: Sequence[Path], without_key: Collection[str]) -> list[str]:
     """Name each run by the overrides that not all runs share, for example `mara, beta=0.1`."""
-    overrides = [[str(override) for override in read_yaml(folder / "overrides.yaml")] for folder in folders]
+    overrides = [recorded_overrides(folder) for folder in folders]
     common = set.intersection(*map(set, overrides))
     names = [", ".join(_short_override(o, without_key) for o in of_run if o not in common) for of_run in overrides]
     return [name or f"run {number}" for number, name in enumerate(names)]

@@ -50,7 +50,7 @@ def prior(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def fake_oracle(monkeypatch):
     monkeypatch.setattr(stages, "Oracle", FakeOracle)
-    for picture in ("draw_curves", "draw_molecules"):
+    for picture in ("draw_run", "draw_molecules"):
         monkeypatch.setattr(report, picture, lambda *arguments: None)  # they take most of the time
     OPENED.clear()
 

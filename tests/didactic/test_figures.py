@@ -6,6 +6,8 @@ import torch
 from matplotlib.patches import Rectangle
 
 from didactic.figures import _stretches, draw_curves, draw_families, draw_figure, draw_switch, draw_table
+from launch.analysis.figures import finite_points
+from launch.analysis.palette import METHOD_COLOURS
 
 from .grids import make_grid, trained_perfectly
 
@@ -28,7 +30,7 @@ def test_figure_5_has_a_panel_for_each_direction_and_beta():
     assert [axes.get_title() for axes in figure.axes] == [
         f"{name}, beta {beta}" for name in ("reverse KL", "forward KL") for beta in (0.1, 0.3)
     ]
-    curve = lines_of(figure.axes[1])["MARA"].get_ydata()
+    curve = lines_of(figure.axes[1])["MARA, reverse KL"].get_ydata()
     (target,) = [o.target for o in outcomes if o.cell.axes["transform"] == "mara"
                  and (o.cell.axes["direction"], o.beta) == ("reverse", 0.3)]  # fmt: skip
     torch.testing.assert_close(torch.as_tensor(curve), target)
@@ -42,6 +44,26 @@ def test_a_last_panel_shows_beta_if_it_changes():
     assert len(changing.axes) == len(constant.axes) + 1
     assert changing.axes[-1].get_title() == "beta over the steps"
     assert list(changing.axes[-1].lines[0].get_ydata()) == pytest.approx([0.1, 0.2, 0.3])
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 10])
+def test_a_short_run_shows_its_betas(steps):
+    """The history has a line for each step, and one for the end."""
+    _, cells = make_grid("experiment=ablation", "objective.beta=.1", "objective.direction=reverse")
+    betas = [[0.1 * step] * len(cells) for step in range(1, 2 + steps)]
+    *_, last = draw_curves(cells[0].problem, trained_perfectly(cells), betas).axes
+    assert finite_points(last) == len(cells) * (steps + 1)
+    assert all(line.get_marker() == "o" for line in last.lines)
+
+
+def test_a_method_has_its_colour_and_no_legend_is_wider_than_the_figure():
+    _, cells = make_grid("experiment=figure5", "objective.beta=[.1]")
+    figure = draw_curves(cells[0].problem, trained_perfectly(cells), [[0.1] * len(cells)])
+    reverse, forward = (lines_of(axes) for axes in figure.axes)
+    assert reverse["MARA, reverse KL"].get_color() == METHOD_COLOURS["mara_reverse"]
+    assert forward["vanilla, forward KL"].get_color() == METHOD_COLOURS["vanilla_forward"]
+    figure.canvas.draw()
+    assert figure.legends[0].get_window_extent().width <= figure.bbox.width
 
 
 def test_stretches_of_good_outcomes():
@@ -68,7 +90,7 @@ def test_figure_2_marks_the_predicted_switch():
     assert [axes.get_title() for axes in panels] == ["reverse KL (dotted: exact)", "forward KL (dotted: exact)"]
     lines = lines_of(last)
     assert lines["predicted switch, 0.132"].get_xdata()[0] == pytest.approx(0.1316, abs=5e-4)
-    signs = [value > 0 for value in lines["reverse KL"].get_ydata()]
+    signs = [value > 0 for value in lines["vanilla, reverse KL"].get_ydata()]
     assert signs == [True, True, False, False]  # the better mode is favoured below the switch
 
 

@@ -1,16 +1,16 @@
 import matplotlib.pyplot as plt
 
-from llm.answer_figure import _draw_question, dark, draw_answers
+from llm.answer_figure import _draw_question, dark, draw_answers, mean_shares
 
 BASE = {"answers": {"planet": {"Mars": 0.5, "Venus": 0.25}, "season": {"summer": 1.0}}}
 TRAINED = {"answers": {"planet": {"Earth": 0.5, "Mars": 0.5}, "season": {}}}
 
 
 def test_there_is_a_picture_for_several_questions(tmp_path):
-    assert draw_answers([("base", BASE), ("run", TRAINED)], tmp_path / "answers.png")
+    assert draw_answers([("base", [BASE]), ("run", [TRAINED, BASE])], tmp_path / "answers.png")
     assert (tmp_path / "answers.png").stat().st_size > 1000
     for metrics in ({}, {"answers": {"planet": {"Mars": 1.0}}}):
-        assert not draw_answers([("base", metrics)], tmp_path / "none.png")
+        assert not draw_answers([("base", [metrics])], tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
 
 
@@ -25,5 +25,9 @@ def test_an_answer_has_one_colour_in_all_bars():
         [(0.75, 0.25), (1.0, 0.0)],  # wrong
     ]
     assert [text.get_text() for text in axes.texts] == ["Mars", "Mars", "Venus", "", "", "Earth"]
-    assert [dark(colour) for colour in ((0, 0, 0.5, 1), (1, 1, 0, 1))] == [True, False]
+    assert [dark(colour) for colour in ("#000080", "#ffff00")] == [True, False]
     plt.close(figure)
+
+
+def test_shares_are_means_over_the_seeds_and_an_answer_that_one_lacks_counts_0():
+    assert mean_shares([BASE, TRAINED], "planet") == {"Mars": 0.5, "Venus": 0.125, "Earth": 0.25}

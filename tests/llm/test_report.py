@@ -1,25 +1,15 @@
-"""Tables and figures: cells, columns that depend on the task, and the curves by their data."""
+"""Tables: cells and columns that depend on the task; the summary of a run; the figure of an evaluation."""
 
 import json
 import math
 from typing import Any
 
 import matplotlib.pyplot as plt
-import pytest
 
 from llm.evaluation.metrics import SubjectMetrics, average_over_prompts
-from llm.report import (
-    SMOOTHING,
-    answer_table,
-    available_metrics,
-    draw_evaluation,
-    draw_final,
-    draw_pareto,
-    draw_training,
-    evaluation_table,
-    report_run,
-    smoothed,
-)
+from llm.report import answer_table, available_metrics, draw_evaluation, evaluation_table, report_run
+
+from .made_up import metrics
 
 BASE = {
     "correct": 0.8,
@@ -61,58 +51,6 @@ def test_columns_without_correctness_are_rewards_and_further_prompts():
     assert columns["held_out/reward"] == ["1.500"]
     assert "correct" not in columns
     assert "by sequence" not in columns
-
-
-def test_a_curve_is_a_moving_average_over_the_steps_that_have_the_metric():
-    rows = [{"step": step, "x": float(step) if step % 2 else None} for step in range(60)]
-    steps, means = smoothed(rows, "x")
-    odd = [step for step in range(60) if step % 2]
-    assert steps == odd[SMOOTHING - 1 :]
-    assert means == pytest.approx([sum(odd[i : i + SMOOTHING]) / SMOOTHING for i in range(len(steps))])
-    assert smoothed(rows[:10], "x") == ([], [])
-
-
-@pytest.fixture
-def axes():
-    figure, axes = plt.subplots()
-    yield axes
-    plt.close(figure)
-
-
-def metrics(steps=40):
-    return [
-        {"step": i, "correct": i / 40, "share/1": 0.5, "share/2": i / 80, "answers/entropy_nats": 0.1 * i}
-        for i in range(steps)
-    ]
-
-
-def curves(axes):
-    return {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines}
-
-
-def test_training_curves_start_at_the_base_model(axes):
-    draw_training(axes, metrics(), BASE)
-    lines = curves(axes)
-    assert {"correct", "answer 1", "answer 2"} <= set(lines)
-    steps, values = lines["answer 2"]
-    assert (steps[0], values[0]) == (0, BASE["share/2"])
-    assert (steps[-1], values[-1]) == (39, pytest.approx(sum(range(28, 40)) / 12 / 80))
-
-
-def test_the_pareto_curve_ends_in_the_last_window(axes):
-    draw_pareto(axes, [("mara", metrics())], BASE)
-    entropy, correct = curves(axes)["mara"]
-    assert (entropy[0], correct[0]) == (BASE["entropy_nats"], BASE["correct"])
-    last = sum(range(28, 40)) / 12
-    assert (entropy[-1], correct[-1]) == (pytest.approx(0.1 * last), pytest.approx(last / 40))
-    assert curves(axes)["base"] == ([BASE["entropy_nats"]], [BASE["correct"]])
-
-
-def test_final_bars_stack_the_shares(axes):
-    draw_final(axes, [("base", BASE), ("run", RUN)])
-    starts, widths = zip(*((bar.get_x(), bar.get_width()) for bars in axes.containers for bar in bars), strict=True)
-    assert starts == pytest.approx([0.0, 0.0, 0.7, 0.5])
-    assert widths == pytest.approx([0.7, 0.5, 0.1, 0.49])
 
 
 def subjects():
@@ -157,6 +95,7 @@ def test_the_summary_holds_base_data_and_the_last_known_ratios(tmp_path):
     rows = [{"step": i, "collapse/observed_log_ratio": value} for i, value in enumerate((1.0, 2.0, None))]
     lines = [json.dumps(row | metrics(3)[row["step"]]) + "\n" for row in rows]
     (tmp_path / "metrics.jsonl").write_text("".join(lines))
+    (tmp_path / "config.yaml").write_text("transform: {name: mara}")
     run = FakeRun()
     trained = {key: value for key, value in RUN.items() if "log_ratio" not in key}
     report_run(run, BASE, trained, {"train": {"records": 3}})

@@ -1,16 +1,16 @@
 """Pareto fronts and curves, and the files they are drawn to."""
 
-import re
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
 from launch.analysis import plots, table
 from launch.analysis.artifacts import Artifacts, Curves
-from launch.analysis.palette import COLOURS
+from launch.analysis.base_model import base_model
+from launch.analysis.figures import finite_points
+from launch.analysis.palette import METHOD_COLOURS
 from launch.analysis.table import CollectedRun, Row
 
 
@@ -64,18 +64,19 @@ def test_a_point_has_the_errors_of_its_seeds(drawn, tmp_path):
     assert plots.draw_pareto(rows, "x", "y", tmp_path / "pareto.png") == tmp_path / "pareto.png"
     (axes,) = drawn[0].axes
     labels = axes.get_legend_handles_labels()[1]
-    assert labels == ["front", "method=a", "method=b"]  # c has no y
+    assert labels == ["front", "a", "b"]  # c has no y
     assert axes.lines[0].get_xydata().tolist() == [[2, 4], [5, 1]]
     containers = {container.get_label(): container for container in axes.containers}
-    (x_bar,) = containers["method=a"].lines[2][0].get_segments()
-    assert x_bar[:, 0].tolist() == pytest.approx([2 - 1, 2 + 1])
+    (x_bar,) = containers["a"].lines[2][0].get_segments()
+    error = table.standard_error([1.0, 3.0])
+    assert x_bar[:, 0].tolist() == pytest.approx([2 - error, 2 + error])
 
 
 def test_the_metrics_of_interest_come_first_and_others_only_without_them(drawn, tmp_path):
     metrics = [{"step": s, "loss": 1.0, "a": 2.0, "reward/raw": 3.0} for s in range(2)]
     plots.draw_curves([row("a", {"metrics": metrics})], tmp_path / "curves.png")
     plots.draw_curves([row("a", {"metrics": [{"step": 0, "b": 1.0, "a": 2.0}]})], tmp_path / "curves.png")
-    assert [axes.get_title() for axes in drawn[0].axes] == ["reward/raw", "loss"]
+    assert [axes.get_title() for axes in drawn[0].axes] == ["reward", "loss"]
     assert [axes.get_title() for axes in drawn[1].axes] == ["a", "b"]
     (line,) = drawn[0].axes[0].lines
     assert line.get_xydata().tolist() == [[0, 3], [1, 3]]
@@ -88,19 +89,40 @@ def test_each_title_of_a_package_is_a_file(drawn, tmp_path):
     assert [axes.get_xlabel() for figure in drawn for axes in figure.axes] == ["calls", "calls"]
 
 
-def test_a_figure_is_written_and_closed(tmp_path):
-    figure, axes = plt.subplots()
-    axes.plot([0, 1])
-    path = plots.save_figure(figure, tmp_path / "a.png")
-    assert path.read_bytes().startswith(b"\x89PNG")
-    assert not plt.fignum_exists(figure.number)
+@pytest.mark.parametrize("steps", [1, 2, 3, 10])
+def test_a_short_run_has_curves(drawn, tmp_path, steps):
+    metrics = [{"step": step, "reward/raw": 1.0} for step in range(steps)]
+    plots.draw_curves([row("a", {"metrics": metrics}), row("b", {"metrics": metrics[:1]})], tmp_path / "curves.png")
+    (axes,) = drawn[0].axes
+    assert finite_points(axes) == {1: 1, 2: 2, 3: 3, 10: 9}[steps] + 1
 
 
-def test_colours_repeat_but_lines_differ(drawn):
-    _, axes = plt.subplots()
-    count = 2 * len(COLOURS)
-    for number in range(count):
-        plots.draw_band(axes, number, str(number), [0, 1], np.zeros(2), np.ones(2))
-    assert plots.colour(0) == plots.colour(len(COLOURS))
-    assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == count
-    assert all(re.fullmatch(r"#[0-9A-F]{6}", plots.colour(number)) for number in range(count))
+def test_the_base_is_marked(drawn, tmp_path):
+    results = {"x": 1.0, "y": 2.0, "base.x": 0.5, "base.y": 0.25, "base.correct": 0.75}
+    metrics = [{"step": 0, "correct": 0.9}]
+    rows = [row("a", {"results": results, "metrics": metrics}), row("b", {"results": results, "metrics": metrics})]
+    plots.draw_pareto(rows, "x", "y", tmp_path / "pareto.png", base_model(rows))
+    plots.draw_curves(rows, tmp_path / "curves.png", base_model(rows))
+    (base,) = [line for line in drawn[0].axes[0].lines if line.get_label() == "base"]
+    assert base.get_xydata().tolist() == [[0.5, 0.25]]
+    (level,) = [line for line in drawn[1].axes[0].lines if line.get_label() == "base"]
+    assert set(level.get_ydata()) == {0.75}
+
+
+def test_a_method_has_one_colour_in_all_plots(drawn, tmp_path):
+    metrics = [{"step": 0, "reward/raw": 1.0}, {"step": 1, "reward/raw": 2.0}]
+    run = {"results": {"x": 1.0, "y": 2.0}, "metrics": metrics, "config": {"transform.name": "mara"}}
+    run["artifacts"] = Artifacts(curves={"Yield": Curves("calls", {"good": {0: 1.0, 5: 2.0}})})
+    rows = [row("a", run), row("b", run | {"config": {"transform.name": "identity"}})]
+    plots.draw_pareto(rows, "x", "y", tmp_path / "pareto.png")
+    plots.draw_curves(rows, tmp_path / "curves.png")
+    plots.draw_artifact_curves(rows, tmp_path)
+    assert [container.lines[0].get_color() for container in drawn[0].axes[0].containers] == [
+        METHOD_COLOURS["mara_reverse"],
+        METHOD_COLOURS["vanilla_reverse"],
+    ]
+    for figure in drawn[1:]:
+        assert [line.get_color() for line in figure.axes[0].lines] == [
+            METHOD_COLOURS["mara_reverse"],
+            METHOD_COLOURS["vanilla_reverse"],
+        ]

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from conf.schema.base import ConfigError
-from launch.analysis.sweep_runs import read_sweep_runs, run_names, write_summaries
+from launch.analysis.palette import METHOD_COLOURS, method_colours
+from launch.analysis.sweep_runs import fold_seeds, read_sweep_runs, run_method, run_names, write_summaries
 
 
 def write(folder, number, overrides):
@@ -51,3 +52,23 @@ def test_a_run_without_a_summary_is_an_error(folders):
     (folders[2] / "summary.json").unlink()
     with pytest.raises(ConfigError, match=r"summary\.json: file not found"):
         read_sweep_runs(folders, [])
+
+
+def test_seeds_are_folded_and_named_in_words(tmp_path):
+    typed = [[f"transform={name}", f"seed={seed}"] for name in ("identity", "mara") for seed in (0, 1)]
+    folders = [write(tmp_path, number, ["experiment=x", *overrides]) for number, overrides in enumerate(typed)]
+    for folder, (transform, _) in zip(folders, typed, strict=True):
+        (folder / "config.yaml").write_text(f"transform: {{name: {transform.partition('=')[2]}}}")
+    rows = fold_seeds(read_sweep_runs(folders, []))
+    assert [(row.label, row.values("correct"), row.values("none")) for row in rows] == [
+        ("vanilla", [0, 1], []),
+        ("MARA", [2, 3], []),
+    ]
+    assert [row.style.colour for row in rows] == [METHOD_COLOURS["vanilla_reverse"], METHOD_COLOURS["mara_reverse"]]
+    single = fold_seeds(read_sweep_runs(folders[:2], []))
+    assert [row.label for row in single] == ["all runs"]
+
+
+def test_a_folder_without_a_configuration_has_no_method(tmp_path):
+    assert run_method(tmp_path) == ""
+    assert list(method_colours([""])) == [""]
