@@ -59,7 +59,7 @@ def switch_text(direction: str, switch: dict[str, Any]) -> str:
 
 
 def summarise(outcome: Outcome) -> dict[str, Any]:
-    """Numbers of one cell: of the trained policy, with the prefix `exact_` of its target, and `base`, the reference."""
+    """Numbers of one cell: of the trained policy, of its target (`exact_`), and in `base` of the reference."""
     cell, policy, target = outcome.cell, outcome.policy, outcome.target
     problem = cell.problem
     shares = [float(policy[mode].sum()) for mode in problem.modes]

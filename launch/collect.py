@@ -76,6 +76,7 @@ def collect(
     Raises:
         ConfigError: no run has a result, or `against` does not select exactly one row.
     """
+    from launch.analysis.base_model import base_model
     from launch.analysis.html import write_report
     from launch.analysis.plots import PARETO, draw_artifact_curves, draw_curves, draw_pareto
     from launch.analysis.significance import compare, find_baseline, untested
@@ -98,14 +99,14 @@ def collect(
     make_folder(out)
     write_tables(out, runs, rows, keys, tests)
     axes = tuple(pareto) or next((pair for pair in PARETO if set(pair) <= set(keys)), ())
-    plots = []
+    plots, untrained = [], base_model(rows)
     if len(axes) == 2 and rows:
-        plots.append(draw_pareto(rows, axes[0], axes[1], out / "pareto.png"))
+        plots.append(draw_pareto(rows, axes[0], axes[1], out / "pareto.png", untrained))
     if any(run.metrics for row in rows for run in row.runs):
-        plots.append(draw_curves(rows, out / "curves.png"))
+        plots.append(draw_curves(rows, out / "curves.png", untrained))
     plots += draw_artifact_curves(rows, out)
-    write_report(out / "report.html", runs, rows, tested, plots, tests, against)
     printed = list(shown) or default_results(keys, axes)
+    write_report(out / "report.html", runs, rows, keys, plots, tests, against, shown, axes)
     print_results(rows, printed)
     if tests:
         print_tests([test for test in tests if test.key in printed], against)

@@ -1,6 +1,5 @@
 """Figures of a run and of a sweep: answers over training, reward against diversity, and the answers at the end."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from launch.analysis.figures import (
     draw_base_line,
     draw_base_point,
     draw_line,
+    draw_point,
     integer_ticks,
     note_if_empty,
     panels,
@@ -20,10 +20,12 @@ from launch.analysis.figures import (
     save_figure,
     smoothed,
     smoothing_text,
+    smoothing_window,
 )
 from launch.analysis.labels import method_label, metric_label
 from launch.analysis.palette import BASE, GREY, Style, category_colours, method_colours
 from launch.analysis.sweep_runs import SweepRow, run_method
+from launch.analysis.uncertainty import standard_error
 
 Metrics = Sequence[Mapping[str, Any]]  # lines of metrics.jsonl
 MAX_ERROR_BARS = 4  # parts of a bar, above which their errors are not shown
@@ -113,9 +115,7 @@ def draw_pareto(axes: Axes, rows: Sequence[DrawnRuns], base: Mapping[str, Any]) 
         if comparable:
             x, y = [base["entropy_nats"], *x], [base[start], *y]
         axes.plot(x, y, color=style.colour, linestyle=style.line, linewidth=1.2, alpha=0.8)
-        errors = {"xerr": x_error[-1:], "yerr": y_error[-1:]} if len(runs) > 1 else {}
-        options = {"fmt": style.marker, "color": style.colour, "markersize": 7, "label": plain_label(label)}
-        axes.errorbar(x[-1:], y[-1:], **options, **errors)
+        draw_point(axes, (x[-1], y[-1]), (x_error[-1], y_error[-1]), style, label)
     note_if_empty(axes, "no step has a correct completion" if "correct" in base else "no step has a known answer")
     if comparable:
         draw_base_point(axes, base["entropy_nats"], base[start])
@@ -129,8 +129,9 @@ def draw_pareto(axes: Axes, rows: Sequence[DrawnRuns], base: Mapping[str, Any]) 
 
 
 def by_step(metrics: Metrics, key: str) -> dict[float, float]:
-    """A smoothed metric by step."""
-    return dict(zip(*smoothed(metrics, key), strict=True))
+    """A smoothed metric by step, without the first steps, whose means are over fewer steps and therefore noisy."""
+    first = smoothing_window(len(metrics)) - 1
+    return dict(list(zip(*smoothed(metrics, key), strict=True))[first:])
 
 
 def known_rows(metrics: Metrics, *keys: str) -> Metrics:
@@ -156,7 +157,7 @@ def draw_final(axes: Axes, rows: Sequence[tuple[str, Sequence[Mapping[str, Any]]
         seeds = [np.array([summary[key] or 0.0 for summary in summaries]) for _, summaries in rows]
         ends = [end + each for end, each in zip(ends, seeds, strict=True)]
         values = np.array([each.mean() for each in seeds])
-        errors = [end.std(ddof=1) / math.sqrt(len(end)) if len(end) > 1 else math.nan for end in ends]
+        errors = [standard_error(end.tolist()) for end in ends]
         axes.barh(
             range(len(rows)),
             values,

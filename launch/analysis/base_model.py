@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import NamedTuple
 
-from launch.analysis.table import CollectedRun, Row, standard_error
+from launch.analysis.table import CollectedRun, Row
+from launch.analysis.uncertainty import standard_error
 
 
 class BaseModel(NamedTuple):

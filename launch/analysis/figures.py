@@ -6,6 +6,7 @@ Importing this module sets matplotlib's style and its backend that needs no scre
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import matplotlib
@@ -46,7 +47,7 @@ STYLE: dict[str, Any] = {
 matplotlib.rcParams.update(STYLE)
 
 MAX_WINDOW = 12  # steps averaged in a point of a curve
-POINTS_PER_WINDOW = 5  # at least so many windows fit into a curve
+POINTS_PER_WINDOW = 10  # at least so many windows fit into a curve
 FEW_POINTS = 12  # curves with at most so many points show each of them
 PANEL = (4.4, 3.2)  # width and height in inches
 LEGEND_KEY, LEGEND_CHARACTER = 0.6, 0.062  # inches that an entry of a legend takes, and each of its characters
@@ -88,14 +89,13 @@ def smoothed(metrics: Sequence[Mapping[str, Any]], key: str, x: str = "step") ->
         x: key of the other axis.
 
     Returns:
-        The last x of each window, and the means over the windows. There is a point if the metric is known in any row.
+        The x of these rows, and for each the mean over the last `smoothing_window` rows, or over all rows up to it
+        where there are fewer.
     """
     rows = [row for row in metrics if row.get(key) is not None and math.isfinite(row[key])]
-    if not rows:
-        return [], []
     window = smoothing_window(len(rows))
-    means = np.convolve([row[key] for row in rows], np.full(window, 1 / window), "valid")
-    return [row[x] for row in rows[window - 1 :]], means.tolist()
+    means = [fmean(row[key] for row in rows[max(0, end - window) : end]) for end in range(1, len(rows) + 1)]
+    return [row[x] for row in rows], means
 
 
 def smoothing_text(counts: Sequence[int]) -> str:
@@ -103,7 +103,7 @@ def smoothing_text(counts: Sequence[int]) -> str:
     windows = sorted({smoothing_window(count) for count in counts if count})
     if not windows or windows[-1] == 1:
         return ""
-    return f" (means of {windows[-1]} steps)" if len(windows) == 1 else f" (means of up to {windows[-1]} steps)"
+    return f" (means of {'' if len(windows) == 1 else 'up to '}{windows[-1]} logged steps)"
 
 
 def draw_line(
@@ -121,6 +121,13 @@ def draw_band(
     """Draw a curve with a band of one standard error around it; without a band where the error is NaN."""
     draw_line(axes, x, mean, style, label, **kwargs)
     axes.fill_between(x, mean - error, mean + error, color=style.colour, alpha=0.18, linewidth=0)
+
+
+def draw_point(axes: Axes, point: tuple[float, float], errors: tuple[float, float], style: Style, label: str) -> None:
+    """Draw a point with its standard errors along both axes, those that are known."""
+    x_error, y_error = (error if math.isfinite(error) and error > 0 else None for error in errors)
+    options = {"color": style.colour, "marker": style.marker, "markersize": 7, "linestyle": ""}
+    axes.errorbar(*point, xerr=x_error, yerr=y_error, label=plain_label(label), **options)
 
 
 def draw_base_line(axes: Axes, value: float | None, label: str = "base", colour: str = BASE) -> None:

@@ -4,7 +4,6 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from launch.analysis.figures import (
     draw_band,
     draw_base_line,
     draw_base_point,
+    draw_point,
     integer_ticks,
     legend_below,
     panels,
@@ -76,9 +76,7 @@ def draw_pareto(rows: Sequence[Row], x: str, y: str, path: Path, base: BaseModel
     if len(front) > 1:
         axes.plot(*zip(*front, strict=True), color=GREY, linewidth=1.2, zorder=0, label="front")
     for (row, label, style), point in zip(drawn, points, strict=True):
-        errors = [np.nan_to_num(row.result(key)[1]) for key in (x, y)]
-        options: dict[str, Any] = {"color": style.colour, "marker": style.marker, "markersize": 7, "linestyle": ""}
-        axes.errorbar(*point, xerr=errors[0], yerr=errors[1], label=plain_label(label), **options)
+        draw_point(axes, point, (row.result(x)[1], row.result(y)[1]), style, label)
     if base is not None and base.shared:
         draw_base_point(axes, base.result(x)[0], base.result(y)[0])
     axes.set(xlabel=plain_label(metric_label(x)), ylabel=plain_label(metric_label(y)))

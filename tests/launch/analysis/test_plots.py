@@ -12,6 +12,7 @@ from launch.analysis.base_model import base_model
 from launch.analysis.figures import finite_points
 from launch.analysis.palette import METHOD_COLOURS
 from launch.analysis.table import CollectedRun, Row
+from launch.analysis.uncertainty import standard_error
 
 
 def test_the_front_is_what_nothing_beats():
@@ -68,7 +69,7 @@ def test_a_point_has_the_errors_of_its_seeds(drawn, tmp_path):
     assert axes.lines[0].get_xydata().tolist() == [[2, 4], [5, 1]]
     containers = {container.get_label(): container for container in axes.containers}
     (x_bar,) = containers["a"].lines[2][0].get_segments()
-    error = table.standard_error([1.0, 3.0])
+    error = standard_error([1.0, 3.0])
     assert x_bar[:, 0].tolist() == pytest.approx([2 - error, 2 + error])
 
 
