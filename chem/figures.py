@@ -105,7 +105,7 @@ def draw_molecules(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
         (rdMolDraw2D.MolDraw2DSVG(width, height, *CELL), path.with_suffix(".svg")),
         (rdMolDraw2D.MolDraw2DCairo(width, height, *CELL), path),
     ):
-        options = canvas.drawOptions()
+        options: Any = canvas.drawOptions()
         options.legendFontSize, options.legendFraction = 14, 0.12
         canvas.DrawMolecules(molecules, legends=[molecule_label(row) for row in rows])
         canvas.FinishDrawing()

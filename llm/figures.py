@@ -111,7 +111,8 @@ def draw_pareto(axes: Axes, rows: Sequence[DrawnRuns], base: Mapping[str, Any]) 
         (_, *entropy), (_, *reward) = (fold_curves([by_step(rows, key) for rows in known]) for key in keys)
         if not len(entropy[0]):
             continue
-        (x, x_error), (y, y_error) = entropy, reward
+        (entropies, x_error), (rewards, y_error) = entropy, reward
+        x, y = entropies.tolist(), rewards.tolist()
         if comparable:
             x, y = [base["entropy_nats"], *x], [base[start], *y]
         axes.plot(x, y, color=style.colour, linestyle=style.line, linewidth=1.2, alpha=0.8)

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from contextlib import suppress
 from select import select
@@ -12,6 +13,15 @@ from time import monotonic
 
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-pipe")
 BROWSERS = ("chromium", "google-chrome")
+
+# Become a command that reads from descriptor 3 and writes to 4, as the browser does with its pipe.
+AS_3_AND_4 = """
+import fcntl, os, sys
+high = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3]]
+for number, descriptor in zip((3, 4), high):
+    os.dup2(descriptor, number)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 def find_browser():
@@ -30,20 +40,20 @@ class Page:
 
     Attributes:
         requests: addresses that the page asked for, but for data: ones.
+        failures: why requests failed.
         errors: uncaught errors and messages of the console.
     """
 
     def __init__(self, path, width=1280, height=900, dark=False):
-        self.requests, self.errors = [], []
+        self.requests, self.failures, self.errors = [], [], []
         self._number, self._buffer, self._session = 0, b"", None
         self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         to_read, self._write = os.pipe()
         self._read, to_write = os.pipe()
         command = [find_browser(), *FLAGS, f"--user-data-dir={self._profile.name}", "about:blank"]
-        # The browser reads from descriptor 3 and writes to 4.
-        shell = ["sh", "-c", f'exec "$@" 3<&{to_read} 4>&{to_write}', "sh", *command]
+        start = [sys.executable, "-S", "-c", AS_3_AND_4, str(to_read), str(to_write), *command]
         self._process = subprocess.Popen(
-            shell, pass_fds=[to_read, to_write], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            start, pass_fds=[to_read, to_write], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         for descriptor in (to_read, to_write):
             os.close(descriptor)
@@ -113,6 +123,8 @@ class Page:
     def _note(self, event, params):
         if event == "Network.requestWillBeSent" and not params["request"]["url"].startswith("data:"):
             self.requests.append(params["request"]["url"])
+        elif event == "Network.loadingFailed":
+            self.failures.append(f"{params['errorText']} blocked:{params.get('blockedReason', '')}")
         elif event in ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled"):
             self.errors.append(json.dumps(params))
 

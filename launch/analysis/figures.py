@@ -16,12 +16,13 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 from matplotlib.ticker import MaxNLocator
 
 from launch.analysis.palette import BASE, COLOURS, Style
 from launch.runs.atomic import replacing
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {  # of matplotlib's rcParams
     "font.size": 9.5,
     "axes.titlesize": 10.5,
     "axes.labelsize": 9.5,
@@ -40,7 +41,7 @@ STYLE: dict[str, Any] = {
     "lines.linewidth": 1.6,
     "lines.markersize": 5.0,
     "errorbar.capsize": 2.5,
-    "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
+    "axes.prop_cycle": cycler(color=COLOURS),
     "savefig.dpi": 144,
     "svg.hashsalt": "mara",  # the same figure is the same file
 }
@@ -107,7 +108,7 @@ def smoothing_text(counts: Sequence[int]) -> str:
 
 
 def draw_line(
-    axes: Axes, x: Sequence[float], y: Sequence[float], style: Style, label: str = "", **kwargs: Any
+    axes: Axes, x: Sequence[float], y: Sequence[float] | np.ndarray, style: Style, label: str = "", **kwargs: Any
 ) -> None:
     """Draw a curve. One with few points shows each of them, so that a run of one step has something to see."""
     marker = style.marker if len(x) <= FEW_POINTS else ""
@@ -126,7 +127,7 @@ def draw_band(
 def draw_point(axes: Axes, point: tuple[float, float], errors: tuple[float, float], style: Style, label: str) -> None:
     """Draw a point with its standard errors along both axes, those that are known."""
     x_error, y_error = (error if math.isfinite(error) and error > 0 else None for error in errors)
-    options = {"color": style.colour, "marker": style.marker, "markersize": 7, "linestyle": ""}
+    options: dict[str, Any] = {"color": style.colour, "marker": style.marker, "markersize": 7, "linestyle": ""}
     axes.errorbar(*point, xerr=x_error, yerr=y_error, label=plain_label(label), **options)
 
 

@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
@@ -84,13 +84,14 @@ def write_report(
         axes: the two results of which the finding speaks, diversity and reward.
     """
     environment = Environment(loader=PackageLoader("launch.analysis", "."), autoescape=True)
-    environment.filters |= {
+    filters: dict[str, Callable[..., str]] = {
         "pyrepr": repr,
         "base64": lambda text: base64.b64encode(text.encode()).decode(),
         "pretty": lambda content: json.dumps(content, indent=1, ensure_ascii=False),
         "metric": metric_label,
         "number": format_number,
     }
+    environment.filters |= filters
     finished = [run for run in runs if run.state == "finished"]
     labels, base = row_labels(rows), base_model(rows)
     columns = list(shown)[: MAX_COLUMNS - 2] or default_columns(rows, keys, axes)
@@ -163,8 +164,8 @@ def report_dates(runs: Sequence[CollectedRun]) -> str:
     """The days between the first start and the last end of the runs; empty if no run recorded them."""
     times = [run.record.get(key) for run in runs for key in ("started", "ended")]
     days = sorted({day for day in map(_day, times) if day})
-    names = [f"{int(day[8:])} {datetime.fromisoformat(day):%B %Y}" for day in (days[:1] + days[1:][-1:])]
-    return " to ".join(names)
+    ends = dict.fromkeys((*days[:1], *days[-1:]))
+    return " to ".join(f"{int(day[8:])} {datetime.fromisoformat(day):%B %Y}" for day in ends)
 
 
 def _day(time: Any) -> str:

@@ -119,7 +119,8 @@ def shade(colour: str, number: int, count: int) -> str:
     if count == 1:
         return colour
     towards_white = 0.6 * number / (count - 1)
-    return to_hex([part + (1 - part) * towards_white for part in to_rgb(colour)]).upper()
+    red, green, blue = (part + (1 - part) * towards_white for part in to_rgb(colour))
+    return to_hex((red, green, blue)).upper()
 
 
 def category_colours(count: int) -> list[str]:

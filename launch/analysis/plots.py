@@ -116,7 +116,8 @@ def draw_artifact_curves(rows: Sequence[Row], out: Path) -> list[Path]:
         figure, grid = panels(1, len(columns), (PANEL[0], 3.6))
         for axes, (name, x, lines) in zip(grid.flat, columns, strict=True):
             for number, folded in lines:
-                draw_band(axes, *folded, drawn[int(number)], labels[int(number)])
+                xs, mean, error = folded
+                draw_band(axes, xs, mean, error, drawn[int(number)], labels[int(number)])
             axes.set(xlabel=plain_label(x), title=plain_label(name))
         legend_below(figure, *grid.flat)
         name = re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_") or "artifact"

@@ -1,6 +1,7 @@
 """The style of all figures, smoothing, files and labels."""
 
 import ast
+import math
 import re
 from pathlib import Path
 
@@ -56,26 +57,30 @@ def test_control_matplotlib_fails_at_a_formula_that_is_none():
 
 
 def test_a_window_suits_the_length():
-    assert [smoothing_window(count) for count in (0, 1, 2, 3, 9, 10, 20, 60, 5000)] == [
-        *(1, 1, 1, 1, 1, 2, 4),
+    assert [smoothing_window(count) for count in (0, 1, 2, 3, 10, 19, 20, 60, 120, 5000)] == [
+        *(1, 1, 1, 1, 1, 1, 2, 6),
         *(MAX_WINDOW, MAX_WINDOW),
     ]
     assert [smoothing_text(counts) for counts in ([3], [20, 20], [3, 60], [])] == [
-        *("", " (means of 4 steps)", " (means of up to 12 steps)", "")
+        *("", " (means of 2 logged steps)", " (means of up to 6 logged steps)", "")
     ]
 
 
 def test_a_curve_is_a_moving_average_over_the_steps_that_have_the_metric():
-    rows = [{"step": step, "x": float(step) if step % 2 else None} for step in range(120)]
+    rows = [{"step": step, "x": float(step) if step % 2 else None} for step in range(400)]
     steps, means = smoothed(rows, "x")
-    odd = [step for step in range(120) if step % 2]
-    assert steps == odd[MAX_WINDOW - 1 :]
-    assert means == pytest.approx([sum(odd[i : i + MAX_WINDOW]) / MAX_WINDOW for i in range(len(steps))])
+    odd = [step for step in range(400) if step % 2]
+    assert steps == odd
+    windows = [odd[max(0, i - MAX_WINDOW + 1) : i + 1] for i in range(len(odd))]
+    assert means == pytest.approx([sum(window) / len(window) for window in windows])
     assert smoothed(rows[:1], "x") == ([], [])  # no value at all
-    for count in (1, 2, 3, 10):
-        points = smoothed([{"step": step, "x": 1.0} for step in range(count)], "x")
-        assert points == (list(range(smoothing_window(count) - 1, count)), pytest.approx([1.0] * len(points[0])))
-        assert len(points[0]) >= min(count, 9)
+    assert smoothed([{"step": 0, "x": math.nan}, {"step": 1, "x": 2.0}], "x") == ([1], [2.0])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 10])
+def test_a_short_curve_has_all_its_points(count):
+    values = [float(step**2) for step in range(count)]
+    assert smoothed([{"step": step, "x": x} for step, x in enumerate(values)], "x") == (list(range(count)), values)
 
 
 def test_few_points_are_shown_and_many_are_a_line(axes):
