@@ -707,7 +707,7 @@ def check_report(sweep, summaries):
     """The report of `launch.collect`: its figures are those counted here from molecules.csv."""
     assert collect.main([str(sweep), "--metrics", "0.4/yield,0.4/OB1"]) == 0
     page = (sweep / "collected" / "report.html").read_text()
-    drawn = page.split("<h2>Best distinct molecules</h2>")[1].split("<h2>")[0]
+    drawn = page.split("<h2>Best distinct molecules</h2>")[1].split("</section>")[0]
     assert drawn.count("data:image/svg+xml;base64,") == 4 * 12
     assert "<h2>Yield</h2>" in page
     assert (sweep / "collected" / "yield.png").stat().st_size > 1000

@@ -19,7 +19,7 @@ def test_the_demo_collapses_without_mara_and_balances_with_it(tmp_path, directio
     for number in range(2 * len(directions.split(","))):
         folder = tmp_path / str(number)
         names = {path.name for path in folder.iterdir()} - {"code.patch", "checkpoints", ".lock"}
-        files = {"config.yaml", "overrides.yaml", "run.json", "summary.json", "figure.png", "policy"}
+        files = {"config.yaml", "overrides.yaml", "run.json", "summary.json", "figure.png", "figure.svg", "policy"}
         assert names == files | {f"{name}.jsonl" for name in ("metrics", "timings", "samples")}
         overrides = (folder / "overrides.yaml").read_text()
         runs[tuple(re.findall(r"(?:direction|transform)=(\w+)", overrides))] = folder

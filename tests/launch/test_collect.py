@@ -142,7 +142,8 @@ def test_the_printed_table_has_the_chosen_results(sweep, tmp_path, capsys):
     assert "entropy_nats" not in out
     assert "0.905 ± 0.005" in out
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"table.csv", "table.parquet", "runs.csv", "pareto.png", "curves.png", "report.html"}
+    pictures = {f"{name}.{suffix}" for name in ("pareto", "curves") for suffix in ("png", "svg")}
+    assert names == {"table.csv", "table.parquet", "runs.csv", "report.html", *pictures}
     assert not (sweep / "collected").exists()
     report = (tmp_path / "out" / "report.html").read_text()
     assert "base.correct" in report
