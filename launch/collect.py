@@ -4,8 +4,8 @@ Files in --out (default: the folder `collected` in the first sweep):
   table.csv, table.parquet   one row per configuration: the keys that vary, the number of seeds n, and the mean and
                              standard error (/se) of each result over the seeds
   runs.csv                   one row per run, including runs that did not finish
-  pareto.png, curves.png     reward against diversity with the Pareto front; metrics over the training steps; each also
-                             as SVG, which is in the report
+  pareto.png, curves.png     reward against diversity with the Pareto front; metrics over the training steps. Each
+                             is also written as SVG, which is in the report
   tests.csv                  with --against ROW: one-sided Welch t-tests of each row against that row
   report.html                all of this in one file that works offline, with the command of each row
 

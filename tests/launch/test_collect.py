@@ -146,8 +146,9 @@ def test_the_printed_table_has_the_chosen_results(sweep, tmp_path, capsys):
     assert names == {"table.csv", "table.parquet", "runs.csv", "report.html", *pictures}
     assert not (sweep / "collected").exists()
     report = (tmp_path / "out" / "report.html").read_text()
-    assert "base.correct" in report
-    assert "entropy_nats</th>" not in report
+    table = report.split('id="results"')[1].split("</table>")[0]
+    assert 'title="base.correct">base: share of correct completions' in table
+    assert "entropy" not in table
     assert "entropy_nats" in pd.read_csv(tmp_path / "out" / "table.csv").columns  # the files hold all
 
 
