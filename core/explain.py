@@ -2,8 +2,10 @@
 
 import ast
 import math
+import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,8 +35,7 @@ KL(policy || reference), and under forward KL, KL(reference || policy), before a
   threshold     outcomes with at least this reward are good (default: the best reward on the support)
   entropy_coef  coefficient of an entropy bonus, >= 0 (default 0); reverse KL only
   classes       the answer that each outcome spells, a name or a number; then MARA over answers is shown beside
-  MARA over
-                sequences, and a second table has the probability of each answer
+                MARA over sequences, and a second table has the probability of each answer
 
 Examples (the quotes are for the shell):
 
@@ -54,6 +55,7 @@ Examples (the quotes are for the shell):
 REQUIRED = ("reward", "ref", "beta")
 KEYS = (*REQUIRED, "threshold", "entropy_coef", "classes")
 MOST_PAIRS = 6  # crossovers that are printed
+LOG_WIDTH = 120  # columns, where the output is no terminal
 
 BY_ANSWER = "by answer"
 # ("target", "after MARA" or BY_ANSWER, direction) -> [A] log-probabilities
@@ -101,7 +103,7 @@ def main(arguments: Sequence[str]) -> int:
     except InputError as error:
         print(error, file=sys.stderr)
         return 1
-    print(report(problem))
+    print(report(problem, shutil.get_terminal_size((LOG_WIDTH, 0)).columns))
     return 0
 
 
@@ -190,8 +192,13 @@ def _shortened(value: Any) -> str:
 # --- output ----------------------------------------------------------------------------------------------
 
 
-def report(problem: Problem) -> str:
-    """Return the targets as a table, the anchor, the crossovers, eq. 7 in numbers, and a sentence on the collapse."""
+def report(problem: Problem, width: int = LOG_WIDTH) -> str:
+    """Return the targets as a table, the anchor, the crossovers, eq. 7 in numbers, and a sentence on the collapse.
+
+    Args:
+        problem: the outcomes.
+        width: of the tables, at most.
+    """
     ref_logp = problem.ref.log()
     on_support = ref_logp > -torch.inf
     threshold = problem.threshold
@@ -215,17 +222,17 @@ def report(problem: Problem) -> str:
     lines = [
         f"{settings}; good: reward >= {threshold:g}{note}",
         "",
-        *_outcome_table(problem, good, int(anchor), columns),
+        *_aligned(_outcome_table(problem, good, int(anchor), columns), width),
         "",
         f"anchor: {anchor_note}",
         f"after MARA: reverse KL by Algorithm 1, {forward_note}",
         "",
-        *_crossovers(problem, ref_logp),
+        *_crossovers(problem, ref_logp, width),
         "",
         *_equation_7(problem, ref_logp, good, columns),
         "",
         _summary(good, {name: column for name, column in columns.items() if name[0] != BY_ANSWER}),
-        *_answers(problem, good, columns),
+        *_answers(problem, good, columns, width),
     ]
     return "\n".join(lines)
 
@@ -254,7 +261,7 @@ def _targets(problem: Problem, ref_logp: Tensor, threshold: float) -> Columns:
     return columns
 
 
-def _outcome_table(problem: Problem, good: Tensor, anchor: int, columns: Columns) -> list[str]:
+def _outcome_table(problem: Problem, good: Tensor, anchor: int, columns: Columns) -> list[list[str]]:
     rows = [["outcome", "reward", "ref", "good", *_headings(columns)]]
     for i, (reward, ref) in enumerate(zip(problem.reward.tolist(), problem.ref.tolist(), strict=True)):
         kind = "yes" if good[i] else "no" if ref > 0 else "off support"
@@ -262,7 +269,7 @@ def _outcome_table(problem: Problem, good: Tensor, anchor: int, columns: Columns
             kind = "anchor"
         probabilities = [_probability(column[i]) for column in columns.values()]
         rows.append([str(i), f"{reward:g}", f"{ref:g}", kind, *probabilities])
-    return _aligned(rows)
+    return rows
 
 
 def _headings(columns: Columns) -> list[str]:
@@ -271,7 +278,7 @@ def _headings(columns: Columns) -> list[str]:
     return [f"{short.get(when, when)} {direction}" for when, direction in columns]
 
 
-def _answers(problem: Problem, good: Tensor, columns: Columns) -> list[str]:
+def _answers(problem: Problem, good: Tensor, columns: Columns, width: int) -> list[str]:
     """The probability of the good outcomes of each answer, under the reference and at each optimum."""
     if problem.classes is None:
         return []
@@ -282,10 +289,10 @@ def _answers(problem: Problem, good: Tensor, columns: Columns) -> list[str]:
             masses = [column[members].exp().sum().log() for column in columns.values()]
             cells = [_probability(mass) for mass in (problem.ref[members].sum().log(), *masses)]
             rows.append([name, str(int(members.sum())), *cells])
-    return ["", "answers, by their good outcomes:", *_aligned(rows)] if len(rows) > 1 else []
+    return ["", "answers, by their good outcomes:", *_aligned(rows, width)] if len(rows) > 1 else []
 
 
-def _crossovers(problem: Problem, ref_logp: Tensor) -> list[str]:
+def _crossovers(problem: Problem, ref_logp: Tensor, width: int) -> list[str]:
     """The betas at which two outcomes on the support swap; below it, the one with the higher reward is likelier."""
     reward = problem.reward
     crossover = reverse_crossover_beta(ref_logp.unsqueeze(1), ref_logp, reward.unsqueeze(1), reward)
@@ -301,7 +308,7 @@ def _crossovers(problem: Problem, ref_logp: Tensor) -> list[str]:
         rows.append([f"{better} below, {likelier} above", *cells])
     if problem.entropy_coef:
         rows = [row[:2] for row in rows]
-    lines = ["crossover, the beta at which two outcomes are equally likely:", *_aligned(rows)]
+    lines = ["crossover, the beta at which two outcomes are equally likely:", *_aligned(rows, width)]
     hidden = len(pairs) - MOST_PAIRS
     return lines + ([f"and {hidden} more, further from beta"] if hidden > 0 else [])
 
@@ -375,11 +382,34 @@ def _percent(share: Tensor) -> str:
     return {"100.0%": "over 99.9%", "0.0%": "under 0.1%"}.get(text, text)
 
 
-def _aligned(rows: Iterable[Sequence[str]]) -> list[str]:
-    """One line per row, with right-aligned columns."""
-    rows = list(rows)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+def _aligned(rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """One line per row, with right-aligned columns; the first row holds the headings.
+
+    Where a table is too wide, its headings are wrapped; then its columns are spread over several tables that begin
+    with the first column, whose cells are wrapped where they take more than a third of the width.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    if sum(widths) + 2 * (len(widths) - 1) > width:
+        words = [max(map(len, heading.split()), default=0) for heading in rows[0]]
+        widths = [
+            max(word, *map(len, column[1:])) for word, column in zip(words, zip(*rows, strict=True), strict=True)
+        ]
+        widths[0] = min(widths[0], max(width // 3, 1))
+    parts: list[list[int]] = [[]]  # the further columns of each table
+    for column in range(1, len(widths)):
+        if parts[-1] and sum(widths[i] + 2 for i in (*parts[-1], column)) > width - widths[0]:
+            parts.append([])
+        parts[-1].append(column)
+    lines = []
+    for number, part in enumerate(parts):
+        lines += [""] if number else []
+        for row in rows:
+            cells = [textwrap.wrap(row[i], widths[i]) for i in (0, *part)]
+            height = max(map(len, cells))
+            above = [[""] * (height - len(texts)) + texts for texts in cells]
+            for line in zip(*above, strict=True):
+                lines.append("  ".join(text.rjust(widths[i]) for i, text in zip((0, *part), line, strict=True)))
+    return lines
 
 
 if __name__ == "__main__":

@@ -3,6 +3,10 @@ from collections import Counter
 
 import pytest
 
+for variable in ("COLUMNS", "LINES"):  # the width of the developer's terminal changes no test
+    os.environ.pop(variable, None)
+    os.unsetenv(variable)  # pytest imports readline, which sets them for child processes only
+
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory):

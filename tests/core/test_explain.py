@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -260,7 +261,8 @@ def test_lists_without_brackets_and_spaces_are_understood(capsys: pytest.Capture
 SPELT = ["reward=[1,1,1,1,0]", "ref=[.4,.1,.06,.04,.4]", "beta=.1", 'classes=["Mars","Venus","Venus","Venus",""]']
 
 
-def test_answers_are_shown_beside_sequences(capsys: pytest.CaptureFixture[str]) -> None:
+def test_answers_are_shown_beside_sequences(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    monkeypatch.setenv("COLUMNS", "165")
     assert main(SPELT) == 0
     printed = capsys.readouterr().out
     rows = {line.split()[0]: line.split()[1:] for line in printed.partition("answers, by")[2].splitlines()[2:]}
@@ -287,3 +289,22 @@ def test_answers_are_shown_beside_sequences(capsys: pytest.CaptureFixture[str]) 
 def test_a_mistake_in_the_classes(classes: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*SPELT[:3], classes]) == 1
     assert capsys.readouterr().err.startswith(message)
+
+
+# --- width -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_the_tables_fit_the_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: Any, width: int) -> None:
+    """Eight answers with long names: all numbers are there, in tables that begin with the names."""
+    names = [f"answer_{n}_{'with_a_long_name_' * 3}" for n in range(8)]
+    problem = [f"reward={[1] * 8}", f"ref={[0.125] * 8}", "beta=.1", f"classes={names}"]
+    monkeypatch.setenv("COLUMNS", "1000")
+    wide = printed(capsys, *problem)
+    monkeypatch.setenv("COLUMNS", str(width))
+    text = printed(capsys, *problem)
+    tables = [line for line in text.splitlines() if "0.1250" in line or "MARA forward" in line]
+    assert max(map(len, tables)) <= width < max(map(len, wide.splitlines()))
+    assert text.count("0.1250") == wide.count("0.1250") == 8 * 6 + 8 * 7
+    joined = "".join(text.split())
+    assert all(name in joined or name[:20] in joined for name in names)
