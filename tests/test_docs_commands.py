@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from conf.schema.commands import COMMANDS
 from launch.cli.compose import compose
-from launch.cli.shadowing import ROOMS
+from launch.cli.mara import find_command
 
 HOME = Path(__file__).resolve().parents[1]
 PAGES = [HOME / "README.md", *sorted(HOME.glob("docs/*.md"))]
@@ -32,15 +32,11 @@ def commands(text: str) -> list[list[str]]:
         start = START.match(line.strip())
         if start and "$" not in line:
             words = shlex.split(line.strip()[start.end() :], comments=True)
-            found.append(_package(words) if start[0].endswith("mara ") else words)
+            if start[0].endswith("mara ") and words and words[0] != "--help":
+                module, words = find_command(words)  # llm evaluate -> llm.evaluate
+                words = [module, *words]
+            found.append(words)
     return found
-
-
-def _package(words: list[str]) -> list[str]:
-    """The words of `mara ...`, with the package's command as one word: llm evaluate -> llm.evaluate."""
-    if len(words) > 1 and words[0] in ROOMS and re.fullmatch("[a-z]+", words[1]):
-        return [f"{words[0]}.{words[1]}", *words[2:]]
-    return words
 
 
 def composed(words: list[str]) -> tuple[str, list[str]]:
