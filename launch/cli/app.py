@@ -138,7 +138,7 @@ def _run_job(package: str, config: DictConfig, train: Callable[[Any, "Run"], Non
 
     console.quiet = distributed.init().rank != 0
     if hydra_config.mode is RunMode.MULTIRUN:
-        console.rule(f"[{hydra_config.job.num}] {hydra_config.job.override_dirname}")
+        console.rule(f"[{hydra_config.job.num}]")  # Hydra has printed its overrides
     folder, config, typed = _same_on_all_ranks(folder, config, typed)
     threads = torch.get_num_threads()
     torch.set_num_threads(typed.threads or threads)

@@ -187,12 +187,12 @@ def pieces(text: str) -> list[str]:
 
 def wrap(text: str, width: int) -> str:
     """Break a text into lines of at most this width, where possible after spaces, or else after punctuation."""
-    return "\n".join(line for paragraph in text.split("\n") for line in _wrapped(paragraph, width, 0))
+    return "\n".join(line.rstrip() for paragraph in text.split("\n") for line in _wrapped(paragraph, width, 0))
 
 
 def _wrapped(text: str, width: int, level: int) -> list[str]:
     if cell_len(text.rstrip()) <= width:
-        return [text.rstrip()]
+        return [text]
     if level == len(PIECES):
         return chop_cells(text, max(width, 1))
     lines = [""]
@@ -201,4 +201,4 @@ def _wrapped(text: str, width: int, level: int) -> list[str]:
             lines[-1] += piece
         else:
             lines += _wrapped(piece, width, level + 1) if cell_len(piece.rstrip()) > width else [piece]
-    return [line.rstrip() for line in lines if line.strip()]
+    return [line for line in lines if line.strip()]

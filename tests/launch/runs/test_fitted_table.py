@@ -9,39 +9,13 @@ from rich.text import Text
 
 from launch.runs.fitted_table import FittedTable, wrap
 
-WIDTHS = (80, 100, 120)
+from ...tables import WIDTHS, check_fits, printed, rows
+
 MODELS = [
     f"method=mara_answers_{direction}, objective.beta={beta}"
     for direction in ("reverse", "forward")
     for beta in (1, 2)
 ]
-
-
-def printed(table, width):
-    console = Console(width=width, file=io.StringIO(), markup=False, emoji=False, highlight=False)
-    console.print(table)
-    return console.file.getvalue()
-
-
-def rows(text):
-    """The rows of the printed tables: for each, its cells with their lines joined."""
-    found = []
-    for table in re.findall(r"[┡┌].*?└", text, re.DOTALL):
-        body = table.partition("\n")[2].rpartition("\n")[0]
-        blocks = re.split(r"^├.*\n", body, flags=re.MULTILINE) if "├" in body else body.splitlines()
-        for block in blocks:  # lines are drawn between rows where a cell is wrapped
-            lines = [line[1:-1].split("│") for line in block.splitlines()]
-            found.append(["".join(cell.strip() for cell in cells) for cells in zip(*lines, strict=True)])
-    return found
-
-
-def check_fits(text, width, whole):
-    """No line is longer than the terminal, and nothing is cut: text that may be wrapped is there but for spaces."""
-    assert "…" not in text
-    assert max(map(len, text.splitlines())) <= width
-    squeezed = re.sub(r"\s", "", "".join("".join(row) for row in rows(text)))
-    for cell in whole:
-        assert re.sub(r"\s", "", cell) in squeezed, cell
 
 
 def answers_table():
@@ -141,6 +115,8 @@ def test_sections_and_colours():
         ("one two", 7, ["one two"]),
         ("method=mara_answers", 12, ["method=mara_", "answers"]),
         ("abcdefgh", 3, ["abc", "def", "gh"]),
+        ("a=bcdef g h", 6, ["a=", "bcdef", "g h"]),
+        ("ab=cdefg h", 7, ["ab=", "cdefg h"]),
         ("a\nb", 5, ["a", "b"]),
         ("", 5, [""]),
         ("日本語", 4, ["日本", "語"]),
