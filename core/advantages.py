@@ -60,6 +60,28 @@ def group_normalised_sample_std(reward: Tensor, valid: Tensor | None = None) -> 
     return group_normalised(reward, valid) * ((count - 1).clamp_min(0) / count.clamp_min(1)).sqrt()
 
 
+def mean_normalised(reward: Tensor, valid: Tensor | None = None) -> Tensor:
+    """MaxRL: `centred` divided by the group's mean reward; 0 in a group without reward.
+
+    For rewards of 0 and 1 and n samples, the expected gradient is that of sum_{k<n} pass@k / k, the first terms of
+    log P(reward 1).
+
+    Raises:
+        ValueError: the reward of a valid sample is negative. The mean is then no scale.
+
+    Source: Tajwar et al. (2026), arXiv:2602.02710.
+    """
+    valid = _checked_valid(reward, valid)
+    negative = valid & (reward < 0)
+    if bool(negative.any()):
+        raise ValueError(
+            f"rewards must be >= 0 for the division by their mean, got {float(reward[negative][0]):.4g}; use another "
+            "advantage or add a constant to the reward"
+        )
+    mean = reward.masked_fill(~valid, 0.0).sum(-1, keepdim=True) / valid.sum(-1, keepdim=True).clamp_min(1)
+    return centred(reward, valid) / mean.masked_fill(mean == 0, 1.0)
+
+
 def max_at_k(reward: Tensor, valid: Tensor | None = None, *, k: int | None = None) -> Tensor:
     """Best of k: how much a sample raises the maximum of a k-subset, averaged over the k-subsets that contain it.
 
@@ -210,6 +232,7 @@ ADVANTAGES: dict[str, Callable[..., Tensor]] = {
     "leave_one_out": leave_one_out,
     "group_normalised": group_normalised,
     "group_normalised_sample_std": group_normalised_sample_std,
+    "mean_normalised": mean_normalised,
     "max_at_k": max_at_k,
     "pass_at_k": pass_at_k,
 }

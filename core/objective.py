@@ -22,7 +22,7 @@ from core.transforms import INPUT_NAMES, INPUTS, TRANSFORMS, Threshold, Transfor
 from core.weights import log_weight_cap, reward_spread
 
 TARGET_INPUTS = {"threshold", "masses"}  # inputs with which a transform's R' and ref' are functions of R and ref
-ADVANTAGE_INPUTS = {"max_at_k": "reward", "pass_at_k": "good"}  # all others take the shaped reward
+ADVANTAGE_INPUTS = {"max_at_k": "reward", "mean_normalised": "reward", "pass_at_k": "good"}  # others: shaped
 
 
 class Group(NamedTuple):

@@ -20,7 +20,15 @@ PLACEMENTS = ("reward", "loss", "reference")
 WEIGHTED = ("forward", "alpha")  # divergences whose gradient holds a power of ref / pi, which is capped
 AUTO = "auto"  # max_log_weight: the cap that leaves the optimum where it is
 GROUP_NORMALISED = ("group_normalised", "group_normalised_sample_std")  # these divide by a standard deviation
-ADVANTAGES = ("leave_one_out", "centred", *GROUP_NORMALISED, "no_baseline", "max_at_k", "pass_at_k")
+ADVANTAGES = (
+    "leave_one_out",
+    "centred",
+    *GROUP_NORMALISED,
+    "mean_normalised",
+    "no_baseline",
+    "max_at_k",
+    "pass_at_k",
+)
 ALGORITHMS = ("auto", "1", "2")
 CLASSES = ("sequence", "answer")
 MASSES = ("remembered", "group", "reference")
@@ -372,9 +380,9 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "advantage",
-        lambda c: c.mara and c.advantage == "max_at_k",
-        "cannot be max_at_k with transform=mara, whose optimum is that of the expected reward and not of the "
-        "expected maximum; use advantage=leave_one_out or transform=identity",
+        lambda c: c.mara and c.advantage in ("max_at_k", "mean_normalised"),
+        "cannot be {advantage} with transform=mara, whose optimum is that of the expected reward; use "
+        "advantage=leave_one_out or transform=identity",
     ),
     Rule(
         "level",

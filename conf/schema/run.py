@@ -113,7 +113,8 @@ class RunConfig(TrainingConfig):
     transform: TransformConfig = key("how rewards are changed before the KL term is applied")
     advantage: str = key(
         "leave_one_out (RLOO), centred (GRPO without its std), group_normalised (divided by the std), "
-        "group_normalised_sample_std (that of n - 1: GRPO), no_baseline (REINFORCE), "
+        "group_normalised_sample_std (that of n - 1: GRPO), mean_normalised (by the mean: MaxRL), no_baseline "
+        "(REINFORCE), "
         "max_at_k (best-of-k training), pass_at_k, or package.module:name",
         choices=ADVANTAGES,
         import_path=True,

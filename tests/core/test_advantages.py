@@ -16,6 +16,7 @@ from core.advantages import (
     group_normalised_sample_std,
     leave_one_out,
     max_at_k,
+    mean_normalised,
     no_baseline,
     pass_at_k,
     tied_groups,
@@ -80,6 +81,7 @@ def test_values_by_hand() -> None:
         leave_one_out,
         group_normalised,
         group_normalised_sample_std,
+        mean_normalised,
     }
     assert {*ADVANTAGES.values()} - {*PLAIN.values()} == {max_at_k, pass_at_k}
 
@@ -115,7 +117,7 @@ def test_equal_rewards_that_differ_by_rounding_are_tied(dtype: torch.dtype) -> N
 @pytest.mark.parametrize("name", PLAIN)
 @pytest.mark.parametrize("garbage", [7.0, NAN, math.inf, -math.inf])
 def test_an_invalid_sample_has_no_effect(name: str, garbage: float) -> None:
-    advantage, reward = PLAIN[name], random_logits(3, 5, seed=1)
+    advantage, reward = PLAIN[name], random_logits(3, 5, seed=1).abs()
     valid = torch.tensor([True, False, True, True, False]).expand(3, 5)
     result = advantage(reward.masked_fill(~valid, garbage), valid)
     torch.testing.assert_close(result[:, valid[0]], advantage(reward[:, valid[0]]), rtol=1e-12, atol=1e-14)

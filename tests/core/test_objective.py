@@ -296,7 +296,7 @@ def legal_objectives() -> Iterator[tuple[Objective, dict[str, Any]]]:
         ("reverse", "forward"), ("reward", "loss", "reference"), ("sequence", "token"), ADVANTAGES, SWITCHES
     ):
         entropy_in_forward = direction == "forward" and "entropy_coef" in switch  # without a closed form
-        if advantage == "pass_at_k" or entropy_in_forward:
+        if advantage in ("pass_at_k", "mean_normalised") or entropy_in_forward:
             continue
         options = {"direction": direction, "placement": placement, "level": level, "advantage": advantage, **switch}
         with contextlib.suppress(ValueError):

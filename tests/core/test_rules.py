@@ -243,8 +243,8 @@ CASES = [  # choices that break a rule, the key and the message, and the changes
     (
         {**MARA, "advantage": "max_at_k"},
         "advantage",
-        "cannot be max_at_k with transform=mara, whose optimum is that of the expected reward and not of the "
-        "expected maximum; use advantage=leave_one_out or transform=identity",
+        "cannot be max_at_k with transform=mara, whose optimum is that of the expected reward; use "
+        "advantage=leave_one_out or transform=identity",
         {"advantage": "leave_one_out"},
     ),
     (
@@ -411,7 +411,11 @@ REFUSED_ON_THE_PAGE: dict[str, list[dict]] = {
         {"direction": "forward", "placement": "loss", "anchor": "group"},
     ],
     "`placement=reference` under reverse KL": [{"placement": "reference"}],
-    "`max_at_k`, `pass_at_k`": [{"advantage": "max_at_k"}, {"advantage": "pass_at_k", "advantage_k": 2}],
+    "`max_at_k`, `mean_normalised`, `pass_at_k`": [
+        {"advantage": "max_at_k"},
+        {"advantage": "mean_normalised"},
+        {"advantage": "pass_at_k", "advantage_k": 2},
+    ],
     "Algorithm 2 with `level=token`": [{"algorithm": "2", "level": "token"}],
     "`length_normalised=true`": [{"length_normalised": True}],
     "`gamma` below 1": [{"gamma": 0.9}],
