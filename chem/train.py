@@ -371,8 +371,7 @@ def train_step(learner: Learner, config: ChemConfig, step: int, beta: float) -> 
         complete=torch.cat([batch.complete, replayed.complete]),
         smiles=[*smiles, *replayed.smiles],
     )
-    needs_diversity = "diversity" in learner.objective.transform_inputs
-    diversity = batch_diversity(scored.canonical) if needs_diversity else None
+    diversity = batch_diversity(scored.canonical) if learner.objective.needs_diversity else None
     measured: dict[str, Scalar] = {}
     if learner.kl_samples is not None:
         ref_sampled = masked_sum(ref_logp, mask)[: config.batch_size]

@@ -18,7 +18,7 @@ from core.mara import quantile_threshold, select_anchor
 from core.rules import AUTO, Choices, check_choices
 from core.sequence import check_group, masked_sum
 from core.stats import effective_sample_size, mean_or_nan
-from core.transforms import INPUT_NAMES, INPUTS, TRANSFORMS, Threshold, Transformed, identity, mara
+from core.transforms import INPUT_NAMES, INPUTS, TRANSFORMS, Threshold, Transformed, class_sizes, identity, mara
 from core.weights import log_weight_cap, reward_spread
 
 TARGET_INPUTS = {"threshold", "masses"}  # inputs with which a transform's R' and ref' are functions of R and ref
@@ -134,6 +134,11 @@ class Objective:
         return f"kl/{self.divergence.name}_nats"
 
     @property
+    def needs_diversity(self) -> bool:
+        """Whether `loss` needs the diversity of each sample."""
+        return bool({"diversity", "class_size"} & set(self.transform_inputs))
+
+    @property
     def is_expected_reward(self) -> bool:
         """Whether what is maximised is E_pi[R'] besides D and H, with R' a function of R and ref only."""
         return self.advantage_input == "shaped" and self.bonus is None and set(self.transform_inputs) <= TARGET_INPUTS
@@ -246,8 +251,10 @@ class Objective:
             "counted": valid,
             "diversity": diversity,
         }
-        if "diversity" in self.transform_inputs and diversity is None:
-            raise ValueError("the transform needs the diversity of each sample, but diversity is None")
+        if self.needs_diversity:
+            if diversity is None:
+                raise ValueError("the transform needs the diversity of each sample, but diversity is None")
+            available["class_size"] = class_sizes(diversity, valid)
         if "masses" in self.transform_inputs:
             if masses is None or good is None:
                 raise ValueError("the transform needs the class masses of each sample, but masses is None")

@@ -174,6 +174,59 @@ def darling(
     return Transformed(torch.where(counted, reward * diversity, reward), ref_seq_logp)
 
 
+def ips(
+    reward: Tensor,
+    ref_seq_logp: Tensor,
+    *,
+    beta: float,
+    class_size: Tensor,
+    counted: Tensor | None = None,
+    valid: Tensor | None = None,
+) -> Transformed:
+    """IPS-GRPO: divide the reward of each sample by the share of the group that is in its class.
+
+    Args:
+        reward: [..., G], one group per row.
+        ref_seq_logp: [..., G], returned unchanged.
+        beta: not used.
+        class_size: [..., G] from `class_sizes`, >= 1.
+        counted: [..., G] bool, the samples that a share is taken of; others keep their reward.
+        valid: not used.
+
+    Source: Sinha et al. (2026), arXiv:2601.21669. Its floor of the share is left out: no share is below 1 / G.
+    """
+    counted, class_size = _checked_class_size(reward, class_size, counted)
+    count = counted.sum(-1, keepdim=True)
+    return Transformed(torch.where(counted, reward * count / class_size, reward), ref_seq_logp)
+
+
+def class_sizes(diversity: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Number of a group's samples in each sample's class, itself included, from their diversity.
+
+    With a diversity of 1 minus the mean similarity to the others, it is 1 plus the summed similarity.
+
+    Args:
+        diversity: [..., G], e.g. `class_diversity`.
+        counted: [..., G] bool, the samples that the diversity is taken of; None: all.
+
+    Returns:
+        [..., G]; 1 for other samples.
+    """
+    counted = torch.ones_like(diversity, dtype=torch.bool) if counted is None else counted
+    others = counted.sum(-1, keepdim=True) - 1
+    return (1 + others * (1 - diversity)).masked_fill(~counted, 1.0)
+
+
+def _checked_class_size(reward: Tensor, class_size: Tensor, counted: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Check the group and return `counted`, all True if it is None, and the sizes, 1 where nothing is counted."""
+    check_group(counted, reward=reward, class_size=class_size)
+    counted = torch.ones_like(reward, dtype=torch.bool) if counted is None else counted
+    too_small = counted & ~(class_size > 0)
+    if bool(too_small.any()):
+        raise ValueError(f"class_size must be > 0, got {float(class_size[too_small][0]):.4g}")
+    return counted, class_size.masked_fill(~counted, 1.0)
+
+
 def class_diversity(classes: Tensor, valid: Tensor | None = None) -> Tensor:
     """Share of a group's other valid samples that are in another equivalence class, in [0, 1].
 
@@ -196,10 +249,12 @@ TRANSFORMS: dict[str, Callable[..., Transformed]] = {
     "mara": mara,
     "unlikely": unlikely,
     "darling": darling,
+    "ips": ips,
 }
-INPUT_NAMES = {"threshold", "policy_mean_logp", "counted", "diversity", "masses"}
+INPUT_NAMES = {"threshold", "policy_mean_logp", "counted", "diversity", "class_size", "masses"}
 INPUTS = {  # keyword arguments of a transform besides beta and valid
     "mara": ("threshold",),
     "unlikely": ("threshold", "policy_mean_logp", "counted"),
     "darling": ("diversity", "counted"),
+    "ips": ("class_size", "counted"),
 }

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from conf.schema.base import ConfigError, Section, check_range, key, option
+from conf.schema.objective import DiversityConfig
 from conf.schema.oracle import OracleConfig
 from conf.schema.run import JobConfig, RunConfig, TrainingConfig
 from core.rules import LOSSES, Choices
@@ -256,10 +257,10 @@ class ChemConfig(RunConfig):
         self.check_group_size("batch_size", self.batch_size)
         _check_screens(self.screens)
         self._check_stages()
-        if self.transform.name == "darling" and (self.replay.sample or self.replay.augmentations):
+        if isinstance(self.transform, DiversityConfig) and (self.replay.sample or self.replay.augmentations):
             raise ConfigError(
-                "replay: must be off with transform=darling, whose diversity is that of the sampled batch; set "
-                f"replay.sample and replay.augmentations to 0, got {self.replay.sample} and "
+                f"replay: must be off with transform={self.transform.name}, whose diversity is that of the sampled "
+                f"batch; set replay.sample and replay.augmentations to 0, got {self.replay.sample} and "
                 f"{self.replay.augmentations}"
             )
         if (

@@ -220,12 +220,10 @@ class UcpoConfig(TransformConfig):
     )
 
 
-@option("transform", "darling")
 @dataclass
-class DarlingConfig(TransformConfig, EquivalenceSection):
-    """The reward is multiplied by the completion's diversity within its group."""
+class DiversityConfig(TransformConfig, EquivalenceSection):
+    """A transform that compares the completions of a group with each other."""
 
-    name: str = "darling"
     equivalence: str = key(
         "when completions are the same: answer (the same answer to the task), or exact, embedding or classifier as "
         "in llm.evaluate",
@@ -238,8 +236,25 @@ class DarlingConfig(TransformConfig, EquivalenceSection):
         self.check_models(prefix, self.equivalence)
 
     def options(self) -> dict[str, Any]:
-        """Return nothing: the package computes the diversity from the completions."""
-        return {}
+        """Return the transform's own options; the package computes the diversity from the completions."""
+        shared = {field.name for field in fields(DiversityConfig)}
+        return {name: value for name, value in vars(self).items() if name not in shared}
+
+
+@option("transform", "darling")
+@dataclass
+class DarlingConfig(DiversityConfig):
+    """The reward is multiplied by the completion's diversity within its group."""
+
+    name: str = "darling"
+
+
+@option("transform", "ips")
+@dataclass
+class IpsConfig(DiversityConfig):
+    """IPS-GRPO: the reward is divided by the share of the group that is in the completion's class."""
+
+    name: str = "ips"
 
 
 @option("transform", "custom")

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeVar
 from conf.schema.base import ConfigError, Section, check_config, check_range, key
 from conf.schema.objective import (
     BetaScheduleConfig,
-    DarlingConfig,
+    DiversityConfig,
     LinearBetaConfig,
     MaraConfig,
     ObjectiveConfig,
@@ -126,7 +126,7 @@ class RunConfig(TrainingConfig):
     def check(self, prefix: str) -> None:
         """Check what the package supports, and the rules of `core.rules`."""
         transform = self.transform
-        if isinstance(transform, (DarlingConfig, MaraConfig)) and transform.equivalence not in self.equivalences:
+        if isinstance(transform, (DiversityConfig, MaraConfig)) and transform.equivalence not in self.equivalences:
             raise ConfigError(
                 f"transform.equivalence: must be {' or '.join(self.equivalences)} in this package, got "
                 f"{transform.equivalence}"

@@ -11,7 +11,7 @@ from transformers.utils import logging as transformers_logging
 
 from conf.schema.base import ConfigError
 from conf.schema.llm import EvaluateConfig
-from conf.schema.objective import DarlingConfig, MaraConfig, TransformConfig
+from conf.schema.objective import DiversityConfig, MaraConfig, TransformConfig
 from launch.runs.run_folder import folder_or_hub
 from llm.adapters import load_pretrained, load_tokenizer
 from llm.inference.prompts import Chat
@@ -181,7 +181,7 @@ class Classifier:
 
 
 def make_equivalence(
-    config: EvaluateConfig | DarlingConfig | MaraConfig, embed: Embedder | None, device: torch.device
+    config: EvaluateConfig | DiversityConfig | MaraConfig, embed: Embedder | None, device: torch.device
 ) -> tuple[Callable[[Sequence[str]], list[int]], str]:
     """The partition that `config.equivalence` names, and its description for summary.json.
 
@@ -208,7 +208,7 @@ def make_partition(transform: TransformConfig, task: Task, device: torch.device)
     Raises:
         ConfigError: a model of the partition cannot be loaded.
     """
-    if not isinstance(transform, DarlingConfig):
+    if not isinstance(transform, DiversityConfig):
         return None
     if transform.equivalence == "answer":
         return lambda prompt, texts: class_indices([task.answer_to(prompt, text) for text in texts])
@@ -216,7 +216,7 @@ def make_partition(transform: TransformConfig, task: Task, device: torch.device)
     return lambda prompt, texts: partition(texts)
 
 
-def _load_partition(transform: DarlingConfig | MaraConfig, device: torch.device) -> Partition:
+def _load_partition(transform: DiversityConfig | MaraConfig, device: torch.device) -> Partition:
     """The partition of a transform's equivalence; an error names the key in the transform."""
     try:
         embed = Embedder(str(transform.embedder), device) if transform.equivalence == "embedding" else None
