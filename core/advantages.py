@@ -223,6 +223,25 @@ def ucpo(policy_seq_logp: Tensor, good: Tensor, valid: Tensor | None = None, *, 
     return coef * (surprise - entropy).masked_fill(~good, 0.0)
 
 
+# --- weights, which the advantages are multiplied by: class_size [..., G] -> [..., G] ------------------------------
+
+
+def uniqueness(class_size: Tensor, *, strength: float) -> Tensor:
+    """Uniqueness-aware RL: class_size^-strength, smaller the more samples of the group are in the sample's class.
+
+    Negative advantages are weighted as well: a wrong sample that is alone in its class is pushed down more.
+
+    Args:
+        class_size: [..., G] >= 1, from `core.transforms.class_sizes`.
+        strength: in [0, 1]; 0 changes nothing, 1 divides by the size.
+
+    Source: Hu et al. (2026), arXiv:2601.08763. Its classes are strategies that a language model tells apart.
+    """
+    if not 0 <= strength <= 1:
+        raise ValueError(f"strength must lie in [0, 1], got {strength}")
+    return class_size**-strength
+
+
 # Advantages whose expected policy gradient is exactly that of the expected reward.
 UNBIASED = (no_baseline, leave_one_out)
 
@@ -237,3 +256,4 @@ ADVANTAGES: dict[str, Callable[..., Tensor]] = {
     "pass_at_k": pass_at_k,
 }
 BONUSES: dict[str, Callable[..., Tensor]] = {"differential_smoothing": differential_smoothing, "ucpo": ucpo}
+WEIGHTS: dict[str, Callable[..., Tensor]] = {"uniqueness": uniqueness}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from core import divergences, losses
-from core.advantages import ADVANTAGES, BONUSES, UNBIASED, leave_one_out, subtracts_baseline, tied_groups
+from core.advantages import ADVANTAGES, BONUSES, UNBIASED, WEIGHTS, leave_one_out, subtracts_baseline, tied_groups
 from core.classes import GroupFacts, Masses
 from core.divergences import Divergence, find_divergence, from_both
 from core.extension import find_part
@@ -38,6 +38,7 @@ class Group(NamedTuple):
         may_be_good: [..., G] bool, samples that are valid and complete; None: all.
         good: [..., G] bool; None without a threshold.
         transformed: the reward and reference log-probabilities that the transform returned.
+        class_size: [..., G] samples of the group in each sample's class; None where the diversity is not needed.
         max_log_weight: cap on the log weights of the divergence, [..., 1] or a number; infinity: no cap.
     """
 
@@ -55,6 +56,7 @@ class Group(NamedTuple):
     may_be_good: Tensor | None
     good: Tensor | None
     transformed: Transformed
+    class_size: Tensor | None
     max_log_weight: Tensor | float
 
 
@@ -73,6 +75,7 @@ class Objective:
             two are for advantages that are not linear in the reward; the entropy and KL terms then get a
             leave-one-out baseline of their own.
         bonus: (policy_seq_logp, good, valid) -> values that are added to the advantages; None: no bonus.
+        weight: class_size -> values that the advantages are multiplied by, before the bonus; None: 1.
         level: of the divergence, see `core.divergences`.
         placement: of the divergence, see `core.divergences`.
         entropy_coef: reward units per nat of sequence entropy.
@@ -99,6 +102,7 @@ class Objective:
     advantage: Callable[..., Tensor] = leave_one_out
     advantage_input: str = "shaped"
     bonus: Callable[..., Tensor] | None = None
+    weight: Callable[[Tensor], Tensor] | None = None
     level: str = "sequence"
     placement: str = "reward"
     entropy_coef: float = 0.0
@@ -136,12 +140,13 @@ class Objective:
     @property
     def needs_diversity(self) -> bool:
         """Whether `loss` needs the diversity of each sample."""
-        return bool({"diversity", "class_size"} & set(self.transform_inputs))
+        return self.weight is not None or bool({"diversity", "class_size"} & set(self.transform_inputs))
 
     @property
     def is_expected_reward(self) -> bool:
         """Whether what is maximised is E_pi[R'] besides D and H, with R' a function of R and ref only."""
-        return self.advantage_input == "shaped" and self.bonus is None and set(self.transform_inputs) <= TARGET_INPUTS
+        plain = self.bonus is None and self.weight is None
+        return plain and self.advantage_input == "shaped" and set(self.transform_inputs) <= TARGET_INPUTS
 
     @property
     def reference_metric(self) -> str:
@@ -280,6 +285,7 @@ class Objective:
             may_be_good=may_be_good,
             good=good,
             transformed=transformed,
+            class_size=available.get("class_size"),
             max_log_weight=self._max_log_weight(policy_seq_logp.detach(), ref_seq_logp, transformed, valid, beta),
         )
         loss, metrics = self._estimate(group, beta)
@@ -301,6 +307,8 @@ class Objective:
         """Return the loss and the metrics of the estimator. A subclass may estimate the gradient in another way."""
         reward_term, token_reward, penalty = self._regularisation(group, beta)
         advantage = self._advantage(group.transformed.reward, reward_term, group.good, group.trained)
+        if self.weight is not None and group.class_size is not None:
+            advantage = advantage * self.weight(group.class_size)
         if self.bonus is not None:
             advantage = advantage + self.bonus(group.old_seq_logp, group.good, group.trained)
         metrics: dict[str, Tensor] = {}
@@ -661,7 +669,8 @@ def make_objective(
 
     Args:
         direction: a name in `core.divergences.DIVERGENCES`, or an import path.
-        transform: a name in `core.transforms.TRANSFORMS` or `core.advantages.BONUSES`, or an import path.
+        transform: a name in `core.transforms.TRANSFORMS`, or in `BONUSES` or `WEIGHTS` of `core.advantages`, or an
+            import path.
         transform_options: keyword arguments of the transform, without the threshold.
         threshold: keyword arguments of `make_threshold`; None: no sample is good.
         advantage: a name in `core.advantages.ADVANTAGES`, or an import path.
@@ -690,6 +699,9 @@ def make_objective(
     if transform in BONUSES:
         options["bonus"] = partial(BONUSES[transform], **transform_options)
         function: Callable[..., Transformed] = identity
+    elif transform in WEIGHTS:
+        options["weight"] = partial(WEIGHTS[transform], **transform_options)
+        function = identity
     elif transform == "mara":
         level, anchor = options.get("level", "sequence"), choices.mara_anchor
         function = partial(mara, direction=direction, algorithm=choices.mara_algorithm, level=level, anchor=anchor)

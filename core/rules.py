@@ -35,8 +35,9 @@ MASSES = ("remembered", "group", "reference")
 ANCHORS = ("auto", "group", "cross_fitted", "remembered")
 LOSSES = ("policy_gradient", "reinvent")
 ADVANTAGES_WITH_K = ("max_at_k", "pass_at_k")
-GOOD_SAMPLE_TRANSFORMS = ("mara", "unlikely", "differential_smoothing", "ucpo")  # these change good samples only
-REWARD_KEEPING_TRANSFORMS = ("identity", "differential_smoothing", "ucpo")  # these do not change the rewards
+GOOD_SAMPLE_TRANSFORMS = ("mara", "unlikely", "gapo", "differential_smoothing", "ucpo")  # these ask what is good
+# These do not change the rewards:
+REWARD_KEEPING_TRANSFORMS = ("identity", "differential_smoothing", "ucpo", "uniqueness")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -200,6 +200,75 @@ def ips(
     return Transformed(torch.where(counted, reward * count / class_size, reward), ref_seq_logp)
 
 
+def dra(
+    reward: Tensor,
+    ref_seq_logp: Tensor,
+    *,
+    beta: float,
+    class_size: Tensor,
+    counted: Tensor | None = None,
+    valid: Tensor | None = None,
+) -> Transformed:
+    """DRA-GRPO: divide the reward of each sample by 1 plus its summed similarity to the others of the group.
+
+    The sum is the graph-cut mutual information of the sample and the rest. With similarities of 0 and 1 this is `ips`
+    divided by the size of the group, and with `group_normalised` the same method.
+
+    Args:
+        reward: [..., G], one group per row.
+        ref_seq_logp: [..., G], returned unchanged.
+        beta: not used.
+        class_size: [..., G], 1 plus the summed similarities, > 0.
+        counted: [..., G] bool; other samples keep their reward.
+        valid: not used.
+
+    Source: Chen et al. (2025), arXiv:2505.09655.
+    """
+    counted, class_size = _checked_class_size(reward, class_size, counted)
+    return Transformed(torch.where(counted, reward / class_size, reward), ref_seq_logp)
+
+
+def gapo(
+    reward: Tensor,
+    ref_seq_logp: Tensor,
+    *,
+    beta: float,
+    threshold: float | Tensor | Threshold,
+    class_size: Tensor,
+    answers: int | None = None,
+    counted: Tensor | None = None,
+    valid: Tensor | None = None,
+) -> Transformed:
+    """GAPO's frequency-aware reward: 1 - (f - 1/answers) for good samples, -1 for the others.
+
+    f is the share of the group's good samples that are in the sample's class.
+
+    Args:
+        reward: [..., G], one group per row.
+        ref_seq_logp: [..., G], returned unchanged.
+        beta: not used.
+        threshold: lowest good reward, as in `mara`.
+        class_size: [..., G] from `class_sizes`; the samples of a good sample's class must all be good.
+        answers: number of good answers that there are; None: many, 1/answers is 0. It changes no difference between
+            good samples.
+        counted: [..., G] bool, the samples that have a class; others keep their reward.
+        valid: [..., G] bool, False for samples that cannot be good.
+
+    Source: Anschel et al. (2025), EMNLP main 1649, arXiv:2511.12596.
+    """
+    if answers is not None and answers < 1:
+        raise ValueError(f"answers must be >= 1, got {answers}")
+    counted, class_size = _checked_class_size(reward, class_size, counted)
+    if callable(threshold):
+        threshold = threshold(reward, valid)
+    _, good = select_anchor(reward, ref_seq_logp, threshold, valid)
+    good = good & counted
+    share = class_size / good.sum(-1, keepdim=True).clamp_min(1)
+    target = 0.0 if answers is None else 1 / answers
+    changed = torch.where(good, 1 - (share - target), -torch.ones_like(reward))
+    return Transformed(torch.where(counted, changed, reward), ref_seq_logp)
+
+
 def class_sizes(diversity: Tensor, counted: Tensor | None = None) -> Tensor:
     """Number of a group's samples in each sample's class, itself included, from their diversity.
 
@@ -244,12 +313,31 @@ def class_diversity(classes: Tensor, valid: Tensor | None = None) -> Tensor:
     return share.masked_fill(~valid, 0.0)
 
 
+def mean_dissimilarity(similarity: Tensor, valid: Tensor | None = None) -> Tensor:
+    """1 minus the mean similarity of each sample to a group's other valid samples.
+
+    Args:
+        similarity: [..., G, G], of each pair; the diagonal is ignored.
+        valid: [..., G] bool.
+
+    Returns:
+        [..., G]; 0 for an invalid sample and for the only valid sample of a group.
+    """
+    size = similarity.shape[-1]
+    valid = torch.ones(similarity.shape[:-1], dtype=torch.bool, device=similarity.device) if valid is None else valid
+    others = valid.unsqueeze(-2) & ~torch.eye(size, dtype=torch.bool, device=similarity.device)
+    total = (1 - similarity).masked_fill(~others, 0.0).sum(-1)
+    return (total / others.sum(-1).clamp_min(1)).masked_fill(~valid, 0.0)
+
+
 TRANSFORMS: dict[str, Callable[..., Transformed]] = {
     "identity": identity,
     "mara": mara,
     "unlikely": unlikely,
     "darling": darling,
     "ips": ips,
+    "dra": dra,
+    "gapo": gapo,
 }
 INPUT_NAMES = {"threshold", "policy_mean_logp", "counted", "diversity", "class_size", "masses"}
 INPUTS = {  # keyword arguments of a transform besides beta and valid
@@ -257,4 +345,6 @@ INPUTS = {  # keyword arguments of a transform besides beta and valid
     "unlikely": ("threshold", "policy_mean_logp", "counted"),
     "darling": ("diversity", "counted"),
     "ips": ("class_size", "counted"),
+    "dra": ("class_size", "counted"),
+    "gapo": ("threshold", "class_size", "counted"),
 }

@@ -15,7 +15,7 @@ from core.objective import Objective, make_objective
 from core.schedules import StepStatistics, known, linear, make_schedule, run_progress
 from core.sequence import first_occurrences, masked_sum
 from core.stats import mean_or_nan
-from core.transforms import class_diversity
+from core.transforms import class_diversity, mean_dissimilarity
 from launch.engines.base import Engine, overflow_in_one_line
 from launch.engines.distributed import gather_objects, gather_rows
 from launch.engines.factory import make_engine
@@ -24,7 +24,15 @@ from launch.runs.rng import rollout_uniforms
 from launch.runs.run import Run
 from llm.batch import Batch, BatchSettings, Completions, draw_batch
 from llm.evaluation.collapse import CollapseWatch, answer_shares, mode_ratio
-from llm.evaluation.equivalence import Labels, PromptPartition, group_classes, make_labels, make_partition
+from llm.evaluation.equivalence import (
+    Labels,
+    PromptPartition,
+    Similarity,
+    group_classes,
+    make_labels,
+    make_partition,
+    make_similarity,
+)
 from llm.evaluation.policy import EvaluationSettings, evaluate_policy
 from llm.inference.context import check_context
 from llm.inference.logprobs import completion_logp_and_entropy
@@ -59,6 +67,7 @@ class Learner(NamedTuple):
     """What every training step uses.
 
     partition: splits a group's completions into classes, for a transform that takes diversity; else None.
+    similarity: of a group's completions, for a transform that takes diversity from it; else None.
     drop_truncated: whether truncated completions are excluded from the loss.
     memory: the classes of each prompt, for MARA; None where it needs none.
     labels: names the class of each completion, for MARA over answers; else None.
@@ -73,6 +82,7 @@ class Learner(NamedTuple):
     reward: Reward
     limits: MicroBatchLimits
     partition: PromptPartition | None = None
+    similarity: Similarity | None = None
     drop_truncated: bool = False
     memory: ClassMemory | None = None
     labels: Labels | None = None
@@ -240,6 +250,7 @@ def make_learner(config: LlmConfig, task: Task, models: Models, engine: Engine) 
         reward=make_reward(config.reward, task, device, models.policy.dtype),
         limits=MicroBatchLimits(config.micro_batch, config.micro_batch_tokens),
         partition=make_partition(config.transform, task, device),
+        similarity=make_similarity(config.transform, device),
         drop_truncated=config.truncated == "drop",
         memory=memory,
         labels=make_labels(config.transform, task, device),
@@ -295,9 +306,6 @@ def gather_experience(
     """Gather this rank's completions, rewards and reference log-probabilities with those of the other ranks."""
     P, G = batch.total_prompts, batch.group_size
     device = rollout.mask.device
-    classes = None
-    if learner.partition is not None:
-        classes = gather_rows(group_classes(batch.chats, texts, learner.partition).to(device))
     reward = gather_rows(scores.reward.view(-1, G).to(device))  # [P, G], NaN where scoring failed
     complete = gather_rows(rollout.complete).view(P, G)
     mask, ref_logp = (gather_rows(t).view(P, G, -1) for t in (rollout.mask, ref_logp))
@@ -317,13 +325,27 @@ def gather_experience(
         mask=mask,
         valid=valid,
         complete=complete,
-        diversity=None if classes is None else class_diversity(classes, valid).to(reward.dtype),
+        diversity=gather_diversity(learner, batch, texts, valid, reward),
         truncated_share=truncated_share,
         reward_parts={name: gather_rows(part) for name, part in scores.parts.items()} if several_parts else {},
         failure=scores.failure,
         masses=step_masses(learner.memory, learner.labels, batch.chats, texts, prompts),
         threshold=None if threshold is None else threshold.to(reward),
     )
+
+
+def gather_diversity(
+    learner: Learner, batch: Batch, texts: list[str], valid: Tensor | None, reward: Tensor
+) -> Tensor | None:
+    """The diversity of all ranks' completions, [P, G] like `reward`; None if the transform needs none."""
+    if learner.partition is not None:
+        classes = group_classes(batch.chats, texts, learner.partition)
+        return class_diversity(gather_rows(classes.to(reward.device)), valid).to(reward.dtype)
+    if learner.similarity is not None:
+        groups = [texts[i * batch.group_size : (i + 1) * batch.group_size] for i in range(len(batch.chats))]
+        similarity = torch.stack([learner.similarity(group) for group in groups])
+        return mean_dissimilarity(gather_rows(similarity.to(reward)), valid)
+    return None
 
 
 def measure_reference(learner: Learner, batch: Batch) -> None:

@@ -267,6 +267,49 @@ class CustomTransformConfig(TransformConfig):
     arguments: dict[str, Any] = key("fields of that dataclass")
 
 
+@option("transform", "dra")
+@dataclass
+class DraConfig(DiversityConfig):
+    """DRA-GRPO: the reward is divided by 1 plus the completion's summed similarity to the others of its group."""
+
+    name: str = "dra"
+    similarity: str = key(
+        "of two completions, classes: 1 if they are equivalent (transform.equivalence), else 0; embedding: the "
+        "cosine similarity of their embeddings (transform.embedder)",
+        choices=("classes", "embedding"),
+    )
+
+    def check(self, prefix: str) -> None:
+        """Check that the embedder is given if it is used."""
+        super().check(prefix)
+        if self.similarity == "embedding" and self.embedder is None:
+            raise ConfigError(
+                f"{prefix}embedder: must be a folder or hub name with {prefix}similarity=embedding, got null"
+            )
+
+    def options(self) -> dict[str, Any]:
+        """Return nothing: the package computes the similarities from the completions."""
+        return {}
+
+
+@option("transform", "gapo")
+@dataclass
+class GapoConfig(DiversityConfig):
+    """GAPO: good completions get 1 less the share of their answer among the group's good ones, the others -1."""
+
+    name: str = "gapo"
+    answers: int | None = key("number of good answers that there are, L: 1/L is added; null: many", low=1)
+
+
+@option("transform", "uniqueness")
+@dataclass
+class UniquenessConfig(DiversityConfig):
+    """Uniqueness-aware RL: the advantage is divided by a power of how many of the group are equivalent."""
+
+    name: str = "uniqueness"
+    strength: float = key("the advantage is divided by the number to this power", low=0, high=1)
+
+
 # --- schedules of beta: one option each; the functions are in `core.schedules` ----------------------------------
 
 

@@ -9,6 +9,7 @@ from conf.schema.base import ConfigError, Section, check_config, check_range, ke
 from conf.schema.objective import (
     BetaScheduleConfig,
     DiversityConfig,
+    DraConfig,
     LinearBetaConfig,
     MaraConfig,
     ObjectiveConfig,
@@ -130,6 +131,11 @@ class RunConfig(TrainingConfig):
             raise ConfigError(
                 f"transform.equivalence: must be {' or '.join(self.equivalences)} in this package, got "
                 f"{transform.equivalence}"
+            )
+        if isinstance(transform, DraConfig) and not {"classes", *self.equivalences} >= {transform.similarity}:
+            raise ConfigError(
+                f"transform.similarity: must be classes in this package, which embeds no text, got "
+                f"{transform.similarity}"
             )
         if self.engine.name.startswith("zero3") and not self.splits_weights:
             raise ConfigError(

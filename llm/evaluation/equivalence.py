@@ -11,7 +11,7 @@ from transformers.utils import logging as transformers_logging
 
 from conf.schema.base import ConfigError
 from conf.schema.llm import EvaluateConfig
-from conf.schema.objective import DiversityConfig, MaraConfig, TransformConfig
+from conf.schema.objective import DiversityConfig, DraConfig, MaraConfig, TransformConfig
 from launch.runs.run_folder import folder_or_hub
 from llm.adapters import load_pretrained, load_tokenizer
 from llm.inference.prompts import Chat
@@ -25,6 +25,7 @@ MAX_CACHED = 100_000  # texts whose embeddings are cached
 Labels = Callable[[Chat, Sequence[str], Sequence[str]], list[str]]  # (prompt, known classes, texts) -> their classes
 Partition = Callable[[Sequence[str]], Sequence[int]]  # a prompt's completions -> the class index of each
 PromptPartition = Callable[[Chat, Sequence[str]], Sequence[int]]  # the same, where it depends on the prompt
+Similarity = Callable[[Sequence[str]], Tensor]  # a prompt's completions -> [G, G] similarity of each pair
 # (representative, others) -> which of the others are equivalent to it; indices of completions of one prompt.
 Compare = Callable[[int, Sequence[int]], Sequence[bool]]
 
@@ -208,12 +209,32 @@ def make_partition(transform: TransformConfig, task: Task, device: torch.device)
     Raises:
         ConfigError: a model of the partition cannot be loaded.
     """
-    if not isinstance(transform, DiversityConfig):
+    if not isinstance(transform, DiversityConfig) or getattr(transform, "similarity", "classes") != "classes":
         return None
     if transform.equivalence == "answer":
         return lambda prompt, texts: class_indices([task.answer_to(prompt, text) for text in texts])
     partition = _load_partition(transform, device)
     return lambda prompt, texts: partition(texts)
+
+
+def make_similarity(transform: TransformConfig, device: torch.device) -> Similarity | None:
+    """The similarity of a prompt's completions that the reward transform uses; None if it uses classes or nothing.
+
+    Raises:
+        ConfigError: the embedder cannot be loaded.
+    """
+    if not isinstance(transform, DraConfig) or transform.similarity != "embedding":
+        return None
+    try:
+        embed = Embedder(str(transform.embedder), device)
+    except ConfigError as error:
+        raise ConfigError(f"transform.{error}") from None
+
+    def similarity(texts: Sequence[str]) -> Tensor:
+        unit = torch.nn.functional.normalize(embed(texts).double(), dim=-1)
+        return unit @ unit.T
+
+    return similarity
 
 
 def _load_partition(transform: DiversityConfig | MaraConfig, device: torch.device) -> Partition:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from core.advantages import ADVANTAGES as ADVANTAGE_FUNCTIONS
-from core.advantages import BONUSES
+from core.advantages import BONUSES, WEIGHTS
 from core.divergences import DIVERGENCES
 from core.rules import (
     ADVANTAGES,
@@ -223,8 +223,8 @@ CASES = [  # choices that break a rule, the key and the message, and the changes
     (
         {**PASS_AT_K, "transform": "darling"},
         "transform",
-        "must be one of identity, differential_smoothing, ucpo with advantage=pass_at_k, got darling: the advantage "
-        "depends on which samples are good, not on their rewards",
+        "must be one of identity, differential_smoothing, ucpo, uniqueness with advantage=pass_at_k, got darling: the "
+        "advantage depends on which samples are good, not on their rewards",
         {"transform": "ucpo"},
     ),
     (
@@ -383,8 +383,9 @@ def test_the_names_in_the_rules_are_those_of_the_functions():
     assert set(ADVANTAGES_WITH_K) <= set(ADVANTAGES)
     needs_threshold = {name for name, inputs in INPUTS.items() if "threshold" in inputs} | BONUSES.keys()
     assert set(GOOD_SAMPLE_TRANSFORMS) == needs_threshold
-    assert set(REWARD_KEEPING_TRANSFORMS) == {"identity"} | BONUSES.keys()
-    assert set(GOOD_SAMPLE_TRANSFORMS) | set(REWARD_KEEPING_TRANSFORMS) <= TRANSFORMS.keys() | BONUSES.keys()
+    assert set(REWARD_KEEPING_TRANSFORMS) == {"identity"} | BONUSES.keys() | WEIGHTS.keys()
+    known = TRANSFORMS.keys() | BONUSES.keys() | WEIGHTS.keys()
+    assert set(GOOD_SAMPLE_TRANSFORMS) | set(REWARD_KEEPING_TRANSFORMS) <= known
     assert (LEVELS, ALGORITHMS, LOSSES) == (
         ("sequence", "token", "reward_to_go"),
         ("auto", "1", "2"),

@@ -124,6 +124,26 @@ def test_darling_multiplies_by_the_share_of_others_with_another_answer(models, o
     assert plain.metrics["reward/augmented"] == plain.metrics["reward/raw"]  # control
 
 
+def test_dra_divides_by_one_plus_the_summed_similarity(models, odd_length, make_config):
+    """The metric that a step reports, against the same by hand from its texts, with classes and with embeddings."""
+    embedding = ("embedding", "transform.embedder=some/embedder")
+    for (similarity, *options), class_of in (
+        (("classes",), odd_length.answer),
+        (embedding, lambda text: text[:1] or "-"),  # `FirstCharacters` makes the cosine 0 or 1
+    ):
+        config = make_config(*SMALL, "transform=dra", f"transform.similarity={similarity}", *options)
+        with patch("llm.evaluation.equivalence.Embedder", FirstCharacters):
+            result, *_ = one_step(models, odd_length, config)
+        total = 0.0
+        for p in range(3):
+            texts, rewards = result.texts[6 * p : 6 * p + 6], result.reward[p].tolist()
+            classes = [class_of(text) for text in texts]
+            total += sum(reward / classes.count(c) for reward, c in zip(rewards, classes, strict=True))
+        assert float(result.metrics["reward/augmented"]) == pytest.approx(total / 18)
+        assert total > 0
+    assert total < float(result.reward.sum())  # control: some first characters repeat
+
+
 def test_a_step_repeats_exactly_and_seed_zero_is_a_seed(models, odd_length, make_config):
     runs = {seed: one_step(models, odd_length, make_config(*SMALL, f"seed={seed}")) for seed in (0, 1)}
     again = one_step(models, odd_length, make_config(*SMALL, "seed=0"))

@@ -15,7 +15,7 @@ from .legality import assert_rejected, make_config, rejection
 
 GOOD = "transform.threshold.value=1"
 MAX_AT_K, PASS_AT_K = "advantage=max_at_k", "advantage=pass_at_k advantage_k=1"
-OWN_TRANSFORMS = ("identity", "mara", "unlikely", "differential_smoothing", "ucpo", "darling")
+OWN_TRANSFORMS = ("identity", "mara", "unlikely", "differential_smoothing", "ucpo", "darling", "gapo", "uniqueness")
 CASES = [  # rejected overrides, the key that the message names, legal overrides
     ("engine.name=none", "engine.name", "engine.name=torch"),
     ("seed=-1", "seed", f"seed={10**400}"),
