@@ -223,8 +223,8 @@ CASES = [  # choices that break a rule, the key and the message, and the changes
     (
         {**PASS_AT_K, "transform": "darling"},
         "transform",
-        "must be one of identity, differential_smoothing, ucpo, uniqueness with advantage=pass_at_k, got darling: the "
-        "advantage depends on which samples are good, not on their rewards",
+        "must be one of identity, differential_smoothing, ucpo, uniqueness with advantage=pass_at_k, got darling: "
+        "the advantage depends on which samples are good, not on their rewards",
         {"transform": "ucpo"},
     ),
     (
