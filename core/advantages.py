@@ -60,6 +60,18 @@ def group_normalised_sample_std(reward: Tensor, valid: Tensor | None = None) -> 
     return group_normalised(reward, valid) * ((count - 1).clamp_min(0) / count.clamp_min(1)).sqrt()
 
 
+def batch_normalised(reward: Tensor, valid: Tensor | None = None) -> Tensor:
+    """REINFORCE++ (Hu et al., 2025): reward minus the mean of all groups, divided by their standard deviation.
+
+    The baseline is that of the batch and not of the prompt. With one group it is `group_normalised`. The deviation is
+    that of n; the paper does not say which. 0 if all rewards are equal.
+
+    Source: arXiv:2501.03262.
+    """
+    valid = _checked_valid(reward, valid)
+    return group_normalised(reward.flatten(), valid.flatten()).view_as(reward)
+
+
 def mean_normalised(reward: Tensor, valid: Tensor | None = None) -> Tensor:
     """MaxRL: `centred` divided by the group's mean reward; 0 in a group without reward.
 
@@ -251,6 +263,7 @@ ADVANTAGES: dict[str, Callable[..., Tensor]] = {
     "leave_one_out": leave_one_out,
     "group_normalised": group_normalised,
     "group_normalised_sample_std": group_normalised_sample_std,
+    "batch_normalised": batch_normalised,
     "mean_normalised": mean_normalised,
     "max_at_k": max_at_k,
     "pass_at_k": pass_at_k,

@@ -73,11 +73,11 @@ def clipped_policy_gradient(
     """PPO's clipped surrogate, for several updates on the same completions.
 
     -min(u A, clip(u, 1 - clip_low, 1 + clip_high) A), averaged over the valid samples. The ratio u = pi / behaviour
-    is that of the whole sequence, or of each token; the terms of the tokens are summed. With level=geometric_mean it
-    is the geometric mean of the ratios of the tokens, as in GSPO; the gradient is then divided by the length. At pi = behaviour the
-    gradient is that of `policy_gradient` at both levels. Elsewhere the sequence level is unbiased where nothing is
-    clipped; the token level is biased, because it ignores the ratios of earlier tokens. Where the clipped term is the
-    smaller one the gradient is 0, however far apart the policies are.
+    is that of the whole sequence, or of each token; the terms of the tokens are summed. At pi = behaviour the
+    gradient is that of `policy_gradient` at both levels. With level=geometric_mean, u is the geometric mean of the
+    ratios of the tokens, as in GSPO, and the gradient is divided by the length. Elsewhere the sequence level is
+    unbiased where nothing is clipped; the token level is biased, because it ignores the ratios of earlier tokens.
+    Where the clipped term is the smaller one the gradient is 0, however far apart the policies are.
 
     Args:
         policy_logp: [..., G, T] per token, nats, with gradient.

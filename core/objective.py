@@ -10,7 +10,16 @@ import torch
 from torch import Tensor
 
 from core import divergences, losses
-from core.advantages import ADVANTAGES, BONUSES, UNBIASED, WEIGHTS, leave_one_out, subtracts_baseline, tied_groups
+from core.advantages import (
+    ADVANTAGES,
+    BONUSES,
+    UNBIASED,
+    WEIGHTS,
+    batch_normalised,
+    leave_one_out,
+    subtracts_baseline,
+    tied_groups,
+)
 from core.classes import GroupFacts, Masses
 from core.divergences import Divergence, find_divergence, from_both
 from core.extension import find_part
@@ -40,6 +49,7 @@ class Group(NamedTuple):
         transformed: the reward and reference log-probabilities that the transform returned.
         class_size: [..., G] samples of the group in each sample's class; None where the diversity is not needed.
         max_log_weight: cap on the log weights of the divergence, [..., 1] or a number; infinity: no cap.
+        generator: of random choices.
     """
 
     reward: Tensor
@@ -58,6 +68,7 @@ class Group(NamedTuple):
     transformed: Transformed
     class_size: Tensor | None
     max_log_weight: Tensor | float
+    generator: torch.Generator | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +104,13 @@ class Objective:
         clip_high: likewise.
         ratio: likewise, the `level` of the clipped ratio.
         mara_anchor: how MARA's anchor is chosen. cross_fitted: the baselines are those of each half of a group.
+        policy_loss: policy_gradient (clipped where a batch is used more than once), cispo, clip_cov, kl_cov or
+            flowrl, see `core.losses`.
+        policy_loss_options: its keyword arguments besides the clipping range.
+        token_mean: divide the loss by the mean number of tokens of the batch's completions, a penalty at
+            placement=loss included: the mean over all tokens, as in DAPO (arXiv:2503.14476).
+        match_coef: of `core.losses.distribution_matching`, which is added to the loss; 0: it is not.
+        match_temperature: of the same, reward units.
     """
 
     direction: str
@@ -117,10 +135,15 @@ class Objective:
     clip_high: float = math.inf
     ratio: str = "token"
     mara_anchor: str = "group"
+    policy_loss: str = "policy_gradient"
+    policy_loss_options: Mapping[str, Any] = field(default_factory=dict)
+    token_mean: bool = False
+    match_coef: float = 0.0
+    match_temperature: float = 1.0
 
     def __post_init__(self) -> None:
         choices = {name: getattr(self, name) for name in SHARED_CHOICES}
-        check_choices(Choices(direction=self.direction, **choices))
+        check_choices(Choices(direction=self.direction, loss=self.policy_loss, **choices))
         self.divergence.form(self.placement)  # raises if the divergence cannot be used there
         if self.threshold is None and (self.advantage_input == "good" or self.bonus is not None):
             raise ValueError(
@@ -182,7 +205,8 @@ class Objective:
 
         A cap that applies at the optimum under forward KL (`core.divergences.forward_kl_reward`) is not considered.
         """
-        if self.level == "token" or not self.is_expected_reward:
+        own_optimum = self.policy_loss == "flowrl" or self.match_coef != 0 or self.advantage is batch_normalised
+        if self.level == "token" or own_optimum or not self.is_expected_reward:
             return False
         per_group = getattr(self.transform, "func", self.transform) is not identity  # `func` of a partial
         per_group = per_group and self.mara_anchor != "remembered"
@@ -193,7 +217,8 @@ class Objective:
             return True
         mean_is_zero = (self.direction, self.placement) == ("forward", "loss") and self.advantage is leave_one_out
         length_normalised = self.length_normalised and not mean_is_zero
-        reweighted = self.gamma != 1 or length_normalised or self.skip_tied_groups
+        reweighted = self.gamma != 1 or length_normalised or self.skip_tied_groups or self.token_mean
+        reweighted = reweighted or self.policy_loss != "policy_gradient"
         return self.advantage in UNBIASED and not reweighted
 
     def loss(
@@ -210,6 +235,7 @@ class Objective:
         diversity: Tensor | None = None,
         behaviour_logp: Tensor | None = None,
         masses: Callable[[GroupFacts], Masses] | None = None,
+        generator: torch.Generator | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return a loss whose expected gradient is minus that of the objective, and metrics.
 
@@ -232,6 +258,7 @@ class Objective:
                 other advantages, and transforms that compare the samples of a group (mara, unlikely, ucpo,
                 darling): the ratio of a sample does not correct for how the others were sampled.
             masses: the class masses and anchors of the groups, for transforms that need them.
+            generator: of random choices, for policy_loss=clip_cov.
 
         Returns:
             The scalar loss, and detached scalar metrics by name.
@@ -287,6 +314,7 @@ class Objective:
             transformed=transformed,
             class_size=available.get("class_size"),
             max_log_weight=self._max_log_weight(policy_seq_logp.detach(), ref_seq_logp, transformed, valid, beta),
+            generator=generator,
         )
         loss, metrics = self._estimate(group, beta)
         return loss, self._metrics(group) | metrics
@@ -312,15 +340,29 @@ class Objective:
         if self.bonus is not None:
             advantage = advantage + self.bonus(group.old_seq_logp, group.good, group.trained)
         metrics: dict[str, Tensor] = {}
-        if group.behaviour_logp is None:
+        if group.behaviour_logp is not None:
+            metrics = self._off_policy_metrics(group, group.behaviour_logp)
+        if self.policy_loss == "flowrl":
+            advantage = self.advantage(group.transformed.reward, group.trained)
+            loss = self._flowrl(group, advantage, beta)
+        elif group.behaviour_logp is None and self.policy_loss == "policy_gradient":
             loss = self._policy_gradient(group, advantage, token_reward)
         else:
-            loss = self._surrogate(group, group.behaviour_logp, advantage, token_reward)
-            metrics = self._off_policy_metrics(group, group.behaviour_logp)
+            loss = self._surrogate(group, advantage, token_reward)
         if penalty is not None:
             if self.length_normalised:
                 penalty = penalty / group.mask.sum(-1).clamp_min(1)
             loss = loss + beta * losses.mean_valid(penalty, group.trained)
+        if self.token_mean:
+            loss = loss / losses.mean_valid(group.mask.sum(-1).to(loss.dtype), group.trained).clamp_min(1)
+        if self.match_coef:
+            loss = loss + self.match_coef * losses.distribution_matching(
+                group.policy_logp,
+                group.transformed.reward,
+                group.mask,
+                temperature=self.match_temperature,
+                valid=group.trained,
+            )
         counted = _both(group.trained, group.measured)
         return loss, metrics | {"advantage/std": mean_or_nan(advantage.square(), counted).sqrt()}
 
@@ -534,26 +576,26 @@ class Objective:
             group.policy_logp, advantage, group.mask, gamma=self.gamma, token_reward=token_reward, valid=group.trained
         )
 
-    def _surrogate(
-        self, group: Group, behaviour_logp: Tensor, advantage: Tensor, token_reward: Tensor | None
-    ) -> Tensor:
+    def _surrogate(self, group: Group, advantage: Tensor, token_reward: Tensor | None) -> Tensor:
+        behaviour_logp = group.policy_logp.detach() if group.behaviour_logp is None else group.behaviour_logp
         if self.gamma != 1:
             raise ValueError(
                 f"gamma must be 1 with completions of an earlier policy, got {self.gamma}: the clipped surrogate "
                 "supports no discount"
             )
-        if self.length_normalised:
+        if self.length_normalised and self.ratio != "geometric_mean":
             advantage = advantage / group.mask.sum(-1).clamp_min(1)
-        loss = losses.clipped_policy_gradient(
-            group.policy_logp,
-            behaviour_logp,
-            advantage,
-            group.mask,
-            clip_low=self.clip_low,
-            clip_high=self.clip_high,
-            level=self.ratio,
-            valid=group.trained,
-        )
+        options: dict[str, Any] = {"valid": group.trained, **self.policy_loss_options}
+        if self.policy_loss != "kl_cov":
+            options |= {"clip_low": self.clip_low, "clip_high": self.clip_high}
+        if self.policy_loss == "policy_gradient":
+            options["level"] = self.ratio
+        if self.policy_loss == "clip_cov":
+            if group.generator is None:
+                raise ValueError("policy_loss=clip_cov chooses tokens at random, but generator is None")
+            options["generator"] = group.generator
+        surrogate = POLICY_LOSSES[self.policy_loss]
+        loss = surrogate(group.policy_logp, behaviour_logp, advantage, group.mask, **options)
         if token_reward is not None:  # already multiplied by its importance weights
             no_advantage = torch.zeros_like(advantage)
             loss = loss + losses.token_policy_gradient(
@@ -561,13 +603,24 @@ class Objective:
             )
         return loss
 
+    def _flowrl(self, group: Group, reward: Tensor, beta: float) -> Tensor:
+        weight = None
+        if group.behaviour_logp is not None:
+            ratio = (group.policy_seq_logp.detach() - group.old_seq_logp).exp()
+            weight = ratio.clamp(1 - self.clip_low, 1 + self.clip_high)
+        return losses.flowrl(
+            group.policy_logp, group.ref_logp, reward, group.mask, beta=beta, weight=weight, valid=group.trained
+        )
+
     @torch.no_grad()
     def _off_policy_metrics(self, group: Group, behaviour_logp: Tensor) -> dict[str, Tensor]:
         """KL of the policy from the one that sampled, and how often the ratio lies outside the clipping range."""
         log_ratio = (group.policy_logp - behaviour_logp).masked_fill(~group.mask, 0.0)
         counted = _both(group.trained, group.measured)
         counted = group.mask if counted is None else group.mask & counted.unsqueeze(-1)
-        if self.ratio == "sequence":
+        if self.ratio == "geometric_mean":
+            log_ratio = log_ratio / group.mask.sum(-1, keepdim=True).clamp_min(1)
+        if self.ratio != "token":
             log_ratio, counted = log_ratio.sum(-1), counted.any(-1)
         ratio = log_ratio.exp()
         outside = ((ratio < 1 - self.clip_low) | (ratio > 1 + self.clip_high)).to(ratio.dtype)
@@ -692,6 +745,7 @@ def make_objective(
         advantage=advantage,
         advantage_k=advantage_k,
         threshold=threshold is not None,
+        loss=options.get("policy_loss", "policy_gradient"),
         **{name: options[name] for name in SHARED_CHOICES & options.keys()},
     )
     check_choices(choices)
@@ -732,7 +786,16 @@ def make_objective(
 
 
 SHARED_CHOICES = {"level", "placement", "alpha", "max_log_weight", "entropy_coef", "gamma", "length_normalised"} | {
-    "skip_tied_groups"
+    "skip_tied_groups",
+    "ratio",
+    "token_mean",
+    "match_coef",
+}
+POLICY_LOSSES: dict[str, Callable[..., Tensor]] = {
+    "policy_gradient": losses.clipped_policy_gradient,
+    "cispo": losses.cispo,
+    "clip_cov": losses.clip_cov,
+    "kl_cov": losses.kl_cov,
 }
 
 

@@ -19,7 +19,7 @@ LEVELS = ("sequence", "token", "reward_to_go")
 PLACEMENTS = ("reward", "loss", "reference")
 WEIGHTED = ("forward", "alpha")  # divergences whose gradient holds a power of ref / pi, which is capped
 AUTO = "auto"  # max_log_weight: the cap that leaves the optimum where it is
-GROUP_NORMALISED = ("group_normalised", "group_normalised_sample_std")  # these divide by a standard deviation
+GROUP_NORMALISED = ("group_normalised", "group_normalised_sample_std", "batch_normalised")  # divided by a std
 ADVANTAGES = (
     "leave_one_out",
     "centred",
@@ -33,7 +33,9 @@ ALGORITHMS = ("auto", "1", "2")
 CLASSES = ("sequence", "answer")
 MASSES = ("remembered", "group", "reference")
 ANCHORS = ("auto", "group", "cross_fitted", "remembered")
-LOSSES = ("policy_gradient", "reinvent")
+TOKEN_LOSSES = ("cispo", "clip_cov", "kl_cov")  # these are defined on the ratios of tokens
+LOSSES = ("policy_gradient", "reinvent", *TOKEN_LOSSES, "flowrl")
+RATIOS = ("token", "sequence", "geometric_mean")
 ADVANTAGES_WITH_K = ("max_at_k", "pass_at_k")
 GOOD_SAMPLE_TRANSFORMS = ("mara", "unlikely", "gapo", "differential_smoothing", "ucpo")  # these ask what is good
 # These do not change the rewards:
@@ -48,6 +50,10 @@ class Choices:
         classes: MARA's level: what becomes equally likely, good sequences or good answers.
         mass: how the masses of answers are estimated.
         anchor: how MARA's anchor is chosen.
+        loss: what the gradient is that of, see `core.losses`.
+        ratio: of the policy to the one that sampled, as in `core.losses.clipped_policy_gradient`.
+        token_mean: whether the loss is divided by the mean number of tokens of the batch's completions.
+        match_coef: of the distribution-matching term.
         threshold: whether a threshold is given.
         beta: of the first step, reward units per nat.
         final_beta: of the last step, with a linear or cosine schedule.
@@ -72,6 +78,9 @@ class Choices:
     gamma: float = 1.0
     length_normalised: bool = False
     skip_tied_groups: bool = False
+    ratio: str = "token"
+    token_mean: bool = False
+    match_coef: float = 0.0
     threshold: bool = False
     beta: float = 1.0
     beta_schedule: str = "constant"
@@ -209,6 +218,7 @@ RULES: tuple[Rule, ...] = (
     _known_name("anchor", ANCHORS),
     _known_name("advantage", ADVANTAGES, import_path=True),
     _known_name("loss", LOSSES),
+    _known_name("ratio", RATIOS),
     # --- the divergence
     Rule(
         "direction",
@@ -409,6 +419,64 @@ RULES: tuple[Rule, ...] = (
         "cannot be {advantage} with transform=mara unless the KL term is in the reward that is normalised, or "
         "the policy collapses onto the rarest good sample; use placement=reward and level=sequence, or "
         "advantage=leave_one_out; got placement={placement} and level={level}",
+    ),
+    # --- losses and ratios of several updates
+    Rule(
+        "token_mean",
+        lambda c: c.token_mean and c.length_normalised,
+        "must be false with length_normalised=true, which divides by the length of each completion already",
+    ),
+    Rule(
+        "token_mean",
+        lambda c: c.token_mean and c.mara and not c.kl_in_sequence_reward,
+        "must be false with transform=mara unless the KL term is in the reward of the sequence: the division by the "
+        "batch's tokens makes the effective beta depend on the batch; got placement={placement} and level={level}",
+    ),
+    Rule(
+        "length_normalised",
+        lambda c: c.ratio == "geometric_mean" and not c.length_normalised,
+        "must be true with ratio=geometric_mean, whose gradient is divided by the length of each completion",
+    ),
+    Rule(
+        "ratio",
+        lambda c: c.loss in TOKEN_LOSSES and c.ratio != "token",
+        "must be token with loss={loss}, which is defined on tokens, got {ratio}",
+    ),
+    Rule(
+        "gamma",
+        lambda c: c.loss in (*TOKEN_LOSSES, "flowrl") and c.gamma != 1,
+        "must be 1 with loss={loss}, got {gamma}: the loss supports no discount",
+    ),
+    *(
+        Rule(
+            name,
+            lambda c, name=name, needed=needed: c.loss == "flowrl" and getattr(c, name) != needed,  # type: ignore[misc]
+            f"must be {_yaml(needed)} with loss=flowrl, got {{{name}}}: {reason}",
+        )
+        for name, needed, reason in (
+            ("direction", "reverse", "the loss has the gradient of a reverse KL"),
+            ("level", "sequence", "the loss is computed from whole completions"),
+            ("placement", "reward", "the loss holds its KL term with the reward"),
+            ("entropy_coef", 0, "the loss has no entropy term"),
+            ("length_normalised", True, "the loss holds means over tokens"),
+            ("transform", "identity", "the loss takes the rewards as the advantage normalises them"),
+        )
+    ),
+    Rule(
+        "advantage",
+        lambda c: c.loss == "flowrl" and c.advantage in ADVANTAGES_WITH_K,
+        "cannot be {advantage} with loss=flowrl, whose advantage normalises the rewards; use "
+        "advantage=group_normalised",
+    ),
+    Rule(
+        "beta",
+        lambda c: c.loss == "flowrl" and not c.beta > 0,
+        "must be > 0 with loss=flowrl, got {beta}: its coefficient of the reward is 1 / beta",
+    ),
+    Rule(
+        "match_coef",
+        lambda c: c.match_coef != 0 and c.mara,
+        "must be 0 with transform=mara, got {match_coef}: the term has an optimum of its own",
     ),
     # --- REINVENT's loss: a policy gradient without a baseline, with the sequence's reverse KL in the reward
     *(

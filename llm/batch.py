@@ -53,6 +53,7 @@ class BatchSettings:
 class Batch(NamedTuple):
     """What one step samples on this rank.
 
+    step: of the run, from 0.
     total_prompts: P, the number of prompts of all ranks.
     slots: the positions of this rank's p prompts among those P.
     chats, prompts: this rank's prompts, as chats and as token ids.
@@ -61,6 +62,7 @@ class Batch(NamedTuple):
     reference_uniforms: [p * N, T] the same for the completions of the reference; None if it is not sampled.
     """
 
+    step: int
     total_prompts: int
     group_size: int
     slots: range
@@ -110,6 +112,7 @@ def draw_batch(settings: BatchSettings, models: Models, task: Task, step: int) -
     if settings.reference_completions:
         reference_uniforms = uniforms(stream_seed(settings.seed, "reference"), settings.reference_completions)
     return Batch(
+        step=step,
         total_prompts=settings.prompts,
         group_size=settings.group_size,
         slots=slots,

@@ -20,7 +20,7 @@ from launch.engines.base import Engine, overflow_in_one_line
 from launch.engines.distributed import gather_objects, gather_rows
 from launch.engines.factory import make_engine
 from launch.runs.checkpoint import LoopState
-from launch.runs.rng import rollout_uniforms
+from launch.runs.rng import rollout_uniforms, torch_generator
 from launch.runs.run import Run
 from llm.batch import Batch, BatchSettings, Completions, draw_batch
 from llm.evaluation.collapse import CollapseWatch, answer_shares, mode_ratio
@@ -281,9 +281,10 @@ def train_step(learner: Learner, objective: Objective, batch: Batch, beta: float
     behaviour_logp = None if at_sampling is None else at_sampling[0]  # [P * G, T]
     reference_sample = sample_for_loss(learner, objective, batch)
     updates = []
-    for groups in batch.updates:
+    for index, groups in enumerate(batch.updates):
         # Transform, KL term, advantages and loss: all in `Objective.loss`.
-        compute_loss = partial(policy_loss, objective, experience, groups, behaviour_logp, beta)
+        generator = torch_generator(learner.seed, "policy_loss", batch.step, index)
+        compute_loss = partial(policy_loss, objective, experience, groups, behaviour_logp, beta, generator)
         own_prompts, preceding = batch.local_prompts(groups)
         plan = make_forward_plan(completions, learner.limits, own_prompts)
         metrics, policy_logp, entropy = backward_through_logp(engine, plan, preceding * G, compute_loss)
@@ -295,7 +296,9 @@ def train_step(learner: Learner, objective: Objective, batch: Batch, beta: float
     metrics = updates[0]
     if at_sampling is not None:  # report the completions under the policy that sampled them
         policy_logp, entropy = at_sampling
-        _, on_policy = policy_loss(objective, experience, range(batch.total_prompts), None, beta, policy_logp)
+        generator = torch_generator(learner.seed, "policy_loss", batch.step, len(updates))
+        everything = range(batch.total_prompts)
+        _, on_policy = policy_loss(objective, experience, everything, None, beta, generator, policy_logp)
         metrics = mean_metrics(updates) | on_policy
     return step_result(learner, objective, experience, metrics, policy_logp, entropy, beta, kl_logp)
 
@@ -387,6 +390,7 @@ def policy_loss(
     groups: Sequence[int],
     behaviour_logp: Tensor | None,
     beta: float,
+    generator: torch.Generator,
     policy_logp: Tensor,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The objective's loss of some groups: transform, KL term, advantages, policy gradient.
@@ -397,6 +401,7 @@ def policy_loss(
         groups: indices of the prompts that the update uses.
         behaviour_logp: [P * G, T] under the policy that sampled; None where that is the present policy.
         beta: reward units per nat.
+        generator: of the random choices of the loss, the same on all ranks.
         policy_logp: [len(groups) * G, T] of the groups' completions under the present policy, with gradient.
     """
     P, G = experience.reward.shape
@@ -415,6 +420,7 @@ def policy_loss(
         experience.ref_logp[indices],
         experience.mask[indices],
         beta=beta,
+        generator=generator,
         masses=None if experience.masses is None else partial(experience.masses, rows=indices),
         **{name: values[indices] for name, values in optional.items() if values is not None},
     )

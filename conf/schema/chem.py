@@ -7,7 +7,7 @@ from conf.schema.base import ConfigError, Section, check_range, key, option
 from conf.schema.objective import DiversityConfig
 from conf.schema.oracle import OracleConfig
 from conf.schema.run import JobConfig, RunConfig, TrainingConfig
-from core.rules import LOSSES, Choices
+from core.rules import Choices
 
 FILTERS = ("none", "identical_murcko", "topological", "similarity")
 PENALTIES = ("step", "sigmoid", "linear", "tanh")
@@ -235,7 +235,7 @@ class ChemConfig(RunConfig):
     )
     loss: str = key(
         "policy_gradient; reinvent: (log prior + sigma R - log policy)^2 with sigma = 1 / objective.beta",
-        choices=LOSSES,
+        choices=("policy_gradient", "reinvent"),
     )
     batch_size: int = key("molecules sampled per step; the batch is one group", high=10**6)
     budget: int | None = key(

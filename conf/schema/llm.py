@@ -6,11 +6,11 @@ from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import Any, ClassVar
 
-from conf.schema.base import ConfigError, Section, check_config, key, yaml_text
+from conf.schema.base import ConfigError, Section, check_config, check_range, key, yaml_text
 from conf.schema.equivalence import EQUIVALENCES, EquivalenceSection
 from conf.schema.objective import ObjectiveConfig
-from conf.schema.run import JobConfig, RunConfig
-from core.rules import Choices
+from conf.schema.run import CONFIG_KEYS, JobConfig, RunConfig
+from core.rules import LOSSES, RATIOS, Choices
 
 DTYPES = ("auto", "float32", "bfloat16")
 CHAT_TEMPLATE = "variables of the chat template, such as {enable_thinking: false}"
@@ -111,6 +111,28 @@ class LlmObjectiveConfig(ObjectiveConfig):
 
 
 @dataclass
+class CovarianceConfig(Section):
+    """Which tokens Clip-Cov and KL-Cov choose by the covariance of advantage and log-probability."""
+
+    share: float = key("of the tokens of a batch; at least one is chosen", above=0, high=1)
+    low: float = key("with update.loss=clip_cov, lower bound of the covariance of the chosen tokens")
+    high: float = key("with update.loss=clip_cov, upper bound of it")
+    coef: float = key("with update.loss=kl_cov, coefficient of the chosen tokens' |log ratio|", low=0)
+
+    def check(self, prefix: str) -> None:
+        """Check that the bounds are in order."""
+        check_range(f"{prefix}high", self.high, low=self.low, note=f" ({prefix}low)")
+
+
+@dataclass
+class MatchConfig(Section):
+    """DMPO's term: in each group the policy is matched to the softmax of the rewards."""
+
+    coef: float = key("coefficient of the term in the loss; 0: none", low=0)
+    temperature: float = key("the rewards are divided by it, reward units", above=0)
+
+
+@dataclass
 class UpdateConfig(Section):
     """How often the completions of a step are used, and how the ratio to the policy that sampled them is clipped."""
 
@@ -123,14 +145,28 @@ class UpdateConfig(Section):
         "the probability ratio is clipped to at most 1 + clip_high; null: no upper bound", low=0
     )
     ratio: str = key(
-        "token: clip the ratio of each token; sequence: clip that of the whole completion",
-        choices=("token", "sequence"),
+        "token: clip the ratio of each token; sequence: clip that of the whole completion; geometric_mean: clip the "
+        "geometric mean of its tokens' ratios (GSPO)",
+        choices=RATIOS,
     )
+    loss: str = key(
+        "policy_gradient: PPO's clipped loss; cispo: the clipped ratio is a weight; clip_cov: some tokens of large "
+        "covariance have no gradient; kl_cov: they are held to the policy that sampled; flowrl: the squared "
+        "difference to the target's log-probability per token",
+        choices=tuple(name for name in LOSSES if name != "reinvent"),
+    )
+    covariance: CovarianceConfig = key("which tokens update.loss=clip_cov and kl_cov choose")
+    match: MatchConfig = key("DMPO's term, which is added to the loss")
 
     @property
     def count(self) -> int:
         """Updates per step."""
         return self.epochs * self.minibatches
+
+    def loss_options(self) -> dict[str, Any]:
+        """Return the keyword arguments of the loss, without the clipping range."""
+        names = {"clip_cov": ("share", "low", "high"), "kl_cov": ("share", "coef")}.get(self.loss, ())
+        return {name: getattr(self.covariance, name) for name in names}
 
 
 @dataclass
@@ -242,6 +278,12 @@ class LlmConfig(RunConfig):
     samples_reference: ClassVar[bool] = True
     splits_weights: ClassVar[bool] = True
     equivalences: ClassVar[tuple[str, ...]] = ("answer", *EQUIVALENCES)
+    config_keys: ClassVar[dict[str, str]] = {
+        **CONFIG_KEYS,
+        "loss": "update.loss",
+        "ratio": "update.ratio",
+        "match_coef": "update.match.coef",
+    }
 
     model: ModelConfig = key("a causal language model and how to load it")
     task: TaskConfig = key("prompts and a reward")
@@ -294,13 +336,28 @@ class LlmConfig(RunConfig):
 
     def choices(self) -> Choices:
         """Return the choices that the rules of `core.rules` are about, with the number of updates per batch."""
-        return replace(super().choices(), updates=self.update.count)
+        update = self.update
+        return replace(
+            super().choices(),
+            updates=update.count,
+            loss=update.loss,
+            ratio=update.ratio,
+            match_coef=update.match.coef,
+        )
 
     def objective_arguments(self) -> dict[str, Any]:
         """Return the keyword arguments of `core.objective.make_objective`, with the clipping range."""
         bounds = {"clip_low": self.update.clip_low, "clip_high": self.update.clip_high}
         clip = {name: bound for name, bound in bounds.items() if bound is not None}
-        return {**super().objective_arguments(), **clip, "ratio": self.update.ratio}
+        return {
+            **super().objective_arguments(),
+            **clip,
+            "ratio": self.update.ratio,
+            "policy_loss": self.update.loss,
+            "policy_loss_options": self.update.loss_options(),
+            "match_coef": self.update.match.coef,
+            "match_temperature": self.update.match.temperature,
+        }
 
 
 @dataclass

@@ -53,6 +53,9 @@ class ObjectiveConfig(Section):
     )
     gamma: float = key("discount of the return per token; 1: no discount", above=0, high=1)
     length_normalised: bool = key("divide each completion's loss by its number of tokens")
+    token_mean: bool = key(
+        "divide the loss by the mean number of tokens of the batch's completions: the mean over all tokens (DAPO)"
+    )
     skip_tied_groups: bool = key("leave out groups whose raw rewards are all equal; otherwise the KL term moves them")
 
     @property

@@ -26,7 +26,7 @@ CONFIG_KEYS = {  # the key of a field of `core.rules.Choices`, where it differs 
     **{name: f"objective.{name}" for name in ("entropy_coef", "gamma", "length_normalised", "skip_tied_groups")},
     **{name: f"transform.{name}" for name in ("algorithm", "mass", "anchor")},
     "classes": "transform.level",
-    **{name: f"objective.{name}" for name in ("reward_range", "kl_samples")},
+    **{name: f"objective.{name}" for name in ("reward_range", "kl_samples", "token_mean")},
     "threshold": "transform.threshold.value",
     "final_beta": "beta_schedule.final",
 }
@@ -103,10 +103,12 @@ class RunConfig(TrainingConfig):
         samples_reference: whether the package can sample completions from the reference.
         equivalences: the values of `transform.equivalence` that the package supports.
         splits_weights: whether the package gathers weights that ZeRO 3 has split before it samples.
+        config_keys: the key of a field of `core.rules.Choices`, where it differs from the field's name.
     """
 
     samples_reference: ClassVar[bool] = False
     splits_weights: ClassVar[bool] = False
+    config_keys: ClassVar[dict[str, str]] = CONFIG_KEYS
     equivalences: ClassVar[tuple[str, ...]] = ("answer",)
 
     steps: int = key("training steps", low=1, high=10**9)
@@ -114,8 +116,8 @@ class RunConfig(TrainingConfig):
     transform: TransformConfig = key("how rewards are changed before the KL term is applied")
     advantage: str = key(
         "leave_one_out (RLOO), centred (GRPO without its std), group_normalised (divided by the std), "
-        "group_normalised_sample_std (that of n - 1: GRPO), mean_normalised (by the mean: MaxRL), no_baseline "
-        "(REINFORCE), "
+        "group_normalised_sample_std (that of n - 1: GRPO), mean_normalised (by the mean: MaxRL), "
+        "batch_normalised (by mean and std of all groups: REINFORCE++), no_baseline (REINFORCE), "
         "max_at_k (best-of-k training), pass_at_k, or package.module:name",
         choices=ADVANTAGES,
         import_path=True,
@@ -148,7 +150,7 @@ class RunConfig(TrainingConfig):
             )
         violation = first_violation(self.choices())
         if violation is not None:
-            raise ConfigError(f"{CONFIG_KEYS.get(violation.key, violation.key)}: {violation.text}")
+            raise ConfigError(f"{self.config_keys.get(violation.key, violation.key)}: {violation.text}")
 
     def choices(self) -> Choices:
         """Return the choices that the rules of `core.rules` are about."""
@@ -191,7 +193,7 @@ class RunConfig(TrainingConfig):
             return make(**self.objective_arguments())
         except ValueError as error:
             name, colon, text = str(error).partition(": ")
-            raise ConfigError(f"{CONFIG_KEYS.get(name, name)}{colon}{text}") from error
+            raise ConfigError(f"{self.config_keys.get(name, name)}{colon}{text}") from error
 
     def objective_arguments(self) -> dict[str, Any]:
         """Return the keyword arguments of `core.objective.make_objective`."""
@@ -215,6 +217,7 @@ class RunConfig(TrainingConfig):
             "gamma": objective.gamma,
             "length_normalised": objective.length_normalised,
             "skip_tied_groups": objective.skip_tied_groups,
+            "token_mean": objective.token_mean,
         }
 
 
@@ -229,4 +232,5 @@ OBJECTIVE_CHOICES = (
     "gamma",
     "length_normalised",
     "skip_tied_groups",
+    "token_mean",
 )

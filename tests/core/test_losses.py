@@ -225,7 +225,7 @@ def test_the_clipped_loss_is_the_minimum_of_the_two_products() -> None:
         ({"clip_low": 1.1}, r"got 1\.1 and 0\.2"),
         ({"clip_high": -0.2}, r"got 0\.2 and -0\.2"),
         ({"clip_high": NAN}, "got 0.2 and nan"),
-        ({"level": "word"}, "level must be token or sequence, got 'word'"),
+        ({"level": "word"}, "level must be token, sequence or geometric_mean, got 'word'"),
     ],
 )
 def test_clipping_ranges_and_levels_are_checked(changes: dict, message: str) -> None:

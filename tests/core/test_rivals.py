@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.advantages import mean_normalised
+from core.advantages import batch_normalised, group_normalised, mean_normalised
 from core.losses import policy_gradient
 from core.transforms import class_diversity, class_sizes, dra, gapo, mean_dissimilarity
 
@@ -193,3 +193,334 @@ def test_a_method_that_compares_completions_needs_their_diversity() -> None:
             objective.loss(torch.ones(1, 2), logp, logp, mask, beta=0.1)
         objective.loss(torch.ones(1, 2), logp, logp, mask, beta=0.1, diversity=torch.ones(1, 2))  # control
     assert not make().needs_diversity
+
+
+# --- losses of several updates, on random groups of completions of different lengths -------------------------------
+
+MASK = torch.tensor([[[1, 1, 1], [1, 0, 0], [1, 1, 0]], [[1, 1, 0], [1, 1, 1], [1, 0, 0]]], dtype=torch.bool)
+ROWS = [(g, i, int(MASK[g, i].sum())) for g in range(2) for i in range(3)]  # group, sample, length
+OLD = -random_logits(2, 3, 3, seed=1).abs()
+NEW = (OLD + 0.3 * random_logits(2, 3, 3, seed=2)).clamp_max(-0.01)
+REF = -random_logits(2, 3, 3, seed=3).abs()
+ADVANTAGE = random_logits(2, 3, seed=4)
+Formula = Callable[[Tensor], Tensor]  # [2, 3, 3] log-probabilities -> what is minimised, in loops over samples
+
+
+def assert_same_loss(loss: Formula, formula: Formula, *wrong: Formula) -> None:
+    """Value and gradient of a loss are those of a formula; the gradient is none of the others'."""
+
+    def gradient(function: Formula) -> Tensor:
+        leaf = NEW.clone().requires_grad_()
+        return torch.autograd.grad(function(leaf), leaf)[0]
+
+    torch.testing.assert_close(loss(NEW), formula(NEW))
+    torch.testing.assert_close(gradient(loss), gradient(formula))
+    assert not any(torch.allclose(gradient(loss), gradient(other), rtol=1e-3, atol=1e-6) for other in wrong)
+
+
+def clipped(ratio: Tensor, advantage: Tensor, low: float = 0.2, high: float = 0.2) -> Tensor:
+    return torch.minimum(ratio * advantage, ratio.clamp(1 - low, 1 + high) * advantage)
+
+
+def update_loss(reward: Tensor = ADVANTAGE, **options: Any) -> Formula:
+    """The loss of an update on completions of an earlier policy, with rewards taken as advantages."""
+    defaults = {"advantage": "no_baseline", "placement": "loss", "clip_low": 0.2, "clip_high": 0.2}
+    objective = make(**{**defaults, **options})
+    generator = torch.Generator().manual_seed(0)
+    return lambda logp: objective.loss(
+        reward, logp, REF, MASK, beta=0.0, behaviour_logp=OLD, generator=generator.manual_seed(0)
+    )[0]
+
+
+def test_gspo_clips_the_geometric_mean_of_the_ratios() -> None:
+    """arXiv:2507.18071, equations 5 and 7: the mean of min(s A, clip(s) A), s = (pi/pi_old)^(1/|y|)."""
+
+    def formula(power: Callable[[int], float], bound: float = 0.2) -> Formula:
+        def value(logp: Tensor) -> Tensor:
+            terms = []
+            for g, i, n in ROWS:
+                ratio = ((logp - OLD)[g, i, :n].sum() * power(n)).exp()
+                terms.append(clipped(ratio, ADVANTAGE[g, i], bound, bound))
+            return -torch.stack(terms).mean()
+
+        return value
+
+    gspo = {"ratio": "geometric_mean", "length_normalised": True}
+    assert_same_loss(update_loss(**gspo), formula(lambda n: 1 / n), formula(lambda n: 1.0))
+    tight = update_loss(**gspo, clip_low=0.02, clip_high=0.02)
+    assert_same_loss(tight, formula(lambda n: 1 / n, 0.02), formula(lambda n: 1 / n))
+
+
+def test_gspo_on_the_policy_s_own_completions_divides_by_the_length() -> None:
+    objective = make(advantage="no_baseline", placement="loss", ratio="geometric_mean", length_normalised=True)
+    first = objective.loss(ADVANTAGE, NEW, REF, MASK, beta=0.0)
+    again = objective.loss(ADVANTAGE, NEW.clone().requires_grad_(), REF, MASK, beta=0.0, behaviour_logp=NEW)
+
+    def gradient(**more: Tensor) -> Tensor:
+        leaf = NEW.clone().requires_grad_()
+        return torch.autograd.grad(objective.loss(ADVANTAGE, leaf, REF, MASK, beta=0.0, **more)[0], leaf)[0]
+
+    torch.testing.assert_close(gradient(), gradient(behaviour_logp=NEW))
+    assert float(again[1]["update/clipped_share"]) == 0
+    assert "update/clipped_share" not in first[1]
+
+
+def test_cispo_weighs_each_token_by_its_clipped_ratio() -> None:
+    """arXiv:2506.13585: -sg(clip(u)) A log pi, summed over the batch's tokens and divided by their number."""
+
+    def formula(detached: bool = True, high: float = 0.28) -> Formula:
+        def value(logp: Tensor) -> Tensor:
+            total = logp.new_zeros(())
+            for g, i, n in ROWS:
+                for t in range(n):
+                    ratio = (logp - OLD)[g, i, t].exp().clamp(1 - 0.2, 1 + high)
+                    weight = ratio.detach() if detached else ratio
+                    total = total - weight * ADVANTAGE[g, i] * logp[g, i, t]
+            return total / int(MASK.sum())
+
+        return value
+
+    loss = update_loss(policy_loss="cispo", token_mean=True, clip_high=0.28)
+    assert_same_loss(loss, formula(), formula(detached=False), formula(high=0.1))
+
+
+def test_dapo_is_a_mean_over_the_tokens_of_the_batch_with_two_clip_ranges() -> None:
+    """arXiv:2503.14476, equation 8."""
+
+    def formula(per_completion: bool = False, high: float = 0.28) -> Formula:
+        def value(logp: Tensor) -> Tensor:
+            total = logp.new_zeros(())
+            for g, i, n in ROWS:
+                ratio = (logp - OLD)[g, i, :n].exp()
+                term = clipped(ratio, ADVANTAGE[g, i].expand(n), 0.2, high).sum()
+                total = total - term / (n * len(ROWS) if per_completion else int(MASK.sum()))
+            return total
+
+        return value
+
+    loss = update_loss(token_mean=True, clip_high=0.28)
+    assert_same_loss(loss, formula(), formula(per_completion=True), formula(high=0.1))
+
+
+def test_dr_grpo_divides_by_neither_the_deviation_nor_the_length() -> None:
+    """arXiv:2503.20783: R - mean, clipped ratios of tokens, summed over each completion."""
+
+    def formula(per_completion: bool = False, std: bool = False) -> Formula:
+        def value(logp: Tensor) -> Tensor:
+            total = logp.new_zeros(())
+            for g, i, n in ROWS:
+                advantage = ADVANTAGE[g, i] - ADVANTAGE[g].mean()
+                advantage = advantage / ADVANTAGE[g].std() if std else advantage
+                term = clipped((logp - OLD)[g, i, :n].exp(), advantage.expand(n)).sum()
+                total = total - term / (len(ROWS) * (n if per_completion else 1))
+            return total
+
+        return value
+
+    loss = update_loss(advantage="centred")
+    assert_same_loss(loss, formula(), formula(per_completion=True), formula(std=True))
+
+
+def test_reinforce_plus_plus_normalises_over_all_groups() -> None:
+    """arXiv:2501.03262: (R - mean) / std over the batch, the reverse KL in R; not over each group."""
+    kl = torch.stack([(NEW - REF)[g, i, :n].sum() for g, i, n in ROWS]).view(2, 3)
+    shaped = ADVANTAGE - BETA * kl
+    objective = make(advantage="batch_normalised", placement="reward")
+
+    def formula(values: Tensor) -> Formula:
+        return lambda logp: -(torch.where(MASK, logp, 0.0).sum(-1) * values).mean()
+
+    over_batch = (shaped - shaped.mean()) / shaped.std(correction=0)
+    over_group = (shaped - shaped.mean(-1, keepdim=True)) / shaped.std(-1, correction=0, keepdim=True)
+    raw = (ADVANTAGE - ADVANTAGE.mean()) / ADVANTAGE.std(correction=0)
+    assert_same_loss(
+        lambda logp: objective.loss(ADVANTAGE, logp, REF, MASK, beta=BETA)[0],
+        formula(over_batch),
+        formula(over_group),
+        formula(raw),
+    )
+    one = batch_normalised(ADVANTAGE[:1])
+    torch.testing.assert_close(one, group_normalised(ADVANTAGE[:1]))
+
+
+def covariances(logp: Tensor) -> dict[tuple[int, int, int], float]:
+    """(A - mean A)(log pi - mean log pi) of each token, in loops (arXiv:2505.22617)."""
+    tokens = [(g, i, t) for g, i, n in ROWS for t in range(n)]
+    mean_a = sum(float(ADVANTAGE[g, i]) for g, i, _ in tokens) / len(tokens)
+    mean_l = sum(float(logp[token]) for token in tokens) / len(tokens)
+    return {(g, i, t): (float(ADVANTAGE[g, i]) - mean_a) * (float(logp[g, i, t]) - mean_l) for g, i, t in tokens}
+
+
+def without_tokens(tokens: set[tuple[int, int, int]]) -> Formula:
+    """The sum of clipped terms of the other tokens, averaged over completions."""
+
+    def value(logp: Tensor) -> Tensor:
+        total = logp.new_zeros(())
+        for g, i, n in ROWS:
+            for t in set(range(n)) - {t for h, j, t in tokens if (h, j) == (g, i)}:
+                total = total - clipped((logp - OLD)[g, i, t].exp(), ADVANTAGE[g, i]) / len(ROWS)
+        return total
+
+    return value
+
+
+def test_clip_cov_takes_the_gradient_of_tokens_within_the_bounds() -> None:
+    """All of the tokens between the bounds are chosen where the share is 1; one of them where it is small."""
+    values = covariances(NEW)
+    low, high = sorted(values.values())[len(values) // 3], max(values.values()) + 1
+    inside = {token for token, value in values.items() if low < value < high}
+    ratio = (NEW - OLD).exp()
+    not_clipped = {
+        (g, i, t) for g, i, t in inside if not (ratio[g, i, t] > 1.2 if ADVANTAGE[g, i] > 0 else ratio[g, i, t] < 0.8)
+    }
+    options = {"policy_loss": "clip_cov", "policy_loss_options": {"share": 1.0, "low": low, "high": high}}
+    assert len(not_clipped) > 2
+    wrong = {token for token, value in values.items() if value <= low}
+    assert_same_loss_up_to_a_constant(
+        update_loss(**options), without_tokens(not_clipped), without_tokens(set()), without_tokens(wrong)
+    )
+    few = update_loss(**{**options, "policy_loss_options": {"share": 1e-3, "low": low, "high": high}})
+    leaf = NEW.clone().requires_grad_()
+    gradient = torch.autograd.grad(few(leaf), leaf)[0]
+    all_tokens = torch.autograd.grad(without_tokens(set())(leaf), leaf)[0]
+    chosen = ((gradient == 0) & (all_tokens != 0)).nonzero().tolist()
+    assert len(chosen) == 1
+    assert tuple(chosen[0]) in not_clipped
+
+
+def assert_same_loss_up_to_a_constant(loss: Formula, formula: Formula, *wrong: Formula) -> None:
+    assert_same_loss(lambda logp: loss(logp) - loss(NEW), lambda logp: formula(logp) - formula(NEW), *wrong)
+
+
+def test_clip_cov_needs_a_generator() -> None:
+    objective = make(policy_loss="clip_cov", policy_loss_options={"share": 0.1, "low": 0.0, "high": 1.0})
+    with pytest.raises(ValueError, match="chooses tokens at random, but generator is None"):
+        objective.loss(ADVANTAGE, NEW, REF, MASK, beta=0.0)
+
+
+@pytest.mark.parametrize("share", [1e-3, 0.34, 1.0])
+def test_kl_cov_holds_the_tokens_of_largest_covariance(share: float) -> None:
+    values = covariances(NEW)
+    order = sorted(values, key=lambda token: -values[token])
+    number = max(1, int(share * len(order)))
+
+    def formula(tokens: list[tuple[int, int, int]], coef: float = 0.7) -> Formula:
+        def value(logp: Tensor) -> Tensor:
+            total = logp.new_zeros(())
+            for token in order:
+                log_ratio = (logp - OLD)[token]
+                penalty = coef * log_ratio.abs() if token in tokens else 0.0
+                total = total + (penalty - log_ratio.exp() * ADVANTAGE[token[:2]]) / len(ROWS)
+            return total
+
+        return value
+
+    loss = update_loss(policy_loss="kl_cov", policy_loss_options={"share": share, "coef": 0.7})
+    wrong = [formula(order[:number], 0.2), *([formula(order[-number:])] if share < 1 else [])]
+    assert_same_loss(loss, formula(order[:number]), *wrong)
+
+
+def test_flowrl_is_the_squared_flow_balance_with_the_best_log_z() -> None:
+    """arXiv:2509.15207: w (log Z + log pi/|y| - R/beta - log ref/|y|)^2, R normalised in the group, w clipped."""
+    beta = 0.3
+
+    def formula(scale: float = 1 / beta, normalise: bool = True, low: float = 0.2) -> Formula:
+        def value(logp: Tensor) -> Tensor:
+            total = logp.new_zeros(())
+            for g in range(2):
+                rewards = ADVANTAGE[g]
+                if normalise:
+                    rewards = (rewards - rewards.mean()) / rewards.std(correction=0)
+                residual, weight = [], []
+                for _, i, n in ROWS[3 * g : 3 * g + 3]:
+                    ratio = (logp - OLD)[g, i, :n].sum().exp().detach()
+                    weight.append(ratio.clamp(1 - low, 1.2))
+                    residual.append((logp - REF)[g, i, :n].sum() / n - scale * rewards[i])
+                w, r = torch.stack(weight), torch.stack(residual)
+                log_z = -(w * r).sum() / w.sum()
+                total = total + (w * (r + log_z) ** 2).sum() / 6
+            return beta / 2 * total
+
+        return value
+
+    objective = make(
+        advantage="group_normalised", policy_loss="flowrl", length_normalised=True, clip_low=0.2, clip_high=0.2
+    )
+    assert not objective.has_target
+    assert_same_loss(
+        lambda logp: objective.loss(ADVANTAGE, logp, REF, MASK, beta=beta, behaviour_logp=OLD)[0],
+        formula(),
+        formula(scale=15.0),
+        formula(normalise=False),
+        formula(low=0.0),
+    )
+
+
+def test_flowrl_has_the_gradient_of_normalised_rewards_less_the_kl_per_token() -> None:
+    objective = make(advantage="group_normalised", policy_loss="flowrl", length_normalised=True)
+    length = MASK.sum(-1)
+    ratio = torch.where(MASK, NEW - REF, 0.0).sum(-1) / length
+    shaped = group_normalised(ADVANTAGE) - BETA * ratio
+    values = (shaped - shaped.mean(-1, keepdim=True)) / length
+
+    def gradient(function: Formula) -> Tensor:
+        leaf = NEW.clone().requires_grad_()
+        return torch.autograd.grad(function(leaf), leaf)[0]
+
+    flow = gradient(lambda logp: objective.loss(ADVANTAGE, logp, REF, MASK, beta=BETA)[0])
+    policy = gradient(lambda logp: -(torch.where(MASK, logp, 0.0).sum(-1) * values).mean())
+    torch.testing.assert_close(flow, policy)
+    assert not torch.allclose(flow, gradient(lambda logp: -(torch.where(MASK, logp, 0.0).sum(-1) * shaped).mean()))
+
+
+def test_dmpo_adds_the_squared_difference_of_two_softmaxes() -> None:
+    """arXiv:2605.19461, equations 5 to 9: q from mean log-probabilities per token, p from R / temperature."""
+    temperature, coef = 0.5, 0.7
+
+    def formula(per_token: bool = True, scale: float = 1 / temperature, times: float = coef) -> Formula:
+        def value(logp: Tensor) -> Tensor:
+            total = update_loss()(logp)
+            for g in range(2):
+                scores = torch.stack([logp[g, i, :n].sum() / (n if per_token else 1) for h, i, n in ROWS if h == g])
+                error = (scores.softmax(0) - (scale * ADVANTAGE[g]).softmax(0)) ** 2
+                total = total + times * error.mean() / 2
+            return total
+
+        return value
+
+    loss = update_loss(match_coef=coef, match_temperature=temperature)
+    assert_same_loss(loss, formula(), formula(per_token=False), formula(scale=1.0), formula(times=0.1))
+
+
+LOSS_OPTIONS: dict[str, dict[str, Any]] = {
+    "gspo": {"ratio": "geometric_mean", "length_normalised": True},
+    "cispo": {"policy_loss": "cispo", "token_mean": True},
+    "clip_cov": {"policy_loss": "clip_cov", "policy_loss_options": {"share": 1.0, "low": 0.0, "high": 9.0}},
+    "kl_cov": {"policy_loss": "kl_cov", "policy_loss_options": {"share": 0.5, "coef": 1.0}},
+    "flowrl": {"policy_loss": "flowrl", "placement": "reward", "length_normalised": True},
+    "dmpo": {"match_coef": 1.0, "match_temperature": 0.5},
+    "reinforce++": {"advantage": "batch_normalised"},
+}
+
+
+@pytest.mark.parametrize("garbage", [0.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", LOSS_OPTIONS)
+def test_an_invalid_completion_has_no_effect_on_a_loss(name: str, garbage: float) -> None:
+    objective = make(**{"advantage": "group_normalised", "placement": "loss", **LOSS_OPTIONS[name]})
+    valid = torch.tensor([[True, True, False], [True, True, True]])
+
+    def gradient(reward: Tensor, logp: Tensor, rows: Tensor | None, **more: Any) -> Tensor:
+        leaf = logp.clone().requires_grad_()
+        generator = torch.Generator().manual_seed(0)
+        chosen = [leaf, REF, MASK] if rows is None else [value[:, rows] for value in (leaf, REF, MASK)]
+        old = OLD if rows is None else OLD[:, rows]
+        loss, _ = objective.loss(reward, *chosen, beta=BETA, behaviour_logp=old, generator=generator, **more)
+        return torch.autograd.grad(loss, leaf)[0]
+
+    dirty_reward, dirty_logp = ADVANTAGE.clone(), NEW.clone()
+    dirty_reward[0, 2], dirty_logp[0, 2] = garbage, garbage
+    clean = gradient(ADVANTAGE, NEW, None, valid=valid)
+    torch.testing.assert_close(gradient(dirty_reward, dirty_logp, None, valid=valid), clean)
+    assert bool((clean[0, 2] == 0).all())
+    assert bool((clean[0, :2] != 0).any())
+    assert not torch.allclose(gradient(ADVANTAGE, NEW, None), clean)  # control: it counts if it is valid

@@ -13,6 +13,7 @@ import pytest
 from core.advantages import ADVANTAGES as ADVANTAGE_FUNCTIONS
 from core.advantages import BONUSES, WEIGHTS
 from core.divergences import DIVERGENCES
+from core.objective import POLICY_LOSSES
 from core.rules import (
     ADVANTAGES,
     ADVANTAGES_WITH_K,
@@ -24,6 +25,7 @@ from core.rules import (
     PLACEMENTS,
     REWARD_KEEPING_TRANSFORMS,
     RULES,
+    TOKEN_LOSSES,
     Choices,
     check_choices,
     first_violation,
@@ -35,6 +37,7 @@ DEFAULT = Choices(direction="reverse")
 MARA = {"transform": "mara", "threshold": True}
 SECOND = {**MARA, "algorithm": "2"}
 REINVENT = {"loss": "reinvent", "advantage": "no_baseline"}
+FLOWRL = {"loss": "flowrl", "advantage": "group_normalised", "length_normalised": True}
 PASS_AT_K = {"advantage": "pass_at_k", "advantage_k": 2, "threshold": True}
 GUARANTEE = "makes the effective beta depend on length, and MARA's guarantee needs the same beta for all samples"
 THRESHOLD = "set it to the lowest reward that counts as good or, with kind=quantile, to a number in [0, 1]"
@@ -44,7 +47,12 @@ CASES = [  # choices that break a rule, the key and the message, and the changes
     ({"placement": "exact"}, "placement", "must be one of reward, loss, reference, got exact", {"placement": "loss"}),
     ({**MARA, "algorithm": "3"}, "algorithm", "must be one of auto, 1, 2, got 3", {"algorithm": "2"}),
     ({"advantage": "gae"}, "advantage", "must be one of leave_one_out, centred, ", {"advantage": "my.module:gae"}),
-    ({"loss": "ppo"}, "loss", "must be one of policy_gradient, reinvent, got ppo", {"loss": "policy_gradient"}),
+    (
+        {"loss": "ppo"},
+        "loss",
+        "must be one of policy_gradient, reinvent, cispo, clip_cov, ",
+        {"loss": "policy_gradient"},
+    ),
     ({**MARA, "classes": "word"}, "classes", "must be one of sequence, answer, got word", {"classes": "answer"}),
     ({**MARA, "mass": "guess"}, "mass", "must be one of remembered, group, reference, got guess", {"mass": "group"}),
     (
@@ -279,6 +287,69 @@ CASES = [  # choices that break a rule, the key and the message, and the changes
         "cannot be group_normalised with transform=mara unless the KL term is in the reward",
         {"advantage": "leave_one_out"},
     ),
+    (
+        {"token_mean": True, "length_normalised": True},
+        "token_mean",
+        "must be false with length_normalised=true, which divides by the length of each completion already",
+        {"length_normalised": False},
+    ),
+    (
+        {**MARA, "token_mean": True, "placement": "loss", "anchor": "remembered"},
+        "token_mean",
+        "must be false with transform=mara unless the KL term is in the reward of the sequence",
+        {"placement": "reward"},
+    ),
+    (
+        {"ratio": "geometric_mean"},
+        "length_normalised",
+        "must be true with ratio=geometric_mean, whose gradient is divided by the length",
+        {"length_normalised": True},
+    ),
+    ({"ratio": "word"}, "ratio", "must be one of token, sequence, geometric_mean, got word", {"ratio": "token"}),
+    *(
+        (
+            {"loss": loss, "ratio": "sequence"},
+            "ratio",
+            f"must be token with loss={loss}, which is defined on tokens, got sequence",
+            {"ratio": "token"},
+        )
+        for loss in TOKEN_LOSSES
+    ),
+    ({"loss": "cispo", "gamma": 0.9}, "gamma", "must be 1 with loss=cispo, got 0.9", {"gamma": 1}),
+    *(
+        (
+            {**FLOWRL, key: value},
+            key,
+            f"must be {needed} with loss=flowrl, got {shown}: the loss ",
+            {key: getattr(replace(DEFAULT, **FLOWRL), key)},
+        )
+        for key, value, needed, shown in (
+            ("direction", "forward", "reverse", "forward"),
+            ("placement", "loss", "reward", "loss"),
+            ("entropy_coef", 0.1, "0", "0.1"),
+            ("length_normalised", False, "true", "false"),
+            ("transform", "ips", "identity", "ips"),
+        )
+    ),
+    (
+        {**FLOWRL, "level": "token", "length_normalised": False},
+        "level",
+        "must be sequence with loss=flowrl, got token: the loss is computed from whole completions",
+        {"level": "sequence", "length_normalised": True},
+    ),
+    (
+        {**FLOWRL, "advantage": "max_at_k"},
+        "advantage",
+        "cannot be max_at_k with loss=flowrl, whose advantage normalises the rewards; use advantage=group_normalised",
+        {"advantage": "group_normalised"},
+    ),
+    ({**FLOWRL, "beta": 0.0}, "beta", "must be > 0 with loss=flowrl, got 0.0", {"beta": 1.0}),
+    (
+        {**MARA, "match_coef": 0.5},
+        "match_coef",
+        "must be 0 with transform=mara, got 0.5: the term has an optimum of its own",
+        {"match_coef": 0.0},
+    ),
     *(
         (
             {**REINVENT, key: value},
@@ -386,11 +457,12 @@ def test_the_names_in_the_rules_are_those_of_the_functions():
     assert set(REWARD_KEEPING_TRANSFORMS) == {"identity"} | BONUSES.keys() | WEIGHTS.keys()
     known = TRANSFORMS.keys() | BONUSES.keys() | WEIGHTS.keys()
     assert set(GOOD_SAMPLE_TRANSFORMS) | set(REWARD_KEEPING_TRANSFORMS) <= known
-    assert (LEVELS, ALGORITHMS, LOSSES) == (
+    assert (
         ("sequence", "token", "reward_to_go"),
         ("auto", "1", "2"),
-        ("policy_gradient", "reinvent"),
-    )
+        ("policy_gradient", "reinvent", *TOKEN_LOSSES, "flowrl"),
+    ) == (LEVELS, ALGORITHMS, LOSSES)
+    assert POLICY_LOSSES.keys() == {"policy_gradient", *TOKEN_LOSSES}
 
 
 def test_the_rules_are_read_without_loading_torch():

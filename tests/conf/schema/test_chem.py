@@ -75,7 +75,7 @@ def test_a_message_in_full(rejected, message):
 def test_the_loss_is_a_choice_of_the_rules():
     assert make_config("chem", "loss=reinvent").choices().loss == "reinvent"
     assert make_config("chem").choices().loss == "policy_gradient"
-    assert set(options("chem", "loss")) == set(LOSSES)
+    assert set(options("chem", "loss")) < set(LOSSES)
 
 
 PRETRAIN = "data=a.smi"
