@@ -54,6 +54,7 @@ class Choices:
         ratio: of the policy to the one that sampled, as in `core.losses.clipped_policy_gradient`.
         token_mean: whether the loss is divided by the mean number of tokens of the batch's completions.
         match_coef: of the distribution-matching term.
+        redraw: how many times a group whose rewards tie is drawn again.
         threshold: whether a threshold is given.
         beta: of the first step, reward units per nat.
         final_beta: of the last step, with a linear or cosine schedule.
@@ -81,6 +82,7 @@ class Choices:
     ratio: str = "token"
     token_mean: bool = False
     match_coef: float = 0.0
+    redraw: int = 0
     threshold: bool = False
     beta: float = 1.0
     beta_schedule: str = "constant"
@@ -477,6 +479,12 @@ RULES: tuple[Rule, ...] = (
         "match_coef",
         lambda c: c.match_coef != 0 and c.mara,
         "must be 0 with transform=mara, got {match_coef}: the term has an optimum of its own",
+    ),
+    Rule(
+        "redraw",
+        lambda c: c.mara and c.redraw > 0,
+        "must be 0 with transform=mara, got {redraw}: the KL term also moves groups whose rewards tie, and masses "
+        "are estimated from all groups",
     ),
     # --- REINVENT's loss: a policy gradient without a baseline, with the sequence's reverse KL in the reward
     *(

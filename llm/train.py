@@ -50,6 +50,7 @@ from llm.prompt_statistics import (
     statistics_seed,
     step_masses,
 )
+from llm.redraw import Drawn, Redraw
 from llm.reference import (
     ReferenceSamples,
     draw_reference_samples,
@@ -72,6 +73,7 @@ class Learner(NamedTuple):
     memory: the classes of each prompt, for MARA; None where it needs none.
     labels: names the class of each completion, for MARA over answers; else None.
     statistics: what is taken once for each prompt from completions of the reference; None if nothing is.
+    redraw: draws groups again whose rewards tie; None: they are kept.
     seed: of the run.
     kl_samples: completions of the reference on which the divergence is measured; None: it is not measured on any.
     """
@@ -87,6 +89,7 @@ class Learner(NamedTuple):
     memory: ClassMemory | None = None
     labels: Labels | None = None
     statistics: ReferenceStatistics | None = None
+    redraw: Redraw | None = None
     seed: int = 0
     kl_samples: ReferenceSamples | None = None
 
@@ -243,15 +246,18 @@ def make_learner(config: LlmConfig, task: Task, models: Models, engine: Engine) 
     """
     device = models.eos_ids.device
     memory = make_class_memory(config.choices())
+    reward = make_reward(config.reward, task, device, models.policy.dtype)
+    drop_truncated, rounds = config.truncated == "drop", config.update.redraw
     return Learner(
         models=models,
         engine=engine,
         task=task,
-        reward=make_reward(config.reward, task, device, models.policy.dtype),
+        reward=reward,
         limits=MicroBatchLimits(config.micro_batch, config.micro_batch_tokens),
         partition=make_partition(config.transform, task, device),
         similarity=make_similarity(config.transform, device),
-        drop_truncated=config.truncated == "drop",
+        drop_truncated=drop_truncated,
+        redraw=Redraw(models, engine, reward, config.seed, rounds, drop_truncated) if rounds else None,
         memory=memory,
         labels=make_labels(config.transform, task, device),
         statistics=make_statistics(config.transform, memory),
@@ -268,9 +274,12 @@ def train_step(learner: Learner, objective: Objective, batch: Batch, beta: float
     models, engine, G = learner.models, learner.engine, batch.group_size
     with engine.gather() as policy:
         rollout = sample(policy, batch.prompts, batch.uniforms, group_size=G, **models.ends())  # tokens, mask: [R, T]
-    completions = Completions(batch.prompts, rollout.tokens, rollout.mask)
     texts = models.texts(rollout)
-    scores = learner.reward([chat for chat in batch.chats for _ in range(G)], texts)  # [R]
+    drawn = Drawn(rollout, texts, learner.reward([chat for chat in batch.chats for _ in range(G)], texts))
+    if learner.redraw is not None:
+        drawn = learner.redraw(batch, drawn)
+    rollout, texts, scores = drawn.rollout, drawn.texts, drawn.scores  # [R]
+    completions = Completions(batch.prompts, rollout.tokens, rollout.mask)
     ref_logp = reference_logp(models, engine, learner.limits, completions)  # [R, T]
     measure_reference(learner, batch)
     kl_logp = kl_samples_logp(learner)  # [N] twice; before the policy is updated
@@ -300,6 +309,8 @@ def train_step(learner: Learner, objective: Objective, batch: Batch, beta: float
         everything = range(batch.total_prompts)
         _, on_policy = policy_loss(objective, experience, everything, None, beta, generator, policy_logp)
         metrics = mean_metrics(updates) | on_policy
+    if learner.redraw is not None:
+        metrics |= {"redraw/groups": torch.tensor(drawn.redrawn), "redraw/tied_groups": torch.tensor(drawn.tied)}
     return step_result(learner, objective, experience, metrics, policy_logp, entropy, beta, kl_logp)
 
 

@@ -155,6 +155,11 @@ class UpdateConfig(Section):
         "difference to the target's log-probability per token",
         choices=tuple(name for name in LOSSES if name != "reinvent"),
     )
+    redraw: int = key(
+        "how many times a group whose rewards tie is drawn again (DAPO's dynamic sampling); 0: it is kept",
+        low=0,
+        high=1000,
+    )
     covariance: CovarianceConfig = key("which tokens update.loss=clip_cov and kl_cov choose")
     match: MatchConfig = key("DMPO's term, which is added to the loss")
 
@@ -283,6 +288,7 @@ class LlmConfig(RunConfig):
         "loss": "update.loss",
         "ratio": "update.ratio",
         "match_coef": "update.match.coef",
+        "redraw": "update.redraw",
     }
 
     model: ModelConfig = key("a causal language model and how to load it")
@@ -343,6 +349,7 @@ class LlmConfig(RunConfig):
             loss=update.loss,
             ratio=update.ratio,
             match_coef=update.match.coef,
+            redraw=update.redraw,
         )
 
     def objective_arguments(self) -> dict[str, Any]:

@@ -350,6 +350,12 @@ CASES = [  # choices that break a rule, the key and the message, and the changes
         "must be 0 with transform=mara, got 0.5: the term has an optimum of its own",
         {"match_coef": 0.0},
     ),
+    (
+        {**MARA, "redraw": 3},
+        "redraw",
+        "must be 0 with transform=mara, got 3: the KL term also moves groups whose rewards tie",
+        {"redraw": 0},
+    ),
     *(
         (
             {**REINVENT, key: value},
