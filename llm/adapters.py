@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file, find_adapter_config_file
 
 from conf.schema.base import ConfigError
+from conf.schema.extras import not_installed
 from conf.schema.llm import LoraConfig, ModelConfig
 from launch.runs.rng import stream_seed
 from launch.runs.run_folder import user_path
@@ -33,9 +34,7 @@ def add_adapter(policy: PreTrainedModel, config: LoraConfig, seed: int) -> None:
     try:
         import peft
     except ImportError:
-        raise ConfigError(
-            "model.lora.rank: LoRA needs peft, which is not installed: pip install -e .[lora]"
-        ) from None
+        raise ConfigError(f"model.lora.rank: {not_installed('peft')}") from None
     with torch.random.fork_rng():
         torch.manual_seed(stream_seed(seed, "adapter"))
         try:
@@ -178,7 +177,7 @@ def _merge(model: PreTrainedModel, name: str, saved: set[str]) -> PreTrainedMode
     try:
         import peft
     except ImportError:
-        raise ImportError("it is an adapter, and peft is not installed: pip install -e .[lora]") from None
+        raise ImportError(f"it is an adapter, and {not_installed('peft')}") from None
     dtypes, dtype = {key: p.dtype for key, p in model.named_parameters()}, model.dtype
     try:
         adapted = peft.PeftModel.from_pretrained(model, name, torch_device="cpu").eval()

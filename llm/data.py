@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy
 
 from conf.schema.base import ConfigError
+from conf.schema.extras import not_installed
 from conf.schema.llm import LlmConfig, SourceConfig
 from launch.runs.console import console
 from launch.runs.run_folder import user_path
@@ -159,9 +160,7 @@ def _dataset_rows(key: str, source: SourceConfig, file: Path | None, seed: int) 
         from datasets import load_dataset
         from datasets.exceptions import DatasetsError
     except ImportError:
-        raise ConfigError(
-            f"{key}: reading {source.path} needs datasets, which is not installed: pip install -e .[data]"
-        ) from None
+        raise ConfigError(f"{key}: {source.path} cannot be read, since {not_installed('datasets')}") from None
     parquet: dict[str, Any] = {"path": "parquet", "data_files": str(file), "split": "train"}
     other: dict[str, Any] = {"path": str(file or source.path), "name": source.subset, "split": source.split}
     try:

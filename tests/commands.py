@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 
 from launch.cli.mara import find_command
+from tests.hidden.sitecustomize import hide
 from tools.as_command import become_command
 
 ROOT = Path(__file__).parents[1]
@@ -127,6 +128,8 @@ def _run_command(words, folder, environment, outputs):
         os.chdir(folder)
         paths = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
         sys.path[:] = [os.getcwd(), *paths, *sys.path[1:]]
+        if environment.get("HIDDEN_PACKAGE"):
+            hide(environment["HIDDEN_PACKAGE"])
 
     become_command(words, prepare)
 

@@ -51,6 +51,8 @@ class Docking:
         poses: int = 0,
         flexible_ring_size: int | None = None,
     ) -> None:
+        from vina import Vina  # not packaged for every Python; the rest of this module does without
+
         self.receptor = find_file("receptor", receptor)
         check_polar_hydrogens("receptor", self.receptor)
         if (ligand is None) == (centre is None):
@@ -74,8 +76,6 @@ class Docking:
         check_ring_size(flexible_ring_size)
         self.exhaustiveness, self.poses = exhaustiveness, poses
         self.flexible_ring_size = flexible_ring_size
-        from vina import Vina  # not packaged for every Python; the rest of this module does without
-
         self.vina = Vina("vina", cpu=1, seed=seed, verbosity=0)
         self.vina.set_receptor(str(self.receptor))
         self.vina.compute_vina_maps(self.centre, self.size)

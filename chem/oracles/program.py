@@ -19,6 +19,7 @@ from chem.oracles.base import Molecule, TimedOut
 from chem.oracles.conformers import check_polar_hydrogens, embed_conformer
 from chem.parallel.processes import kill_group
 from conf.schema.base import ConfigError, check_choice
+from conf.schema.extras import not_installed
 from launch.runs.run_folder import user_path
 
 PICKS = ("first", "last", "min", "max")
@@ -139,7 +140,7 @@ def check_placeholders(parts: Sequence[str], allowed: set[str]) -> set[str]:
         unknown = ", ".join(f"{{{name}}}" for name in sorted(fields - allowed))
         raise ConfigError(f"command: unknown placeholder {unknown}; allowed: {allowed_fields}")
     if "pdbqt" in {name.partition("_")[0] for name in fields} and find_spec("meeko") is None:
-        raise ConfigError("command: PDBQT files need meeko, which is not installed: pip install 'mara-rl[docking]'")
+        raise ConfigError(f"command: PDBQT files need meeko, and {not_installed('meeko')}")
     return fields
 
 

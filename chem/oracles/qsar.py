@@ -12,6 +12,7 @@ from chem.files import file_hash, find_file
 from chem.oracles.base import Molecule
 from chem.oracles.descriptors import make_features
 from conf.schema.base import ConfigError
+from conf.schema.extras import missing_package, not_installed
 
 KERNELS = ("ConstantKernel", "DotProduct", "Matern", "Product", "RationalQuadratic", "RBF", "Sum", "WhiteKernel")
 TRUSTED = {  # types of scikit-learn beside those that skops trusts by itself: plain data and arithmetic
@@ -141,9 +142,7 @@ def read_onnx(path: Path, output: str | None) -> Predict:
     try:
         import onnxruntime
     except ImportError as error:
-        raise ConfigError(
-            "model: ONNX files need onnxruntime, which is not installed: pip install 'mara-rl[qsar]'"
-        ) from error
+        raise ConfigError(f"model: {not_installed('onnxruntime')}") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
@@ -177,9 +176,7 @@ def read_skops(path: Path) -> Predict:
     try:
         import skops.io
     except ImportError as error:
-        raise ConfigError(
-            "model: files of skops need skops, which is not installed: pip install 'mara-rl[qsar]'"
-        ) from error
+        raise ConfigError(f"model: {missing_package(error) or error}") from error
     try:
         types = set(skops.io.get_untrusted_types(file=path))
         if types - TRUSTED:

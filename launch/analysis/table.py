@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from conf.schema.base import ConfigError
+from conf.schema.extras import not_installed
 from launch.analysis.artifacts import Artifacts, read_artifacts
 from launch.analysis.csv_cells import write_csv
 from launch.analysis.uncertainty import standard_error
@@ -302,7 +303,7 @@ def write_tables(
     try:
         import pyarrow  # noqa: F401  # for Parquet
     except ImportError:
-        raise ConfigError("table.parquet: pyarrow is not installed: pip install -e '.[reports]'") from None
+        raise ConfigError(f"table.parquet: {not_installed('pyarrow')}") from None
     table = pd.DataFrame([_row_record(row, rows, keys) for row in rows])
     varying = list(rows[0].varying) if rows else []
     mixed = [column for column in varying if table[column].dtype == object]

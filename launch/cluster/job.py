@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conf.schema.base import ConfigError
+from conf.schema.extras import not_installed
 from launch.cli.import_path import append_folder
 from launch.cli.recorded_command import RecordedCommand
 from launch.cluster.sweep import Sweep, SweepJob, read_sweep, unreadable_reason
@@ -206,10 +207,8 @@ def import_submitit() -> Any:
     try:
         import submitit
     except ImportError:
-        raise ConfigError(
-            "hydra/launcher: slurm and local need submitit, which is not installed: pip install -e '.[slurm]', or "
-            "use hydra/launcher=basic"
-        ) from None
+        reason = f"{not_installed('submitit')}; slurm and local need it, hydra/launcher=basic does not"
+        raise ConfigError(f"hydra/launcher: {reason}") from None
     with suppress(AttributeError):
         submitit.core.logger.get_logger().setLevel("ERROR")
     return submitit

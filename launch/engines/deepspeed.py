@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from conf.schema.base import ConfigError
+from conf.schema.extras import missing_package
 from conf.schema.run import OptimizerConfig
 from launch.engines import distributed
 from launch.engines.base import check_finite, make_adamw, scheduled_lr
@@ -194,10 +195,8 @@ def import_deepspeed() -> Any:
         with _no_stderr():  # the import links test programs, and the linker prints the libraries that are missing
             import deepspeed
     except ImportError as error:
-        raise ConfigError(
-            f"engine: the zero engines need DeepSpeed, which cannot be imported ({error}): "
-            "pip install -e '.[deepspeed]', or use engine=torch"
-        ) from None
+        reason = missing_package(error) or f"DeepSpeed cannot be imported: {error}"
+        raise ConfigError(f"engine: {reason}; the zero engines need it, engine=torch does not") from None
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # compiling it takes minutes; gloo works
     return deepspeed

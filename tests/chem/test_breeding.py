@@ -17,7 +17,7 @@ from chem.replay import ReplayMemory
 from chem.scoring import RewardFunction
 from conf.schema.base import ConfigError
 from conf.schema.chem import GeneticConfig, ReplayConfig
-from conf.schema.extras import missing_package
+from conf.schema.extras import missing_package, not_installed
 from launch.cli.compose import compose, compose_typed
 from launch.runs.run_folder import read_jsonl
 
@@ -121,7 +121,7 @@ def test_a_missing_library_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "mol_ga.graph_ga.gen_candidates", None)
     with pytest.raises(ModuleNotFoundError) as error:
         make_breeder(CONFIG, load_prior(SHIPPED))
-    assert missing_package(error.value) == "mol_ga is not installed: pip install 'mara-rl[genetic]'"
+    assert missing_package(error.value) == not_installed("mol_ga")
 
 
 def test_offspring_need_a_memory_to_be_learnt_from():

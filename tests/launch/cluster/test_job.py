@@ -225,6 +225,6 @@ def test_ports_of_jobs_and_of_restarts_differ():
 def test_submitit_is_named_where_it_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(
-        ConfigError, match=r"^hydra/launcher: slurm and local need submitit.*pip install -e '\.\[slurm"
+        ConfigError, match=r"^hydra/launcher: submitit is not installed \(extra slurm\): pip install -e "
     ):
         cluster_job.import_submitit()

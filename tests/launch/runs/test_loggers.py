@@ -82,7 +82,7 @@ def test_a_logger_that_is_not_installed_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(
         ConfigError,
-        match=r"^loggers: wandb needs the package wandb, .*pip install -e '\.\[tracking\]', or remove wandb",
+        match=r"^loggers: wandb is not installed \(extra tracking\): pip install -e .*; or remove wandb",
     ):
         loggers.make_loggers(["wandb"], tmp_path, {})
     assert loggers.make_loggers([], tmp_path, {}) == []

@@ -239,7 +239,7 @@ def test_the_trainer_checks_its_configuration_again(tiny_folder, tmp_path):
 def test_without_trl_the_import_says_what_to_install(monkeypatch):
     monkeypatch.delitem(sys.modules, "llm.integrations.trl")
     monkeypatch.setitem(sys.modules, "trl", None)
-    with pytest.raises(ImportError, match=r"^llm\.integrations\.trl needs TRL: pip install 'mara-rl\[trl\]'$"):
+    with pytest.raises(ImportError, match=r"^llm\.integrations\.trl: trl is not installed \(extra trl\): pip"):
         importlib.import_module("llm.integrations.trl")
 
 

@@ -64,7 +64,7 @@ def test_reactants_that_are_not_molecules_are_dropped():
 
 def test_a_missing_datamol_is_one_line(monkeypatch):
     monkeypatch.setattr(templates, "find_spec", lambda name: None)
-    message = r"^datamol is not installed, and its .* templates are needed: pip install --no-deps datamol$"
+    message = r"^datamol is not installed \(extra synthesis\): pip install --no-deps datamol; its retro.* are needed$"
     with pytest.raises(ConfigError, match=message):
         templates.data_file("reactions.json")
 
