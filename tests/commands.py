@@ -17,7 +17,6 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from launch.cli.mara import find_command
 from tests.hidden.sitecustomize import hide
 from tools.as_command import become_command
 
@@ -55,6 +54,8 @@ def module_words(command):
     """The module and arguments of a command as a user types it, `mara llm plan ...` or `python -m llm.plan ...`."""
     words = shlex.split(command, comments=True)
     if words[0] == "mara":
+        from launch.cli.mara import find_command  # not in the server, whose forks import what is ours anew
+
         module, arguments = find_command(words[1:])
         return [module, *arguments]
     assert words[:2] == ["python", "-m"], command

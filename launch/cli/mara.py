@@ -34,6 +34,9 @@ The same commands without `mara`: python -m llm, python -m llm.plan, python -m l
 """
 
 
+COMPLETION = ("--shell-completion", "-sc")
+
+
 class CommandError(Exception):
     """A mistake in the command's name; the message is one line."""
 
@@ -49,12 +52,26 @@ def main() -> int:
     if words == ["--version"]:
         print(f"mara {version('mara-rl')}")
         return 0
+    if words[0] in COMPLETION or (words[-2:-1] and words[-2] in COMPLETION):
+        return print_completion(words[-1])
     try:
         module, arguments = find_command(words)
     except CommandError as error:
         print(f"mara: {error}", file=sys.stderr)
         return 2
     run(module, arguments)
+    return 0
+
+
+def print_completion(request: str) -> int:
+    """Print the completion's script, or its candidates; returns the exit status."""
+    from launch.cli.completion import REQUEST, answer
+
+    text = answer(request)
+    if text is None:
+        print(f"mara: {REQUEST}", file=sys.stderr)
+        return 2
+    print(text, end="")
     return 0
 
 
