@@ -13,12 +13,12 @@ DEMO = $(BIN)/python -m llm -m experiment=one_two objective.direction=reverse,fo
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1 \2/p' Makefile | while read -r name text; do printf '%-12s %s\n' "$$name" "$$text"; done
 
-venv: .venv/installed  ## make .venv with every package pinned (PYTHON=python3.12 picks the Python)
+venv: .venv/installed  ## make .venv with every package pinned; PYTHON=, EXTRAS= and TORCH= choose others (docs/install.md)
 	@:
 
 # A new room is a new package, so the rooms count as well.
 .venv/installed: pyproject.toml constraints.txt $(wildcard $(ROOMS:=/__init__.py))
-	@ALONE='-c constraints.txt $(ALONE)' sh tools/venv.sh .venv '$(PYTHON)' -c constraints.txt -e '.[$(EXTRAS)]'
+	@TORCH='$(TORCH)' ALONE='$(ALONE)' CONSTRAINTS=constraints.txt sh tools/venv.sh .venv '$(PYTHON)' -e '.[$(EXTRAS)]'
 
 demo: venv  ## train the 1-2 task both ways, with and without MARA, in minutes on a CPU
 	@$(DEMO)

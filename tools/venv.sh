@@ -1,7 +1,8 @@
 #!/bin/sh
-# Make the virtual environment FOLDER from PYTHON, pip install the remaining arguments into it, and then the arguments
-# in ALONE without their dependencies:
-#     ALONE='ARGUMENT...' sh tools/venv.sh FOLDER PYTHON ARGUMENT...
+# Make the virtual environment FOLDER from PYTHON, pip install the remaining arguments into it, and then the packages in
+# ALONE without their dependencies, at the versions in the file CONSTRAINTS. With TORCH, the arguments of a pip install
+# that names a build of torch, that is installed first, and kept in place of the version in CONSTRAINTS:
+#     [TORCH='torch --index-url URL'] [ALONE='PACKAGE...'] [CONSTRAINTS=FILE] sh tools/venv.sh FOLDER PYTHON ARGUMENT...
 # A folder without the file `installed` is incomplete and is made again. Each failure prints one line on stderr.
 set -eu
 folder=$1 python=$2
@@ -46,10 +47,22 @@ install() {
     "$folder/bin/python" -m pip install --disable-pip-version-check "$@" >>"$log" 2>&1
 }
 
+# shellcheck disable=SC2086
+install_all() {
+    pins=${CONSTRAINTS-}
+    if [ -n "${TORCH-}" ]; then
+        install $TORCH || return
+        pins=$folder/constraints.txt
+        grep -v '^torch==' "${CONSTRAINTS:-/dev/null}" >"$pins" || true
+        "$folder/bin/python" -c 'from importlib.metadata import version; print("torch==" + version("torch"))' >>"$pins" || return
+    fi
+    install ${pins:+-c "$pins"} "$@" || return
+    [ -z "${ALONE-}" ] || install ${pins:+-c "$pins"} --no-deps $ALONE
+}
+
 rm -f "$folder/installed"
 : >"$log"
-# shellcheck disable=SC2086
-if ! install "$@" || { [ -n "${ALONE-}" ] && ! install --no-deps $ALONE; }; then
+if ! install_all "$@"; then
     error=$(grep -ai '^ *error:' "$log" | grep -av subprocess-exited | tail -n 1 | sed 's/^ *//')
     ! grep -aq 'connection broken' "$log" || reason=" (no connection to a package index)"
     stop "packages could not be installed${reason-}, log in $log: ${error:-$(tail -n 1 "$log")}"
