@@ -4,6 +4,7 @@ import re
 import runpy
 import tomllib
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -91,14 +92,79 @@ def test_constraints_are_what_their_script_writes():
 def test_environment_is_what_pyproject_gives():
     text = (HOME / "environment.yml").read_text(encoding="utf-8")
     assert text == render(PYPROJECT), "run `make environment`"
-    *conda, pip = yaml.safe_load(text)["dependencies"]
-    assert conda == ["python" + PROJECT["requires-python"], "pip"]
-    assert pip == {"pip": [*PROJECT["dependencies"], "-e ."]}
+    python, _, pip = yaml.safe_load(text)["dependencies"]
+    assert Version("3.12") in Requirement(python).specifier
+    assert f"3.{PROJECT['requires-python'].removeprefix('>=3.')}" in python
+    (constraints, project), extras = pip["pip"], set(EXTRAS)
+    assert constraints == "-c constraints.txt"
+    assert set(project.removeprefix("-e .[").removesuffix("]").split(",")) == extras - {
+        "dev",
+        "docs",
+        "deepspeed",
+        "trl",
+    }
 
-    # Control: another requirement gives another file.
-    changed = PYPROJECT.replace('"numpy>=2"', '"numpy>=1"')
+    # Control: another extra gives another file.
+    changed = PYPROJECT.replace('lora = ["peft', 'adapters = ["peft')
     assert changed != PYPROJECT
     assert render(changed) != text
+
+
+def test_the_container_copies_what_there_is_and_runs_targets_and_commands():
+    text = (HOME / "Dockerfile").read_text(encoding="utf-8")
+    copied = [name for line in re.findall(r"^COPY (.*)$", text, re.MULTILINE) for name in line.split()[:-1]]
+    assert [name for name in copied if not (HOME / name).exists()] == []
+    packages = {path.parent.name for path in HOME.glob("*/__init__.py")} - {"tests"}
+    assert packages | {"hydra_plugins", "tools", PROJECT["readme"], *PROJECT["license-files"]} <= set(copied)
+    makefile = (HOME / "Makefile").read_text(encoding="utf-8")
+    assert unknown_targets(re.search(r"^RUN (make .*)$", text, re.MULTILINE)[1], makefile) == []
+    (python,) = re.findall(r"^FROM python:([\d.]+)-slim$", text, re.MULTILINE)
+    assert (
+        Version(python) in Requirement(f"python{PROJECT['requires-python']},<3.13").specifier
+    )  # Vina's last is 3.12
+    (extras,) = re.findall(r'^ARG EXTRAS="(.*)"$', text, re.MULTILINE)
+    assert set(extras.split(",")) <= set(EXTRAS)
+    assert yaml.safe_load(re.search(r"^CMD (.*)$", text, re.MULTILINE)[1])[0] in PROJECT["scripts"]
+
+
+NO_PART = {"chemprop", "guacamol", "molscore", "tqdm", "func-timeout", "dask", "setuptools"}  # on the index of pip
+WITH_VALUE = ("-c", "-d", "-r", "--target", "--index-url")
+TEXTS = [
+    path
+    for pattern in ("*.md", "docs/**/*.md", "Makefile", "Dockerfile", "environment.yml", "*/**/*.py", "*/**/*.yaml")
+    for path in sorted(HOME.glob(pattern))
+    if path.relative_to(HOME).parts[0] not in ("tests", ".venv", "build") and path.name != "CHANGELOG.md"
+]
+
+
+def wrong_installs(text: str) -> list[str]:
+    """What the `pip install` and `pip download` of a text name that no index and no extra has, or is not quoted."""
+    known = NO_PART | set(pins(CONSTRAINTS))
+    wrong = []
+    for arguments in re.findall(r"pip (?:install|download) ([^`\n#()|]*)", text):
+        tokens = re.findall(r"'[^']*'|\"[^\"]*\"|[^\s,;:]+", arguments)
+        for before, token in pairwise(["", *tokens]):
+            word = re.split("[<>=]", token.strip("'\""))[0]
+            if before in WITH_VALUE or "/" in word:
+                continue
+            if word.startswith(".[") or word.startswith(f"{PROJECT['name']}["):
+                exist = word.startswith(".") and set(word[2:].rstrip("]").split(",")) <= set(EXTRAS)
+                wrong += [] if exist and token[0] in "'\"" else [word]
+            elif re.match("[a-z]", word) and canonicalize_name(word) not in known:
+                wrong.append(word)
+    return wrong
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(HOME)))
+def test_what_a_text_tells_to_install_exists(path):
+    assert wrong_installs(path.read_text(encoding="utf-8")) == []
+
+
+def test_control_what_does_not_exist_is_found():
+    assert wrong_installs("pip install 'mara-rl[chem]'") == ["mara-rl[chem]"]
+    assert wrong_installs("`pip install -e .[chem]`, `pip install -e '.[chemistry]'`") == [".[chem]", ".[chemistry]"]
+    assert wrong_installs("pip install --no-deps datamol no-such") == ["no-such"]
+    assert wrong_installs("pip install --no-deps -c constraints.txt -e '.[chem,lora]' 'setuptools>=77'") == []
 
 
 def test_every_room_is_packaged_and_type_checked():
