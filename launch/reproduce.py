@@ -38,6 +38,7 @@ from launch.diff import (
     read_overrides_file,
     read_side,
 )
+from launch.runs.checksums import check_files
 from launch.runs.run_folder import CLOCK, clock_of, read_config, read_json, read_jsonl, read_record, run_state
 from launch.runs.streams import run_command
 
@@ -80,9 +81,11 @@ def reproduce(run: Path, out: Path | None, more: Sequence[str], tolerance: float
         The exit status.
 
     Raises:
-        ConfigError: `run` is not a run folder, `out` holds a run, or the overrides are not valid.
+        ConfigError: `run` is not a run folder or has a damaged file, `out` holds a run, or the overrides are not
+            valid.
     """
     record = read_record(run)
+    check_files(run, record)
     recorded = read_command(record)
     recorded.check(run)
     package, flags, overrides = recorded.package, recorded.flags, list(recorded.overrides)

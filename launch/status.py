@@ -19,7 +19,7 @@ from conf.schema.base import ConfigError
 from conf.schema.objective import DIVERGENCE_METRICS
 from launch.cli.command_table import ArgumentParser
 from launch.cluster.sweep import JobState, Sweep, inspect_jobs, is_alive, read_sweep, run_overrides, slurm_queue
-from launch.runs.checksums import check_shown_files
+from launch.runs.checksums import check_files
 from launch.runs.run_folder import (
     foreign_files,
     last_traceback_line,
@@ -104,7 +104,7 @@ def _read_run(status: JobStatus, run: Path, of_job: JobState, keys: Sequence[str
         raise ConfigError(of_job.problem)
     if of_job.record is None:
         return
-    check_shown_files(run, of_job.record)
+    check_files(run, of_job.record)
     last = read_last_line(run / "metrics.jsonl") or {}
     status.steps = int(last.get("step", -1)) + 1
     status.total = read_config(run).get("steps")

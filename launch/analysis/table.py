@@ -20,7 +20,7 @@ from launch.analysis.uncertainty import standard_error
 from launch.cluster.sweep import JobState, inspect_jobs, is_alive, read_sweep, run_overrides, slurm_queue
 from launch.runs.atomic import replacing
 from launch.runs.checkpoint import result_config
-from launch.runs.checksums import check_shown_files
+from launch.runs.checksums import check_files
 from launch.runs.run_folder import (
     flatten,
     foreign_files,
@@ -129,7 +129,7 @@ def _read_files(run: CollectedRun, of_job: JobState) -> None:
         raise ConfigError(of_job.problem)
     if of_job.record is None:
         return
-    check_shown_files(run.folder, of_job.record)
+    check_files(run.folder, of_job.record)
     run.record = of_job.record
     run.package, run.overrides = run.record["package"], run_overrides(run.folder, run.overrides, run.record)
     run.error = last_traceback_line(run.record.get("traceback"))

@@ -1,13 +1,14 @@
 """Checksums of the files of a run, with which damage to a file is found. Nothing here imports torch."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from conf.schema.base import ConfigError
 from launch.runs.run_folder import is_locked, read_json, read_record
 
+START_FILES = ("config.yaml", "overrides.yaml")  # written when a process of the run begins
 SHOWN_FILES = ("metrics.jsonl", "summary.json")  # which launch.status and launch.collect show
 
 
@@ -29,15 +30,17 @@ def digest(path: Path, length: int) -> Any:
     return sha256
 
 
-def shown_checksums(folder: Path) -> dict[str, str]:
-    """The checksums of those SHOWN_FILES that a run folder has, for its record."""
-    return {name: file_checksum(folder / name) for name in SHOWN_FILES if (folder / name).is_file()}
+def file_checksums(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """The checksums of those of the files that a run folder has, for its record."""
+    return {name: file_checksum(folder / name) for name in names if (folder / name).is_file()}
 
 
-def check_shown_files(folder: Path, record: Mapping[str, Any] | None = None) -> None:
-    """Compare the SHOWN_FILES with what they were when the run ended, or at the last checkpoint of a killed one.
+def check_files(folder: Path, record: Mapping[str, Any] | None = None) -> None:
+    """Compare START_FILES and SHOWN_FILES with what the run wrote.
 
-    Earlier versions recorded no checksums, and lines that follow the last checkpoint of a killed run have none.
+    The latter are those of the end of the run, or of the last checkpoint of a killed one. Nothing is compared while a
+    run goes on. Earlier versions recorded no checksums, and lines that follow the last checkpoint of a killed run have
+    none.
 
     Args:
         folder: the run folder.
@@ -54,9 +57,11 @@ def check_shown_files(folder: Path, record: Mapping[str, Any] | None = None) -> 
 
 def _recorded(folder: Path, record: Mapping[str, Any]) -> Iterator[tuple[str, int | None, str]]:
     """The recorded checksums, as (file, number of bytes or None for all, checksum)."""
-    if record["state"] != "running":
-        yield from ((name, None, checksum) for name, checksum in record.get("checksums", {}).items())
-    elif not is_locked(folder):
+    running = record["state"] == "running"
+    if running and is_locked(folder):
+        return
+    yield from ((name, None, checksum) for name, checksum in record.get("checksums", {}).items())
+    if running:
         manifest = newest_manifest(folder)
         for name, checksum in manifest.get("line_checksums", {}).items():
             if f"{name}.jsonl" in SHOWN_FILES:

@@ -15,7 +15,7 @@ from launch.cli.recorded_command import recorded_cwd
 from launch.cli.shadowing import HOME
 from launch.runs.atomic import WriteError, remove_partial
 from launch.runs.checkpoint import check_equal, result_config
-from launch.runs.checksums import shown_checksums
+from launch.runs.checksums import SHOWN_FILES, START_FILES, file_checksums
 from launch.runs.provenance import code_version, hardware, package_versions
 from launch.runs.run_folder import (
     CLOCK,
@@ -117,6 +117,7 @@ class RunRecord:
         """
         write_text(self.folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
         write_text(self.folder / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
+        self.content["checksums"] = file_checksums(self.folder, START_FILES)
         self._write()
 
     def note(self, facts: Mapping[str, Any]) -> None:
@@ -148,7 +149,8 @@ class RunRecord:
             self.content["traceback"] = "".join(traceback.format_exception(error))
         self.content["ended"] = utc_now()
         try:
-            self.content["checksums"] = shown_checksums(self.folder)
+            at_start = self.content.get("checksums", {})
+            self.content["checksums"] = at_start | file_checksums(self.folder, SHOWN_FILES)
             self._write()
         except WriteError:
             if error is None:

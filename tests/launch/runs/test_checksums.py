@@ -5,7 +5,7 @@ import json
 import pytest
 
 from conf.schema.base import ConfigError
-from launch.runs.checksums import check_shown_files, file_checksum, shown_checksums
+from launch.runs.checksums import SHOWN_FILES, START_FILES, check_files, file_checksum, file_checksums
 from launch.runs.run_folder import lock_folder
 
 LINES = '{"step": 0, "reward": 1.5}\n{"step": 1, "reward": 2.5}\n'
@@ -41,18 +41,18 @@ def test_the_checksum_of_a_part(tmp_path):
 @pytest.mark.parametrize("name", ["metrics.jsonl", "summary.json"])
 def test_a_run_that_ended(run, state, name):
     (run / "summary.json").write_text('{"coverage": 1.0}')
-    record(run, state, checksums=shown_checksums(run))
-    check_shown_files(run)
+    record(run, state, checksums=file_checksums(run, SHOWN_FILES))
+    check_files(run)
     content = (run / name).read_text()
     for damaged in (content.replace("1", "2", 1), content.replace("e", "f", 1), content.partition("\n")[0][:-1]):
         (run / name).write_text(damaged)
         with pytest.raises(ConfigError, match=rf"{name}: damaged, or changed since the run wrote it"):
-            check_shown_files(run)
+            check_files(run)
     (run / name).unlink()
     with pytest.raises(ConfigError, match=rf"{name}: damaged"):
-        check_shown_files(run)
+        check_files(run)
     record(run, state)  # control: as an earlier version left it
-    check_shown_files(run)
+    check_files(run)
 
 
 def test_a_killed_run_up_to_its_last_checkpoint(run):
@@ -60,17 +60,29 @@ def test_a_killed_run_up_to_its_last_checkpoint(run):
     first = LINES.index("\n") + 1
     save_checkpoint(run, 1, first)
     (run / "metrics.jsonl").write_text(LINES.replace("2.5", "3.5"))
-    check_shown_files(run)  # a line that follows the checkpoint
+    check_files(run)  # a line that follows the checkpoint
     (run / "metrics.jsonl").write_text(LINES[: first - 5])
     with pytest.raises(ConfigError, match=r"metrics.jsonl: damaged"):
-        check_shown_files(run)
+        check_files(run)
     lock = lock_folder(run)
     assert lock is not None
-    check_shown_files(run)  # the run goes on, and writes the file
+    check_files(run)  # the run goes on, and writes the file
 
 
 def test_a_manifest_that_cannot_be_read_is_left_to_the_resumed_run(run):
     record(run, "running")
     save_checkpoint(run, 1, 5)
     (run / "checkpoints" / "step_00000001" / "manifest.json").write_text("{")
-    check_shown_files(run)
+    check_files(run)
+
+
+def test_the_configuration_of_a_killed_run_and_of_one_that_goes_on(run):
+    (run / "config.yaml").write_text("steps: 120\n")
+    record(run, "running", checksums=file_checksums(run, START_FILES))
+    check_files(run)
+    (run / "config.yaml").write_text("stepr: 120\n")
+    with pytest.raises(ConfigError, match=r"config.yaml: damaged"):
+        check_files(run)
+    lock = lock_folder(run)
+    assert lock is not None
+    check_files(run)  # a run that is resumed may be writing it
