@@ -39,7 +39,7 @@ def check_files(folder: Path, record: Mapping[str, Any] | None = None) -> None:
     """Compare START_FILES and SHOWN_FILES with what the run wrote.
 
     The latter are those of the end of the run, or of the last checkpoint of a killed one. Nothing is compared while a
-    run goes on. Earlier versions recorded no checksums, and lines after the last checkpoint of a killed run have none.
+    run goes on. Earlier versions recorded no checksums, and lines after a killed run's last checkpoint have none.
 
     Args:
         folder: the run folder.
