@@ -9,6 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from conf.schema.base import ConfigError
 from conf.schema.renames import renamed_key, renamed_option
+from launch.cli.completion import REQUEST, answer
 from launch.cli.errors import invalid_override_message
 from launch.cli.groups import options
 
@@ -30,6 +31,12 @@ def read_command_line(package: str) -> None:
 
     parser.error = raise_config_error  # type: ignore[method-assign]
     arguments = parser.parse_intermixed_args()
+    if arguments.shell_completion:
+        script = answer(arguments.overrides[0] if arguments.overrides else "")
+        if script is None:
+            raise ConfigError(REQUEST)
+        print(script, end="")
+        sys.exit(0)
     if arguments.experimental_rerun is not None:
         raise ConfigError("--experimental-rerun: it loads a pickle; use python -m launch.reproduce RUN instead")
     overrides = arguments.overrides

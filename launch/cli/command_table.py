@@ -29,13 +29,13 @@ class Command:
 
 TABLE: dict[str, tuple[Command, ...]] = {
     "Train, on a laptop or a cluster": (
-        Command("llm", "llm", "post-train a language model on a task, or on prompts and rewards of your own"),
+        Command("llm", "llm", "post-train a language model on a task, or on your own rewards"),
         Command("chem", "chem", "post-train a model of molecules on an oracle"),
-        Command("didactic", "didactic", "the paper's figures: small policies beside their exact optima, in seconds"),
+        Command("didactic", "didactic", "the paper's figures: small policies and exact optima, seconds"),
     ),
     "Language models": (
-        Command("llm plan", "llm.plan", "does a run fit into memory, and how long are its prompts? before loading"),
-        Command("llm evaluate", "llm.evaluate", "reward, distinct answers, utility and pass@k of a run or a model"),
+        Command("llm plan", "llm.plan", "whether a run fits into memory, before anything is loaded"),
+        Command("llm evaluate", "llm.evaluate", "rewards, distinct answers, utility, pass@k of a run or model"),
         Command("llm ensemble", "llm.ensemble", "average the weights of a policy with those of its reference"),
     ),
     "Molecules": (
@@ -44,20 +44,20 @@ TABLE: dict[str, tuple[Command, ...]] = {
         Command("chem score", "chem.score", "the score of each molecule of a file, with its components"),
         Command("chem evaluate", "chem.evaluate", "yield, diversity and sample efficiency of scored molecules"),
         Command("chem space", "chem.space", "a map of the good molecules of several runs, side by side"),
-        Command("chem benchmark", "chem.benchmark", "methods on the tasks of PMO, MolExp and others, as one table"),
-        Command("chem stock", "chem.stock", "an inventory of building blocks for oracles that plan a synthesis"),
-        Command("chem convert", "chem.convert", "read a prior of REINVENT, or a configuration of REINVENT or Saturn"),
+        Command("chem benchmark", "chem.benchmark", "methods on the tasks of PMO or MolExp, as one table"),
+        Command("chem stock", "chem.stock", "building blocks for oracles that plan a synthesis"),
+        Command("chem convert", "chem.convert", "priors and configurations of REINVENT, those of Saturn"),
     ),
     "Sweeps and finished runs": (
-        Command("submit", "launch.submit", "submit a sweep to SLURM, or start it in the background on this machine"),
-        Command("status", "launch.status", "state, step, time left and newest metrics of the jobs of a sweep"),
-        Command("resume", "launch.resume", "run the jobs of a sweep that are missing, failed or were stopped"),
+        Command("submit", "launch.submit", "a sweep on SLURM, or in the background on this machine"),
+        Command("status", "launch.status", "state, step, time left and newest metrics of a sweep's jobs"),
+        Command("resume", "launch.resume", "run what is missing or failed of a sweep, or was stopped"),
         Command("collect", "launch.collect", "one table, pictures and a report.html of the runs of sweeps"),
         Command("diff", "launch.diff", "how two runs or configurations differ"),
         Command("reproduce", "launch.reproduce", "run a recorded run again and compare it step by step"),
     ),
     "Understand": (
-        Command("explain", "core.explain", "the optimum of a small problem of your own, with and without MARA"),
+        Command("explain", "core.explain", "the optimum of your own small problem, without MARA and with"),
     ),
 }
 BY_MODULE = {command.module: command for group in TABLE.values() for command in group}

@@ -6,7 +6,9 @@ Standard library only: a command's libraries are imported when it is run.
 import difflib
 import os
 import runpy
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from importlib.metadata import version
 
@@ -19,21 +21,20 @@ usage: mara COMMAND ...
 
 KL-regularised reinforcement learning that keeps every good answer instead of one.
 """
-EXAMPLES = """\
-First steps
-  mara explain 'reward=[1,1,0]' 'ref=[.3,.02,.68]' beta=.01    why RL keeps one answer, and what MARA changes
-  mara didactic experiment=figure5                             a figure of the paper, in seconds
-  mara llm -m transform=identity,mara                          a small model without MARA and with it, in minutes
-  mara collect SWEEP                                           the table of that sweep; it printed its folder
-  mara chem experiment=synth_fast/mara_0.8                     molecules (needs the extra chem)
-
-A run is made of GROUP=OPTION and KEY=VALUE; -m sweeps over the values between commas. Quote what has [ ] or *.
-`mara COMMAND --help` explains a command, lists its options and every key with its value, meaning and range.
-`eval "$(mara -sc install=bash)"` completes commands, options and keys with TAB (zsh: =zsh; fish: docs/install.md).
-The same commands without `mara`: python -m llm, python -m llm.plan, python -m launch.collect, python -m core.explain.
-"""
-
-
+FIRST_STEPS = (
+    ("mara explain 'reward=[1,1,0]' 'ref=[.3,.02,.68]' beta=.01", "why RL keeps one answer, and what MARA changes"),
+    ("mara didactic experiment=figure5", "a figure of the paper, in seconds"),
+    ("mara llm -m transform=identity,mara", "a small model without MARA and with it, in minutes"),
+    ("mara collect SWEEP", "one table of that sweep, whose folder was printed"),
+    ("mara chem experiment=synth_fast/mara_0.8", "molecules (needs the extras chem and synthesis)"),
+)
+NOTES = (
+    "A run is made of GROUP=OPTION and KEY=VALUE; -m sweeps over values between commas. Quote a word with [ ] or *. "
+    "`mara COMMAND --help` explains a command and lists its options and keys.",
+    'eval "$(mara -sc install=bash)" lets TAB complete them (zsh, fish: docs/install.md).',
+    "Without `mara`: python -m llm, python -m llm.plan, python -m launch.collect and so on.",
+)
+WIDTHS = (60, 100)  # minimum and maximum width of the page
 COMPLETION = ("--shell-completion", "-sc")
 
 
@@ -76,13 +77,24 @@ def print_completion(request: str) -> int:
 
 
 def help_page() -> str:
-    """The page of `mara --help`."""
-    width = max(map(len, BY_WORDS))
-    parts = [USAGE]
+    """The page of `mara --help`, as wide as the terminal within WIDTHS."""
+    width = min(max(shutil.get_terminal_size().columns, WIDTHS[0]), WIDTHS[1])
+    column = max(map(len, BY_WORDS)) + 4
+    lines = [USAGE]
     for title, commands in TABLE.items():
-        rows = [f"  {command.words:<{width}}  {command.text}" for command in commands]
-        parts.append("\n".join([title, *rows, ""]))
-    return "\n".join([*parts, EXAMPLES])
+        lines += [title, *(_row(command.words, command.text, column, width) for command in commands), ""]
+    lines.append("First steps")
+    lines += [_row(words, text, column, width) for words, text in FIRST_STEPS]
+    lines += ["", *(textwrap.fill(note, width, break_long_words=False) for note in NOTES)]
+    return "\n".join(lines) + "\n"
+
+
+def _row(words: str, text: str, column: int, width: int) -> str:
+    """Words and what they do: beside them if they are short, otherwise on the next line."""
+    beside = len(words) + 4 <= column
+    rest = textwrap.wrap(text, width - column, break_long_words=False)
+    first = f"  {words:<{column - 2}}{rest.pop(0)}" if beside else f"  {words}"
+    return "\n".join([first, *(f"{'':<{column}}{line}" for line in rest)])
 
 
 def find_command(words: Sequence[str]) -> tuple[str, list[str]]:

@@ -92,6 +92,14 @@ def test_every_command_prints_the_script(words):
     assert child.stdout == answer("install=bash")
 
 
+@pytest.mark.parametrize("module", ["llm", "chem.pretrain"])
+def test_a_package_alone_prints_it_as_well(module):
+    """Hydra's own script completes neither `mara` nor `python -m`."""
+    assert run_module(module, "-sc", "install=zsh", status=0).stdout == answer("install=zsh")
+    child = run_module(module, "--shell-completion", "install=tcsh", status=1)
+    assert child.stderr.startswith(f"{module}: --shell-completion: must be install=SHELL")
+
+
 @pytest.fixture
 def bin_folder(tmp_path):
     """A folder with the command `mara`."""
