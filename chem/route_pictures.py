@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
+from chem.figures import molecule_label
 from chem.oracles.synthesis.routes import Route, draw_steps, route_length, route_steps, save_column
 
 WIDTH, CELL, LINE, MARGIN = 880, (210, 160), 24, 12  # pixels
@@ -26,7 +27,7 @@ def draw_block(row: Mapping[str, Any], route: Route) -> Image.Image:
     for picture in pictures:
         picture.thumbnail((WIDTH - 2 * MARGIN, CELL[1]))  # at most as wide as the sheet
     reactions = route_length(route)
-    title = f"score {row['score']:.3f}, {reactions} reaction{'' if reactions == 1 else 's'}"
+    title = f"{molecule_label(row)}   {reactions} reaction{'' if reactions == 1 else 's'}"
     height = LINE + sum(LINE + picture.height for picture in pictures) + MARGIN
     block = Image.new("RGB", (WIDTH, height), "white")
     pen = ImageDraw.Draw(block)

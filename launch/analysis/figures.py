@@ -127,8 +127,9 @@ def draw_band(
 def draw_point(axes: Axes, point: tuple[float, float], errors: tuple[float, float], style: Style, label: str) -> None:
     """Draw a point with its standard errors along both axes, those that are known."""
     x_error, y_error = (error if math.isfinite(error) and error > 0 else None for error in errors)
-    options: dict[str, Any] = {"color": style.colour, "marker": style.marker, "markersize": 7, "linestyle": ""}
-    axes.errorbar(*point, xerr=x_error, yerr=y_error, label=plain_label(label), **options)
+    x, y = point
+    axes.errorbar(x, y, xerr=x_error, yerr=y_error, fmt="none", ecolor=style.colour)
+    axes.plot([x], [y], style.marker, color=style.colour, markersize=7, label=plain_label(label))
 
 
 def draw_base_line(axes: Axes, value: float | None, label: str = "base", colour: str = BASE) -> None:

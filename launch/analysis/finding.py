@@ -104,7 +104,7 @@ def _tested(rows: Sequence[Row], labels: Sequence[str], rankings: Sequence[Ranki
     clear = [ranking for ranking in rankings if not ranking.tied]
     if len(clear) == len(rankings):
         return f"{_capital(_highest(rows, labels, rankings))}, {_certainty(clear, len(rows))}."
-    level = [ranking for ranking in rankings if len(ranking.tied) == len(rows) - 1]
+    level = [ranking for ranking in rankings if ranking.tied and len(rows) == 2]
     parts = [_clause(rows, labels, ranking) for ranking in rankings if ranking not in level]
     if level:
         parts.append(f"no significant difference in {' or '.join(_range(rows, ranking) for ranking in level)}")
@@ -121,7 +121,8 @@ def _clause(rows: Sequence[Row], labels: Sequence[str], ranking: Ranking) -> str
     """What the tests say about one result."""
     if not ranking.tied:
         return f"{_highest(rows, labels, [ranking])}, {_certainty([ranking], len(rows))}"
-    tied = _enumerate([labels[number] for number in ranking.tied])
+    all_tied = len(ranking.tied) == len(rows) - 1
+    tied = "any other" if all_tied else _enumerate([labels[number] for number in ranking.tied])
     best = f"{labels[ranking.best]} ({_number(rows[ranking.best], ranking.key)})"
     return f"{_name(ranking.key)} is highest for {best}, but not significantly higher than for {tied}"
 

@@ -10,7 +10,7 @@ from conf.schema.base import ConfigError
 from launch.analysis.artifacts import MAX_ITEMS
 from launch.runs.run_folder import iterate_jsonl
 
-MAX_PROMPTS = 3  # of a step
+MAX_PROMPTS = 2  # of a step
 MAX_COMPLETIONS = 5  # distinct ones, of a prompt
 MAX_MOLECULES = MAX_ITEMS // 2  # of a step
 MAX_CHARACTERS = 1500  # of a completion

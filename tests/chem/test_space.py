@@ -14,5 +14,6 @@ def test_the_command(tmp_path, capsys):
         "space.csv",
         "space.json",
         "space.png",
+        "space.svg",
     ]
     assert "picture" in capsys.readouterr().out

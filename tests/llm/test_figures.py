@@ -122,6 +122,6 @@ def test_the_figure_of_a_run_has_the_colour_of_its_method(tmp_path, monkeypatch)
     monkeypatch.undo()
     (figure,) = figures
     assert figure.axes[1].lines[0].get_color() == METHOD_COLOURS["mara_forward"]
-    assert figure.axes[1].get_legend_handles_labels()[1] == ["base", "MARA, forward KL"]
+    assert figure.axes[1].get_legend_handles_labels()[1] == ["MARA, forward KL", "base"]
     assert (tmp_path / "figure.svg").read_text().startswith("<?xml")
     plt.close(figure)

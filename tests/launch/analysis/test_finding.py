@@ -64,6 +64,13 @@ def test_the_best_may_be_tied_with_some():
     assert rank(rows, "correct", 2).tied == [1]
 
 
+def test_among_several_the_others_may_differ_from_each_other():
+    """The best has a wide spread, so that it is tied with two that clearly differ."""
+    text = sentence(row("a", (0.5, 1.5, 0.9)), row("b", around(0.8)), row("c", around(0.5)))
+    assert "is highest for a (0.97 ± 0.29), but not significantly higher than for any other;" in text
+    assert "no significant difference" not in text
+
+
 @pytest.mark.parametrize("correct", [[0.9], [0.9, 0.9, 0.9]])
 def test_what_cannot_be_tested_is_called_so(correct):
     """One seed, or seeds that do not differ at all."""
@@ -95,7 +102,8 @@ def test_chance_is_called_a_finding_at_most_as_often_as_the_level_says():
     count = 400
     for _ in range(count):
         rows = [row(str(n), *generator.normal(size=(2, 4)).tolist()) for n in range(4)]
-        found += sentence(*rows).count("highest") > 0
+        text = sentence(*rows)
+        found += text.count("highest") > text.count("than for any other")
         uncorrected += any(len(rank(rows, key, results=1 / 6).tied) < 3 for key in AXES)  # 6 pairs: no correction
     assert found <= count * LEVEL + 3 * (count * LEVEL * (1 - LEVEL)) ** 0.5
     assert uncorrected > 3 * count * LEVEL  # control
