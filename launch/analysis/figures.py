@@ -129,7 +129,7 @@ def draw_point(axes: Axes, point: tuple[float, float], errors: tuple[float, floa
     x_error, y_error = (error if math.isfinite(error) and error > 0 else None for error in errors)
     x, y = point
     axes.errorbar(x, y, xerr=x_error, yerr=y_error, fmt="none", ecolor=style.colour)
-    axes.plot([x], [y], style.marker, color=style.colour, markersize=7, label=plain_label(label))
+    axes.plot([x], [y], style.marker, color=style.colour, markersize=7, zorder=4, label=plain_label(label))
 
 
 def draw_base_line(axes: Axes, value: float | None, label: str = "base", colour: str = BASE) -> None:
