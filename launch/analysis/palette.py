@@ -46,8 +46,27 @@ METHOD_COLOURS = {  # by `method_name`
     "darling": "#B8860B",
     "ucpo": "#C2185B",
     "differential_smoothing": "#7A8B99",
+    "dapo": "#0000FF",
+    "gspo": "#FF00FF",
+    "cispo": "#00B200",
+    "maxrl": "#4058FF",
+    "dr_grpo": "#FF0040",
+    "flowrl": "#ED73FF",
+    "dmpo": "#8600B2",
+    "gapo": "#FF009F",
+    "ips_grpo": "#FF7373",
+    "dra_grpo": "#86B200",
+    "uniqueness": "#512E66",
+    "clip_cov": "#0000B2",
+    "kl_cov": "#B20000",
+    "reinforce_plus_plus": "#664250",
 }
-ALIASES = {"rloo": "vanilla_reverse", "rloo_forward": "vanilla_forward"}  # methods by another name
+ALIASES = {  # methods and transforms by another name
+    "rloo": "vanilla_reverse",
+    "rloo_forward": "vanilla_forward",
+    "dra": "dra_grpo",
+    "ips": "ips_grpo",
+}
 OTHER_COLOURS = ("#3D5A80", "#98B06F", "#B07AA1", "#9D7660", "#5B8E7D", "#D37295", "#4E79A7", "#86711A")
 MARKERS = "osD^vP*X"
 LINES = ("-", "--", "-.", ":")
@@ -79,7 +98,9 @@ def method_name(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> str
     if transform == "mara":
         over_answers = config.get("transform.level") == "answer"
         return f"mara_answers_{direction}" if over_answers else f"mara_{direction}"
-    return str(config.get("transform.function", transform)) if transform == "custom" else transform
+    if transform == "custom":
+        return str(config.get("transform.function", transform))
+    return ALIASES.get(transform, transform)
 
 
 def method_colours(methods: Sequence[str]) -> dict[str, str]:

@@ -68,6 +68,7 @@ def test_every_method_has_a_colour_of_its_own_that_can_be_seen_on_white():
         ({"transform.name": "identity"}, ["method=rloo"], "vanilla_reverse"),
         ({"transform.name": "custom", "transform.function": "a.b:c"}, [], "a.b:c"),
         ({"transform.name": "unlikely"}, ["~x"], "unlikely"),
+        ({"transform.name": "dra"}, [], "dra_grpo"),
     ],
 )
 def test_the_method_of_a_run(config, overrides, name):
