@@ -16,6 +16,7 @@ from chem.oracles.base import Molecule
 from chem.oracles.properties import PROPERTIES
 from launch.analysis.figures import draw_line, integer_ticks, panels, save_figure
 from launch.analysis.palette import BASE, BLUE, GREY, Style
+from launch.analysis.uncertainty import format_mean
 from launch.runs.console import console
 from launch.runs.fitted_table import FittedTable
 from launch.runs.rng import rollout_uniforms
@@ -164,12 +165,12 @@ def sample_table(summary: Mapping[str, Any]) -> FittedTable:
 
 def property_table(summary: Mapping[str, Any]) -> FittedTable:
     """Table with one row per property: mean and standard deviation of both sides, and their distance."""
-    table = FittedTable("Distinct samples and as many training molecules")
+    table = FittedTable("Distinct samples and as many training molecules", "±: standard deviation")
     for header in ("property", "samples", "training", "distance, std"):
         table.add_column(header, "label" if header == "property" else "number")
     for name in COMPARED_PROPERTIES:
         row = summary[f"property/{name}"]
-        cells = (f"{row[f'{side}mean']:.3g} ± {row[f'{side}std']:.3g}" for side in ("", "training_"))
+        cells = (format_mean(row[f"{side}mean"], row[f"{side}std"]) for side in ("", "training_"))
         table.add_row(name, *cells, f"{row['wasserstein_in_std']:.3f}")
     return table
 

@@ -94,7 +94,12 @@ def test_a_file_with_partition_and_scores(evaluate, tmp_path):
     rows = read(tmp_path / "out" / "prompts.jsonl")
     assert [row["utility"] for row in rows] == pytest.approx([float(u) for u in UTILITIES], rel=1e-12)
     assert [row["distinct"] for row in rows] == [3, 2]
-    for words in ("2.500 ±", "equivalence: partition of the file", "vocabulary: 50257", "scores: generation_scores"):
+    for words in (
+        "2.50 ± 0.50",
+        "equivalence: partition of the file",
+        "vocabulary: 50257",
+        "scores: generation_scores",
+    ):
         assert words in out
     assert (tmp_path / "out" / "figure.png").stat().st_size > 5000
     assert json.loads((tmp_path / "out" / "run.json").read_text())["command"][:3] == ["python", "-m", "llm.evaluate"]
