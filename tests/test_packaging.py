@@ -127,7 +127,8 @@ def test_the_container_copies_what_there_is_and_runs_targets_and_commands():
     assert yaml.safe_load(re.search(r"^CMD (.*)$", text, re.MULTILINE)[1])[0] in PROJECT["scripts"]
 
 
-NO_PART = {"chemprop", "guacamol", "molscore", "tqdm", "func-timeout", "dask", "setuptools", "wheel"}  # on the index of pip
+# packages on pip's index that are no part of an extra
+NO_PART = {"chemprop", "guacamol", "molscore", "tqdm", "func-timeout", "dask", "setuptools", "wheel"}
 WITH_VALUE = ("-c", "-d", "-r", "--target", "--index-url")
 TEXTS = [
     path
