@@ -61,7 +61,7 @@ def report_sweep(folders: Sequence[Path], sweep: Path) -> None:
 BY_SEQUENCE, ENTROPY, LOG_RATIO = "by sequence", "entropy, nats", "log-ratio (eq. 7)"
 ANSWER_LEGEND = {  # what the columns of `answer_table` mean, where their names do not say it
     BY_SEQUENCE: "by sequence: shares of the most frequent correct token sequences",
-    ENTROPY: "entropy: of the correct answers; ± standard error over prompts, or over completions if there is one",
+    ENTROPY: "entropy: of the correct answers; ± standard error over prompts, with one prompt over completions",
     LOG_RATIO: "log-ratio: log pi(a)/pi(b) of the two most frequent correct completions, in brackets at the optimum",
 }
 
