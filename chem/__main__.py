@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from conf.schema.chem import ChemConfig
 from launch.cli.app import start
+from launch.runs.progress import working
 
 if TYPE_CHECKING:
     from launch.runs.run import Run
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
 
 def train(config: ChemConfig, run: "Run") -> None:
     """Train the policy of one run."""
-    from chem.train import train_policy  # loads torch and RDKit
+    with working("loading the libraries"):
+        from chem.train import train_policy  # loads torch and RDKit
 
     train_policy(config, run)
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from conf.schema.benchmark import BenchmarkConfig
 from launch.cli.app import start
+from launch.runs.progress import working
 
 if TYPE_CHECKING:
     from launch.runs.run import Run
@@ -11,7 +12,8 @@ if TYPE_CHECKING:
 
 def benchmark(config: BenchmarkConfig, run: "Run") -> None:
     """Run what has no record yet, and print the table."""
-    from chem.benchmarks.driver import run_benchmark  # loads RDKit
+    with working("loading the libraries"):
+        from chem.benchmarks.driver import run_benchmark  # loads RDKit
 
     run_benchmark(config, run)
 

@@ -8,7 +8,9 @@ from chem.foreign.convert_file import convert_configuration
 from chem.foreign.ledger import LEGEND
 from chem.models.prior import save_prior
 from chem.models.reinvent4 import convert_prior, read_reinvent
-from launch.cli.command_table import ArgumentParser, as_typed
+from launch.cli.command_table import ArgumentParser
+from launch.cli.next_steps import path_override
+from launch.runs.closing import command, show_next
 from launch.runs.run_folder import one_line_errors
 from launch.runs.streams import run_command
 
@@ -54,6 +56,8 @@ def _prior(file: Path, folder: Path) -> None:
     save_prior(folder, prior)
     parameters = sum(tensor.numel() for tensor in prior.network.parameters())
     print(f"wrote {folder}: {prior.config.name}, {parameters:,} parameters, {len(prior.tokenizer)} tokens")
+    converted = path_override("prior", folder)
+    show_next([command("chem", converted), command("chem.sample", converted, "count=1000")])
 
 
 def _configuration(file: Path, folder: Path) -> None:
@@ -66,8 +70,8 @@ def _configuration(file: Path, folder: Path) -> None:
     for note in conversion.notes:
         print(f"note: {note}")
     lost = sum(row.status == "none" for row in rows)
-    print(f"{len(rows)} keys, {lost} without a counterpart. Run it with:")
-    print(as_typed(command_line(words)))
+    print(f"{len(rows)} keys, {lost} without a counterpart")
+    show_next([command_line(words)])
 
 
 if __name__ == "__main__":

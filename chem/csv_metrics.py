@@ -45,7 +45,6 @@ def evaluate_file(config: ChemEvaluateConfig, run: Run) -> None:
     if order:
         best = [{"smiles": molecules.smiles[n], "score": float(molecules.score[n])} for n in order[: config.shown]]
         draw_molecules(run.folder / "molecules.png", best)
-    run.info(f"pictures: {run.folder / 'figure.png'}" + (f", {run.folder / 'molecules.png'}" if order else ""))
 
 
 def read_known(config: ChemEvaluateConfig, run: Run) -> Molecules | None:

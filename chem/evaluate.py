@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from conf.schema.chem import ChemEvaluateConfig
 from launch.cli.app import start
+from launch.runs.progress import working
 
 if TYPE_CHECKING:
     from launch.runs.run import Run
@@ -11,7 +12,8 @@ if TYPE_CHECKING:
 
 def evaluate(config: ChemEvaluateConfig, run: "Run") -> None:
     """Evaluate one CSV file."""
-    from chem.csv_metrics import evaluate_file  # loads RDKit
+    with working("loading the libraries"):
+        from chem.csv_metrics import evaluate_file  # loads RDKit
 
     evaluate_file(config, run)
 

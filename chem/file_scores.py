@@ -3,11 +3,11 @@
 import csv
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from rdkit import rdBase
-from rich.progress import track
 
 from chem.files import file_hash, find_file
 from chem.molecule_files import read_molecule_file
@@ -21,6 +21,7 @@ from launch.analysis.csv_cells import csv_cell
 from launch.runs.atomic import replacing
 from launch.runs.console import console
 from launch.runs.fitted_table import FittedTable
+from launch.runs.progress import tracked, working
 from launch.runs.run import Run
 
 COLUMNS = ("smiles", "canonical", "score", "status", "message", "scaffold")
@@ -35,7 +36,9 @@ def score_file(config: ScoreConfig, run: Run) -> None:
     if not molecules:
         raise ConfigError(f"file: {path.name} has no molecule among its {len(strings):,} strings")
     try:
-        with Oracle(config.oracle) as oracle:
+        with ExitStack() as stack:
+            with working("starting the oracle"):
+                oracle = stack.enter_context(Oracle(config.oracle))
             for note in oracle.notes:
                 run.info(note)
             results, cached = score_chunks(oracle, config, run.folder, molecules)
@@ -76,8 +79,7 @@ def score_chunks(
     results: list[Result] = []
     cached = 0
     firsts = range(0, len(molecules), config.chunk)
-    quiet = not console.is_terminal
-    for first in track(firsts, "scoring", console=console, transient=True, disable=quiet):
+    for first in tracked(firsts, "scoring"):
         chunk, known = ask_oracle(oracle, cache, molecules[first : first + config.chunk])
         results += chunk
         cached += known

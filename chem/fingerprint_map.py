@@ -17,7 +17,9 @@ from launch.analysis.csv_cells import csv_cell
 from launch.analysis.figures import panels, plain_label, save_figure
 from launch.analysis.palette import GREY, styles
 from launch.analysis.sweep_runs import run_method
+from launch.cli.next_steps import path_override
 from launch.runs.atomic import make_folder, replacing
+from launch.runs.closing import command, show_next, show_pictures
 from launch.runs.console import console
 from launch.runs.fitted_table import FittedTable
 from launch.runs.run_folder import write_json
@@ -81,7 +83,11 @@ def map_runs(runs: Sequence[Path], screen: float, names: Sequence[str] = (), out
     methods = [run_method(run) or name for run, name in zip(runs, names, strict=True)]
     draw_places(out / "space.png", found, places, shares, screen, methods)
     console.print(yield_table(figures, screen))
-    console.print(f"picture: {out / 'space.png'}", soft_wrap=True)
+    show_pictures([out / "space.png"])
+    if all(run.is_dir() for run in runs):
+        show_next([command("launch.collect", *runs, "--out", out / "collected")])
+    else:
+        show_next([command("chem.evaluate", path_override("file", path)) for path in paths[:2]])
 
 
 def scored_file(run: Path) -> Path:

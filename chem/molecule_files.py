@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rdkit import Chem, rdBase
-from rich.progress import track
 
 from chem.molecules import MAX_CHARACTERS, read_molecule
 from chem.oracles.base import MAX_ATOMS
 from conf.schema.base import ConfigError
-from launch.runs.console import console
+from launch.runs.progress import tracked
 
 DELIMITERS = ("\t", ",", ";", None)  # None: any white space
 SAMPLE_ROWS = 50  # rows by which the delimiter and the column of the SMILES are found
@@ -112,9 +111,8 @@ def distinct_molecules(strings: Iterable[str], check: Callable[[str], tuple[str 
     strings = list(strings)
     reasons: Counter[str] = Counter()
     kept: dict[str, None] = {}
-    quiet = not console.is_terminal
     with rdBase.BlockLogs():
-        for string in track(strings, "reading molecules", console=console, transient=True, disable=quiet):
+        for string in tracked(strings, "reading molecules"):
             reason, smiles = check(string)
             if reason is None and smiles in kept:
                 reason = "duplicate"

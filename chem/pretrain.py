@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from conf.schema.chem import PretrainConfig
 from launch.cli.app import start
+from launch.runs.progress import working
 
 if TYPE_CHECKING:
     from launch.runs.run import Run
@@ -11,7 +12,8 @@ if TYPE_CHECKING:
 
 def pretrain(config: PretrainConfig, run: "Run") -> None:
     """Train the prior of one run."""
-    from chem.models.prior_training import train_prior  # loads torch and RDKit
+    with working("loading the libraries"):
+        from chem.models.prior_training import train_prior  # loads torch and RDKit
 
     train_prior(config, run)
 

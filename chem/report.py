@@ -86,17 +86,12 @@ def report_run(
         run.warn(no_molecule_text(metrics, len(samples)))
     write_artifacts(run.folder / "report", molecules, config.screens, best)
     draw_run(run.folder, metrics, scores_by_call(rows))
-    pictures = ["figure.png"]
     if best:
         draw_molecules(run.folder / "molecules.png", best)
-        pictures.append("molecules.png")
     if routes := best_routes(scored):
         from chem.route_pictures import draw_routes  # loads syntheseus, which the oracle has used
 
         draw_routes(run.folder / "routes.png", routes)
-        pictures.append("routes.png")
-    if best:
-        run.info(f"pictures: {', '.join(str(run.folder / name) for name in pictures)}")
 
 
 def distinct_molecules(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -322,4 +317,3 @@ def report_sweep(folders: Sequence[Path], sweep: Path) -> None:
         console.print(screen_table(summaries, screens[0]))
     write_summaries(sweep, runs)
     draw_sweep(fold_seeds(runs), sweep / "figure.png")
-    console.print(f"picture: {sweep / 'figure.png'}", soft_wrap=True)

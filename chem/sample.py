@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from conf.schema.chem import SampleConfig
 from launch.cli.app import start
+from launch.runs.progress import working
 
 if TYPE_CHECKING:
     from launch.runs.run import Run
@@ -11,7 +12,8 @@ if TYPE_CHECKING:
 
 def sample(config: SampleConfig, run: "Run") -> None:
     """Draw the molecules of one run."""
-    from chem.sampling import sample_molecules  # loads torch and RDKit
+    with working("loading the libraries"):
+        from chem.sampling import sample_molecules  # loads torch and RDKit
 
     sample_molecules(config, run)
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from rich.progress import track
 
 from chem.models.corpus import randomise_smiles
 from chem.models.network import sample, token_logp
@@ -18,7 +17,7 @@ from conf.schema.chem import SampleConfig
 from core.sequence import masked_sum
 from launch.analysis.csv_cells import csv_cell
 from launch.runs.atomic import replacing
-from launch.runs.console import console
+from launch.runs.progress import tracked, working
 from launch.runs.rng import rollout_uniforms
 from launch.runs.run import Run
 
@@ -42,7 +41,8 @@ class Sample(NamedTuple):
 
 def sample_molecules(config: SampleConfig, run: Run) -> None:
     """Draw molecules, write molecules.csv or molecules.smi and summary.json, and print the counts."""
-    prior = open_prior("prior", config.prior)
+    with working("loading the prior"):
+        prior = open_prior("prior", config.prior)
     samples, drawn = collect_samples(prior, config.count, config.unique, config.seed)
     valid = sum(found.canonical is not None for found in drawn)
     distinct = len({found.canonical for found in drawn} - {None})
@@ -73,8 +73,7 @@ def collect_samples(prior: Prior, count: int, unique: bool, seed: int) -> tuple[
     drawn: list[Sample] = []
     chosen: dict[str, Sample] = {}
     batches = draw_batches(prior, MAX_DRAWS * count if unique else count, seed)
-    quiet = not console.is_terminal
-    for batch in track(batches, "sampling", console=console, transient=True, disable=quiet):
+    for batch in tracked(batches, "sampling"):
         for found in batch:
             drawn.append(found)
             if found.canonical is not None:

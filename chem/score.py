@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from conf.schema.chem import ScoreConfig
 from launch.cli.app import start
+from launch.runs.progress import working
 
 if TYPE_CHECKING:
     from launch.runs.run import Run
@@ -11,7 +12,8 @@ if TYPE_CHECKING:
 
 def score(config: ScoreConfig, run: "Run") -> None:
     """Score one file."""
-    from chem.file_scores import score_file  # loads RDKit
+    with working("loading the libraries"):
+        from chem.file_scores import score_file  # loads RDKit
 
     score_file(config, run)
 

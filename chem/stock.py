@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from conf.schema.chem import StockConfig
 from launch.cli.app import start
+from launch.runs.progress import working
 
 if TYPE_CHECKING:
     from launch.runs.run import Run
@@ -11,7 +12,8 @@ if TYPE_CHECKING:
 
 def make_and_measure(config: StockConfig, run: "Run") -> None:
     """Make or choose the inventory of one run and measure it."""
-    from chem.oracles.synthesis.inventory_report import report_inventory  # loads RDKit
+    with working("loading the libraries"):
+        from chem.oracles.synthesis.inventory_report import report_inventory  # loads RDKit
 
     report_inventory(config, run)
 

@@ -16,7 +16,7 @@ from chem.breeding import Breeder, make_breeder
 from chem.filters import DiversityFilter, batch_diversity
 from chem.models.network import Network, Rollout, sample, token_logp
 from chem.models.prior import Prior, save_prior
-from chem.models.prior_source import open_agent, open_prior
+from chem.models.prior_source import open_agent, open_prior, prior_facts
 from chem.oracles import OracleError, Result
 from chem.parallel.sampler import ParallelSampler
 from chem.parallel.threads import RowThreads
@@ -35,6 +35,7 @@ from core.sequence import first_occurrences, masked_sum
 from launch.engines.base import Engine, overflow_in_one_line
 from launch.engines.factory import make_engine
 from launch.runs.checkpoint import LoopState, tensors_hash
+from launch.runs.progress import working
 from launch.runs.rng import rollout_uniforms, stream_seed
 from launch.runs.run import Run, Scalar
 
@@ -111,8 +112,10 @@ class LoopParts(NamedTuple):
 
 def train_policy(config: ChemConfig, run: Run) -> None:
     """Load the prior, train until the run stops, save the policy and write the report."""
-    prior = open_prior("prior", config.prior)
-    agent = open_agent(config.agent, prior)
+    with working("loading the prior"):
+        prior = open_prior("prior", config.prior)
+        agent = open_agent(config.agent, prior)
+    run.note(model=prior_facts(config.prior))
     prior = prior._replace(max_tokens=agent.max_tokens)
     policy = deepcopy(agent.network)
     identity = {"prior": tensors_hash(prior.network.named_parameters())}
@@ -127,7 +130,8 @@ def train_policy(config: ChemConfig, run: Run) -> None:
         StageOracle() as oracle,
         ThreadPoolExecutor(1) as oracle_thread,
     ):
-        keys = [stage_oracle.key for stage_oracle in oracle.check(stage_configs(config))]
+        with working("starting the oracle"):
+            keys = [stage_oracle.key for stage_oracle in oracle.check(stage_configs(config))]
         classes = make_class_memory(config.choices())
         learner = Learner(
             prior=prior,
@@ -176,7 +180,8 @@ def train_policy(config: ChemConfig, run: Run) -> None:
         calls, failures = learner.reward_function.calls, learner.reward_function.failures
         run.info(f"oracle: {calls:,} distinct molecules, {learner.reward_function.cached:,} answers from the cache")
     save_prior(run.folder / "policy", agent._replace(network=policy))
-    report_run(run, calls, failures, reason, parts.stages.ended if config.stages else None)
+    with working("writing the report"):
+        report_run(run, calls, failures, reason, parts.stages.ended if config.stages else None)
 
 
 def training_loop(config: ChemConfig, run: Run, learner: Learner, parts: LoopParts) -> str:

@@ -2,6 +2,7 @@
 
 import ast
 import math
+import shlex
 import shutil
 import sys
 import textwrap
@@ -104,7 +105,23 @@ def main(arguments: Sequence[str]) -> int:
         print(error, file=sys.stderr)
         return 1
     print(report(problem, shutil.get_terminal_size((LOG_WIDTH, 0)).columns))
+    print(f"next: {training_command(problem)}")
     return 0
+
+
+def training_command(problem: Problem) -> str:
+    """The command that trains policies on the problem, without and with MARA, quoted for a shell."""
+    best = float(problem.reward[problem.ref > 0].max())
+    words = [
+        "problem.name=table",
+        f"problem.ref={problem.ref.tolist()}".replace(" ", ""),
+        f"problem.reward={problem.reward.tolist()}".replace(" ", ""),
+        f"objective.beta={problem.beta}",
+        f"transform.threshold.value={best if problem.threshold is None else problem.threshold}",
+        *([] if bool((problem.ref > 0).all()) else ["objective.direction=forward"]),
+        "transform=identity,mara",
+    ]
+    return shlex.join(["python", "-m", "didactic", "-m", *words])
 
 
 # --- input -----------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from conf.schema.didactic import DidacticConfig
 from launch.cli.app import start
+from launch.runs.progress import working
 
 if TYPE_CHECKING:
     from launch.runs.run import Run
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
 
 def train(config: DidacticConfig, run: "Run") -> None:
     """Train the grid of one run."""
-    from didactic.train import train_grid  # loads torch
+    with working("loading the libraries"):
+        from didactic.train import train_grid  # loads torch
 
     train_grid(config, run)
 

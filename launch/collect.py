@@ -25,12 +25,16 @@ from typing import TYPE_CHECKING
 
 from conf.schema.base import ConfigError
 from launch.cli.command_table import ArgumentParser
+from launch.cluster.sweep import RESUMABLE
+from launch.publish import publishable
 from launch.runs.atomic import make_folder
+from launch.runs.closing import command, show_next, show_pictures
+from launch.runs.progress import working
 from launch.runs.run_folder import one_line_errors
 from launch.runs.streams import run_command
 
 if TYPE_CHECKING:
-    from launch.analysis.table import CollectedRun
+    from launch.analysis.table import CollectedRun, Row
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,10 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default="",
         help="test the other rows against this one, given by a part of its label or of its overrides",
     )
+    parser.add_argument(
+        "--wandb", metavar="PROJECT", help="log the table and the pictures as one run of Weights & Biases, too"
+    )
     args = parser.parse_args(arguments)
     out = args.out or args.sweep[0] / "collected"
     with one_line_errors("launch.collect"):
-        return collect(args.sweep, out, _split(args.metrics), _split(args.pareto), args.against)
+        return collect(args.sweep, out, _split(args.metrics), _split(args.pareto), args.against, args.wandb)
     return 1
 
 
@@ -59,7 +66,12 @@ def _split(text: str) -> list[str]:
 
 
 def collect(
-    sweeps: Sequence[Path], out: Path, shown: Sequence[str] = (), pareto: Sequence[str] = (), against: str = ""
+    sweeps: Sequence[Path],
+    out: Path,
+    shown: Sequence[str] = (),
+    pareto: Sequence[str] = (),
+    against: str = "",
+    wandb: str | None = None,
 ) -> int:
     """Write the tables, plots and report, and print a table.
 
@@ -70,6 +82,7 @@ def collect(
             and all in the others.
         pareto: the two results of pareto.png, diversity and reward; by default the first pair that exists.
         against: a part of the label of the row that the others are tested against; no tests if empty.
+        wandb: a project of Weights & Biases that gets the table and the pictures; None: none.
 
     Returns:
         The exit status: 1 if a run did not finish or cannot be read, otherwise 0.
@@ -117,8 +130,11 @@ def collect(
     if len(found) > len(runs):
         print(f"{len(found) - len(runs)} runs are in several of the folders that were given, and count once")
     repeated = sum(run.state == "repeated" for run in runs)
+    push_to_wandb(wandb, sweeps, rows, keys, plots, out)
+    show_pictures(plots)
     finished = f"{len(runs) - len(left_out)} of {len(runs)} runs finished"
     print(f"{finished}{f', {repeated} repeated' if repeated else ''}; report: {out / 'report.html'}")
+    show_next(after_collection(sweeps, rows, left_out, against))
     return int(repeated < len(left_out))
 
 
@@ -128,6 +144,40 @@ def print_left_out(runs: "Sequence[CollectedRun]") -> "list[CollectedRun]":
     for run in left_out:
         print(f"{run.state}: {run.folder}{': ' if run.error else ''}{run.error}")
     return left_out
+
+
+def push_to_wandb(
+    project: str | None,
+    sweeps: Sequence[Path],
+    rows: Sequence["Row"],
+    keys: Sequence[str],
+    plots: Sequence[Path],
+    out: Path,
+) -> None:
+    """Log the table and the pictures as one run of Weights & Biases, if a project is given, and print where it is."""
+    if project is None:
+        return
+    from launch.analysis.wandb_summary import push_summary
+
+    with working("pushing to Weights & Biases"):
+        place = push_summary(project, sweeps[0].absolute().name, rows, keys, plots, out)
+    print(f"Weights & Biases: {place}")
+
+
+def after_collection(
+    sweeps: Sequence[Path], rows: Sequence["Row"], left_out: Sequence["CollectedRun"], against: str
+) -> list[str]:
+    """The commands that can follow: for runs that have not finished, for a comparison, or for one configuration."""
+    commands = []
+    if any(run.state in RESUMABLE for run in left_out):
+        commands.append(command("launch.resume", sweeps[0]))
+    if len(rows) > 1 and not against and all(len(row.runs) > 1 for row in rows):
+        commands.append(command("launch.collect", *sweeps, "--against", rows[0].label))
+    if not commands and rows:
+        runs = [row.runs[0].folder for row in rows[:2]]
+        follow = "launch.diff" if len(runs) > 1 else "launch.publish" if publishable(runs[0]) else "launch.reproduce"
+        commands.append(command(follow, *runs))
+    return commands
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from launch.cli.compose import compose
 from launch.cli.groups import groups, options
 from launch.cli.overrides import quote
 from launch.cli.recorded_command import flag_values, read_command, split_flags
+from launch.runs.closing import command, show_next
 from launch.runs.run_folder import flatten, read_yaml
 from launch.runs.streams import run_command
 
@@ -39,7 +40,7 @@ RECORDED = ("code", "versions", "hardware")  # the keys of run.json that are com
 
 @dataclass
 class Side:
-    """One side of a comparison."""
+    """One side of a comparison. argument: the text that names it on the command line."""
 
     name: str
     package: str | None
@@ -48,6 +49,7 @@ class Side:
     flags: list[str] = field(default_factory=list)
     record: dict[str, Any] = field(default_factory=dict)
     results: dict[str, tuple[float, float]] = field(default_factory=dict)  # mean and standard error by key
+    argument: str = ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,17 +61,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args(arguments)
     try:
-        a, b = read_side(args.a), read_side(args.b)
+        a, b = (replace(read_side(text), argument=text) for text in (args.a, args.b))
         if args.overrides:
             print("\n".join(overrides_between(a, b)))
         elif args.json:
             print(json.dumps(as_json(a, b), indent=2))
         else:
             print_difference(a, b)
+            show_next(after_difference(a, b))
     except ConfigError as error:
         print(f"launch.diff: {error}", file=sys.stderr)
         return 2
     return int(bool(config_changes(a.config, b.config)))
+
+
+def after_difference(a: Side, b: Side) -> list[str]:
+    """The commands that can follow a comparison: what turns A into B, and the runs of both side by side."""
+    commands = []
+    if config_changes(a.config, b.config):
+        commands.append(command("launch.diff", "--overrides", a.argument, b.argument))
+    if a.record and b.record:
+        folders = Path(a.argument), Path(b.argument)
+        commands.append(command("launch.collect", *folders, "--out", folders[1] / "collected"))
+    elif not commands and a.package is not None and a.overrides is not None:
+        commands.append(command(a.package, *a.flags, *a.overrides))
+    return commands
 
 
 def read_side(text: str) -> Side:

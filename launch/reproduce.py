@@ -39,6 +39,7 @@ from launch.diff import (
     read_side,
 )
 from launch.runs.checksums import check_files
+from launch.runs.closing import command, next_line, pictures_in, show_next, show_pictures
 from launch.runs.run_folder import CLOCK, clock_of, read_config, read_json, read_jsonl, read_record, run_state
 from launch.runs.streams import run_command
 
@@ -105,14 +106,22 @@ def reproduce(run: Path, out: Path | None, more: Sequence[str], tolerance: float
     overrides = merge_overrides(overrides, more)
     compose(package, overrides, flags)  # reports an error in --with before anything is run
     print(f"running into {out}", flush=True)
-    status = replace(recorded, overrides=tuple(overrides)).run(out, run, {CLOCK: clock_of(record)})
+    try:
+        status = replace(recorded, overrides=tuple(overrides)).run(out, run, {CLOCK: clock_of(record)})
+    except KeyboardInterrupt as interruption:
+        interruption.add_note(next_line(command("launch.resume", out)))
+        raise
     if status:
         print(f"launch.reproduce: the new run in {out} failed with exit status {status}", file=sys.stderr)
         return 1 if (out / "run.json").exists() else 2
     if more:
         print_difference(read_side(str(run)), read_side(str(out)))
+        show_next([command("launch.collect", run, out, "--out", out / "collected")])
         return 0
-    return print_comparison(run, out, tolerance)
+    different = print_comparison(run, out, tolerance)
+    show_pictures(pictures_in(out))
+    show_next([command("launch.diff", run, out)])
+    return different
 
 
 def print_comparison(run: Path, out: Path, tolerance: float) -> int:

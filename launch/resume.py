@@ -18,13 +18,14 @@ from conf.schema.launchers import SlurmLauncherConfig
 from launch.cli.command_table import ArgumentParser
 from launch.cli.compose import compose
 from launch.cli.errors import one_line
+from launch.cli.next_steps import after_status, after_submission
 from launch.cli.recorded_command import RecordedCommand, read_command
 from launch.cluster.job import check_folder
 from launch.cluster.launcher import Settings, read_settings
 from launch.cluster.local import run_locally
 from launch.cluster.slurm import submit_jobs
 from launch.cluster.sweep import (
-    ACTIVE,
+    RESUMABLE,
     Sweep,
     SweepJob,
     SweepLock,
@@ -35,10 +36,9 @@ from launch.cluster.sweep import (
     slurm_queue,
 )
 from launch.runs.checkpoint import check_equal, result_config
+from launch.runs.closing import command, next_line, show_next
 from launch.runs.run_folder import one_line_errors, read_config, read_record
 from launch.runs.streams import run_command
-
-NOT_RESUMED = ("finished", *ACTIVE, "unreadable")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,8 +50,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = args.sweep.absolute()
     with one_line_errors("launch.resume"):
         read_sweep(folder)  # a folder without a sweep is not locked
-        with nullcontext() if args.dry_run else SweepLock(folder):
-            return resume(folder, args.dry_run)
+        try:
+            with nullcontext() if args.dry_run else SweepLock(folder):
+                status = resume(folder, args.dry_run)
+        except KeyboardInterrupt as interruption:
+            interruption.add_note(next_line(command("launch.resume", folder)))
+            raise
+        sweep = read_sweep(folder)
+        of_queue = sweep.launcher == "slurm" and not args.dry_run
+        states = [of_job.state for of_job in inspect_jobs(folder, sweep.jobs, {})]
+        show_next(after_submission(folder) if of_queue else after_status(folder, states))
+        return status
     return 1
 
 
@@ -77,12 +86,12 @@ def resume(folder: Path, dry_run: bool) -> int:
         if queue is None:
             raise ConfigError(f"{folder}: squeue does not answer; resume this sweep on a machine with SLURM")
     states = inspect_jobs(folder, sweep.jobs, queue or {}, dry_run and is_alive(folder))  # otherwise the lock is ours
-    jobs = [job for job, of_job in zip(sweep.jobs, states, strict=True) if of_job.state not in NOT_RESUMED]
+    jobs = [job for job, of_job in zip(sweep.jobs, states, strict=True) if of_job.state in RESUMABLE]
     for job in jobs:
         job_command(folder, sweep, job).check(folder)
     for job, of_job in zip(sweep.jobs, states, strict=True):
         reason = f": {of_job.problem}" if of_job.problem else ""
-        will_run = "" if of_job.state in NOT_RESUMED else ", will run"
+        will_run = ", will run" if of_job.state in RESUMABLE else ""
         print(f"[{job.number}] {of_job.state}{will_run}: {' '.join(job.overrides)}{reason}", flush=True)
     if not (folder / ".code").exists():  # with a snapshot, the jobs compose their configuration from it
         for job in jobs:

@@ -18,8 +18,10 @@ from typing import Any
 from conf.schema.base import ConfigError
 from conf.schema.objective import DIVERGENCE_METRICS
 from launch.cli.command_table import ArgumentParser
+from launch.cli.next_steps import after_status
 from launch.cluster.sweep import JobState, Sweep, inspect_jobs, is_alive, read_sweep, run_overrides, slurm_queue
 from launch.runs.checksums import check_files
+from launch.runs.closing import show_next
 from launch.runs.run_folder import (
     foreign_files,
     last_traceback_line,
@@ -67,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             for folder, jobs in statuses.items():
                 print_jobs(folder, jobs)
+            for folder, jobs in statuses.items():
+                show_next(after_status(folder, [job.state for job in jobs]))
     return int(any(job.state in FAILURES for jobs in statuses.values() for job in jobs))
 
 

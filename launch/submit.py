@@ -22,8 +22,10 @@ from conf.schema.commands import COMMANDS
 from launch.cli.command_table import ArgumentParser
 from launch.cli.groups import options
 from launch.cli.import_path import module_command, module_environment
+from launch.cli.next_steps import after_submission
 from launch.cli.recorded_command import CONFIG_FLAGS
 from launch.runs.atomic import make_folder, writing
+from launch.runs.closing import show_next
 from launch.runs.run_folder import one_line_errors
 from launch.runs.streams import run_command
 
@@ -87,6 +89,7 @@ def start_in_background(command: Sequence[str]) -> int:
         raise
     folder = log.read_text("utf-8", errors="replace").partition(RECORDED)[2].partition("\n")[0]
     print(f"started process {process.pid}; its output is in {log}\n{RECORDED}{folder}")
+    show_next(after_submission(Path(folder)))
     return 0
 
 

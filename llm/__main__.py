@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from conf.schema.llm import LlmConfig
 from launch.cli.app import start
+from launch.runs.progress import working
 
 if TYPE_CHECKING:
     from launch.runs.run import Run
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
 
 def train(config: LlmConfig, run: "Run") -> None:
     """Train one policy, in the run folder of `run`."""
-    from llm.train import train as train_policy  # imported here: loads torch and transformers
+    with working("loading the libraries"):
+        from llm.train import train as train_policy  # imported here: loads torch and transformers
 
     train_policy(config, run)
 

@@ -141,6 +141,16 @@ def adapter_base(name: str) -> str | None:
     Raises:
         ValueError: the adapter cannot be used.
     """
+    base = adapter_base_name(name)
+    return None if base is None else resolve_model(base)
+
+
+def adapter_base_name(name: str) -> str | None:
+    """The name of the base of an adapter, as the adapter's file gives it; None if `name` is no adapter.
+
+    Raises:
+        ValueError: the adapter cannot be used.
+    """
     file = Path(name, "adapter_config.json")
     path = (str(file) if file.is_file() else None) if Path(name).is_dir() else find_adapter_config_file(name)
     if path is None:
@@ -153,7 +163,7 @@ def adapter_base(name: str) -> str | None:
         base = None
     if not isinstance(base, str) or not base:
         raise ValueError("adapter_config.json must name the base of the adapter in base_model_name_or_path")
-    return resolve_model(base)
+    return base
 
 
 def _has_file(name: str, file: str) -> bool:

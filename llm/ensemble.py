@@ -7,6 +7,7 @@ from conf.schema.base import ConfigError
 from conf.schema.llm import EnsembleConfig
 from launch.cli.app import start
 from launch.runs.atomic import replacing
+from launch.runs.progress import working
 from launch.runs.run_folder import user_path
 
 if TYPE_CHECKING:
@@ -17,14 +18,16 @@ if TYPE_CHECKING:
 
 def ensemble(config: EnsembleConfig, run: "Run") -> None:
     """Load both models, average their weights and save the result to policy/ in the run folder."""
-    from transformers import GenerationConfig
+    with working("loading the libraries"):
+        from transformers import GenerationConfig
 
-    from llm.adapters import load_tokenizer
-    from llm.inference.generation_config import savable
+        from llm.adapters import load_tokenizer
+        from llm.inference.generation_config import savable
 
     policy_path, reference_path = resolve_policy(config.policy), resolve_policy(config.reference)
-    policy = load_causal_model("policy", policy_path)
-    reference = load_causal_model("reference", reference_path)
+    with working("loading the models"):
+        policy = load_causal_model("policy", policy_path)
+        reference = load_causal_model("reference", reference_path)
     distance = average_weights(policy, reference, config.weight)
     policy.generation_config = savable(policy.generation_config or GenerationConfig())
     tokenizer = load_tokenizer(policy_path)

@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 
 from conf.schema.llm import EvaluateConfig
 from launch.cli.app import start
+from launch.runs.progress import working
 from launch.runs.run_folder import user_path
 
 if TYPE_CHECKING:
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
 def evaluate(config: EvaluateConfig, run: "Run") -> None:
     """Evaluate one subject, in the run folder of `run`."""
-    from llm.evaluation.pipeline import run_evaluation  # imported here: loads torch and transformers
+    with working("loading the libraries"):
+        from llm.evaluation.pipeline import run_evaluation  # imported here: loads torch and transformers
 
     run_evaluation(config, run)
 

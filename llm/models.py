@@ -19,7 +19,6 @@ from transformers.utils import logging as transformers_logging
 
 from conf.schema.base import ConfigError
 from conf.schema.llm import LoraConfig, ModelConfig
-from launch.engines.deepspeed import silence_deepspeed
 from launch.runs.atomic import replacing
 from launch.runs.checkpoint import tensors_hash
 from launch.runs.console import console
@@ -192,7 +191,6 @@ def save_policy(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, con
             save_adapter(policy, config, folder)
         base = _load(resolve_model(config.name_or_path, POLICIES), config, torch.device("cpu"))
         policy = PeftModel.from_pretrained(base, run / "adapter").merge_and_unload()
-    silence_deepspeed()
     policy.generation_config = savable(generation_config or GenerationConfig())
     with replacing(run / "policy") as folder:
         policy.save_pretrained(folder)

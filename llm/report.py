@@ -52,10 +52,8 @@ def report_sweep(folders: Sequence[Path], sweep: Path) -> None:
 
     folded = fold_seeds(runs)
     draw_sweep(folded, base, sweep / "figure.png")
-    console.print(f"figure: {sweep / 'figure.png'}", soft_wrap=True)
     answers = [("base", [base]), *((row.label, [run.summary for run in row.runs]) for row in folded)]
-    if draw_answers(answers, sweep / "answers.png"):
-        console.print(f"what each model answers: {sweep / 'answers.png'}", soft_wrap=True)
+    draw_answers(answers, sweep / "answers.png")
 
 
 BY_SEQUENCE, ENTROPY, LOG_RATIO = "by sequence", "entropy, nats", "log-ratio (eq. 7)"

@@ -18,7 +18,7 @@ from llm.inference.paths import MESSAGES, path_of
 from llm.inference.prompts import prompt_lengths
 from llm.models import Models
 from llm.plan.activations import OutOfTime, time_limit
-from llm.plan.advice import suggest_change
+from llm.plan.advice import describe_change, suggest_change
 from llm.plan.duration import RunTime, estimate_time, measure_device, measure_passes
 from llm.plan.estimate import STAGES, PlanSettings, estimate
 from llm.plan.settings import GIB, device_memory, process_memory, run_settings
@@ -176,7 +176,7 @@ def startup_settings(
     tokens = prompt_lengths(models.tokenizer, chats, config.model.chat_template)
     settings = run_settings(
         config,
-        task,
+        len(next(iter(task.evaluation_prompts().values()))),
         model=policy.config.to_json_string(use_diff=False),
         ranks=run.ranks.world,
         cuda=models.eos_ids.device.type == "cuda",
@@ -198,7 +198,7 @@ def estimate_memory(settings: PlanSettings, policy: PreTrainedModel) -> MemoryEs
     if not settings.cuda:  # the models are loaded already
         loaded = sum(parameter.nbytes for parameter in policy.parameters())
         process = max(process - (1 if settings.lora else 2) * loaded, 0)
-    return MemoryEstimate(phases[largest], process, device_memory(settings, {}), largest)
+    return MemoryEstimate(phases[largest], process, device_memory(settings, {}).bytes, largest)
 
 
 def memory_text(memory: MemoryEstimate, settings: PlanSettings | None) -> str:
@@ -216,8 +216,9 @@ def memory_warning(settings: PlanSettings, memory: MemoryEstimate) -> str:
             change = suggest_change(settings, memory.available - memory.process)
     except OutOfTime:
         change = None
-    advice = f"use {change}" if change else "python -m llm.plan with the same overrides may find a change"
-    return f"the run may not fit into memory: {advice}"
+    if change is None:
+        return "the run may not fit into memory: python -m llm.plan with the same overrides may find a change"
+    return f"the run may not fit into memory: use {describe_change(settings, change)}"
 
 
 def measure_time(

@@ -20,6 +20,7 @@ from launch.engines.base import Engine, overflow_in_one_line
 from launch.engines.distributed import gather_objects, gather_rows
 from launch.engines.factory import make_engine
 from launch.runs.checkpoint import LoopState
+from launch.runs.progress import working
 from launch.runs.rng import rollout_uniforms, torch_generator
 from launch.runs.run import Run
 from llm.batch import Batch, BatchSettings, Completions, draw_batch
@@ -152,12 +153,14 @@ def train(config: LlmConfig, run: Run) -> None:
             "prompts_per_step: must be at least the number of ranks, because groups are never split across ranks, "
             f"got {config.prompts_per_step} prompts for {run.ranks.world} ranks"
         )
-    task = load_task(config.task.name, config)
+    with working("reading the task and its data"):
+        task = load_task(config.task.name, config)
     objective = config.build_objective(make_objective)
     set_clock(run.clock)
-    models = load_models(config.model, config.seed)
-    check_prompts(config, task, models)
-    reference_hash = models.reference_hash()
+    with working("loading the model"):
+        models = load_models(config.model, config.seed)
+        check_prompts(config, task, models)
+        reference_hash = models.reference_hash()
     total_updates = config.steps * config.update.count
     engine = make_engine(config.engine.name, models.policy, config.optimizer, total_updates, shared=True)
     learner = make_learner(config, task, models, engine)
@@ -176,8 +179,10 @@ def train(config: LlmConfig, run: Run) -> None:
     extra_reward = make_evaluation_reward(config.reward, task, models.eos_ids.device, models.policy.dtype)
     evaluation = EvaluationSettings.from_config(config)
     with engine.gather() as policy, models.as_reference(policy) as reference:
-        announce(run, config, task, models, policy)
-        base = evaluate_policy(reference, models, task, reward, extra_reward, evaluation)
+        with working("estimating memory and time"):
+            announce(run, config, task, models, policy)
+        with working("evaluating the base model"):
+            base = evaluate_policy(reference, models, task, reward, extra_reward, evaluation)
 
     batch_settings = BatchSettings.from_config(config)
     kl_samples = draw_reference_samples(
@@ -214,10 +219,13 @@ def train(config: LlmConfig, run: Run) -> None:
 
     with engine.gather() as policy:
         if run.is_main:
-            save_policy(policy, models.tokenizer, config.model, run.folder)
-        trained = evaluate_policy(policy, models, task, reward, extra_reward, evaluation)
+            with working("saving the policy"):
+                save_policy(policy, models.tokenizer, config.model, run.folder)
+        with working("evaluating the policy"):
+            trained = evaluate_policy(policy, models, task, reward, extra_reward, evaluation)
     if run.is_main:
-        report_run(run, base, trained, {name: records.facts() for name, records in task.data.items()})
+        with working("drawing the report"):
+            report_run(run, base, trained, {name: records.facts() for name, records in task.data.items()})
 
 
 def check_prompts(config: LlmConfig, task: Task, models: Models) -> None:

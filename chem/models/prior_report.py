@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from rdkit import rdBase
-from rich.progress import track
 from scipy.stats import wasserstein_distance
 
 from chem.models.corpus import Corpus
@@ -19,6 +18,7 @@ from launch.analysis.palette import BASE, BLUE, GREY, Style
 from launch.analysis.uncertainty import format_mean
 from launch.runs.console import console
 from launch.runs.fitted_table import FittedTable
+from launch.runs.progress import tracked
 from launch.runs.rng import rollout_uniforms
 from launch.runs.run import Run
 from launch.runs.run_folder import read_jsonl
@@ -54,8 +54,7 @@ def sample_smiles(prior: Prior, count: int, seed: int) -> list[str]:
     """Sample `count` strings from a prior, determined by (prior, count, seed)."""
     smiles: list[str] = []
     firsts = range(0, count, SAMPLE_BATCH)
-    quiet = not console.is_terminal
-    for first in track(firsts, "sampling", console=console, transient=True, disable=quiet):
+    for first in tracked(firsts, "sampling"):
         rows = list(range(first, min(first + SAMPLE_BATCH, count)))
         uniforms = rollout_uniforms(seed, 0, [0] * len(rows), rows, prior.max_tokens)
         smiles += prior.decode(sample(prior.network, uniforms))
@@ -198,7 +197,8 @@ def draw_comparison(run: Run, molecules: MeasuredMolecules, reference: MeasuredM
         low, high = np.quantile(np.concatenate(values), [0.001, 0.999])
         integers = all(np.equal(np.mod(side, 1), 0).all() for side in values)
         bins = np.arange(low - 0.5, high + 1.5) if integers else np.linspace(low, high, 41)
-        axis.hist(values, bins, density=True, color=[GREY, BLUE], label=["training", "samples"])
+        shares = [np.full(len(side), 1 / max(len(side), 1)) for side in values]
+        axis.hist(values, bins, weights=shares, color=[GREY, BLUE], label=["training", "samples"])
         unit = COMPARED_PROPERTIES[name]
         label = name.replace("_", " ")
         axis.set(xlabel=f"{label}, {unit}" if unit else label, yticks=[])

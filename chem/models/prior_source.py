@@ -27,6 +27,13 @@ def open_prior(key: str, name: str) -> Prior:
     return load_prior(path)
 
 
+def prior_facts(name: str) -> dict[str, str]:
+    """Where a prior is from, for run.json: its origin, never a path, and its license if it is known."""
+    if name == "shipped":
+        return {"origin": "the prior of mara, trained on ZINC250k", "license": "apache-2.0"}
+    return {"origin": user_path(name).name}
+
+
 def open_agent(name: str | None, prior: Prior) -> Prior:
     """Load the prior that a policy starts from; None: a copy of the reference's is meant, and it is returned.
 

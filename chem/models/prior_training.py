@@ -25,6 +25,7 @@ from conf.schema.base import ConfigError
 from conf.schema.chem import PretrainConfig
 from launch.engines.factory import make_engine
 from launch.runs.checkpoint import tensors_hash
+from launch.runs.progress import working
 from launch.runs.rng import stream_seed
 from launch.runs.run import Run, Scalar
 
@@ -114,7 +115,8 @@ class TrainingData:
 def train_prior(config: PretrainConfig, run: Run) -> None:
     """Read the molecules, train, save the prior with the best validation loss and write the report."""
     initial = load_initial_prior(config)
-    corpus = read_corpus(config.data, config.filter, run.folder, config.smiles_column)
+    with working("reading the molecules"):
+        corpus = read_corpus(config.data, config.filter, run.folder, config.smiles_column)
     if initial is not None:
         corpus = keep_encodable(corpus, initial.tokenizer)
     run.info(f"molecules: {format_counts(corpus.counts)}")
@@ -158,7 +160,8 @@ def train_prior(config: PretrainConfig, run: Run) -> None:
     network.load_state_dict(best.weights)
     prior = Prior(network.eval(), data.tokenizer, config.network, config.max_tokens)
     save_prior(run.folder / "prior", prior)
-    report_prior(run, prior, corpus, data.smiles, samples=config.report_samples, seed=config.seed, loss=best.loss)
+    with working("writing the report"):
+        report_prior(run, prior, corpus, data.smiles, samples=config.report_samples, seed=config.seed, loss=best.loss)
 
 
 @torch.no_grad()

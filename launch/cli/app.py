@@ -8,7 +8,6 @@ both cases the process exits with status 1.
 """
 
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -28,11 +27,15 @@ from launch.cli.command_line import read_command_line
 from launch.cli.command_table import as_typed
 from launch.cli.errors import error_message, one_line
 from launch.cli.import_path import append_user_modules
+from launch.cli.next_steps import after_run, after_sweep, how_to_continue
 from launch.cli.recorded_command import config_flags, unresolved
 from launch.cli.shadowing import refuse_shadowing
 from launch.cli.validation import check, register
 from launch.runs import signals, streams
 from launch.runs.atomic import disk_full
+from launch.runs.closing import is_managed, pictures_in, show_next, show_pictures, shown_path
+from launch.runs.console import console
+from launch.runs.progress import working
 
 if TYPE_CHECKING:
     from launch.runs.run import Run
@@ -59,10 +62,15 @@ def start(
     outcomes = Outcomes(package, full_error == "1")
 
     def job(config: DictConfig) -> None:
+        outcomes.sweep = _sweep_folder()
         try:
             outcomes.finished.append(_run_job(package, config, train))
         except Exception as error:  # the other jobs of a sweep continue
             outcomes.add_error(error)
+        except KeyboardInterrupt as interruption:
+            for note in how_to_continue(_output_folder(), outcomes.sweep):
+                interruption.add_note(note)
+            raise
 
     job.outcomes = outcomes  # type: ignore[attr-defined]  # a launcher reports the outcomes of its jobs here
     job.__module__ = package  # Hydra derives the job's name from it, and so the run folder
@@ -78,10 +86,9 @@ def start(
             raise ConfigError(error_message(error, package)) from error
         if report is not None and len(outcomes.finished) > 1:
             report(outcomes.finished, Path(os.path.commonpath(outcomes.finished)))
+        outcomes.close()
     except KeyboardInterrupt as interruption:
-        number = interruption.args[0] if interruption.args else signal.SIGINT
-        print(f"{package}: interrupted by {signal.Signals(number).name}", file=sys.stderr)
-        sys.exit(128 + number)
+        sys.exit(streams.report_interruption(package, interruption))
     except Exception as error:
         outcomes.add_error(error)
     finally:
@@ -101,6 +108,18 @@ class Outcomes:
         self.full_error = full_error
         self.finished: list[Path] = []
         self.failures = 0
+        self.sweep: Path | None = None  # its folder, if the command started one
+
+    def close(self) -> None:
+        """Print the pictures, and what can follow, of the run or the sweep. Nothing if there is neither."""
+        if is_managed():
+            return
+        if self.sweep is not None:
+            show_pictures(pictures_in(self.sweep))
+            show_next(after_sweep(self.sweep, len(self.finished), self.failures))
+        elif self.finished:
+            show_pictures(pictures_in(self.finished[0]))
+            show_next(after_run(self.finished[0]))
 
     def add_error(self, error: Exception) -> None:
         """Count a failure. Print it, with its traceback if `full_error`, or if it is no `ConfigError`.
@@ -120,22 +139,34 @@ class Outcomes:
         print(f"{trace}{self.package}: {as_typed(one_line(message))}", file=sys.stderr)
 
 
-def _run_job(package: str, config: DictConfig, train: Callable[[Any, "Run"], None]) -> Path:
+def _sweep_folder() -> Path | None:
+    """The folder of the sweep that Hydra is running, None if it is running a single run."""
     hydra_config = HydraConfig.get()
-    folder = Path(unresolved(hydra_config.runtime)["output_dir"])
+    return Path(str(hydra_config.sweep.dir)).absolute() if hydra_config.mode is RunMode.MULTIRUN else None
+
+
+def _output_folder() -> Path:
+    """The folder of the run."""
+    return Path(unresolved(HydraConfig.get().runtime)["output_dir"])
+
+
+def _run_job(package: str, config: DictConfig, train: Callable[[Any, "Run"], None]) -> Path:
+    hydra_config, folder = HydraConfig.get(), _output_folder()
     try:
         typed = check(package, config)
     except ConfigError:
         with suppress(OSError):
             folder.rmdir()  # Hydra created it; rmdir keeps a folder that is not empty
         raise
-    import torch  # slow to import; --help and errors do not need it
+    with working("loading the libraries"):
+        import torch  # slow to import; --help and errors do not need it
 
-    from launch.engines import distributed
-    from launch.runs.console import console
-    from launch.runs.record import is_finished
-    from launch.runs.run import Run
+        from launch.engines import distributed
+        from launch.runs.noise import silence_libraries
+        from launch.runs.record import is_finished
+        from launch.runs.run import Run
 
+    silence_libraries()
     console.quiet = distributed.init().rank != 0
     if hydra_config.mode is RunMode.MULTIRUN:
         console.rule(f"[{hydra_config.job.num}]")  # Hydra has printed its overrides
@@ -144,15 +175,15 @@ def _run_job(package: str, config: DictConfig, train: Callable[[Any, "Run"], Non
     torch.set_num_threads(typed.threads or threads)
     try:
         if is_finished(folder, config) and typed.resume != "never":
-            console.print(f"already finished, nothing to do: {os.path.relpath(folder)}", soft_wrap=True)
+            console.print(f"already finished, nothing to do: {shown_path(folder)}", soft_wrap=True)
             return folder
         flags = config_flags(DictConfig({"hydra": hydra_config}), package)
-        with Run(folder, package, config, unresolved(hydra_config.overrides.task), flags) as run:
+        with Run(folder, package, config, unresolved(hydra_config.overrides.task), flags) as run, working("working"):
             train(typed, run)
     finally:
         torch.set_num_threads(threads)
         register(package)  # for the next job, in case this one composed the configuration of another package
-    console.print(f"run folder: {os.path.relpath(folder)}", soft_wrap=True)
+    console.print(f"run folder: {shown_path(folder)}", soft_wrap=True)
     return folder
 
 

@@ -51,8 +51,10 @@ TABLE: dict[str, tuple[Command, ...]] = {
     "Sweeps and finished runs": (
         Command("submit", "launch.submit", "a sweep on SLURM, or in the background on this machine"),
         Command("status", "launch.status", "state, step, time left and newest metrics of a sweep's jobs"),
+        Command("watch", "launch.watch", "a live table of runs with the course of their metrics"),
         Command("resume", "launch.resume", "run what is missing or failed of a sweep, or was stopped"),
         Command("collect", "launch.collect", "one table, pictures and a report.html of the runs of sweeps"),
+        Command("publish", "launch.publish", "the model card of a policy, and its upload to the Hub"),
         Command("diff", "launch.diff", "how two runs or configurations differ"),
         Command("reproduce", "launch.reproduce", "run a recorded run again and compare it step by step"),
     ),

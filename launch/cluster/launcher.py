@@ -16,10 +16,12 @@ from hydra.plugins.launcher import Launcher
 
 from conf.schema.base import ConfigError
 from conf.schema.launchers import LocalLauncherConfig, SlurmLauncherConfig
+from launch.cli.next_steps import after_submission
 from launch.cluster.job import JobFailed, check_folder, import_submitit
 from launch.cluster.local import run_locally
 from launch.cluster.slurm import sbatch_script, submit_jobs, wait_for_jobs
 from launch.cluster.sweep import PlannedSweep, Sweep, SweepJob, remove_empty_sweep, write_sweep
+from launch.runs.closing import command, next_line, show_next, shown_path
 
 Settings = SlurmLauncherConfig | LocalLauncherConfig
 
@@ -46,14 +48,20 @@ def launch(
     plan: PlannedSweep = launcher.plan  # type: ignore[attr-defined]  # of launch.cli.sweep_check
     folder = Path(str(launcher.config.hydra.sweep.dir)).absolute()  # type: ignore[attr-defined]
     jobs = plan.jobs[first_number : first_number + len(job_overrides)]
+    outcomes = getattr(launcher.task_function, "outcomes", None)  # type: ignore[attr-defined]
     try:
         failures = start_jobs(folder, plan, jobs, settings)
     except ConfigError:
         remove_empty_sweep(folder)
         raise
+    except KeyboardInterrupt as interruption:
+        for note in interruption_notes(folder, settings):
+            interruption.add_note(note)
+        raise
     if failures is None:
         return []
-    outcomes = getattr(launcher.task_function, "outcomes", None)  # type: ignore[attr-defined]
+    if outcomes is not None:
+        outcomes.sweep = folder
     return report_outcomes(folder, replace(plan.record, jobs=jobs), failures, outcomes)
 
 
@@ -80,12 +88,23 @@ def start_jobs(folder: Path, plan: PlannedSweep, jobs: list[SweepJob], settings:
             plan.lock.release()
         print(f"submitted {len(jobs)} jobs to SLURM: {', '.join(str(job.id) for job in jobs)}", flush=True)
         print(f"sweep folder: {os.path.relpath(folder)}", flush=True)
-        return wait_for_jobs(folder, batch, submitted) if settings.wait else None
+        if settings.wait:
+            return wait_for_jobs(folder, batch, submitted)
+        show_next(after_submission(folder))
+        return None
     import_submitit()
     check_folder(folder)
     write_sweep(folder, plan.record)
     print(f"sweep folder: {os.path.relpath(folder)}", flush=True)
     return run_locally(folder, plan.record, jobs, settings)
+
+
+def interruption_notes(folder: Path, settings: Settings) -> list[str]:
+    """Lines about what goes on, or is saved, when the wait for the jobs of a sweep is interrupted."""
+    if isinstance(settings, SlurmLauncherConfig):
+        return ["the submitted jobs go on", next_line(command("launch.watch", folder))]
+    saved = f"saved: the checkpoints of the jobs that ran, in {shown_path(folder)}"
+    return [saved, next_line(command("launch.resume", folder))]
 
 
 def report_outcomes(folder: Path, sweep: Sweep, failures: Mapping[int, str], outcomes: Any) -> list[JobReturn]:

@@ -36,6 +36,7 @@ from launch.runs.run_folder import (
 
 LOCK = ".sweep.lock"
 ACTIVE = ("not started", "queued", "starting", "running")  # states of a job that somebody starts or has started
+RESUMABLE = ("failed", "preempted", "dead", "missing")  # states of a job that launch.resume runs
 
 # The states of a job that has ended in the output of squeue; ENDED is our own, for a job that is not in the queue.
 ENDED = (

@@ -7,7 +7,6 @@ gathered parameter by parameter into plain tensors instead, which are the same f
 import copy
 import logging
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -22,6 +21,7 @@ from conf.schema.extras import missing_package
 from conf.schema.run import OptimizerConfig
 from launch.engines import distributed
 from launch.engines.base import check_finite, make_adamw, scheduled_lr
+from launch.runs.noise import silence_libraries
 
 BUCKET = 500_000_000  # gradient elements reduced at a time, DeepSpeed's default; it allocates a buffer of this size
 MOMENTS = ("exp_avg", "exp_avg_sq")  # torch's names of Adam's moments
@@ -189,8 +189,7 @@ def import_deepspeed() -> Any:
     Raises:
         ConfigError: DeepSpeed cannot be imported.
     """
-    silence_deepspeed()
-    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)  # in DeepSpeed
+    silence_libraries()
     try:
         with _no_stderr():  # the import links test programs, and the linker prints the libraries that are missing
             import deepspeed
@@ -213,12 +212,6 @@ def _no_stderr() -> Iterator[None]:
         os.dup2(stderr, 2)
         os.close(stderr)
         os.close(devnull)
-
-
-def silence_deepspeed() -> None:
-    """Prevent DeepSpeed's warning on import. transformers imports it as well, when it saves a model."""
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # otherwise it warns that it found no accelerator
 
 
 def _empty_copy(module: nn.Module) -> nn.Module:

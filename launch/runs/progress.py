@@ -1,13 +1,143 @@
-"""The progress of a training loop: a bar on a terminal, otherwise one line for each quarter of the steps."""
+"""What shows that a command is busy: a bar or a line that moves on a terminal, otherwise lines at times."""
 
-from collections.abc import Callable, Iterable, Mapping
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Column
+from rich.text import Text
 
 from launch.runs.console import console
+
+SPINNER, FRAMES = "line", r"-\|/"  # of ASCII characters, which every terminal has
+Item = TypeVar("Item")
+LOG_SECONDS = 5.0  # a log says what a command is doing if that takes longer
+
+
+@dataclass
+class Part:
+    """A part of a command that is going on.
+
+    reminder: prints the text after LOG_SECONDS, where there is no terminal.
+    """
+
+    text: str
+    start: float = field(default_factory=time.monotonic)
+    reminder: threading.Timer | None = None
+
+
+_parts: list[Part] = []  # the innermost last
+_live: Live | None = None  # the line that shows it, if there is one at present
+
+
+@contextmanager
+def working(text: str) -> Iterator[None]:
+    """Show that a part of a command is going on, which takes seconds without an output.
+
+    On a terminal a line shows the part and its seconds, and disappears at the end. Otherwise the text is printed once
+    if the part takes longer than LOG_SECONDS. Inside of another part, this one is shown until it ends.
+
+    Args:
+        text: what the command does, such as "loading the model".
+    """
+    global _live
+    part = Part(text)
+    _cancel_reminders()
+    _parts.append(part)
+    shown = _live is None and _on_terminal()
+    if shown:
+        _live = _start_live()
+    elif not _on_terminal():
+        part.reminder = threading.Timer(LOG_SECONDS, info, (f"{text} ...",))
+        part.reminder.daemon = True
+        part.reminder.start()
+    try:
+        yield
+    finally:
+        _cancel_reminders()
+        if shown and _live is not None:
+            live, _live = _live, None
+            live.stop()
+        _parts.remove(part)
+
+
+@contextmanager
+def paused() -> Iterator[None]:
+    """Hide the line of `working` while something else shows the progress."""
+    global _live
+    _cancel_reminders()
+    live, _live = _live, None
+    if live is not None:
+        live.stop()
+    try:
+        yield
+    finally:
+        if live is not None:
+            _live = _start_live()
+
+
+def _cancel_reminders() -> None:
+    for part in _parts:
+        if part.reminder is not None:
+            part.reminder.cancel()
+
+
+def tracked(items: Iterable[Item], text: str) -> Iterator[Item]:
+    """Iterate over items, with a bar on a terminal that disappears at the end."""
+    if not _on_terminal():
+        with working(text):
+            yield from items
+        return
+    columns = (
+        SpinnerColumn(SPINNER),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+    )
+    with paused(), Progress(*columns, console=console, transient=True) as bar:
+        yield from bar.track(items, description=text)
+
+
+def info(message: str) -> None:
+    """Print a line."""
+    console.print(message, soft_wrap=True)
+
+
+def _on_terminal() -> bool:
+    return console.is_terminal and not console.quiet
+
+
+def _start_live() -> Live:
+    def line() -> Text:
+        now, part = time.monotonic(), _parts[-1]
+        text = f" {part.text} ... {now - part.start:.0f} s"
+        return Text(FRAMES[int(8 * now) % len(FRAMES)] + text, overflow="ellipsis", no_wrap=True)
+
+    live = Live(
+        get_renderable=line,
+        console=console,
+        refresh_per_second=4,
+        transient=True,
+        redirect_stderr=sys.stderr is not None and sys.stderr.isatty(),
+    )
+    live.start()
+    return live
 
 
 class StepProgress:
@@ -37,7 +167,7 @@ class StepProgress:
         self.show = dict(show) if isinstance(show, Mapping) else {key: key for key in show}
         self.with_bar = console.is_terminal and visible
         columns = (
-            TextColumn("{task.description}"),
+            SpinnerColumn(SPINNER),
             BarColumn(bar_width=12),
             MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=7)),
             TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)),
@@ -47,13 +177,16 @@ class StepProgress:
         self.task = self.bar.add_task("train", total=total, completed=done, values="")
 
     def __enter__(self) -> Self:
-        self.bar.start()
+        with ExitStack() as stack:
+            stack.enter_context(paused())
+            stack.enter_context(self.bar)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.bar.stop()
+        self._stack.close()
 
     def advance(self, done: int, metrics: Mapping[str, Any]) -> None:
         """Show that `done` steps are completed, with the metrics that were logged last."""

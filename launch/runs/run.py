@@ -28,6 +28,7 @@ from launch.engines import distributed
 from launch.runs import checkpoint, signals
 from launch.runs.atomic import WriteError, writing
 from launch.runs.checkpoint import Manifest, Stateful
+from launch.runs.closing import shown_path
 from launch.runs.console import console
 from launch.runs.line_files import LINE_FILES, LineFiles, to_json
 from launch.runs.loggers import MetricLogger, make_loggers
@@ -76,6 +77,7 @@ class Run:
         self._parts: dict[str, Stateful] = {}
         self._identity: dict[str, str] = {}
         self._first_step = 0
+        self._saved_step: int | None = None
         self._saved_at = self._step_started = time.perf_counter()
         self._latest_metrics: dict[str, Any] = {}
         self._files: LineFiles | None = None
@@ -125,6 +127,8 @@ class Run:
     def _close(self, error: BaseException | None) -> None:
         if self._record is None:
             return
+        if isinstance(error, KeyboardInterrupt):
+            error.add_note(f"saved: {self._saved_text()}")
         try:
             with writing(self.folder), ExitStack() as stack:
                 for part in (self._files, *self._loggers):
@@ -136,6 +140,13 @@ class Run:
                 raise
         else:
             self._record.close(error)
+
+    def _saved_text(self) -> str:
+        """What a run that goes on later starts from."""
+        place = shown_path(self.folder)
+        if self._saved_step is None:
+            return f"no checkpoint yet; the run in {place} starts anew"
+        return f"the checkpoint after step {self._saved_step}, in {place}"
 
     # --- checkpoints
 
@@ -166,6 +177,7 @@ class Run:
             for name, part in self._parts.items():
                 part.load_state_dict(state[name])
             self._first_step, positions = manifest.step, manifest.positions
+            self._saved_step = manifest.step
             self.info(f"resuming from step {manifest.step}")
         if self.is_main:
             self._files = LineFiles(self.folder, positions)
@@ -177,6 +189,7 @@ class Run:
             positions, checksums = self._files.sync(), self._files.checksums()
             manifest = Manifest(done, config, self._identity, positions, self._score(), checksums)
             checkpoint.save_checkpoint(self.folder, manifest, state, self._checkpoint_config.keep)
+            self._saved_step = done
         distributed.barrier()
         self._saved_at = time.perf_counter()
 

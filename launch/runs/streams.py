@@ -64,9 +64,19 @@ def run_command(name: str, main: Callable[[], int]) -> None:
         signals.install()
         status = main()
     except KeyboardInterrupt as interruption:
-        number = interruption.args[0] if interruption.args else signal.SIGINT
-        print(f"{name}: interrupted by {signal.Signals(number).name}", file=sys.stderr)
-        status = 128 + number
+        status = report_interruption(name, interruption)
     finally:
         signals.uninstall()
     sys.exit(status)
+
+
+def report_interruption(name: str, interruption: KeyboardInterrupt) -> int:
+    """Say on standard error what ended a command, then the exception's notes; return the exit status.
+
+    The notes say what is saved and how to go on. Whatever knows it adds them while the exception passes.
+    """
+    number = interruption.args[0] if interruption.args else signal.SIGINT
+    print(f"{name}: interrupted by {signal.Signals(number).name}", file=sys.stderr)
+    for note in getattr(interruption, "__notes__", ()):
+        print(note, file=sys.stderr)
+    return int(128 + number)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from rich.progress import track
 
 from conf.schema.base import ConfigError
 from conf.schema.equivalence import EQUIVALENCES
@@ -20,6 +19,7 @@ from launch.runs.atomic import writing
 from launch.runs.checkpoint import tensors_hash
 from launch.runs.console import console
 from launch.runs.line_files import to_json
+from launch.runs.progress import tracked, working
 from launch.runs.rng import stream_seed
 from launch.runs.run import Run
 from launch.runs.run_folder import recorded_clock, user_path, write_text
@@ -73,7 +73,8 @@ def run_evaluation(config: EvaluateConfig, run: Run) -> None:
         if file is not None:
             subjects[file] = read_generations(key, file)
     check_partitions(config, [prompt for prompts in subjects.values() for prompt in prompts])
-    setup = load_training_setup(config)
+    with working("reading the task and its data"):
+        setup = load_training_setup(config)
     set_clock(run.clock if config.run is None else recorded_clock(user_path(config.run)))
     device = resolve_device(config.device, "device")
     embed = None if config.embedder is None else Embedder(config.embedder, device)  # fails before sampling starts
@@ -81,7 +82,8 @@ def run_evaluation(config: EvaluateConfig, run: Run) -> None:
         name, sampled, sampling_choices = sample_subject(config, setup, run)
         subjects = {name: sampled, **subjects}
     prompts = [prompt for subject_prompts in subjects.values() for prompt in subject_prompts]
-    inputs, metric_choices = prepare_inputs(config, setup, prompts, embed, device)
+    with working("scoring and comparing the completions"):
+        inputs, metric_choices = prepare_inputs(config, setup, prompts, embed, device)
 
     options: dict[str, Any] = {name: getattr(config, name) for name in ("vocabulary", "patience", "pass_at")}
     results, first = [], 0
@@ -150,7 +152,11 @@ def sample_subject(
     """
     key, name = ("run", str(config.run)) if config.run is not None else ("model", str(config.model))
     model_config = subject_model_config(config, setup.config)
-    with rename_keys_in_errors(key, "model.name_or_path"), rename_keys_in_errors("stop.tokens", "model.stop.tokens"):
+    with (
+        rename_keys_in_errors(key, "model.name_or_path"),
+        rename_keys_in_errors("stop.tokens", "model.stop.tokens"),
+        working("loading the model"),
+    ):
         models = load_models(model_config)
     models = models._replace(reference=models.policy)  # frees the second copy of the weights
     records, source = prompts_to_sample(config, setup)
@@ -237,8 +243,7 @@ def sample_to_file(
         console.print(f"resuming after {done} of {len(records)} prompts", soft_wrap=True)
     starts = range(done, len(records), prompts_at_once)
     with writing(path), path.open("a", encoding="utf-8", newline="\n") as out:
-        hidden = not console.is_terminal
-        for first in track(starts, "sampling", console=console, transient=True, disable=hidden):
+        for first in tracked(starts, "sampling"):
             numbers = range(first, min(first + prompts_at_once, len(records)))
             for number, texts in sample_prompts(numbers).items():
                 record = records[number]

@@ -7,15 +7,19 @@ OVERRIDES are those of `python -m llm`. The plan has three keys of its own:
 
     ranks=N           number of processes of the run (default: from hydra/launcher, else 1)
     memory=GIB        memory of each rank's device in GiB (default: that of this machine)
-    prompt_tokens=N   tokens of the longest prompt, including the chat template (default: counted with the tokenizer)
+    prompt_tokens=N   tokens of the longest prompt, including the chat template. Prompts that are part of the task are
+                      counted. A data set is not read: its prompts are taken to have 512 tokens, unless
+                      prompt_tokens=all asks to read it and count them
 
 The exit status is 0 if the run fits, and 1 if it does not fit or cannot be planned.
 
-The model is created from its configuration without memory (on torch's meta device), so that its parameter count is
-exact. The memory of activations is measured, not fitted: the forward and backward pass of a training step is executed
-on the meta device, where tensors have shapes but no data, and the bytes of all living tensors are summed.
+The first line says whether the run fits. Nothing is loaded or trained: the model is created from its configuration
+without memory (on torch's meta device), so that its parameter count is exact. The memory of activations is measured,
+not fitted: the forward and backward pass of a training step is executed on the meta device, where tensors have shapes
+but no data, and the bytes of all living tensors are summed.
 """
 
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -23,6 +27,9 @@ from conf.schema.base import ConfigError
 from launch.cli.command_table import as_typed
 from launch.cli.compose import compose_typed
 from launch.cli.errors import one_line
+from launch.runs.closing import command, show_next
+from launch.runs.noise import silence_libraries
+from launch.runs.progress import working
 from launch.runs.streams import run_command
 
 
@@ -31,30 +38,48 @@ def main(arguments: Sequence[str]) -> int:
     if {"--help", "-h"} & set(arguments):
         print(as_typed(f"usage: python -m llm.plan [GROUP=OPTION ...] [KEY=VALUE ...]\n\n{__doc__}"))
         return 0
-    import llm.train  # noqa: F401  # the imports of a run are part of its memory
-    from llm.plan.advice import suggest_change  # imported here: these load torch and transformers
-    from llm.plan.estimate import estimate
-    from llm.plan.printing import print_plan, print_work
-    from llm.plan.settings import GIB, device_memory, make_settings, parse_arguments, process_memory
+    with working("loading the libraries"):
+        import llm.train  # noqa: F401  # the imports of a run are part of its memory
+        from llm.plan.advice import change_overrides, describe_change, suggest_change
+        from llm.plan.estimate import estimate
+        from llm.plan.printing import print_plan, print_verdict, print_work
+        from llm.plan.settings import device_memory, make_settings, parse_arguments, process_memory
 
+    silence_libraries()
     try:
         plan_arguments = parse_arguments(arguments)
         config, launcher = compose_typed("llm", plan_arguments.overrides)
-        settings, prompts = make_settings(config, launcher, plan_arguments)
-        memory = plan_arguments.memory * GIB if plan_arguments.memory else device_memory(settings, launcher)
+        with working("reading the model's configuration and the prompts"):
+            settings, prompts = make_settings(config, launcher, plan_arguments)
+        memory = device_memory(settings, launcher, plan_arguments.memory)
         process = process_memory(settings.cuda)
-        phases = estimate(settings)
-        print_plan(settings, phases, process, memory)
+        with working("executing the passes without data"):
+            phases = estimate(settings)
+        fits = print_verdict(phases, process, memory)
+        print_plan(settings, phases, process, memory.bytes)
         print_work(config, settings, prompts)
-        if max(sum(phase.values()) for phase in phases.values()) + process <= memory:
+        if fits:
+            show_next([run_command_line(settings.ranks, plan_arguments.overrides)])
             return 0
-        change = suggest_change(settings, memory - process)
+        with working("searching a change that fits"):
+            change = suggest_change(settings, memory.bytes - process)
     except ConfigError as error:
         print(f"llm.plan: {one_line(str(error))}", file=sys.stderr)
         return 1
-    advice = f"use {change}" if change else "no change of engine, ranks or micro_batch is enough; use a smaller model"
+    if change is None:
+        advice = "no change of engine, ranks or micro_batch is enough; use a smaller model"
+    else:
+        advice = f"use {describe_change(settings, change)}"
+        show_next([command("llm.plan", *arguments, *change_overrides(change))])
     print(f"llm.plan: the run does not fit: {advice}", file=sys.stderr)
     return 1
+
+
+def run_command_line(ranks: int, overrides: Sequence[str]) -> str:
+    """The command that starts the run that was planned."""
+    if ranks == 1 or any(word.startswith("hydra/launcher=") for word in overrides):
+        return command("llm", *(["-m"] if ranks > 1 else []), *overrides)
+    return shlex.join(["torchrun", f"--nproc-per-node={ranks}", "-m", "llm", *overrides])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Suggestions for a run that does not fit into memory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,11 +19,11 @@ def peak_bytes(settings: PlanSettings) -> int:
     return max(sum(phase.values()) for phase in estimate(settings).values())
 
 
-def suggest_change(settings: PlanSettings, available: float) -> str | None:
+def suggest_change(settings: PlanSettings, available: float) -> dict[str, Any] | None:
     """The first of `candidate_changes`, with the largest micro-batch, that needs at most `available` bytes.
 
     Returns:
-        The change in words; None if no change is enough.
+        The fields of the settings that change, with their new values; None if no change is enough.
     """
     for change in candidate_changes(settings):
         changed = replace(settings, **change)
@@ -31,7 +31,8 @@ def suggest_change(settings: PlanSettings, available: float) -> str | None:
             continue
         for size in halvings(settings.micro_batch):
             if peak_bytes(replace(changed, micro_batch=size)) <= available:
-                return describe_change(settings, {**change, "micro_batch": size})
+                changed_fields = {**change, "micro_batch": size}
+                return {name: value for name, value in changed_fields.items() if value != getattr(settings, name)}
     return None
 
 
@@ -62,10 +63,16 @@ def halvings(number: int) -> Iterator[int]:
         number //= 2
 
 
-def describe_change(settings: PlanSettings, change: dict[str, Any]) -> str:
+def change_overrides(change: Mapping[str, Any]) -> list[str]:
+    """A change as overrides of the command line of a plan."""
+    return [
+        f"{CONFIG_KEYS.get(name, name)}={str(value).lower() if isinstance(value, bool) else value}"
+        for name, value in change.items()
+    ]
+
+
+def describe_change(settings: PlanSettings, change: Mapping[str, Any]) -> str:
     """The changed keys as command-line overrides, with their present values."""
-    different = {name: value for name, value in change.items() if value != getattr(settings, name)}
-    overrides = (
-        f"{CONFIG_KEYS.get(name, name)}={value} (now {getattr(settings, name)})" for name, value in different.items()
-    )
-    return " and ".join(overrides).replace("=True (now False)", "=true (now false)")
+    present = change_overrides({name: getattr(settings, name) for name in change})
+    pairs = zip(change_overrides(change), present, strict=True)
+    return " and ".join(f"{override} (now {now.partition('=')[2]})" for override, now in pairs)

@@ -5,10 +5,11 @@ from collections.abc import Collection
 from pathlib import Path
 
 from huggingface_hub import ModelCard
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from launch.runs.run_folder import folder_or_hub
-from llm.testbed.smollm2 import HUB_NAME, ORIGIN, smollm2_model
-from llm.testbed.tiny_models import RECIPES, tiny_model
+from llm.testbed.smollm2 import HUB_NAME, ORIGIN, cached_smollm2, smollm2_config, smollm2_model
+from llm.testbed.tiny_models import RECIPES, byte_tokenizer, tiny_config, tiny_model
 
 
 def resolve_model(name: str, made_here: Collection[str] = tuple(RECIPES)) -> str:
@@ -16,6 +17,24 @@ def resolve_model(name: str, made_here: Collection[str] = tuple(RECIPES)) -> str
     if name == "smollm2":
         return str(smollm2_model())
     return str(tiny_model(name)) if name in made_here else folder_or_hub(name)
+
+
+def known_config(name: str) -> PreTrainedConfig | None:
+    """The configuration of a model that is made here, without making it; None for another name."""
+    if name == "smollm2":
+        return smollm2_config()
+    return tiny_config(name) if name in RECIPES else None
+
+
+def quick_tokenizer(name: str) -> PreTrainedTokenizerBase | str | None:
+    """The tokenizer of a model without making the model.
+
+    Returns:
+        The tokenizer, what `from_pretrained` loads it from, or None if it would have to be made.
+    """
+    if name == "smollm2":
+        return cached_smollm2()
+    return byte_tokenizer() if name in RECIPES else folder_or_hub(name)
 
 
 def model_facts(name: str, path: str) -> dict[str, str]:

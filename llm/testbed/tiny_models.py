@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 import transformers
-from rich.progress import track
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import (
@@ -33,6 +32,7 @@ from transformers.utils import logging as transformers_logging
 from conf.schema.base import ConfigError
 from launch.runs.atomic import make_folder
 from launch.runs.console import console
+from launch.runs.progress import tracked
 from launch.runs.run_folder import cache_folder, write_text
 from llm.inference.logprobs import completion_logp
 from llm.inference.prompts import Prompts, encode_chats, pad_completions
@@ -123,9 +123,11 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     return fast
 
 
-def _build_policy(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    tokenizer, recipe = byte_tokenizer(), POLICIES[name]
-    config = Qwen3Config(
+def tiny_config(name: str) -> Qwen3Config:
+    """The configuration of a model of `RECIPES`, which is known before the model is trained."""
+    tokenizer = byte_tokenizer()
+    head: dict[str, Any] = {"num_labels": 1} if name in REWARDS else {}
+    return Qwen3Config(
         **MODEL,
         vocab_size=len(tokenizer),
         max_position_embeddings=512,
@@ -133,7 +135,12 @@ def _build_policy(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
+        **head,
     )
+
+
+def _build_policy(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    tokenizer, recipe, config = byte_tokenizer(), POLICIES[name], tiny_config(name)
     with torch.random.fork_rng():
         torch.manual_seed(recipe["seed"])
         model = Qwen3ForCausalLM(config).float()
@@ -223,8 +230,7 @@ def _minimise(name: str, model: PreTrainedModel, loss: Callable[[], Tensor], rec
     steps, lr = recipe["steps"], recipe["lr"]
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps + 1, pct_start=0.1)
-    quiet = not console.is_terminal
-    for _ in track(range(steps), f"training the test model {name}", console=console, transient=True, disable=quiet):
+    for _ in tracked(range(steps), f"training the test model {name}"):
         loss().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, error_if_nonfinite=True)
         optimizer.step()

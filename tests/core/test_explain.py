@@ -53,10 +53,12 @@ def test_the_command_prints_the_targets() -> None:
     assert "anchor: outcome 0" in child.stdout
     assert "2.7081 by eq. 7, 2.7081 in the target, 0.0000 after MARA" in child.stdout
     assert "15 to 1 as in the reference" in child.stdout
-    assert child.stdout.splitlines()[-1] == (
+    *_, verdict, following = child.stdout.splitlines()
+    assert verdict == (
         "Under reverse and forward KL the optimum collapses onto outcome 0, which has 93.8% of the good mass "
         "(effectively 1.26 of 2 good outcomes); after MARA, effectively 2.00."
     )
+    assert following.startswith("next: python -m didactic -m problem.name=table 'problem.ref=[0.3,0.02,0.68]' ")
 
 
 def test_help_teaches_with_examples_that_run(capsys: pytest.CaptureFixture[str]) -> None:
@@ -244,7 +246,8 @@ def test_entropy_leaves_forward_out_and_enters_reverse(capsys: pytest.CaptureFix
     ],
 )
 def test_the_sentence_is_computed(arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
-    last = printed(capsys, *arguments).splitlines()[-1]
+    last, following = printed(capsys, *arguments).splitlines()[-2:]
+    assert following.startswith("next: python -m didactic -m ")
     assert sentence in last
     assert last.endswith(".")
     assert sentence not in printed(capsys, "reward=[1,1]", "ref=[.97,.03]", "beta=.1")  # control
@@ -265,7 +268,7 @@ def test_answers_are_shown_beside_sequences(capsys: pytest.CaptureFixture[str], 
     monkeypatch.setenv("COLUMNS", "165")
     assert main(SPELT) == 0
     printed = capsys.readouterr().out
-    rows = {line.split()[0]: line.split()[1:] for line in printed.partition("answers, by")[2].splitlines()[2:]}
+    rows = {line.split()[0]: line.split()[1:] for line in printed.partition("answers, by")[2].splitlines()[2:-1]}
     assert list(rows) == ["Mars", "Venus"]
     venus, mars = ([float(cell) for cell in rows[name][2:]] for name in ("Venus", "Mars"))
     assert mars[0] / venus[0] == pytest.approx(2, rel=1e-3)  # without MARA, as in the reference
@@ -273,7 +276,7 @@ def test_answers_are_shown_beside_sequences(capsys: pytest.CaptureFixture[str], 
     assert mars[4:] == venus[4:]  # over answers
     by_answer = [float(line.split()[-2]) for line in printed.splitlines()[3:7]]
     assert by_answer[1:] == pytest.approx([0.25, 0.15, 0.10], abs=1e-4)  # the reference's phrasing
-    assert max(map(len, printed.splitlines())) <= 165
+    assert max(map(len, printed.splitlines()[:-1])) <= 165
     assert main(SPELT[:3]) == 0
     assert "answers" not in capsys.readouterr().out  # control: only if asked for
 

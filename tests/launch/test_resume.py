@@ -32,7 +32,8 @@ def test_it_runs_what_is_missing_or_failed_and_nothing_else(sweep, monkeypatch, 
         "[4] missing, will run: experiment=one_two transform=mara seed=1",
         "[5] dead, will run: experiment=one_two transform=mara seed=2",
     ]
-    assert len(out) == 6
+    assert len([line for line in out if line.startswith("[")]) == 6
+    assert out[-2:] == [f"next: python -m launch.{name} {sweep}" for name in ("resume", "collect")]
     assert resume.main([str(sweep)]) == 1  # job 4 failed again
     assert ran == [2, 4, 5]
 
@@ -58,7 +59,7 @@ def test_an_unreadable_run_is_shown_and_not_run(sweep, monkeypatch, capsys, dama
     DAMAGES[damage](sweep / "0")
     assert resume.main([str(sweep)]) == 1
     assert ran == [2, 4, 5]
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if "unreadable" in line]
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[0]")]
     assert line.startswith(f"[0] unreadable: experiment=one_two transform=identity seed=0: {sweep / '0'}/")
     for number in "235":
         shutil.rmtree(sweep / number)
@@ -200,7 +201,11 @@ def test_what_else_a_sweep_runs_is_printed(tmp_path, monkeypatch, capsys):
     (tmp_path / ".code").mkdir()
     monkeypatch.setattr(resume, "slurm_queue", dict)
     assert resume.main([str(tmp_path), "--dry-run"]) == 0
-    assert capsys.readouterr().out.splitlines()[1:] == [f"code: {tmp_path / '.code'}", "setup: module load cuda"]
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        f"code: {tmp_path / '.code'}",
+        "setup: module load cuda",
+        f"next: python -m launch.resume {tmp_path}",
+    ]
 
 
 @pytest.mark.parametrize("launcher", ["slurm", "local"])

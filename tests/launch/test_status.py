@@ -36,7 +36,11 @@ def test_the_table_shows_states_steps_and_errors(sweep, capsys):
         assert text in out
     assert "experiment=one_two" not in out  # all jobs share it
     assert "reward/raw" not in out  # only the requested metrics are shown
-    assert out.splitlines()[-1] == "3 finished, 1 failed, 1 missing, 1 dead"
+    assert out.splitlines()[-3:] == [
+        "3 finished, 1 failed, 1 missing, 1 dead",
+        f"next: python -m launch.resume {sweep}",
+        f"next: python -m launch.collect {sweep}",
+    ]
 
 
 def test_several_sweeps_have_a_table_each(sweep, chem_sweep, capsys):
@@ -105,7 +109,7 @@ def test_a_folder_of_runs_is_shown_although_one_cannot_be_read(sweep, capsys):
     (sweep / "sweep.json").unlink()
     (sweep / "0" / "run.json").write_text("{")
     assert status.main([str(sweep)]) == 1
-    assert capsys.readouterr().out.splitlines()[-1] == "1 unreadable, 2 finished, 1 failed, 1 dead"
+    assert "1 unreadable, 2 finished, 1 failed, 1 dead" in capsys.readouterr().out.splitlines()
     for number in "1235":
         (sweep / number / "run.json").write_text("{")
     with pytest.raises(SystemExit, match=r"run\.json: not the record of a run: "):  # none is left to show

@@ -118,7 +118,8 @@ def test_local_jobs_are_started_in_the_background(tmp_path, monkeypatch, capsys)
     assert submit.start_in_background([sys.executable, "-c", script]) == 0
     out = capsys.readouterr().out
     (log,) = (tmp_path / "runs").glob("local_*.log")
-    assert out.endswith(f"; its output is in {log}\nsweep folder: x/y\n")
+    ending = "sweep folder: x/y\nnext: python -m launch.watch x/y\nnext: python -m launch.status x/y\n"
+    assert out.endswith(f"; its output is in {log}\n{ending}")
     # it leads a session of its own, so it outlives the terminal
     assert log.read_text() == "True\nerror\nsweep folder: x/y\n"
     number = int(out.split()[2].rstrip(";"))

@@ -11,6 +11,7 @@ from conf.schema.base import ConfigError
 from llm import startup
 from llm.inference.paths import PADDED
 from llm.plan.duration import RunTime
+from llm.plan.settings import DeviceMemory
 from llm.startup import announce, method_rows, rounded_duration, threshold_text, time_text, two_digits
 
 from ..e2e.typed import llm
@@ -80,16 +81,16 @@ def test_an_estimate_that_fails_does_not_stop_the_run(start, monkeypatch, error)
 def test_a_run_that_does_not_fit_is_warned_about_with_a_change(start, monkeypatch):
     options = ("group_size=64", "max_new_tokens=600", "micro_batch=64")
     monkeypatch.setattr(startup, "process_memory", lambda cuda: 2**20)
-    monkeypatch.setattr(startup, "device_memory", lambda settings, launcher: 100 * 2**20)
+    monkeypatch.setattr(startup, "device_memory", lambda settings, launcher: DeviceMemory(100 * 2**20, "here"))
     (warning,) = start(*options)[0].warnings
     assert warning.startswith("the run may not fit into memory: use ")
     assert "micro_batch=" in warning
-    monkeypatch.setattr(startup, "device_memory", lambda settings, launcher: 2**10)
+    monkeypatch.setattr(startup, "device_memory", lambda settings, launcher: DeviceMemory(2**10, "here"))
     (warning,) = start(*options)[0].warnings
     assert warning == (
         "the run may not fit into memory: python -m llm.plan with the same overrides may find a change"
     )
-    monkeypatch.setattr(startup, "device_memory", lambda settings, launcher: 2**40)
+    monkeypatch.setattr(startup, "device_memory", lambda settings, launcher: DeviceMemory(2**40, "here"))
     assert start(*options)[0].warnings == []  # control
 
 

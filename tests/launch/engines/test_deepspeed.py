@@ -113,17 +113,5 @@ def test_an_empty_copy_shares_nothing():
     assert torch.equal(copy[1].running_mean, torch.zeros(3))
 
 
-def test_an_accelerator_is_named_only_where_there_is_none(monkeypatch):
-    monkeypatch.setenv("DS_ACCELERATOR", "cuda")
-    deepspeed.silence_deepspeed()
-    assert os.environ["DS_ACCELERATOR"] == "cuda"  # the user's choice stays
-    for available, expected in ((True, None), (False, "cpu")):
-        monkeypatch.delenv("DS_ACCELERATOR", raising=False)
-        monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
-        deepspeed.silence_deepspeed()
-        assert os.environ.get("DS_ACCELERATOR") == expected
-    monkeypatch.undo()
-
-
 if __name__ == "__main__":
     in_child(Path(sys.argv[1]))

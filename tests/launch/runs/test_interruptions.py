@@ -421,9 +421,10 @@ def test_a_signal_saves_and_leaves_in_order(tmp_path, number):
         time.sleep(0.01)
     process.send_signal(number)
     _, error = process.communicate(timeout=60)
-    assert (process.returncode, error) == (128 + number, f"didactic: interrupted by {number.name}\n")
-    assert run_folder.run_state(folder) == "preempted"
     done = lines(folder)
+    ending = f"saved: the checkpoint after step {done}, in {folder}\nnext: python -m launch.resume {folder}\n"
+    assert (process.returncode, error) == (128 + number, f"didactic: interrupted by {number.name}\n{ending}")
+    assert run_folder.run_state(folder) == "preempted"
     assert 20 <= done < 200
     assert steps_saved(folder) == [done]
     for place in (whole, folder):

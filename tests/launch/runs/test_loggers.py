@@ -11,6 +11,10 @@ from omegaconf import OmegaConf
 from conf.schema.base import ConfigError
 from launch.runs import loggers
 from launch.runs.run import Run
+from launch.runs.run_folder import read_jsonl
+from tests.commands import run_module
+
+from ..wandb_files import history
 
 SAVING = {"every_seconds": 1e9, "every_steps": 2, "keep": 2, "best": None, "best_mode": "max"}
 
@@ -87,3 +91,32 @@ def test_a_logger_that_is_not_installed_is_named(tmp_path, monkeypatch):
         loggers.make_loggers(["wandb"], tmp_path, {})
     assert loggers.make_loggers([], tmp_path, {}) == []
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_both_show_the_names_and_values_of_the_metrics_file(tmp_path):
+    """A run of a package with all loggers, whose files are read back."""
+    pytest.importorskip("wandb")
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run = tmp_path / "run"
+    arguments = ["steps=6", "log_every=2", "objective.beta=[0.1,0.2]", "loggers=[tensorboard,wandb]"]
+    run_module("didactic", *arguments, f"hydra.run.dir={run}", folder=tmp_path, status=0, WANDB_MODE="offline")
+    lines = read_jsonl(run / "metrics.jsonl")
+    expected = {
+        name: [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+        for name in {name for line in lines for name in line} - {"step"}
+    }
+    assert any("/" in name for name in expected)  # names with a slash stay as they are
+    events = event_accumulator.EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    shown = {name: [(e.step, e.value) for e in events.Scalars(name)] for name in events.Tags()["scalars"]}
+    assert set(shown) == set(expected)
+    for name, points in expected.items():
+        assert [step for step, _ in shown[name]] == [step for step, _ in points]
+        assert [value for _, value in shown[name]] == pytest.approx([value for _, value in points], rel=1e-6)
+    logged = history(run / "wandb")
+    assert logged == [numeric(line) for line in lines]
+
+
+def numeric(line):
+    return {name: value for name, value in line.items() if name != "step" and value is not None}

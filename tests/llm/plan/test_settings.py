@@ -38,7 +38,7 @@ def test_the_plans_own_keys_are_taken_from_the_command_line():
 def test_settings_follow_the_configuration(tiny_folder, make_config):
     config = make_config(*TINY, "evaluation_completions=40", "micro_batch=3", "engine=zero2", "model.dtype=bfloat16")
     settings, prompts = make_settings(config, {"nodes": 2, "tasks_per_node": 2}, PlanArguments([]))
-    assert prompts == 1
+    assert (prompts.number, prompts.evaluated, prompts.assumed) == (1, 1, "")
     assert (settings.engine, settings.ranks, settings.dtype_bytes, settings.cuda) == ("zero2", 4, 2, False)
     assert (settings.prompts, settings.group_size, settings.new_tokens, settings.micro_batch) == (4, 4, 20, 3)
     assert settings.evaluation_rows == 40
@@ -66,9 +66,11 @@ def test_what_cannot_be_planned_is_an_error(tiny_folder, make_config, tmp_path):
 
 def test_memory_is_that_of_the_launcher_or_of_this_machine_per_rank():
     whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    assert device_memory(plan_settings(), {}) == whole
-    assert device_memory(plan_settings(ranks=4), {}) == whole / 4
-    assert device_memory(plan_settings(ranks=4), {"mem_gb": 6, "tasks_per_node": 2}) == 3 * GIB
+    assert device_memory(plan_settings(), {}) == (whole, "this machine")
+    assert device_memory(plan_settings(ranks=4), {}) == (whole / 4, "this machine, shared by 4 ranks")
+    launcher = {"mem_gb": 6, "tasks_per_node": 2}
+    assert device_memory(plan_settings(ranks=4), launcher) == (3 * GIB, "hydra.launcher.mem_gb, for each rank")
+    assert device_memory(plan_settings(cuda=True), {}, 80) == (80 * GIB, "memory=, for each rank's GPU")
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match=r"^memory: must be given as the GiB of each rank's GPU"):
             device_memory(plan_settings(cuda=True), {})
