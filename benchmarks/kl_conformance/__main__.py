@@ -10,6 +10,8 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: all tensors are tiny
 
+import torch
+
 from benchmarks.kl_conformance.examples import EXAMPLES
 from benchmarks.kl_conformance.measure import (
     OLD,
@@ -22,7 +24,14 @@ from benchmarks.kl_conformance.measure import (
     measure,
     verdict,
 )
-from benchmarks.kl_conformance.problem import DIVERGENCES, LADDER_BETA, LADDER_REFERENCE, LADDER_REWARD, targets
+from benchmarks.kl_conformance.problem import (
+    DIVERGENCES,
+    LADDER_BETA,
+    LADDER_REFERENCE,
+    LADDER_REWARD,
+    Optimum,
+    targets,
+)
 from benchmarks.kl_conformance.settings import TRAINERS, all_settings, versions
 
 DESCRIPTION = """Measure every KL setting of TRL, verl and OpenRLHF in float64, with no sampling: all completions of a
@@ -35,12 +44,12 @@ EPILOG = """examples:
   python -m benchmarks.kl_conformance --verl trainers --openrlhf trainers --page docs/kl.md
   python -m benchmarks.kl_conformance --examples            the minimal examples of what is installed"""
 
-BEGIN, END = "<!-- measured -->\n\n", "\n<!-- end of what is measured -->"
+BEGIN, END = "<!-- measured -->\n", "<!-- end of what is measured -->"
 
 
 def numbers(values: list[float]) -> str:
     """Numbers of two decimals without a leading zero."""
-    return ", ".join(f"{value:.2f}".lstrip("0") for value in values)
+    return " ".join(f"{value:.2f}".lstrip("0") for value in values)
 
 
 def cell(comparison: Comparison, name: str) -> str:
@@ -51,10 +60,15 @@ def cell(comparison: Comparison, name: str) -> str:
     return f"{distance:.2f}, " + ("-" if math.isnan(cosine) else f"{cosine:.2f}")
 
 
+def optimum_cell(optimum: Optimum) -> str:
+    """The probabilities of an optimum, and its total variation to the target of either direction."""
+    return f"{numbers(optimum.probability.tolist())}; {optimum.to_reverse:.3f}, {optimum.to_forward:.3f}"
+
+
 def verdict_table(measured: dict[str, list[Measurement]]) -> str:
     """The table of what each setting is."""
     lines = [
-        "| | setting | what it says | gradient, on policy | off policy | optimum: to reverse, to forward "
+        "| | setting | what it says | gradient, on policy | off policy | optimum; to reverse, to forward "
         "| is it KL(policy, reference)? |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -63,7 +77,7 @@ def verdict_table(measured: dict[str, list[Measurement]]) -> str:
             setting = row.setting
             name = f"{setting.name} ({setting.note})" if setting.note else setting.name
             on, off = in_words(row.on_policy.equals), in_words(row.off_policy.equals)
-            best = f"{row.optimum.to_reverse:.3f}, {row.optimum.to_forward:.3f}" if row.optimum else ""
+            best = optimum_cell(row.optimum) if row.optimum else ""
             label = f"{TRAINERS[package]} {number}"
             lines.append(f"| {label} | {name} | {setting.claim} | {on} | {off} | {best} | {verdict(row)} |")
     return "\n".join(lines)
@@ -84,17 +98,11 @@ def number_table(measured: dict[str, list[Measurement]]) -> str:
 
 def largest_terms() -> str:
     """How near the enumerated problem comes to the clamps."""
-    tokens = SEQUENCES.mask
-    policy, ref, old = (SEQUENCES.token_logp(logits)[tokens] for logits in (POLICY, REFERENCE, OLD))
-    log_u = policy - ref
-    k3 = (-log_u).exp() + log_u - 1
-    largest = (
-        float(log_u.abs().max()),
-        float((log_u**2 / 2).max()),
-        float(k3.max()),
-        float((policy - old).exp().max()),
-    )
-    return "largest |log u| {:.1f}, k2 {:.1f}, k3 {:.1f} and weight pi/pi_old {:.1f}".format(*largest)
+    policy, ref, old = (SEQUENCES.token_logp(logits)[SEQUENCES.mask] for logits in (POLICY, REFERENCE, OLD))
+    log_u = torch.cat([policy - ref, old - ref])
+    k2, k3, weight = log_u**2 / 2, (-log_u).exp() + log_u - 1, (policy - old).exp()
+    largest = (float(term.max()) for term in (log_u.abs(), k2, k3, weight))
+    return "largest |log(pi/ref)| {:.1f}, k2 {:.1f}, k3 {:.1f} and weight pi/pi_old {:.1f}".format(*largest)
 
 
 def examples_text(packages: list[str]) -> str:
@@ -118,9 +126,9 @@ def report(measured: dict[str, list[Measurement]], found: dict[str, str], missin
         f"{count} combinations of names."
         + "".join(f" {TRAINERS[package]} is left out: it is not installed." for package in missing),
         verdict_table(measured),
-        f"Optimum: from the reference {numbers(LADDER_REFERENCE.tolist())} of completions of 1, 2, 3 and 3 tokens "
-        f"with rewards {numbers(LADDER_REWARD.tolist())} at beta {LADDER_BETA}, the total variation between where the "
-        f"loss leads and the targets of `core.targets` ({goals}).",
+        f"Optimum: where reward and KL lead from the reference {numbers(LADDER_REFERENCE.tolist())} of completions "
+        f"of 1, 2, 3 and 3 tokens, with rewards {numbers(LADDER_REWARD.tolist())} and beta {LADDER_BETA}, and the "
+        f"total variation between it and the targets of `core.targets` ({goals}).",
         "## Numbers",
         "Relative distance to each exact gradient, and the cosine with it. In bold what is equal, to 1e-10. In the "
         f"enumerated problem no clamp acts: {largest_terms()}.",
@@ -140,7 +148,7 @@ def around(page: Path) -> tuple[str, str]:
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise SystemExit(f"kl_conformance: --page: {page} has no lines {BEGIN.strip()} and {END.strip()}")
-    return before + begin, end + after
+    return before + begin + "\n", "\n" + end + after
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -157,6 +165,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--page", type=Path, metavar="FILE", help="write the result into this page")
     parser.add_argument("--examples", action="store_true", help="run the minimal examples and nothing else")
     options = parser.parse_args(arguments)
+    before, after = around(options.page) if options.page else ("", "")
     folders = {"verl": options.verl, "openrlhf": options.openrlhf}
     with contextlib.redirect_stdout(sys.stderr):  # what the trainers print when they are imported
         settings, missing = all_settings(folders)
@@ -167,7 +176,6 @@ def main(arguments: list[str] | None = None) -> int:
     if options.examples:
         print(examples_text(list(settings)))
         return 0
-    before, after = around(options.page) if options.page else ("", "")
     measured: dict[str, list[Measurement]] = {}
     for package, rows in settings.items():
         for setting in rows:

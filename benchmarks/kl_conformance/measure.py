@@ -23,10 +23,11 @@ from benchmarks.kl_conformance.problem import (
 from benchmarks.kl_conformance.settings import Setting
 
 TOLERANCE = 1e-10  # relative distance of equal gradients
+SAME_OPTIMUM = 1e-6  # total variation between equal optima
 NONE = "none"
 SEQUENCES = all_sequences(3, 3)
-POLICY, REFERENCE = random_logits(SEQUENCES, 0), random_logits(SEQUENCES, 1)
-OLD = POLICY + random_logits(SEQUENCES, 2, 0.5)
+POLICY, REFERENCE = random_logits(SEQUENCES, 0, 0.8), random_logits(SEQUENCES, 1, 0.8)
+OLD = POLICY + random_logits(SEQUENCES, 2, 0.4)
 
 
 class Comparison(NamedTuple):
@@ -94,7 +95,7 @@ WORDS = {
     VARIATION: "twice the total variation of tokens",
     DIFFERENCE: "reverse KL of sequences minus forward KL of tokens",
     ZERO: "0",
-    NONE: "none of them",
+    NONE: "none of these",
 }
 
 
@@ -108,7 +109,9 @@ def verdict(measured: Measurement) -> str:
     """Whether the setting is KL(policy, reference), as each of them is named, in words."""
     on, off = measured.on_policy.equals, measured.off_policy.equals
     if not on.startswith("reverse") or on == DIFFERENCE:
-        return {ZERO: "no: it does nothing", NONE: "no: no divergence"}.get(on, f"no: {in_words(on)}")
+        answer = {ZERO: "no: it does nothing", NONE: "no: none of these"}.get(on, f"no: {in_words(on)}")
+        same = measured.optimum is not None and measured.optimum.to_reverse < SAME_OPTIMUM
+        return f"{answer}, but its optimum is that of the reverse KL of sequences" if same else answer
     level = "sequences" if SEQUENCE in on else "tokens"
     if not off.startswith("reverse"):
         return f"yes, of {level}, on policy only"
