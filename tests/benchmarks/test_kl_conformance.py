@@ -2,7 +2,7 @@
 
 verl and OpenRLHF are tested where they are on the path:
 
-    PYTHONPATH=trainers python -m pytest tests/benchmarks/test_kl_conformance.py
+    python -m pytest -o "pythonpath=. trainers" tests/benchmarks/test_kl_conformance.py
 """
 
 import re
