@@ -12,7 +12,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: all t
 
 import torch
 
-from benchmarks.kl_conformance.examples import EXAMPLES
 from benchmarks.kl_conformance.measure import (
     OLD,
     POLICY,
@@ -24,6 +23,7 @@ from benchmarks.kl_conformance.measure import (
     measure,
     verdict,
 )
+from benchmarks.kl_conformance.minimal_examples import minimal_examples
 from benchmarks.kl_conformance.problem import (
     DIVERGENCES,
     LADDER_BETA,
@@ -108,7 +108,7 @@ def largest_terms() -> str:
 def examples_text(packages: list[str]) -> str:
     """The minimal examples of some trainers, with what they print."""
     parts = []
-    for example in EXAMPLES:
+    for example in minimal_examples():
         if example.trainer in packages:
             _, printed = example.run()
             title = f"**{TRAINERS[example.trainer]}: {example.title}**"
@@ -134,6 +134,9 @@ def report(measured: dict[str, list[Measurement]], found: dict[str, str], missin
         f"enumerated problem no clamp acts: {largest_terms()}.",
         number_table(measured),
         "## Minimal examples",
+        "The expected gradient is that which the name or the documentation says, the found one that of the trainer. "
+        "The programs are in `benchmarks/kl_conformance/examples` and run as they are where the trainer can be "
+        "imported; `python -m benchmarks.kl_conformance --examples` runs them with stand-ins.",
         examples_text(list(measured)),
     ]
     return "\n\n".join(parts) + "\n"

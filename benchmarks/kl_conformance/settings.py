@@ -233,7 +233,7 @@ def all_settings(folders: dict[str, Path | None]) -> tuple[dict[str, list[Settin
         except ModuleNotFoundError as error:
             if package != "trl" or error.name != "trl":
                 raise
-            missing[package] = "trl is not installed: pip install 'mara-rl[trl]'"
+            missing[package] = "trl is not installed: pip install -e '.[trl]'"
     return settings, missing
 
 

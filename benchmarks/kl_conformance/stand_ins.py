@@ -118,9 +118,8 @@ def load(trainer: str, *modules: str, folder: Path | None = None) -> list[Any]:
     with _on_path(folder), _stand_ins(UNUSED[trainer]):
         if trainer not in sys.modules and importlib.util.find_spec(trainer) is None:
             where = f"in {folder}" if folder else "on the path"
-            raise Missing(
-                f"{trainer} is not {where}: pip install --no-deps --target FOLDER {trainer}, then --{trainer} FOLDER"
-            )
+            install = f"`pip install --no-deps --target FOLDER {trainer}`"
+            raise Missing(f"{trainer} is not {where}: {install}, then --{trainer} FOLDER")
         return [importlib.import_module(f"{trainer}.{module}") for module in modules]
 
 

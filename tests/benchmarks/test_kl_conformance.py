@@ -16,8 +16,8 @@ import torch
 
 from benchmarks.kl_conformance import problem
 from benchmarks.kl_conformance.__main__ import main, verdict_table
-from benchmarks.kl_conformance.examples import EXAMPLES
 from benchmarks.kl_conformance.measure import NONE, OLD, POLICY, REFERENCE, SEQUENCES, compare, in_words, measure
+from benchmarks.kl_conformance.minimal_examples import minimal_examples
 from benchmarks.kl_conformance.problem import (
     AT_OLD,
     DIFFERENCE,
@@ -37,6 +37,7 @@ from tests.commands import run_module
 from tests.core.enumeration import all_sequences, divergence, token_level_divergence
 
 pytest.importorskip("trl")
+EXAMPLES = minimal_examples()
 PAGE = Path(__file__).parents[2] / "docs" / "kl.md"
 REVERSE, FORWARD, WHOLE = "reverse per token", "forward per token", "reverse per sequence"
 
@@ -337,9 +338,9 @@ def test_the_page_states_what_is_measured(package):
     page = PAGE.read_text("utf-8")
     (version,) = versions([package], {}).values()
     title = {"trl": "TRL", "verl": "verl", "openrlhf": "OpenRLHF"}[package]
-    stated = re.search(rf"Measured on [^\n]* {title} ([\w.]+\d)", page)
-    if stated[1] != version:
-        pytest.skip(f"the page states {title} {stated[1]}, installed is {version}")
+    (stated,) = re.findall(rf"Measured on [^\n]* {title} ([\w.]+\d)", page)
+    if stated != version:
+        pytest.skip(f"the page states {title} {stated}, installed is {version}")
     rows = measured(package)
     lines = [line.split(" | ") for line in page.splitlines() if re.match(rf"\| {title} \d+ \| .* \|$", line)]
     verdicts = [line for line in lines if len(line) == 7]
@@ -412,5 +413,5 @@ def test_stand_ins_are_gone_after_the_import(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(find_spec("verl") is not None, reason="verl is on the path")
 def test_a_missing_trainer_is_named(tmp_path):
-    with pytest.raises(Missing, match=r"verl is not in .*: pip install --no-deps --target FOLDER verl"):
+    with pytest.raises(Missing, match=r"verl is not in .*: `pip install --no-deps --target FOLDER verl"):
         load("verl", "trainer.ppo.core_algos", folder=tmp_path)
