@@ -92,7 +92,8 @@ def grpo_loss(
     """`GRPOTrainer._compute_loss`, a sum over tokens where TRL divides it by a number that is the same for all.
 
     That number is `max_completion_length` for dr_grpo and, for dapo, cispo and vespo, the count of tokens of the
-    whole batch per completion, which is given as its mean.
+    whole batch per completion, which is given as its mean. bnpo divides by the count of the batch at hand, and is
+    multiplied by the mean.
     """
     trainer = _trainer(
         batch,
@@ -103,7 +104,7 @@ def grpo_loss(
     loss: Tensor = GRPOTrainer._compute_loss(trainer, trainer.model, _inputs(batch))
     if loss_type == "dr_grpo":
         return loss * trainer.max_completion_length
-    if loss_type in ("dapo", "cispo", "vespo"):
+    if loss_type in ("dapo", "cispo", "vespo", "bnpo"):
         return loss * batch.mean_length
     return loss
 
