@@ -18,6 +18,7 @@ from launch.cli.validation import check, register
 from launch.runs.run_folder import flatten
 
 from ..core.test_objective_methods import GRPO
+from ..core.test_rivals import RIVALS, WITHOUT_KL
 
 PACKAGES = {path.parent.name: path.parent.name.capitalize() + "Config" for path in sorted(CONF.glob("*/config.yaml"))}
 EXPERIMENTS = [(package, name) for package in PACKAGES for name in options(package, "experiment")]
@@ -192,3 +193,15 @@ def test_grpo_is_the_objective_whose_gradient_is_compared_with_the_published_for
     assert {name: arguments["grpo"][name] for name in GRPO} == GRPO
     assert arguments["grpo"]["transform"] == "identity"
     assert {name: arguments["grpo_sequence_kl"][name] for name in GRPO} != GRPO  # control
+
+
+@pytest.mark.parametrize("method", RIVALS)
+def test_the_file_of_a_rival_sets_what_its_formula_is_tested_with(method):
+    config = OmegaConf.to_object(composed("llm", f"method={method}"))
+    arguments = config.objective_arguments()
+    assert {name: arguments[name] for name in RIVALS[method]} == RIVALS[method]
+    assert (config.objective.beta == 0) == (method in WITHOUT_KL)
+    assert (config.update.redraw > 0) == (method == "dapo")
+    assert "clip_low" not in arguments or method != "cispo"
+    plain = OmegaConf.to_object(composed("llm")).objective_arguments()
+    assert {name: plain[name] for name in RIVALS[method]} != RIVALS[method]  # control

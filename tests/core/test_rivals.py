@@ -18,6 +18,32 @@ from .test_objective_methods import BETA, REWARD, expected_by_tuples, gradient_o
 Coefficient = Callable[[list[int]], list[float]]  # a group of outcomes -> what multiplies grad log pi of each
 
 
+GRPO = {"placement": "loss", "level": "sequence", "length_normalised": False, "token_mean": False}
+NO_KL = {
+    "placement": "loss",
+    "token_mean": True,
+    "length_normalised": False,
+    "advantage": "group_normalised_sample_std",
+}
+RIVALS: dict[str, dict[str, Any]] = {  # what the files of the methods set; tests/conf/test_compose.py compares them
+    "maxrl": {"transform": "identity", "advantage": "mean_normalised", **GRPO},
+    "ips_grpo": {"transform": "ips", "advantage": "group_normalised", **GRPO},
+    "dra_grpo": {"transform": "dra", "advantage": "group_normalised", **GRPO},
+    "uniqueness": {"transform": "uniqueness", "advantage": "group_normalised", **GRPO},
+    "gapo": {"transform": "gapo", "advantage": "group_normalised", **GRPO},
+    "flowrl": {"advantage": "group_normalised", "policy_loss": "flowrl", "length_normalised": True},
+    "dmpo": {"match_coef": 1.0, "match_temperature": 0.1, "clip_high": 0.2},  # the rest is that of grpo
+    "dr_grpo": {"advantage": "centred", "ratio": "token", "clip_low": 0.2, "clip_high": 0.2, **GRPO},
+    "dapo": {**NO_KL, "policy_loss": "policy_gradient", "clip_low": 0.2, "clip_high": 0.28, "ratio": "token"},
+    "gspo": {**NO_KL, "ratio": "geometric_mean", "token_mean": False, "length_normalised": True},
+    "cispo": {**NO_KL, "policy_loss": "cispo", "clip_high": 4.0},
+    "reinforce_plus_plus": {"advantage": "batch_normalised", "placement": "reward", "level": "sequence"},
+    "clip_cov": {**NO_KL, "policy_loss": "clip_cov", "clip_low": 0.2, "clip_high": 0.2},
+    "kl_cov": {**NO_KL, "policy_loss": "kl_cov", "policy_loss_options": {"share": 0.0002, "coef": 1.0}},
+}
+WITHOUT_KL = ("dr_grpo", "dapo", "gspo", "cispo", "clip_cov", "kl_cov")
+
+
 def assert_gradient(sampled: Tensor, expected: Tensor, *wrong: Tensor) -> None:
     """The gradient is the expected one, and none of the others. Diversities are in single precision."""
     torch.testing.assert_close(sampled, expected, rtol=1e-6, atol=1e-9)
