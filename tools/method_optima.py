@@ -23,7 +23,6 @@ from conf.schema.base import ConfigError
 from conf.schema.llm import LlmConfig
 from core.advantages import batch_normalised, group_normalised
 from core.classes import Masses
-from core.losses import covariance
 from core.mara import Anchor
 from core.objective import Objective, make_objective
 from core.transforms import class_diversity
@@ -33,8 +32,8 @@ from tools.anchor_bias import all_groups
 from tools.models_table import write
 
 GROUP, BETA, THRESHOLD = 8, 0.03, 0.8
-RATE, MAX_STEP, STEPS = 0.3 / BETA, 0.1, 1000  # learning rate, largest change of a log-probability in a step, steps
-SETTLED = 1e-5  # largest change of a log-probability in a step
+RATE, MAX_STEP, STEPS = 0.3 / BETA, 0.1, 700  # largest rate, largest change of a log-probability in a step
+SETTLED, SMALLEST = 3e-4, 1e-6  # largest change of a log-probability at this rate; probabilities that count
 HEADER = (
     "| `method=` | KL | .55, .15, .05 and .25 bad | 15 : 1 | three spellings : one | reward 1 : .9 | 1e-4 |\n"
     "|---|---|---|---|---|---|---|\n"
@@ -81,7 +80,6 @@ STARTS = [sum(len(problem.reference) for problem in PROBLEMS[:i]) for i in range
 SLICES = [slice(start, start + len(problem.reference)) for start, problem in zip(STARTS, PROBLEMS, strict=True)]
 REWARD = torch.tensor([value for problem in PROBLEMS for value in problem.reward], dtype=torch.float64)
 REF_LOGP = torch.cat([problem.ref_logp for problem in PROBLEMS])
-GOOD = torch.cat([problem.good for problem in PROBLEMS])
 
 
 class Groups(NamedTuple):
@@ -218,10 +216,9 @@ def all_masses(run: Run) -> Masses:
 def kept_share(run: Run, logp: Tensor) -> Tensor:
     """[M, G] chance that Clip-Cov leaves a completion its gradient: in a batch of one group it chooses one token."""
     bounds, members = run.objective.policy_loss_options, GROUPS.members
-    advantage = run.objective.advantage(REWARD[members])
-    one = torch.ones(1, GROUP, 1, dtype=torch.bool)
-    groups = zip(logp[members].view(-1, 1, GROUP, 1), advantage.unsqueeze(1), strict=True)
-    value = torch.cat([covariance(own_logp, own, one) for own_logp, own in groups]).squeeze(-1)
+    advantage = run.objective.advantage(GROUP_REWARD)
+    own = logp[members]  # the covariance of `core.losses.covariance`, for a batch of one group
+    value = (advantage - advantage.mean(-1, keepdim=True)) * (own - own.mean(-1, keepdim=True))
     candidate = (value > bounds["low"]) & (value < bounds["high"])
     return 1 - candidate / candidate.sum(-1, keepdim=True).clamp_min(1)
 
@@ -245,25 +242,27 @@ def reference_pull(run: Run, logp: Tensor) -> Tensor:
 
 
 def settle(run: Run) -> tuple[Tensor, Tensor]:
-    """[A] final log-probabilities, and those when nine tenths of the steps were done."""
-    logp = earlier = REF_LOGP
-    for step in range(STEPS):
-        if step == STEPS * 9 // 10:
-            earlier = logp
+    """[A] final log-probabilities, and those when nine tenths of the steps were done.
+
+    A problem's rate is halved when its step turns back, so that it comes to rest. The end is where nothing pulls an
+    outcome that is likelier than `SMALLEST`: one that loses may go on to fall for ever.
+    """
+    path, rates, last = [REF_LOGP], [RATE] * len(PROBLEMS), torch.zeros_like(REF_LOGP)
+    for _ in range(STEPS):
+        logp = path[-1]
         derivative = pull(run, logp)
-        largest = 0.0
-        new = torch.empty_like(logp)
-        for where in SLICES:
-            own = derivative[where]
-            move = -RATE * (own - (logp[where].exp() * own).sum())
-            size = float(move.abs().max())
-            new[where] = (logp[where] + move * min(1.0, MAX_STEP / max(size, 1e-30))).log_softmax(-1)
-            counts = GOOD[where] | (logp[where] > -14)  # a bad outcome may go on to fall
-            largest = max(largest, float((new[where] - logp[where])[counts].abs().max()))
-        logp = new
-        if largest < SETTLED:
-            return logp, logp
-    return logp, earlier
+        move, steps = torch.empty_like(logp), torch.empty_like(logp)
+        for i, where in enumerate(SLICES):
+            move[where] = -(derivative[where] - (logp[where].exp() * derivative[where]).sum())
+            turned = float((move[where] * last[where] * logp[where].exp()).sum()) < 0
+            rates[i] = rates[i] / 2 if turned else min(rates[i] * 1.1, RATE)
+            steps[where] = move[where] * min(rates[i], MAX_STEP / max(float(move[where].abs().max()), 1e-30))
+        new = torch.cat([(logp + steps)[where].log_softmax(-1) for where in SLICES])
+        path.append(new)
+        last = move
+        if RATE * float(move[logp.exp() > SMALLEST].abs().max()) < SETTLED:
+            break
+    return path[-1], path[len(path) * 9 // 10]
 
 
 def cells(logp: Tensor, earlier: Tensor) -> list[str]:
@@ -280,8 +279,10 @@ def cells(logp: Tensor, earlier: Tensor) -> list[str]:
     moved = float((logp[SLICES[0]].exp() - earlier[SLICES[0]].exp()).abs().max()) > 0.01
     texts = [first + (" (moving)" if moved else "")]
     for value, before in zip(values(logp), values(earlier), strict=True):
-        moving = " (moving)" if abs(value - before) > 0.02 * abs(before) else ""
-        texts.append(f"{value:.2g}{moving}")
+        if not SMALLEST < value < 1 / SMALLEST:
+            texts.append(f"< {SMALLEST:g}" if value < 1 else f"> {1 / SMALLEST:g}")
+            continue
+        texts.append(f"{value:.2g}" + (" (moving)" if abs(value - before) > 0.02 * abs(before) else ""))
     return texts
 
 

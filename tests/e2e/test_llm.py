@@ -96,3 +96,17 @@ def test_adaptive_beta_moves_towards_its_budget(tmp_path):
     llm("beta_schedule=adaptive", "beta_schedule.kl_target=5", "steps=4", f"hydra.run.dir={tmp_path / 'run'}")
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["beta"] for row in rows] == pytest.approx([0.03 * 0.98**i for i in range(4)])  # KL far below it
+
+
+@pytest.mark.slow
+def test_dapo_draws_tied_groups_again_and_clips_its_second_update(tmp_path):
+    options = ("method=dapo", "steps=2", "group_size=4", "prompts_per_step=4", "evaluation_completions=64")
+    llm(*options, "update.epochs=2", f"hydra.run.dir={tmp_path / 'run'}")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 2
+    for row in rows:
+        assert row["redraw/groups"] > row["redraw/tied_groups"] >= 0
+        assert row["update/clipped_share"] >= 0
+        assert row["beta"] == 0
+    _, error = llm(*options, "transform=mara", "objective.beta=0.03", f"hydra.run.dir={tmp_path / 'no'}", status=1)
+    assert "update.redraw: must be 0 with transform=mara, got 10" in error
