@@ -32,7 +32,7 @@ from tools.anchor_bias import all_groups
 from tools.models_table import write
 
 GROUP, BETA, THRESHOLD = 8, 0.03, 0.8
-RATE, MAX_STEP, STEPS = 0.3 / BETA, 0.1, 700  # largest rate, largest change of a log-probability in a step
+RATE, MAX_STEP, STEPS = 0.3 / BETA, 0.1, 1000  # largest rate, largest change of a log-probability in a step
 SETTLED, SMALLEST = 3e-4, 1e-6  # largest change of a log-probability at this rate; probabilities that count
 HEADER = (
     "| `method=` | KL | .55, .15, .05 and .25 bad | 15 : 1 | three spellings : one | reward 1 : .9 | 1e-4 |\n"
@@ -242,7 +242,7 @@ def reference_pull(run: Run, logp: Tensor) -> Tensor:
 
 
 def settle(run: Run) -> tuple[Tensor, Tensor]:
-    """[A] final log-probabilities, and those when nine tenths of the steps were done.
+    """[A] final log-probabilities, and those when nine tenths of the steps were done if it has not settled.
 
     A problem's rate is halved when its step turns back, so that it comes to rest. The end is where nothing pulls an
     outcome that is likelier than `SMALLEST`: one that loses may go on to fall for ever.
@@ -261,7 +261,7 @@ def settle(run: Run) -> tuple[Tensor, Tensor]:
         path.append(new)
         last = move
         if RATE * float(move[logp.exp() > SMALLEST].abs().max()) < SETTLED:
-            break
+            return new, new
     return path[-1], path[len(path) * 9 // 10]
 
 

@@ -43,9 +43,13 @@ def row(name: str, model: Any) -> str:
 
 
 def write(page: Path, table: str) -> None:
-    """Replace the table of a page."""
-    before, _, rest = page.read_text("utf-8").partition(BEGIN)
-    page.write_text(before + BEGIN + table + END + rest.partition(END)[2], "utf-8")
+    """Replace the table of a page. Raises ValueError if the page has no place for one."""
+    text = page.read_text("utf-8")
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"{page}: must have the lines {BEGIN.strip()!r} and {END.strip()!r} around its table")
+    page.write_text(before + BEGIN + table + END + after, "utf-8")
 
 
 def read(page: Path) -> str:

@@ -22,7 +22,7 @@ from tools.method_optima import (
     runs,
     settle,
 )
-from tools.models_table import read
+from tools.models_table import read, write
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "methods.md"
 
@@ -80,3 +80,11 @@ def test_the_page_has_a_row_for_every_method_and_kl(tmp_path, capsys):
     assert page.read_text().startswith("before\n")
     assert page.read_text().endswith("after\n")
     assert math.isclose(sum(PROBLEMS[0].reference), 1)
+
+
+def test_a_page_without_a_place_for_the_table_is_left_alone(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- table -->\n\n<!-- end of the table -->\nafter\n")  # no line between them
+    with pytest.raises(ValueError, match="must have the lines '<!-- table -->' and '<!-- end of the table -->'"):
+        write(page, HEADER)
+    assert page.read_text().endswith("after\n")
