@@ -108,5 +108,5 @@ def test_dapo_draws_tied_groups_again_and_clips_its_second_update(tmp_path):
         assert row["redraw/groups"] > row["redraw/tied_groups"] >= 0
         assert row["update/clipped_share"] >= 0
         assert row["beta"] == 0
-    _, error = llm(*options, "transform=mara", "objective.beta=0.03", f"hydra.run.dir={tmp_path / 'no'}", status=1)
-    assert "update.redraw: must be 0 with transform=mara, got 10" in error
+    _, error = llm("transform=mara", "update.redraw=3", f"hydra.run.dir={tmp_path / 'no'}", status=1)
+    assert "update.redraw: must be 0 with transform=mara, got 3" in error
