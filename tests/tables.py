@@ -9,9 +9,9 @@ WIDTHS = (80, 100, 120)  # of terminals
 
 
 def printed(table, width):
-    console = Console(width=width, file=io.StringIO(), markup=False, emoji=False, highlight=False)
-    console.print(table)
-    return console.file.getvalue()
+    file = io.StringIO()
+    Console(width=width, file=file, markup=False, emoji=False, highlight=False).print(table)
+    return file.getvalue()
 
 
 def rows(text):

@@ -117,14 +117,16 @@ def test_the_container_copies_what_there_is_and_runs_targets_and_commands():
     packages = {path.parent.name for path in HOME.glob("*/__init__.py")} - {"tests"}
     assert packages | {"hydra_plugins", "tools", PROJECT["readme"], *PROJECT["license-files"]} <= set(copied)
     makefile = (HOME / "Makefile").read_text(encoding="utf-8")
-    assert unknown_targets(re.search(r"^RUN (make .*)$", text, re.MULTILINE)[1], makefile) == []
+    (target,) = re.findall(r"^RUN (make .*)$", text, re.MULTILINE)
+    assert unknown_targets(target, makefile) == []
     (python,) = re.findall(r"^FROM python:([\d.]+)-slim$", text, re.MULTILINE)
     assert (
         Version(python) in Requirement(f"python{PROJECT['requires-python']},<3.13").specifier
     )  # Vina's last is 3.12
     (extras,) = re.findall(r'^ARG EXTRAS="(.*)"$', text, re.MULTILINE)
     assert set(extras.split(",")) <= set(EXTRAS)
-    assert yaml.safe_load(re.search(r"^CMD (.*)$", text, re.MULTILINE)[1])[0] in PROJECT["scripts"]
+    (command,) = re.findall(r"^CMD (.*)$", text, re.MULTILINE)
+    assert yaml.safe_load(command)[0] in PROJECT["scripts"]
 
 
 # packages on pip's index that are no part of an extra

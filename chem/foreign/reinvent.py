@@ -221,8 +221,8 @@ def _stage(stage: Section, keep_buckets: bool, folder: Path) -> dict[str, Any]:
         score = None
         stage.note("max_score", "same", f"{kind} does not use it")
     oracle = convert_scoring(stage.section("scoring"), folder)
-    ends = {"steps": steps, "max_score": score, "min_steps": max(wait, 1)}
-    return {"oracle": oracle, **ends, "keep_buckets": keep_buckets}
+    limits = {"steps": steps, "max_score": score, "min_steps": max(wait, 1)}
+    return {"oracle": oracle, **limits, "keep_buckets": keep_buckets}
 
 
 def convert_scoring(scoring: Section, folder: Path) -> dict[str, Any]:

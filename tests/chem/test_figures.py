@@ -1,6 +1,7 @@
 """The figures of a run and of a sweep, by their data, and the labels of molecules."""
 
 import math
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -25,7 +26,7 @@ def metrics(steps, shift=0.0, **changes):
 @pytest.fixture
 def drawn(monkeypatch):
     """The figures that are saved, still open."""
-    kept = []
+    kept: list[Any] = []
     monkeypatch.setattr(figures.plt, "close", kept.append)
     yield kept
     monkeypatch.undo()

@@ -108,7 +108,7 @@ def test_ips_divides_by_the_share_of_the_group() -> None:
     """arXiv:2601.21669: R(y) / (count of y / G)."""
     sampled, logits = sampled_by("ips")
     formula, share, half = (
-        expected(lambda g, f=f: [f(float(UNEVEN[y]), Counter(g)[y] / 3) for y in g], logits)
+        expected(lambda g, f=f: [f(float(UNEVEN[y]), Counter(g)[y] / 3) for y in g], logits)  # type: ignore[misc]
         for f in (lambda r, p: r / p, lambda r, p: r * (1 - p), lambda r, p: r / p**0.5)
     )
     assert_gradient(sampled, formula, share, half)
@@ -127,7 +127,7 @@ def test_dra_divides_by_one_plus_the_summed_similarity() -> None:
     """arXiv:2505.09655, with similarities of 0 and 1."""
     sampled, logits = sampled_by("dra")
     formula, ips, itself = (
-        expected(lambda g, f=f: [float(UNEVEN[y]) / f(Counter(g)[y]) for y in g], logits)
+        expected(lambda g, f=f: [float(UNEVEN[y]) / f(Counter(g)[y]) for y in g], logits)  # type: ignore[misc]
         for f in (lambda n: 1 + (n - 1), lambda n: n / 3, lambda n: 1 + n)
     )
     assert_gradient(sampled, formula, ips, itself)
@@ -198,7 +198,7 @@ def test_uniqueness_divides_grpo_s_advantages_by_the_size_of_the_class(strength:
     options = {"advantage": "group_normalised", "placement": "loss"}
     sampled, logits = sampled_by("uniqueness", {"strength": strength}, **options)
     right, one_sign, grpo = (
-        expected(lambda g, chosen=chosen: formula(g, *chosen), logits)
+        expected(lambda g, chosen=chosen: formula(g, *chosen), logits)  # type: ignore[misc]
         for chosen in ((strength, False), (strength, True), (0.0, False))
     )
     assert_gradient(sampled, right, one_sign, grpo)

@@ -2,6 +2,7 @@
 
 import io
 import re
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -45,7 +46,12 @@ def evaluated_table():
 
 
 def didactic_table():
-    cell = {"family": "categorical", "direction": "reverse", "transform": "mara", "beta_schedule": "adaptive"}
+    cell: dict[str, Any] = {
+        "family": "categorical",
+        "direction": "reverse",
+        "transform": "mara",
+        "beta_schedule": "adaptive",
+    }
     cell |= {"beta": 0.1, "start": "uniform", "beta_final": 0.2, "reward": NUMBER, "kl_nats": NUMBER}
     cell |= {"mode_shares": [NUMBER] * 3, "exact_mode_shares": [NUMBER] * 3, "total_variation": NUMBER}
     others = {"family": "gaussian", "beta_schedule": "constant", "start": "reference", "beta": 0.2}
@@ -140,7 +146,8 @@ def test_a_table_fits(name, width):
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_table_of_states_fits(monkeypatch, tmp_path, width):
-    console = Console(width=width, file=io.StringIO(), markup=False, emoji=False, highlight=False)
+    file = io.StringIO()
+    console = Console(width=width, file=file, markup=False, emoji=False, highlight=False)
     monkeypatch.setattr("launch.runs.console.console", console)
     metrics = {"reward/raw": NUMBER, "kl/reverse_from_reference_nats": NUMBER}
     jobs = [
@@ -148,7 +155,7 @@ def test_the_table_of_states_fits(monkeypatch, tmp_path, width):
         for n, name in enumerate(MODELS)
     ]
     status.print_jobs(tmp_path, jobs)
-    text = console.file.getvalue().partition("\n")[2]
+    text = file.getvalue().partition("\n")[2]
     check_fits(text, width, [f"experiment=one_two/{name} seed={n}" for n, name in enumerate(MODELS)])
 
 

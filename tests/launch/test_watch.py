@@ -114,7 +114,12 @@ def test_only_new_lines_are_read(tmp_path, monkeypatch):
     file = watch.MetricFile(path)
     file.update()
     parsed = []
-    monkeypatch.setattr(watch, "parse_line", lambda line, place: parsed.append(line) or json.loads(line))
+
+    def parse(line, place):
+        parsed.append(line)
+        return json.loads(line)
+
+    monkeypatch.setattr(watch, "parse_line", parse)
     file.update()
     assert parsed == []
     with path.open("a") as stream:
@@ -122,7 +127,9 @@ def test_only_new_lines_are_read(tmp_path, monkeypatch):
     file.update()
     assert len(parsed) == 1
     assert file.values == {"step": [0, 1, 2], "loss": [1.0, 2.0]}
-    assert watch.MetricFile(tmp_path / "none").update() is None
+    missing = watch.MetricFile(tmp_path / "none")
+    missing.update()
+    assert missing.values == {}
 
 
 def test_a_damaged_line_is_named(tmp_path):

@@ -9,12 +9,12 @@ FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 def history(folder):
     """The rows of the history in a run's folder wandb/, without the keys of Weights & Biases itself."""
-    from wandb.proto import wandb_internal_pb2
+    from wandb.proto import wandb_internal_pb2 as protocol
 
     rows = []
     for path in sorted(folder.glob("offline-run-*/*.wandb")):
         for data in records(path.read_bytes()):
-            record = wandb_internal_pb2.Record()
+            record = protocol.Record()  # type: ignore[attr-defined]  # made at import
             record.ParseFromString(data)
             if record.WhichOneof("record_type") == "history":
                 items = record.history.item

@@ -1,6 +1,7 @@
 """The figures of a run and a sweep: their curves, by their data, and that short runs have some."""
 
 import math
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pytest
@@ -116,7 +117,7 @@ def test_final_bars_stack_the_shares(axes):
 
 def test_the_figure_of_a_run_has_the_colour_of_its_method(tmp_path, monkeypatch):
     (tmp_path / "config.yaml").write_text("transform: {name: mara}\nobjective: {direction: forward}")
-    figures = []
+    figures: list[Any] = []
     monkeypatch.setattr(plt, "close", figures.append)
     assert draw_run(tmp_path, metrics(1), BASE) == tmp_path / "figure.png"
     monkeypatch.undo()

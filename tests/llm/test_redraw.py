@@ -49,6 +49,7 @@ def test_ranks_draw_the_same_groups_again(models, odd_length, make_config):
         texts = models.texts(rollout)
         scores = learner.reward([chat for chat in batch.chats for _ in range(3)], texts)
         with patch("llm.redraw.gather_objects", lambda value: [value, *others]):
+            assert learner.redraw is not None
             return learner.redraw(batch, Drawn(rollout, texts, scores)), texts
 
     (whole, first), (left, _), (right, _) = drawn(range(6), []), drawn(range(3), [1]), drawn(range(3, 6), [1])

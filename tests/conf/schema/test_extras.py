@@ -32,8 +32,8 @@ def test_the_table_is_that_of_the_project():
     for extra in set(EXTRAS.values()):
         packages = {package for package in EXTRAS if EXTRAS[package] == extra}
         assert {distribution(package) for package in packages - ALONE} == requirements(extra) - NOT_IMPORTED
-    alone = re.search(r"^ALONE = (.*)$", (HOME / "Makefile").read_text(), re.MULTILINE)
-    assert sorted(map(distribution, ALONE)) == alone[1].split()
+    (alone,) = re.findall(r"^ALONE = (.*)$", (HOME / "Makefile").read_text(), re.MULTILINE)
+    assert sorted(map(distribution, ALONE)) == alone.split()
 
 
 def test_a_copy_that_is_no_clone_names_the_package(monkeypatch, tmp_path):

@@ -111,8 +111,9 @@ def test_the_base_is_marked(drawn, tmp_path):
 
 def test_a_method_has_one_colour_in_all_plots(drawn, tmp_path):
     metrics = [{"step": 0, "reward/raw": 1.0}, {"step": 1, "reward/raw": 2.0}]
-    run = {"results": {"x": 1.0, "y": 2.0}, "metrics": metrics, "config": {"transform.name": "mara"}}
-    run["artifacts"] = Artifacts(curves={"Yield": Curves("calls", {"good": {0: 1.0, 5: 2.0}})})
+    artifacts = Artifacts(curves={"Yield": Curves("calls", {"good": {0: 1.0, 5: 2.0}})})
+    run = {"results": {"x": 1.0, "y": 2.0}, "metrics": metrics, "artifacts": artifacts}
+    run = {**run, "config": {"transform.name": "mara"}}
     rows = [row("a", run), row("b", run | {"config": {"transform.name": "identity"}})]
     plots.draw_pareto(rows, "x", "y", tmp_path / "pareto.png")
     plots.draw_curves(rows, tmp_path / "curves.png")

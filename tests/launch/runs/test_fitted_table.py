@@ -101,9 +101,9 @@ def test_sections_and_colours():
     table.add_section()
     table.add_row("sum", "1")
     assert printed(table, 80).count("├") == 1
-    console = Console(width=80, file=io.StringIO(), force_terminal=True, color_system="standard")
-    console.print(table)
-    assert "\x1b[31m1" in console.file.getvalue()
+    file = io.StringIO()
+    Console(width=80, file=file, force_terminal=True, color_system="standard").print(table)
+    assert "\x1b[31m1" in file.getvalue()
     with pytest.raises(ValueError, match="zip"):
         table.add_row("too few")
 
