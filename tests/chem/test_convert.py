@@ -64,7 +64,7 @@ def test_a_mistake_is_one_line_and_nothing_is_written(tmp_path):
 def run_printed_command(folder, file, *overrides):
     """Convert a configuration, run the command that is printed last, and return what was printed and the summary."""
     printed = run_module("chem.convert", file, "converted", folder=folder, status=0).stdout
-    words = shlex.split(printed.splitlines()[-1])
+    words = shlex.split(printed.splitlines()[-1].removeprefix("next: "))
     assert words[:2] == ["python", "-m"]
     run_module(
         *words[2:], "hydra.run.dir=run", "cache=null", *overrides, folder=folder, status=0, OMP_NUM_THREADS="1"

@@ -21,7 +21,7 @@ def test_a_pretrained_model_is_trained_on_open_questions(tmp_path):
             f"hydra.sweep.dir={tmp_path / 'sweep'}",
         )
     )
-    assert "what each model answers" in said
+    assert "answers.png\n" in said
     assert (tmp_path / "sweep" / "answers.png").is_file()
     summaries = json.loads((tmp_path / "sweep" / "summaries.json").read_text())
     assert list(summaries) == ["rloo", "mara_answers_forward"]

@@ -83,7 +83,9 @@ def test_a_sweep_over_experiments_is_in_one_folder(case, tmp_path):
     folder = record.parent
     assert str(folder.relative_to(tmp_path)).startswith(parent)
     assert {path.parent.parent for path in tmp_path.rglob("run.json")} == {folder}
-    assert run_module("launch.status", folder, status=0, **here).stdout.splitlines()[-1] == "4 finished"
+    shown = run_module("launch.status", folder, status=0, **here).stdout.splitlines()
+    assert shown[-2] == "4 finished"
+    assert shown[-1].startswith("next: python -m launch.collect ")
     shutil.rmtree(folder / "2")
     seen = run_module("launch.resume", folder, status=0, **here).stdout
     assert [line.partition(":")[0] for line in seen.splitlines() if line.startswith("[")][:4] == [
