@@ -10,7 +10,7 @@ its file sets it, and with reverse and forward KL where they are allowed.
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -155,6 +155,7 @@ def runs(methods: list[str]) -> Iterator[Run]:
             yield Run(method, kl, objective, config.objective.beta, by_answer)
 
 
+@cache
 def config_of(method: str, direction: str | None = None) -> LlmConfig | None:
     """The configuration of `method=METHOD`, with another divergence if one is given; None if that is refused."""
     overrides = [f"method={method}", f"group_size={GROUP}", f"transform.threshold.value={THRESHOLD}"]
