@@ -136,7 +136,7 @@ def _start_live() -> Live:
         transient=True,
         redirect_stderr=sys.stderr is not None and sys.stderr.isatty(),
     )
-    live.start()
+    live.start(refresh=True)
     return live
 
 

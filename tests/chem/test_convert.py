@@ -45,7 +45,12 @@ def test_the_command_writes_a_prior(tmp_path, capsys):
     prior = write_reinvent(tmp_path / "a.prior")
     assert main([str(tmp_path / "a.prior"), str(tmp_path / "ours")]) == 0
     parameters = sum(parameter.numel() for parameter in prior.network.parameters())
-    assert capsys.readouterr().out == f"wrote {tmp_path / 'ours'}: gru, {parameters:,} parameters, 5 tokens\n"
+    wrote, *following = capsys.readouterr().out.splitlines()
+    assert wrote == f"wrote {tmp_path / 'ours'}: gru, {parameters:,} parameters, 5 tokens"
+    assert following == [
+        f"next: python -m chem prior={tmp_path / 'ours'}",
+        f"next: python -m chem.sample prior={tmp_path / 'ours'} count=1000",
+    ]
     converted = load_prior(tmp_path / "ours")
     assert (converted.config, converted.max_tokens) == (CONFIG, 32)
     tokens, mask = prior.tokenizer.encode_batch(["CNO", "C"])

@@ -111,9 +111,24 @@ def test_slurm_jobs_are_submitted_and_waited_for_if_asked(hydra_launcher, tmp_pa
     monkeypatch.setattr(launcher, "submit_jobs", submit_jobs)
     monkeypatch.setattr(launcher, "wait_for_jobs", wait_for_jobs)
     returns = launcher.launch(hydra_launcher, {**GOOD, "wait": wait}, OVERRIDES, 0)
-    assert capsys.readouterr().out == "submitted 2 jobs to SLURM: 7_1, 7_2\nsweep folder: sweep\n"
+    following = [] if wait else [f"next: python -m launch.{name} sweep" for name in ("watch", "status")]
+    submitted = ["submitted 2 jobs to SLURM: 7_1, 7_2", "sweep folder: sweep"]
+    assert capsys.readouterr().out.splitlines() == [*submitted, *following]
     assert (len(returns), waited) == ((2, [([1, 2], ["handles"], False)]) if wait else (0, []))
     assert locked == [True]
+
+
+@pytest.mark.parametrize(
+    ("kind", "lines"),
+    [
+        ("local", ["saved: the checkpoints of the jobs that ran, in s", "next: python -m launch.resume s"]),
+        ("slurm", ["the submitted jobs go on", "next: python -m launch.watch s"]),
+    ],
+)
+def test_an_interruption_says_what_is_saved_or_goes_on(tmp_path, monkeypatch, kind, lines):
+    monkeypatch.chdir(tmp_path)
+    settings = read_settings(LOCAL if kind == "local" else GOOD)
+    assert launcher.interruption_notes(tmp_path / "s", settings) == lines
 
 
 def test_the_sweep_is_locked_until_the_last_batch_is_submitted(hydra_launcher, tmp_path, monkeypatch):

