@@ -9,6 +9,7 @@ ADDED: dict[str, Any] = {  # new keys, with the value that leaves a run as it wa
     "objective.direction_options": {},
     "advantage_options": {},
     "objective.reward_range": 1.0,
+    "objective.token_mean": False,
     "transform.reference_samples": 64,
 }
 ADDED_TO_OPTIONS: dict[str, dict[str, dict[str, Any]]] = {  # the same for the keys of one option of a group
@@ -29,17 +30,28 @@ ADDED_TO_OPTIONS: dict[str, dict[str, dict[str, Any]]] = {  # the same for the k
 
 ADDED_BESIDE: dict[str, dict[str, Any]] = {  # the same for configurations that have a certain key
     "model.name_or_path": {"model.stop.tokens": [], "model.stop.strings": []},
-    "replay.size": {"agent": None, "stages": [], "stop.max_score": None, "replay.seeds": None},
+    "replay.size": {"agent": None, "stages": [], "stop.max_score": None, "replay.seeds": None, "stop.min_steps": 1},
     "replay.purge": {
         "replay.genetic.offspring": 0,
         "replay.genetic.mutation": 0.01,
         "replay.genetic.pressure": 0.01,
+    },
+    "update.epochs": {
+        "update.loss": "policy_gradient",
+        "update.redraw": 0,
+        "update.covariance.share": 0.0002,
+        "update.covariance.low": 1.0,
+        "update.covariance.high": 5.0,
+        "update.covariance.coef": 1.0,
+        "update.match.coef": 0.0,
+        "update.match.temperature": 0.1,
     },
     "score_thresholds": {"stop.tokens": [], "stop.strings": []},  # of llm.evaluate
 }
 
 ADDED_TO_ITEMS: dict[str, dict[str, Any]] = {  # the same for each item of a list, by the key of the list
     "oracle.components": {"penalty": False, "transform.mapping": None},
+    "stages": {"min_steps": None},
 }
 
 

@@ -76,6 +76,7 @@ def test_a_recorded_configuration_is_not_modified():
             "beta": 0.1,
             "direction_options": {},
             "reward_range": 1.0,
+            "token_mean": False,
             "kl_samples": 0,
         },
         "steps": 3,
@@ -123,3 +124,21 @@ def test_a_list_of_components_gets_its_new_keys():
     assert upgraded_flat(flatten(before)) == flatten(now)
     assert upgraded(now) == now
     assert upgraded({"oracle": {"components": [{"name": "qed"}]}})["oracle"]["components"][0]["penalty"] is False
+
+
+NEWEST = {  # keys that runs of version 0.1.0 do not have, by package
+    "didactic": ["objective.token_mean"],
+    "llm": ["objective.token_mean", "update.loss", "update.redraw", "update.covariance", "update.match"],
+    "chem": ["objective.token_mean", "stop.min_steps"],
+}
+
+
+@pytest.mark.parametrize("package", NEWEST)
+def test_a_run_of_before_a_key_gets_what_leaves_it_as_it_was(package):
+    config = dict(launch_compose(package, []))
+    old = upgraded(config)
+    for key in NEWEST[package]:
+        section, _, name = key.rpartition(".")
+        del old[section][name]
+    assert old != config
+    assert upgraded(old) == config
