@@ -32,15 +32,28 @@ class NewFolders(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Make the folder of a run."""
+        refuse_nothing(config, "run")
         _claim(config, "run")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Decide the folder of a sweep, once for all jobs, which are composed from the overrides: it becomes one."""
+        refuse_nothing(config, "sweep")
         with _common_choices(config):
             folder = str(_claim(config, "sweep") or config.hydra.sweep.dir)
         with read_write(config), open_dict(config):
             config.hydra.sweep.dir = folder
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quote(folder)}")
+
+
+def refuse_nothing(config: DictConfig, mode: str) -> None:
+    """End the command if its folder is empty, as that of a variable without a value: Hydra takes the working folder.
+
+    Raises:
+        SystemExit: status 1, with the message. Hydra ignores any other exception of a callback.
+    """
+    if not str(config.hydra[mode].dir or "").strip():
+        key = f"hydra.{mode}.dir"
+        raise SystemExit(f"{config.hydra.job.name}: {key}: must be a folder, got nothing; is a variable empty?")
 
 
 @contextmanager

@@ -9,6 +9,8 @@ from omegaconf import OmegaConf
 from launch.cli import new_folder as new_folders
 from launch.cli.new_folder import NewFolders, new_folder, remove_new_folders
 
+from ...commands import ROOT, run_module
+
 UNUSED = "${unless:RUN/evaluation,runs/${now:%S}}"  # as in llm.evaluate, where run=RUN decides
 
 
@@ -80,3 +82,12 @@ def test_new_folders_that_hold_something_are_kept():
     Path("runs/10-00-00/file").touch()
     remove_new_folders()
     assert [path.name for path in Path("runs").iterdir()] == ["10-00-00"]
+
+
+def test_a_folder_that_resolves_to_nothing_is_refused_before_anything_is_written(tmp_path):
+    for flags, key in (((), "run"), (("-m",), "sweep")):
+        folder = f"hydra.{key}.dir=${{oc.env:NOT_SET,''}}"
+        done = run_module("didactic", *flags, folder, "steps=3", folder=tmp_path, status=1, PYTHONPATH=ROOT)
+        message = f"didactic: hydra.{key}.dir: must be a folder, got nothing; is a variable empty?\n"
+        assert (done.stdout, done.stderr) == ("", message)
+    assert list(tmp_path.iterdir()) == []
