@@ -10,6 +10,7 @@ all jobs have ended, or with Ctrl-C; the runs go on. A sparkline shows a metric 
 The exit status is 1 if a job is failed, dead or unreadable when the command ends by itself, otherwise 0.
 """
 
+import re
 import signal
 import time
 from collections import Counter
@@ -163,7 +164,7 @@ class Watch:
         for column in ("state", "step", "left"):
             table.add_column(column, no_wrap=True, justify="left" if column == "state" else "right")
         for key in keys:
-            table.add_column(shortened(key, spark + VALUE_WIDTH), no_wrap=True, min_width=spark + VALUE_WIDTH)
+            table.add_column(folded(key, spark + VALUE_WIDTH), no_wrap=True, min_width=spark + VALUE_WIDTH)
         for job, name in zip(jobs, names, strict=True):
             values = self._files[job.number].values if job.number in self._files else {}
             cells = [metric_cell(values.get(key, []), spark) for key in keys]
@@ -180,9 +181,14 @@ def short_name(job: JobStatus) -> str:
     return "\n".join(wrap(" ".join([str(job.number), *short]), NAME_WIDTH))
 
 
-def shortened(key: str, width: int) -> str:
-    """A key within a width."""
-    return key if len(key) <= width else f"{key[: width - 3]}..."
+def folded(key: str, width: int) -> str:
+    """A key on lines of a width, which end after a slash or an underscore where they can."""
+    lines = [""]
+    for part in re.findall(r"[^/_]+[/_]*|[/_]+", key):
+        if lines[-1] and len(lines[-1]) + len(part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(line[start : start + width] for line in lines for start in range(0, len(line), width))
 
 
 def metric_cell(values: Sequence[float], width: int) -> str:

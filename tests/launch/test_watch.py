@@ -153,8 +153,9 @@ def test_numbers_and_keys_fit_their_column():
         "-3e-05",
         "1.2e+05",
     ]
-    assert watch.shortened("kl/reverse_nats", 13) == "kl/reverse..."
-    assert watch.shortened("loss", 13) == "loss"
+    assert watch.folded("kl/reverse_nats", 13) == "kl/reverse_\nnats"
+    assert watch.folded("a" * 15, 13) == "a" * 13 + "\naa"
+    assert watch.folded("loss", 13) == "loss"
 
 
 def test_with_little_height_the_running_jobs_are_shown(tmp_path):
