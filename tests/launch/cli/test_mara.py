@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.reliability.trials import default_signals
 from launch.cli import mara
 from launch.cli.command_table import BY_MODULE, BY_WORDS, STARTED_AS
 from launch.cli.shadowing import ROOMS
@@ -178,7 +179,13 @@ def test_jobs_in_processes_of_their_own_find_the_users_parts(script, folder):
 def test_an_interrupt_ends_a_command_with_its_own_message(script, folder):
     words = ["didactic", "experiment=bandit", "steps=1000000", "hydra.run.dir=run"]
     process = subprocess.Popen(
-        [str(script), *words], cwd=folder, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [str(script), *words],
+        cwd=folder,
+        env=ENVIRONMENT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=default_signals,  # a shell's `&` makes what it starts ignore SIGINT
     )
     metrics = folder / "run" / "metrics.jsonl"
     while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
