@@ -49,7 +49,7 @@ def site(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.long  # `make docs` builds it as well
 def test_the_site_is_built_without_a_warning_and_asks_no_other_server(site):
     pages = sorted(site.rglob("*.html"))
     assert len(pages) > 60
@@ -59,7 +59,7 @@ def test_the_site_is_built_without_a_warning_and_asks_no_other_server(site):
         assert found == [], page
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_generated_pages_are_on_the_site(site):
     assert "objective.gamma" in (site / "configuration" / "llm.html").read_text("utf-8")
     mara = (site / "core" / "mara.html").read_text("utf-8")

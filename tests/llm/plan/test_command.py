@@ -55,7 +55,7 @@ def test_the_next_command_names_the_ranks_or_the_launcher():
         ["experiment=one_two", "model.lora.rank=4"],
         ["experiment=spellings", "engine=zero2", "ranks=2", "prompts_per_step=2"],
         ["experiment=creative_tiny"],  # with a reward model
-        ["experiment=maths_tiny"],
+        pytest.param(["experiment=maths_tiny"], marks=pytest.mark.long),
     ],
 )
 def test_nothing_is_read_or_trained_and_the_numbers_are_those_of_what_is_loaded(
