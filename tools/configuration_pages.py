@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
@@ -12,8 +11,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from conf.schema.base import OPTIONS, Key, key_of
 from conf.schema.commands import COMMANDS
 from launch.cli.compose import compose_unchecked
-from launch.cli.groups import groups, option_files
-from launch.cli.help import described_keys, description, meaning, short_value
+from launch.cli.groups import groups, options
+from launch.cli.help import described_keys, meaning, option_rows, short_value
 
 FOLDER = "configuration"
 Row = tuple[str, str, str]  # key, value, meaning
@@ -52,7 +51,7 @@ def command_page(command: str, config: DictConfig) -> str:
         config.hydra.help.header,
     ]
     for group in groups(command):
-        parts += [f"## {group}=", _table(("option", "meaning"), _options(command, group))]
+        parts += [f"## {group}=", _table(("option", "meaning"), sorted(option_rows(command, group)))]
     keys = list(key_rows(_without_hydra(config)))
     parts += [
         "## Keys",
@@ -63,11 +62,11 @@ def command_page(command: str, config: DictConfig) -> str:
         parts.append(_table(("key", "value", "meaning"), list(rows)))
     known = {name for name, _, _ in keys}
     for group in groups(command):
-        for path in sorted(option_files(command, group), key=_stem):
-            if f"{group}/{path.stem}" in OPTIONS:
-                composed = _without_hydra(compose_unchecked(command, [f"{group}={path.stem}"]))
+        for option in options(command, group):
+            if f"{group}/{option}" in OPTIONS:
+                composed = _without_hydra(compose_unchecked(command, [f"{group}={option}"]))
                 own = [row for row in key_rows(composed) if row[0] not in known]
-                parts += [f"## Keys of {group}={path.stem}", _table(("key", "value", "meaning"), own)] if own else []
+                parts += [f"## Keys of {group}={option}", _table(("key", "value", "meaning"), own)] if own else []
     return _page(parts)
 
 
@@ -77,16 +76,16 @@ def launcher_page() -> str:
         "# Launchers",
         "`mara PACKAGE -m hydra/launcher=NAME ...` starts each job of a sweep with that launcher.",
     ]
-    parts.append(_table(("option", "meaning"), _options("llm", "hydra/launcher")))
-    for path in sorted(option_files("llm", "hydra/launcher"), key=_stem):
-        if f"hydra/launcher/{path.stem}" in OPTIONS:
-            launcher = compose_unchecked("llm", [f"hydra/launcher={path.stem}"]).hydra.launcher
+    parts.append(_table(("option", "meaning"), sorted(option_rows("llm", "hydra/launcher"))))
+    for option in options("llm", "hydra/launcher"):
+        if f"hydra/launcher/{option}" in OPTIONS:
+            launcher = compose_unchecked("llm", [f"hydra/launcher={option}"]).hydra.launcher
             rows = [
                 (f"hydra.launcher.{name}", *rest)
                 for name, *rest in key_rows(launcher)
                 if name not in ("_target_", "name")
             ]
-            parts += [f"## hydra/launcher={path.stem}", _table(("key", "value", "meaning"), rows)]
+            parts += [f"## hydra/launcher={option}", _table(("key", "value", "meaning"), rows)]
     return _page(parts)
 
 
@@ -146,10 +145,6 @@ def _default(section: type, name: str) -> str:
     return "???" if OmegaConf.is_missing(config, name) else short_value(config[name])
 
 
-def _options(command: str, group: str) -> list[tuple[str, str]]:
-    return [(f"{group}={path.stem}", description(path)) for path in sorted(option_files(command, group), key=_stem)]
-
-
 def _without_hydra(config: DictConfig) -> DictConfig:
     with open_dict(config):
         config.pop("hydra")
@@ -163,10 +158,6 @@ def _type(config: DictConfig) -> type:
 def _section(row: Row) -> str:
     """The part of a key before the first dot or bracket; empty for a key of the first level."""
     return re.split(r"[.\[]", row[0])[0] if re.search(r"[.\[]", row[0]) else ""
-
-
-def _stem(path: Path) -> str:
-    return path.stem
 
 
 def _page(parts: list[str]) -> str:

@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from mkdocs.structure.pages import Page
 HOME = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(HOME))  # mkdocs is a program of its own
 
-from tools.configuration_pages import pages as configuration_pages  # noqa: E402
+from tools import configuration_pages  # noqa: E402
 
 OUTSIDE = {  # pages of the repository that are not in docs, by their place on the site
     "index.md": "README.md",
@@ -30,7 +31,7 @@ LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Fill the parts of the navigation that list generated pages, and those of a folder."""
     filled: dict[str, Any] = {
-        "CONFIGURATION": list(configuration_pages()),
+        "CONFIGURATION": list(configuration_texts()),
         "CORE": [f"core/{path.stem}.md" for path in core_modules()],
         "DECISIONS": [f"decisions/{path.name}" for path in sorted((HOME / "docs/decisions").glob("*.md"))],
     }
@@ -40,7 +41,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are not in docs."""
-    texts = {**configuration_pages(), **{f"core/{path.stem}.md": core_page(path) for path in core_modules()}}
+    texts = {**configuration_texts(), **{f"core/{path.stem}.md": core_page(path) for path in core_modules()}}
     texts |= {place: (HOME / name).read_text("utf-8") for place, name in OUTSIDE.items()}
     for place, text in texts.items():
         files.append(File.generated(config, place, content=text))
@@ -51,6 +52,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Rewrite the links of a page."""
     place = page.file.src_uri
     return relink(markdown, OUTSIDE.get(place, f"docs/{place}"), place)
+
+
+@cache
+def configuration_texts() -> dict[str, str]:
+    """The pages of configuration keys, which take seconds to compose, by path."""
+    return configuration_pages.pages()
 
 
 def core_modules() -> list[Path]:
@@ -77,12 +84,12 @@ def relink(text: str, source: str, place: str) -> str:
         if re.match(r"[a-z]+:", target):
             return match[0]
         name = os.path.normpath(os.path.join(os.path.dirname(source), target))
-        found = next((page for page, file in OUTSIDE.items() if file == name), None)
-        if found is None and name.startswith("docs/"):
-            found = name.removeprefix("docs/")
-        if found is None or (HOME / name).is_dir():
+        page = next((page for page, file in OUTSIDE.items() if file == name), None)
+        if page is None and name.startswith("docs/"):
+            page = name.removeprefix("docs/")
+        if page is None or (HOME / name).is_dir():
             return label
-        return f"{image}[{label}]({os.path.relpath(found, os.path.dirname(place) or '.')}{anchor})"
+        return f"{image}[{label}]({os.path.relpath(page, os.path.dirname(place) or '.')}{anchor})"
 
     parts = FENCE.split(text)
     return "".join(part if FENCE.fullmatch(part) else LINK.sub(rewrite, part) for part in parts)

@@ -22,13 +22,14 @@ WIDTHS = (80, 120)  # minimum and maximum width of the table
 
 def option_table(package: str) -> str:
     """One line for each option: `group=option`, and the first comment line of the option's file."""
-    rows = [
-        (f"{group}={path.stem}", description(path))
-        for group in groups(package)
-        for path in sorted(option_files(package, group))
-    ]
+    rows = [row for group in groups(package) for row in option_rows(package, group)]
     width = max((len(name) for name, _ in rows), default=0)
     return shown("\n".join(f"  {name:<{width}}  {text}".rstrip() for name, text in rows))
+
+
+def option_rows(package: str, group: str) -> list[tuple[str, str]]:
+    """`group=option` and its description, for each option of a group."""
+    return [(f"{group}={path.stem}", description(path)) for path in sorted(option_files(package, group))]
 
 
 def description(path: Path) -> str:
