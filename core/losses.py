@@ -101,18 +101,16 @@ def clipped_policy_gradient(
         raise ValueError(f"clip_low must lie in [0, 1] and clip_high must be >= 0, got {clip_low} and {clip_high}")
     check_group(valid, advantage=advantage)
     advantage = _detach_valid(advantage, valid)
-    log_ratio = (policy_logp - behaviour_logp.detach()).masked_fill(~mask, 0.0)
+    log_ratio = _token_log_ratio(policy_logp, behaviour_logp, mask, valid)
     if level == "token":
         advantage = advantage.unsqueeze(-1)
     else:
         log_ratio = log_ratio.sum(-1)
     if level == "geometric_mean":
         log_ratio = log_ratio / mask.sum(-1).clamp_min(1)
-    if valid is not None:
-        log_ratio = log_ratio.masked_fill(~(valid.unsqueeze(-1) if level == "token" else valid), 0.0)
     advantage = advantage.expand_as(log_ratio)
     ratio = log_ratio.detach().exp()
-    too_high, too_low = (advantage > 0) & (ratio > 1 + clip_high), (advantage < 0) & (ratio < 1 - clip_low)
+    too_high, too_low = _clipped(ratio, advantage, clip_low, clip_high)
     bound = torch.ones_like(ratio).masked_fill(too_high, 1 + clip_high).masked_fill(too_low, 1 - clip_low)
     constant = too_high | too_low | (advantage == 0)
     _check_ratios(ratio.masked_fill(constant, 1.0), log_ratio)
@@ -215,10 +213,9 @@ def clip_cov(
     advantage = _detach_valid(advantage, valid)
     counted = mask if valid is None else mask & valid.unsqueeze(-1)
     ratio = _token_log_ratio(policy_logp, behaviour_logp, mask, valid).detach().exp()
-    above, below = (ratio > 1 + clip_high), (ratio < 1 - clip_low)
-    clipped = (above & (advantage > 0).unsqueeze(-1)) | (below & (advantage < 0).unsqueeze(-1))
+    too_high, too_low = _clipped(ratio, advantage.unsqueeze(-1), clip_low, clip_high)
     value = covariance(policy_logp, advantage, counted)
-    candidates = (counted & ~clipped & (value > low) & (value < high)).nonzero()
+    candidates = (counted & ~too_high & ~too_low & (value > low) & (value < high)).nonzero()
     number = min(max(int(share * int(counted.sum())), 1), len(candidates))
     chosen = candidates[torch.randperm(len(candidates), generator=generator)[:number].to(candidates.device)]
     kept = mask.index_put(tuple(chosen.unbind(-1)), torch.zeros((), dtype=torch.bool, device=mask.device))
@@ -340,6 +337,11 @@ def _token_log_ratio(policy_logp: Tensor, behaviour_logp: Tensor, mask: Tensor, 
     """log(pi / behaviour) of each token, [..., G, T]; 0 where nothing is counted."""
     counted = mask if valid is None else mask & valid.unsqueeze(-1)
     return (policy_logp - behaviour_logp.detach()).masked_fill(~counted, 0.0)
+
+
+def _clipped(ratio: Tensor, advantage: Tensor, clip_low: float, clip_high: float) -> tuple[Tensor, Tensor]:
+    """Where the clipped term is the smaller one: the ratio is above its range, and where it is below."""
+    return (advantage > 0) & (ratio > 1 + clip_high), (advantage < 0) & (ratio < 1 - clip_low)
 
 
 def _check_ratios(ratio: Tensor, log_ratio: Tensor) -> None:

@@ -209,6 +209,19 @@ def _lacks_placement(c: Choices) -> bool:
 
 _SET_THRESHOLD = "set it to the lowest reward that counts as good or, with kind=quantile, to a number in [0, 1]"
 
+
+def _needed_by_loss(loss: str, *needs: tuple[str, object, str]) -> list[Rule]:
+    """Rules that a loss needs certain choices. Each need: the field, its value, and why."""
+    return [
+        Rule(
+            name,
+            lambda c, name=name, needed=needed: c.loss == loss and getattr(c, name) != needed,  # type: ignore[misc]
+            f"must be {_yaml(needed)} with loss={loss}, got {{{name}}}: {reason}",
+        )
+        for name, needed, reason in needs
+    ]
+
+
 RULES: tuple[Rule, ...] = (
     # --- names
     _known_name("direction", tuple(DIVERGENCE_PLACEMENTS), import_path=True),
@@ -449,20 +462,14 @@ RULES: tuple[Rule, ...] = (
         lambda c: c.loss in (*TOKEN_LOSSES, "flowrl") and c.gamma != 1,
         "must be 1 with loss={loss}, got {gamma}: the loss supports no discount",
     ),
-    *(
-        Rule(
-            name,
-            lambda c, name=name, needed=needed: c.loss == "flowrl" and getattr(c, name) != needed,  # type: ignore[misc]
-            f"must be {_yaml(needed)} with loss=flowrl, got {{{name}}}: {reason}",
-        )
-        for name, needed, reason in (
-            ("direction", "reverse", "the loss has the gradient of a reverse KL"),
-            ("level", "sequence", "the loss is computed from whole completions"),
-            ("placement", "reward", "the loss holds its KL term with the reward"),
-            ("entropy_coef", 0, "the loss has no entropy term"),
-            ("length_normalised", True, "the loss holds means over tokens"),
-            ("transform", "identity", "the loss takes the rewards as the advantage normalises them"),
-        )
+    *_needed_by_loss(
+        "flowrl",
+        ("direction", "reverse", "the loss has the gradient of a reverse KL"),
+        ("level", "sequence", "the loss is computed from whole completions"),
+        ("placement", "reward", "the loss holds its KL term with the reward"),
+        ("entropy_coef", 0, "the loss has no entropy term"),
+        ("length_normalised", True, "the loss holds means over tokens"),
+        ("transform", "identity", "the loss takes the rewards as the advantage normalises them"),
     ),
     Rule(
         "advantage",
@@ -487,22 +494,16 @@ RULES: tuple[Rule, ...] = (
         "are estimated from all groups",
     ),
     # --- REINVENT's loss: a policy gradient without a baseline, with the sequence's reverse KL in the reward
-    *(
-        Rule(
-            name,
-            lambda c, name=name, needed=needed: c.loss == "reinvent" and getattr(c, name) != needed,  # type: ignore[misc]
-            f"must be {_yaml(needed)} with loss=reinvent, got {{{name}}}: {reason}",
-        )
-        for name, needed, reason in (
-            ("direction", "reverse", "the loss has the gradient of the reverse KL"),
-            ("level", "sequence", "the loss is computed from whole sequences"),
-            ("placement", "reward", "the loss has its KL term in the reward"),
-            ("entropy_coef", 0, "the loss has no entropy term"),
-            ("length_normalised", False, "the loss is computed from sums over tokens"),
-            ("gamma", 1, "the loss is computed from whole sequences, without a discount"),
-            ("skip_tied_groups", False, "the loss is defined on all samples"),
-            ("advantage", "no_baseline", "the loss has no baseline"),
-        )
+    *_needed_by_loss(
+        "reinvent",
+        ("direction", "reverse", "the loss has the gradient of the reverse KL"),
+        ("level", "sequence", "the loss is computed from whole sequences"),
+        ("placement", "reward", "the loss has its KL term in the reward"),
+        ("entropy_coef", 0, "the loss has no entropy term"),
+        ("length_normalised", False, "the loss is computed from sums over tokens"),
+        ("gamma", 1, "the loss is computed from whole sequences, without a discount"),
+        ("skip_tied_groups", False, "the loss is defined on all samples"),
+        ("advantage", "no_baseline", "the loss has no baseline"),
     ),
     Rule(
         "beta",

@@ -130,9 +130,7 @@ def unlikely(
     if not 0 <= strength <= 1:
         raise ValueError(f"strength must lie in [0, 1], got {strength}")
     check_group(counted, reward=reward, policy_mean_logp=policy_mean_logp)
-    if callable(threshold):
-        threshold = threshold(reward, valid)
-    _, good = select_anchor(reward, ref_seq_logp, threshold, valid)
+    good = _good_samples(reward, ref_seq_logp, threshold, valid)
     ranked = torch.ones_like(good) if counted is None else counted
     logp, other_logp = policy_mean_logp.unsqueeze(-1), policy_mean_logp.unsqueeze(-2)
     lower = ((other_logp < logp) & ranked.unsqueeze(-2)).sum(-1)
@@ -140,6 +138,15 @@ def unlikely(
     rank = lower.to(reward.dtype) + (tied - 1) / 2
     share = rank / ranked.sum(-1, keepdim=True).clamp_min(1)
     return Transformed(torch.where(good, reward * (1 - strength * share), reward), ref_seq_logp)
+
+
+def _good_samples(
+    reward: Tensor, ref_seq_logp: Tensor, threshold: float | Tensor | Threshold, valid: Tensor | None
+) -> Tensor:
+    """[..., G] bool, with a threshold as in `mara`."""
+    return select_anchor(reward, ref_seq_logp, threshold(reward, valid) if callable(threshold) else threshold, valid)[
+        1
+    ]
 
 
 def darling(
@@ -259,9 +266,7 @@ def gapo(
     if answers is not None and answers < 1:
         raise ValueError(f"answers must be >= 1, got {answers}")
     counted, class_size = _checked_class_size(reward, class_size, counted)
-    if callable(threshold):
-        threshold = threshold(reward, valid)
-    _, good = select_anchor(reward, ref_seq_logp, threshold, valid)
+    good = _good_samples(reward, ref_seq_logp, threshold, valid)
     good = good & counted
     share = class_size / good.sum(-1, keepdim=True).clamp_min(1)
     target = 0.0 if answers is None else 1 / answers

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import NamedTuple
 
-from launch.analysis.table import CollectedRun, Row
+from launch.analysis.table import CollectedRun, Row, own_error
 from launch.analysis.uncertainty import standard_error
 
 
@@ -24,8 +24,7 @@ class BaseModel(NamedTuple):
         """The mean of a result over the seeds and its standard error, NaN where it was not measured."""
         values = base_values(self.runs, key)
         if len(values) == 1:
-            own = f"base.{key.removesuffix('/mean')}/se"
-            return values[0], next((run.results[own] for run in self.runs if own in run.results), math.nan)
+            return values[0], own_error(self.runs, f"base.{key}")
         return (fmean(values) if values else math.nan), standard_error(values)
 
 

@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 import math
-import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from importlib.resources import files
@@ -21,14 +20,13 @@ from launch.analysis.labels import metric_label
 from launch.analysis.plots import row_labels, row_styles
 from launch.analysis.samples import StepSamples, read_samples
 from launch.analysis.significance import Comparison
-from launch.analysis.table import CollectedRun, Row
+from launch.analysis.table import NESTED, CollectedRun, Row
 from launch.analysis.uncertainty import format_mean
 from launch.runs.run_folder import write_text
 
 TITLES = {"pareto": "Reward against diversity", "curves": "Over the steps", "yield": "Yield"}  # by file stem
 MAX_COLUMNS = 7  # of the table of results, with the configuration and the number of its seeds
 MAX_EXPERIMENTS = 3  # in the title
-NESTED = re.compile(r"[^./\d]+\.")  # a key below a mapping such as base.correct, but not 0.8/yield
 
 
 class Cell(NamedTuple):

@@ -55,6 +55,15 @@ class CollectedRun:
     artifacts: Artifacts = field(default_factory=Artifacts)
 
 
+NESTED = re.compile(r"[^./\d]+\.")  # begins a result below a mapping such as base.correct, but not 0.8/yield
+
+
+def own_error(runs: Sequence[CollectedRun], key: str) -> float:
+    """The standard error of a result that a run states itself, the first that does; NaN if none does."""
+    stated = f"{key.removesuffix('/mean')}/se"
+    return next((run.results[stated] for run in runs if stated in run.results), math.nan)
+
+
 @dataclass
 class Row:
     """A configuration and its finished runs. `varying` holds the keys that distinguish it from the other rows."""
@@ -81,8 +90,7 @@ class Row:
         """The mean and standard error of a result over the runs that have it; for a single run, its own error."""
         values = self.values(key)
         if len(self.runs) == 1 and values:
-            own = f"{key.removesuffix('/mean')}/se"
-            return values[0], next((run.results[own] for run in self.runs if own in run.results), math.nan)
+            return values[0], own_error(self.runs, key)
         return (fmean(values) if values else math.nan), standard_error(values)
 
     def coverage(self, key: str) -> str:

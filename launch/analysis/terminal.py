@@ -1,11 +1,10 @@
 """Print the tables of a collected sweep, within the width of the terminal."""
 
 import math
-import re
 from collections.abc import Sequence
 
 from launch.analysis.significance import Comparison
-from launch.analysis.table import Row, short_key
+from launch.analysis.table import NESTED, Row, short_key
 from launch.analysis.uncertainty import format_mean
 from launch.runs import console as consoles
 from launch.runs.fitted_table import FittedTable
@@ -13,8 +12,7 @@ from launch.runs.fitted_table import FittedTable
 
 def default_results(keys: Sequence[str], axes: Sequence[str]) -> list[str]:
     """The results that are printed by default: those of pareto.png, then the first others, five in all."""
-    nested = re.compile(r"[^./\d]+\.")  # a key below a mapping such as base.correct, but not 0.8/yield
-    others = [key for key in keys if key not in (*axes, "steps", "beta_final") and not nested.match(key)]
+    others = [key for key in keys if key not in (*axes, "steps", "beta_final") and not NESTED.match(key)]
     return [*reversed(axes), *others][:5]
 
 
