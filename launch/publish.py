@@ -89,9 +89,9 @@ def write_card(run: Path, folder: Path, title: str | None, license_name: str | N
     if path.exists():
         return f"{shown_path(path)} (kept; remove it to have it written anew)"
     text = model_card(run, title, license_name, repository)
-    found = private_text(text, [str(read_record(run).get("cwd", ""))])
-    if found:
-        raise ConfigError(f"{path}: not written, since it would contain {found}; remove that from the configuration")
+    leak = private_text(text, [str(read_record(run).get("cwd", ""))])
+    if leak:
+        raise ConfigError(f"{path}: not written, since it would contain {leak}; remove that from the configuration")
     write_text(path, text)
     return shown_path(path)
 
@@ -108,9 +108,9 @@ def push(folder: Path, repository: str, *, private: bool) -> str:
 
     for name in CHECKED:
         path = folder / name
-        found = private_text(path.read_text("utf-8")) if path.is_file() else ""
-        if found:
-            raise ConfigError(f"--push: {path} contains {found}; remove it, and push again")
+        leak = private_text(path.read_text("utf-8")) if path.is_file() else ""
+        if leak:
+            raise ConfigError(f"--push: {path} contains {leak}; remove it, and push again")
     api = HfApi()
     try:
         api.create_repo(repository, private=private, exist_ok=True)

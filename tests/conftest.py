@@ -24,6 +24,16 @@ def cache(tmp_path_factory):
     os.environ.setdefault("MARA_CACHE", str(root / "cache"))
 
 
+@pytest.fixture
+def axes():
+    """The axes of an empty figure."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots()
+    yield axes
+    pyplot.close(figure)
+
+
 def pytest_collection_modifyitems(items):
     """Run the files with most slow tests first, so that no process is left with one of them at the end."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))

@@ -97,7 +97,7 @@ def step_samples(rows: Sequence[Mapping[str, Any]]) -> StepSamples:
     step = int(rows[0]["step"]) + 1
     if "smiles" in rows[0]:
         shown = [Sample(str(row["smiles"]), reward_of(row["score"])) for row in rows[:MAX_MOLECULES]]
-        drawn = [Sample(one.text, one.reward, svg=molecule_drawing(one.text)) for one in shown]
+        drawn = [Sample(sample.text, sample.reward, svg=molecule_drawing(sample.text)) for sample in shown]
         return StepSamples(step, [PromptSamples("", drawn, len(rows) - len(drawn))])
     prompts: dict[int, list[Mapping[str, Any]]] = {}
     for row in rows:

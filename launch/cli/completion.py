@@ -89,17 +89,17 @@ def candidates(words: Sequence[str]) -> list[str]:
     if not before:
         return _matching(dict.fromkeys(words.partition(" ")[0] for words in BY_WORDS), word)
     os.environ[STARTED_AS] = "mara"
-    found: list[str] = []
+    completions: list[str] = []
     if len(before) == 1:
         further = [words.partition(" ")[2] for words in BY_WORDS if words.startswith(f"{before[0]} ")]
-        found += [second for second in further if second.startswith(word)]
+        completions += [second for second in further if second.startswith(word)]
     length = 2 if " ".join(before[:2]) in BY_WORDS else 1
     name = " ".join(before[:length])
     module = BY_WORDS[name].module if name in BY_WORDS else name
     if module in BY_MODULE:
         with suppress(Exception), redirect_stderr(io.StringIO()):  # an error in the words before
-            found += _arguments(module, before[length:], word)
-    return found
+            completions += _arguments(module, before[length:], word)
+    return completions
 
 
 def _matching(names: Iterable[str], word: str) -> list[str]:

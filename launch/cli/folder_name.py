@@ -43,12 +43,12 @@ def _composed_names(keys: Sequence[str], typed: dict[str, list[str]], root: Dict
 
 def typed_values(overrides: Sequence[str], keys: Sequence[str]) -> dict[str, list[str]]:
     """The names of the values that overrides give to some keys, by key; no name for null."""
-    found: dict[str, list[str]] = {}
+    names: dict[str, list[str]] = {}
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = override.key_or_group
         if key in keys:
-            found[key] = [] if override.is_delete() else [name for name in override_names(override) if name]
-    return found
+            names[key] = [] if override.is_delete() else [name for name in override_names(override) if name]
+    return names
 
 
 def override_names(override: Override) -> list[str]:

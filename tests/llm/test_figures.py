@@ -26,13 +26,6 @@ OPEN = {"reward/mean": 0.5, "entropy_nats": 1.0}  # of a task without correct an
 STYLE = Style("#123456", "-", "o")
 
 
-@pytest.fixture
-def axes():
-    figure, axes = plt.subplots()
-    yield axes
-    plt.close(figure)
-
-
 def curves(axes):
     return {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines}
 

@@ -33,13 +33,6 @@ ROOT = Path(__file__).parents[3]
 STYLE = Style("#123456", "-", "o")
 
 
-@pytest.fixture
-def axes():
-    figure, axes = plt.subplots()
-    yield axes
-    plt.close(figure)
-
-
 @pytest.mark.parametrize("text", ["beta=0.1", "answer=$x$", r"pattern=^\d$\frac$", "price=$5", "a_b^c"])
 def test_a_label_is_shown_as_it_is(text):
     figure, axes = plt.subplots()
