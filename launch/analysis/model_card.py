@@ -206,7 +206,7 @@ def result_rows(summary: Mapping[str, Any], base: Mapping[str, Any]) -> Iterator
 
 
 def number_text(values: Mapping[str, Any], key: str) -> str:
-    """A value with its standard error, if there is one, with as many decimals as the error justifies."""
+    """A value with its standard error, if there is one, both with three decimals."""
     value, error = values.get(key), values.get(f"{key.removesuffix('/mean')}/se")
     if not isinstance(value, int | float):
         return "-"
