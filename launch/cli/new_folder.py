@@ -64,8 +64,10 @@ def _common_choices(config: DictConfig) -> Iterator[None]:
     typed = typed_values(unresolved(config.hydra.overrides.task), list(before))
     with read_write(config), open_dict(config):
         choices.update({group: common_name(names) for group, names in typed.items() if names})
-        yield
-        choices.update(before)
+        try:
+            yield
+        finally:
+            choices.update(before)
 
 
 def _claim(config: DictConfig, mode: str) -> Path | None:
