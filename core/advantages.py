@@ -10,8 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from core.mara import reaches
-from core.sequence import check_group
+from .mara import reaches
+from .sequence import check_group
 
 
 def no_baseline(reward: Tensor, valid: Tensor | None = None) -> Tensor:

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from core.mara import Anchor
-from core.rules import Choices
+from .mara import Anchor
+from .rules import Choices
 
 
 class Masses(NamedTuple):

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from core.extension import find_part
+from .extension import find_part
 
 # --- in the reward: detached f'(u) -----------------------------------------------------------------------
 

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.mara import anchor_reference, augment_reward, select_anchor
-from core.stats import effective_modes
-from core.targets import (
+from .mara import anchor_reference, augment_reward, select_anchor
+from .stats import effective_modes
+from .targets import (
     forward_crossover_beta,
     forward_kl_target,
     reverse_crossover_beta,

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from core.sequence import check_group, masked_sum
+from .sequence import check_group, masked_sum
 
 
 def policy_gradient(policy_seq_logp: Tensor, advantage: Tensor, valid: Tensor | None = None) -> Tensor:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from core.sequence import check_group
+from .sequence import check_group
 
 
 class Anchor(NamedTuple):

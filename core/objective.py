@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from core import divergences, losses
-from core.advantages import (
+from . import divergences, losses
+from .advantages import (
     ADVANTAGES,
     BONUSES,
     UNBIASED,
@@ -20,15 +20,15 @@ from core.advantages import (
     subtracts_baseline,
     tied_groups,
 )
-from core.classes import GroupFacts, Masses
-from core.divergences import Divergence, find_divergence, from_both
-from core.extension import find_part
-from core.mara import quantile_threshold, select_anchor
-from core.rules import AUTO, Choices, check_choices
-from core.sequence import check_group, masked_sum
-from core.stats import effective_sample_size, mean_or_nan
-from core.transforms import INPUT_NAMES, INPUTS, TRANSFORMS, Threshold, Transformed, class_sizes, identity, mara
-from core.weights import log_weight_cap, reward_spread
+from .classes import GroupFacts, Masses
+from .divergences import Divergence, find_divergence, from_both
+from .extension import find_part
+from .mara import quantile_threshold, select_anchor
+from .rules import AUTO, Choices, check_choices
+from .sequence import check_group, masked_sum
+from .stats import effective_sample_size, mean_or_nan
+from .transforms import INPUT_NAMES, INPUTS, TRANSFORMS, Threshold, Transformed, class_sizes, identity, mara
+from .weights import log_weight_cap, reward_spread
 
 TARGET_INPUTS = {"threshold", "masses"}  # inputs with which a transform's R' and ref' are functions of R and ref
 ADVANTAGE_INPUTS = {"max_at_k": "reward", "mean_normalised": "reward", "pass_at_k": "good"}  # others: shaped

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from core.targets import reverse_crossover_beta
+from .targets import reverse_crossover_beta
 
 
 class StepStatistics(NamedTuple):

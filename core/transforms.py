@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from core.classes import Masses
-from core.mara import (
+from .classes import Masses
+from .mara import (
     Anchor,
     anchor_reference,
     augment_reward,
@@ -21,8 +21,8 @@ from core.mara import (
     group_anchor,
     select_anchor,
 )
-from core.rules import Choices, check_choices
-from core.sequence import check_group
+from .rules import Choices, check_choices
+from .sequence import check_group
 
 Threshold = Callable[[Tensor, Tensor | None], float | Tensor]  # (reward, valid) -> threshold
 
