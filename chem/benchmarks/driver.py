@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import rdkit
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from chem.benchmarks.curves import draw_progress
 from chem.benchmarks.records import (
     Cell,
     Records,
@@ -25,6 +26,7 @@ from chem.benchmarks.records import (
 from chem.benchmarks.suites import SUITES, Suite
 from conf.schema.base import ConfigError
 from conf.schema.benchmark import BenchmarkConfig
+from launch.analysis.uncertainty import format_mean
 from launch.cli.compose import compose
 from launch.cli.import_path import module_command, module_environment
 from launch.runs import signals
@@ -58,16 +60,17 @@ def run_benchmark(config: BenchmarkConfig, run: Run) -> None:
     """
     suite = SUITES[config.benchmark]
     tasks = check_tasks(config, suite)
+    methods = config.methods or list(suite.methods)
     path, work = user_path(config.records), user_path(config.work)
-    settings = {method: method_settings(config, method, suite) for method in config.methods}
+    settings = {(method, task): method_settings(config, method, task, suite) for method in methods for task in tasks}
     jobs = [
         Job(
             cell,
             run_overrides(config, cell, suite),
             work / cell.method / cell.task / str(cell.seed),
-            settings[cell.method],
+            settings[cell.method, cell.task],
         )
-        for cell in all_cells(config.methods, tasks, config.seeds)
+        for cell in all_cells(methods, tasks, config.seeds)
     ]
     failures: list[str] = []
     if config.workers != 0:
@@ -80,8 +83,7 @@ def run_benchmark(config: BenchmarkConfig, run: Run) -> None:
         finally:
             if lock is not None:
                 os.close(lock)
-    records = read_records(path)
-    report(config, suite, tasks, settings, records, run)
+    report(config, suite, settings, read_records(path), run)
     if failures:
         raise ConfigError(f"{len(failures)} runs failed; the first: {failures[0]}")
 
@@ -102,8 +104,7 @@ def all_cells(methods: Sequence[str], tasks: Sequence[str], seeds: int) -> list[
 def run_overrides(config: BenchmarkConfig, cell: Cell, suite: Suite) -> list[str]:
     """What follows `python -m chem` for a run."""
     return [
-        f"experiment=benchmark/{cell.method}",
-        *suite.overrides(cell.task),
+        *suite.overrides(cell.method, cell.task),
         f"seed={cell.seed}",
         f"budget={config.budget}",
         "threads=1",
@@ -112,15 +113,15 @@ def run_overrides(config: BenchmarkConfig, cell: Cell, suite: Suite) -> list[str
     ]
 
 
-def method_settings(config: BenchmarkConfig, method: str, suite: Suite) -> dict[str, Any]:
-    """The settings of a method: what its configuration changes of the defaults of `python -m chem`.
+def method_settings(config: BenchmarkConfig, method: str, task: str, suite: Suite) -> dict[str, Any]:
+    """The settings of a method on a task: what its configuration changes of the defaults of `python -m chem`.
 
     Keys that are added to the schema later leave it as it is.
 
     Raises:
         ConfigError: there is no such method, or its configuration is wrong.
     """
-    composed = flatten(compose("chem", run_overrides(config, Cell(method, suite.tasks[0], 0), suite)))
+    composed = flatten(compose("chem", run_overrides(config, Cell(method, task, 0), suite)))
     default = flatten(compose("chem", ["~experiment"]))
     return {
         name: value
@@ -254,12 +255,14 @@ def last_line(path: Path) -> str:
 
 def save_record(job: Job, config: BenchmarkConfig, suite: Suite, path: Path) -> str:
     """Add the record of a finished run to the file; return a line about it."""
-    figures = suite.measure(read_jsonl(job.folder / "samples.jsonl"), config.budget)
+    samples = read_jsonl(job.folder / "samples.jsonl")
+    figures = suite.measure(samples, config.budget)
     summary = read_json(job.folder / "summary.json")
     versions = package_versions()
     record = {
         **job.cell._asdict(),
-        **{name: round(value, 6) for name, value in figures.items()},
+        **{name: None if value is None else round(value, 6) for name, value in figures.items()},
+        "curve": [round(value, 4) for value in suite.progress(samples, config.budget)],
         "budget": config.budget,
         "calls": summary["calls"],
         "stopped_by": summary["stopped_by"],
@@ -271,26 +274,40 @@ def save_record(job: Job, config: BenchmarkConfig, suite: Suite, path: Path) -> 
     records = read_records(path)
     records[(job.cell, settings_key(job.settings))] = record
     write_records(path, records)
-    return f"{suite.metric} {figures[suite.metric]:.3f}, {summary['calls']:,} calls, {record['seconds']} s"
+    metric = suite.metrics[0]
+    return f"{metric} {format_mean(figures[metric])}, {summary['calls']:,} calls, {record['seconds']} s"
 
 
 def report(
     config: BenchmarkConfig,
     suite: Suite,
-    tasks: Sequence[str],
-    settings: Mapping[str, dict[str, Any]],
+    settings: Mapping[tuple[str, str], dict[str, Any]],
     records: Records,
     run: Run,
 ) -> None:
-    """Print the table of the runs with the present settings, and write summary.json and the document."""
-    current = {method: settings_key(values) for method, values in settings.items()}
-    results = {cell: row[suite.metric] for (cell, key), row in records.items() if current.get(cell.method) == key}
-    others = sum(cell.method in current and current[cell.method] != key for cell, key in records)
-    rows = table_rows(results, config.methods, tasks, config.seeds)
-    title = f"{config.benchmark}: {suite.metric}, mean ± standard error over {config.seeds} seeds"
-    console.print(console_table(title, config.methods, rows))
+    """Print the table of the runs with the present settings, draw their curves, and write summary and document.
+
+    Args:
+        config: of the benchmark.
+        suite: the benchmark.
+        settings: of each method and task.
+        records: all that the file holds.
+        run: the command's run.
+    """
+    methods, tasks = (list(dict.fromkeys(names)) for names in zip(*settings, strict=True))
+    current = {name: settings_key(values) for name, values in settings.items()}
+    results = {cell: row for (cell, key), row in records.items() if current.get((cell.method, cell.task)) == key}
+    others = sum(current.get((cell.method, cell.task), key) != key for cell, key in records)
+    rows = table_rows(results, methods, tasks, config.seeds, suite.metrics)
+    figures = suite.metrics[0] if len(suite.metrics) == 1 else "figures"
+    console.print(
+        console_table(
+            f"{config.benchmark}: {figures}, mean ± standard error over {config.seeds} seeds", methods, rows
+        )
+    )
     if others:
         run.info(f"{others} records of these methods have other settings and are left out")
-    run.finish({"rows": rows, "methods": list(config.methods), "metric": suite.metric})
+    run.finish({"rows": rows, "methods": methods, "metrics": list(suite.metrics)})
+    draw_progress(run.folder / "figure.png", results, methods, tasks, suite.curve)
     if config.document is not None:
-        update_document(user_path(config.document), config.benchmark, markdown_table(config.methods, rows))
+        update_document(user_path(config.document), config.benchmark, markdown_table(methods, rows))

@@ -2,13 +2,13 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from conf.schema.base import ConfigError
+from launch.analysis.uncertainty import format_mean, standard_error
 from launch.runs.atomic import make_folder
 from launch.runs.fitted_table import FittedTable
 from launch.runs.run_folder import iterate_jsonl, write_text
@@ -57,16 +57,15 @@ class Mean(NamedTuple):
     runs: int
 
     def __str__(self) -> str:
-        error = "" if self.error is None else f" ± {self.error:.3f}"
-        return f"{self.value:.3f}{error}"
+        return format_mean(self.value, self.error)
 
 
 def mean_of(values: Sequence[float]) -> Mean | None:
     """Mean and standard error; None without values."""
     if not values:
         return None
-    error = float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None
-    return Mean(float(np.mean(values)), error, len(values))
+    error = standard_error(values) if len(values) > 1 else None
+    return Mean(fmean(values), error, len(values))
 
 
 def sum_of(means: Sequence[Mean | None]) -> Mean | None:
@@ -80,31 +79,52 @@ def sum_of(means: Sequence[Mean | None]) -> Mean | None:
 
 
 def table_rows(
-    results: dict[Cell, float], methods: Sequence[str], tasks: Sequence[str], seeds: int
+    results: Mapping[Cell, Mapping[str, float | None]],
+    methods: Sequence[str],
+    tasks: Sequence[str],
+    seeds: int,
+    metrics: Sequence[str],
 ) -> list[list[str]]:
-    """The cells of the table: a row for each task, and the sum. Where seeds lack, their number follows in brackets.
+    """The cells of the table: a row for each task and metric, and with one metric their sum.
+
+    Where seeds lack, their number follows in brackets; a figure that some run has not reached is `-`.
 
     Args:
-        results: the figure of each finished run.
+        results: the figures of each finished run.
         methods: the columns.
         tasks: the rows.
         seeds: number of seeds of a complete cell.
+        metrics: names of the figures.
     """
+    rows = []
+    for metric in metrics:
+        means = {
+            (method, task): seed_mean(results, method, task, seeds, metric) for method in methods for task in tasks
+        }
+        for task in tasks:
+            name = task if len(metrics) == 1 else f"{task} {metric}"
+            rows.append([name, *(mean_text(means[method, task], seeds) for method in methods)])
+        if len(metrics) == 1:
+            sums = [sum_of([means[method, task] for task in tasks]) for method in methods]
+            rows.append(["sum", *(mean_text(total, seeds) for total in sums)])
+    return rows
 
-    def text(mean: Mean | None) -> str:
-        if mean is None:
-            return "-"
-        return str(mean) if mean.runs == seeds else f"{mean} ({mean.runs})"
 
-    means = {
-        method: [
-            mean_of([results[cell] for seed in range(seeds) if (cell := Cell(method, task, seed)) in results])
-            for task in tasks
-        ]
-        for method in methods
-    }
-    rows = [[task, *(text(means[method][number]) for method in methods)] for number, task in enumerate(tasks)]
-    return [*rows, ["sum", *(text(sum_of(means[method])) for method in methods)]]
+def seed_mean(
+    results: Mapping[Cell, Mapping[str, float | None]], method: str, task: str, seeds: int, metric: str
+) -> Mean | None:
+    """The mean of a metric over the seeds that have been run; None if there are none, or one has no figure."""
+    cells = [Cell(method, task, seed) for seed in range(seeds)]
+    values = [results[cell].get(metric) for cell in cells if cell in results]
+    known = [value for value in values if value is not None]
+    return mean_of(known) if len(known) == len(values) else None
+
+
+def mean_text(mean: Mean | None, seeds: int) -> str:
+    """A cell of the table."""
+    if mean is None:
+        return "-"
+    return str(mean) if mean.runs == seeds else f"{mean} ({mean.runs})"
 
 
 def console_table(title: str, methods: Sequence[str], rows: Sequence[Sequence[str]]) -> FittedTable:

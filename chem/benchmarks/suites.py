@@ -1,14 +1,20 @@
-"""The benchmarks: tasks, the oracle of each, and what is measured in a finished run."""
+"""The benchmarks: tasks, the experiment of each run, and what is measured in a finished run."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from chem.benchmarks.auc import top_auc, top_mean
+from chem.metrics import ScoredMolecules, collect_molecules, screen_metrics, yield_curve
 from chem.oracles.molexp import TARGETS as MOLEXP_TARGETS
 from chem.oracles.pmo import TASKS as PMO_TASKS
 
 TOP = (1, 10, 100)
+TABLE2_SCREENS = (0.8, 0.85)
+TABLE2_FIGURES = ("yield", "OB1", "OB10", "OB100", "int_div1", "circles", "scaffolds")
+CURVE_SPACING = 100  # oracle calls between two points of a curve
+
+Samples = Sequence[Mapping[str, Any]]
 
 
 class Suite(NamedTuple):
@@ -16,30 +22,62 @@ class Suite(NamedTuple):
 
     Attributes:
         tasks: names of the tasks.
-        metric: the figure that tables show, a key of what `measure` returns.
-        overrides: task -> overrides of `python -m chem` that choose its oracle.
-        measure: lines of samples.jsonl, in the order of the oracle calls, and the budget -> figures.
+        methods: names of the methods that are run if none are chosen.
+        metrics: the figures that tables show, keys of what `measure` returns.
+        overrides: method, task -> overrides of `python -m chem` that choose the experiment and the oracle.
+        measure: lines of samples.jsonl, in the order of the oracle calls, and the budget -> figures, None if
+            not reached.
+        curve: what the picture shows over the oracle calls.
+        progress: the same arguments -> its values after every `CURVE_SPACING` calls.
     """
 
     tasks: tuple[str, ...]
-    metric: str
-    overrides: Callable[[str], list[str]]
-    measure: Callable[[Sequence[Mapping[str, Any]], int], dict[str, float]]
+    methods: tuple[str, ...]
+    metrics: tuple[str, ...]
+    overrides: Callable[[str, str], list[str]]
+    measure: Callable[[Samples, int], Mapping[str, float | None]]
+    curve: str
+    progress: Callable[[Samples, int], list[float]]
 
 
-def task_oracle(oracle: str) -> Callable[[str], list[str]]:
-    """Overrides of an oracle whose first component has the parameter `task`."""
-    return lambda task: [f"oracle={oracle}", f"oracle.components.0.parameters.task={task}"]
+def task_oracle(oracle: str) -> Callable[[str, str], list[str]]:
+    """Overrides of a method of conf/chem/experiment/benchmark, with an oracle of which a parameter is the task."""
+    return lambda method, task: [
+        f"experiment=benchmark/{method}",
+        f"oracle={oracle}",
+        f"oracle.components.0.parameters.task={task}",
+    ]
 
 
-def calls(samples: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def task_experiment(method: str, task: str) -> list[str]:
+    """Overrides of a method that has an experiment for each task."""
+    return [f"experiment={task}/{method}"]
+
+
+def calls(samples: Samples) -> list[Mapping[str, Any]]:
     """One line for each molecule, in the order of the first: a molecule that failed may be asked about again."""
     return list({row["smiles"]: row for row in samples}.values())
 
 
-def measure_tops(samples: Sequence[Mapping[str, Any]], budget: int) -> dict[str, float]:
+def call_scores(samples: Samples) -> list[float]:
+    """The score of each call; 0 for a failed one."""
+    return [row["score"] or 0.0 for row in calls(samples)]
+
+
+def measure_tops(samples: Samples, budget: int) -> dict[str, float]:
     """PMO's figures: area under the curve and final mean of the 1, 10 and 100 best. A failed call scores 0."""
-    return tops([row["score"] or 0.0 for row in calls(samples)], budget)
+    return tops(call_scores(samples), budget)
+
+
+def best_so_far(samples: Samples, budget: int) -> list[float]:
+    """Mean score of the 10 best molecules."""
+    scores = call_scores(samples)
+    return [top_mean(scores[:end], 10) for end in curve_ends(budget)]
+
+
+def curve_ends(budget: int) -> range:
+    """The numbers of calls at which a curve has points."""
+    return range(CURVE_SPACING, budget + 1, CURVE_SPACING)
 
 
 def tops(scores: Sequence[float], budget: int) -> dict[str, float]:
@@ -47,17 +85,69 @@ def tops(scores: Sequence[float], budget: int) -> dict[str, float]:
     return {f"auc_top{n}": top_auc(scores, n, budget) for n in TOP} | {f"top{n}": top_mean(scores, n) for n in TOP}
 
 
-def measure_exploration(samples: Sequence[Mapping[str, Any]], budget: int) -> dict[str, float]:
-    """MolExp's figures: those of PMO for the similarity to each target, multiplied over the targets."""
+def similarities(samples: Samples) -> list[list[float]]:
+    """The similarity of each call's molecule to each target of MolExp, [targets][calls]; 0 for a failed call."""
     details = [row["details"].get("molexp") or [] for row in calls(samples)]
     targets = max(map(len, details), default=0)
-    similarities = [[row[target] if row else 0.0 for row in details] for target in range(targets)]
-    figures = [tops(values, budget) for values in similarities]
+    return [[row[target] if row else 0.0 for row in details] for target in range(targets)]
+
+
+def measure_exploration(samples: Samples, budget: int) -> dict[str, float]:
+    """MolExp's figures: those of PMO for the similarity to each target, multiplied over the targets."""
+    figures = [tops(values, budget) for values in similarities(samples)]
     return {name: math.prod(row[name] for row in figures) for name in tops([], budget)}
 
 
+def exploration_so_far(samples: Samples, budget: int) -> list[float]:
+    """The largest similarity to each target, multiplied over the targets."""
+    values = similarities(samples)
+    return [math.prod(max(row[:end], default=0.0) for row in values) for end in curve_ends(budget)]
+
+
+def molecules_of(samples: Samples) -> ScoredMolecules:
+    """The molecules that a run's oracle was asked about."""
+    return collect_molecules([row["smiles"] for row in samples], [row["score"] for row in samples])
+
+
+def measure_screens(samples: Samples, budget: int) -> dict[str, float | None]:
+    """The figures of the paper's Table 2, at both thresholds."""
+    return screen_metrics(molecules_of(samples), TABLE2_SCREENS)
+
+
+def yield_so_far(samples: Samples, budget: int) -> list[float]:
+    """Number of molecules that reach the lower threshold."""
+    counts = [0, *yield_curve(molecules_of(samples).good(TABLE2_SCREENS[0])).tolist()]
+    return [counts[min(end, len(counts) - 1)] for end in curve_ends(budget)]
+
+
+MOLEXP = Suite(
+    tasks=tuple(MOLEXP_TARGETS),
+    methods=("reinvent", "augmented_memory", "augmented_memory_mara", "augmented_memory_mara_scaffolds"),
+    metrics=("top1",),
+    overrides=task_oracle("molexp"),
+    measure=measure_exploration,
+    curve="product of the largest similarities",
+    progress=exploration_so_far,
+)
 SUITES = {
-    "pmo": Suite(tuple(PMO_TASKS), "auc_top10", task_oracle("pmo"), measure_tops),
-    "molexp": Suite(tuple(MOLEXP_TARGETS), "top1", task_oracle("molexp"), measure_exploration),
-    "molexpl": Suite(tuple(MOLEXP_TARGETS), "top1", task_oracle("molexpl"), measure_exploration),
+    "pmo": Suite(
+        tasks=tuple(PMO_TASKS),
+        methods=("reinvent", "augmented_memory", "reinvent_mara", "augmented_memory_mara"),
+        metrics=("auc_top10",),
+        overrides=task_oracle("pmo"),
+        measure=measure_tops,
+        curve="mean score of the 10 best",
+        progress=best_so_far,
+    ),
+    "molexp": MOLEXP,
+    "molexpl": MOLEXP._replace(overrides=task_oracle("molexpl")),
+    "table2": Suite(
+        tasks=("synth_fast", "all_amide_fast"),
+        methods=("reinvent", "mara_0.8", "mara_0.85", "mara_0.8_molecules", "mara_0.8_scaffolds"),
+        metrics=tuple(f"{screen:g}/{name}" for screen in TABLE2_SCREENS for name in TABLE2_FIGURES),
+        overrides=task_experiment,
+        measure=measure_screens,
+        curve="molecules of score .8 and more",
+        progress=yield_so_far,
+    ),
 }

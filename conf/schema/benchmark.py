@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from conf.schema.base import key
 from conf.schema.run import JobConfig
 
-BENCHMARKS = ("pmo", "molexp", "molexpl")
+BENCHMARKS = ("pmo", "molexp", "molexpl", "table2")
 
 
 @dataclass
@@ -14,10 +14,13 @@ class BenchmarkConfig(JobConfig):
 
     benchmark: str = key(
         "pmo: 23 tasks; molexp: 4 tasks, each to find several targets by the similarity of fingerprints; molexpl: "
-        "the same by the similarity of SMILES",
+        "the same by the similarity of SMILES; table2: the two tasks of the paper's Table 2 without docking",
         choices=BENCHMARKS,
     )
-    methods: list[str] = key("experiments below conf/chem/experiment/benchmark, by name")
+    methods: list[str] = key(
+        "experiments by name, below conf/chem/experiment/benchmark or, of table2, below its tasks; []: those of the "
+        "benchmark"
+    )
     tasks: list[str] = key("tasks to run; []: all of the benchmark")
     seeds: int = key("seeds of each method and task, from 0 on", low=1, high=10**4)
     budget: int = key("oracle calls of a run: distinct molecules", low=100)

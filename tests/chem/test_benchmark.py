@@ -1,5 +1,7 @@
 """`python -m chem.benchmark`: its configuration. What it does is tested in tests/chem/benchmarks."""
 
+import pytest
+
 from chem.benchmarks.suites import SUITES
 from launch.cli.compose import compose
 
@@ -11,8 +13,11 @@ def test_the_defaults_are_the_published_setting():
     assert config["benchmark"] in SUITES
 
 
-def test_every_method_can_run():
-    for method in compose("chem.benchmark", [])["methods"]:
-        config = compose("chem", [f"experiment=benchmark/{method}", *SUITES["molexp"].overrides("AP")])
-        assert config["oracle"]["components"][0]["name"] == "molexp"
-        assert (config["loss"], config["budget"], config["cache"]) == ("reinvent", 10_000, None)
+@pytest.mark.parametrize("name", SUITES)
+def test_every_method_can_run(name):
+    suite = SUITES[name]
+    for method in suite.methods:
+        config = compose("chem", suite.overrides(method, suite.tasks[-1]))
+        assert config["oracle"]["components"][0]["name"] in ("pmo", "molexp", "donors")
+        assert (config["loss"], config["budget"]) == ("reinvent", 10_000)
+        assert (config["transform"]["name"] == "mara") == ("mara" in method)

@@ -47,8 +47,8 @@ rows = [{"smiles": str(call), "score": call / 200} for call in range(200)]
 class FakeRun:
     """Takes the place of the command's run."""
 
-    def __init__(self):
-        self.lines, self.summary = [], {}
+    def __init__(self, folder):
+        self.lines, self.summary, self.folder = [], {}, folder
 
     def info(self, line):
         self.lines.append(line)
@@ -106,7 +106,7 @@ def test_tasks_keep_the_order_of_the_benchmark(tmp_path):
 
 
 def test_what_has_a_record_is_not_run_again(tmp_path, modes):
-    run = FakeRun()
+    run = FakeRun(tmp_path)
     run_benchmark(configure(tmp_path, seeds=1), run)
     assert started(tmp_path) == ["reinvent/jnk3/0", "reinvent/qed/0"]
     run_benchmark(configure(tmp_path), run)
@@ -119,16 +119,18 @@ def test_what_has_a_record_is_not_run_again(tmp_path, modes):
     assert set(record["versions"]) == {"python", "torch", "numpy", "rdkit"}
     assert list((tmp_path / "work").glob("*/*/*")) == []  # finished runs are removed
     assert [row[0] for row in run.summary["rows"]] == ["jnk3", "qed", "sum"]
+    assert record["curve"] == pytest.approx([94.5 / 200, 194.5 / 200], abs=1e-4)  # the 10 best of 100 and of 200
+    assert (run.folder / "figure.png").stat().st_size > 5000
 
 
 def test_other_settings_are_other_records(tmp_path, modes):
     config = configure(tmp_path, tasks=["qed"], seeds=1)
-    run_benchmark(config, FakeRun())
-    other, run = configure(tmp_path, tasks=["qed"], seeds=1, overrides=["batch_size=32"]), FakeRun()
+    run_benchmark(config, FakeRun(tmp_path))
+    other, run = configure(tmp_path, tasks=["qed"], seeds=1, overrides=["batch_size=32"]), FakeRun(tmp_path)
     run_benchmark(other, run)
     assert len(started(tmp_path)) == len(read_records(tmp_path / "records.jsonl")) == 2
     assert any("1 records of these methods have other settings" in line for line in run.lines)
-    settings = [method_settings(one, "reinvent", SUITES["pmo"]) for one in (config, other)]
+    settings = [method_settings(one, "reinvent", "qed", SUITES["pmo"]) for one in (config, other)]
     assert [values.get("batch_size") for values in settings] == [None, 32]
     assert not any(name.startswith(("oracle", "seed", "threads")) for name in settings[0])
 
@@ -138,10 +140,10 @@ def test_a_failed_run_stops_no_other(tmp_path, modes):
     with pytest.raises(
         ConfigError, match="1 runs failed; the first: reinvent jnk3 seed 0 failed: chem: seed: is unlucky"
     ):
-        run_benchmark(configure(tmp_path), FakeRun())
+        run_benchmark(configure(tmp_path), FakeRun(tmp_path))
     assert len(read_records(tmp_path / "records.jsonl")) == 3
     modes.clear()
-    run_benchmark(configure(tmp_path), FakeRun())
+    run_benchmark(configure(tmp_path), FakeRun(tmp_path))
     assert len(read_records(tmp_path / "records.jsonl")) == 4
 
 
@@ -156,7 +158,7 @@ def test_a_signal_lets_runs_save(tmp_path, modes):
 
     threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(KeyboardInterrupt) as interruption:
-        run_benchmark(configure(tmp_path, seeds=1, workers=1), FakeRun())
+        run_benchmark(configure(tmp_path, seeds=1, workers=1), FakeRun(tmp_path))
     assert interruption.value.args == (signal.SIGTERM,)
     assert (hangs.parent / "saved").exists()
     assert started(tmp_path) == ["reinvent/jnk3/0"]
@@ -169,14 +171,14 @@ def test_a_run_that_outlived_its_benchmark_is_waited_for(tmp_path, modes):
     orphan = subprocess.Popen([sys.executable, "-S", "-c", script, str(folder), "1"])
     while not started(tmp_path):
         time.sleep(0.02)
-    run_benchmark(configure(tmp_path, tasks=["qed"], seeds=1), FakeRun())
+    run_benchmark(configure(tmp_path, tasks=["qed"], seeds=1), FakeRun(tmp_path))
     assert orphan.poll() == 0  # it had ended before the benchmark took over
     assert started(tmp_path) == ["reinvent/qed/0"] * 2
     assert len(read_records(tmp_path / "records.jsonl")) == 1
 
 
 def test_only_the_table(tmp_path, modes):
-    run = FakeRun()
+    run = FakeRun(tmp_path)
     run_benchmark(configure(tmp_path, workers=0, tasks=["qed"]), run)
     assert started(tmp_path) == []
     assert run.summary["rows"] == [["qed", "-"], ["sum", "-"]]
@@ -184,7 +186,7 @@ def test_only_the_table(tmp_path, modes):
 
 def test_an_unknown_method_is_refused_before_anything_runs(tmp_path, modes):
     with pytest.raises(ConfigError, match="magic"):
-        run_benchmark(configure(tmp_path, methods=["reinvent", "magic"]), FakeRun())
+        run_benchmark(configure(tmp_path, methods=["reinvent", "magic"]), FakeRun(tmp_path))
     assert started(tmp_path) == []
 
 

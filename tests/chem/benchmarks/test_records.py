@@ -32,7 +32,7 @@ def test_records_are_read_as_they_were_written(tmp_path):
 
 def test_mean_and_standard_error():
     mean = mean_of([0.1, 0.2, 0.6])
-    assert str(mean) == "0.300 ± 0.153"  # sqrt((.04 + .01 + .09) / 2 / 3)
+    assert str(mean) == "0.30 ± 0.15"  # sqrt((.04 + .01 + .09) / 2 / 3)
     assert str(mean_of([0.25])) == "0.250"
     assert mean_of([]) is None
 
@@ -43,13 +43,25 @@ def test_the_errors_of_independent_means_add_up():
     assert sum_of([mean_of([0.0]), None]) is None
 
 
+def figures(**values):
+    """Records with one figure each, named a_x_0 for method a, task x and seed 0."""
+    names = {name: name.split("_") for name in values}
+    return {Cell(method, task, int(seed)): {"top": values[name]} for name, (method, task, seed) in names.items()}
+
+
 def test_missing_runs_are_shown():
-    results = {Cell("a", "x", 0): 0.2, Cell("a", "x", 1): 0.4, Cell("a", "y", 0): 0.5, Cell("b", "x", 1): 0.1}
-    assert table_rows(results, ["a", "b"], ["x", "y"], 2) == [
-        ["x", "0.300 ± 0.100", "0.100 (1)"],
+    results = figures(a_x_0=0.2, a_x_1=0.4, a_y_0=0.5, b_x_1=0.1)
+    assert table_rows(results, ["a", "b"], ["x", "y"], 2, ["top"]) == [
+        ["x", "0.30 ± 0.10", "0.100 (1)"],
         ["y", "0.500 (1)", "-"],
         ["sum", "0.800 (1)", "-"],
     ]
+
+
+def test_a_row_for_each_figure():
+    results = {Cell("a", "x", 0): {"yield": 870, "OB1": 3}, Cell("a", "x", 1): {"yield": 880, "OB1": None}}
+    rows = table_rows(results, ["a"], ["x"], 2, ["yield", "OB1"])
+    assert rows == [["x yield", "875.0 ± 5.0"], ["x OB1", "-"]]  # no mean of what a run has not reached
 
 
 def test_the_document_keeps_the_rest(tmp_path):
