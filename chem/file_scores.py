@@ -19,6 +19,7 @@ from conf.schema.base import ConfigError
 from conf.schema.chem import ScoreConfig
 from launch.analysis.csv_cells import csv_cell
 from launch.runs.atomic import replacing
+from launch.runs.closing import shown_path
 from launch.runs.console import console
 from launch.runs.fitted_table import FittedTable
 from launch.runs.progress import tracked, working
@@ -68,7 +69,7 @@ def score_file(config: ScoreConfig, run: Run) -> None:
     console.print(score_table(summary))
     if reasons:
         console.print(failure_table(reasons))
-    run.info(f"scores: {run.folder / 'scores.csv'}")
+    run.info(f"scores: {shown_path(run.folder / 'scores.csv')}")
 
 
 def score_chunks(

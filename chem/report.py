@@ -275,7 +275,7 @@ def molecule_table(best: Sequence[Mapping[str, Any]]) -> FittedTable:
     table = FittedTable("Best molecules")
     for name in ("score", *names):
         table.add_column(name)
-    table.add_column("SMILES", "label")
+    table.add_column("SMILES", "label", words=False)
     for row in best:
         values = (f"{row['values'][name]:.3g}" if name in row["values"] else "-" for name in names)
         table.add_row(f"{row['score']:.3f}", *values, row["smiles"])

@@ -17,6 +17,7 @@ from conf.schema.chem import SampleConfig
 from core.sequence import masked_sum
 from launch.analysis.csv_cells import csv_cell
 from launch.runs.atomic import replacing
+from launch.runs.closing import shown_path
 from launch.runs.progress import tracked, working
 from launch.runs.rng import rollout_uniforms
 from launch.runs.run import Run
@@ -51,7 +52,7 @@ def sample_molecules(config: SampleConfig, run: Run) -> None:
     run.finish({"drawn": len(drawn), "valid": valid, "distinct": distinct, "written": len(samples)})
     run.info(
         f"{len(drawn):,} strings drawn, {valid:,} of them molecules, {distinct:,} distinct; {len(samples):,} written "
-        f"to {path}"
+        f"to {shown_path(path)}"
     )
 
 

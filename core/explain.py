@@ -2,6 +2,7 @@
 
 import ast
 import math
+import re
 import shlex
 import shutil
 import sys
@@ -121,7 +122,12 @@ def training_command(problem: Problem) -> str:
         *([] if bool((problem.ref > 0).all()) else ["objective.direction=forward"]),
         "transform=identity,mara",
     ]
-    return shlex.join(["python", "-m", "didactic", "-m", *words])
+    return shlex.join([*started_by(sys.orig_argv), "didactic", "-m", *words])
+
+
+def started_by(command_line: Sequence[str]) -> list[str]:
+    """How commands are typed, from this process's own: `mara`, or else `python -m`."""
+    return ["mara"] if any(re.search(r"(^|[/.])mara$", word) for word in command_line[1:3]) else ["python", "-m"]
 
 
 # --- input -----------------------------------------------------------------------------------------------

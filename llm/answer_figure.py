@@ -12,7 +12,8 @@ from launch.analysis.figures import panels, plain_label, save_figure
 from launch.analysis.palette import category_colours
 
 MAX_QUESTIONS = 6  # panels of the picture
-MIN_NAMED = 0.13  # lowest share of an answer whose name is written into its bar
+PANEL_WIDTH = 2.7  # inches of an axis of shares, at least
+NAME_SIZE = 6.5  # points; a letter is about 0.6 of it wide
 WRONG = "#e6e6e6"
 
 
@@ -53,6 +54,11 @@ def mean_shares(seeds: Sequence[Mapping[str, Any]], question: str) -> dict[str, 
     return {answer: fmean(share.get(answer, 0.0) for share in shares) for answer in answers}
 
 
+def name_width(answer: str) -> float:
+    """The share whose bar is wide enough for the name of an answer, with half a letter on each side."""
+    return (len(answer) + 1) * 0.6 * NAME_SIZE / 72 / PANEL_WIDTH
+
+
 def dark(colour: str) -> bool:
     """Whether white text is easier to read on a colour than black text, by its relative luminance."""
     red, green, blue = to_rgb(colour)
@@ -65,8 +71,9 @@ def _draw_question(axes: Axes, question: str, shares: Sequence[Mapping[str, floa
     for answer, colour in zip(answers, category_colours(len(answers)), strict=True):
         values = [model.get(answer, 0.0) for model in shares]
         bars = axes.barh(range(len(shares)), values, left=left, color=colour, edgecolor="white", linewidth=0.5)
-        names = [plain_label(answer) if value >= MIN_NAMED else "" for value in values]
-        axes.bar_label(bars, names, label_type="center", fontsize=6.5, color="white" if dark(colour) else "black")
+        names = [plain_label(answer) if value >= name_width(answer) else "" for value in values]
+        colour_of_text = "white" if dark(colour) else "black"
+        axes.bar_label(bars, names, label_type="center", fontsize=NAME_SIZE, color=colour_of_text)
         left = [a + b for a, b in zip(left, values, strict=True)]
     axes.barh(range(len(shares)), [1 - a for a in left], left=left, color=WRONG)
     axes.set(title=plain_label(question), xlim=(0, 1), xticks=(0, 0.5, 1))

@@ -11,6 +11,7 @@ from rich.table import Table
 from transformers import PreTrainedModel
 
 from conf.schema.llm import LlmConfig
+from launch.cli.command_table import as_typed
 from launch.runs.console import console
 from launch.runs.run import Run
 from llm.inference.head import body_of
@@ -62,17 +63,18 @@ def announce(run: Run, config: LlmConfig, task: Task, models: Models, policy: Pr
     settings, prompt_tokens = startup_settings(run, config, task, models, policy)
     memory = estimate_memory(settings, policy) if settings else None
     time = measure_time(config, settings, task, policy, prompt_tokens) if settings else None
+    known = isinstance(memory, MemoryEstimate)
     rows = {
         **model_rows(config, policy, models, run.ranks.world),
         **method_rows(config),
         **size_rows(config, task, run),
-        "memory": UNKNOWN if memory is None else memory_text(memory, settings),
+        "memory": memory_text(memory, settings) if known else as_typed(memory or UNKNOWN),
         "time": UNKNOWN
         if time is None
         else time_text(time, config.steps - run.first_step, bool(config.reward.parts)),
     }
     print_rows(rows)
-    if settings is not None and memory is not None and memory.needed > memory.available:
+    if settings is not None and known and memory.needed > memory.available:
         run.warn(memory_warning(settings, memory))
 
 
@@ -186,13 +188,15 @@ def startup_settings(
     return settings, mean(tokens)
 
 
-def estimate_memory(settings: PlanSettings, policy: PreTrainedModel) -> MemoryEstimate | None:
-    """The memory of the run; None if the architecture cannot be planned, or not in time."""
+def estimate_memory(settings: PlanSettings, policy: PreTrainedModel) -> MemoryEstimate | str:
+    """The memory of the run, or why it is not known."""
     try:
         with time_limit(TIME_LIMIT):
             phases = {name: sum(phase.values()) for name, phase in estimate(settings).items()}
+    except OutOfTime:
+        return f"not estimated within {TIME_LIMIT:g} s; python -m llm.plan takes the time that it needs"
     except Exception:  # the run itself may well work
-        return None
+        return UNKNOWN
     largest = max(phases, key=lambda name: phases[name])
     process = process_memory(settings.cuda)
     if not settings.cuda:  # the models are loaded already

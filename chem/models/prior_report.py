@@ -1,9 +1,11 @@
 """Compare samples of a prior with its training set: tables, summary.json and figure.png."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from rdkit import rdBase
 from scipy.stats import wasserstein_distance
 
@@ -176,31 +178,56 @@ def property_table(summary: Mapping[str, Any]) -> FittedTable:
 
 def draw_comparison(run: Run, molecules: MeasuredMolecules, reference: MeasuredMolecules) -> None:
     """Draw the learning curve and the distribution of each property as figure.png."""
-    metrics = read_jsonl(run.folder / "metrics.jsonl")
+    draw_report(read_jsonl(run.folder / "metrics.jsonl"), molecules, reference, run.folder / "figure.png")
+
+
+def draw_report(
+    metrics: Sequence[Mapping[str, Any]], molecules: MeasuredMolecules, reference: MeasuredMolecules, path: Path
+) -> None:
+    """Draw the learning curve and the distribution of each property.
+
+    Args:
+        metrics: lines of metrics.jsonl, with `nll/molecule`, `validation/molecule` or both.
+        molecules: distinct samples of the prior.
+        reference: the part of the training set that they are compared with.
+        path: of the PNG.
+    """
     figure, axes = panels(3, 3, (3.7, 3.0))
     curve, *others = axes.flat
-    window = max(len(metrics) // 100, 1)
-    losses = np.array([row["nll/molecule"] for row in metrics])
-    smooth = losses[: len(losses) // window * window].reshape(-1, window).mean(1)
-    updates = ((np.arange(len(smooth)) + 1) * window).tolist()
-    draw_line(curve, updates, smooth.tolist(), Style(BLUE, "-", "s"), "training")
-    validation = [(row["step"] + 1, row["validation/molecule"]) for row in metrics if "validation/molecule" in row]
-    curve.plot([step for step, _ in validation], [loss for _, loss in validation], "o", color=BASE, label="held out")
-    low, high = min(smooth) * 0.95, np.quantile(smooth, 0.97)  # the first updates would hide the others
-    curve.set(xlabel="update", ylabel="nats per molecule")
-    if len(smooth) > 1 and validation and all(low <= loss <= high for _, loss in validation):
-        curve.set_ylim(low, high)
-    curve.legend()
-    integer_ticks(curve)
+    draw_learning_curve(curve, metrics)
     for axis, name in zip(others, COMPARED_PROPERTIES, strict=True):
-        values = [reference.properties[name], molecules.properties[name]]
-        low, high = np.quantile(np.concatenate(values), [0.001, 0.999])
-        integers = all(np.equal(np.mod(side, 1), 0).all() for side in values)
-        bins = np.arange(low - 0.5, high + 1.5) if integers else np.linspace(low, high, 41)
-        shares = [np.full(len(side), 1 / max(len(side), 1)) for side in values]
-        axis.hist(values, bins, weights=shares, color=[GREY, BLUE], label=["training", "samples"])
-        unit = COMPARED_PROPERTIES[name]
-        label = name.replace("_", " ")
-        axis.set(xlabel=f"{label}, {unit}" if unit else label, yticks=[])
+        draw_property(axis, name, reference.properties[name], molecules.properties[name])
     others[0].legend()
-    save_figure(figure, run.folder / "figure.png")
+    save_figure(figure, path)
+
+
+def draw_learning_curve(axes: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:
+    """Draw the training and the held-out loss over the updates."""
+    losses = np.array([row["nll/molecule"] for row in metrics if "nll/molecule" in row])
+    window = max(len(losses) // 100, 1)
+    smooth = losses[: len(losses) // window * window].reshape(-1, window).mean(1)
+    if len(smooth):
+        updates = ((np.arange(len(smooth)) + 1) * window).tolist()
+        draw_line(axes, updates, smooth.tolist(), Style(BLUE, "-", "s"), "training")
+    validation = [(row["step"] + 1, row["validation/molecule"]) for row in metrics if "validation/molecule" in row]
+    axes.plot([step for step, _ in validation], [loss for _, loss in validation], "o", color=BASE, label="held out")
+    if len(smooth) > 1 and validation:
+        low, high = min(smooth) * 0.95, np.quantile(smooth, 0.97)  # the first updates would hide the others
+        if all(low <= loss <= high for _, loss in validation):
+            axes.set_ylim(low, high)
+    axes.set(xlabel="update", ylabel="nats per molecule")
+    axes.legend()
+    integer_ticks(axes)
+
+
+def draw_property(axes: Axes, name: str, training: np.ndarray, samples: np.ndarray) -> None:
+    """Draw the distributions of a property over training molecules and samples."""
+    values = [training, samples]
+    low, high = np.quantile(np.concatenate(values), [0.001, 0.999])
+    integers = all(np.equal(np.mod(side, 1), 0).all() for side in values)
+    bins = np.arange(low - 0.5, high + 1.5) if integers else np.linspace(low, high, 41)
+    shares = [np.full(len(side), 1 / max(len(side), 1)) for side in values]
+    axes.hist(values, bins, weights=shares, color=[GREY, BLUE], label=["training", "samples"])
+    unit = COMPARED_PROPERTIES[name]
+    label = name.replace("_", " ")
+    axes.set(xlabel=f"{label}, {unit}" if unit else label, yticks=[])

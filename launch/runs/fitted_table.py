@@ -24,10 +24,14 @@ PIECES = (re.compile(r"\S+\s*|\s+"), re.compile(r"[^,/_=:;+-]*[,/_=:;+-]+|[^,/_=
 
 @dataclass
 class Column:
-    """A column. Its kind: `label` names the row, `text` may be wrapped, a `number` is never wrapped."""
+    """A column. Its kind: `label` names the row, `text` may be wrapped, a `number` is never wrapped.
+
+    Where `words` is False, as for SMILES, a cell is broken only where a line is full.
+    """
 
     header: str
     kind: Kind
+    words: bool = True
     cells: list[str] = field(default_factory=list)
     styles: list[str] = field(default_factory=list)
 
@@ -43,6 +47,11 @@ class Column:
         cells = max(map(widest_line, self.cells), default=0)
         return max(header, cells if self.kind == "number" else min(NARROW, cells))
 
+    def wrapped(self, row: int, width: int) -> str:
+        """The cell of a row, broken into lines of at most a width."""
+        cell = self.cells[row]
+        return wrap(cell, width) if self.words else "\n".join(chop_cells(cell, max(width, 1)))
+
 
 class FittedTable:
     """A table with a title above and a legend below it, for `console.print`.
@@ -57,9 +66,9 @@ class FittedTable:
         self.columns: list[Column] = []
         self.sections: list[int] = []  # numbers of the rows that a line follows
 
-    def add_column(self, header: str, kind: Kind = "number") -> None:
-        """Add a column at the right. Numbers are aligned at the right, the others at the left."""
-        self.columns.append(Column(header, kind))
+    def add_column(self, header: str, kind: Kind = "number", *, words: bool = True) -> None:
+        """Add a column. Numbers are aligned at the right, the others at the left. words: see `Column`."""
+        self.columns.append(Column(header, kind, words))
 
     def add_row(self, *cells: str | Text) -> None:
         """Add a row with a cell for each column.
@@ -115,7 +124,7 @@ class FittedTable:
             table.add_column(wrap(column.header, cells), justify=justify, no_wrap=True, width=cells)
         for row in range(self.row_count):
             texts = [
-                Text(wrap(column.cells[row], cells), column.styles[row])
+                Text(column.wrapped(row, cells), column.styles[row])
                 for column, cells in zip(columns, widths, strict=True)
             ]
             table.add_row(*texts, end_section=row in self.sections)
@@ -132,7 +141,7 @@ class FittedTable:
         table.add_column(no_wrap=True, width=right)
         for row in range(self.row_count):
             for column in self.columns:
-                cell = Text(wrap(column.cells[row], right), column.styles[row])
+                cell = Text(column.wrapped(row, right), column.styles[row])
                 table.add_row(wrap(column.header, left), cell, end_section=column is self.columns[-1])
         return table
 

@@ -191,7 +191,7 @@ class StepProgress:
     def advance(self, done: int, metrics: Mapping[str, Any]) -> None:
         """Show that `done` steps are completed, with the metrics that were logged last."""
         shown = ((label, metrics.get(key)) for label, key in self.show.items())
-        values = "  ".join(f"{label} {value:.3f}" for label, value in shown if value is not None)
+        values = "  ".join(f"{label} {shown_value(value)}" for label, value in shown if value is not None)
         completed, total, budget = self._position(done, metrics)
         self.bar.update(self.task, total=total, completed=completed, values=values)
         quarter, self.quarter = self.quarter, 4 * completed // total
@@ -206,3 +206,8 @@ class StepProgress:
         spent = min(int(metrics.get(key) or 0), limit)
         words = f", {spent:,}/{limit:,} of the budget"
         return (spent, limit, words) if spent * self.total > done * limit else (done, self.total, words)
+
+
+def shown_value(value: float) -> str:
+    """A metric with three decimals, or a count without any."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from conf.schema.base import ConfigError, yaml_text
 from conf.schema.run import CheckpointConfig
+from launch.cli.command_table import as_typed
 from launch.engines import distributed
 from launch.runs import checkpoint, signals
 from launch.runs.atomic import WriteError, writing
@@ -80,6 +81,7 @@ class Run:
         self._saved_step: int | None = None
         self._saved_at = self._step_started = time.perf_counter()
         self._latest_metrics: dict[str, Any] = {}
+        self._logged_step = -1  # of `_latest_metrics`
         self._files: LineFiles | None = None
         self._loggers: list[MetricLogger] = []
         self._record: RunRecord | None = None
@@ -238,7 +240,12 @@ class Run:
             for step in range(self._first_step, total):
                 self.step, self._step_started = step, time.perf_counter()
                 seed_global_generators(self._config["seed"], step, self.ranks.rank)
-                yield step
+                try:
+                    yield step
+                except GeneratorExit:  # the loop is left
+                    if self._logged_step == step:
+                        progress.advance(step + 1, self._latest_metrics)
+                    raise
                 progress.advance(step + 1, self._latest_metrics)
                 self._after_step(step + 1, total)
             signals.defer(False)
@@ -264,7 +271,7 @@ class Run:
             step: the step of the line, by default the current one.
         """
         step = self.step if step is None else step
-        first, self._latest_metrics = not self._latest_metrics, to_json(metrics)
+        first, self._latest_metrics, self._logged_step = not self._latest_metrics, to_json(metrics), step
         if first:
             self._check_best()
         self._append("metrics", {"step": step, **self._latest_metrics})
@@ -289,12 +296,12 @@ class Run:
     def info(self, message: str) -> None:
         """Print a message on rank 0."""
         if self.is_main:
-            console.print(message, soft_wrap=True)
+            console.print(as_typed(message), soft_wrap=True)
 
     def warn(self, message: str) -> None:
         """Print a warning on rank 0."""
         if self.is_main:
-            console.print(f"warning: {message}", style="yellow", soft_wrap=True)
+            console.print(as_typed(f"warning: {message}"), style="yellow", soft_wrap=True)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json, the results of the run."""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from core.explain import HELP, KEYS, main
+from core.explain import HELP, KEYS, main, started_by
 from core.mara import anchor_reference, augment_reward
 from core.targets import forward_crossover_beta, forward_kl_target, reverse_crossover_beta, reverse_kl_target
 
@@ -311,3 +311,9 @@ def test_the_tables_fit_the_terminal(capsys: pytest.CaptureFixture[str], monkeyp
     assert text.count("0.1250") == wide.count("0.1250") == 8 * 6 + 8 * 7
     joined = "".join(text.split())
     assert all(name in joined or name[:20] in joined for name in names)
+
+
+def test_the_next_command_is_typed_as_this_one_was():
+    assert started_by(["/usr/bin/python", "/venv/bin/mara", "explain", "reward=[1,1]"]) == ["mara"]
+    assert started_by(["python", "-m", "launch.cli.mara", "explain"]) == ["mara"]
+    assert started_by(["python", "-m", "core.explain", "beta=1"]) == ["python", "-m"]

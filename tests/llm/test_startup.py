@@ -10,6 +10,7 @@ import yaml
 from conf.schema.base import ConfigError
 from llm import startup
 from llm.inference.paths import PADDED
+from llm.plan.activations import OutOfTime
 from llm.plan.duration import RunTime
 from llm.plan.settings import DeviceMemory
 from llm.startup import announce, method_rows, rounded_duration, threshold_text, time_text, two_digits
@@ -75,6 +76,17 @@ def test_an_estimate_that_fails_does_not_stop_the_run(start, monkeypatch, error)
     assert [line.split()[1:] for line in out.splitlines() if line.startswith(("memory", "time"))] == [
         ["not", "known"]
     ] * 2
+    assert run.warnings == []
+
+
+def test_an_estimate_that_is_not_finished_in_time_names_the_command_without_a_limit(start, monkeypatch):
+    def late(settings):
+        raise OutOfTime
+
+    monkeypatch.setattr(startup, "estimate", late)
+    run, out = start()
+    memory = " ".join(out[out.index("\nmemory") : out.index("\ntime")].split())
+    assert memory == "memory not estimated within 1000 s; python -m llm.plan takes the time that it needs"
     assert run.warnings == []
 
 

@@ -14,7 +14,7 @@ from benchmarks.reliability.trials import default_signals
 from launch.cli import mara
 from launch.cli.command_table import BY_MODULE, BY_WORDS, STARTED_AS
 from launch.cli.shadowing import ROOMS
-from tests.commands import run_module
+from tests.commands import ROOT, run_module
 
 HOME = Path(__file__).resolve().parents[3]
 ENTRY = tomllib.loads((HOME / "pyproject.toml").read_text("utf-8"))["project"]["scripts"]["mara"]
@@ -120,6 +120,12 @@ def test_help_is_immediate(script, folder):
     assert child.stdout.splitlines()[-1] == "set()"
     for words in ((), ("-h",), ("help",)):
         assert run([script, *words], folder, COLUMNS="80").stdout.startswith(page)
+
+
+def test_explain_names_the_next_command_as_it_was_typed():
+    words = [sys.executable, "-m", "launch.cli.mara", "explain", "reward=[1,1,0]", "ref=[.3,.02,.68]", "beta=.01"]
+    child = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert child.stdout.splitlines()[-1].startswith("next: mara didactic -m ")
 
 
 def test_the_version_is_that_of_the_package():

@@ -6,6 +6,7 @@ import threading
 import pytest
 from omegaconf import OmegaConf
 from rich.console import Console
+from rich.text import Text
 
 from launch.runs import progress
 from launch.runs.progress import StepProgress
@@ -124,3 +125,11 @@ def test_items_are_the_same_with_and_without_a_bar(monkeypatch, capsys):
         assert list(progress.tracked(iter("ab"), "letters [b]")) == ["a", "b"]
         assert progress._live is not None
     assert "letters [b]" in out.getvalue()
+
+
+def test_counts_are_shown_without_decimals(monkeypatch):
+    file = io.StringIO()
+    monkeypatch.setattr(progress, "console", Console(file=file, force_terminal=True, width=100))
+    with StepProgress(4, 0, ["calls", "loss"], print, True) as shown:
+        shown.advance(1, {"calls": 1185, "loss": 0.5})
+    assert "calls 1,185  loss 0.500" in Text.from_ansi(file.getvalue()).plain

@@ -11,6 +11,8 @@ import torch
 from omegaconf import OmegaConf
 
 from conf.schema.base import ConfigError
+from launch.cli.command_table import STARTED_AS
+from launch.runs.progress import StepProgress
 from launch.runs.run import Run, seed_global_generators
 from launch.runs.run_folder import read_jsonl
 
@@ -174,6 +176,33 @@ def test_only_rank_0_writes_and_prints(tmp_path, monkeypatch, capsys):
         run.finish({})
     assert not (tmp_path / "run").exists()
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("logged", [True, False])
+def test_a_loop_that_is_left_shows_the_step_that_it_logged_last(tmp_path, monkeypatch, logged):
+    shown = []
+    monkeypatch.setattr(StepProgress, "advance", lambda self, done, metrics: shown.append((done, metrics)))
+    with Run(tmp_path, "llm", CONFIG, []) as run:
+        for step in run.steps(9):
+            if step == 2 and not logged:
+                break
+            run.log({"x": float(step)})
+            if step == 2:
+                break
+    assert shown == [(1, {"x": 0.0}), (2, {"x": 1.0}), (3, {"x": 2.0})][: 3 if logged else 2]
+
+
+def test_messages_name_commands_as_they_were_typed(tmp_path, monkeypatch, capsys):
+    with Run(tmp_path, "llm", CONFIG, []) as run:
+        run.warn("see python -m llm.plan")
+        monkeypatch.setenv(STARTED_AS, "mara")
+        run.warn("see python -m llm.plan")
+        run.info("or python -m launch.status")
+    assert capsys.readouterr().out.splitlines() == [
+        "warning: see python -m llm.plan",
+        "warning: see mara llm plan",
+        "or mara status",
+    ]
 
 
 def test_a_line_may_name_its_step(tmp_path):
