@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from chem.figures import draw_molecules, draw_run, draw_sweep, molecule_label, molecule_svg
 from chem.metrics import OB_COUNTS, ScoredMolecules, collect_molecules, screen_metrics, yield_curve
+from chem.models.tokenizer import TOKEN
 from core.mara import reaches
 from launch.analysis.csv_cells import csv_cell
 from launch.analysis.sweep_runs import fold_seeds, read_sweep_runs, write_summaries
@@ -275,7 +276,7 @@ def molecule_table(best: Sequence[Mapping[str, Any]]) -> FittedTable:
     table = FittedTable("Best molecules")
     for name in ("score", *names):
         table.add_column(name)
-    table.add_column("SMILES", "label", words=False)
+    table.add_column("SMILES", "label", TOKEN)
     for row in best:
         values = (f"{row['values'][name]:.3g}" if name in row["values"] else "-" for name in names)
         table.add_row(f"{row['score']:.3f}", *values, row["smiles"])

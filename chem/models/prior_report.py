@@ -225,7 +225,7 @@ def draw_property(axes: Axes, name: str, training: np.ndarray, samples: np.ndarr
     values = [training, samples]
     low, high = np.quantile(np.concatenate(values), [0.001, 0.999])
     integers = all(np.equal(np.mod(side, 1), 0).all() for side in values)
-    bins = np.arange(low - 0.5, high + 1.5) if integers else np.linspace(low, high, 41)
+    bins = (np.arange(low - 0.5, high + 1.5) if integers else np.linspace(low, high, 41)).tolist()
     shares = [np.full(len(side), 1 / max(len(side), 1)) for side in values]
     axes.hist(values, bins, weights=shares, color=[GREY, BLUE], label=["training", "samples"])
     unit = COMPARED_PROPERTIES[name]

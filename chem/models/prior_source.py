@@ -19,6 +19,10 @@ def open_prior(key: str, name: str) -> Prior:
     if name == "shipped":
         return load_prior(SHIPPED)
     path = user_path(name)
+    if not path.exists():
+        raise ConfigError(
+            f"{key}: {name} does not exist; give a folder of a prior, a file of REINVENT 4 or 2, or shipped"
+        )
     if path.is_file():
         try:
             return convert_prior(read_reinvent(path))

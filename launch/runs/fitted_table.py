@@ -26,14 +26,14 @@ PIECES = (re.compile(r"\S+\s*|\s+"), re.compile(r"[^,/_=:;+-]*[,/_=:;+-]+|[^,/_=
 class Column:
     """A column. Its kind: `label` names the row, `text` may be wrapped, a `number` is never wrapped.
 
-    Where `words` is False, as for SMILES, a cell is broken only where a line is full.
+    Where `units` is given, a cell is broken between its matches, wherever a line is full: SMILES have no words.
     """
 
     header: str
     kind: Kind
-    words: bool = True
     cells: list[str] = field(default_factory=list)
     styles: list[str] = field(default_factory=list)
+    units: re.Pattern[str] | None = None
 
     @property
     def natural(self) -> int:
@@ -50,7 +50,7 @@ class Column:
     def wrapped(self, row: int, width: int) -> str:
         """The cell of a row, broken into lines of at most a width."""
         cell = self.cells[row]
-        return wrap(cell, width) if self.words else "\n".join(chop_cells(cell, max(width, 1)))
+        return wrap(cell, width) if self.units is None else "\n".join(filled_lines(self.units.findall(cell), width))
 
 
 class FittedTable:
@@ -66,9 +66,9 @@ class FittedTable:
         self.columns: list[Column] = []
         self.sections: list[int] = []  # numbers of the rows that a line follows
 
-    def add_column(self, header: str, kind: Kind = "number", *, words: bool = True) -> None:
-        """Add a column. Numbers are aligned at the right, the others at the left. words: see `Column`."""
-        self.columns.append(Column(header, kind, words))
+    def add_column(self, header: str, kind: Kind = "number", units: re.Pattern[str] | None = None) -> None:
+        """Add a column. Numbers are aligned at the right, the others at the left. units: see `Column`."""
+        self.columns.append(Column(header, kind, units=units))
 
     def add_row(self, *cells: str | Text) -> None:
         """Add a row with a cell for each column.
@@ -192,6 +192,16 @@ def widest_line(text: str) -> int:
 def pieces(text: str) -> list[str]:
     """The parts between which a text may be wrapped."""
     return [piece for word in PIECES[0].findall(text) for piece in PIECES[1].findall(word) if piece.strip()]
+
+
+def filled_lines(units: Sequence[str], width: int) -> list[str]:
+    """Units joined to lines of at most this width, unless a unit is wider, each with as many as fit."""
+    lines = [""]
+    for unit in units:
+        if lines[-1] and cell_len(lines[-1] + unit) > width:
+            lines.append("")
+        lines[-1] += unit
+    return lines
 
 
 def wrap(text: str, width: int) -> str:

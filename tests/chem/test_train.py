@@ -731,7 +731,10 @@ def check_report(sweep, summaries):
             "objective.beta: must be > 0 with loss=reinvent, got 0.0: its sigma is 1 / beta",
         ),
         (["replay.sample=3"], "replay.sample: must be <= 0 (replay.size), got 3"),
-        (["prior=no_such"], "no_such: not a prior, config.json is missing"),
+        (
+            ["prior=no_such"],
+            "prior: no_such does not exist; give a folder of a prior, a file of REINVENT 4 or 2, or shipped",
+        ),
         (["diversity_filter.name=murcko"], "diversity_filter.name: must be one of none, identical_murcko"),
     ],
 )
