@@ -90,37 +90,38 @@ def collect(
     Raises:
         ConfigError: no run has a result, or `against` does not select exactly one row.
     """
-    from launch.analysis.base_model import base_model
-    from launch.analysis.html import write_report
-    from launch.analysis.plots import PARETO, draw_artifact_curves, draw_curves, draw_pareto
-    from launch.analysis.significance import compare, find_baseline, untested
-    from launch.analysis.table import distinct_runs, fold_seeds, read_runs, result_keys, write_tables
-    from launch.analysis.terminal import default_results, print_results, print_tests
+    with working("collecting the runs"):
+        from launch.analysis.base_model import base_model
+        from launch.analysis.html import write_report
+        from launch.analysis.plots import PARETO, draw_artifact_curves, draw_curves, draw_pareto
+        from launch.analysis.significance import compare, find_baseline, untested
+        from launch.analysis.table import distinct_runs, fold_seeds, read_runs, result_keys, write_tables
+        from launch.analysis.terminal import default_results, print_results, print_tests
 
-    found = [run for sweep in sweeps for run in read_runs(sweep)]
-    runs = distinct_runs(found)
-    rows = fold_seeds(runs)
-    keys = result_keys(runs)
-    for flag, requested in (("--metrics", shown), ("--pareto", pareto)):
-        for key in requested:
-            if key not in keys:
-                raise ConfigError(f"{flag}: no run has a result {key}; the results are {', '.join(keys)}")
-    if len(pareto) not in (0, 2):
-        raise ConfigError(f"--pareto: must be two results, DIVERSITY,REWARD, got {','.join(pareto)}")
-    tested = list(shown) or keys
-    base = find_baseline(rows, against) if against else None
-    tests = compare(rows, base, tested) if base else []
-    make_folder(out)
-    write_tables(out, runs, rows, keys, tests)
-    axes = tuple(pareto) or next((pair for pair in PARETO if set(pair) <= set(keys)), ())
-    plots, untrained = [], base_model(rows)
-    if len(axes) == 2 and rows:
-        plots.append(draw_pareto(rows, axes[0], axes[1], out / "pareto.png", untrained))
-    if any(run.metrics for row in rows for run in row.runs):
-        plots.append(draw_curves(rows, out / "curves.png", untrained))
-    plots += draw_artifact_curves(rows, out)
-    printed = list(shown) or default_results(keys, axes)
-    write_report(out / "report.html", runs, rows, keys, plots, tests, against, shown, axes)
+        found = [run for sweep in sweeps for run in read_runs(sweep)]
+        runs = distinct_runs(found)
+        rows = fold_seeds(runs)
+        keys = result_keys(runs)
+        for flag, requested in (("--metrics", shown), ("--pareto", pareto)):
+            for key in requested:
+                if key not in keys:
+                    raise ConfigError(f"{flag}: no run has a result {key}; the results are {', '.join(keys)}")
+        if len(pareto) not in (0, 2):
+            raise ConfigError(f"--pareto: must be two results, DIVERSITY,REWARD, got {','.join(pareto)}")
+        tested = list(shown) or keys
+        base = find_baseline(rows, against) if against else None
+        tests = compare(rows, base, tested) if base else []
+        make_folder(out)
+        write_tables(out, runs, rows, keys, tests)
+        axes = tuple(pareto) or next((pair for pair in PARETO if set(pair) <= set(keys)), ())
+        plots, untrained = [], base_model(rows)
+        if len(axes) == 2 and rows:
+            plots.append(draw_pareto(rows, axes[0], axes[1], out / "pareto.png", untrained))
+        if any(run.metrics for row in rows for run in row.runs):
+            plots.append(draw_curves(rows, out / "curves.png", untrained))
+        plots += draw_artifact_curves(rows, out)
+        printed = list(shown) or default_results(keys, axes)
+        write_report(out / "report.html", runs, rows, keys, plots, tests, against, shown, axes)
     print_results(rows, printed)
     if tests:
         print_tests([test for test in tests if test.key in printed], against)

@@ -63,18 +63,19 @@ def announce(run: Run, config: LlmConfig, task: Task, models: Models, policy: Pr
     settings, prompt_tokens = startup_settings(run, config, task, models, policy)
     memory = estimate_memory(settings, policy) if settings else None
     time = measure_time(config, settings, task, policy, prompt_tokens) if settings else None
-    known = isinstance(memory, MemoryEstimate)
     rows = {
         **model_rows(config, policy, models, run.ranks.world),
         **method_rows(config),
         **size_rows(config, task, run),
-        "memory": memory_text(memory, settings) if known else as_typed(memory or UNKNOWN),
+        "memory": memory_text(memory, settings)
+        if isinstance(memory, MemoryEstimate)
+        else as_typed(memory or UNKNOWN),
         "time": UNKNOWN
         if time is None
         else time_text(time, config.steps - run.first_step, bool(config.reward.parts)),
     }
     print_rows(rows)
-    if settings is not None and known and memory.needed > memory.available:
+    if settings is not None and isinstance(memory, MemoryEstimate) and memory.needed > memory.available:
         run.warn(memory_warning(settings, memory))
 
 

@@ -46,7 +46,7 @@ def compare(rows: Sequence[Row], base: Row, keys: Sequence[str]) -> list[Compari
 
 
 def untested(rows: Sequence[Row], base: Row, keys: Sequence[str]) -> list[str]:
-    """Why `compare` leaves out rows and results, one line for each reason."""
+    """Why there is no p for some rows and results, one line for each reason."""
     others = [row for row in rows if row is not base]
     if not others:
         return ["there is no other row to test"]
@@ -58,6 +58,9 @@ def untested(rows: Sequence[Row], base: Row, keys: Sequence[str]) -> list[str]:
         missing = [row.label for row in rows if len(row.values(key)) < len(row.runs)]
         if missing:
             reasons.append(f"{key}: not every seed has it in {'; '.join(missing)}")
+        equal = [row.label for row in others if len({*row.values(key)}) == len({*base.values(key)}) == 1]
+        if equal and not missing:
+            reasons.append(f"{key}: all seeds of both rows have one value each in {'; '.join(equal)}")
     return reasons
 
 

@@ -49,7 +49,7 @@ def print_tests(tests: Sequence[Comparison], against: str) -> None:
         table.add_column(column)
     for test in tests:
         numbers = (test.difference, test.t, test.degrees, test.greater, test.less)
-        table.add_row(test.key, test.label, *(f"{number:.3g}" for number in numbers))
+        table.add_row(test.key, test.label, *("-" if math.isnan(number) else f"{number:.3g}" for number in numbers))
     consoles.console.print(table)
 
 

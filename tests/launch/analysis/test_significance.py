@@ -10,7 +10,7 @@ from scipy.integrate import quad
 from scipy.stats import ttest_ind
 
 from conf.schema.base import ConfigError
-from launch.analysis.significance import compare, find_baseline
+from launch.analysis.significance import compare, find_baseline, untested
 from launch.analysis.table import CollectedRun, Row
 
 
@@ -68,3 +68,15 @@ def test_the_row_to_compare_with_is_named_by_a_part_of_its_label():
             ConfigError, match=rf"--against: {text} matches {count} rows, must match one; the rows are method=mara; "
         ):
             find_baseline(rows, text)
+
+
+def test_results_without_a_variance_are_named():
+    rows = [
+        row("plain", "yield", [13.0, 13.0]),
+        row("mara", "yield", [13.0, 13.0]),
+        row("other", "yield", [1.0, 2.0]),
+    ]
+    reason = "yield: all seeds of both rows have one value each in method=mara"
+    assert untested(rows, rows[0], ["yield"]) == [reason]
+    assert [math.isnan(test.greater) for test in compare(rows, rows[0], ["yield"])] == [True, False]
+    assert untested(rows[1:], rows[2], ["yield"]) == []  # control: the base varies

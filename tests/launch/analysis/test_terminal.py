@@ -88,8 +88,11 @@ def test_long_labels_are_whole_at_any_width(monkeypatch):
 def test_the_tests_are_a_table(monkeypatch):
     console = Console(width=120, record=True, file=io.StringIO())
     monkeypatch.setattr("launch.runs.console.console", console)
-    print_tests([Comparison("yield", "method=mara", 0.5, 2.25, 3.5, 0.04321, 0.95679)], "method=plain")
+    constant = Comparison("OB1", "method=mara", 0.0, *[float("nan")] * 4)
+    print_tests([Comparison("yield", "method=mara", 0.5, 2.25, 3.5, 0.04321, 0.95679), constant], "method=plain")
     text = console.export_text()
     assert "Welch's t-test against method=plain, over seeds" in text
     row = next(line for line in text.splitlines() if "method=mara" in line)
     assert row.replace("\u2502", " ").split() == ["yield", "method=mara", "0.5", "2.25", "3.5", "0.0432", "0.957"]
+    row = next(line for line in text.splitlines() if "OB1" in line)
+    assert row.replace("\u2502", " ").split() == ["OB1", "method=mara", "0", "-", "-", "-", "-"]
