@@ -9,6 +9,7 @@ those that the card lists. It takes two minutes.
 
 import json
 import re
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -73,7 +74,10 @@ def main(picture: Path = PICTURE) -> None:
     figures, molecules, reference = compare_with_training(sampled, training, config.seed)
     if changed := differences(figures, report):
         sys.exit(f"tools.prior_picture: the samples are not those of {SHIPPED / 'report.json'}: {'; '.join(changed)}")
-    draw_report(held_out_losses((SHIPPED / "MODEL_CARD.md").read_text("utf-8")), molecules, reference, picture)
+    losses = held_out_losses((SHIPPED / "MODEL_CARD.md").read_text("utf-8"))
+    with tempfile.TemporaryDirectory() as folder:  # the SVG beside it is not kept
+        drawn = draw_report(losses, molecules, reference, Path(folder) / picture.name)
+        shutil.copyfile(drawn, picture)
     print(f"picture: {picture}")
 
 

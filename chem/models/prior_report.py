@@ -183,8 +183,8 @@ def draw_comparison(run: Run, molecules: MeasuredMolecules, reference: MeasuredM
 
 def draw_report(
     metrics: Sequence[Mapping[str, Any]], molecules: MeasuredMolecules, reference: MeasuredMolecules, path: Path
-) -> None:
-    """Draw the learning curve and the distribution of each property.
+) -> Path:
+    """Draw the learning curve and the distribution of each property, and return the path.
 
     Args:
         metrics: lines of metrics.jsonl, with `nll/molecule`, `validation/molecule` or both.
@@ -198,7 +198,7 @@ def draw_report(
     for axis, name in zip(others, COMPARED_PROPERTIES, strict=True):
         draw_property(axis, name, reference.properties[name], molecules.properties[name])
     others[0].legend()
-    save_figure(figure, path)
+    return save_figure(figure, path)
 
 
 def draw_learning_curve(axes: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:
