@@ -28,8 +28,9 @@ from core.objective import Objective, make_objective
 from core.transforms import class_diversity
 from launch.cli.groups import options
 from launch.cli.validation import register
+from launch.runs.run_folder import one_line_errors
 from tools.anchor_bias import all_groups
-from tools.models_table import write
+from tools.marked_page import TABLE, around, write_marked
 
 GROUP, BETA, THRESHOLD = 8, 0.03, 0.8
 RATE, MAX_STEP, STEPS = 0.3 / BETA, 0.1, 1000  # largest rate, largest change of a log-probability in a step
@@ -297,13 +298,16 @@ def main(arguments: list[str]) -> None:
     torch.set_num_threads(1)
     chosen = [name for text in arguments if text.startswith("method=") for name in text[7:].split(",")]
     pages = [text for text in arguments if not text.startswith("method=")]
+    for page in pages:
+        around(Path(page), *TABLE)  # a page without a place for the table is refused before the work
     lines = []
     for run in runs(chosen or list(options("llm", "method"))):
         lines.append(row(run))
         print(lines[-1], end="", flush=True)
     if pages:
-        write(Path(pages[0]), HEADER + "".join(lines))
+        write_marked(Path(pages[0]), *TABLE, HEADER + "".join(lines))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with one_line_errors("tools.method_optima"):
+        main(sys.argv[1:])

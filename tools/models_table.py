@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from conf.schema.base import ConfigError
+from launch.runs.run_folder import one_line_errors
 from llm.inference.head import body_of, head_of
 from llm.inference.paths import path_of
 from llm.inference.rope import length_limit
+from tools.marked_page import TABLE, write_marked
 
-BEGIN, END = "<!-- table -->\n\n", "\n<!-- end of the table -->"
 HEADER = "| class | `model_type` | path | head | note |\n|---|---|---|---|---|\n"
 TIES = "exact for rows of at most `index_topk` tokens; past it, equal scores may be ordered differently"
 NOTES = {
@@ -42,28 +43,14 @@ def row(name: str, model: Any) -> str:
     return f"| {type(model).__name__} | {name} | {path} | {head} | {note} |\n"
 
 
-def write(page: Path, table: str) -> None:
-    """Replace the table of a page. Raises ValueError if the page has no place for one."""
-    text = page.read_text("utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"{page}: must have the lines {BEGIN.strip()!r} and {END.strip()!r} around its table")
-    page.write_text(before + BEGIN + table + END + after, "utf-8")
-
-
-def read(page: Path) -> str:
-    """The table of a page."""
-    return page.read_text("utf-8").partition(BEGIN)[2].partition(END)[0]
-
-
 def main(arguments: list[str]) -> None:
     """Print the table, or write it into the page that is named."""
     from tests.llm.architectures import ARCHITECTURES, build
 
     table = HEADER + "".join(row(name, build(name)) for name in ARCHITECTURES)
     if arguments:
-        write(Path(arguments[0]), table)
+        with one_line_errors("tools.models_table"):
+            write_marked(Path(arguments[0]), *TABLE, table)
     else:
         print(table, end="")
 

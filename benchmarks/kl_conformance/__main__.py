@@ -33,6 +33,8 @@ from benchmarks.kl_conformance.problem import (
     targets,
 )
 from benchmarks.kl_conformance.settings import TRAINERS, all_settings, versions
+from launch.runs.run_folder import one_line_errors
+from tools.marked_page import around, write_marked
 
 DESCRIPTION = """Measure every KL setting of TRL, verl and OpenRLHF in float64, with no sampling: all completions of a
 small tabular policy are enumerated, the trainer's own function is called on them, and the expected gradient of its KL
@@ -142,18 +144,6 @@ def report(measured: dict[str, list[Measurement]], found: dict[str, str], missin
     return "\n\n".join(parts) + "\n"
 
 
-def around(page: Path) -> tuple[str, str]:
-    """What stands before and after what is measured in a page."""
-    try:
-        before, begin, rest = page.read_text("utf-8").partition(BEGIN)
-    except OSError as error:
-        raise SystemExit(f"kl_conformance: --page: {error}") from None
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"kl_conformance: --page: {page} has no lines {BEGIN.strip()} and {END.strip()}")
-    return before + begin + "\n", "\n" + end + after
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line, measure, and print or write the tables."""
     parser = argparse.ArgumentParser(
@@ -168,7 +158,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--page", type=Path, metavar="FILE", help="write the result into this page")
     parser.add_argument("--examples", action="store_true", help="run the minimal examples and nothing else")
     options = parser.parse_args(arguments)
-    before, after = around(options.page) if options.page else ("", "")
+    if options.page:
+        with one_line_errors("kl_conformance: --page"):
+            around(options.page, BEGIN, END)  # before the work
     folders = {"verl": options.verl, "openrlhf": options.openrlhf}
     with contextlib.redirect_stdout(sys.stderr):  # what the trainers print when they are imported
         settings, missing = all_settings(folders)
@@ -186,7 +178,8 @@ def main(arguments: list[str] | None = None) -> int:
             measured.setdefault(package, []).append(measure(setting))
     text = report(measured, versions(list(settings), folders), missing)
     if options.page:
-        options.page.write_text(before + text + after, "utf-8")
+        with one_line_errors("kl_conformance: --page"):
+            write_marked(options.page, BEGIN, END, f"\n{text}\n")
     else:
         print(text, end="")
     return 0

@@ -379,7 +379,7 @@ def test_a_page_without_the_markers_is_refused(tmp_path):
     page = tmp_path / "kl.md"
     page.write_text("# A page\n", "utf-8")
     ended = run_module("benchmarks.kl_conformance", "--page", page, status=1)
-    assert "has no lines <!-- measured -->" in ended.stderr
+    assert "must have the lines '<!-- measured -->'" in ended.stderr
     assert page.read_text("utf-8") == "# A page\n"
 
 

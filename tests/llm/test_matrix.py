@@ -17,12 +17,14 @@ from llm.inference.paths import EQUAL_LENGTHS, PADDED, path_of
 from llm.inference.prompts import Prompts, pad_completions
 from llm.inference.sampling import sample
 from llm.models import check_adapter, enable_gradient_checkpointing, load_models
-from tools.models_table import HEADER, read, row
+from tools.marked_page import TABLE as MARKS
+from tools.marked_page import read_marked
+from tools.models_table import HEADER, row
 
 from .architectures import ARCHITECTURES, VOCAB, build, kind_of, shared_model
 from .inference.plain import plain_logp
 
-TABLE = read(Path(__file__).resolve().parents[2] / "docs/models.md")
+TABLE = read_marked(Path(__file__).resolve().parents[2] / "docs/models.md", *MARKS)
 PRESENT = [name for name in ARCHITECTURES if kind_of(name) in CONFIG_MAPPING]  # in the installed transformers
 EOS = torch.arange(VOCAB - 12, VOCAB)
 # One of each path and head, for what is slow.

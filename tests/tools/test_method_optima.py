@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from conf.schema.base import ConfigError
 from core.losses import covariance
 from core.targets import forward_kl_target, reverse_kl_target
 from launch.cli.groups import options
+from tools.marked_page import TABLE, read_marked
 from tools.method_optima import (
     BETA,
     GROUP_REWARD,
@@ -22,7 +24,6 @@ from tools.method_optima import (
     runs,
     settle,
 )
-from tools.models_table import read, write
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "methods.md"
 
@@ -68,15 +69,15 @@ def test_clip_cov_keeps_what_a_random_choice_keeps():
 
 
 def test_the_page_has_a_row_for_every_method_and_kl(tmp_path, capsys):
-    rows = read(PAGE).splitlines()
+    rows = read_marked(PAGE, *TABLE).splitlines()
     assert "\n".join(rows[:2]) + "\n" == HEADER
     on_page = {tuple(cell.strip(" `") for cell in row.split("|")[1:3]) for row in rows[2:]}
     assert {name for name, _ in on_page} == set(options("llm", "method"))
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- table -->\n\nold\n<!-- end of the table -->\nafter\n")
     main([str(page), "method=best_of_n"])
-    assert read(page) == HEADER + capsys.readouterr().out
-    assert read(page).splitlines()[2] in rows  # the page has what the command prints
+    assert read_marked(page, *TABLE) == HEADER + capsys.readouterr().out
+    assert read_marked(page, *TABLE).splitlines()[2] in rows  # the page has what the command prints
     assert page.read_text().startswith("before\n")
     assert page.read_text().endswith("after\n")
     assert math.isclose(sum(PROBLEMS[0].reference), 1)
@@ -85,6 +86,6 @@ def test_the_page_has_a_row_for_every_method_and_kl(tmp_path, capsys):
 def test_a_page_without_a_place_for_the_table_is_left_alone(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("<!-- table -->\n\n<!-- end of the table -->\nafter\n")  # no line between them
-    with pytest.raises(ValueError, match="must have the lines '<!-- table -->' and '<!-- end of the table -->'"):
-        write(page, HEADER)
+    with pytest.raises(ConfigError, match="must have the lines '<!-- table -->' and '<!-- end of the table -->'"):
+        main([str(page), "method=best_of_n"])
     assert page.read_text().endswith("after\n")
