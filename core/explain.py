@@ -1,6 +1,5 @@
 """The optimum of KL-regularised RL on a small problem, before and after MARA: `python -m core.explain --help`."""
 
-import ast
 import math
 import re
 import shlex
@@ -8,13 +7,14 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from .explorer import write_page
 from .mara import anchor_reference, augment_reward, select_anchor
+from .small_problem import InputError, Problem, read_problem, split_page
 from .stats import effective_modes
 from .targets import (
     forward_crossover_beta,
@@ -26,6 +26,7 @@ from .targets import (
 
 HELP = """\
 usage: mara explain reward=LIST ref=LIST beta=NUMBER [threshold=NUMBER] [entropy_coef=NUMBER] [classes=LIST]
+                    [--html FILE]
        python -m core.explain is the same command
 
 Prints the policy that maximises E[R] - beta KL on a small problem, outcome by outcome, under reverse KL,
@@ -38,6 +39,8 @@ KL(policy || reference), and under forward KL, KL(reference || policy), before a
   entropy_coef  coefficient of an entropy bonus, >= 0 (default 0); reverse KL only
   classes       the answer that each outcome spells, a name or a number; then MARA over answers is shown beside
                 MARA over sequences, and a second table has the probability of each answer
+  --html FILE   also write the problem as a page for a browser, on which rewards, reference and beta can be changed;
+                it is one file that needs no server; without a problem the page begins with one of its own
 
 Examples (the quotes are for the shell):
 
@@ -53,9 +56,10 @@ Examples (the quotes are for the shell):
   Two answers, one with three spellings: MARA over sequences gives it three shares, MARA over answers one.
     mara explain 'reward=[1,1,1,1,0]' 'ref=[.4,.1,.06,.04,.4]' beta=.1
     'classes=["Mars","Venus","Venus","Venus",""]'
+
+  The first problem as a page to look at and to send to others.
+    mara explain 'reward=[1,1,0]' 'ref=[.3,.02,.68]' beta=.01 --html problem.html
 """
-REQUIRED = ("reward", "ref", "beta")
-KEYS = (*REQUIRED, "threshold", "entropy_coef", "classes")
 MOST_PAIRS = 6  # crossovers that are printed
 LOG_WIDTH = 120  # columns, where the output is no terminal
 
@@ -64,50 +68,44 @@ BY_ANSWER = "by answer"
 Columns = Mapping[tuple[str, str], Tensor]
 
 
-class InputError(ValueError):
-    """A mistake on the command line; the message is one line that starts with the key."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Outcomes with a reward and a reference.
-
-    Attributes:
-        reward: [A].
-        ref: [A] probabilities.
-        beta: reward units per nat.
-        threshold: lowest good reward; None: the best reward on the support.
-        entropy_coef: reward units per nat.
-        classes: the answer of each outcome; None: each outcome is an answer of its own.
-    """
-
-    reward: Tensor
-    ref: Tensor
-    beta: float
-    threshold: float | None
-    entropy_coef: float
-    classes: tuple[str, ...] | None = None
-
-    def mass_logp(self, good: Tensor) -> Tensor:
-        """[A] log of the reference's probability of all good outcomes with the same answer."""
-        assert self.classes is not None
-        same = torch.tensor([[a == b for b in self.classes] for a in self.classes])
-        return self.ref.log().masked_fill(~(same & good), -torch.inf).logsumexp(-1)
-
-
 def main(arguments: Sequence[str]) -> int:
     """Print the report or, on standard error, the mistake; return the exit status."""
     if {"-h", "--help"} & set(arguments):
         print(HELP, end="")
         return 0
     try:
-        problem = read_problem(arguments)
+        words, page = split_page(arguments)
+        if page is not None and not words:
+            write_problem_page(None, page)
+            print(f"page: {page}")
+            return 0
+        problem = read_problem(words)
+        print(report(problem, shutil.get_terminal_size((LOG_WIDTH, 0)).columns))
+        if page is not None:
+            write_problem_page(problem, page)
+            print(f"page: {page}")
     except InputError as error:
         print(error, file=sys.stderr)
         return 1
-    print(report(problem, shutil.get_terminal_size((LOG_WIDTH, 0)).columns))
     print(f"next: {training_command(problem)}")
     return 0
+
+
+def write_problem_page(problem: Problem | None, path: Path) -> None:
+    """Write the page of `core.explorer` with the problem as its state, or as it is. Raises InputError."""
+    state = problem and {
+        "reward": problem.reward.tolist(),
+        "ref": problem.ref.tolist(),
+        "answers": problem.classes or [str(i) for i in range(len(problem.reward))],
+        "beta": problem.beta,
+        "entropy": problem.entropy_coef,
+        "threshold": problem.threshold,
+        "mara": "answer" if problem.classes else "sequence",
+    }
+    try:
+        write_page(path, state)
+    except OSError as error:
+        raise InputError(f"--html: cannot write {path}: {error.strerror}") from None
 
 
 def training_command(problem: Problem) -> str:
@@ -128,88 +126,6 @@ def training_command(problem: Problem) -> str:
 def started_by(command_line: Sequence[str]) -> list[str]:
     """How commands are typed, from this process's own: `mara`, or else `python -m`."""
     return ["mara"] if any(re.search(r"(^|[/.])mara$", word) for word in command_line[1:3]) else ["python", "-m"]
-
-
-# --- input -----------------------------------------------------------------------------------------------
-
-
-def read_problem(arguments: Sequence[str]) -> Problem:
-    """Read the problem from key=value arguments. Raises InputError."""
-    values = _read_values(arguments)
-    reward, ref = _numbers("reward", values["reward"]), _numbers("ref", values["ref"])
-    _check_reference(ref, len(reward))
-    beta = _number("beta", values["beta"])
-    if not beta > 0:
-        raise InputError(f"beta: must be > 0, because forward KL and MARA need a KL term, got {beta:g}")
-    entropy_coef = _number("entropy_coef", values.get("entropy_coef", 0.0))
-    if entropy_coef < 0:
-        raise InputError(f"entropy_coef: must be >= 0, got {entropy_coef:g}")
-    threshold = _number("threshold", values["threshold"]) if "threshold" in values else None
-    both = torch.tensor([reward, ref], dtype=torch.float64)
-    classes = _names("classes", values["classes"], len(reward)) if "classes" in values else None
-    return Problem(both[0], both[1], beta, threshold, entropy_coef, classes)
-
-
-def _read_values(arguments: Sequence[str]) -> dict[str, Any]:
-    """Return the value of each key as Python reads it; text that is no literal stays text."""
-    values: dict[str, Any] = {}
-    for argument in arguments:
-        key, equals, text = argument.partition("=")
-        if key not in KEYS:
-            allowed = ", ".join(KEYS)
-            raise InputError(f"{_shortened(key)[1:-1]}: no such key; allowed: {allowed}, got {_shortened(argument)}")
-        if not equals:
-            raise InputError(f"{key}: must be written {key}=VALUE, got {_shortened(argument)}")
-        if key in values:
-            raise InputError(f"{key}: must be given once, got it twice")
-        try:
-            values[key] = ast.literal_eval(text.strip())
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            values[key] = text
-    for key in REQUIRED:
-        if key not in values:
-            raise InputError(f"{key}: must be given; see --help")
-    return values
-
-
-def _check_reference(ref: list[float], outcomes: int) -> None:
-    if len(ref) != outcomes:
-        raise InputError(f"ref: must have one number per outcome, {outcomes} as in reward, got {len(ref)}")
-    if min(ref) < 0:
-        raise InputError(f"ref: must not hold a negative probability, got {min(ref):g}")
-    if abs(math.fsum(ref) - 1) > 1e-6:
-        raise InputError(f"ref: must be probabilities that sum to 1, got a sum of {math.fsum(ref):.9g}")
-
-
-def _number(key: str, value: Any, expected: str = "a finite number") -> float:
-    try:
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-            return float(value)
-    except OverflowError:  # an integer that is too large for a float
-        pass
-    raise InputError(f"{key}: must be {expected}, got {_shortened(value)}")
-
-
-def _numbers(key: str, value: Any) -> list[float]:
-    if not isinstance(value, (list, tuple)) or not value:
-        raise InputError(f"{key}: must be a list of numbers such as [1,.5,0], got {_shortened(value)}")
-    return [_number(key, item, "a list of finite numbers") for item in value]
-
-
-def _names(key: str, value: Any, outcomes: int) -> tuple[str, ...]:
-    if not isinstance(value, (list, tuple)) or not all(isinstance(item, (str, int)) for item in value):
-        raise InputError(
-            f'{key}: must be a list of names or whole numbers such as ["a","a","b"], got {_shortened(value)}'
-        )
-    if len(value) != outcomes:
-        raise InputError(f"{key}: must have one name per outcome, {outcomes} as in reward, got {len(value)}")
-    return tuple(map(str, value))
-
-
-def _shortened(value: Any) -> str:
-    """The value on one line of at most 60 characters."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 # --- output ----------------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ class Page:
         width: of the window, pixels.
         height: likewise.
         dark: whether the reader prefers dark colours.
+        fragment: the part of the address from # on.
 
     Attributes:
         requests: addresses that the page asked for, but for data: ones.
@@ -44,7 +45,7 @@ class Page:
         errors: uncaught errors and messages of the console.
     """
 
-    def __init__(self, path, width=1280, height=900, dark=False):
+    def __init__(self, path, width=1280, height=900, dark=False, fragment=""):
         self.requests, self.failures, self.errors = [], [], []
         self._number, self._buffer, self._session = 0, b"", None
         self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
@@ -67,7 +68,7 @@ class Page:
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._call("Emulation.setEmulatedMedia", features=[scheme])
-        self._call("Page.navigate", url=path.as_uri())
+        self._call("Page.navigate", url=path.as_uri() + fragment)
         loaded = "document.readyState == 'complete' ? done() : addEventListener('load', done)"
         self.evaluate(f"new Promise(done => {loaded})")
 
@@ -82,6 +83,25 @@ class Page:
         text = "\r" if key == "Enter" else ""
         for kind in ("keyDown", "keyUp"):
             self._call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, text=text)
+
+    def drag(self, start, end, touch=False):
+        """Press at a point of the window, (x, y), move to another in steps and let go, by mouse or by finger."""
+        between = [tuple(a + (b - a) * part / 3 for a, b in zip(start, end, strict=True)) for part in range(4)]
+        if touch:
+            for kind, point in [
+                ("touchStart", between[0]),
+                *(("touchMove", p) for p in between[1:]),
+                ("touchEnd", None),
+            ]:
+                points = [dict(zip("xy", point, strict=True))] if point else []
+                self._call("Input.dispatchTouchEvent", type=kind, touchPoints=points)
+            return
+        for kind, (x, y) in [
+            ("mousePressed", between[0]),
+            *(("mouseMoved", p) for p in between),
+            ("mouseReleased", end),
+        ]:
+            self._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
 
     def screenshot(self, path, whole=True):
         """Save a picture of the page."""
