@@ -45,7 +45,7 @@ format: venv  ## format the code and mend what the linter can mend
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format .
 
-services:  ## install a SLURM and a browser for their tests (Debian, root); without them those tests skip
+services:  ## install a SLURM, a browser (Debian, root) and a vLLM for their tests; without them those tests skip
 	@sh tools/services.sh
 
 environment:  ## write environment.yml from pyproject.toml

@@ -313,6 +313,7 @@ def run_mara(name: str, folder: str, make_meter: Callable[[], Meter], compiled: 
     from llm.batch import BatchSettings, draw_batch
     from llm.inference import sampling
     from llm.models import load_models
+    from llm.rollout import base as rollout
     from llm.tasks.base import Task
 
     class Fixed(Task):
@@ -357,7 +358,7 @@ def run_mara(name: str, folder: str, make_meter: Callable[[], Meter], compiled: 
         )
 
     sampling.inverse_cdf = sample_without_eos
-    train.sample = meter.timed("sampling", train.sample)
+    rollout.sample = meter.timed("sampling", rollout.sample)
     object.__setattr__(objective, "loss", meter.timed("objective", objective.loss))
     ends = lengths(name).unsqueeze(-1) - 1
     for step in range(meter.steps):

@@ -24,11 +24,11 @@ from .classes import GroupFacts, Masses
 from .divergences import Divergence, find_divergence, from_both
 from .extension import find_part
 from .mara import quantile_threshold, select_anchor
-from .rules import AUTO, Choices, check_choices
+from .rules import AUTO, Choices, biased_correction, check_choices
 from .sequence import check_group, masked_sum
 from .stats import effective_sample_size, mean_or_nan
 from .transforms import INPUT_NAMES, INPUTS, TRANSFORMS, Threshold, Transformed, class_sizes, identity, mara
-from .weights import log_weight_cap, reward_spread
+from .weights import log_weight_cap, reward_spread, sampler_mismatch, sampler_weight
 
 TARGET_INPUTS = {"threshold", "masses"}  # inputs with which a transform's R' and ref' are functions of R and ref
 ADVANTAGE_INPUTS = {"max_at_k": "reward", "mean_normalised": "reward", "pass_at_k": "good"}  # others: shaped
@@ -50,6 +50,7 @@ class Group(NamedTuple):
         class_size: [..., G] samples of the group in each sample's class; None where the diversity is not needed.
         max_log_weight: cap on the log weights of the divergence, [..., 1] or a number; infinity: no cap.
         generator: of random choices.
+        sampler_weight: [..., G] weights of completions that another program sampled; None: 1.
     """
 
     reward: Tensor
@@ -69,6 +70,7 @@ class Group(NamedTuple):
     class_size: Tensor | None
     max_log_weight: Tensor | float
     generator: torch.Generator | None
+    sampler_weight: Tensor | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +113,9 @@ class Objective:
             placement=loss included: the mean over all tokens, as in DAPO (arXiv:2503.14476).
         match_coef: of `core.losses.distribution_matching`, which is added to the loss; 0: it is not.
         match_temperature: of the same, reward units.
+        sampler_correction: of completions that another program sampled, see `core.weights.sampler_weight`; None: the
+            policy samples them.
+        sampler_bound: the largest weight of that correction; None: there is no bound.
     """
 
     direction: str
@@ -140,6 +145,8 @@ class Objective:
     token_mean: bool = False
     match_coef: float = 0.0
     match_temperature: float = 1.0
+    sampler_correction: str | None = None
+    sampler_bound: float | None = None
 
     def __post_init__(self) -> None:
         choices = {name: getattr(self, name) for name in SHARED_CHOICES}
@@ -218,6 +225,7 @@ class Objective:
         mean_is_zero = (self.direction, self.placement) == ("forward", "loss") and self.advantage is leave_one_out
         length_normalised = self.length_normalised and not mean_is_zero
         reweighted = self.gamma != 1 or length_normalised or self.skip_tied_groups or self.token_mean
+        reweighted = reweighted or biased_correction(self.sampler_correction, self.sampler_bound)
         reweighted = reweighted or self.policy_loss != "policy_gradient"
         return self.advantage in UNBIASED and not reweighted
 
@@ -234,6 +242,7 @@ class Objective:
         measured: Tensor | None = None,
         diversity: Tensor | None = None,
         behaviour_logp: Tensor | None = None,
+        sampler_logp: Tensor | None = None,
         masses: Callable[[GroupFacts], Masses] | None = None,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -251,12 +260,17 @@ class Objective:
             measured: [..., G] bool, False for samples that are trained on but left out of the metrics, such as
                 replayed ones; None: the metrics describe all valid samples.
             diversity: [..., G], for transforms that need it.
-            behaviour_logp: [..., G, T] under the policy that sampled the completions; None: it is the current policy.
+            behaviour_logp: [..., G, T] under the policy that sampled the completions, or that had them sampled; None:
+                it is the current policy.
                 The KL and entropy terms are those of the current policy, with importance weights. With
                 ratio=sequence and no clipping, the expected gradient is exact for the identity transform and
                 advantages that are linear up to a baseline. It is an approximation with clipping, ratio=token,
                 other advantages, and transforms that compare the samples of a group (mara, unlikely, ucpo,
                 darling): the ratio of a sample does not correct for how the others were sampled.
+            sampler_logp: [..., G, T] under the program that sampled the completions, where its probabilities are not
+                exactly those of the policy of `behaviour_logp`. The terms of each completion are multiplied by the
+                weight of `sampler_correction`. Without a bound the expected gradient is that of completions of that
+                policy, under the same conditions.
             masses: the class masses and anchors of the groups, for transforms that need them.
             generator: of random choices, for policy_loss=clip_cov.
 
@@ -269,15 +283,15 @@ class Objective:
 
         A metric that no sample defines is NaN.
         """
-        if valid is not None:  # values of invalid samples must not reach a gradient: 0 * inf is NaN
-            policy_logp, ref_logp = (torch.where(valid.unsqueeze(-1), x, 0.0) for x in (policy_logp, ref_logp))
-            if behaviour_logp is not None:
-                behaviour_logp = torch.where(valid.unsqueeze(-1), behaviour_logp, 0.0)
+        policy_logp, ref_logp = _zero_invalid(policy_logp, valid), _zero_invalid(ref_logp, valid)
+        behaviour_logp = None if behaviour_logp is None else _zero_invalid(behaviour_logp, valid)
+        sampler_logp = None if sampler_logp is None else _zero_invalid(sampler_logp, valid)
         policy_seq_logp, ref_seq_logp = masked_sum(policy_logp, mask), masked_sum(ref_logp.detach(), mask)
         check_group(valid, reward=reward, policy_logp=policy_seq_logp, ref_logp=ref_seq_logp)
         may_be_good = valid if complete is None else complete if valid is None else valid & complete
         good = self.good(reward, ref_seq_logp, may_be_good)
         old_seq_logp = policy_seq_logp.detach() if behaviour_logp is None else masked_sum(behaviour_logp, mask)
+        sampler_seq_logp = old_seq_logp if sampler_logp is None else masked_sum(sampler_logp, mask)
         available: dict[str, Any] = {
             "policy_mean_logp": old_seq_logp / mask.sum(-1).clamp_min(1),
             "counted": valid,
@@ -290,7 +304,7 @@ class Objective:
         if "masses" in self.transform_inputs:
             if masses is None or good is None:
                 raise ValueError("the transform needs the class masses of each sample, but masses is None")
-            log_weight = ref_seq_logp - old_seq_logp
+            log_weight = ref_seq_logp - sampler_seq_logp
             available["masses"] = masses(GroupFacts(reward, ref_seq_logp, log_weight, good, _both(valid, measured)))
         inputs = {name: available[name] for name in self.transform_inputs if name != "threshold"}
         transformed = self.apply_transform(reward, ref_seq_logp, beta=beta, valid=may_be_good, **inputs)
@@ -315,9 +329,24 @@ class Objective:
             class_size=available.get("class_size"),
             max_log_weight=self._max_log_weight(policy_seq_logp.detach(), ref_seq_logp, transformed, valid, beta),
             generator=generator,
+            sampler_weight=None
+            if sampler_logp is None
+            else self._sampler_weight(old_seq_logp, sampler_seq_logp, valid),
         )
         loss, metrics = self._estimate(group, beta)
+        if sampler_logp is not None and group.sampler_weight is not None:
+            at_sampling = policy_logp if behaviour_logp is None else behaviour_logp
+            metrics |= sampler_mismatch(at_sampling, sampler_logp, mask, group.sampler_weight, group.measured)
         return loss, self._metrics(group) | metrics
+
+    def _sampler_weight(self, old_seq_logp: Tensor, sampler_seq_logp: Tensor, valid: Tensor | None) -> Tensor:
+        """The weights of completions that another program sampled, [..., G]."""
+        if self.sampler_correction is None:
+            raise ValueError("sampler_logp: sampler_correction must be set if another program samples")
+        check_group(valid, sampler_logp=sampler_seq_logp)
+        return sampler_weight(
+            old_seq_logp, sampler_seq_logp, correction=self.sampler_correction, bound=self.sampler_bound
+        )
 
     def apply_transform(
         self, reward: Tensor, ref_seq_logp: Tensor, *, beta: float, valid: Tensor | None = None, **inputs: Any
@@ -342,6 +371,9 @@ class Objective:
         metrics: dict[str, Tensor] = {}
         if group.behaviour_logp is not None:
             metrics = self._off_policy_metrics(group, group.behaviour_logp)
+        counted = _both(group.trained, group.measured)
+        metrics["advantage/std"] = mean_or_nan(advantage.square(), counted).sqrt()
+        advantage, token_reward, penalty = _weighted(group.sampler_weight, advantage, token_reward, penalty)
         if self.policy_loss == "flowrl":
             advantage = self.advantage(group.transformed.reward, group.trained)
             loss = self._flowrl(group, advantage, beta)
@@ -363,8 +395,7 @@ class Objective:
                 temperature=self.match_temperature,
                 valid=group.trained,
             )
-        counted = _both(group.trained, group.measured)
-        return loss, metrics | {"advantage/std": mean_or_nan(advantage.square(), counted).sqrt()}
+        return loss, metrics
 
     def _regularisation(self, group: Group, beta: float) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return the entropy and KL terms, each where the placement and the level put it.
@@ -608,6 +639,8 @@ class Objective:
         if group.behaviour_logp is not None:
             ratio = (group.policy_seq_logp.detach() - group.old_seq_logp).exp()
             weight = ratio.clamp(1 - self.clip_low, 1 + self.clip_high)
+        if group.sampler_weight is not None:
+            weight = group.sampler_weight if weight is None else weight * group.sampler_weight
         return losses.flowrl(
             group.policy_logp, group.ref_logp, reward, group.mask, beta=beta, weight=weight, valid=group.trained
         )
@@ -676,6 +709,24 @@ class Objective:
         else:
             log_u, counted = group.policy_seq_logp.detach() - group.transformed.ref_seq_logp, group.measured
         return mean_or_nan((exponent * log_u > group.max_log_weight).to(log_u.dtype), counted)
+
+
+def _zero_invalid(logp: Tensor, valid: Tensor | None) -> Tensor:
+    """[..., G, T] with 0 for invalid samples: their values must not reach a gradient, since 0 * inf is NaN."""
+    return logp if valid is None else torch.where(valid.unsqueeze(-1), logp, 0.0)
+
+
+def _weighted(
+    weight: Tensor | None, advantage: Tensor, token_reward: Tensor | None, penalty: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The terms of the samples, multiplied by their weights [..., G], if there are any."""
+    if weight is None:
+        return advantage, token_reward, penalty
+    return (
+        advantage * weight,
+        None if token_reward is None else token_reward * weight.unsqueeze(-1),
+        None if penalty is None else penalty * weight,
+    )
 
 
 def _both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
@@ -790,6 +841,8 @@ SHARED_CHOICES = {"level", "placement", "alpha", "max_log_weight", "entropy_coef
     "ratio",
     "token_mean",
     "match_coef",
+    "sampler_correction",
+    "sampler_bound",
 }
 POLICY_LOSSES: dict[str, Callable[..., Tensor]] = {
     "policy_gradient": losses.clipped_policy_gradient,

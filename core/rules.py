@@ -37,6 +37,7 @@ TOKEN_LOSSES = ("cispo", "clip_cov", "kl_cov")  # these are defined on the ratio
 LOSSES = ("policy_gradient", "reinvent", *TOKEN_LOSSES, "flowrl")
 RATIOS = ("token", "sequence", "geometric_mean")
 ADVANTAGES_WITH_K = ("max_at_k", "pass_at_k")
+CORRECTIONS = ("truncate", "mask", "none")  # of completions that another program sampled
 GOOD_SAMPLE_TRANSFORMS = ("mara", "unlikely", "gapo", "differential_smoothing", "ucpo")  # these ask what is good
 # These do not change the rewards:
 REWARD_KEEPING_TRANSFORMS = ("identity", "differential_smoothing", "ucpo", "uniqueness")
@@ -59,6 +60,9 @@ class Choices:
         beta: of the first step, reward units per nat.
         final_beta: of the last step, with a linear or cosine schedule.
         updates: updates on one batch of completions.
+        sampler_correction: how completions that another program sampled are weighted; None: the policy samples them.
+        sampler_bound: the largest of those weights; None: there is no bound.
+        behind: steps by which the weights that sample are older than the policy.
         kl_samples: completions of the reference on which the divergence is measured; None: it is computed exactly.
     """
 
@@ -89,6 +93,9 @@ class Choices:
     final_beta: float | None = None
     updates: int = 1
     kl_samples: int | None = None
+    sampler_correction: str | None = None
+    sampler_bound: float | None = None
+    behind: int = 0
 
     @property
     def mara(self) -> bool:
@@ -120,6 +127,16 @@ class Choices:
     def kl_in_sequence_reward(self) -> bool:
         """Whether the KL term is subtracted from the reward of the whole sequence."""
         return (self.placement, self.level) == ("reward", "sequence")
+
+    @property
+    def zero_advantages(self) -> bool:
+        """Whether all advantages are 0 at the optimum, so that no weight of a completion can move it."""
+        return self.kl_in_sequence_reward and self.advantage != "no_baseline"
+
+
+def biased_correction(correction: str | None, bound: float | None) -> bool:
+    """Whether the weights of completions that another program sampled are not exactly policy / sampler."""
+    return correction == "none" or (correction is not None and bound is not None)
 
 
 def mara_algorithm(direction: str, algorithm: str | int = "auto") -> int:
@@ -492,6 +509,47 @@ RULES: tuple[Rule, ...] = (
         lambda c: c.mara and c.redraw > 0,
         "must be 0 with transform=mara, got {redraw}: the KL term also moves groups whose rewards tie, and masses "
         "are estimated from all groups",
+    ),
+    # --- completions that another program samples
+    Rule(
+        "sampler_correction",
+        lambda c: c.sampler_correction is not None and c.sampler_correction not in CORRECTIONS,
+        f"must be one of {', '.join(CORRECTIONS)}, got {{sampler_correction}}",
+    ),
+    Rule(
+        "sampler_bound",
+        lambda c: c.sampler_bound is not None and not c.sampler_bound >= 1,
+        "must be >= 1, the weight of a completion that sampler and policy give the same probability, got "
+        "{sampler_bound}",
+    ),
+    Rule(
+        "sampler_correction",
+        lambda c: c.behind > 0 and c.sampler_correction == "none",
+        "cannot be none where completions are sampled one step ahead, with older weights than the policy's; use "
+        "truncate",
+    ),
+    Rule(
+        "sampler_correction",
+        lambda c: c.mara and c.sampler_correction == "mask" and c.sampler_bound is not None,
+        "cannot be mask with transform=mara and a bound: a completion that the policy prefers to the sampler by "
+        "more than the bound then has no gradient, so that other policies than MARA's optimum are fixed points; use "
+        "truncate",
+    ),
+    Rule(
+        "sampler_correction",
+        lambda c: c.mara and c.sampler_correction == "none" and not c.zero_advantages,
+        "cannot be none with transform=mara unless the KL term is in the reward of the sequence and a baseline is "
+        "subtracted, so that all advantages are 0 at the optimum; use truncate with no bound",
+    ),
+    Rule(
+        "sampler_bound",
+        lambda c: (
+            c.mara and c.sampler_correction == "truncate" and c.sampler_bound is not None and not c.zero_advantages
+        ),
+        "must be null with transform=mara unless the KL term is in the reward of the sequence and a baseline is "
+        "subtracted, got {sampler_bound}: only where all advantages are 0 do bounded weights leave the optimum where "
+        "it is; use placement=reward and level=sequence, or no bound; got placement={placement}, level={level} and "
+        "advantage={advantage}",
     ),
     # --- REINVENT's loss: a policy gradient without a baseline, with the sequence's reverse KL in the reward
     *_needed_by_loss(

@@ -7,14 +7,14 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from core.advantages import tied_groups
-from launch.engines.base import Engine
 from launch.engines.distributed import gather_objects
 from launch.runs.rng import rollout_uniforms, stream_seed
 from llm.batch import Batch
 from llm.inference.prompts import Prompts
-from llm.inference.sampling import Rollout, sample
+from llm.inference.sampling import Rollout
 from llm.models import Models
 from llm.rewards import Reward, Scores
+from llm.rollout.base import Sampler
 
 
 class Drawn(NamedTuple):
@@ -23,6 +23,7 @@ class Drawn(NamedTuple):
     rollout: p * G rows.
     texts: p * G.
     scores: of the texts.
+    logp: as in `llm.rollout.base.Sampled`.
     redrawn: groups that were drawn again, of all ranks, each as often as it was.
     tied: groups of all ranks whose rewards still tie.
     """
@@ -30,6 +31,7 @@ class Drawn(NamedTuple):
     rollout: Rollout
     texts: list[str]
     scores: Scores
+    logp: Tensor | None = None
     redrawn: int = 0
     tied: int = 0
 
@@ -39,8 +41,8 @@ class Redraw:
     """Draws groups again until no rewards tie, at most `rounds` times.
 
     Attributes:
-        models: sample and decode.
-        engine: holds the policy.
+        models: decode.
+        sampler: samples.
         reward: scores completions.
         seed: of the run; a completion depends on (seed, step, prompt, completion, round) only.
         rounds: largest number of draws of a group besides the first.
@@ -48,7 +50,7 @@ class Redraw:
     """
 
     models: Models
-    engine: Engine
+    sampler: Sampler
     reward: Reward
     seed: int
     rounds: int
@@ -89,10 +91,9 @@ class Redraw:
             batch.uniforms.shape[1],
         )
         chosen = Prompts(*(values[prompts] for values in batch.prompts))
-        with self.engine.gather() as policy:
-            rollout = sample(policy, chosen, uniforms, group_size=G, **self.models.ends())
+        rollout, logp = self.sampler.sample(chosen, uniforms, G)
         texts = self.models.texts(rollout)
-        return Drawn(rollout, texts, self.reward([batch.chats[i] for i in prompts for _ in range(G)], texts))
+        return Drawn(rollout, texts, self.reward([batch.chats[i] for i in prompts for _ in range(G)], texts), logp)
 
 
 def _with_groups(drawn: Drawn, new: Drawn, prompts: list[int], group_size: int, pad_id: int) -> Drawn:
@@ -100,7 +101,7 @@ def _with_groups(drawn: Drawn, new: Drawn, prompts: list[int], group_size: int, 
     rows = [index * group_size + i for index in prompts for i in range(group_size)]
     width = max(drawn.rollout.tokens.shape[1], new.rollout.tokens.shape[1])
 
-    def replaced(old: Tensor, values: Tensor, fill: int | bool | None = None) -> Tensor:
+    def replaced(old: Tensor, values: Tensor, fill: float | bool | None = None) -> Tensor:
         if fill is not None:
             old, values = (pad(t, (0, width - t.shape[1]), value=fill) for t in (old, values))
         old = old.clone()
@@ -121,8 +122,10 @@ def _with_groups(drawn: Drawn, new: Drawn, prompts: list[int], group_size: int, 
         replaced(drawn.rollout.complete, new.rollout.complete),
     )
     used = int(rollout.mask.sum(-1).max())
+    logp = None if drawn.logp is None or new.logp is None else replaced(drawn.logp, new.logp, 0.0)[:, :used]
     return drawn._replace(
         rollout=rollout._replace(tokens=rollout.tokens[:, :used], mask=rollout.mask[:, :used]),
         texts=texts,
         scores=scores,
+        logp=logp,
     )

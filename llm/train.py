@@ -1,6 +1,8 @@
 """Post-training of a language model by KL-regularised policy gradient."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -38,7 +40,6 @@ from llm.evaluation.policy import EvaluationSettings, evaluate_policy
 from llm.inference.context import check_context
 from llm.inference.logprobs import completion_logp_and_entropy
 from llm.inference.prompts import Chat, set_clock
-from llm.inference.sampling import Rollout, sample
 from llm.inference.stopping import NEARLY_ALL, truncation_warning
 from llm.microbatch import MicroBatchLimits, backward_through_logp, make_forward_plan
 from llm.models import Models, load_models, save_policy
@@ -60,7 +61,9 @@ from llm.reference import (
     samples_under_policy,
 )
 from llm.report import report_run
-from llm.rewards import Reward, Scores, make_evaluation_reward, make_reward
+from llm.rewards import Reward, make_evaluation_reward, make_reward
+from llm.rollout.base import LocalSampler, RolloutFailed, Sampler, check_gap
+from llm.rollout.vllm import make_sampler
 from llm.startup import announce
 from llm.tasks.base import Task, load_task
 
@@ -70,6 +73,8 @@ class Learner(NamedTuple):
 
     partition: splits a group's completions into classes, for a transform that takes diversity; else None.
     similarity: of a group's completions, for a transform that takes diversity from it; else None.
+    sampler: samples the completions of a step.
+    max_gap: nats per token by which policy and sampler may differ on average.
     drop_truncated: whether truncated completions are excluded from the loss.
     memory: the classes of each prompt, for MARA; None where it needs none.
     labels: names the class of each completion, for MARA over answers; else None.
@@ -84,6 +89,8 @@ class Learner(NamedTuple):
     task: Task
     reward: Reward
     limits: MicroBatchLimits
+    sampler: Sampler
+    max_gap: float = math.inf
     partition: PromptPartition | None = None
     similarity: Similarity | None = None
     drop_truncated: bool = False
@@ -101,6 +108,7 @@ class Experience(NamedTuple):
     chats: P prompts; texts: P * G completions.
     reward: [P, G] raw, NaN where scoring failed.
     ref_logp, mask: [P, G, T].
+    sampler_logp: [P, G, T] under the program that sampled; None: it is the policy itself.
     valid, complete, diversity: [P, G], see `core.objective.Objective.loss`.
     truncated_share: of all completions, also of those that scoring failed on.
     reward_parts: name -> [P * G], the parts of a reward that has several; else empty.
@@ -114,6 +122,7 @@ class Experience(NamedTuple):
     reward: Tensor
     ref_logp: Tensor
     mask: Tensor
+    sampler_logp: Tensor | None
     valid: Tensor | None
     complete: Tensor
     diversity: Tensor | None
@@ -163,16 +172,16 @@ def train(config: LlmConfig, run: Run) -> None:
         reference_hash = models.reference_hash()
     total_updates = config.steps * config.update.count
     engine = make_engine(config.engine.name, models.policy, config.optimizer, total_updates, shared=True)
-    learner = make_learner(config, task, models, engine)
+    learner = make_learner(config, task, models, engine, make_sampler(config, task, models, engine))
     reward = learner.reward
-    next_beta = make_schedule(config.beta_schedule.name, config.objective.beta, config.beta_schedule.options())
     watch = CollapseWatch()
     state = LoopState(
         beta=config.objective.beta, warned_of_failure=False, warned_of_range=False, warned_of_truncation=False
     )
     data_hashes = {f"data/{name}": records.sha256 for name, records in task.data.items()}
     identity = {"reference": reference_hash, **reward.identity, **data_hashes}
-    optional = {"classes": learner.memory, "statistics": learner.statistics}
+    ahead = learner.sampler if config.rollout.behind else None
+    optional = {"classes": learner.memory, "statistics": learner.statistics, "rollout": ahead}
     remembered = {name: part for name, part in optional.items() if part is not None}
     run.register_state(identity, engine=engine, watch=watch, values=state, **remembered)
     warn_of_moving_threshold(config, run)
@@ -189,12 +198,33 @@ def train(config: LlmConfig, run: Run) -> None:
         models, engine, learner.limits, task, batch_settings, config.objective.measured_on
     )
     learner = learner._replace(kl_samples=kl_samples)
-    progress_line = {"reward": "reward/raw", "KL": objective.kl_metric(kl_samples is not None)}
+    if run.first_step < config.steps:
+        with learner.sampler.running(run):
+            train_steps(config, run, learner, objective, state, watch)
+
+    with engine.gather() as policy:
+        if run.is_main:
+            with working("saving the policy"):
+                save_policy(policy, models.tokenizer, config.model, run.folder)
+        with working("evaluating the policy"):
+            trained = evaluate_policy(policy, models, task, reward, extra_reward, evaluation)
+    if run.is_main:
+        with working("drawing the report"):
+            report_run(run, base, trained, {name: records.facts() for name, records in task.data.items()})
+
+
+def train_steps(
+    config: LlmConfig, run: Run, learner: Learner, objective: Objective, state: LoopState, watch: CollapseWatch
+) -> None:
+    """The steps of a run, with their metrics, samples and warnings."""
+    task, batch_settings = learner.task, BatchSettings.from_config(config)
+    next_beta = make_schedule(config.beta_schedule.name, config.objective.beta, config.beta_schedule.options())
+    progress_line = {"reward": "reward/raw", "KL": objective.kl_metric(learner.kl_samples is not None)}
     progress_line |= {f'"{answer}"': f"share/{answer}" for answer in task.answers}
     for step in run.steps(config.steps, show=progress_line):
-        batch = draw_batch(batch_settings, models, task, step)
+        batch = draw_batch(batch_settings, learner.models, task, step)
         objective = with_entropy(objective, config, step)
-        with overflow_in_one_line(config.optimizer):
+        with overflow_in_one_line(config.optimizer), saved_if_nothing_is_sampled(run):
             result = train_step(learner, objective, batch, state.beta)
         run.log({"beta": state.beta, "entropy_coef": objective.entropy_coef, **result.metrics})
         if config.sample_every and step % config.sample_every == 0:
@@ -217,15 +247,15 @@ def train(config: LlmConfig, run: Run) -> None:
         observed = StepStatistics(finished, result.kl, result.reward, result.ref_seq_logp, result.good)
         state.beta = next_beta(state.beta, observed)
 
-    with engine.gather() as policy:
-        if run.is_main:
-            with working("saving the policy"):
-                save_policy(policy, models.tokenizer, config.model, run.folder)
-        with working("evaluating the policy"):
-            trained = evaluate_policy(policy, models, task, reward, extra_reward, evaluation)
-    if run.is_main:
-        with working("drawing the report"):
-            report_run(run, base, trained, {name: records.facts() for name, records in task.data.items()})
+
+@contextmanager
+def saved_if_nothing_is_sampled(run: Run) -> Iterator[None]:
+    """Save the completed steps if no completions can be sampled for the next one, which has then changed nothing."""
+    try:
+        yield
+    except RolloutFailed:
+        run.save_completed()
+        raise
 
 
 def check_prompts(config: LlmConfig, task: Task, models: Models) -> None:
@@ -246,8 +276,10 @@ def warn_of_moving_threshold(config: LlmConfig, run: Run) -> None:
         )
 
 
-def make_learner(config: LlmConfig, task: Task, models: Models, engine: Engine) -> Learner:
-    """Build what the training steps of a configuration use.
+def make_learner(
+    config: LlmConfig, task: Task, models: Models, engine: Engine, sampler: Sampler | None = None
+) -> Learner:
+    """Build what the training steps of a configuration use. By default the policy samples.
 
     Raises:
         ConfigError: a reward, or a model that the transform needs, cannot be loaded.
@@ -256,16 +288,19 @@ def make_learner(config: LlmConfig, task: Task, models: Models, engine: Engine) 
     memory = make_class_memory(config.choices())
     reward = make_reward(config.reward, task, device, models.policy.dtype)
     drop_truncated, rounds = config.truncated == "drop", config.update.redraw
+    sampler = LocalSampler(models, engine) if sampler is None else sampler
     return Learner(
         models=models,
         engine=engine,
         task=task,
         reward=reward,
         limits=MicroBatchLimits(config.micro_batch, config.micro_batch_tokens),
+        sampler=sampler,
+        max_gap=config.rollout.gap_limit,
         partition=make_partition(config.transform, task, device),
         similarity=make_similarity(config.transform, device),
         drop_truncated=drop_truncated,
-        redraw=Redraw(models, engine, reward, config.seed, rounds, drop_truncated) if rounds else None,
+        redraw=Redraw(models, sampler, reward, config.seed, rounds, drop_truncated) if rounds else None,
         memory=memory,
         labels=make_labels(config.transform, task, device),
         statistics=make_statistics(config.transform, memory),
@@ -280,18 +315,18 @@ def train_step(learner: Learner, objective: Objective, batch: Batch, beta: float
     is gathered on every rank, so that the loss, and with it the step, does not depend on the number of ranks.
     """
     models, engine, G = learner.models, learner.engine, batch.group_size
-    with engine.gather() as policy:
-        rollout = sample(policy, batch.prompts, batch.uniforms, group_size=G, **models.ends())  # tokens, mask: [R, T]
+    rollout, sampler_logp = learner.sampler.sample_step(batch)  # tokens, mask: [R, T]
     texts = models.texts(rollout)
-    drawn = Drawn(rollout, texts, learner.reward([chat for chat in batch.chats for _ in range(G)], texts))
+    scores = learner.reward([chat for chat in batch.chats for _ in range(G)], texts)
+    drawn = Drawn(rollout, texts, scores, sampler_logp)
     if learner.redraw is not None:
         drawn = learner.redraw(batch, drawn)
-    rollout, texts, scores = drawn.rollout, drawn.texts, drawn.scores  # [R]
+    rollout, texts = drawn.rollout, drawn.texts  # [R]
     completions = Completions(batch.prompts, rollout.tokens, rollout.mask)
     ref_logp = reference_logp(models, engine, learner.limits, completions)  # [R, T]
     measure_reference(learner, batch)
     kl_logp = kl_samples_logp(learner)  # [N] twice; before the policy is updated
-    experience = gather_experience(learner, batch, rollout, texts, scores, ref_logp)  # [P, G] and [P, G, T]
+    experience = gather_experience(learner, batch, drawn, ref_logp)  # [P, G] and [P, G, T]
 
     # From its second update on, the policy is not the one that sampled.
     at_sampling = policy_logp_and_entropy(learner, completions) if len(batch.updates) > 1 else None
@@ -307,6 +342,7 @@ def train_step(learner: Learner, objective: Objective, batch: Batch, beta: float
         metrics, policy_logp, entropy = backward_through_logp(engine, plan, preceding * G, compute_loss)
         if reference_sample is not None:
             metrics |= backward_reference_loss(learner, objective, reference_sample, experience, groups, batch, beta)
+        check_gap(metrics, learner.max_gap)
         metrics["grad_norm"] = engine.step()
         updates.append(metrics)
 
@@ -322,11 +358,10 @@ def train_step(learner: Learner, objective: Objective, batch: Batch, beta: float
     return step_result(learner, objective, experience, metrics, policy_logp, entropy, beta, kl_logp)
 
 
-def gather_experience(
-    learner: Learner, batch: Batch, rollout: Rollout, texts: list[str], scores: Scores, ref_logp: Tensor
-) -> Experience:
+def gather_experience(learner: Learner, batch: Batch, drawn: Drawn, ref_logp: Tensor) -> Experience:
     """Gather this rank's completions, rewards and reference log-probabilities with those of the other ranks."""
     P, G = batch.total_prompts, batch.group_size
+    rollout, texts, scores = drawn.rollout, drawn.texts, drawn.scores
     device = rollout.mask.device
     reward = gather_rows(scores.reward.view(-1, G).to(device))  # [P, G], NaN where scoring failed
     complete = gather_rows(rollout.complete).view(P, G)
@@ -345,6 +380,7 @@ def gather_experience(
         reward=reward,
         ref_logp=ref_logp,
         mask=mask,
+        sampler_logp=None if drawn.logp is None else gather_rows(drawn.logp).view(P, G, -1),
         valid=valid,
         complete=complete,
         diversity=gather_diversity(learner, batch, texts, valid, reward),
@@ -430,6 +466,7 @@ def policy_loss(
         "complete": experience.complete,
         "diversity": experience.diversity,
         "behaviour_logp": None if behaviour_logp is None else behaviour_logp.view(P, G, -1),
+        "sampler_logp": experience.sampler_logp,
     }
     if experience.threshold is not None:
         objective = objective.with_thresholds(experience.threshold[indices])

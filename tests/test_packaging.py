@@ -130,7 +130,7 @@ def test_the_container_copies_what_there_is_and_runs_targets_and_commands():
 
 
 # packages on pip's index that are no part of an extra
-NO_PART = {"chemprop", "guacamol", "molscore", "tqdm", "func-timeout", "dask", "setuptools", "wheel"} | {
+NO_PART = {"vllm", "chemprop", "guacamol", "molscore", "tqdm", "func-timeout", "dask", "setuptools", "wheel"} | {
     "verl",
     "openrlhf",
 }

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from conf.schema.base import ConfigError, Section, check_config, check_range, key, yaml_text
 from conf.schema.equivalence import EQUIVALENCES, EquivalenceSection
 from conf.schema.objective import ObjectiveConfig
+from conf.schema.rollout import RolloutConfig
 from conf.schema.run import CONFIG_KEYS, JobConfig, RunConfig
 from core.rules import LOSSES, RATIOS, Choices
 
@@ -289,9 +290,13 @@ class LlmConfig(RunConfig):
         "ratio": "update.ratio",
         "match_coef": "update.match.coef",
         "redraw": "update.redraw",
+        "sampler_correction": "rollout.correction",
+        "sampler_bound": "rollout.bound",
+        "behind": "rollout.asynchronous",
     }
 
     model: ModelConfig = key("a causal language model and how to load it")
+    rollout: RolloutConfig = key("where the completions of a step are sampled")
     task: TaskConfig = key("prompts and a reward")
     objective: LlmObjectiveConfig = key("E[R] - beta D(policy, reference) + entropy_coef H(policy)")
     update: UpdateConfig = key("updates of the policy from the completions of a step")
@@ -350,6 +355,9 @@ class LlmConfig(RunConfig):
             ratio=update.ratio,
             match_coef=update.match.coef,
             redraw=update.redraw,
+            sampler_correction=self.rollout.correction_choice,
+            sampler_bound=self.rollout.bound_choice,
+            behind=self.rollout.behind,
         )
 
     def objective_arguments(self) -> dict[str, Any]:
@@ -364,6 +372,8 @@ class LlmConfig(RunConfig):
             "policy_loss_options": self.update.loss_options(),
             "match_coef": self.update.match.coef,
             "match_temperature": self.update.match.temperature,
+            "sampler_correction": self.rollout.correction_choice,
+            "sampler_bound": self.rollout.bound_choice,
         }
 
 

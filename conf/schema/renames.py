@@ -37,6 +37,7 @@ ADDED_BESIDE: dict[str, dict[str, Any]] = {  # the same for configurations that 
         "replay.genetic.pressure": 0.01,
     },
     "update.epochs": {
+        "rollout.name": "local",
         "update.loss": "policy_gradient",
         "update.redraw": 0,
         "update.covariance.share": 0.0002,

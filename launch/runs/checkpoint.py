@@ -25,12 +25,18 @@ from torch import Tensor
 
 from conf.schema.base import ConfigError
 from conf.schema.renames import upgraded_flat
+from conf.schema.rollout import VOLATILE as SERVERS
 from launch.runs.atomic import make_folder, remove_folder, replacing, writing
 from launch.runs.checksums import file_checksum
 from launch.runs.line_files import RESULT_FILES, line_file
 from launch.runs.run_folder import flatten
 
-VOLATILE = ("resume", "checkpoint", "loggers")  # configuration keys that do not affect results
+VOLATILE = (
+    "resume",
+    "checkpoint",
+    "loggers",
+    *SERVERS,
+)  # configuration keys, or sections, that do not affect results
 SET_ASIDE = "damaged_"  # prefix of a checkpoint that is not used again
 
 
@@ -271,7 +277,9 @@ def read_state(folder: Path, step: int) -> dict[str, Any]:
 
 def result_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a resolved configuration that affects results, by dotted key."""
-    return flatten({key: value for key, value in config.items() if key not in VOLATILE})
+    sections = tuple(f"{key}." for key in VOLATILE)
+    flat = flatten(dict(config))
+    return {key: value for key, value in flat.items() if key not in VOLATILE and not key.startswith(sections)}
 
 
 def check_equal(name: str, recorded: Mapping[str, Any], current: Mapping[str, Any], advice: str) -> None:

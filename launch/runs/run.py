@@ -195,6 +195,14 @@ class Run:
         distributed.barrier()
         self._saved_at = time.perf_counter()
 
+    def save_completed(self) -> None:
+        """Save the steps before the present one, unless a checkpoint has them. All ranks must call this together.
+
+        For an error at which the present step has not changed the registered state.
+        """
+        if self._checkpoint_config.keep > 0 and self.step > 0 and self._saved_step != self.step:
+            self._save(self.step)
+
     def _check_best(self) -> None:
         """Check, when the first metrics are logged, that one of them selects the best checkpoint.
 

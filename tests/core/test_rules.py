@@ -386,6 +386,43 @@ CASES = [  # choices that break a rule, the key and the message, and the changes
         {"beta": 1.0},
     ),
     (
+        {"sampler_correction": "clip"},
+        "sampler_correction",
+        "must be one of truncate, mask, none, got clip",
+        {"sampler_correction": "mask"},
+    ),
+    (
+        {"sampler_correction": "truncate", "sampler_bound": 0.5},
+        "sampler_bound",
+        "must be >= 1, the weight of a completion that sampler and policy give the same probability, got 0.5",
+        {"sampler_bound": 1.0},
+    ),
+    (
+        {"sampler_correction": "none", "behind": 1},
+        "sampler_correction",
+        "cannot be none where completions are sampled one step ahead",
+        {"sampler_correction": "truncate"},
+    ),
+    (
+        {**MARA, "sampler_correction": "mask", "sampler_bound": 2.0},
+        "sampler_correction",
+        "cannot be mask with transform=mara and a bound",
+        {"sampler_correction": "truncate"},
+    ),
+    (
+        {**MARA, "sampler_correction": "none", "placement": "loss"},
+        "sampler_correction",
+        "cannot be none with transform=mara unless the KL term is in the reward of the sequence",
+        {"sampler_correction": "truncate"},
+    ),
+    (
+        {**MARA, "sampler_correction": "truncate", "sampler_bound": 2.0, "advantage": "no_baseline"},
+        "sampler_bound",
+        "must be null with transform=mara unless the KL term is in the reward of the sequence and a baseline is "
+        "subtracted, got 2.0",
+        {"sampler_bound": None},
+    ),
+    (
         {**REINVENT, "transform": "unlikely", "threshold": True},
         "transform",
         "must be identity or mara with loss=reinvent, got unlikely: the other transforms are for advantages",

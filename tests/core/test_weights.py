@@ -12,7 +12,7 @@ from core import divergences
 from core.objective import Objective
 from core.targets import forward_kl_target
 from core.transforms import Transformed, mara
-from core.weights import log_weight_cap
+from core.weights import log_weight_cap, sampler_mismatch, sampler_weight
 
 from .enumeration import ALPHA, all_groups, divergence, follow_gradient, random_logits, random_logp
 
@@ -251,3 +251,64 @@ def test_metrics_describe_all_valid_samples_also_those_of_skipped_groups() -> No
     assert float(all_tied["reward/raw"]) == 1
     assert float(all_tied["kl/reverse_nats"]) == pytest.approx(-0.5)
     assert math.isnan(float(all_tied["advantage/std"]))  # there is no advantage
+
+
+# --- completions that another program sampled ------------------------------------------------------------------
+
+
+def test_weights_of_another_sampler():
+    policy = torch.tensor([[-1.0, -2.0, -3.0, -90.0]])
+    sampler = torch.tensor([[-1.0, -2.5, -1.0, -1.0]])
+    exact = torch.tensor([[1.0, math.exp(0.5), math.exp(-2.0), math.exp(-89.0)]])
+    for correction, bound, expected in (
+        ("truncate", None, exact),
+        ("mask", None, exact),
+        ("truncate", 1.2, exact.clamp(max=1.2)),
+        ("mask", 1.2, torch.where(exact > 1.2, 0.0, exact)),
+        ("none", 1.2, torch.ones_like(exact)),
+    ):
+        weight = sampler_weight(policy, sampler, correction=correction, bound=bound)
+        torch.testing.assert_close(weight, expected)
+        assert float(weight[0, 0]) == 1
+    far = torch.tensor([[-1.0]]), torch.tensor([[-500.0]])
+    assert float(sampler_weight(*far, correction="truncate", bound=3.0)) == pytest.approx(3.0)
+    with pytest.raises(ValueError, match=r"the weight of a completion overflows: its log is 499, so that"):
+        sampler_weight(*far, correction="truncate", bound=None)
+    with pytest.raises(ValueError, match="correction must be truncate, mask or none, got 'clip'"):
+        sampler_weight(*far, correction="clip", bound=None)
+
+
+def test_the_mismatch_of_a_sampler_has_the_enumerated_divergences():
+    """The means over the sampler's outcomes are KL(mu || pi) and the mass that a bound takes away."""
+    generator = torch.Generator().manual_seed(0)
+    policy, sampler = (torch.randn(6, generator=generator).double().log_softmax(-1) for _ in range(2))
+    one = torch.ones(1, dtype=torch.bool)
+    means: dict[str, float] = {}
+    for i, chance in enumerate(sampler.exp()):
+        values = policy[i][None], sampler[i][None]
+        weight = sampler_weight(*values, correction="truncate", bound=1.3)
+        for name, value in sampler_mismatch(values[0][:, None], values[1][:, None], one[:, None], weight).items():
+            means[name] = means.get(name, 0.0) + float(chance * value)
+    kl = float((sampler.exp() * (sampler - policy)).sum())
+    assert means["rollout/sequence_kl_nats"] == pytest.approx(kl)
+    assert means["rollout/token_kl_nats"] == pytest.approx(kl)  # of one token
+    assert means["rollout/lost_mass"] == pytest.approx(float((policy.exp() - 1.3 * sampler.exp()).clamp_min(0).sum()))
+    bounded = policy - sampler > math.log(1.3)
+    assert 0 < means["rollout/bounded_share"] == pytest.approx(float(sampler.exp()[bounded].sum()))
+    assert kl != pytest.approx(float((policy.exp() * (policy - sampler)).sum()))  # control: the other direction
+
+
+def test_the_mismatch_counts_tokens_and_completions():
+    policy, sampler = torch.tensor([[-1.0, -2.0], [-1.0, 5.0]]), torch.tensor([[-1.5, -2.25], [-3.0, 9.0]])
+    mask = torch.tensor([[True, True], [True, False]])
+    weight = torch.tensor([2.0, 2.0])
+    metrics = sampler_mismatch(policy, sampler, mask, weight)
+    assert float(metrics["rollout/token_gap_nats"]) == pytest.approx((0.5 + 0.25 + 2) / 3)
+    assert float(metrics["rollout/token_gap_max_nats"]) == 2
+    assert float(metrics["rollout/sequence_gap_nats"]) == pytest.approx((0.75 + 2) / 2)
+    assert float(metrics["rollout/weight_max"]) == pytest.approx(math.exp(2))
+    assert float(metrics["rollout/bounded_share"]) == 1
+    first = sampler_mismatch(policy, sampler, mask, weight, torch.tensor([True, False]))
+    assert float(first["rollout/sequence_gap_max_nats"]) == pytest.approx(0.75)
+    none = sampler_mismatch(policy, sampler, mask, weight, torch.tensor([False, False]))
+    assert all(math.isnan(float(value)) for value in none.values())

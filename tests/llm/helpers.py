@@ -3,11 +3,15 @@
 import copy
 import json
 
+import pytest
 import torch
+from omegaconf import OmegaConf
 
 from conf.schema.llm import SourceConfig
 from core.objective import make_objective
 from launch.engines.factory import make_engine
+from launch.runs.run import Run
+from llm import train as training
 from llm.batch import BatchSettings, draw_batch
 from llm.train import make_learner, train_step
 
@@ -51,3 +55,18 @@ def one_step(models, task, config):
     objective = make_objective(**config.objective_arguments())
     result = train_step(make_learner(config, task, models, engine), objective, batch, config.objective.beta)
     return result, parameters(models.policy), gradients
+
+
+def train_rows(folder, models, task, make_config, *overrides):
+    """Train a copy of the models with a checkpoint at each step; returns the rows of metrics.jsonl."""
+    fresh = models._replace(policy=copy.deepcopy(models.policy))
+    options = ("evaluation_completions=6", "checkpoint.every_steps=1", "checkpoint.keep=9", *overrides)
+    config = make_config(*options)
+    patch = pytest.MonkeyPatch()
+    with patch.context() as context:
+        context.setattr(training, "load_models", lambda *arguments: fresh)
+        context.setattr(training, "load_task", lambda name, config: task)
+        context.setattr(training, "report_run", lambda *arguments: None)
+        with Run(folder, "llm", OmegaConf.structured(config), list(options)) as run:
+            training.train(config, run)
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

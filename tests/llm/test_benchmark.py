@@ -25,15 +25,15 @@ def test_prompts_have_exactly_the_length_of_the_setting(tokenizer, name):
 
 
 def test_maras_side_runs(tmp_path, monkeypatch):
-    from llm import train
     from llm.inference import sampling
+    from llm.rollout import base
 
     small = {"P": 2, "G": 2, "prompt": 26, "least": 2, "most": 5, "steps": 2}
     monkeypatch.setitem(llm_step.SETTINGS, "long", small)
     monkeypatch.setattr(
         sampling, "inverse_cdf", sampling.inverse_cdf
     )  # restored afterwards: the benchmark patches both
-    monkeypatch.setattr(train, "sample", train.sample)
+    monkeypatch.setattr(base, "sample", base.sample)
     llm_step.build("long", str(tmp_path))
     reports: list[dict[str, Any]] = []
     waits: list[int] = []

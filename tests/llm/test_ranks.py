@@ -33,6 +33,7 @@ from llm import train
 from llm.batch import BatchSettings, draw_batch
 from llm.inference.sampling import Rollout
 from llm.models import Models
+from llm.rollout import base as rollout_base
 from llm.tasks.base import Task
 from llm.testbed.tiny_models import byte_tokenizer
 
@@ -40,7 +41,7 @@ ENGINES = ("torch", "zero1", "zero2", "zero3")
 OFFLOAD = "zero3_offload"  # in the long tests
 ROOT = Path(__file__).parents[2]
 sys.modules["two_ranks"] = sys.modules[__name__]  # lets both processes import the task below
-SAMPLE = train.sample
+SAMPLE = rollout_base.sample
 STEPS, P, G, T = 10, 5, 4, 9
 RECORDED = [
     f"steps={STEPS}",
@@ -119,7 +120,7 @@ class RecordedTraining:
         tokens, mask, complete = (t[own_rows] for t in recorded_rollout(step))
         longest = int(mask.sum(-1).max())
         rollout = Rollout(tokens[:, :longest], mask[:, :longest], complete)
-        with patch.object(train, "sample", (lambda *_, **__: rollout) if recorded else train.sample):
+        with patch.object(rollout_base, "sample", (lambda *_, **__: rollout) if recorded else SAMPLE):
             result = train.train_step(self.learner, self.objective, batch, 0.1)
         return {key: None if value is None else float(value) for key, value in result.metrics.items()}
 
@@ -158,7 +159,7 @@ def equal_steps(folder, main):
         results["control"] = {"rows": rows, "weights": training.weights().tolist()}
     for name in ("torch", "zero3"):
         length = 1 if main else T  # one rank samples a single token
-        with patch.object(train, "sample", lambda m, p, u, n=length, **k: SAMPLE(m, p, u[:, :n], **k)):
+        with patch.object(rollout_base, "sample", lambda m, p, u, n=length, **k: SAMPLE(m, p, u[:, :n], **k)):
             training = RecordedTraining(name, micro_batch_tokens=60)  # so that it makes fewer passes
             results[f"unequal_{name}"] = [training.step(step, recorded=False) for step in range(2)]
     if main:

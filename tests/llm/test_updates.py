@@ -7,18 +7,15 @@ import shutil
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from core.objective import make_objective
 from launch.cli.groups import options as files_of
 from launch.engines.factory import make_engine
-from launch.runs.run import Run
-from llm import train as training
 from llm.batch import BatchSettings, draw_batch
 from llm.inference.logprobs import completion_logp
 from llm.inference.sampling import sample
 
-from .helpers import one_step, parameters
+from .helpers import one_step, parameters, train_rows
 
 SMALL = ("group_size=4", "prompts_per_step=3", "max_new_tokens=4", "steps=3", "threads=null", "objective.beta=.1")
 
@@ -174,21 +171,6 @@ def test_every_method_takes_a_different_step(models, odd_length, make_config):
 # --- values that change over a run -------------------------------------------------------------------------------
 
 
-def train_rows(folder, models, task, make_config, *overrides):
-    """Train a copy of the models; returns the rows of metrics.jsonl."""
-    fresh = models._replace(policy=copy.deepcopy(models.policy))
-    options = (*SMALL, "evaluation_completions=6", "checkpoint.every_steps=1", "checkpoint.keep=9", *overrides)
-    config = make_config(*options)
-    patch = pytest.MonkeyPatch()
-    with patch.context() as context:
-        context.setattr(training, "load_models", lambda *arguments: fresh)
-        context.setattr(training, "load_task", lambda name, config: task)
-        context.setattr(training, "report_run", lambda *arguments: None)
-        with Run(folder, "llm", OmegaConf.structured(config), list(options)) as run:
-            training.train(config, run)
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
 @pytest.mark.parametrize(
     ("options", "key", "expected"),
     [
@@ -210,7 +192,7 @@ def test_the_value_in_force_is_logged_used_and_survives_a_resume(
     whole = tmp_path / "whole"
     options = ("steps=4", "transform=mara", "transform.threshold.value=.5", *options)
     options = tuple({option.partition("=")[0]: option for option in options}.values())  # the last one wins
-    rows = train_rows(whole, models, odd_length, make_config, *options)
+    rows = train_rows(whole, models, odd_length, make_config, *SMALL, *options)
     values = [row[key] for row in rows]
     if expected is None:
         assert values[0] == 0.1
@@ -223,11 +205,11 @@ def test_the_value_in_force_is_logged_used_and_survives_a_resume(
         shutil.rmtree(part / "checkpoints" / f"step_{step:08}")
     record = json.loads((part / "run.json").read_text())
     (part / "run.json").write_text(json.dumps({**record, "state": "preempted"}))
-    assert train_rows(part, models, odd_length, make_config, *options) == rows
+    assert train_rows(part, models, odd_length, make_config, *SMALL, *options) == rows
     steady = ("steps=2", "transform=mara", "transform.threshold.value=.5")
     if "objective.direction=forward" in options:  # steered by the completions of the reference
         ratio = rows[1]["beta"] / rows[0]["beta"]
         expected_kl = rows[0]["kl/forward_from_reference_nats"]
         assert ratio == pytest.approx(1 + 0.1 * min(max(expected_kl - 1, -0.2), 0.2))
-    constant = train_rows(tmp_path / "constant", models, odd_length, make_config, *steady)
+    constant = train_rows(tmp_path / "constant", models, odd_length, make_config, *SMALL, *steady)
     assert constant[1][key] == constant[0][key]  # control

@@ -84,7 +84,7 @@ def test_a_combination_is_rejected_exactly_where_core_rejects_it():
 
 
 def test_every_choice_of_a_rule_is_a_key():
-    config = make_config("llm", "transform=mara beta_schedule=linear beta_schedule.final=1")
+    config = make_config("llm", "rollout=vllm transform=mara beta_schedule=linear beta_schedule.final=1")
     composed = OmegaConf.structured(config)
     for name in vars(Choices(direction="reverse")):
         key = {"transform": "transform.name", "beta_schedule": "beta_schedule.name"}.get(name, name)
