@@ -16,6 +16,7 @@ from launch.analysis.table import Row
 from launch.analysis.uncertainty import format_mean
 
 LEVEL = 0.05
+MAX_NAMES = 3  # configurations that a sentence names; of more it gives the number
 NO_RESULT = "No result of reward and diversity was found; --pareto DIVERSITY,REWARD names them."
 
 
@@ -25,6 +26,7 @@ class Ranking(NamedTuple):
     Attributes:
         key: of the result.
         best: index of the configuration with the highest mean.
+        equal: indices of the others with the same mean.
         tied: indices of the others that the tests do not distinguish from it.
         p: the largest corrected p-value of the others that they do distinguish; NaN if there are none.
         tested: whether all configurations could be tested.
@@ -32,6 +34,7 @@ class Ranking(NamedTuple):
 
     key: str
     best: int
+    equal: list[int]
     tied: list[int]
     p: float
     tested: bool
@@ -73,7 +76,8 @@ def rank(rows: Sequence[Row], key: str, results: int = 1) -> Ranking:
     corrected = {number: min(1.0, p * comparisons) for number, p in others.items()}
     distinct = [p for p in corrected.values() if p < LEVEL]
     tied = [number for number, p in corrected.items() if not p < LEVEL]
-    return Ranking(key, best, tied, max(distinct, default=math.nan), not any(map(math.isnan, others.values())))
+    equal = [number for number in others if math.isclose(means[number], means[best], rel_tol=1e-12)]
+    return Ranking(key, best, equal, tied, max(distinct, default=math.nan), not any(map(math.isnan, others.values())))
 
 
 def _p_value(one: Row, other: Row, key: str) -> float:
@@ -121,19 +125,33 @@ def _clause(rows: Sequence[Row], labels: Sequence[str], ranking: Ranking) -> str
     """What the tests say about one result."""
     if not ranking.tied:
         return f"{_highest(rows, labels, [ranking])}, {_certainty([ranking], len(rows))}"
-    all_tied = len(ranking.tied) == len(rows) - 1
-    tied = "any other" if all_tied else _enumerate([labels[number] for number in ranking.tied])
-    best = f"{labels[ranking.best]} ({_number(rows[ranking.best], ranking.key)})"
-    return f"{_name(ranking.key)} is highest for {best}, but not significantly higher than for {tied}"
+    best = f"{_best_names(labels, ranking)} ({_number(rows[ranking.best], ranking.key)})"
+    tied = [labels[number] for number in ranking.tied if number not in ranking.equal]
+    if not tied:
+        return (
+            f"{_name(ranking.key)} is {'the same' if len(ranking.equal) == len(rows) - 1 else 'highest'} for {best}"
+        )
+    others = len(rows) - 1 - len(ranking.equal)
+    names = f"{len(tied)} of {others} others" if len(tied) > MAX_NAMES else _enumerate(tied)
+    than = "any other" if len(tied) == others else names
+    return f"{_name(ranking.key)} is highest for {best}, but not significantly higher than for {than}"
+
+
+def _best_names(labels: Sequence[str], ranking: Ranking) -> str:
+    """The configurations with the highest mean."""
+    if ranking.equal and len(ranking.equal) == len(labels) - 1:
+        return "both configurations" if len(labels) == 2 else "all configurations"
+    return " and ".join(labels[number] for number in (ranking.best, *ranking.equal))
 
 
 def _highest(rows: Sequence[Row], labels: Sequence[str], rankings: Sequence[Ranking]) -> str:
     """Which configuration has the highest means, as in `MARA has the highest reward (0.9) and diversity (1.2)`."""
-    by_best: dict[int, list[str]] = {}
+    by_names: dict[str, list[str]] = {}
     for ranking in rankings:
         value = f"{_name(ranking.key)} ({_number(rows[ranking.best], ranking.key)})"
-        by_best.setdefault(ranking.best, []).append(value)
-    return " and ".join(f"{labels[best]} has the highest {' and '.join(values)}" for best, values in by_best.items())
+        names = f"{_best_names(labels, ranking)} {'share' if ranking.equal else 'has'}"
+        by_names.setdefault(names, []).append(value)
+    return " and ".join(f"{names} the highest {' and '.join(values)}" for names, values in by_names.items())
 
 
 def _certainty(rankings: Sequence[Ranking], count: int) -> str:

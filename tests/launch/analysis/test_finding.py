@@ -57,11 +57,29 @@ def test_different_winners_are_both_named():
 
 
 def test_the_best_may_be_tied_with_some():
-    rows = (row("a", (0.90, 0.91, 0.92)), row("b", (0.895, 0.905, 0.93)), row("c", around(0.1)))
+    rows = (row("a", (0.90, 0.91, 0.92)), row("b", (0.895, 0.905, 0.929)), row("c", around(0.1)))
     text = sentence(*rows)
     assert "is highest for a (0.910 ± 0.006), but not significantly higher than for b" in text
     assert "for c" not in text
     assert rank(rows, "correct", 2).tied == [1]
+
+
+def test_many_names_are_counted():
+    wide = [row(name, (0.5 + number / 100, 1.5, 0.9)) for number, name in enumerate("abcde")]
+    text = sentence(*wide, row("f", around(0.1)))
+    assert "is highest for e (0.98 ± 0.28), but not significantly higher than for any other" in text
+    tight = [row(name, (0.900, 0.901, 0.902 + number / 10_000)) for number, name in enumerate("abcde")]
+    text = sentence(*tight, row("f", around(0.1)))
+    assert "is highest for e (0.901 ± 0.001), but not significantly higher than for 4 of 5 others;" in text
+
+
+def test_equal_configurations_share_the_first_place():
+    text = sentence(row("a", [13.0, 13.0], [1.0, 1.0]), row("b", [13.0, 13.0], [1.0, 1.0]))
+    assert text.startswith("In these runs both configurations share the highest share of correct completions (13")
+    results = {"a": (0.8, 0.9), "b": (0.9, 0.8), "c": (0.1, 0.2), "d": (0.8, 0.89)}
+    rows = [row(name, correct, correct) for name, correct in results.items()]
+    text = find(rows, list("abcd"), ("correct", "correct"))
+    assert text.startswith("Share of correct completions is highest for a and b (0.850 ± 0.050), but")
 
 
 def test_among_several_the_others_may_differ_from_each_other():
