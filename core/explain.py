@@ -93,15 +93,19 @@ def main(arguments: Sequence[str]) -> int:
 
 def write_problem_page(problem: Problem | None, path: Path) -> None:
     """Write the page of `core.explorer` with the problem as its state, or as it is. Raises InputError."""
-    state = problem and {
-        "reward": problem.reward.tolist(),
-        "ref": problem.ref.tolist(),
-        "answers": problem.classes or [str(i) for i in range(len(problem.reward))],
-        "beta": problem.beta,
-        "entropy": problem.entropy_coef,
-        "threshold": problem.threshold,
-        "mara": "answer" if problem.classes else "sequence",
-    }
+    state = (
+        None
+        if problem is None
+        else {
+            "reward": problem.reward.tolist(),
+            "ref": problem.ref.tolist(),
+            "answers": problem.classes or [str(i) for i in range(len(problem.reward))],
+            "beta": problem.beta,
+            "entropy": problem.entropy_coef,
+            "threshold": problem.threshold,
+            "mara": "answer" if problem.classes else "sequence",
+        }
+    )
     try:
         write_page(path, state)
     except OSError as error:

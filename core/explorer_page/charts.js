@@ -237,11 +237,10 @@ const Charts = (() => {
             fill: colour,
           }),
         ];
-        if (labelled && bar > 34) {
+        const text = `${percent(value)}%`;
+        if (labelled && text.length * 6.8 < bar) {
           made.push(
-            element("text", { class: "value", x: left + bar / 2, y: y - 4, "text-anchor": "middle" }, [
-              `${percent(value)}%`,
-            ]),
+            element("text", { class: "value", x: left + bar / 2, y: y - 4, "text-anchor": "middle" }, [text]),
           );
         }
         return made;

@@ -66,11 +66,11 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path):
 def test_the_colours_are_those_of_the_figures():
     text = explorer_page()
     light = text.split(":root {")[1].split("}")[0]
-    variables = dict(re.findall(r"--((?:vanilla|mara)[a-z-]*): (#\w+)", light))
+    variables: dict[str, str] = dict(re.findall(r"--((?:vanilla|mara)[a-z-]*): (#\w+)", light))
     assert len(variables) == 6
     for name, colour in variables.items():
         assert colour == METHOD_COLOURS[name.replace("-", "_")]
-    listed = dict(re.findall(r"(\w+): \"(#\w+)\"", text.split("const COLOURS = {")[1].split("}")[0]))
+    listed: dict[str, str] = dict(re.findall(r"(\w+): \"(#\w+)\"", text.split("const COLOURS = {")[1].split("}")[0]))
     assert len(listed) > 20
     assert listed == {name: METHOD_COLOURS[ALIASES.get(name, name)] for name in listed}
 

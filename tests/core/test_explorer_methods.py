@@ -53,7 +53,7 @@ def test_the_expected_gradients_are_those_of_the_objectives(tmp_path, monkeypatc
         """A constant does not move a policy."""
         return torch.cat([pull[where] - (logp[where].exp() * pull[where]).sum() for where in slices])
 
-    first = {}
+    first: dict[str, method_optima.Run] = {}
     for run in method_optima.runs(enumerated):
         first.setdefault(run.method, run)  # as its file sets it
     pulls = {name: centred(method_optima.pull(run, logp)) for name, run in first.items()}
