@@ -49,9 +49,12 @@ def draw_run(folder: Path, metrics: Metrics, scores: Sequence[float]) -> Path:
     rows = [{**row, "steps": row["step"] + 1} for row in metrics]
     for panel, key in zip(axes, CURVES, strict=True):
         draw_line(panel, *smoothed(rows, key, x_axis(key)), style)
-    for before, after in pairwise(metrics):
-        if before.get("stage") != after.get("stage"):  # another oracle: scores are not comparable
-            axes[0].axvline(before["oracle/calls"], color="black", linestyle=":", linewidth=1)
+    ends = [a["oracle/calls"] for a, b in pairwise(metrics) if a.get("stage") != b.get("stage")]
+    for number, end in enumerate(ends):  # another oracle: scores are not comparable
+        label = "another stage" if number == 0 else None
+        axes[0].axvline(end, color="black", linestyle=":", linewidth=1, label=label)
+    if ends:
+        axes[0].legend()
     describe_axes(axes, [metrics])
     axes[0].set_title("score of each molecule (dots), mean of a step (line)")
     return save_figure(figure, folder / "figure.png")

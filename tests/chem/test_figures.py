@@ -66,6 +66,9 @@ def test_another_stage_is_marked(tmp_path, drawn):
     draw_run(tmp_path, rows, [])
     marks = [line for line in drawn[0].axes[0].lines if line.get_linestyle() == ":"]
     assert [line.get_xdata()[0] for line in marks] == [20]
+    assert [text.get_text() for text in drawn[0].axes[0].get_legend().get_texts()] == ["another stage"]
+    draw_run(tmp_path, metrics(4), [])
+    assert drawn[1].axes[0].get_legend() is None  # control
 
 
 def test_molecules_have_labels(tmp_path):
