@@ -14,8 +14,9 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from copy import deepcopy
 from itertools import count
 from pathlib import Path
@@ -122,35 +123,19 @@ def time_turn(step: Callable[[], object]) -> Turn:
     return Turn(wall / STEPS, cpu / STEPS, max(machine_busy() - busy - cpu, 0.0) / wall)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prior", type=Path, default=SHIPPED)
-    parser.add_argument("--turns", type=int, default=10)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
-    prior = load_prior(options.prior)
-    overrides = [
-        "loss=reinvent",
-        "duplicates=zero",
-        "optimizer.lr=1e-4",
-        f"batch_size={options.batch}",
-        "budget=null",
-    ]
+@contextmanager
+def fast_step(prior: Prior, batch: int, threads: int) -> Iterator[tuple[Callable[[], object], ParallelSampler]]:
+    """Give a function that makes the next of our steps, and its sampler."""
+    overrides = ["loss=reinvent", "duplicates=zero", "optimizer.lr=1e-4", f"batch_size={batch}", "budget=null"]
     config: ChemConfig = compose_typed("chem", overrides)[0]
-    plain, fast = deepcopy(prior.network), deepcopy(prior.network)
-    optimizer = torch.optim.Adam(plain.parameters(), lr=1e-4)
-    engine = TorchEngine(fast, config.optimizer, 10**6)
-    turns: list[tuple[Turn, Turn]] = []
-    row_threads = RowThreads(options.batch, options.threads)
+    policy, row_threads, steps = deepcopy(prior.network), RowThreads(batch, threads), count()
+    engine = TorchEngine(policy, config.optimizer, 10**6)
     with (
         rdBase.BlockLogs(),
         Oracle(config.oracle) as oracle,
         ThreadPoolExecutor(1) as thread,
         row_threads,
-        ParallelSampler(fast, row_threads) as sampler,
+        ParallelSampler(policy, row_threads) as sampler,
     ):
         learner = Learner(
             prior=prior,
@@ -165,12 +150,27 @@ def main() -> None:
             classes=None,
             labels=list,
         )
-        steps = count()
+        yield lambda: train_step(learner, config, next(steps), config.objective.beta), sampler
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prior", type=Path, default=SHIPPED)
+    parser.add_argument("--turns", type=int, default=10)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    prior = load_prior(options.prior)
+    plain = deepcopy(prior.network)
+    optimizer = torch.optim.Adam(plain.parameters(), lr=1e-4)
+    turns: list[tuple[Turn, Turn]] = []
+    with fast_step(prior, options.batch, options.threads) as (step, sampler):
         for _ in range(options.turns + 1):
             plain_turn = time_turn(lambda: plain_step(prior, plain, optimizer, options.batch))  # type: ignore[arg-type]
-            turn = time_turn(lambda: train_step(learner, config, next(steps), config.objective.beta))
-            turns.append((plain_turn, turn))
-        with ParallelSampler(prior.network, row_threads) as prior_sampler:
+            turns.append((plain_turn, time_turn(step)))
+        with ParallelSampler(prior.network, sampler.row_threads) as prior_sampler:
             difference = largest_difference(prior, prior_sampler)
     del turns[0]  # warm-up
     quiet = [pair for pair in turns if max(turn.others for turn in pair) <= 0.1]

@@ -31,18 +31,14 @@ from typing import Any
 
 import psutil
 
+from benchmarks.fixed_lengths import FixedSteps, chats, lengths, reward
+from benchmarks.roofline import Peak, decoding_bytes, device_peak, forward_flops
+
 SETTINGS: dict[str, dict[str, Any]] = {
     "short": {"P": 8, "G": 16, "prompt": 26, "least": 32, "most": 32, "turns": 12, "steps": 3},
     "long": {"P": 8, "G": 16, "prompt": 256, "least": 8, "most": 64, "turns": 8, "steps": 1},
     "gpu": {"P": 16, "G": 16, "prompt": 512, "least": 256, "most": 256, "turns": 3, "steps": 1},
 }
-SMALL: dict[str, Any] = {
-    "hidden_size": 128,
-    "intermediate_size": 384,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-}
-SMALL |= {"num_key_value_heads": 2, "head_dim": 32, "vocab_size": 512}
 LARGE: dict[str, Any] = {
     "hidden_size": 2048,
     "intermediate_size": 6144,
@@ -51,10 +47,8 @@ LARGE: dict[str, Any] = {
 }
 LARGE |= {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936}
 MICRO_BATCH = {"short": 128, "long": 128, "gpu": 32}  # sequences in a pass, for both sides
-PEAKS = {"H200": (989e12, 4.8e12), "H100": (989e12, 3.35e12), "A100": (312e12, 2.0e12)}  # dense bf16 flop/s, bytes/s
 WARMUP = 2
 SIDES = ("mara", "trl")
-TEMPLATE = "<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n"  # around a prompt; a special is one token
 
 
 def main() -> None:
@@ -71,9 +65,9 @@ def main() -> None:
     for name in options.settings:
         turns = options.turns or SETTINGS[name]["turns"]
         with tempfile.TemporaryDirectory() as folder:
-            subprocess.run(
-                [sys.executable, "-c", f"from benchmarks import llm_step as b; b.build({name!r}, {folder!r})"]
-            )
+            model = {"shape": LARGE, "dtype": "bfloat16", "device": "cuda"} if name == "gpu" else {}
+            program = f"from benchmarks.fixed_lengths import build; build({folder!r}, **{model!r})"
+            subprocess.run([sys.executable, "-c", program], check=True)
             report(name, *measure(name, folder, turns, options.compiled))
 
 
@@ -158,44 +152,6 @@ def report(name: str, pairs: list[list[dict[str, Any]]], ends: list[dict[str, An
     if name == "gpu":
         for key, value in utilisation([mara for mara, _ in counted], ends[0]).items():
             print(f"{key}: {value:.2%}")
-
-
-def build(name: str, folder: str) -> None:
-    """Save a Qwen3 with random weights and a tokenizer with one token per byte for `from_pretrained`."""
-    import torch
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    from llm.testbed.tiny_models import byte_tokenizer
-
-    tokenizer = byte_tokenizer()
-    config = Qwen3Config(
-        **(LARGE if name == "gpu" else SMALL),
-        max_position_embeddings=1024,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    torch.manual_seed(0)
-    dtype = torch.bfloat16 if name == "gpu" else torch.float32
-    with torch.device("cuda" if name == "gpu" else "cpu"):
-        model = Qwen3ForCausalLM(config)
-    torch.nn.Module.to(model, dtype)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
-def chats(name: str) -> list[list[dict[str, str]]]:
-    """P different prompts, each with exactly the number of tokens of the setting."""
-    setting = SETTINGS[name]
-    special = TEMPLATE.count("<|im_")
-    fill = setting["prompt"] - special - len(TEMPLATE.replace("<|im_start|>", "").replace("<|im_end|>", ""))
-    words = "give any number that you like and then say why it is the one, "
-    return [[{"role": "user", "content": (f"{i} " + words * fill)[:fill]}] for i in range(setting["P"])]
-
-
-def reward(text: str) -> float:
-    return float("1" in text or "2" in text)
 
 
 def run_child(side: str, name: str, folder: str, turns: int, compiled: bool) -> None:
@@ -289,116 +245,38 @@ def machine_busy() -> float:
     return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
 
 
-def lengths(name: str) -> Any:
-    """[P * G] number of tokens in each completion, including the end of the sequence; equal in every step."""
-    import torch
-
-    setting = SETTINGS[name]
-    count, generator = setting["P"] * setting["G"], torch.Generator().manual_seed(0)
-    counts = torch.randint(setting["least"], setting["most"] + 1, (count,), generator=generator)
-    counts[0] = setting["most"]
-    return counts
-
-
 def run_mara(name: str, folder: str, make_meter: Callable[[], Meter], compiled: bool = False) -> dict[str, Any]:
     import torch
-    from hydra import compose, initialize_config_module
-    from omegaconf import OmegaConf
-
-    from conf.schema.llm import LlmConfig
-    from core.objective import make_objective
-    from launch.cli.validation import register
-    from launch.engines.factory import make_engine
-    from llm import train
-    from llm.batch import BatchSettings, draw_batch
-    from llm.inference import sampling
-    from llm.models import load_models
-    from llm.rollout import base as rollout
-    from llm.tasks.base import Task
-
-    class Fixed(Task):
-        def prompts(self) -> Any:
-            return chats(name)
-
-        def reward(self, prompt: Any, completion: str) -> float:
-            return reward(completion)
 
     meter = make_meter()
-    setting, cuda = SETTINGS[name], meter.cuda
-    register("llm")
     overrides = [
-        f"prompts_per_step={setting['P']}",
-        f"group_size={setting['G']}",
-        f"max_new_tokens={setting['most']}",
         f"micro_batch={MICRO_BATCH[name]}",
-        "objective.beta=0.01",
-        "transform=mara",
-        "advantage=group_normalised",
-        "optimizer.lr=1e-6",
-        f"model.name_or_path={folder}",
         f"model.compile_decoding={compiled}",
-        f"model.device={'cuda' if cuda else 'cpu'}",
-        f"model.dtype={'bfloat16' if cuda else 'float32'}",
+        f"model.device={'cuda' if meter.cuda else 'cpu'}",
+        f"model.dtype={'bfloat16' if meter.cuda else 'float32'}",
     ]
-    with initialize_config_module("conf.llm", version_base="1.3"):
-        config = OmegaConf.to_object(compose("config", overrides=overrides))
-    assert isinstance(config, LlmConfig)
-    models = load_models(config.model)
-    objective = make_objective(**config.objective_arguments())
-    engine = make_engine("torch", models.policy, config.optimizer, meter.steps)
-    task, eos = Fixed(), int(models.eos_ids[0])
-    learner = train.make_learner(config, task, models, engine)
-    settings = BatchSettings.from_config(config)
-    inverse_cdf = sampling.inverse_cdf
-
-    def sample_without_eos(logits: Any, uniform: Any) -> Any:
-        """Sample EOS exactly where the uniform is -1."""
-        return inverse_cdf(logits.index_fill(1, models.eos_ids, -torch.inf), uniform.abs()).masked_fill(
-            uniform < 0, eos
-        )
-
-    sampling.inverse_cdf = sample_without_eos
-    rollout.sample = meter.timed("sampling", rollout.sample)
-    object.__setattr__(objective, "loss", meter.timed("objective", objective.loss))
-    ends = lengths(name).unsqueeze(-1) - 1
-    for step in range(meter.steps):
-        batch = draw_batch(settings, models, task, step)
-        batch = batch._replace(uniforms=batch.uniforms.scatter(1, ends.to(batch.uniforms.device), -1.0))
-        result = train.train_step(learner, objective, batch, config.objective.beta)
+    steps = FixedSteps(SETTINGS[name], folder, meter.steps, overrides, meter.timed)
+    for _ in range(meter.steps):
+        steps.step()
         meter.step()
-    tokens = round(float(result.metrics["length"]) * setting["P"] * setting["G"])  # type: ignore[arg-type]
-    assert tokens == lengths(name).sum()
-    assert batch.prompts.mask.sum(-1).eq(setting["prompt"]).all()
-    message = {"tokens": tokens, "memory_mb": meter.memory_mb()}
-    if cuda:
+    message: dict[str, Any] = {"tokens": steps.tokens, "memory_mb": meter.memory_mb()}
+    if meter.cuda:
         message |= {
-            "parameters": sum(p.numel() for p in models.policy.parameters()),
-            "card": torch.cuda.get_device_name(),
+            "parameters": sum(p.numel() for p in steps.models.policy.parameters()),
+            "peak": device_peak(torch.device("cuda"), torch.bfloat16),
         }
     return message
 
 
 def utilisation(turns: list[dict[str, Any]], end: dict[str, Any]) -> dict[str, float]:
     """Shares of the GPU's peak: bytes per second in decoding, and model flops per second in the training passes."""
-    flops, bandwidth = next(
-        (peak for card, peak in PEAKS.items() if card in end["card"]), (float("nan"), float("nan"))
-    )
-    setting, shape = SETTINGS["gpu"], LARGE
-    P, G, L = setting["P"], setting["G"], setting["prompt"]
-    weights = end["parameters"]  # the head is the embedding; it is read completely in each step
-    kv = 2 * shape["num_hidden_layers"] * shape["num_key_value_heads"] * shape["head_dim"]  # numbers per token
-    read = sum(weights + kv * P * (L + G * t) for t in range(setting["most"])) * 2  # bytes per training step
-    width = shape["num_attention_heads"] * shape["head_dim"] * shape["num_hidden_layers"]
-    inputs = P * L + P * G * setting["most"]
-    pairs = P * L * L / 2 + P * G * setting["most"] * (L + setting["most"] / 2)
-    head = shape["vocab_size"] * shape["hidden_size"]
-    forward = 2 * (weights - head) * inputs + 2 * head * P * G * setting["most"] + 4 * width * pairs
+    setting, peak, weights = SETTINGS["gpu"], Peak(*end["peak"]), end["parameters"]
     sampling = statistics.median(turn["sampling"] for turn in turns)
     training = statistics.median(turn["seconds"] - turn["sampling"] for turn in turns)
     return {
-        "memory bandwidth of decoding": read / sampling / bandwidth,
+        "memory bandwidth of decoding": decoding_bytes(setting, LARGE, weights, 2) / sampling / peak.bandwidth,
         # Forward passes of reference and policy, and a backward pass that costs two of them.
-        "model flop utilisation of training": 4 * forward / training / flops,
+        "model flop utilisation of training": 4 * forward_flops(setting, LARGE, weights) / training / peak.flops,
     }
 
 
@@ -413,7 +291,7 @@ def run_trl(name: str, folder: str, make_meter: Callable[[], Meter]) -> dict[str
     meter = make_meter()
     setting, cuda = SETTINGS[name], meter.cuda
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    last_positions, token_count = lengths(name) - 1, 0
+    last_positions, token_count = lengths(SETTINGS[name]) - 1, 0
 
     def only_end_at_length(ids: Any, scores: Any) -> Any:
         position = ids.shape[1] - setting["prompt"]
@@ -454,7 +332,7 @@ def run_trl(name: str, folder: str, make_meter: Callable[[], Meter]) -> dict[str
             shuffle_dataset=False,
             model_init_kwargs={"dtype": "bfloat16" if cuda else "float32"},
         )
-        data = datasets.Dataset.from_list([{"prompt": chat} for chat in chats(name)] * meter.steps)
+        data = datasets.Dataset.from_list([{"prompt": chat} for chat in chats(SETTINGS[name])] * meter.steps)
         trainer = peer.GRPOTrainer(
             model=folder,
             reward_funcs=rewards,
@@ -468,7 +346,7 @@ def run_trl(name: str, folder: str, make_meter: Callable[[], Meter]) -> dict[str
         processors = LogitsProcessorList([only_end_at_length])
         model.generate = lambda *a, **k: generate(*a, **k, logits_processor=processors)
         trainer.train()
-    assert token_count == lengths(name).sum()
+    assert token_count == lengths(SETTINGS[name]).sum()
     return {"tokens": token_count, "memory_mb": meter.memory_mb()} | {
         "versions": {m.__name__: m.__version__ for m in (peer, transformers, torch)}
     }

@@ -27,8 +27,8 @@ from launch.runs.run_folder import (
     last_traceback_line,
     one_line_errors,
     read_config,
-    read_jsonl,
     read_last_line,
+    read_last_lines,
 )
 from launch.runs.streams import run_command
 
@@ -124,8 +124,7 @@ def seconds_left(run: Path, steps: int) -> float | None:
 
     None if no step has been timed. The timed steps need not be consecutive.
     """
-    path = run / "timings.jsonl"
-    lines = read_jsonl(path)[-RECENT:] if path.exists() else []
+    lines = read_last_lines(run / "timings.jsonl", RECENT)
     if not lines:
         return None
     return steps * median(line["seconds"] for line in lines)

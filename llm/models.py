@@ -2,7 +2,7 @@
 
 import ctypes
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import chain
@@ -24,7 +24,7 @@ from launch.runs.checkpoint import tensors_hash
 from launch.runs.console import console
 from llm.adapters import adapter_base, adapter_off, add_adapter, load_pretrained, load_tokenizer, save_adapter
 from llm.inference.attention import log_once, model_configs
-from llm.inference.decoder import compile_decoding
+from llm.inference.decoder import compile_decoding, replay_decoding
 from llm.inference.generation_config import describe_ignored, savable
 from llm.inference.head import body_of, head_of
 from llm.inference.norms import fuse_rms_norms
@@ -116,11 +116,24 @@ def load_models(config: ModelConfig, seed: int = 0) -> Models:
     if config.lora.rank:
         add_adapter(policy, config.lora, seed)
         check_adapter(policy, config.lora)
-    if config.compile_decoding:
-        for model in filter(None, (policy, reference)):
-            compile_decoding(model)
+    speed_up_decoding([model for model in (policy, reference) if model is not None], config, device)
     facts = model_facts(config.name_or_path, name)
     return Models(policy, reference, tokenizer, eos_ids, padding_id(tokenizer), stop_strings, facts)
+
+
+def speed_up_decoding(models: Sequence[PreTrainedModel], config: ModelConfig, device: torch.device) -> None:
+    """Compile the decoding step of models, or record it as a CUDA graph, where the configuration says so.
+
+    Raises:
+        ConfigError: it asks for CUDA graphs without a GPU.
+    """
+    if config.cuda_graphs and device.type != "cuda":
+        raise ConfigError("model.cuda_graphs: must be false without a GPU, got true")
+    for model in models:
+        if config.compile_decoding:
+            compile_decoding(model)
+        if config.cuda_graphs:
+            replay_decoding(model)
 
 
 def _read_files(

@@ -90,6 +90,9 @@ class ModelConfig(Section):
     compile_decoding: bool = key(
         "compile the sampling step with torch.compile: faster, after a minute of compilation"
     )
+    cuda_graphs: bool = key(
+        "on a GPU, record the sampling step as a CUDA graph and replay it for each token; not yet run on a GPU"
+    )
     lora: LoraConfig = key("a low-rank adapter", factory=LoraConfig)
 
     def check(self, prefix: str) -> None:
@@ -99,6 +102,11 @@ class ModelConfig(Section):
             raise ConfigError(
                 f"{prefix}reference_on_cpu: must be false with {prefix}lora.rank, because the reference is then the "
                 "policy without its adapter, got true"
+            )
+        if self.cuda_graphs and (self.compile_decoding or self.device == "cpu" or self.reference_on_cpu):
+            raise ConfigError(
+                f"{prefix}cuda_graphs: must be false with {prefix}compile_decoding, with {prefix}device=cpu and with "
+                f"{prefix}reference_on_cpu, whose weights move, got true"
             )
 
 
@@ -339,11 +347,12 @@ class LlmConfig(RunConfig):
                 f"reference_completions: is only used with objective.placement=reference; set it to null, got "
                 f"{self.reference_completions}"
             )
-        if self.model.compile_decoding and self.engine.name.startswith("zero3"):
-            raise ConfigError(
-                f"model.compile_decoding: must be false with engine={self.engine.name}, whose layers gather their "
-                "weights in hooks, got true"
-            )
+        for name in ("compile_decoding", "cuda_graphs"):
+            if getattr(self.model, name) and self.engine.name.startswith("zero3"):
+                raise ConfigError(
+                    f"model.{name}: must be false with engine={self.engine.name}, whose layers gather their weights "
+                    "in hooks, got true"
+                )
 
     def choices(self) -> Choices:
         """Return the choices that the rules of `core.rules` are about, with the number of updates per batch."""

@@ -4,7 +4,7 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -24,10 +24,10 @@ from launch.runs.checksums import check_files
 from launch.runs.run_folder import (
     flatten,
     foreign_files,
+    iterate_jsonl,
     last_traceback_line,
     read_config,
     read_json,
-    read_jsonl,
 )
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def _numeric_rows(path: Path) -> list[dict[str, Any]]:
     """
     rows = [
         {key: value for key, value in row.items() if value is None or type(value) in (int, float)}
-        for row in (read_jsonl(path) if path.exists() else [])
+        for row in (iterate_jsonl(path) if path.exists() else ())
     ]
     if not all(type(row.get("step")) is int for row in rows):
         raise ConfigError(f"{path}: each line must have a step, a whole number")
@@ -312,23 +312,26 @@ def write_tables(
         import pyarrow  # noqa: F401  # for Parquet
     except ImportError:
         raise ConfigError(f"table.parquet: {not_installed('pyarrow')}") from None
-    table = pd.DataFrame([_row_record(row, rows, keys) for row in rows])
+    incomplete = {key for key in keys if any(row.coverage(key) for row in rows)}
+    table = pd.DataFrame([_row_record(row, keys, incomplete) for row in rows])
     varying = list(rows[0].varying) if rows else []
     mixed = [column for column in varying if table[column].dtype == object]
     table[mixed] = table[mixed].astype(str)  # a Parquet column has one type
     with replacing(out / "table.parquet") as file:
         table.to_parquet(file, index=False)
     write_csv(out / "table.csv", table.to_dict("records"))
-    write_csv(out / "runs.csv", [_run_record(run, varying_keys(runs)) for run in runs])
+    configured = varying_keys(runs)
+    write_csv(out / "runs.csv", [_run_record(run, configured) for run in runs])
     if tests:
         write_csv(out / "tests.csv", [asdict(test) for test in tests])
 
 
-def _row_record(row: Row, rows: Sequence[Row], keys: Sequence[str]) -> dict[str, Any]:
+def _row_record(row: Row, keys: Sequence[str], incomplete: Collection[str]) -> dict[str, Any]:
+    """A line of table.csv. incomplete: the results that some runs of some row lack."""
     record = {**row.varying, "n": len(row.runs), "se_over": row.error_over}
     for key in keys:
         record[key], record[f"{key}/se"] = row.result(key)
-        if any(other.coverage(key) for other in rows):
+        if key in incomplete:
             record[f"{key}/n"] = len(row.values(key))
     return {**record, "command": row.command()}
 

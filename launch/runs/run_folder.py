@@ -263,21 +263,28 @@ def read_last_line(path: Path) -> dict[str, Any] | None:
     Raises:
         ConfigError: the line is not a JSON object, or the file cannot be read.
     """
+    lines = read_last_lines(path, 1)
+    return lines[0] if lines else None
+
+
+def read_last_lines(path: Path, count: int) -> list[dict[str, Any]]:
+    """`read_last_line` for the last `count` complete lines, or fewer where the file has fewer; in their order."""
     try:
         with path.open("rb") as stream:
             end = stream.seek(0, os.SEEK_END)
             tail = b""
-            while end > 0 and tail.count(b"\n") < 3:
+            while end > 0 and tail.count(b"\n") < count + 2:
                 start = max(end - 65536, 0)
                 stream.seek(start)
                 tail = stream.read(end - start) + tail
                 end = start
     except FileNotFoundError:
-        return None
+        return []
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     complete = [line for line in tail.split(b"\n")[:-1] if line]
-    return parse_line(complete[-1], f"{path}, last line") if complete else None
+    place = f"{path}, last line" if count == 1 else f"{path}, one of the last {count} lines"
+    return [parse_line(line, place) for line in complete[-count:]]
 
 
 @contextmanager

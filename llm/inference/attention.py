@@ -21,6 +21,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import causal_mask_function
 
 from launch.runs.console import console
+from llm.inference import flash
 from llm.inference.blocks import (
     Rule,
     VisibleKeys,
@@ -173,6 +174,12 @@ class PaddedRows:
         index = (self.ends - lengths).unsqueeze(-1) + torch.arange(self.width, device=lengths.device)
         self.index = index.clamp_max(max(self.stop - 1, 0)).flatten()
         self.unpadded = self.mask.flatten().nonzero().squeeze(-1)
+        self.lengths = lengths
+
+    def sequences(self) -> flash.Sequences:
+        """The rows as `llm.inference.flash` takes them, from the first one on."""
+        starts = nn.functional.pad(self.lengths.cumsum(0, dtype=torch.int32), (1, 0))
+        return flash.Sequences(starts, self.width)
 
     def pad(self, packed: Tensor) -> Tensor:
         """[N, H, ...] -> [B, H, width, ...]. The padding holds arbitrary finite values."""
@@ -191,12 +198,59 @@ class PaddedRows:
 
 
 class Block(NamedTuple):
-    """Queries and the keys they attend to: `causal` and `hidden` as in `attention_block`."""
+    """Queries and the keys they attend to: `causal` and `hidden` as in `attention_block`.
+
+    masked: whether more is hidden than the padding of the keys.
+    """
 
     queries: PaddedRows
     keys: PaddedRows
     causal: bool
     hidden: Tensor | None = None
+    masked: bool = False
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
+        """Output and logsumexp of the block's queries, packed, from all packed states."""
+        kernels = self._kernels(query, key, rule)
+        if kernels is not None:
+            states = self._packed(query, key, value)
+            sequences = self.queries.sequences(), self.keys.sequences()
+            return flash.forward(kernels, states, *sequences, self.causal, rule.scaling)
+        padded = self.queries.pad(query), self.keys.pad(key), self.keys.pad(value)
+        out, lse = attention_block(*padded, self.causal, self.hidden, rule.scaling, rule.cap)
+        return self.queries.pack(out), self.queries.pack(lse)
+
+    def backward(
+        self, grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, rule: Rule
+    ) -> list[Tensor]:
+        """The block's part of the gradients of its queries, keys and values, packed."""
+        queries, keys = self.queries, self.keys
+        kernels = self._kernels(query, key, rule)
+        if kernels is not None:
+            rows = slice(queries.start, queries.stop)
+            sequences, merged = (queries.sequences(), keys.sequences()), (out[rows], lse[rows])
+            states = self._packed(query, key, value)
+            return list(flash.backward(kernels, grad[rows], states, merged, *sequences, self.causal, rule.scaling))
+        d_query, d_key, d_value = attention_block_backward(
+            queries.pad_zero(grad),
+            queries.pad(query),
+            keys.pad(key),
+            keys.pad(value),
+            queries.pad(out),
+            queries.pad(lse),
+            causal=self.causal,
+            hidden=self.hidden,
+            scaling=rule.scaling,
+            cap=rule.cap,
+        )
+        return [queries.pack(d_query), keys.pack(d_key), keys.pack(d_value)]
+
+    def _packed(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        keys = slice(self.keys.start, self.keys.stop)
+        return query[self.queries.start : self.queries.stop], key[keys], value[keys]
+
+    def _kernels(self, query: Tensor, key: Tensor, rule: Rule) -> flash.Kernels | None:
+        return None if self.masked or rule.cap is not None else flash.kernels_for(query, key)
 
 
 class Packing:
@@ -251,12 +305,16 @@ class Packing:
         device = self.positions.device
         prompt = torch.arange(prompts.width, device=device).expand(prompts.batch, -1)
         own = torch.arange(rows.width, device=device) + self.starts.unsqueeze(-1)
-        first = Block(prompts, prompts, False, visible.hidden(prompt, prompt))
+        first = Block(prompts, prompts, False, visible.hidden(prompt, prompt), masked=True)
         if not rows.count:
             return (first,)
         shared = visible.hidden(groups.pad(self.positions.unsqueeze(-1)).squeeze(1), prompt)
         shared = shared if self.invisible is None else shared | self.invisible
-        return first, Block(groups, prompts, False, shared), Block(rows, rows, False, visible.hidden(own, own))
+        return (
+            first,
+            Block(groups, prompts, False, shared, masked=True),
+            Block(rows, rows, False, visible.hidden(own, own), masked=True),
+        )
 
     def preceding(self, mask: Tensor) -> Tensor:
         """Packed index of the token before each completion token, i.e. each True of mask [P * G, T]: [n]."""
@@ -284,17 +342,10 @@ class PackedAttention(torch.autograd.Function):
         rule: Rule,
     ) -> Tensor:
         """query [N, H, D], key and value [N, K, D], sink [H] -> [N, H, D]."""
-
-        def attention(block: Block) -> tuple[Tensor, Tensor]:
-            queries, keys, causal, hidden = block
-            states = queries.pad(query), keys.pad(key), keys.pad(value)
-            out, lse = attention_block(*states, causal, hidden, rule.scaling, rule.cap)
-            return queries.pack(out), queries.pack(lse)
-
         prompts, *completions = blocks
-        out, lse = attention(prompts)
+        out, lse = prompts.forward(query, key, value, rule)
         if completions:
-            shared, own = map(attention, completions)
+            shared, own = (block.forward(query, key, value, rule) for block in completions)
             merged = merge_attention(*shared, *own)
             out, lse = torch.cat([out, merged[0]]), torch.cat([lse, merged[1]])
         if sink is not None:
@@ -307,28 +358,11 @@ class PackedAttention(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of query, key, value and sink."""
         query, key, value, sink, out, lse = ctx.saved_tensors
-        rule = ctx.rule
-
-        def gradients(block: Block) -> list[Tensor]:
-            queries, keys, causal, hidden = block
-            d_query, d_key, d_value = attention_block_backward(
-                queries.pad_zero(grads[0]),
-                queries.pad(query),
-                keys.pad(key),
-                keys.pad(value),
-                queries.pad(out),
-                queries.pad(lse),
-                causal=causal,
-                hidden=hidden,
-                scaling=rule.scaling,
-                cap=rule.cap,
-            )
-            return [queries.pack(d_query), keys.pack(d_key), keys.pack(d_value)]
-
+        saved = grads[0], query, key, value, out, lse, ctx.rule
         prompts, *completions = ctx.blocks
-        d_states = gradients(prompts)
+        d_states = prompts.backward(*saved)
         if completions:
-            (d_query, d_key, d_value), d_rows = map(gradients, completions)
+            (d_query, d_key, d_value), d_rows = (block.backward(*saved) for block in completions)
             d_states[1] += d_key
             d_states[2] += d_value
             d_rows[0] += d_query

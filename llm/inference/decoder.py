@@ -21,6 +21,7 @@ from llm.inference.attention import (
 from llm.inference.blocks import Rule, VisibleKeys, cap_scores
 from llm.inference.head import body_of
 from llm.inference.prompts import Prompts
+from llm.inference.replay import Recorder, Replay, record_cuda_graph
 
 INITIAL_CAPACITY = 128  # tokens per row for which the cache is first allocated
 
@@ -41,15 +42,29 @@ def compile_decoding(model: PreTrainedModel, backend: str = "inductor") -> None:
 _COMPILED: WeakKeyDictionary[nn.Module, Callable[..., Tensor]] = WeakKeyDictionary()
 
 
+def replay_decoding(model: PreTrainedModel, record: Recorder = record_cuda_graph) -> None:
+    """Record the decoding step of a model that supports packed prompts, and replay it for each token.
+
+    A recording holds for one layout of the cache: it is made anew when rows leave or the cache grows. If the step
+    cannot be recorded, the reason is logged once and the step is called as it is.
+    """
+    _RECORDERS[body_of(model)] = record
+
+
+_RECORDERS: WeakKeyDictionary[nn.Module, Recorder] = WeakKeyDictionary()
+
+
 @contextmanager
 def uncompiled(body: nn.Module) -> Iterator[None]:
-    """Context in which the decoding step of `body` is not the compiled one."""
-    step = _COMPILED.pop(body, None)
+    """Context in which the decoding step of `body` is neither compiled nor recorded."""
+    step, recorder = _COMPILED.pop(body, None), _RECORDERS.pop(body, None)
     try:
         yield
     finally:
         if step is not None:
             _COMPILED[body] = step
+        if recorder is not None:
+            _RECORDERS[body] = recorder
 
 
 class Layer(NamedTuple):
@@ -102,6 +117,7 @@ class PackedDecoder:
         self.layers: list[Layer] = []
         self.modules: list[nn.Module] = []
         self.marked: list[Layer] = []  # the layers whose static sizes are known to the compiler
+        self.recorded: tuple[list[Layer], Replay] | None = None  # the step that was recorded for these layers
         self.invisible, self.sizes = packing.invisible, prompts.mask.sum(-1)
         self.group = torch.arange(P, device=prompts.ids.device).repeat_interleave(group)
         self.slots, self.A, self.even = torch.arange(P * group, device=self.group.device), group, True
@@ -128,6 +144,13 @@ class PackedDecoder:
         self.decoded += 1
 
     def _next_hidden(self, tokens: Tensor) -> Tensor:
+        if (record := _RECORDERS.get(self.body)) is not None:
+            try:
+                return self._replayed_hidden(tokens, record)
+            except RuntimeError as error:
+                del _RECORDERS[self.body]
+                reason = str(error).strip().partition("\n")[0]
+                log_once(f"the decoding step of {type(self.body).__name__} is not recorded: {reason}")
         compiled, prompts = _COMPILED.get(self.body), len(self.occupant) // self.A
         has_size_one = self.A == 1 or prompts == 1 < self.prompts  # would need another graph
         if compiled is None or has_size_one:
@@ -147,14 +170,31 @@ class PackedDecoder:
             log_once(f"the decoding step of {name} is not compiled: {type(error).__name__}: {reason}")
             return self._next_hidden(tokens)
 
+    def _slot_inputs(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens and positions of the slots, and the number of earlier tokens [1]."""
+        tokens, position = (t.index_select(0, self.occupant) for t in (tokens, self.position))
+        return tokens, position, torch.full((1,), self.decoded, device=tokens.device)
+
+    def _replayed_hidden(self, tokens: Tensor, record: Recorder) -> Tensor:
+        inputs = self._slot_inputs(tokens)
+        if self.recorded is None or self.recorded[0] is not self.layers:
+            layers, invisible, sizes = self.layers, self.invisible, self.sizes
+
+            def step(tokens: Tensor, position: Tensor, now: Tensor) -> Tensor:
+                with shared_prefix_attention(self.body):
+                    return _step(self.body, tokens, position, layers, now, invisible, sizes)
+
+            self.recorded = None  # its memory is free before the next recording
+            self.recorded = layers, Replay(step, inputs, record)
+        return self.recorded[1](*inputs).index_select(0, self.slots)
+
     def _compiled_hidden(self, tokens: Tensor, compiled: Callable[..., Tensor]) -> Tensor:
         if self.marked is not self.layers:
             self.marked = self.layers
             for states in chain.from_iterable(self.layers):
                 # The number of heads and their width never change, even if other sizes happen to equal them.
                 torch._dynamo.mark_static(states, [1, states.dim() - 1])
-        tokens, position = (t.index_select(0, self.occupant) for t in (tokens, self.position))
-        now = torch.full((1,), self.decoded, device=tokens.device)
+        tokens, position, now = self._slot_inputs(tokens)
         with shared_prefix_attention(self.body):
             hidden = compiled(self.body, tokens, position, self.layers, now, self.invisible, self.sizes)
         return hidden.index_select(0, self.slots)

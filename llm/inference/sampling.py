@@ -110,9 +110,10 @@ def _sample(
         ends = torch.isin(token, eos_ids)
         if stop_strings is not None:
             ends |= stop_strings.completed(tokens[rows, : t + 1])
-        was_running, ended = running, rows[running & ends]
-        running = running & ~ends
-        lengths[ended], complete[ended] = t + 1, True
+        was_running, ended, running = running, running & ends, running & ~ends
+        # Whole rows are written: an index of the rows that have ended would make a GPU wait for its length.
+        lengths[rows] = lengths[rows].masked_fill(ended, t + 1)
+        complete[rows] |= ended
         remaining = int(running.sum())
         if t + 1 == limit or not remaining:
             break

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import llm_step, record_cost
+from benchmarks import fixed_lengths, llm_step, record_cost
 from launch.runs.run import Run
 from llm.inference.prompts import encode_chats
 
@@ -12,12 +12,12 @@ from llm.inference.prompts import encode_chats
 @pytest.mark.parametrize("name", llm_step.SETTINGS)
 def test_prompts_have_exactly_the_length_of_the_setting(tokenizer, name):
     setting = llm_step.SETTINGS[name]
-    chats = llm_step.chats(name)
+    chats = fixed_lengths.chats(setting)
     prompts = encode_chats(tokenizer, chats)
     assert prompts.ids.shape == (setting["P"], setting["prompt"])
     assert prompts.mask.all()
     assert len({chat[0]["content"] for chat in chats}) == setting["P"]
-    lengths = llm_step.lengths(name)
+    lengths = fixed_lengths.lengths(setting)
     assert len(lengths) == setting["P"] * setting["G"]
     assert setting["least"] <= lengths.min()
     assert lengths.max() == setting["most"]
@@ -26,15 +26,15 @@ def test_prompts_have_exactly_the_length_of_the_setting(tokenizer, name):
 
 def test_maras_side_runs(tmp_path, monkeypatch):
     from llm.inference import sampling
-    from llm.rollout import base
+    from llm.rollout import base as rollout
 
     small = {"P": 2, "G": 2, "prompt": 26, "least": 2, "most": 5, "steps": 2}
     monkeypatch.setitem(llm_step.SETTINGS, "long", small)
     monkeypatch.setattr(
         sampling, "inverse_cdf", sampling.inverse_cdf
     )  # restored afterwards: the benchmark patches both
-    monkeypatch.setattr(base, "sample", base.sample)
-    llm_step.build("long", str(tmp_path))
+    monkeypatch.setattr(rollout, "sample", rollout.sample)
+    fixed_lengths.build(str(tmp_path))
     reports: list[dict[str, Any]] = []
     waits: list[int] = []
     result = llm_step.run_mara(
@@ -42,7 +42,7 @@ def test_maras_side_runs(tmp_path, monkeypatch):
         str(tmp_path),
         lambda: llm_step.Meter("long", 2, reports.append, lambda: waits.append(len(reports))),
     )
-    assert result["tokens"] == llm_step.lengths("long").sum() > 4
+    assert result["tokens"] == fixed_lengths.lengths(small).sum() > 4
     assert waits == [1, 2]
     assert len(reports) == 3
     for turn in reports[1:]:

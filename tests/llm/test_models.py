@@ -113,6 +113,14 @@ def test_gradient_checkpointing_needs_layers_that_transformers_can_checkpoint():
         enable_gradient_checkpointing(shared_model("openai-gpt"))
 
 
+def test_cuda_graphs_need_a_gpu(model_folder, make_config):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    config = make_config(f"model.name_or_path={model_folder}", "model.cuda_graphs=true", "model.device=auto")
+    with pytest.raises(ConfigError, match=r"^model\.cuda_graphs: must be false without a GPU, got true$"):
+        load_models(config.model)
+
+
 def test_compiled_decoding_needs_whole_weights(make_config):
     with pytest.raises(ConfigError, match=r"^model\.compile_decoding: must be false with engine=zero3_offload"):
         make_config("model.compile_decoding=true", "engine=zero3_offload")

@@ -59,6 +59,17 @@ MORE = [
         "model.compile_decoding",
         "engine=zero2 model.compile_decoding=true",
     ),
+    (
+        "model.cuda_graphs=true model.device=cuda model.compile_decoding=true",
+        "model.cuda_graphs",
+        "model.cuda_graphs=true model.device=cuda",
+    ),
+    ("model.cuda_graphs=true model.device=cpu", "model.cuda_graphs", "model.cuda_graphs=true model.device=cuda"),
+    (
+        "engine=zero3 model.device=cuda model.cuda_graphs=true",
+        "model.cuda_graphs",
+        "engine=zero2 model.device=cuda model.cuda_graphs=true",
+    ),
     ("model.attention=flash", "model.attention", "model.attention=sdpa"),
 ]
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -113,3 +114,28 @@ def test_the_command_of_a_row_is_a_sweep_over_its_seeds():
 )
 def test_the_last_part_of_a_key(key, short):
     assert table.short_key(key) == short
+
+
+@pytest.mark.parametrize("count", [8, 32])
+def test_the_work_of_writing_tables_is_proportional_to_the_runs(tmp_path, monkeypatch, count):
+    """What depends on all runs is found once, not for each of them."""
+    runs = [
+        table.CollectedRun(tmp_path / str(n), "llm", [f"beta={n}"], "finished", config={"beta": n}, results={"a": n})
+        for n in range(count)
+    ]
+    rows = table.fold_seeds(runs)
+    assert len(rows) == count
+    calls: Counter[str] = Counter()
+
+    def counting(name, function):
+        def counted(*arguments):
+            calls[name] += 1
+            return function(*arguments)
+
+        return counted
+
+    monkeypatch.setattr(table, "varying_keys", counting("varying_keys", table.varying_keys))
+    monkeypatch.setattr(table.Row, "coverage", counting("coverage", table.Row.coverage))
+    table.write_tables(tmp_path, runs, rows, ["a"])
+    assert calls == {"varying_keys": 1, "coverage": count}
+    assert len((tmp_path / "runs.csv").read_text().splitlines()) == count + 1

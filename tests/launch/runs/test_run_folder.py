@@ -22,6 +22,7 @@ from launch.runs.run_folder import (
     read_json,
     read_jsonl,
     read_last_line,
+    read_last_lines,
     read_record,
     read_yaml,
     run_state,
@@ -130,6 +131,23 @@ def test_the_last_line_is_the_last_complete_one(tmp_path, size):
         stream.write('{"n": 3, "te')  # cut off
     assert read_last_line(path) == rows[-1] == read_jsonl(path)[-1]
     assert len(list(iterate_jsonl(path))) == 3
+
+
+@pytest.mark.parametrize("size", [5, 3000, 70_000])
+@pytest.mark.parametrize("count", [1, 4, 20])
+def test_the_last_lines_are_those_of_the_whole_file(tmp_path, size, count):
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"n": n, "text": "x" * size}) + "\n" for n in range(9)) + '{"n": 9')
+    assert read_last_lines(path, count) == read_jsonl(path)[-count:]
+    assert read_last_lines(tmp_path / "none.jsonl", count) == []
+
+
+def test_the_last_lines_of_a_long_file_are_found_without_reading_it(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("not JSON\n" * 100_000 + '{"n": 1}\n{"n": 2}\n')
+    assert read_last_lines(path, 2) == [{"n": 1}, {"n": 2}]
+    with pytest.raises(ConfigError, match="one of the last 3 lines: not JSON"):  # control
+        read_last_lines(path, 3)
 
 
 @pytest.mark.parametrize("content", [None, "", '{"a": 1}', "\n\n"])

@@ -232,3 +232,74 @@ def test_a_step_that_cannot_be_compiled_runs_uncompiled_and_is_logged_once(build
     output = capsys.readouterr().out
     assert output.count("compiling the decoding step of Qwen3Model") == output.count("is not compiled: ") == 1
     assert graphs() == 0
+
+
+class CallAgain:
+    """A recorder for the CPU: repeats the call, into the tensor of its first result."""
+
+    def __init__(self):
+        self.recorded, self.replayed = 0, 0
+
+    def __call__(self, call):
+        self.recorded += 1
+        result = call()
+
+        def replay():
+            self.replayed += 1
+            result.copy_(call())
+
+        return replay, result
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "gpt2", "mistral"])
+def test_replayed_steps_are_the_same_from_one_recording_a_layout(build_model, kind, monkeypatch):
+    """Rows are dropped, prompts differ in length and are dropped as a whole, and the cache grows."""
+    model, prompts, record = build_model(kind, VOCAB), make_prompts(3, 9, 1, 4), CallAgain()
+    monkeypatch.setattr(decoder, "INITIAL_CAPACITY", 7)
+    plain = draw(model, prompts, PackedDecoder)
+    decoder.replay_decoding(model, record)
+    replayed = draw(model, prompts, PackedDecoder)
+    assert all(torch.equal(a, b) for a, b in zip(replayed, plain, strict=True))
+    assert 1 < record.recorded < record.replayed
+    assert distance_from_training(model) < 1e-5
+
+    def break_decoder(decoder):  # control: the recording reads the decoder's cache
+        if decoder.decoded == 2:
+            decoder.layers = [layer._replace(key=-layer.key) for layer in decoder.layers]
+
+    assert distance_from_training(model, break_decoder) > 1e-3
+
+
+def test_a_replay_reads_its_arguments_anew(build_model, monkeypatch):
+    """Control: without the copies every token would be processed as the first one."""
+    model, prompts = build_model("qwen3", VOCAB), make_prompts(3, 9)
+    plain = draw(model, prompts, PackedDecoder)
+    decoder.replay_decoding(model, CallAgain())
+    monkeypatch.setattr(decoder.Replay, "__call__", lambda self, *arguments: (self.replay(), self.result)[1])
+    assert not torch.equal(draw(model, prompts, PackedDecoder).tokens, plain.tokens)
+
+
+def test_a_step_that_cannot_be_recorded_runs_as_it_is_and_is_logged_once(build_model, capsys):
+    def refuse(call):
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    decoder.log_once.cache_clear()
+    model, prompts = build_model("qwen3", VOCAB), make_prompts(3, 9)
+    plain = draw(model, prompts, PackedDecoder)
+    decoder.replay_decoding(model, refuse)
+    for _ in range(2):
+        assert torch.equal(draw(model, prompts, PackedDecoder).tokens, plain.tokens)
+    output = capsys.readouterr().out
+    assert " ".join(output.split()).count("is not recorded: operation not permitted when stream is capturing") == 1
+
+
+@pytest.mark.gpu
+def test_a_recorded_step_on_a_gpu_samples_the_same_tokens(build_model):
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    model = build_model("qwen3", VOCAB).cuda()
+    prompts = type(make_prompts(3))(*(tensor.cuda() for tensor in make_prompts(3, 9, 1, 4)))
+    plain = draw(model, prompts, PackedDecoder)
+    decoder.replay_decoding(model)
+    assert torch.equal(draw(model, prompts, PackedDecoder).tokens, plain.tokens)
+    assert model.get_decoder() in decoder._RECORDERS  # it was recorded
