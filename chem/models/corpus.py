@@ -79,7 +79,13 @@ def filter_smiles(strings: list[str], settings: MoleculeFilterConfig) -> tuple[l
     passed = [smiles for smiles, tokens in tokens_of.items() if rare.isdisjoint(tokens)]
     reasons = Counter(counts) + Counter({"rare token": len(molecules) - len(passed)})
     del reasons["lines"], reasons["kept"]
-    return passed, {"lines": len(strings), "kept": len(passed), **dict(reasons.most_common())}
+    stripped = {"salt stripped": salts} if (salts := count_salts(strings, settings, set(passed))) else {}
+    return passed, {"lines": len(strings), "kept": len(passed), **dict(reasons.most_common()), **stripped}
+
+
+def count_salts(strings: list[str], settings: MoleculeFilterConfig, passed: set[str]) -> int:
+    """How many strings of several fragments have a largest one among the molecules that passed."""
+    return sum("." in string and check_molecule(string, settings)[1] in passed for string in strings)
 
 
 def check_molecule(string: str, settings: MoleculeFilterConfig) -> tuple[str | None, str]:

@@ -39,10 +39,11 @@ def test_molecules_are_filtered_and_reasons_counted():
     smiles, counts = filter_smiles(lines, SETTINGS)
     assert smiles == ["CCO", "CC(=O)[O-]", "C1CC1", "CC(C)(C)OCC(N)=O", "COC"]
     reasons = {"duplicate": 1, "not a molecule": 1, "empty": 1, "element": 1, "heavy atoms": 2}
-    assert counts == {"lines": 11, "kept": 5, **reasons}
+    assert counts == {"lines": 11, "kept": 5, **reasons, "salt stripped": 1}
     strict = MoleculeFilterConfig(["C", "N", "O", "Cl"], 2, 15, 15, 2, False)
     smiles, counts = filter_smiles(lines, strict)
     assert counts["several fragments"] == 1
+    assert "salt stripped" not in counts  # control
     assert counts["too long"] == 2
     assert counts["rare token"] == 1
     assert smiles == ["CCO", "COC"]
