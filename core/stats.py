@@ -1,4 +1,4 @@
-"""Statistics for reports: entropy, coverage, effective sample size, standard errors, Pareto front."""
+"""Statistics for reports: entropy, coverage, effective sample size, standard errors, pass@k, Pareto front."""
 
 import math
 from collections.abc import Callable
@@ -78,6 +78,18 @@ def bootstrap_standard_error(
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randint(count, (resamples, count), generator=generator)
     return float(statistic(values[rows]).double().std()) * math.sqrt(count / (count - 1))
+
+
+def pass_at_k(total: int, correct: int, k: int) -> float:
+    """1 - C(n - c, k) / C(n, k): the probability that k of n completions include one of the c correct ones.
+
+    NaN if k > n.
+
+    Source: Chen et al. (2021), arXiv:2107.03374.
+    """
+    if k > total:
+        return math.nan
+    return 1 - math.comb(total - correct, k) / math.comb(total, k)
 
 
 def pareto_front(points: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ TABLE: dict[str, tuple[Command, ...]] = {
     "Language models": (
         Command("llm plan", "llm.plan", "whether a run fits into memory, before anything is loaded"),
         Command("llm evaluate", "llm.evaluate", "rewards, distinct answers, utility, pass@k of a run or model"),
+        Command("llm diagnose", "llm.diagnose", "why a run of TRL, verl, OpenRLHF or this project collapsed"),
         Command("llm ensemble", "llm.ensemble", "average the weights of a policy with those of its reference"),
     ),
     "Molecules": (

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from core.mara import exceeds
-from core.stats import entropy, standard_error
+from core.stats import entropy, pass_at_k, standard_error
 
 EAD_ORDERS = (1, 2, 3, 4, 5)
 
@@ -80,18 +80,6 @@ def utility(partition: Sequence[int], scores: Sequence[float], *, patience: floa
 def score_of_reward(reward: float, thresholds: Sequence[float]) -> int:
     """1 plus the number of thresholds below the reward; nine thresholds give a score from 1 to 10."""
     return 1 + sum(bool(exceeds(reward, threshold)) for threshold in thresholds)
-
-
-def pass_at_k(total: int, correct: int, k: int) -> float:
-    """1 - C(n - c, k) / C(n, k): the probability that k of n completions include one of the c correct ones.
-
-    NaN if k > n.
-
-    Source: Chen et al. (2021), arXiv:2107.03374.
-    """
-    if k > total:
-        return math.nan
-    return 1 - math.comb(total - correct, k) / math.comb(total, k)
 
 
 def answer_entropy(answers: Sequence[Hashable]) -> float:
