@@ -27,7 +27,7 @@ DESCRIPTION = """Run on this machine's GPU, each part in a process of its own wi
   training  steps: tokens a second, model flop utilisation, peak memory beside the estimate of llm.plan
   zero3     a step with engine=zero3 on one device beside engine=torch
   trl       the same steps by TRL's GRPOTrainer, if it is installed
-  vllm      sampling by vLLM, if it is installed
+  vllm      sampling by vLLM, if an environment with it is found (docs/rollouts.md)
   one_two   the 1-2 task
 
 results.json and results.md are written after each part. A part that fails, is killed or runs over its limit has a

@@ -295,26 +295,34 @@ def measure_trl(place: Place) -> None:
 
 
 def measure_vllm(place: Place) -> None:
-    from vllm import LLM, SamplingParams
-
+    """In the environment of vLLM that runs with rollout=vllm find, too."""
+    from conf.schema.base import ConfigError
     from llm.adapters import load_tokenizer
     from llm.inference.prompts import encode_chats
+    from llm.rollout.server import vllm_python
 
+    try:
+        python = vllm_python(None)
+    except ConfigError:
+        emit("sampling", "no environment with vLLM", check="left out")
+        return
     setting = place.sizes.setting
     prompts = encode_chats(load_tokenizer(place.full, padding_side="left"), chats(setting))
-    rows = [{"prompt_token_ids": ids[keep].tolist()} for ids, keep in zip(prompts.ids, prompts.mask, strict=True)]
-    server = LLM(model=place.full, dtype=place.dtype, max_model_len=setting["prompt"] + setting["most"], seed=0)
-    options = {"temperature": 1.0, "ignore_eos": True, "detokenize": False, "n": setting["G"]}
-    warm_up = SamplingParams(max_tokens=4, min_tokens=4, **options)
-    server.generate(rows, warm_up, use_tqdm=False)
-    start = time.perf_counter()
-    results = server.generate(
-        rows, SamplingParams(max_tokens=setting["most"], min_tokens=setting["most"], **options), use_tqdm=False
-    )
-    seconds = time.perf_counter() - start
-    tokens = sum(len(output.token_ids) for result in results for output in result.outputs)
-    emit("tokens a second", tokens / seconds, "tokens/s")
-    emit("tokens sampled", tokens, "tokens", verdict(tokens == setting["P"] * setting["G"] * setting["most"], "all"))
+    ids = [row[keep].tolist() for row, keep in zip(prompts.ids, prompts.mask, strict=True)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "prompts.json"
+        path.write_text(json.dumps(ids), "utf-8")
+        script = str(Path(__file__).with_name("vllm_sampling.py"))
+        numbers = [str(setting["G"]), str(setting["most"])]
+        command = [python, script, place.full, place.dtype, str(path), *numbers]
+        child = subprocess.run(command, capture_output=True, text=True)
+    if child.returncode:
+        sys.exit((child.stderr.strip() or child.stdout.strip() or "no message").splitlines()[-1])
+    result = json.loads(child.stdout.splitlines()[-1])
+    expected = setting["P"] * setting["G"] * setting["most"]
+    emit("tokens a second", result["tokens"] / result["seconds"], "tokens/s")
+    emit("tokens sampled", result["tokens"], "tokens", verdict(result["tokens"] == expected, f"{expected}"))
+    emit("version", result["version"])
 
 
 def measure_one_two(place: Place) -> None:

@@ -26,7 +26,7 @@ PARTS = {
     "training": Part(60, "training steps of mara"),
     "zero3": Part(50, "ZeRO-3 on one device beside engine=torch", "deepspeed"),
     "trl": Part(70, "training steps of TRL on the same work", "trl"),
-    "vllm": Part(90, "sampling by vLLM", "vllm"),
+    "vllm": Part(90, "sampling by vLLM"),
     "one_two": Part(90, "the 1-2 task, trained"),
 }
 

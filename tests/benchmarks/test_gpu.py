@@ -118,3 +118,39 @@ def test_the_command_measures_a_tiny_model_on_the_cpu(tmp_path):
     assert values["decoding", "tokens a second"] > 0
     assert 0 < values["training", "model flop utilisation of the training passes"] < 1
     assert "| training | peak memory |" in (tmp_path / "results.md").read_text()
+
+
+def test_vllm_samples_in_its_own_environment(tmp_path, monkeypatch, capsys):
+    """With a module in place of vLLM, which is asked for completions of the right number and length."""
+    from benchmarks.fixed_lengths import build
+    from benchmarks.gpu.measure import Place, measure_vllm
+
+    (tmp_path / "vllm.py").write_text(
+        "from types import SimpleNamespace as N\n"
+        "__version__ = 'made up'\n"
+        "class SamplingParams(N): pass\n"
+        "class LLM(N):\n"
+        "    def generate(self, prompts, options, use_tqdm):\n"
+        "        assert options.temperature == 1.0 and options.ignore_eos\n"
+        "        assert {len(p['prompt_token_ids']) for p in prompts} == {32}\n"
+        "        output = N(token_ids=[0] * options.max_tokens)\n"
+        "        return [N(outputs=[output] * options.n) for _ in prompts]\n"
+    )
+    place = Place("cpu", str(tmp_path))
+    build(place.full, place.sizes.shape)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("MARA_VLLM_PYTHON", sys.executable)
+    measure_vllm(place)
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    values = {row["quantity"]: (row["value"], row["check"]) for row in rows}
+    assert values["tokens sampled"] == (2 * 4 * 8, "ok")
+    assert values["version"] == ("made up", "")
+    monkeypatch.setattr("llm.rollout.server.vllm_python", no_environment)
+    measure_vllm(place)  # control
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["check"] == "left out"
+
+
+def no_environment(given):
+    from conf.schema.base import ConfigError
+
+    raise ConfigError("rollout.python: no environment with vLLM was found")
