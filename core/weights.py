@@ -8,6 +8,8 @@ from torch import Tensor
 from .sequence import masked_sum
 from .stats import mean_or_nan
 
+ROUNDING = 1e-5  # of a weight in float32
+
 
 def log_weight_cap(
     log_weight: Tensor | None,
@@ -124,7 +126,8 @@ def sampler_mismatch(
     """
     counted = mask if valid is None else mask & valid.unsqueeze(-1)
     difference = (policy_logp - sampler_logp).double().masked_fill(~counted, 0.0)
-    total, sequences = masked_sum(difference, counted), counted.any(-1)
+    total = (masked_sum(policy_logp, counted) - masked_sum(sampler_logp, counted)).double()
+    sequences = counted.any(-1)
 
     def largest(values: Tensor, where: Tensor) -> Tensor:
         return torch.where(where.any(), values.abs().amax(), torch.nan)
@@ -139,6 +142,6 @@ def sampler_mismatch(
         "rollout/sequence_kl_nats": mean_or_nan(total.expm1() - total, sequences),
         "rollout/weight_mean": mean_or_nan(weight.double(), sequences),
         "rollout/weight_max": torch.where(sequences.any(), torch.where(sequences, ratio, 0.0).amax(), torch.nan),
-        "rollout/bounded_share": mean_or_nan((weight.double() < ratio * (1 - 1e-6)).double(), sequences),
+        "rollout/bounded_share": mean_or_nan((weight.double() < ratio * (1 - ROUNDING)).double(), sequences),
         "rollout/lost_mass": mean_or_nan((ratio - weight.double()).clamp_min(0.0), sequences),
     }

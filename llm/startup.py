@@ -11,6 +11,7 @@ from rich.table import Table
 from transformers import PreTrainedModel
 
 from conf.schema.llm import LlmConfig
+from conf.schema.rollout import RolloutConfig, VllmRolloutConfig
 from launch.cli.command_table import as_typed
 from launch.runs.console import console
 from launch.runs.run import Run
@@ -108,7 +109,18 @@ def model_rows(config: LlmConfig, policy: PreTrainedModel, models: Models, ranks
         "device": f"{hardware}, {str(policy.dtype).removeprefix('torch.')}{threads}, engine {config.engine.name}"
         + (f", {ranks} ranks" if ranks > 1 else ""),
         "prompts": f"{path.name}: {MESSAGES.get(path, 'a prompt is processed once for its completions')}",
+        **rollout_rows(config.rollout),
     }
+
+
+def rollout_rows(rollout: RolloutConfig) -> dict[str, str]:
+    """What samples the completions, unless it is the policy."""
+    if not isinstance(rollout, VllmRolloutConfig):
+        return {}
+    servers = ", ".join(rollout.addresses) or counted(rollout.servers, "server")
+    bound = "" if rollout.bound is None else f" at {rollout.bound:g}"
+    ahead = ", one step ahead" if rollout.asynchronous else ""
+    return {"sampling": f"vLLM, {servers}, correction {rollout.correction}{bound}{ahead}"}
 
 
 def method_rows(config: LlmConfig) -> dict[str, str]:

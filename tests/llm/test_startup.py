@@ -55,6 +55,15 @@ def test_the_summary_names_the_model_the_method_and_the_sizes(start):
     assert run.warnings == []
 
 
+def test_the_summary_says_what_samples(start):
+    _, out = start("rollout=vllm", "rollout.asynchronous=true")
+    assert "sampling       vLLM, 1 server, correction truncate at 2, one step ahead" in out
+    _, out = start("rollout=vllm", "rollout.addresses=['http://a:1']", "rollout.bound=null")
+    rows = [" ".join(line.split()) for line in out.splitlines()]
+    assert "sampling vLLM, http://a:1, correction truncate" in rows
+    assert "sampling" not in start()[1]  # control
+
+
 def test_only_the_main_rank_prints(start):
     run, out = start(main=False)
     assert (out, run.facts) == ("", {})

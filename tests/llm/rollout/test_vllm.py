@@ -3,7 +3,11 @@
 import copy
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +17,7 @@ from llm.batch import BatchSettings, draw_batch
 from llm.inference.logprobs import completion_logp
 from llm.rollout.base import LocalSampler, RolloutFailed, Sampled
 from llm.rollout.client import Completion
+from llm.rollout.server import free_port
 from llm.rollout.vllm import as_tensors, lora_rank, make_sampler, seeded_prompts, server_options
 from llm.train import make_learner, train_step
 
@@ -20,6 +25,7 @@ from ..helpers import train_rows
 from .sampling_server import ModelFiles
 from .stand_in import StandIn
 
+ROOT = Path(__file__).parents[3]
 SMALL = ("group_size=4", "prompts_per_step=2", "max_new_tokens=4", "steps=3", "threads=null", "objective.beta=.1")
 VLLM = ("rollout=vllm", "rollout.retries=1", "rollout.timeout_seconds=20")
 
@@ -282,3 +288,51 @@ def test_a_folder_that_cannot_be_written(models, odd_length, make_config):
         make_sampler(config, odd_length, models, None).running(FakeRun()),
     ):
         pass
+
+
+def run_on_ranks(world, folder, arguments):
+    """Run the command on ranks that gloo connects; returns the rows of metrics and samples."""
+    shared = {**os.environ, "PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    shared |= {"WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "llm", *arguments, f"hydra.run.dir={folder}"],
+            cwd=ROOT,
+            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(world)
+    ]
+    try:
+        outputs = [process.communicate(timeout=500)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert all(process.returncode == 0 for process in processes), "\n".join(outputs)
+    return [
+        [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("metrics", "samples")
+    ]
+
+
+@pytest.mark.slow
+def test_two_ranks_sample_what_one_samples(server, tmp_path, model_folder):
+    arguments = options(server, tmp_path, f"model.name_or_path={model_folder}", "model.device=cpu")
+    arguments = (*(word for word in arguments if word != "threads=null"), "threads=1")
+    arguments += ("evaluation_completions=4", "sample_every=1", "rollout.asynchronous=true")
+    arguments += (
+        "optimizer.lr=1e-3",
+        "objective.entropy_coef=.3",
+        "model.stop.tokens=[60,61,62,63,64,65,66,67]",
+        "model.dtype=float32",
+    )
+    (one, one_samples), (two, two_samples) = (
+        run_on_ranks(world, tmp_path / str(world), arguments) for world in (1, 2)
+    )
+    assert [row["completion"] for row in two_samples] == [row["completion"] for row in one_samples]
+    assert len(one_samples) == 24
+    for row, expected in zip(two, one, strict=True):
+        assert row == pytest.approx(expected, abs=1e-4, nan_ok=True)
+    assert max(row["rollout/token_gap_max_nats"] for row in two) > 1e-3
