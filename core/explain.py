@@ -24,6 +24,8 @@ from .targets import (
     reverse_log_ratio,
 )
 
+IN_REPOSITORY = __package__ == "core"  # not the installed light library, which has no other commands
+COMMAND = "mara explain" if IN_REPOSITORY else "python -m mara.explain"
 HELP = """\
 usage: mara explain reward=LIST ref=LIST beta=NUMBER [threshold=NUMBER] [entropy_coef=NUMBER] [classes=LIST]
                     [--html FILE]
@@ -60,6 +62,8 @@ Examples (the quotes are for the shell):
   The first problem as a page to look at and to send to others.
     mara explain 'reward=[1,1,0]' 'ref=[.3,.02,.68]' beta=.01 --html problem.html
 """
+if not IN_REPOSITORY:
+    HELP = HELP.replace("       python -m core.explain is the same command\n", "").replace("mara explain", COMMAND)
 MOST_PAIRS = 6  # crossovers that are printed
 LOG_WIDTH = 120  # columns, where the output is no terminal
 
@@ -87,7 +91,8 @@ def main(arguments: Sequence[str]) -> int:
     except InputError as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"next: {training_command(problem)}")
+    if IN_REPOSITORY:
+        print(f"next: {training_command(problem)}")
     return 0
 
 

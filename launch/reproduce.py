@@ -40,6 +40,7 @@ from launch.diff import (
 )
 from launch.runs.checksums import check_files
 from launch.runs.closing import command, next_line, pictures_in, show_next, show_pictures
+from launch.runs.provenance import DISTRIBUTION, EARLIER_NAME
 from launch.runs.run_folder import CLOCK, clock_of, read_config, read_json, read_jsonl, read_record, run_state
 from launch.runs.streams import run_command
 
@@ -147,7 +148,7 @@ def print_comparison(run: Path, out: Path, tolerance: float) -> int:
 
 def environment(record: Mapping[str, Any]) -> Any:
     """The packages and hardware of a run: results depend on them bit for bit, beside code and configuration."""
-    return {k: v for k, v in record["versions"].items() if k != "mara-rl"}, record["hardware"]
+    return {k: v for k, v in record["versions"].items() if k not in (DISTRIBUTION, EARLIER_NAME)}, record["hardware"]
 
 
 def read_patch(folder: Path) -> str:

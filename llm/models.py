@@ -19,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from conf.schema.base import ConfigError
 from conf.schema.llm import LoraConfig, ModelConfig
+from core.integrations.model_files import Stops, find_stops, ids_of
 from launch.runs.atomic import replacing
 from launch.runs.checkpoint import tensors_hash
 from launch.runs.console import console
@@ -31,7 +32,7 @@ from llm.inference.norms import fuse_rms_norms
 from llm.inference.paths import path_of, share_trials
 from llm.inference.prompts import padding_id
 from llm.inference.sampling import Rollout
-from llm.inference.stopping import Stops, StopStrings, describe_stops, find_stops, ids_of, token_id
+from llm.inference.stopping import StopStrings, describe_stops, token_id
 from llm.inference.temporary import temporarily
 from llm.testbed.names import model_facts, resolve_model
 from llm.testbed.tiny_models import POLICIES

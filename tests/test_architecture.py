@@ -25,12 +25,17 @@ MAY_IMPORT = {
 }
 PURE = {"core.rules", "core.extension"}  # modules of core without torch, which conf may import
 OUTSIDE = {"tests", "tools", "benchmarks", "docs"}  # folders that no room may import
-THIRD_PARTY = {"core": {"torch"}}  # the packages that a room may import; a room that is not listed may import any
+# The packages that a room, or a package in it, may import; what is not listed may import any. The longest name wins.
+THIRD_PARTY = {
+    "core": {"torch"},
+    "core.integrations": {"torch", "transformers", "accelerate", "jinja2", "trl", "verl", "transfer_queue"},
+}
 STANDARD_LIBRARY = sys.stdlib_module_names
 
 SHADOWING = "str(Path(__file__).parents[1] / 'launch' / 'cli' / 'shadowing.py')"
 # Imports of computed names, (module, argument as written), with the reason why each is allowed.
 COMPUTED_IMPORTS: set[tuple[str, str]] = {
+    ("core", "f'.{MODULE_OF[name]}'"),  # the module of a public name, when the name is first used
     ("core.extension", "path"),  # the import path of a user's own part
     ("launch.cluster.job", "self.package"),  # the package whose command the job runs
     ("launch.cli.mara", "module"),  # the command that was typed
@@ -74,15 +79,22 @@ def objection(room: str, module: str, name: str) -> str | None:
         if any(name == pure or name.startswith(f"{pure}.") for pure in PURE) or name.startswith("conf.schema."):
             return None
         return f"imports {name}, but may import the standard library only"
-    if module in PURE:
+    if module == "core" or module in PURE:
         return None if name in PURE else f"imports {name}, but may import the standard library only"
     if top in ROOMS:
         return None if top in MAY_IMPORT[room] else f"{room} must not import {name}"
     if top in OUTSIDE:
         return f"a room must not import {name}"
-    if room in THIRD_PARTY and top not in THIRD_PARTY[room]:
-        return f"{room} must not import {name}: third parties are limited to {sorted(THIRD_PARTY[room])}"
+    allowed = third_parties(module)
+    if allowed is not None and top not in allowed:
+        return f"{module} must not import {name}: third parties are limited to {sorted(allowed)}"
     return None
+
+
+def third_parties(module: str) -> set[str] | None:
+    """The packages that a module may import; None: any."""
+    names = [name for name in THIRD_PARTY if module == name or module.startswith(f"{name}.")]
+    return THIRD_PARTY[max(names, key=len)] if names else None
 
 
 def imports(
@@ -310,6 +322,7 @@ def test_the_schema_and_the_rules_import_the_standard_library_only():
         ("conf", "conf", True),
         ("core", "core.rules", False),
         ("core", "core.extension", False),
+        ("core", "core", True),
     ]:
         for source in ("import omegaconf", "import torch", "from hydra import main", "from core.mara import x"):
             assert violations(room, source, module, is_package=is_package), (module, source)
@@ -317,6 +330,14 @@ def test_the_schema_and_the_rules_import_the_standard_library_only():
     assert not violations("conf", "from core.rules import Choices", "conf.schema.run")
     assert not violations("conf", "from conf.schema.base import key", "conf.schema.run")
     assert violations("core", "from conf.schema.base import key", "core.rules")
+
+
+def test_only_the_adapters_of_core_import_trainers():
+    for source in ("import trl", "from transformers import GenerationConfig"):
+        assert not violations("core", source, "core.integrations.trl")
+        assert violations("core", source, "core.objective")
+    assert violations("core", "import numpy", "core.integrations.trl")
+    assert violations("core", "from llm.rewards import Scores", "core.integrations.trl")
 
 
 def test_relative_imports_are_resolved_from_their_module():

@@ -20,7 +20,7 @@ UNUSED = {
         *("verl.single_controller.ray", "verl.workers.rollout.llm_server", "verl.workers.engine"),
     ),
     "openrlhf": (
-        *("ray", "torchdata", "pylatexenc", "deepspeed", "flash_attn"),
+        *("ray", "torchdata", "pylatexenc", "deepspeed", "flash_attn", "aiohttp"),
         *("openrlhf.trainer.ray.vllm_engine", "openrlhf.trainer.ray.launcher", "openrlhf.utils.deepspeed"),
         *("openrlhf.models.actor", "openrlhf.models.model"),
     ),

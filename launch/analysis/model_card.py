@@ -228,7 +228,7 @@ def loading_text(chemical: bool, repository: str | None) -> str:
     name = repository or "FOLDER"
     if chemical:
         return (
-            "With the package mara-rl and its extra `chem`:\n\n```bash\n"
+            "With a clone of mara and its extra `chem`:\n\n```bash\n"
             f"hf download {name} --local-dir policy\npython -m chem.sample prior=policy count=1000\n```"
         )
     return (

@@ -9,12 +9,12 @@ import runpy
 import shutil
 import sys
 import textwrap
+import tomllib
 from collections.abc import Sequence
-from importlib.metadata import version
 
 from launch.cli.command_table import BY_MODULE, BY_WORDS, STARTED_AS, TABLE
 from launch.cli.import_path import set_import_path
-from launch.cli.shadowing import refuse_shadowing
+from launch.cli.shadowing import HOME, refuse_shadowing
 
 USAGE = """\
 usage: mara COMMAND ...
@@ -51,7 +51,8 @@ def main() -> int:
     if words[0] == "help":
         words = [*words[1:], "--help"]
     if words == ["--version"]:
-        print(f"mara {version('mara-rl')}")
+        project = tomllib.loads((HOME / "pyproject.toml").read_text("utf-8"))["project"]
+        print(f"mara {project['version']}")
         return 0
     if words[0] in COMPLETION or (words[-2:-1] and words[-2] in COMPLETION):
         return print_completion(words[-1])

@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 
-RECORDED_PACKAGES = ("mara-rl", "torch", "transformers", "tokenizers", "hydra-core", "omegaconf", "numpy")
+DISTRIBUTION = "mara-workbench"  # of this repository; the library in core/ is mara-rl
+EARLIER_NAME = "mara-rl"  # what it was called in older records
+RECORDED_PACKAGES = (DISTRIBUTION, "torch", "transformers", "tokenizers", "hydra-core", "omegaconf", "numpy")
 
 
 def code_version(root: Path) -> dict[str, Any]:

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-TIME_CODES = [f"%-{letter}" for letter in "dHIjmMSUWy"] + [
-    f"%{letter}" for letter in "aAbBcdDeFGHIjmMpRSTuUVwWxXyYzZ"
-]
+from core.integrations.model_files import with_fixed_clock
+
 PLACE = "(the completion)"  # stands for a completion in a rendered conversation
 Chat = Sequence[Mapping[str, str]]  # [{"role": "user", "content": ...}, ...]
 
@@ -110,18 +109,6 @@ def set_clock(clock: datetime | None) -> None:
     """Fix the time that chat templates see through strftime_now; None: the present time."""
     global _clock
     _clock = clock
-
-
-def with_fixed_clock(template: str, clock: datetime) -> str:
-    """A chat template in which strftime_now formats a fixed time. A template without it is returned as it is.
-
-    It is a macro of the template, because `apply_chat_template` does not pass functions on to templates.
-    """
-    if "strftime_now" not in template:
-        return template
-    formatted = "".join(f" | replace({code!r}, {clock.strftime(code)!r})" for code in TIME_CODES)
-    macro = "{%- macro strftime_now(format) -%}{{ format" + formatted + " }}{%- endmacro %}"
-    return f"{macro}\n{template}"  # trim_blocks removes the line end
 
 
 def pad_completions(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:

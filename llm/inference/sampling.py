@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from core.integrations.model_files import decode
 from core.sequence import inverse_cdf
 from llm.inference.head import Head, body_of, head_of
 from llm.inference.paths import make_decoder
 from llm.inference.prompts import Prompts
 from llm.inference.rope import check_length
-from llm.inference.stopping import StopStrings, decode, text_before
+from llm.inference.stopping import StopStrings, text_before
 
 SHRINK = 0.8  # ended rows are dropped when at most this share of the rows is still running
 

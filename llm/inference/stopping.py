@@ -1,18 +1,16 @@
-"""What ends a completion: tokens and strings, found in a model's files or given in the configuration."""
+"""What ends a completion: tokens and strings that are configured. `core.integrations.model_files` finds a model's."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
-from jinja2 import TemplateError
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from conf.schema.base import ConfigError
-from llm.inference.prompts import Chat, chat_text
+from core.integrations.model_files import Stops, decode
 
 NEARLY_ALL = 0.95  # share of truncated completions that is worth a warning
-QUESTION, ANSWER = "What is it?", "It is an apple"  # a conversation that is rendered to see how a turn ends
 
 
 class StopStrings(NamedTuple):
@@ -29,74 +27,9 @@ class StopStrings(NamedTuple):
         return torch.tensor(found, device=tokens.device)
 
 
-class Stops(NamedTuple):
-    """What ends the completions of a model: token ids, and strings.
-
-    turn: the token that ends a turn in the chat template, if nothing else names it.
-    """
-
-    ids: list[int]
-    strings: tuple[str, ...]
-    turn: int | None = None
-
-
-def decode(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]]) -> list[str]:
-    """The exact text of rows of ids. Special tokens are shown, because the model has written them."""
-    texts: list[str] = tokenizer.batch_decode(
-        list(map(list, rows)), skip_special_tokens=False, clean_up_tokenization_spaces=False
-    )
-    return texts
-
-
 def text_before(text: str, strings: Sequence[str]) -> str:
     """A text up to the first of the strings in it; all of it if it has none of them."""
     return text[: min((text.find(string) for string in strings if string in text), default=None)]
-
-
-def find_stops(
-    tokenizer: PreTrainedTokenizerBase,
-    config: PreTrainedConfig,
-    generation_config: GenerationConfig | None,
-    switches: Mapping[str, Any] | None = None,
-) -> Stops:
-    """What ends a completion according to a model's files.
-
-    Tokens: those of generation_config.json, or, where it names none, of the model's configuration; the tokenizer's
-    end-of-sequence token; and the token after an assistant's turn in the chat template.
-
-    Args:
-        tokenizer: of the model.
-        config: the model's; those of a model with several parts name the token in that of the language model.
-        generation_config: the model's, if it has one.
-        switches: keywords of the chat template.
-    """
-    declared = None if generation_config is None else generation_config.eos_token_id
-    for part in (config, config.get_text_config(decoder=True)):
-        declared = getattr(part, "eos_token_id", None) if declared is None else declared
-    ids = list(dict.fromkeys([*ids_of(declared), *ids_of(tokenizer.eos_token_id)]))
-    turn = end_of_turn(tokenizer, switches)
-    turn = None if turn in ids else turn
-    strings = None if generation_config is None else generation_config.stop_strings
-    strings = [strings] if isinstance(strings, str) else strings or []
-    return Stops([*ids, *ids_of(turn)], tuple(strings), turn)
-
-
-def end_of_turn(tokenizer: PreTrainedTokenizerBase, switches: Mapping[str, Any] | None = None) -> int | None:
-    """The special token that the chat template writes after an assistant's turn; None if there is none.
-
-    A template that marks only the start of a turn ends one by the start of the next.
-    """
-    asked: Chat = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
-    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-    for chat in (asked, [*asked, {"role": "user", "content": QUESTION}]):
-        try:
-            _, found, rest = chat_text(tokenizer, chat, switches).partition(ANSWER)
-        except (TemplateError, ValueError, TypeError, KeyError):  # the template does not accept such a conversation
-            continue
-        ids = tokenizer(rest.lstrip(), add_special_tokens=False)["input_ids"] if found else []
-        if rest.strip():
-            return ids[0] if ids and ids[0] in special else None
-    return None
 
 
 def token_id(tokenizer: PreTrainedTokenizerBase, token: str | int, key: str) -> int:
@@ -147,8 +80,3 @@ def truncation_warning(share: float, max_new_tokens: int) -> str:
         f"{share:.0%} of a step's completions were cut at max_new_tokens={max_new_tokens}, and such completions are "
         "never good; raise max_new_tokens, or name what ends a completion in model.stop.tokens or model.stop.strings"
     )
-
-
-def ids_of(ids: int | Sequence[int] | None) -> list[int]:
-    """A list of ids, from one id, several, or None, as configurations name them."""
-    return [] if ids is None else [ids] if isinstance(ids, int) else [int(token) for token in ids]

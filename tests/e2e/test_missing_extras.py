@@ -75,4 +75,4 @@ def test_a_missing_package_is_one_line_that_names_its_extra(package, folder):
 
 
 def test_every_optional_package_has_its_command():
-    assert set(COMMANDS) == set(EXTRAS) - {"trl"}  # a library: tests/llm/integrations/test_trl.py
+    assert set(COMMANDS) == set(EXTRAS) - {"trl"}  # a library: tests/core/integrations/test_trl.py

@@ -14,7 +14,7 @@ from launch.cli.recorded_command import RecordedCommand
 from .made_up import write_run
 
 ROWS = [{"step": s, "loss": 1 / (s + 1), "text": "a", "values": [1, 2.0]} for s in range(4)]
-MACHINE: dict[str, Any] = {"versions": {"torch": "2", "mara-rl": "1"}, "hardware": {"cores": 2}}
+MACHINE: dict[str, Any] = {"versions": {"torch": "2", "mara-workbench": "1"}, "hardware": {"cores": 2}}
 
 
 def write(folder, rows=ROWS, summary=None, weights=b"weights", **record):
@@ -34,10 +34,10 @@ def changed(step, **values):
 
 
 def test_an_equal_repetition_is_reproduced(tmp_path, capsys):
-    old, new = write(tmp_path / "old"), write(tmp_path / "new", versions={"torch": "2", "mara-rl": "2"})
+    old, new = write(tmp_path / "old"), write(tmp_path / "new", versions={"torch": "2", "mara-workbench": "2"})
     assert reproduce.print_comparison(old, new, 1e-4) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "versions: mara-rl: 1 -> 2",  # our own version is shown, but is no other environment
+        "versions: mara-workbench: 1 -> 2",  # our own version is shown, but is no other environment
         "same packages and hardware: compared bit for bit",
         "reproduced: 4 lines of metrics, 0 of samples",
     ]

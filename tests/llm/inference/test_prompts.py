@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 import pytest
 import torch
 
+from core.integrations.model_files import TIME_CODES, with_fixed_clock
 from llm.inference.prompts import (
-    TIME_CODES,
     chat_ids,
     chat_text,
     conversation_ids,
@@ -15,7 +15,6 @@ from llm.inference.prompts import (
     pad_completions,
     padding_id,
     set_clock,
-    with_fixed_clock,
 )
 from llm.testbed.tiny_models import byte_tokenizer
 

@@ -2,15 +2,17 @@
 
 import contextlib
 import copy
-import importlib
 import json
+import math
 import os
 import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,13 +22,14 @@ pytest.importorskip("trl", reason="needs the extra trl")
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, GenerationConfig, TrainerCallback
 
+from core.classes import StepMasses, make_class_memory
+from core.integrations.trl import MaraGRPOConfig, MaraGRPOTrainer, _end_where_turns_end
 from core.objective import make_objective
 from llm.inference.logprobs import completion_logp
 from llm.inference.prompts import encode_chats, pad_completions
-from llm.integrations.trl import ALLOWED, MaraGRPOConfig, MaraGRPOTrainer, _end_where_turns_end
 from llm.tasks.one_two import OneTwo
 
-from ..helpers import user_chat
+from ...llm.helpers import user_chat
 
 ROOT = Path(__file__).parents[3]
 GROUP, LENGTH, BETA = 8, 22, 0.3
@@ -94,7 +97,12 @@ def one_step(folder, tokenizer, out, options, **arguments):
     return record, trainer
 
 
-def core_gradient(folder, tokenizer, record, objective, beta, truncated):
+def last_letter(text):
+    """An answer that many completions share."""
+    return text[-1:]
+
+
+def core_gradient(folder, tokenizer, record, objective, beta, truncated, memory=None):
     """The gradient of core's loss on the same completions, with the log-probabilities of llm."""
     policy, reference = perturbed(folder).eval(), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     prompts = encode_chats(tokenizer, record.prompts[::GROUP])
@@ -111,8 +119,18 @@ def core_gradient(folder, tokenizer, record, objective, beta, truncated):
         ref_logp = completion_logp(reference, prompts, tokens, mask).view(shape)
     policy_logp = completion_logp(policy, prompts, tokens, mask).view(shape)
     counted = valid & complete if truncated == "drop" else valid
+    texts = tokenizer.batch_decode([ids[:-1] if ids[-1] == tokenizer.eos_token_id else ids for ids in record.ids])
+    labels = [[last_letter(text) for text in texts[i : i + GROUP]] for i in range(0, len(texts), GROUP)]
+    names = [str(prompt) for prompt in record.prompts[::GROUP]]
     loss, metrics = objective.loss(
-        reward, policy_logp, ref_logp, mask.view(shape), beta=beta, valid=counted, complete=complete
+        reward,
+        policy_logp,
+        ref_logp,
+        mask.view(shape),
+        beta=beta,
+        valid=counted,
+        complete=complete,
+        masses=None if memory is None else StepMasses(memory, names, labels),
     )
     loss.backward()
     return {name: p.grad for name, p in policy.named_parameters()}, metrics
@@ -130,18 +148,23 @@ def distance(ours, theirs):
     [
         MARA,
         MARA | {"importance_sampling_level": "sequence", "mara_direction": "forward"} | QUANTILE,
-        MARA | {"mask_truncated_completions": True, "mara_direction": "forward"},
+        MARA | {"mask_truncated_completions": True, "mara_direction": "forward", "mara_anchor": "group"},
+        MARA | {"mara_level": "answer", "mara_mass": "group"},
+        MARA | {"mara_level": "answer", "mara_direction": "forward", "mara_anchor": "cross_fitted"},
     ],
-    ids=["reverse", "forward, quantile", "forward, truncated dropped"],
+    ids=["reverse", "forward, quantile", "forward, truncated dropped", "answers", "answers, forward"],
 )
 def test_the_gradient_of_a_step_is_that_of_core(tiny_folder, tokenizer, tmp_path, options):
-    record, trainer = one_step(tiny_folder, tokenizer, tmp_path, options)
-    arguments = trainer.args.objective_arguments()
+    record, trainer = one_step(tiny_folder, tokenizer, tmp_path, options, answer=last_letter)
+    settings = trainer.args.mara_settings()
+    arguments = settings.objective_arguments()
     truncated = "drop" if options.get("mask_truncated_completions") else "keep"
 
-    def expected(beta=BETA, **changes):
-        objective = make_objective(**arguments | changes)
-        return core_gradient(tiny_folder, tokenizer, record, objective, beta, truncated)
+    def expected(beta=BETA, changed=None, **changes):
+        chosen = settings if changed is None else replace(settings, **changed)
+        objective = make_objective(**chosen.objective_arguments() | changes)
+        memory = make_class_memory(chosen.choices())
+        return core_gradient(tiny_folder, tokenizer, record, objective, beta, truncated, memory)
 
     gradient, metrics = expected()
     assert distance(record.gradients, gradient) < 5e-6
@@ -154,6 +177,8 @@ def test_the_gradient_of_a_step_is_that_of_core(tiny_folder, tokenizer, tmp_path
 
     # Controls: another beta, no MARA, division by the standard deviation, the other treatment of truncation.
     controls = [expected(beta=2 * BETA), expected(**IDENTITY), expected(advantage="group_normalised")]
+    if settings.level == "answer":
+        controls.append(expected(changed={"level": "sequence"}))
     for other, _ in controls:
         assert distance(record.gradients, other) > 1e-3
     truncated = "keep" if truncated == "drop" else "drop"
@@ -172,57 +197,6 @@ def test_with_lora_the_reference_is_the_base(tiny_folder, tokenizer, tmp_path):
     assert max(float(g.abs().max()) for g in record.gradients.values()) > 0
 
 
-REFUSED = {
-    "beta": 0.1,
-    "scale_rewards": "group",
-    "multi_objective_aggregation": "normalize_then_sum",
-    "loss_type": "dapo",
-    "num_iterations": 2,
-    "entropy_coef": 0.01,
-    "use_adaptive_entropy": True,
-    "top_entropy_quantile": 0.2,
-    "off_policy_mask_threshold": 0.5,
-    "sync_ref_model": True,
-    "temperature": 0.7,
-    "top_p": 0.9,
-    "top_k": 50,
-    "min_p": 0.1,
-    "repetition_penalty": 1.1,
-    "generation_kwargs": {"min_new_tokens": 4},
-    "steps_per_generation": 2,
-    "delta": 0.5,
-    "mara_beta": 0.0,
-    "mara_threshold": None,
-    "mara_quantile": 0.5,
-    "mara_floor": 0.1,
-    "mara_direction": "sideways",
-    "mara_algorithm": "3",
-    "mara_max_log_weight": 5.0,
-}
-
-
-def test_without_a_number_the_weights_have_the_cap_of_core(tmp_path):
-    legal = {"output_dir": str(tmp_path), **CPU, **MARA, "mara_direction": "forward"}
-    for given, cap in ((None, "auto"), (5.0, 5.0), (float("inf"), None)):
-        arguments = MaraGRPOConfig(**legal, mara_max_log_weight=given, mara_reward_range=3.0).objective_arguments()
-        assert (arguments["max_log_weight"], arguments["reward_range"]) == (cap, 3.0)
-
-
-@pytest.mark.parametrize("key", REFUSED)
-def test_options_that_change_the_optimum_are_refused_by_name(tmp_path, key):
-    legal = {"output_dir": str(tmp_path), **CPU, **MARA}
-    MaraGRPOConfig(**legal)  # control
-    other_names = {"mara_beta": "beta", "mara_quantile": "mara_threshold", "mara_direction": "direction"}
-    name = other_names.get(key, key.removeprefix("mara_"))
-    with pytest.raises(ValueError, match=rf"{name}.*got") as refusal:
-        MaraGRPOConfig(**legal | {key: REFUSED[key]})
-    assert "\n" not in str(refusal.value)
-
-
-def test_every_refused_key_of_trl_is_tested():
-    assert ALLOWED.keys() <= REFUSED.keys()
-
-
 def test_the_trainer_checks_its_configuration_again(tiny_folder, tmp_path):
     from trl import GRPOConfig
 
@@ -234,13 +208,6 @@ def test_the_trainer_checks_its_configuration_again(tiny_folder, tmp_path):
     args.scale_rewards = "group"
     with pytest.raises(ValueError, match=r"scale_rewards: must be 'none' with MARA .*got 'group'"):
         MaraGRPOTrainer(str(tiny_folder), OneStep().reward, args, train_dataset=data)
-
-
-def test_without_trl_the_import_says_what_to_install(monkeypatch):
-    monkeypatch.delitem(sys.modules, "llm.integrations.trl")
-    monkeypatch.setitem(sys.modules, "trl", None)
-    with pytest.raises(ImportError, match=r"^llm\.integrations\.trl: trl is not installed \(extra trl\): pip"):
-        importlib.import_module("llm.integrations.trl")
 
 
 def guide_script():
@@ -473,3 +440,167 @@ def test_the_date_in_a_prompt_stays(tiny_folder, tokenizer, tmp_path, monkeypatc
 
 
 LATER = datetime(2031, 1, 1)
+
+
+# --- what is remembered, and completions of the reference ----------------------------------------------------
+
+
+def run_steps(folder, tokenizer, out, options, steps, seen=None, **arguments):
+    """Train for a few steps with checkpoints; `seen` is filled with the rewards that were asked for."""
+
+    def reward(completion_ids, **_):
+        if seen is not None:
+            seen.append(len(completion_ids))
+        return [float(sum(ids) % 3 == 0) for ids in completion_ids]
+
+    args = MaraGRPOConfig(
+        output_dir=str(out),
+        num_generations=GROUP,
+        per_device_train_batch_size=GROUP,
+        max_completion_length=LENGTH,
+        max_steps=steps,
+        learning_rate=1e-3,
+        gradient_checkpointing=False,
+        save_steps=1,
+        **CPU | {"save_strategy": "steps"},
+        **MARA | options,
+    )
+    return MaraGRPOTrainer(
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
+        reward,
+        args,
+        answer=last_letter,
+        train_dataset=Dataset.from_list([{"prompt": chat} for chat in CHATS]),
+        processing_class=copy.deepcopy(tokenizer),
+        **arguments,
+    )
+
+
+def test_what_is_remembered_is_in_the_checkpoint(tiny_folder, tokenizer, tmp_path):
+    options = {"mara_level": "answer", "mara_direction": "forward"}
+    trainer = run_steps(tiny_folder, tokenizer, tmp_path, options, 1)
+    trainer.train()
+    state = trainer.mara.state_dict()
+    (memory,) = state["memory"].values()  # of the one prompt of the step
+    assert memory["estimates"] == 1
+    resumed = run_steps(tiny_folder, tokenizer, tmp_path, options, 1)
+    assert resumed.mara.state_dict() != state  # control
+    path = tmp_path / "checkpoint-1" / "mara.json"
+    resumed._load_memory(path)
+    assert resumed.mara.state_dict() == state
+    path.unlink()
+    with pytest.raises(ValueError, match=r"^resume_from_checkpoint: .*mara\.json is missing"):
+        resumed._load_memory(path)
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_thresholds_and_masses_are_those_of_completions_of_the_reference(tiny_folder, tokenizer, tmp_path, lora):
+    options: dict[str, Any] = {"mara_threshold": None, "mara_reference_quantile": 0.5, "mara_reference_samples": 20}
+    options |= {"mara_level": "answer", "mara_mass": "reference"}
+    seen: list[int] = []
+    arguments = {}
+    if lora:
+        peft = pytest.importorskip("peft", reason="needs the extra lora")
+        arguments["peft_config"] = peft.LoraConfig(r=2, target_modules=["q_proj"])
+    trainer = run_steps(tiny_folder, tokenizer, tmp_path, options, 1, seen, **arguments)
+    if not lora:  # the policy is another model than the reference
+        with torch.no_grad():
+            trainer.model.lm_head.weight.zero_()
+    trainer.train()
+    assert seen == [20, GROUP]  # the reference's once, then the step's
+    ((prompt, threshold),) = trainer.mara.thresholds.items()
+    ids = trainer._sample_reference(CHATS[0], 20, seed=5)
+    assert ids == trainer._sample_reference(CHATS[0], 20, seed=5)  # the same in every run
+    assert ids != trainer._sample_reference(CHATS[0], 20, seed=6)
+    texts = [tokenizer.decode(row) for row in ids]
+    assert sum("<" in text for text in texts) > 10  # the reference's, not those of a uniform policy
+    memory = trainer.mara.memory.prompts[prompt]
+    assert memory.estimates == 20
+    assert threshold in (1.0, float("inf"))  # rewards are 0 or 1
+    total = sum(math.exp(value) for value in memory.log_sums.values())
+    assert total == round(total) <= 20  # a count
+
+
+# --- vLLM ----------------------------------------------------------------------------------------------------
+
+
+class StandInClient:
+    """In place of TRL's client of a vLLM server: samples from a copy of the weights that it was sent."""
+
+    folder: Any = None
+    end: Any = None
+    model: Any = None
+
+    def __init__(self, base_url, **_):
+        self.base_url, self.requests, self.synchronised = base_url, [], 0
+
+    def init_communicator(self, device):
+        self.model = AutoModelForCausalLM.from_pretrained(StandInClient.folder, dtype=torch.float32)
+        self.model.generation_config = GenerationConfig()
+
+    def get_server_info(self):
+        return {"model_config": {"logprobs_mode": "processed_logprobs"}}
+
+    def update_named_params(self, metadata, parameters):
+        own = dict(self.model.named_parameters())
+        with torch.no_grad():
+            for name, value in parameters:
+                own[name].copy_(value)
+        self.synchronised += 1
+
+    def reset_prefix_cache(self):
+        pass
+
+    def generate(self, prompts, features, **parameters):
+        self.requests.append(parameters)
+        rows, logprobs = [], []
+        for prompt in prompts:
+            ids = torch.tensor([prompt] * parameters["n"])
+            torch.manual_seed(len(self.requests))
+            out = self.model.generate(
+                ids, do_sample=True, top_k=0, max_new_tokens=parameters["max_tokens"], eos_token_id=StandInClient.end
+            )
+            with torch.no_grad():
+                logp = self.model(out).logits.log_softmax(-1)
+            for line, row in zip(out[:, ids.shape[1] :].tolist(), logp, strict=True):
+                length = line.index(StandInClient.end) + 1 if StandInClient.end in line else len(line)
+                rows.append(line[:length])
+                logprobs.append([[float(row[ids.shape[1] + t - 1, line[t]])] for t in range(length)])
+        return {"prompt_ids": prompts, "completion_ids": rows, "logprobs": logprobs}
+
+
+@pytest.fixture
+def server(monkeypatch, tiny_folder, tokenizer):
+    from trl.generation import vllm_generation
+
+    StandInClient.folder, StandInClient.end = tiny_folder, tokenizer.eos_token_id
+    monkeypatch.setattr(vllm_generation, "is_vllm_available", lambda: True)
+    monkeypatch.setattr(vllm_generation, "VLLMClient", StandInClient)
+
+
+NEUTRAL = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+
+
+def test_a_server_samples_what_is_scored(server, tiny_folder, tokenizer, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    own = {"temperature": 0.2, "top_k": 5, "min_p": 0.3, "repetition_penalty": 2.0}
+    (folder / "generation_config.json").write_text(json.dumps(own | {"eos_token_id": tokenizer.eos_token_id}))
+    options = MARA | {"use_vllm": True, "vllm_mode": "server", "mara_level": "answer"}
+    record, trainer = one_step(folder, tokenizer, tmp_path / "out", options, answer=last_letter)
+    client = trainer.vllm_generation.vllm_client
+    assert client.synchronised == 1
+    (request,) = client.requests
+    assert {name: request[name] for name in NEUTRAL} == NEUTRAL
+    assert request["generation_kwargs"] == {}
+    assert {name: getattr(trainer.model.generation_config, name) for name in own} == own  # control: not from there
+    settings = trainer.args.mara_settings()
+
+    def expected(beta):
+        memory = make_class_memory(settings.choices())
+        return core_gradient(folder, tokenizer, record, settings.objective(), beta, "keep", memory)[0]
+
+    assert distance(record.gradients, expected(BETA)) < 1e-4  # the weights pi / pi_server are 1 up to rounding
+    assert distance(record.gradients, expected(2 * BETA)) > 1e-3  # control
+    logged = {name: value for row in trainer.state.log_history for name, value in row.items()}
+    assert logged["sampling/importance_sampling_ratio/mean"] == pytest.approx(1, abs=1e-3)

@@ -6,172 +6,31 @@ divergence after MARA's changes of reward and reference. D is the divergence bet
 under reverse KL and -ref/pi under forward KL. The loss is TRL's `dr_grpo`, the sum over a sequence's tokens.
 """
 
+from .trl_config import ALLOWED, MaraGRPOConfig, trl  # first: it says what to install
+
+# isort: split
 import copy
+import json
 import math
-from dataclasses import dataclass, field
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import GenerationConfig
 
-from conf.schema.extras import not_installed
-from core.mara import check_mara_beta
-from core.objective import Objective, make_objective
-from core.rules import AUTO
-from core.sequence import masked_sum
-from llm.inference.prompts import with_fixed_clock
-from llm.inference.stopping import decode, find_stops
-from llm.inference.temporary import temporarily
+from ..objective import Objective
+from ..sequence import masked_sum
+from .estimator import MaraEstimator, prompt_key
+from .model_files import decode, find_stops, with_fixed_clock
 
-try:
-    import trl
-except ModuleNotFoundError as error:
-    if error.name != "trl":
-        raise
-    raise ImportError(f"llm.integrations.trl: {not_installed('trl')}") from None
-if not trl.__version__.startswith("1.16."):  # this module overrides methods outside TRL's public interface
-    raise ImportError(f"llm.integrations.trl needs TRL 1.16, got {trl.__version__}: pip install 'trl>=1.16,<1.17'")
-
-SAMPLED_IS_SCORED = "the policy must be sampled as it is, because its KL is computed"
-PER_TOKEN_ENTROPY = "an entropy bonus per token moves the optimum"
-ALLOWED: dict[str, tuple[tuple[Any, ...], str]] = {  # key of GRPOConfig: allowed values, and the reason
-    "beta": (
-        (0.0,),
-        "mara_beta sets the KL term in the reward; a second one in the loss is per token and moves the optimum",
-    ),
-    "scale_rewards": (
-        ("none",),
-        "dividing by a standard deviation gives each group a different effective beta",
-    ),
-    "multi_objective_aggregation": (
-        ("sum_then_normalize",),
-        "the threshold does not apply to rewards that are normalised one by one",
-    ),
-    "loss_type": (
-        ("dr_grpo",),
-        "a loss that is divided by lengths, or reweighted, makes the effective beta depend on them",
-    ),
-    "num_iterations": (
-        (1,),
-        "a second pass over the same completions is off-policy: their reward contains the KL of the earlier policy",
-    ),
-    "entropy_coef": ((0.0,), PER_TOKEN_ENTROPY),
-    "use_adaptive_entropy": ((False,), PER_TOKEN_ENTROPY),
-    "top_entropy_quantile": ((1.0,), "tokens left out of the loss are missing from the sequence's KL"),
-    "off_policy_mask_threshold": ((None,), "it drops samples depending on the sign of their advantage"),
-    "sync_ref_model": ((False,), "the optimum is defined by a fixed reference"),
-    "temperature": ((1.0,), SAMPLED_IS_SCORED),
-    "top_p": ((1.0,), SAMPLED_IS_SCORED),
-    "top_k": ((0, None), SAMPLED_IS_SCORED),
-    "min_p": ((None, 0.0), SAMPLED_IS_SCORED),
-    "repetition_penalty": ((1.0,), SAMPLED_IS_SCORED),
-    "generation_kwargs": ((None, {}), SAMPLED_IS_SCORED),
-}
-
-
-@dataclass
-class MaraGRPOConfig(trl.GRPOConfig):
-    """GRPOConfig with MARA's keys, and defaults for which the optimum is uniform over the good completions.
-
-    Raises:
-        ValueError: a key of MARA is out of range, or a key of TRL would change the optimum; the message says why.
-    """
-
-    scale_rewards: str = "none"
-    loss_type: str = "dr_grpo"
-    disable_dropout: bool = True  # the policy that samples must be the one that is scored
-
-    mara_beta: float | None = field(
-        default=None,
-        metadata={"help": "Coefficient of the sequence's KL in the reward, in reward units per nat; > 0."},
-    )
-    mara_threshold: float | None = field(
-        default=None, metadata={"help": "Completions whose weighted sum of rewards is at least this are good."}
-    )
-    mara_quantile: float | None = field(
-        default=None,
-        metadata={"help": "Instead of mara_threshold: this quantile of each group's rewards, in [0, 1]."},
-    )
-    mara_floor: float | None = field(
-        default=None, metadata={"help": "With mara_quantile: lower bound of the threshold."}
-    )
-    mara_direction: str = field(
-        default="reverse", metadata={"help": "reverse: KL(policy || reference); forward: KL(reference || policy)."}
-    )
-    mara_algorithm: str = field(
-        default="auto",
-        metadata={
-            "help": "1 augments the reward, 2 anchors the reference; auto is 1 for reverse and 2 for forward KL."
-        },
-    )
-    mara_max_log_weight: float | None = field(
-        default=None,
-        metadata={
-            "help": "Cap on log(reference / policy) of a sequence under forward KL, nats. None: a cap that leaves "
-            "the optimum where it is; inf: no cap, which is dangerous over sequences."
-        },
-    )
-    mara_reward_range: float = field(
-        default=1.0,
-        metadata={"help": "Highest minus lowest weighted sum of rewards, for mara_max_log_weight=None."},
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check()
-
-    def check(self) -> None:
-        """Raise ValueError if the optimum would not be MARA's."""
-        for key, (values, reason) in ALLOWED.items():
-            value = getattr(self, key)
-            if value not in values:
-                raise ValueError(f"{key}: must be {values[0]!r} with MARA ({reason}), got {value!r}")
-        if self.gradient_accumulation_steps % (self.steps_per_generation or 1):
-            raise ValueError(
-                "steps_per_generation: must divide gradient_accumulation_steps with MARA (later updates on the same "
-                "completions are off-policy: their reward contains the KL of the earlier policy), got "
-                f"{self.steps_per_generation} and {self.gradient_accumulation_steps}"
-            )
-        if self.delta is not None and self.delta < 1:
-            raise ValueError(f"delta: must be None or >= 1 (below 1 it removes the gradient), got {self.delta}")
-        if self.mara_beta is None:
-            raise ValueError("mara_beta: must be given, in reward units per nat, got None")
-        check_mara_beta(self.mara_beta)
-        if (self.mara_threshold is None) == (self.mara_quantile is None):
-            raise ValueError(
-                f"mara_threshold: give either mara_threshold or mara_quantile, got {self.mara_threshold} and "
-                f"mara_quantile={self.mara_quantile}"
-            )
-        if self.mara_quantile is not None and not 0 <= self.mara_quantile <= 1:
-            raise ValueError(f"mara_quantile: must lie in [0, 1], got {self.mara_quantile}")
-        if self.mara_floor is not None and self.mara_quantile is None:
-            raise ValueError(f"mara_floor: needs mara_quantile, got {self.mara_floor} without it")
-        if self.mara_max_log_weight is not None and self.mara_direction != "forward":
-            raise ValueError(
-                f"mara_max_log_weight: needs mara_direction='forward', got {self.mara_max_log_weight} without it"
-            )
-        make_objective(**self.objective_arguments())
-
-    def objective_arguments(self) -> dict[str, Any]:
-        """Keyword arguments of `core.objective.make_objective`."""
-        is_quantile = self.mara_threshold is None
-        cap = AUTO if self.mara_max_log_weight is None else self.mara_max_log_weight
-        threshold = {
-            "kind": "quantile" if is_quantile else "constant",
-            "value": self.mara_quantile if is_quantile else self.mara_threshold,
-            "floor": self.mara_floor,
-        }
-        return {
-            "transform": "mara",
-            "transform_options": {"algorithm": self.mara_algorithm, "anchor": "group"},  # without a memory of prompts
-            "threshold": threshold,
-            "advantage": "centred",
-            "direction": self.mara_direction,
-            "max_log_weight": cap if self.mara_max_log_weight != math.inf else None,
-            "reward_range": self.mara_reward_range,
-        }
+__all__ = ["ALLOWED", "MaraGRPOConfig", "MaraGRPOTrainer"]
+MEMORY_FILE = "mara.json"  # in each checkpoint: thresholds, masses and anchors of the prompts
 
 
 class MaraGRPOTrainer(trl.GRPOTrainer):
@@ -182,44 +41,65 @@ class MaraGRPOTrainer(trl.GRPOTrainer):
     excluded. Truncated completions keep their reward and are never good; with `mask_truncated_completions=True` they
     are excluded.
 
+    answer: the answer that a completion gives, from its exact text; needed at mara_level="answer", where completions
+        with the same answer are one class.
     objective: the `core.objective.Objective` that computes the advantages. It can be replaced by any other one with
         placement=reward and level=sequence.
+    mara: the `MaraEstimator`, with what is remembered of the prompts. It is in the checkpoints, as mara.json.
 
     Raises:
-        ValueError: `args` is not a valid MaraGRPOConfig; or tools, images or dropout are used, with which the scored
-            distribution differs from the sampled one.
+        ValueError: `args` is not a valid MaraGRPOConfig; `answer` is missing; or tools, images or dropout are used,
+            with which the scored distribution differs from the sampled one.
     """
 
     args: Any  # MaraGRPOConfig
     model: Any
     num_generations: int
     num_generations_eval: int
-    objective: Objective
+    ref_model: Any
     _logs: dict[str, Any]
 
     def __init__(
-        self, model: Any, reward_funcs: Any = None, args: MaraGRPOConfig | None = None, **options: Any
+        self,
+        model: Any,
+        reward_funcs: Any = None,
+        args: MaraGRPOConfig | None = None,
+        *,
+        answer: Callable[[str], str] | None = None,
+        **options: Any,
     ) -> None:
         if not isinstance(args, MaraGRPOConfig):
             raise ValueError(f"args: must be a MaraGRPOConfig, got {type(args).__name__}")
         args.check()
+        if args.mara_level == "answer" and answer is None:
+            raise ValueError(
+                "answer: must be given with mara_level='answer', a function that returns the answer of a completion"
+            )
         args = copy.copy(args)
         args.beta = args.mara_beta or 0.0  # TRL loads a reference only if its beta is not 0
         super().__init__(model, reward_funcs, args, **options)
         args.beta = self.beta = 0.0
-        self.objective = make_objective(**args.objective_arguments())
+        self.mara, self.answer = MaraEstimator(args.mara_settings()), answer
         _check_model(self)
         _end_where_turns_end(self)
         if "strftime_now" in str(self._tokenizer.chat_template):  # prompts keep their date over the training
             template = self.chat_template or self._tokenizer.get_chat_template()
             self.chat_template = with_fixed_clock(template, datetime.now().astimezone())
 
+    @property  # type: ignore[override]  # Trainer has None there, for searches
+    def objective(self) -> Objective:
+        """The objective that computes the advantages."""
+        return self.mara.objective
+
+    @objective.setter
+    def objective(self, objective: Objective) -> None:
+        self.mara.objective = objective
+
     def _generate_single_turn(self, *arguments: Any, **options: Any) -> Any:
         # `generate` takes what its own argument leaves open from the model's generation configuration: min_p, for
         # example, with which the policy that samples is not the one that is scored.
         model = self.accelerator.unwrap_model(self.model)
-        model = model.get_base_model() if hasattr(model, "get_base_model") else model
-        with temporarily([(model, "generation_config", GenerationConfig())]):
+        with _plain_generation_config(model):
             return super()._generate_single_turn(*arguments, **options)
 
     def _calculate_rewards(
@@ -227,8 +107,10 @@ class MaraGRPOTrainer(trl.GRPOTrainer):
     ) -> Tensor:
         ended = [ids[-1] in self.eos_token_ids for ids in completion_ids_list]
         rows = [ids[:-1] if end else ids for ids, end in zip(completion_ids_list, ended, strict=True)]
-        completions = _as_written(completions, decode(self._tokenizer, rows))
+        texts = decode(self._tokenizer, rows)
+        completions = _as_written(completions, texts)
         self._complete = torch.tensor(ended)
+        self._labels = ["" if self.answer is None else str(self.answer(text)) for text in texts]
         self._rewards: Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         if any(isinstance(function, torch.nn.Module) for function in self.reward_funcs):
             # A reward model would read a special token in a completion as one, such as the start of another turn.
@@ -238,6 +120,7 @@ class MaraGRPOTrainer(trl.GRPOTrainer):
         return self._rewards
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        self._add_reference_statistics(inputs)
         # With a beta other than 0, TRL computes the reference's log-probabilities here, but also adds a KL term to
         # the loss later on.
         self.beta = self.args.mara_beta
@@ -245,7 +128,7 @@ class MaraGRPOTrainer(trl.GRPOTrainer):
             batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
         finally:
             self.beta = 0.0
-        advantages = self._mara_advantages(batch)
+        advantages = self._mara_advantages(batch, [prompt_key(example["prompt"]) for example in inputs])
         count = len(batch["advantages"])
         rank = self.accelerator.process_index
         batch["advantages"] = advantages[rank * count : (rank + 1) * count]
@@ -255,7 +138,7 @@ class MaraGRPOTrainer(trl.GRPOTrainer):
         logged.extend([*earlier, *advantages.tolist()])
         return batch
 
-    def _mara_advantages(self, batch: dict[str, Any]) -> Tensor:
+    def _mara_advantages(self, batch: dict[str, Any], prompts: list[str]) -> Tensor:
         """Advantages [N] of all processes' completions, because a group may span several; logs the metrics."""
         training = self.model.training
         group = self.num_generations if training else self.num_generations_eval
@@ -264,30 +147,32 @@ class MaraGRPOTrainer(trl.GRPOTrainer):
         complete = self._complete.to(seq_logp[0])
         policy, reference, complete = self.accelerator.gather(torch.stack([*seq_logp, complete], -1)).unbind(-1)
         complete = complete.bool().view(-1, group)
-        reward = (self._rewards * self.reward_weights.to(policy.device)).nansum(-1).view(-1, group)
+        reward = self._summed(self._rewards).view(-1, group)
         valid = ~self._rewards.isnan().all(-1).view(-1, group)
         if not bool(reward.isfinite().all()):
             raise ValueError(f"rewards must be finite, or None to exclude a completion, got {reward}")
         if self.mask_truncated_completions:
             valid = valid & complete
-
-        leaf = policy.view(-1, group, 1).requires_grad_()
-        with torch.enable_grad():
-            loss, metrics = self.objective.loss(
-                reward,
-                leaf,
-                reference.view(-1, group, 1),
-                torch.ones_like(leaf, dtype=torch.bool),
-                beta=self.args.mara_beta,
-                valid=valid,
-                complete=complete,
-            )
-            (gradient,) = torch.autograd.grad(loss, leaf)
+        labels = gather_object(self._labels)
+        advantages, metrics = self.mara.advantages(
+            reward,
+            policy.view(-1, group),
+            reference.view(-1, group),
+            prompts=gather_object(prompts)[::group],
+            labels=[labels[i : i + group] for i in range(0, len(labels), group)],
+            rows=reward.numel(),  # over which TRL averages
+            valid=valid,
+            complete=complete,
+            training=training,
+        )
         for name, value in metrics.items():
             if value.isfinite():  # TRL logs the mean over the steps of an interval, which one NaN would hide
                 self._metrics["train" if training else "eval"][name].append(float(value))
-        # TRL's loss is the mean of -A log pi(y) over all N rows, the objective's over the valid ones.
-        return -gradient.flatten() * gradient.numel()
+        return advantages.flatten()
+
+    def _summed(self, rewards: Tensor) -> Tensor:
+        """[N] weighted sums of the functions' rewards [N, F]; those that are NaN do not count."""
+        return (rewards * self.reward_weights.to(rewards.device)).nansum(-1)
 
     def _policy_logp(self, batch: dict[str, Any]) -> Tensor:
         """[B, T] log-probabilities under the policy that sampled, nats. TRL computes them only if it needs them."""
@@ -303,9 +188,111 @@ class MaraGRPOTrainer(trl.GRPOTrainer):
             )
         return logp
 
+    def _add_reference_statistics(self, inputs: list[dict[str, Any]]) -> None:
+        """Sample the reference's completions of prompts that are seen for the first time, and score them.
+
+        All processes go through the same prompts, and each samples its share of the completions.
+        """
+        if not self.mara.settings.needs_reference_samples:
+            return
+        named = {prompt_key(example["prompt"]): example for example in gather_object(inputs)}
+        share = math.ceil(self.mara.settings.reference_samples / self.accelerator.num_processes)
+        for key in self.mara.missing(list(named)):
+            example = named[key]
+            ids = self._sample_reference(example["prompt"], share, seed=int(key[:8], 16) ^ self.args.seed)
+            texts: list[Any] = ["" for _ in ids]  # `_calculate_rewards` fills in what was written
+            if not isinstance(example["prompt"], str):
+                texts = [[{"role": "assistant", "content": text}] for text in texts]
+            rewards = self._calculate_rewards([example] * share, [example["prompt"]] * share, texts, ids)
+            excluded = rewards.isnan().all(-1)
+            complete = self.accelerator.gather(self._complete.to(rewards.device))
+            summed = self._summed(rewards).masked_fill(excluded, math.nan)
+            self.mara.add_reference(key, summed.tolist(), complete.tolist(), gather_object(self._labels))
+        self._pending_extra_logs.clear()  # what reward functions logged of completions that are not trained on
+        self._pending_metrics.clear()
+
+    def _sample_reference(self, prompt: Any, count: int, seed: int) -> list[list[int]]:
+        """Sample completions of a prompt from the reference, the same ones in every run: count rows of ids."""
+        row = torch.tensor([self._tokenize_prompts([prompt])[0][0]], device=self.accelerator.device)
+        config = GenerationConfig(
+            max_new_tokens=self.max_completion_length,
+            do_sample=True,
+            top_k=0,
+            eos_token_id=self.eos_token_ids,
+            pad_token_id=self._tokenizer.pad_token_id,
+            disable_compile=True,
+        )
+        rows: list[list[int]] = []
+        devices = [row.device] if row.device.type == "cuda" else []
+        with self._reference() as reference, torch.no_grad(), torch.random.fork_rng(devices):
+            torch.manual_seed(seed + self.accelerator.process_index)
+            while len(rows) < count:
+                size = min(self.args.per_device_train_batch_size, count - len(rows))
+                ids = row.expand(size, -1)
+                out = reference.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
+                rows += [_up_to_end(ids, self.eos_token_ids) for ids in out[:, row.shape[1] :].tolist()]
+        return rows
+
+    @contextmanager
+    def _reference(self) -> Iterator[Any]:
+        """The reference in evaluation mode: TRL's, or with peft the model without its adapter."""
+        from trl.trainer.utils import use_adapter
+
+        model = self.accelerator.unwrap_model(self.model if self.ref_model is None else self.ref_model)
+        training = model.training
+        model.eval()
+        try:
+            with _plain_generation_config(model):
+                if self.ref_model is not None:
+                    yield model
+                else:
+                    with use_adapter(model, adapter_name="ref" if "ref" in model.peft_config else None):
+                        yield model
+        finally:
+            model.train(training)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+            temporary = folder / f"{MEMORY_FILE}.tmp"
+            temporary.write_text(json.dumps(self.mara.state_dict()), encoding="utf-8")
+            os.replace(temporary, folder / MEMORY_FILE)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self._load_memory(Path(checkpoint) / MEMORY_FILE)
+
+    def _load_memory(self, path: Path) -> None:
+        if path.exists():
+            self.mara.load_state_dict(json.loads(path.read_text(encoding="utf-8")))
+        elif self.mara.settings.remembers_prompts:
+            raise ValueError(
+                f"resume_from_checkpoint: {path} is missing, which holds what MARA remembers of the prompts"
+            )
+
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         """TRL's loss without the constant by which dr_grpo divides the sum over tokens."""
         return super()._compute_loss(model, inputs) * self.max_completion_length
+
+
+@contextmanager
+def _plain_generation_config(model: Any) -> Iterator[None]:
+    """Context in which `generate` finds no generation configuration of the model."""
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
+def _up_to_end(ids: Sequence[int], ends: Sequence[int]) -> list[int]:
+    """The ids up to the first one that ends a completion, which is kept."""
+    length = next((i + 1 for i, token in enumerate(ids) if token in ends), len(ids))
+    return list(ids[:length])
 
 
 def _end_where_turns_end(trainer: MaraGRPOTrainer) -> None:

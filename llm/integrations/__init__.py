@@ -1,1 +1,0 @@
-"""MARA in the trainers of other libraries."""
