@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from transformers.utils import logging as transformers_logging
 
 from conf.schema.base import ConfigError
+from core.integrations.model_files import end_of_turn, find_stops
 from core.sequence import masked_sum
 from launch.runs.progress import tracked
 from llm.adapters import load_pretrained, load_tokenizer
@@ -15,7 +16,6 @@ from llm.diagnosis.columns import Rollout
 from llm.inference.head import head_of
 from llm.inference.logprobs import completion_logp
 from llm.inference.prompts import Chat, Prompts, encode_chats, pad_completions, user_turn
-from llm.inference.stopping import end_of_turn, find_stops
 from llm.models import resolve_device, resolve_dtype
 from llm.testbed.names import resolve_model
 from llm.testbed.tiny_models import POLICIES
