@@ -1,5 +1,6 @@
 """Hooks of mkdocs: pages that are made from the code, and links that hold both in the repository and on the site."""
 
+import json
 import os
 import re
 import sys
@@ -23,6 +24,7 @@ OUTSIDE = {  # pages of the repository that are not in docs, by their place on t
     "results.md": "benchmarks/RESULTS.md",
     "reporting.md": "SECURITY.md",
     "prior.md": "chem/prior/MODEL_CARD.md",
+    "notebook.md": "notebooks/quickstart.ipynb",
 }
 FENCE = re.compile(r"(^```.*?^```$|`[^`\n]*`)", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
@@ -42,7 +44,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are not in docs."""
     texts = {**configuration_texts(), **{f"core/{path.stem}.md": core_page(path) for path in core_modules()}}
-    texts |= {place: (HOME / name).read_text("utf-8") for place, name in OUTSIDE.items()}
+    texts |= {place: page_text((HOME / name).read_text("utf-8"), name) for place, name in OUTSIDE.items()}
     for place, text in texts.items():
         files.append(File.generated(config, place, content=text))
     return files
@@ -68,6 +70,24 @@ def core_modules() -> list[Path]:
 def core_page(path: Path) -> str:
     """The page of a module of core."""
     return f"# core.{path.stem}\n\n::: core.{path.stem}\n"
+
+
+def page_text(text: str, name: str) -> str:
+    """The Markdown of a file: that of a notebook has its code, what it printed and its pictures."""
+    if not name.endswith(".ipynb"):
+        return text
+    parts = []
+    for cell in json.loads(text)["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if "image/png" in data:
+                parts.append(f"![what the cell draws](data:image/png;base64,{''.join(data['image/png']).strip()})")
+            else:
+                printed = "".join(output.get("text", data.get("text/plain", ""))).rstrip()
+                parts.append(f"```text\n{printed}\n```")
+    return "\n\n".join(parts) + "\n"
 
 
 def relink(text: str, source: str, place: str) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("mkdocs")
 
-from tools.site_hooks import relink
+from tools.site_hooks import page_text, relink
 
 HOME = Path(__file__).resolve().parents[2]
 
@@ -66,6 +66,17 @@ def test_generated_pages_are_on_the_site(site):
     assert "augment_reward" in mara
     assert "Mode-anchored reward augmentation" in mara
     assert "Three doors" in (site / "index.html").read_text("utf-8")
+
+
+def test_a_notebook_is_a_page_with_its_outputs():
+    name = "notebooks/quickstart.ipynb"
+    page = page_text((HOME / name).read_text("utf-8"), name)
+    assert page.startswith("# Collapse and cure")
+    assert page.count("```python") == 6
+    assert "without MARA  1: 0.878 2: 0.122" in page
+    assert page.count("](data:image/png;base64,") == 1
+    assert "[explorer](explorer.html)" in relink(page, name, "notebook.md")
+    assert page_text("{}", "README.md") == "{}"  # control: other files are Markdown already
 
 
 @pytest.mark.slow
