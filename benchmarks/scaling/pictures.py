@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
 from benchmarks.scaling.axes import AXES
 from benchmarks.scaling.fit import exponent
 from benchmarks.scaling.records import costs
@@ -32,9 +34,13 @@ def draw_picture(records: Mapping[tuple[str, int], Mapping[str, Any]], names: li
             style = Style(COLOURS[index], LINES[index % 4], MARKERS[index % 4])
             draw_line(axes, sizes, values, style, AXES[name].work)
             slope = exponent(sizes, values)
-            text = "" if math.isnan(slope) else f"{slope:.2f}"
+            text = "" if math.isnan(slope) else f"{slope + 0:.2f}".replace("-0.00", "0.00")
             axes.annotate(text, (sizes[-1], values[-1]), xytext=(5, -3), textcoords="offset points", fontsize=8.5)
         axes.set(xscale="log", yscale="log", xlabel=AXES[names[0]].label, ylabel=title)
         axes.margins(x=0.12)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
+            axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axis.set_minor_formatter(NullFormatter())
     legend_below(figure, *row)
     return save_figure(figure, path)
