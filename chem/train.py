@@ -184,13 +184,23 @@ def train_policy(config: ChemConfig, run: Run) -> None:
         report_run(run, calls, failures, reason, parts.stages.ended if config.stages else None)
 
 
+def call_limit(config: ChemConfig) -> int | None:
+    """The most oracle calls of a run: its budget, or those of its stages if each has one and they are fewer."""
+    of_stages = [stage.budget for stage in config.stages]
+    limits = [] if config.budget is None else [config.budget]
+    if of_stages and None not in of_stages:
+        limits.append(sum(budget for budget in of_stages if budget is not None))
+    return min(limits, default=None)
+
+
 def training_loop(config: ChemConfig, run: Run, learner: Learner, parts: LoopParts) -> str:
     """Run the training loop and return the reason it stopped."""
     reward_function, stages, values = learner.reward_function, parts.stages, parts.values
     next_beta = make_schedule(config.beta_schedule.name, config.objective.beta, config.beta_schedule.options())
     kl_key = learner.objective.kl_metric(learner.kl_samples is not None)
     shown = {"reward": "reward/raw", "valid": "valid", "unique": "unique", "KL": kl_key, "calls": "oracle/calls"}
-    budget = None if config.budget is None else ("oracle/calls", config.budget)
+    limit = call_limit(config)
+    budget = None if limit is None else ("oracle/calls", limit)
     learner, stage_config = enter_stage(config, run, learner, parts)
     for step in run.steps(config.steps, show=shown, budget=budget):
         try:

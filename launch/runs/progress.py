@@ -166,10 +166,11 @@ class StepProgress:
         self.quarter = 4 * done // max(total, 1)
         self.show = dict(show) if isinstance(show, Mapping) else {key: key for key in show}
         self.with_bar = console.is_terminal and visible
+        largest = max(total, 0 if budget is None else budget[1])
         columns = (
             SpinnerColumn(SPINNER),
             BarColumn(bar_width=12),
-            MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=7)),
+            MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=max(7, 2 * len(str(largest)) + 1))),
             TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)),
             TextColumn("{task.fields[values]}", markup=False),  # names of metrics may hold brackets
         )

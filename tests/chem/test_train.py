@@ -40,6 +40,7 @@ from chem.train import (
     Reinvent,
     StopMonitor,
     batch_statistics,
+    call_limit,
     draw_kl_samples,
     expected_updates,
     kl_samples_logp,
@@ -745,3 +746,19 @@ def test_a_mistake_is_one_line(prior, tmp_path, overrides, message):
     assert process.returncode == 1, printed
     assert f"chem: {message}" in printed
     assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("budget", "stages", "limit"),
+    [
+        (None, [], None),
+        (10_000, [], 10_000),
+        (10_000, [320, 100], 420),
+        (None, [320, 100], 420),
+        (400, [320, 100], 400),
+        (10_000, [320, None], 10_000),
+    ],
+)
+def test_the_calls_of_a_run_are_those_of_its_stages(budget, stages, limit):
+    config = SimpleNamespace(budget=budget, stages=[SimpleNamespace(budget=stage) for stage in stages])
+    assert call_limit(config) == limit

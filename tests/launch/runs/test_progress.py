@@ -52,6 +52,12 @@ def test_a_budget_that_is_further_than_the_steps_is_what_is_shown(monkeypatch):
     with StepProgress(1000, 0, (), lines.append, True, ("calls", 90)) as shown:
         shown.advance(1, {"calls": 90})
     assert "90/90" in file.getvalue()
+    narrow = io.StringIO()
+    monkeypatch.setattr(progress, "console", Console(file=narrow, force_terminal=True, width=60))
+    with StepProgress(1000, 0, ["a very long name", "another long name"], print, True, ("calls", 10_000)) as shown:
+        shown.advance(1, {"calls": 8400, "a very long name": 0.5, "another long name": 0.5})
+    assert "8400/10000" in narrow.getvalue()
+    monkeypatch.setattr(progress, "console", Console(file=file, force_terminal=True, width=100))
     with StepProgress(1000, 0, (), lines.append, True) as shown:
         shown.advance(1, {"calls": 90})
     assert "1/1000" in file.getvalue()  # control: without a budget
