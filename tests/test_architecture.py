@@ -39,6 +39,7 @@ COMPUTED_IMPORTS: set[tuple[str, str]] = {
     ("core.extension", "path"),  # the import path of a user's own part
     ("launch.cluster.job", "self.package"),  # the package whose command the job runs
     ("launch.cli.mara", "module"),  # the command that was typed
+    ("launch.diagnose", "module"),  # llm.diagnose or chem.diagnose, by the files that were given
     ("launch.cli.completion", "module"),  # the same, to read the flags of its help
     *((room, SHADOWING) for room in ("didactic", "llm", "chem")),  # launch.cli.shadowing, by its path
 }

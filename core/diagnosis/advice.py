@@ -10,6 +10,7 @@ from .words import number, quoted, ratio
 
 LEAST_GAP = math.log(2)  # nats; a smaller difference of equally good answers needs no change
 MAX_ADVICE = 6
+REINVENT = "reinvent"  # and Saturn, whose objective is the same
 NEARLY_AS_GOOD = 0.25  # of the range of the rewards: a larger difference is meant to count
 
 MARA = {
@@ -17,6 +18,8 @@ MARA = {
     "and GRPOTrainer: docs/trl.md",
     VERL: "add core.mara.augment_reward(..., beta={beta}, threshold={threshold}) to the reward: docs/mara.md",
     OPENRLHF: "add core.mara.augment_reward(..., beta={beta}, threshold={threshold}) to the reward: docs/mara.md",
+    REINVENT: "transform=mara transform.level=answer transform.equivalence=scaffold "
+    "transform.threshold.value={threshold}, in what this makes (docs/chem.md): python -m chem.convert CONFIG FOLDER",
     "": "transform=mara transform.level=answer transform.threshold.value={threshold} objective.beta={beta}",
 }
 REVERSE_KL = {
@@ -32,6 +35,7 @@ BETA = {
     TRL: "beta={beta}",
     VERL: "algorithm.use_kl_in_reward=True algorithm.kl_ctrl.kl_coef={beta}",
     OPENRLHF: "--algo.kl.init_coef {beta}",
+    REINVENT: "a smaller sigma: 1 / {beta}",
     "": "objective.beta={beta}",
 }
 VERL_LOSS_BETA = "actor_rollout_ref.actor.kl_loss_coef={beta}"
@@ -40,6 +44,7 @@ LESS_NOISE = {
     VERL: "a larger actor_rollout_ref.rollout.n, a smaller actor_rollout_ref.actor.optim.lr, "
     "actor_rollout_ref.actor.ppo_epochs=1",
     OPENRLHF: "a larger --rollout.n_samples_per_prompt, a smaller --actor.adam.lr, --train.max_epochs 1",
+    REINVENT: "a larger batch_size, a smaller rate (learning_rate of Saturn), a smaller sigma",
     "": "a larger group_size, a smaller optimizer.lr",
 }
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from .advice import Advice, advice
+from .advice import REINVENT, Advice, advice
 from .analysis import Diagnosis, PromptDiagnosis
 from .optimum import FIRST, SCORED, WEIGHTED, Pair
 from .trainer_kl import DEFAULTS, TITLES, ZERO
@@ -332,7 +332,12 @@ def _kl(diagnosis: Diagnosis) -> Section:
     kl, run = diagnosis.run.kl, diagnosis.run
     if kl is None:
         text = "The trainer's KL settings are not known: say trainer=trl, verl or openrlhf and its settings."
-        if run.trainer:
+        if run.trainer == REINVENT:
+            text = (
+                "REINVENT's loss has, on samples of the policy, the gradient of the reverse KL of sequences, with "
+                "beta = 1 / sigma."
+            )
+        elif run.trainer:
             names = ", ".join(list(DEFAULTS[run.trainer])[:4])
             text = (
                 f"The KL settings of {TITLES[run.trainer]} are not known: say those that were set, such as {names}."

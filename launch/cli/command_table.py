@@ -44,6 +44,7 @@ TABLE: dict[str, tuple[Command, ...]] = {
         Command("chem sample", "chem.sample", "draw molecules from a prior or a trained policy"),
         Command("chem score", "chem.score", "the score of each molecule of a file, with its components"),
         Command("chem evaluate", "chem.evaluate", "yield, diversity and sample efficiency of scored molecules"),
+        Command("chem diagnose", "chem.diagnose", "why a run of REINVENT 4, Saturn or this project collapsed"),
         Command("chem space", "chem.space", "a map of the good molecules of several runs, side by side"),
         Command("chem benchmark", "chem.benchmark", "methods on the tasks of PMO or MolExp, as one table"),
         Command("chem stock", "chem.stock", "building blocks for oracles that plan a synthesis"),
@@ -60,6 +61,7 @@ TABLE: dict[str, tuple[Command, ...]] = {
         Command("reproduce", "launch.reproduce", "run a recorded run again and compare it step by step"),
     ),
     "Understand": (
+        Command("diagnose", "launch.diagnose", "what is wrong with a run that some trainer has made"),
         Command("explain", "core.explain", "the optimum of your own small problem, without MARA and with"),
     ),
 }

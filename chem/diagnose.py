@@ -1,0 +1,112 @@
+"""`python -m chem.diagnose FILE... [KEY=VALUE...]`: what is wrong with a run of REINVENT 4, Saturn or this project.
+
+FILE is the CSV file of REINVENT 4 (Agent, Prior, Score, SMILES, step), the oracle history of Saturn (oracle_calls,
+smiles, reward), a run folder of python -m chem, or any table with the columns smiles and score.
+
+It answers: which scaffolds or molecules there are and how their shares moved; distinct ones and entropy over
+training; when a collapse began, with its error; the optimum of the run's own objective beside where the run is, and
+what is drift; which beta ties which; what to change, the most effective first; and what the files do not tell.
+
+  sigma=NUMBER                 of REINVENT: beta is 1 / sigma
+  beta=NUMBER                  coefficient of the KL, reward units per nat
+  threshold=NUMBER             lowest good score (default: the highest, or a quantile of the first steps)
+  classes=scaffold|molecule    which molecules count as the same (default: those with the same Murcko scaffold)
+  from_prior=false             the first steps are not those of the prior
+  out=FOLDER                   default: diagnosis; gets diagnosis.html, which works offline, and its figures
+
+Examples:
+  python -m chem.diagnose staged_learning_1.csv sigma=128 threshold=.8
+  python -m chem.diagnose oracle_history.csv threshold=.8
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from conf.schema.base import ConfigError
+from launch.cli.command_table import ArgumentParser
+from launch.cli.key_values import check_keys, number_of, split_words, truth_of
+from launch.runs.progress import working
+from launch.runs.run_folder import one_line_errors, user_path
+from launch.runs.streams import run_command
+
+KEYS = ("sigma", "beta", "threshold", "classes", "from_prior", "out")
+CLASSES = {"scaffold": "the same Murcko scaffold", "molecule": "the same canonical SMILES"}
+SCORING = "The CSV of REINVENT 4 has them, as Agent and Prior."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line and return the exit status."""
+    parser = ArgumentParser("chem.diagnose", __doc__)
+    parser.add_argument("words", nargs="+", metavar="FILE|KEY=VALUE", help="files, run folders, and keys as above")
+    args = parser.parse_args(arguments)
+    with one_line_errors("chem.diagnose"):
+        paths, values = split_words(args.words)
+        if not paths:
+            raise ConfigError("FILE: must be given: a CSV file or a run folder; see --help")
+        diagnose_files(paths, values)
+        return 0
+    return 1
+
+
+def diagnose_files(paths: Sequence[Path], values: dict[str, str]) -> Path:
+    """Read, diagnose and show; returns the page.
+
+    Raises:
+        ConfigError: a key or a file is wrong; the message is one line.
+    """
+    beta, classes = check_values(values)
+    with working("loading the libraries"):
+        from chem.diagnosis_files import OURS, SATURN, read_molecules, with_classes
+        from core.diagnosis.analysis import Run, diagnose
+        from core.diagnosis.curves import make_panels
+        from core.diagnosis.report import make_report
+        from launch.analysis.diagnosis_page import show_diagnosis
+
+    molecules = read_molecules(paths)
+    with working("diagnosing"):
+        samples = with_classes(molecules.samples, classes)
+        if not samples:
+            raise ConfigError(f"{paths[0]}: no row is a molecule that RDKit can read")
+        run = Run(
+            beta=beta,
+            threshold=number_of(values, "threshold"),
+            trainer="" if molecules.origin == OURS else "reinvent",
+            from_reference=truth_of(values, "from_prior", True),
+            classes=CLASSES[classes],
+            noun="molecule",
+            answer_noun=classes,
+            how_to_score=SCORING,
+        )
+        diagnosis = diagnose(samples, run)
+        report = make_report(diagnosis)
+    left_out = len(molecules.samples) - len(samples)
+    notes = [*molecules.notes, *([f"{left_out:,} rows are no molecules and were left out."] if left_out else [])]
+    title = ", ".join(path.name or str(path) for path in paths[:3])
+    x_label = "oracle calls" if molecules.origin == SATURN else "step"
+    out = user_path(values.get("out", "diagnosis"))
+    return show_diagnosis(report, make_panels(diagnosis), out, title=title, notes=notes, x_label=x_label)
+
+
+def check_values(values: dict[str, str]) -> tuple[float | None, str]:
+    """The coefficient of the KL, None if it is not known, and the classes.
+
+    Raises:
+        ConfigError: a key is unknown or has a value that it cannot have.
+    """
+    check_keys(values, KEYS)
+    beta, sigma, classes = (
+        number_of(values, "beta", 0.0),
+        number_of(values, "sigma", 0.0),
+        values.get("classes", "scaffold"),
+    )
+    if beta is not None and sigma is not None:
+        raise ConfigError("sigma: cannot be combined with beta=, which is 1 / sigma")
+    if sigma == 0:
+        raise ConfigError("sigma: must be > 0, got 0")
+    if classes not in CLASSES:
+        raise ConfigError(f"classes: must be scaffold or molecule, got {classes}")
+    return beta if sigma is None else 1 / sigma, classes
+
+
+if __name__ == "__main__":
+    run_command("chem.diagnose", main)
