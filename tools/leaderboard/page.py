@@ -7,6 +7,7 @@ from typing import Any
 from conf.schema.base import ConfigError
 from launch.analysis.uncertainty import format_mean
 from tools.leaderboard.board import DIVERSITY, Line, board
+from tools.leaderboard.optima import FIRST, comparison, read_optima
 from tools.leaderboard.picture import draw_board
 from tools.leaderboard.records import RESULTS, TASKS, Records
 from tools.marked_page import around, write_marked
@@ -44,6 +45,8 @@ def text(records: Records, boards: Mapping[str, Sequence[Line]]) -> str:
         best = [line.row.method for line in lines if line.row and DIVERSITY[0] in line.fronts]
         alt = f"Share of correct completions against coverage and against entropy; on the front: {', '.join(best)}"
         parts += [f"### {task}", table(lines), f"![{alt}](images/{picture_name(task)})"]
+    if FIRST in boards:
+        parts += ["### The optimum beside training", comparison(boards, read_optima())]
     return "\n" + "\n\n".join(parts) + "\n\n"
 
 
