@@ -75,6 +75,8 @@ def test_the_numbers_of_the_shipped_page_are_those_of_its_records():
     checked = 0
     for section in read_marked(PAGE, BEGIN, END).split("\n### ")[1:]:
         task = section.split("\n", 1)[0]
+        if task not in TASKS:
+            continue
         for name, beta, seeds, *cells in re.findall(
             r"^\| `(\w+)` \| (\S+) \| ([\d, ]+) " + r"\| ([^|]*) " * 4, section, re.M
         ):
@@ -82,10 +84,11 @@ def test_the_numbers_of_the_shipped_page_are_those_of_its_records():
             assert sorted(row["seed"] for row in rows) == [int(seed) for seed in seeds.split(",")]
             for key, cell in zip(RESULTS, cells, strict=True):
                 mean, _, error = cell.strip().partition(" ± ")
+                rounding = 0.501 * 10.0 ** -len(mean.partition(".")[2])
                 values = [row[key] for row in rows]
-                assert float(mean) == pytest.approx(statistics.fmean(values), abs=6e-4)
+                assert float(mean) == pytest.approx(statistics.fmean(values), abs=rounding)
                 if len(values) > 1:
-                    assert float(error) == pytest.approx(statistics.stdev(values) / len(values) ** 0.5, abs=6e-4)
+                    assert float(error) == pytest.approx(statistics.stdev(values) / len(values) ** 0.5, abs=rounding)
                 else:
                     assert error == ""
                 checked += 1
