@@ -174,7 +174,7 @@ def train(config: LlmConfig, run: Run) -> None:
     engine = make_engine(config.engine.name, models.policy, config.optimizer, total_updates, shared=True)
     learner = make_learner(config, task, models, engine, make_sampler(config, task, models, engine))
     reward = learner.reward
-    watch = CollapseWatch()
+    watch = CollapseWatch(config.choices().mara)
     state = LoopState(
         beta=config.objective.beta, warned_of_failure=False, warned_of_range=False, warned_of_truncation=False
     )

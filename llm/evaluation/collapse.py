@@ -133,11 +133,13 @@ def _predicted_log_ratio(
 class CollapseWatch:
     """Warns once when each prompt's most frequent answer dominates the correct completions of the last steps.
 
+    mara: whether the run uses MARA, for the advice.
     recent: for each of the last steps, prompt -> counts of its correct answers.
     varied: whether a prompt has had two different answers, so that there was diversity to lose.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, mara: bool = False) -> None:
+        self.mara = mara
         self.recent: deque[dict[str, Counter[str]]] = deque(maxlen=WINDOW)
         self.varied = False
         self.warned = False
@@ -172,9 +174,12 @@ class CollapseWatch:
         self.warned = True
         modes = sum(count.total() * math.exp(answer_entropy(list(count.elements()))) for count in counts) / total
         answer = f"the answer {counts[0].most_common(1)[0][0]!r}" if len(counts) == 1 else "their prompt's top answer"
+        advice = (
+            "a larger objective.beta makes MARA pull harder" if self.mara else "transform=mara preserves all answers"
+        )
         return (
             f"collapse: {share:.0%} of the correct completions in the last {WINDOW} steps give {answer} "
-            f"({modes:.2f} effective answers per prompt); transform=mara preserves all answers"
+            f"({modes:.2f} effective answers per prompt); {advice}"
         )
 
 

@@ -103,8 +103,8 @@ def test_answers_are_counted_prompt_by_prompt():
 
 
 def test_collapse_is_reported_once():
-    def warnings(*counts):
-        watch, task = CollapseWatch(), OneTwo()
+    def warnings(*counts, mara=False):
+        watch, task = CollapseWatch(mara), OneTwo()
         texts = [f"<answer>{i + 1}</answer>" for prompt in counts for i, n in enumerate(prompt) for _ in range(n)]
         return [watch.update(texts, [True] * len(texts), CHATS[: len(counts)], task) for _ in range(40)]
 
@@ -113,6 +113,9 @@ def test_collapse_is_reported_once():
         "collapse: 95% of the correct completions in the last 20 steps give the answer '1' (1.22 effective answers"
     )
     assert warning.startswith(start)
+    assert warning.endswith("; transform=mara preserves all answers")
+    (warning,) = [w for w in warnings((19, 1), mara=True) if w]
+    assert warning.endswith("; a larger objective.beta makes MARA pull harder")
     assert not any(warnings((12, 8)))  # both answers remain
     assert not any(warnings((20, 0)))  # there never was a second answer to lose
     (warning,) = [w for w in warnings((19, 1), (0, 20)) if w]  # each prompt has one answer left, not the same one
