@@ -16,8 +16,11 @@ NEARLY_AS_GOOD = 0.25  # of the range of the rewards: a larger difference is mea
 MARA = {
     TRL: "MaraGRPOConfig(mara_beta={beta}, mara_threshold={threshold}) and MaraGRPOTrainer in place of GRPOConfig "
     "and GRPOTrainer: docs/trl.md",
-    VERL: "add core.mara.augment_reward(..., beta={beta}, threshold={threshold}) to the reward: docs/mara.md",
-    OPENRLHF: "add core.mara.augment_reward(..., beta={beta}, threshold={threshold}) to the reward: docs/mara.md",
+    VERL: "VERL_USE_EXTERNAL_MODULES=mara.integrations.verl, algorithm.adv_estimator=mara "
+    "algorithm.use_kl_in_reward=True algorithm.kl_ctrl.kl_coef={beta} +algorithm.mara.threshold={threshold} "
+    "actor_rollout_ref.actor.policy_loss.loss_mode=mara",
+    OPENRLHF: "--reward.remote_url FILE.py, with reward_func = MaraReward(..., beta={beta}, threshold={threshold}) "
+    "of mara.integrations.openrlhf, and --algo.kl.init_coef {beta} --algo.kl.estimator k1",
     REINVENT: "transform=mara transform.level=answer transform.equivalence=scaffold "
     "transform.threshold.value={threshold}, in what this makes (docs/chem.md): python -m chem.convert CONFIG FOLDER",
     "": "transform=mara transform.level=answer transform.threshold.value={threshold} objective.beta={beta}",
@@ -128,7 +131,7 @@ def _mara(diagnosis: Diagnosis) -> list[Advice]:
         return []
     worst = max(unequal, key=lambda pair: abs(pair.optimum or 0.0))
     optimum = worst.optimum or 0.0
-    size = "at any beta" if worst.equal else f"at beta {number(run.beta or 0.0)}"
+    size = "at any beta above 0" if worst.equal else f"at beta {number(run.beta or 0.0)}"
     why = (
         f"{size} the optimum keeps {quoted(worst.a)} and {quoted(worst.b)} at {ratio(optimum)}; no setting of the "
         f"trainer changes that, and MARA makes it {ratio(worst.mara or 0.0)}"

@@ -266,7 +266,8 @@ def _now_text(pair: Pair, diagnosis: Diagnosis) -> str:
 def _mara_text(pair: Pair, diagnosis: Diagnosis) -> str:
     if pair.mara is None or diagnosis.run.uses_mara:
         return ""
-    return f" MARA at the same beta gives {ratio(pair.mara)}."
+    beta = "with a KL term" if diagnosis.run.beta == 0 else "at the same beta"
+    return f" MARA {beta} gives {ratio(pair.mara)}."
 
 
 SOURCES = {
