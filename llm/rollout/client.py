@@ -17,12 +17,17 @@ from urllib.parse import quote
 from urllib.request import ProxyHandler, Request, build_opener
 
 GENERATE = "/inference/v1/generate"
+UNCHANGED = "default"  # the version of the weights that a server was started with
 API_KEY = "VLLM_API_KEY"  # environment variable of vLLM's own, for servers that ask for a key
 ABOVE_ZERO = 1e-3  # rounding of a log-probability
 
 
 class ServerFault(Exception):
     """A server did not answer, or not in full. The request can be repeated."""
+
+
+class NoAnswer(ServerFault):
+    """A server did not answer in time. It may have stopped working although it says that it is well."""
 
 
 class WrongWeights(ServerFault):
@@ -110,6 +115,13 @@ class Client:
             return False
         return True
 
+    def program(self) -> str | None:
+        """The version of vLLM; None if the server does not say."""
+        try:
+            return str(self.request("GET", "/version")["version"])
+        except (ServerFault, ServerRefusal, KeyError, TypeError):
+            return None
+
     def version(self) -> str:
         """The version of the server's weights; vLLM's own default until one is set."""
         return str(self.request("GET", "/weight_info")["weight_version"])
@@ -164,11 +176,11 @@ class Client:
         except HTTPError as error:
             raise self._refusal(error, path, body) from None
         except TimeoutError:
-            raise ServerFault(f"did not answer within {timeout or self.timeout:g} s") from None
+            raise NoAnswer(f"did not answer within {timeout or self.timeout:g} s") from None
         except (OSError, HTTPException) as error:
             reason = getattr(error, "reason", error)
             if isinstance(reason, TimeoutError):
-                raise ServerFault(f"did not answer within {timeout or self.timeout:g} s") from None
+                raise NoAnswer(f"did not answer within {timeout or self.timeout:g} s") from None
             raise ServerFault(f"cannot be reached ({getattr(reason, 'strerror', None) or reason})") from None
         try:
             return json.loads(content) if content[:1] in (b"{", b"[") else content.decode()
@@ -186,6 +198,11 @@ class Client:
             return ServerFault(f"failed with status {error.code} ({message})")
         if error.code == 404 and path == GENERATE and "model" in (body or {}):
             return WrongWeights(f"does not have the adapter ({message})")
+        if error.code in (404, 405) and "lora_adapter" in path:
+            return ServerRefusal(
+                f"takes no adapters ({message}); start it with --enable-lora and "
+                "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
+            )
         if error.code in (404, 405):
             return ServerRefusal(
                 f"has no {path.partition('?')[0]}; start vLLM 0.32 or newer with --enable-scale-out and "

@@ -7,10 +7,11 @@ from functools import partial
 from typing import NamedTuple, TypeVar
 
 from llm.rollout.base import RolloutFailed
-from llm.rollout.client import Client, Completion, Ends, Job, ServerFault, ServerRefusal, WrongWeights
+from llm.rollout.client import Client, Completion, Ends, Job, NoAnswer, ServerFault, ServerRefusal, WrongWeights
 from llm.rollout.server import ServerProcess
 
 MAX_JOB = 64  # completions in one request
+REQUESTS = 64  # to a server at a time
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds before a request is repeated, doubled each time
 
 Answer = TypeVar("Answer")
@@ -61,7 +62,7 @@ class Servers:
         self._locks = [threading.Lock() for _ in range(len(self))]
         self._weights: Weights | None = None
         self._closed = threading.Event()
-        self._threads = ThreadPoolExecutor(max_workers=max(8 * len(self), 1), thread_name_prefix="rollout")
+        self._threads = ThreadPoolExecutor(max_workers=max(REQUESTS * len(self), 1), thread_name_prefix="rollout")
 
     def __len__(self) -> int:
         return len(self._processes or self._addresses)
@@ -90,7 +91,7 @@ class Servers:
         self._addresses = list(addresses)
         if not self._locks:
             self._locks = [threading.Lock() for _ in addresses]
-            self._threads = ThreadPoolExecutor(max_workers=8 * len(addresses), thread_name_prefix="rollout")
+            self._threads = ThreadPoolExecutor(max_workers=REQUESTS * len(addresses), thread_name_prefix="rollout")
 
     def close(self) -> None:
         """End the threads and the processes."""
@@ -164,12 +165,12 @@ class Servers:
     def _recover(self, index: int, address: str, fault: ServerFault) -> None:
         """Start a process again that has ended or hangs, and give a server the weights that it lacks."""
         with self._locks[index]:
-            if self.addresses[index] != address:
+            if self._closed.is_set() or self.addresses[index] != address:
                 return  # another thread has started it again
             process = self._processes[index] if self._processes else None
             wrong = isinstance(fault, WrongWeights)
             try:
-                if process is not None and not wrong and not (process.running and Client(address, 5.0).healthy()):
+                if process is not None and not wrong and not works(process, fault):
                     process.stop()
                     process.start()
                     process.wait(self._start_seconds)
@@ -182,6 +183,11 @@ class Servers:
     def _advice(self, index: int) -> str:
         log = f"its output is in {self._processes[index].log}; " if self._processes else "start it again and "
         return f"{log}run the same command to resume"
+
+
+def works(process: ServerProcess, fault: ServerFault) -> bool:
+    """Whether a server goes on after a fault: it runs, says that it is well, and has not been silent for too long."""
+    return process.running and not isinstance(fault, NoAnswer) and Client(process.address, 5.0).healthy()
 
 
 def give(client: Client, weights: Weights) -> None:

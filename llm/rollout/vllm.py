@@ -25,7 +25,7 @@ from llm.inference.prompts import Prompts, pad_completions, prompt_lengths
 from llm.inference.sampling import Rollout
 from llm.models import Models
 from llm.rollout.base import LocalSampler, RolloutFailed, Sampled, Sampler
-from llm.rollout.client import Completion, Ends
+from llm.rollout.client import UNCHANGED, Client, Completion, Ends, ServerFault, ServerRefusal
 from llm.rollout.pool import Servers, Weights
 from llm.rollout.server import ServerProcess, vllm_python
 from llm.rollout.weights import WeightFolder
@@ -79,7 +79,7 @@ class VllmSampler:
             self.folder = WeightFolder(folder, self.config.model, self.models)
             self.servers = make_servers(self, rollout, run)
             try:
-                start(self.servers, run)
+                start(self, rollout, run)
                 yield
             finally:
                 self._ahead.shutdown(wait=False, cancel_futures=True)
@@ -239,23 +239,43 @@ def make_servers(sampler: VllmSampler, rollout: VllmRolloutConfig, run: Run) -> 
     )
 
 
-def start(servers: Servers, run: Run) -> None:
+def start(sampler: VllmSampler, rollout: VllmRolloutConfig, run: Run) -> None:
     """Start the servers on rank 0, and tell the other ranks their addresses.
 
     Raises:
         RolloutFailed: on all ranks, if one does not start.
     """
-    failure = None
+    failure, servers = None, sampler.servers
     with working("starting the servers of vLLM"):
         try:
             servers.start()
+            if sampler.folder.is_adapter:
+                check_bases(rollout)
         except ConfigError as error:
             failure = str(error)
     failure, addresses = distributed.broadcast([failure, servers.addresses])
     if failure is not None:
         raise RolloutFailed(failure)
     servers.find(addresses)
-    run.note(rollout={"addresses": addresses})
+    run.note(rollout={"addresses": addresses, "vllm": Client(addresses[0], rollout.timeout_seconds).program()})
+
+
+def check_bases(rollout: VllmRolloutConfig) -> None:
+    """Check that running servers still have the weights that adapters are trained on.
+
+    Raises:
+        RolloutFailed: a run without an adapter has replaced them, or a server does not answer.
+    """
+    for address in rollout.addresses:
+        try:
+            version = Client(address.rstrip("/"), rollout.timeout_seconds).version()
+        except (ServerFault, ServerRefusal) as error:
+            raise RolloutFailed(f"rollout: the server {address} {error}") from None
+        if version != UNCHANGED:
+            raise RolloutFailed(
+                f"rollout: the server {address} has the weights {version} of another run in place of the model that "
+                "it was started with, to which the adapter belongs; start it again"
+            )
 
 
 def server_options(sampler: VllmSampler) -> tuple[list[str], dict[str, object]]:

@@ -50,10 +50,9 @@ class StandIn:
 
     def answer(self, path, body):
         """Status and content of an answer."""
-        if path == "/health":
-            return 200, ""
-        if path == "/weight_info":
-            return 200, {"weight_version": self.version}
+        facts = {"/health": "", "/version": {"version": "0.32.0"}, "/weight_info": {"weight_version": self.version}}
+        if path in facts:
+            return 200, facts[path]
         if path in ("/pause", "/resume"):
             self.paused = path == "/pause"
             return 200, {"status": "ok"}

@@ -94,6 +94,8 @@ def test_weights_are_loaded_while_nothing_is_sampled_and_caches_are_cleared(serv
     ]
     assert (server.weights, server.version, server.paused) == ("/dev/shm/w", "w-2", False)
     assert client.version() == "w-2"
+    assert client.program() == "0.32.0"
+    assert Client("http://127.0.0.1:1", 5).program() is None
     client.generate(JOB, ENDS, "w-2")
 
 
@@ -106,6 +108,11 @@ def test_adapters_are_loaded_by_name(server):
     client.unload_adapter("a-1")
     client.unload_adapter("a-1")  # unknown by now
     assert server.adapters == {}
+    server.answer = lambda path, body: (404, {"detail": "Not Found"})
+    with pytest.raises(
+        ServerRefusal, match=r"takes no adapters .*start it with --enable-lora and VLLM_ALLOW_RUNTIME"
+    ):
+        client.load_adapter("a-2", "/dev/shm/a")
 
 
 def test_a_key_of_vllm_is_sent(server, monkeypatch):

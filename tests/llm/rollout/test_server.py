@@ -119,6 +119,19 @@ def test_a_server_that_dies_is_started_again_and_gets_its_weights(process):
     assert not process.running
 
 
+def test_a_server_that_hangs_is_started_again(process, monkeypatch):
+    """It says that it is well, but does not answer: a stopped process that is asked with a short limit."""
+    monkeypatch.setattr("llm.rollout.server.GRACE_SECONDS", 0.2)
+    servers = Servers([], [process], timeout=1, start_seconds=30, retries=2, warn=lambda message: None)
+    servers.start()
+    servers.load(Weights("w-1", "/dev/shm/one", False, None))
+    address = process.address
+    os.killpg(process._process.pid, signal.SIGSTOP)
+    assert len(servers.sample([([1], 7)], 2, ENDS)) == 2
+    assert process.address != address
+    servers.close()
+
+
 def test_a_server_ends_with_a_run_that_is_killed(python, tmp_path):
     script = textwrap.dedent(f"""
         import os, pathlib

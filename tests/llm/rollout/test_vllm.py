@@ -159,7 +159,8 @@ def test_servers_get_the_policy_at_each_step(models, odd_length, make_config, se
     assert [row["rollout/token_gap_max_nats"] < 1e-4 for row in rows] == [True] * 3
     assert all(row["rollout/lost_mass"] < 1e-4 for row in rows)
     assert server.paths().count("/collective_rpc") == 3
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["rollout"]["addresses"] == [server.address]
+    recorded = json.loads((tmp_path / "run" / "run.json").read_text())["rollout"]
+    assert recorded == {"addresses": [server.address], "vllm": "0.32.0"}
     versions = [body["new_version"] for path, body in server.calls if path == "/update_weight_version"]
     assert len(set(versions)) == 3
     # Control: a server that keeps the weights of its first step is noticed, and corrected for.
@@ -233,6 +234,9 @@ def test_lora_trains_with_adapters(models, odd_length, make_config, server, tmp_
     assert len(set(names)) == 3
     assert list(server.adapters) == names[2:]
     assert "/collective_rpc" not in server.paths()
+    server.version = "of-another-run"
+    with pytest.raises(RolloutFailed, match="has the weights of-another-run of another run in place of the model"):
+        train_rows(tmp_path / "other", adapted, odd_length, make_config, *chosen)
 
 
 def test_what_a_started_server_is_told(models, odd_length, make_config):
