@@ -23,13 +23,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from ..classes import Masses, PromptClasses
 from ..mara import Anchor, quantile_threshold, reaches
 from ..transforms import mara
 from .estimator import MaraSettings, prompt_key
-from .model_files import decode, find_stops
+
+try:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    from .model_files import decode, find_stops
+except ModuleNotFoundError as error:
+    if error.name not in ("transformers", "jinja2"):
+        raise
+    raise ImportError(f"{__name__}: {error.name} is not installed: pip install transformers jinja2") from None
 
 Reward = Callable[[str, str, Any], float]  # (prompt, completion, label) -> reward
 

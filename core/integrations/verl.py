@@ -26,7 +26,7 @@ from .estimator import SETTINGS, MaraEstimator, MaraSettings, prompt_key
 try:
     from verl.trainer.ppo import core_algos
 except ModuleNotFoundError as error:
-    if error.name != "verl":
+    if (error.name or "").partition(".")[0] != "verl":
         raise
     raise ImportError(f"{__name__}: verl is not installed: pip install 'verl>=0.9.1,<0.10'") from None
 
