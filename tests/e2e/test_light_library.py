@@ -81,28 +81,32 @@ def test_the_module_explain_is_a_command(python, tmp_path):
 
 def test_a_step_of_trl(python, tmp_path):
     pytest.importorskip("trl", reason="needs the extra trl")
+    from llm.testbed.tiny_models import tiny_model
+
     script = """
+        import sys
         from datasets import Dataset
-        from llm.testbed.tiny_models import tiny_model
         from mara.integrations.trl import MaraGRPOConfig, MaraGRPOTrainer
 
-        args = MaraGRPOConfig(output_dir="out", mara_beta=0.1, mara_threshold=0.5, mara_level="answer", num_generations=4,
-            per_device_train_batch_size=4, max_completion_length=8, max_steps=1, use_cpu=True, bf16=False,
-            gradient_checkpointing=False, report_to="none", save_strategy="no")
+        args = MaraGRPOConfig(output_dir="out", mara_beta=0.1, mara_threshold=0.5, mara_level="answer",
+            num_generations=4, per_device_train_batch_size=4, max_completion_length=8, max_steps=1, use_cpu=True,
+            bf16=False, gradient_checkpointing=False, report_to="none", save_strategy="no")
         data = Dataset.from_list([{"prompt": [{"role": "user", "content": "hi"}]}])
         reward = lambda completions, **_: [float(i % 2) for i in range(len(completions))]
-        trainer = MaraGRPOTrainer(str(tiny_model()), reward, args, answer=lambda text: text[:1], train_dataset=data)
+        trainer = MaraGRPOTrainer(sys.argv[1], reward, args, answer=lambda text: text[:1], train_dataset=data)
         trainer.train()
         print("done", type(trainer.objective).__module__)
         """
-    out = run(python, "-c", textwrap.dedent(script), cwd=tmp_path).stdout
+    out = run(python, "-c", textwrap.dedent(script), tiny_model(), cwd=tmp_path).stdout
     assert out.splitlines()[-1] == "done mara.objective"
     assert "mara/good_share" in out
 
 
 def test_a_plain_install_of_the_repository_is_refused(folder, tmp_path):
     pip = folder / "venv/bin/pip"
-    done = run(pip, "install", "--no-deps", "--no-build-isolation", ROOT, cwd=tmp_path, status=None)
+    done = run(pip, "install", "--no-deps", ROOT, cwd=tmp_path, status=None)
+    if "setuptools>=77" in done.stderr:
+        pytest.skip("the build backend setuptools cannot be downloaded")
     assert done.returncode != 0
     assert "mara: this repository is used from a clone" in done.stderr
     assert not list(folder.glob("venv/lib/python3*/site-packages/llm"))
