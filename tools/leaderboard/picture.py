@@ -44,7 +44,8 @@ def draw_board(lines: Sequence[Line], path: Path) -> Path:
     figure.canvas.draw()  # the layout is final, so that labels can be measured
     for axes, key in zip(grid.flat, DIVERSITY, strict=True):
         names = [(name_of(line), BASE if line.row is None else shown[id(line)].colour) for line in lines]
-        place_labels(axes, [(line.means[key], line.means[QUALITY]) for line in lines], names)
+        points = [(line.means[key], line.means[QUALITY]) for line in lines]
+        place_labels(axes, points, names, [(line.errors[key], line.errors[QUALITY]) for line in lines])
     with tempfile.TemporaryDirectory() as folder, replacing(path) as new:
         shutil.copyfile(save_figure(figure, Path(folder) / path.name), new)
     return path
@@ -63,13 +64,19 @@ def name_of(line: Line) -> str:
     return ", ".join([METHODS.get(line.row.method, line.row.method), *line.note])
 
 
-def place_labels(axes: Axes, points: Sequence[tuple[float, float]], names: Sequence[tuple[str, str]]) -> list[Text]:
-    """Write a name beside each point, none over another one or over a point; a thin line joins those further off.
+def place_labels(
+    axes: Axes,
+    points: Sequence[tuple[float, float]],
+    names: Sequence[tuple[str, str]],
+    errors: Sequence[tuple[float, float]] = (),
+) -> list[Text]:
+    """Write a name beside each point, none over another one, a point or its errors; a line joins those further off.
 
     Args:
         axes: whose limits and layout are final.
         points: in data coordinates.
         names: the text and the colour of each.
+        errors: of each point along both axes, NaN where there is none; none at all if empty.
 
     Returns:
         The labels, in the order of the points.
@@ -77,6 +84,13 @@ def place_labels(axes: Axes, points: Sequence[tuple[float, float]], names: Seque
     scale = axes.figure.dpi / 72
     at = axes.transData.transform(points)
     taken = [Bbox.from_extents(*(point - POINT * scale), *(point + POINT * scale)) for point in at]
+    taken += [
+        Bbox(axes.transData.transform([(x - dx, y - dy), (x + dx, y + dy)]))
+        for (x, y), both in zip(points, errors, strict=False)
+        for dx, dy in ((both[0], 0.0), (0.0, both[1]))
+        if dx + dy > 0  # not so for NaN
+    ]
+    taken = [box.padded(scale) for box in taken]  # a bar has no area of its own
     inside = axes.get_window_extent()
     axes.autoscale(False)  # labels and lines leave the limits as they are
     labels: dict[int, Text] = {}

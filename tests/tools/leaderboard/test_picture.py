@@ -38,6 +38,17 @@ def test_labels_of_crowded_points_cover_neither_each_other_nor_points(axes):
     assert covered(boxes(naive)) > 1000  # control: beside their points they do
 
 
+def test_labels_leave_the_errors_of_points_free(axes):
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.figure.canvas.draw()
+    bar = Bbox(axes.transData.transform([(0.1, 0.499), (0.9, 0.501)]))
+    one = ([(0.5, 0.5)], [("a point with an error", "#000000")])
+    (free,) = boxes(place_labels(axes, *one, [(0.4, float("nan"))]))
+    assert overlap(free, bar) == 0
+    (covering,) = boxes(place_labels(axes, *one))
+    assert overlap(covering, bar) > 0  # control: it knows of no error
+
+
 def test_a_label_alone_is_beside_its_point(axes):
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.figure.canvas.draw()
