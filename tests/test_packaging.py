@@ -139,7 +139,8 @@ TEXTS = [
     path
     for pattern in ("*.md", "docs/**/*.md", "Makefile", "Dockerfile", "environment.yml", "*/**/*.py", "*/**/*.yaml")
     for path in sorted(HOME.glob(pattern))
-    if path.relative_to(HOME).parts[0] not in ("tests", ".venv", ".venv-vllm", "build") and path.name != "CHANGELOG.md"
+    if path.relative_to(HOME).parts[0] not in ("tests", ".venv", ".venv-vllm", "build")
+    and path.name != "CHANGELOG.md"
 ]
 
 
