@@ -30,7 +30,7 @@ WIDTH = 80  # columns of the table
 MEASURED_PROMPTS = 64  # prompts whose tokens are counted
 TIME_LIMIT = 5.0  # seconds for the estimate of the memory, and for the suggestion if it is not enough
 UNKNOWN = "not known"
-UNITS = (("days", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0))
+UNITS = (("day", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0))
 
 
 class MemoryEstimate(NamedTuple):
@@ -274,4 +274,5 @@ def rounded_duration(seconds: float) -> str:
     if value < 1:
         return f"{value:.1g} {unit}"
     step = 0.5 if value < 3 and unit != "s" else 1 if value < 10 else 5
-    return f"{step * round(value / step):g} {unit}"
+    rounded = step * round(value / step)
+    return f"{rounded:g} {unit}{'s' if unit == 'day' and rounded != 1 else ''}"

@@ -1,5 +1,6 @@
 """`pip install ./core` in an environment without anything else, and a plain install of the repository beside it."""
 
+import ast
 import os
 import shutil
 import subprocess
@@ -63,7 +64,7 @@ def test_the_library_computes_a_gradient(python, tmp_path):
         """
     name, module, *gradient = run(python, "-c", textwrap.dedent(script), cwd=tmp_path).stdout.split(maxsplit=2)
     assert (name, module) == ("mara", "mara.targets")
-    first, second, third = eval(gradient[0])
+    first, second, third = ast.literal_eval(gradient[0])
     assert second < first < 0 < third  # the rarer of the two good completions is raised more
 
 

@@ -127,7 +127,7 @@ def test_thresholds_and_schedules_in_words(make_config):
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0.032, "0.03 s"), (3.3, "3 s"), (43.0, "45 s"), (89.0, "1.5 min"), (1000.0, "15 min"), (5000.0, "1.5 h"),
-     (90_000.0, "1 days"), (900_000.0, "10 days")],
+     (90_000.0, "1 day"), (900_000.0, "10 days")],
 )  # fmt: skip
 def test_durations_are_rounded(seconds, text):
     assert rounded_duration(seconds) == text
