@@ -106,6 +106,7 @@ def test_an_unknown_part_and_a_missing_gpu_are_one_line():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_command_measures_a_tiny_model_on_the_cpu(tmp_path):
     parts = "model,packed,decoding,training"
     ended = table("--device", "cpu", "--parts", parts, "--out", tmp_path, "--minutes", 40)  # of a busy machine

@@ -29,6 +29,7 @@ def small_problems():
 
 @needs_engine
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_expected_gradients_are_those_of_the_objectives(tmp_path, monkeypatch):
     """At random policies the pull on every outcome is that of core.objective over all groups."""
     members = method_optima.GROUPS.answers

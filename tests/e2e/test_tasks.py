@@ -91,6 +91,7 @@ def test_creative_in_small_takes_the_path_of_the_large(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_creative_reads_novelty_benchs_file_and_another_data_root(tmp_path):
     prompts = [
         {"id": f"curated-{i}", "category": "c", "prompt": f"Say {i}.", "prompt_paraphrases": []} for i in range(3)

@@ -65,7 +65,7 @@ SWEEPS = {  # a sweep over experiments (or the oracles of a command) and its fol
 }
 
 
-LONG = ("llm", "chem.score", "didactic, local")  # what the others do not show of a sweep is little
+LONG = ("llm", "chem", "chem.score", "didactic, local")  # what the others do not show of a sweep is little
 
 
 @pytest.mark.slow

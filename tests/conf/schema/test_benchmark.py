@@ -9,7 +9,7 @@ from launch.cli.compose import compose
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("benchmark=moses", "benchmark: must be one of pmo, molexp, molexpl, got moses"),
+        ("benchmark=moses", "benchmark: must be one of pmo, molexp, molexpl, table2, got moses"),
         ("seeds=0", "seeds: must be >= 1 and <= 10000, got 0"),
         ("budget=99", "budget: must be >= 100, got 99"),
         ("workers=-1", "workers: must be >= 0, got -1"),

@@ -149,7 +149,7 @@ def distance(ours, theirs):
         MARA,
         MARA | {"importance_sampling_level": "sequence", "mara_direction": "forward"} | QUANTILE,
         MARA | {"mask_truncated_completions": True, "mara_direction": "forward", "mara_anchor": "group"},
-        MARA | {"mara_level": "answer", "mara_mass": "group"},
+        MARA | {"mara_threshold": 0.5, "mara_level": "answer", "mara_mass": "group"},  # good ones of several answers
         MARA | {"mara_level": "answer", "mara_direction": "forward", "mara_anchor": "cross_fitted"},
     ],
     ids=["reverse", "forward, quantile", "forward, truncated dropped", "answers", "answers, forward"],

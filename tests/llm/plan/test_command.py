@@ -55,7 +55,9 @@ def test_the_next_command_names_the_ranks_or_the_launcher():
     "overrides",
     [
         ["experiment=one_two", "model.lora.rank=4"],
-        ["experiment=spellings", "engine=zero2", "ranks=2", "prompts_per_step=2"],
+        pytest.param(
+            ["experiment=spellings", "engine=zero2", "ranks=2", "prompts_per_step=2"], marks=pytest.mark.long
+        ),
         ["experiment=creative_tiny"],  # with a reward model
         pytest.param(["experiment=maths_tiny"], marks=pytest.mark.long),
     ],

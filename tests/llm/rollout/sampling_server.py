@@ -1,5 +1,6 @@
 """What a stand-in of vLLM answers if it really samples: from the model in the files that it was given."""
 
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,13 @@ class ModelFiles:
     def __init__(self, base=None, scale=1.0):
         self.base, self.scale = base, scale
         self._read: tuple[Any, Any] = (None, None)
+        self._lock = threading.Lock()  # from_pretrained replaces parts of torch and transformers while it works
 
     def model(self, folder):
+        with self._lock:
+            return self._model(folder)
+
+    def _model(self, folder):
         key = [(str(file), file.stat().st_mtime_ns) for file in sorted(Path(folder).rglob("*.safetensors"))]
         if self._read[0] != key:
             if (Path(folder) / "adapter_config.json").exists():

@@ -61,6 +61,7 @@ def test_one_line_and_a_status_where_something_is_wrong(tmp_path, page, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_sweep_that_was_trained_is_recorded_and_shown(tmp_path, page):
     """Two methods with two seeds, one step each, on the tiny model."""
     options = ("experiment=one_two", "steps=1", "group_size=8", "checkpoint.keep=0")
