@@ -134,7 +134,7 @@ NO_PART = {"vllm", "chemprop", "guacamol", "molscore", "tqdm", "func-timeout", "
     "verl",
     "openrlhf",
 }
-WITH_VALUE = ("-c", "-d", "-r", "--target", "--index-url")
+WITH_VALUE = ("-c", "-d", "-r", "--find-links", "--target", "--index-url")
 TEXTS = [
     path
     for pattern in ("*.md", "docs/**/*.md", "Makefile", "Dockerfile", "environment.yml", "*/**/*.py", "*/**/*.yaml")
