@@ -226,7 +226,7 @@ def pair_sentence(pair: Pair, diagnosis: Diagnosis) -> str:
         if pair.optimum is not None:
             start += f": at beta {number(run.beta or 0.0)} the optimum has {ratio(pair.optimum)}"
         start += f"; {_tie_text(pair)}"
-    return f"{start}. {_now_text(pair, diagnosis)}{_mara_text(pair, diagnosis)}"
+    return f"{start}. {now_text(pair, diagnosis)}{_mara_text(pair, diagnosis)}"
 
 
 def _tie_text(pair: Pair) -> str:
@@ -235,7 +235,7 @@ def _tie_text(pair: Pair) -> str:
     return "no beta ties them"
 
 
-def _now_text(pair: Pair, diagnosis: Diagnosis) -> str:
+def now_text(pair: Pair, diagnosis: Diagnosis) -> str:
     """Where the run is, and how far that is beyond the optimum."""
     last = diagnosis.bins[-1].last
     if not pair.counts[1]:
@@ -243,7 +243,7 @@ def _now_text(pair: Pair, diagnosis: Diagnosis) -> str:
         if pair.optimum is None or diagnosis.run.beta == 0:
             return f"{text}."
         expected = pair.counts[0] * math.exp(-pair.optimum)
-        if expected <= 3:
+        if expected * math.exp(-2 * pair.ref_error) <= 3:  # even if the reference is two errors further apart
             return f"{text}, too few to tell it from the optimum."
         return f"{text}, where the optimum would have about {expected:.0f} of the second: the excess is drift."
     text = (

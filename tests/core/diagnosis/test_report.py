@@ -1,9 +1,13 @@
 """The words and tables of a report say the numbers of the diagnosis."""
 
+import math
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from core.diagnosis.analysis import Run, diagnose
-from core.diagnosis.report import make_report
+from core.diagnosis.report import make_report, now_text
 from core.diagnosis.samples import Sample
 from core.diagnosis.trainer_kl import kl_fact
 
@@ -89,3 +93,12 @@ def test_a_null_run_is_not_called_a_collapse():
     assert report.finding.startswith("No collapse during these steps")
     assert report.advice == []
     assert report_of([Sample(0, "p", "a", "a", 1.0)]).finding.startswith("No prompt has two good completions")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"), [(0.0, "the excess is drift"), (0.8, "too few to tell it from the optimum")]
+)
+def test_an_answer_that_is_gone_is_drift_only_beyond_the_error_of_the_reference(error, words):
+    pair: Any = SimpleNamespace(counts=(23, 0), optimum=math.log(7), ref_error=error)
+    diagnosis: Any = SimpleNamespace(bins=[SimpleNamespace(last=120)], run=SimpleNamespace(beta=0.01))
+    assert words in now_text(pair, diagnosis)  # 3.3 of the second are expected, or at two errors 0.7
