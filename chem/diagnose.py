@@ -23,10 +23,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from conf.schema.base import ConfigError
-from launch.cli.command_table import ArgumentParser
-from launch.cli.key_values import check_keys, number_of, split_words, truth_of
+from launch.cli.key_values import check_keys, number_of, run_on_files, truth_of
 from launch.runs.progress import working
-from launch.runs.run_folder import one_line_errors, user_path
+from launch.runs.run_folder import user_path
 from launch.runs.streams import run_command
 
 KEYS = ("sigma", "beta", "threshold", "classes", "from_prior", "out")
@@ -36,16 +35,14 @@ SCORING = "The CSV of REINVENT 4 has them, as Agent and Prior."
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and return the exit status."""
-    parser = ArgumentParser("chem.diagnose", __doc__)
-    parser.add_argument("words", nargs="+", metavar="FILE|KEY=VALUE", help="files, run folders, and keys as above")
-    args = parser.parse_args(arguments)
-    with one_line_errors("chem.diagnose"):
-        paths, values = split_words(args.words)
-        if not paths:
-            raise ConfigError("FILE: must be given: a CSV file or a run folder; see --help")
-        diagnose_files(paths, values)
-        return 0
-    return 1
+    return run_on_files(
+        "chem.diagnose",
+        __doc__,
+        diagnose_files,
+        arguments,
+        words="files, run folders",
+        needed="a CSV file or a run folder",
+    )
 
 
 def diagnose_files(paths: Sequence[Path], values: dict[str, str]) -> Path:

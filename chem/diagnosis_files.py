@@ -148,7 +148,7 @@ def with_classes(samples: Sequence[Sample], classes: str) -> list[Sample]:
     """Samples with their answers: the canonical molecule, or its Murcko scaffold. What is no molecule is left out."""
     canonical = canonical_forms([sample.text for sample in samples])
     names = {
-        smiles: scaffold_from_smiles(smiles) if classes == ("scaffold") else smiles
+        smiles: scaffold_from_smiles(smiles) if classes == "scaffold" else smiles
         for smiles in set(canonical)
         if smiles
     }

@@ -98,8 +98,8 @@ def collect(
         from launch.analysis.table import distinct_runs, fold_seeds, read_runs, result_keys, write_tables
         from launch.analysis.terminal import default_results, print_results, print_tests
 
-        found = [run for sweep in sweeps for run in read_runs(sweep)]
-        runs = distinct_runs(found)
+        listed = [run for sweep in sweeps for run in read_runs(sweep)]
+        runs = distinct_runs(listed)
         rows = fold_seeds(runs)
         keys = result_keys(runs)
         for flag, requested in (("--metrics", shown), ("--pareto", pareto)):
@@ -128,8 +128,8 @@ def collect(
     for reason in untested(rows, base, printed) if base else ():
         print(f"not tested against {against}: {reason}")
     left_out = print_left_out(runs)
-    if len(found) > len(runs):
-        print(f"{len(found) - len(runs)} runs are in several of the folders that were given, and count once")
+    if len(listed) > len(runs):
+        print(f"{len(listed) - len(runs)} runs are in several of the folders that were given, and count once")
     repeated = sum(run.state == "repeated" for run in runs)
     push_to_wandb(wandb, sweeps, rows, keys, plots, out)
     show_pictures(plots)

@@ -48,12 +48,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conf.schema.base import ConfigError
-from launch.cli.command_table import ArgumentParser
-from launch.cli.key_values import number_of, split_words
+from launch.cli.key_values import number_of, run_on_files
 from launch.runs.closing import command
 from launch.runs.progress import working
-from launch.runs.run_folder import one_line_errors
 from launch.runs.streams import run_command
 
 if TYPE_CHECKING:
@@ -65,16 +62,14 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and return the exit status."""
-    parser = ArgumentParser("llm.diagnose", __doc__)
-    parser.add_argument("words", nargs="+", metavar="FILE|KEY=VALUE", help="files, folders, and keys as above")
-    args = parser.parse_args(arguments)
-    with one_line_errors("llm.diagnose"):
-        paths, values = split_words(args.words)
-        if not paths:
-            raise ConfigError("FILE: must be given: a file or a folder of rollouts; see --help")
-        diagnose_files(paths, values)
-        return 0
-    return 1
+    return run_on_files(
+        "llm.diagnose",
+        __doc__,
+        diagnose_files,
+        arguments,
+        words="files, folders",
+        needed="a file or a folder of rollouts",
+    )
 
 
 def diagnose_files(paths: Sequence[Path], values: dict[str, str]) -> Path:

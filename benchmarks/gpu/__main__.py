@@ -36,7 +36,7 @@ row that says so, and the others go on; what it had measured stays in the table.
 EPILOG = """examples:
   python -m benchmarks.gpu                                  # all parts, at most 8 minutes
   python -m benchmarks.gpu --parts model,packed,decoding
-  python -m benchmarks.gpu --device cpu --out /tmp/gpu      # a tiny model: whether the command itself works"""
+  python -m benchmarks.gpu --device cpu --out tiny_on_cpu   # a tiny model: whether the command itself works"""
 
 GRACE = 5.0  # seconds between SIGTERM and SIGKILL
 

@@ -47,7 +47,7 @@ def log_steps(count: int) -> None:
 
 
 def write_run(folder: Path, overrides: list[str], count: int) -> None:
-    """Write the folder of a run with `count` logged steps, of which none is trained."""
+    """Write a run folder with `count` lines of made-up metrics; nothing is trained."""
     config = OmegaConf.create(dict(compose("didactic", overrides)))
     with Run(folder, "didactic", config, overrides) as run:
         run.register_state()

@@ -1,11 +1,13 @@
 """Command lines of files and KEY=VALUE words, for commands that are not composed by Hydra."""
 
 import difflib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 from conf.schema.base import ConfigError
-from launch.runs.run_folder import user_path
+from launch.cli.command_table import ArgumentParser
+from launch.runs.run_folder import one_line_errors, user_path
 
 
 def split_words(words: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
@@ -25,6 +27,37 @@ def split_words(words: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
         else:
             values[key] = value
     return paths, values
+
+
+def run_on_files(
+    module: str,
+    description: str | None,
+    work: Callable[[list[Path], dict[str, str]], Any],
+    arguments: Sequence[str] | None,
+    *,
+    words: str,
+    needed: str,
+) -> int:
+    """Run a command on the files and keys of its command line, and return the exit status.
+
+    Args:
+        module: what the command is typed as after `python -m`.
+        description: of its help.
+        work: is called with the files, at least one, and the values by key.
+        arguments: the command line; None: that of the process.
+        words: what may be given besides keys.
+        needed: what one file must be, for the error when there is none.
+    """
+    parser = ArgumentParser(module, description)
+    parser.add_argument("words", nargs="+", metavar="FILE|KEY=VALUE", help=f"{words}, and keys as above")
+    args = parser.parse_args(arguments)
+    with one_line_errors(module):
+        paths, values = split_words(args.words)
+        if not paths:
+            raise ConfigError(f"FILE: must be given: {needed}; see --help")
+        work(paths, values)
+        return 0
+    return 1
 
 
 def check_keys(values: Collection[str], allowed: Sequence[str]) -> None:
