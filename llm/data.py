@@ -14,6 +14,7 @@ from conf.schema.base import ConfigError
 from conf.schema.extras import not_installed
 from conf.schema.llm import LlmConfig, SourceConfig
 from launch.runs.console import console
+from launch.runs.hub import check_hub
 from launch.runs.run_folder import user_path
 from llm.data_files import DELIMITERS, JSON_ENDINGS, Row, file_ending, read_rows
 
@@ -163,6 +164,8 @@ def _dataset_rows(key: str, source: SourceConfig, file: Path | None, seed: int) 
         raise ConfigError(f"{key}: {source.path} cannot be read, since {not_installed('datasets')}") from None
     parquet: dict[str, Any] = {"path": "parquet", "data_files": str(file), "split": "train"}
     other: dict[str, Any] = {"path": str(file or source.path), "name": source.subset, "split": source.split}
+    if file is None:
+        check_hub()
     try:
         rows = load_dataset(**(parquet if file is not None and file.is_file() else other), streaming=True)
         if source.count is not None:

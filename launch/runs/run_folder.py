@@ -322,12 +322,6 @@ def user_path(path: str) -> Path:
     return Path(os.environ.get("MARA_CWD", "")) / path
 
 
-def folder_or_hub(name: str) -> str:
-    """Resolve a model for `from_pretrained`: the user's path if it is a folder, otherwise the name on the hub."""
-    folder = user_path(name)
-    return str(folder) if folder.is_dir() else name
-
-
 def cache_folder() -> Path:
     """The folder for files that runs share and can recreate: MARA_CACHE, or .cache/mara in the home folder."""
     root = os.environ.get("MARA_CACHE")

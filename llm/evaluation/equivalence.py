@@ -13,7 +13,7 @@ from conf.schema.base import ConfigError
 from conf.schema.extras import missing_package
 from conf.schema.llm import EvaluateConfig
 from conf.schema.objective import DiversityConfig, DraConfig, MaraConfig, TransformConfig
-from launch.runs.run_folder import folder_or_hub
+from launch.runs.hub import folder_or_hub
 from llm.adapters import load_pretrained, load_tokenizer
 from llm.inference.prompts import Chat
 from llm.tasks.base import Task

@@ -10,7 +10,7 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from conf.schema.base import ConfigError, check_range
 from conf.schema.llm import LlmConfig
-from launch.runs.run_folder import folder_or_hub
+from launch.runs.hub import folder_or_hub
 from llm.adapters import adapter_base_name, load_tokenizer
 from llm.evaluation.policy import BATCH
 from llm.inference.prompts import prompt_lengths

@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub import ModelCard
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from launch.runs.run_folder import folder_or_hub
+from launch.runs.hub import folder_or_hub
 from llm.testbed.smollm2 import HUB_NAME, ORIGIN, cached_smollm2, smollm2_config, smollm2_model
 from llm.testbed.tiny_models import RECIPES, byte_tokenizer, tiny_config, tiny_model
 

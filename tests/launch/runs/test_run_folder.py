@@ -176,9 +176,6 @@ def test_a_path_is_relative_to_where_it_was_typed(tmp_path, monkeypatch):
     monkeypatch.setenv("MARA_CWD", str(tmp_path))  # in a job of a cluster
     assert user_path("model") == tmp_path / "model"
     assert user_path("/model") == Path("/model")
-    assert run_folder.folder_or_hub("model") == "model"  # no such folder, so a name on the hub
-    (tmp_path / "model").mkdir()
-    assert run_folder.folder_or_hub("model") == str(tmp_path / "model")
 
 
 def test_the_cache_is_where_the_environment_says(tmp_path, monkeypatch):
