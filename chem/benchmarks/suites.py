@@ -86,9 +86,12 @@ def tops(scores: Sequence[float], budget: int) -> dict[str, float]:
 
 
 def similarities(samples: Samples) -> list[list[float]]:
-    """The similarity of each call's molecule to each target of MolExp, [targets][calls]; 0 for a failed call."""
+    """The similarity of each call's molecule to each target of MolExp, [targets][calls]; 0 for a failed call.
+
+    If every call failed there is one target, so that the product over targets is 0, not 1.
+    """
     details = [row["details"].get("molexp") or [] for row in calls(samples)]
-    targets = max(map(len, details), default=0)
+    targets = max([1, *map(len, details)])
     return [[row[target] if row else 0.0 for row in details] for target in range(targets)]
 
 

@@ -66,3 +66,11 @@ def test_exploration_needs_every_target(name):
     figures = SUITES[name].measure(lines(*first, *failed, *second), 300)
     assert figures["top1"] == pytest.approx(0.9 * 0.5)
     assert figures["auc_top1"] == pytest.approx((0.45 + 0.9 + 0.9) / 3 * (0.05 + 0.1 + 0.3) / 3)
+
+
+def test_a_run_whose_calls_all_fail_explored_nothing():
+    suite = SUITES["molexp"]
+    failed = [{"smiles": smiles, "score": None, "details": {}} for smiles in ("C", "CC")]
+    for samples in (failed, []):
+        assert set(suite.measure(samples, 200).values()) == {0.0}
+        assert suite.progress(samples, 200) == [0.0, 0.0]
