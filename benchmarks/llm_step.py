@@ -1,10 +1,12 @@
 """Complete training steps of mara and of TRL's GRPOTrainer on the same work, in two processes that take turns.
 
-    python -m benchmarks.llm_step [short] [long] [gpu] [--turns N] [--compiled]
+    python -m benchmarks.llm_step [short] [long] [real] [real_long] [gpu] [--turns N] [--compiled]
 
 short: prompts of 26 tokens, completions of 32. long: prompts of 256 tokens, completions of 8 to 64. Both use 8
-prompts x 16 completions of a small Qwen3 with random weights, in fp32 on the CPU. gpu: the size of Qwen3-1.7B with
-random weights, bf16, prompts of 512 tokens, 16 x 16 completions of 256 tokens.
+prompts x 16 completions of a small Qwen3 with random weights, in fp32 on the CPU. real: the size and vocabulary of
+SmolLM2-135M, 2 x 16 completions of 32 tokens, prompts of 26; real_long: prompts of 200 tokens, completions of 8 to
+64, in passes of 8 on both sides, since the other side needs more than 24 GiB for passes of 32. gpu: the size of
+Qwen3-1.7B with random weights, bf16, prompts of 512 tokens, 16 x 16 completions of 256 tokens.
 
 Both sides use the same weights, prompts, reward and learning rate, a beta > 0 so that a reference is needed, one
 update per step on the whole batch, and no gradient checkpointing. Every completion has a fixed length: both sides
@@ -12,7 +14,9 @@ mask the logits so that the end-of-sequence token is sampled exactly there. Time
 warm-up. While one process is timed the other one waits, so that changes in the speed of the machine affect both; a
 turn of `short` has three steps. On a GPU one process ends before the other starts. Turns in which other processes
 used more than a tenth of a core are excluded from the medians. Memory is a process's peak minus its memory after the
-imports. Needs trl.
+imports. On the CPU the matrix products of the first step are counted, and after the warm-up timed alone, each by
+itself: the share of the step that they need, and the ratio of both sides if they did nothing but their products.
+Needs trl.
 """
 
 import argparse
@@ -37,6 +41,8 @@ from benchmarks.roofline import Peak, decoding_bytes, device_peak, forward_flops
 SETTINGS: dict[str, dict[str, Any]] = {
     "short": {"P": 8, "G": 16, "prompt": 26, "least": 32, "most": 32, "turns": 12, "steps": 3},
     "long": {"P": 8, "G": 16, "prompt": 256, "least": 8, "most": 64, "turns": 8, "steps": 1},
+    "real": {"P": 2, "G": 16, "prompt": 26, "least": 32, "most": 32, "turns": 5, "steps": 1},
+    "real_long": {"P": 2, "G": 16, "prompt": 200, "least": 8, "most": 64, "turns": 3, "steps": 1},
     "gpu": {"P": 16, "G": 16, "prompt": 512, "least": 256, "most": 256, "turns": 3, "steps": 1},
 }
 LARGE: dict[str, Any] = {
@@ -46,7 +52,27 @@ LARGE: dict[str, Any] = {
     "num_attention_heads": 16,
 }
 LARGE |= {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936}
-MICRO_BATCH = {"short": 128, "long": 128, "gpu": 32}  # sequences in a pass, for both sides
+SMOLLM2: dict[str, Any] = {
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+}
+SMOLLM2 |= {"num_key_value_heads": 3, "head_dim": 64, "vocab_size": 49152}
+MODELS: dict[str, dict[str, Any]] = {
+    "short": {},
+    "long": {},
+    "real": {"shape": SMOLLM2},
+    "real_long": {"shape": SMOLLM2},
+    "gpu": {"shape": LARGE, "dtype": "bfloat16", "device": "cuda"},
+}  # what `benchmarks.fixed_lengths.build` makes
+MICRO_BATCH = {
+    "short": 128,
+    "long": 128,
+    "real": 32,
+    "real_long": 8,
+    "gpu": 32,
+}  # sequences in a pass, for both sides
 WARMUP = 2
 SIDES = ("mara", "trl")
 
@@ -65,8 +91,7 @@ def main() -> None:
     for name in options.settings:
         turns = options.turns or SETTINGS[name]["turns"]
         with tempfile.TemporaryDirectory() as folder:
-            model = {"shape": LARGE, "dtype": "bfloat16", "device": "cuda"} if name == "gpu" else {}
-            program = f"from benchmarks.fixed_lengths import build; build({folder!r}, **{model!r})"
+            program = f"from benchmarks.fixed_lengths import build; build({folder!r}, **{MODELS[name]!r})"
             subprocess.run([sys.executable, "-c", program], check=True)
             report(name, *measure(name, folder, turns, options.compiled))
 
@@ -147,11 +172,22 @@ def report(name: str, pairs: list[list[dict[str, Any]]], ends: list[dict[str, An
     median = statistics.median(ratios)
     print(f"ratio of tokens/s: median {median:.2f} (quartiles {quartiles[0]:.2f} to {quartiles[2]:.2f})")
     print(f"ratio of memory: {ends[0]['memory_mb'] / ends[1]['memory_mb']:.2f}")
+    report_products(counted, ends)
     share = statistics.median(mara["objective"] / mara["seconds"] for mara, _ in counted)
     print(f"transform, advantages and loss: {share:.2%} of mara's step")
     if name == "gpu":
         for key, value in utilisation([mara for mara, _ in counted], ends[0]).items():
             print(f"{key}: {value:.2%}")
+
+
+def report_products(counted: list[list[dict[str, Any]]], ends: list[dict[str, Any]]) -> None:
+    """Print what the products of each side take alone, where they were counted."""
+    if not all("products" in end for end in ends):
+        return
+    for side, turns, end in zip(SIDES, zip(*counted, strict=True), ends, strict=True):
+        share = end["products"] / statistics.median(turn["seconds"] for turn in turns)
+        print(f"{side}: products alone {end['products']:.2f} s, {share:.0%} of a step; {end['gflops']:.0f} Gflop")
+    print(f"ratio of the products alone: {ends[1]['products'] / ends[0]['products']:.2f}")
 
 
 def run_child(side: str, name: str, folder: str, turns: int, compiled: bool) -> None:
@@ -174,26 +210,38 @@ def run_child(side: str, name: str, folder: str, turns: int, compiled: bool) -> 
         if not sys.stdin.readline():
             sys.exit("the benchmark has ended")
 
-    make_meter = partial(Meter, name, turns, send, wait)
+    make_meter = partial(Meter, name, turns, send, wait, count_products=name != "gpu" and not compiled)
     send(run_mara(name, folder, make_meter, compiled) if side == "mara" else run_trl(name, folder, make_meter))
 
 
 class Meter:
     """Measures the wall-clock time of steps and of wrapped functions, and the growth of memory since its creation.
 
-    report: called with the times of each turn. wait: returns when the next turn may start.
+    report: called with the times of each turn. wait: returns when the next turn may start. count_products: time the
+    products of the first step alone, at the end of the warm-up.
     """
 
     def __init__(
-        self, name: str, turns: int, report: Callable[[dict[str, Any]], None], wait: Callable[[], None]
+        self,
+        name: str,
+        turns: int,
+        report: Callable[[dict[str, Any]], None],
+        wait: Callable[[], None],
+        count_products: bool = False,
     ) -> None:
         import torch
+
+        from benchmarks.products import CountProducts
 
         self.cuda, self.torch, self.report, self.wait = name == "gpu", torch, report, wait
         self.steps_per_turn = SETTINGS[name]["steps"]
         self.steps = WARMUP + turns * self.steps_per_turn
         self.spans: dict[str, float] = {}
         self.initial_memory, self.done, self.start = resident_mb(), 0, 0.0
+        self.products = CountProducts() if count_products else None
+        self.ends: dict[str, float] = {}  # results for the last message
+        if self.products:
+            self.products.__enter__()
 
     def now(self) -> float:
         """Current time, after pending work on the GPU."""
@@ -204,6 +252,10 @@ class Meter:
     def step(self) -> None:
         """Must be called at the end of every step."""
         end, self.done = self.now(), self.done + 1
+        if self.products and self.done == 1:
+            self.products.__exit__(None, None, None)
+        if self.products and self.done == WARMUP:
+            self.time_products(self.products.counts)
         if self.done < WARMUP or (self.done - WARMUP) % self.steps_per_turn:
             return
         spans = {"sampling": 0.0, "objective": 0.0, **self.spans, "seconds": end - self.start}
@@ -212,6 +264,12 @@ class Meter:
             self.wait()
         self.spans.clear()
         self.start = self.now()
+
+    def time_products(self, counts: Any) -> None:
+        """Time the products alone. Two factors and their product need less memory than the step did."""
+        from benchmarks.products import seconds_alone, total_flops
+
+        self.ends = {"products": seconds_alone(counts), "gflops": total_flops(counts) / 1e9}
 
     def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, with its time added to the span `name`."""
@@ -259,7 +317,7 @@ def run_mara(name: str, folder: str, make_meter: Callable[[], Meter], compiled: 
     for _ in range(meter.steps):
         steps.step()
         meter.step()
-    message: dict[str, Any] = {"tokens": steps.tokens, "memory_mb": meter.memory_mb()}
+    message: dict[str, Any] = {"tokens": steps.tokens, "memory_mb": meter.memory_mb(), **meter.ends}
     if meter.cuda:
         message |= {
             "parameters": sum(p.numel() for p in steps.models.policy.parameters()),
@@ -347,7 +405,7 @@ def run_trl(name: str, folder: str, make_meter: Callable[[], Meter]) -> dict[str
         model.generate = lambda *a, **k: generate(*a, **k, logits_processor=processors)
         trainer.train()
     assert token_count == lengths(SETTINGS[name]).sum()
-    return {"tokens": token_count, "memory_mb": meter.memory_mb()} | {
+    return {"tokens": token_count, "memory_mb": meter.memory_mb(), **meter.ends} | {
         "versions": {m.__name__: m.__version__ for m in (peer, transformers, torch)}
     }
 

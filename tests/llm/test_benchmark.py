@@ -3,8 +3,10 @@
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks import fixed_lengths, llm_step, record_cost
+from benchmarks.products import CountProducts, Layout, Product, seconds_alone, total_flops
 from launch.runs.run import Run
 from llm.inference.prompts import encode_chats
 
@@ -40,8 +42,10 @@ def test_maras_side_runs(tmp_path, monkeypatch):
     result = llm_step.run_mara(
         "long",
         str(tmp_path),
-        lambda: llm_step.Meter("long", 2, reports.append, lambda: waits.append(len(reports))),
+        lambda: llm_step.Meter("long", 2, reports.append, lambda: waits.append(len(reports)), count_products=True),
     )
+    assert 0 < result["products"] < reports[1]["seconds"]
+    assert result["gflops"] > 0
     assert result["tokens"] == fixed_lengths.lengths(small).sum() > 4
     assert waits == [1, 2]
     assert len(reports) == 3
@@ -61,3 +65,17 @@ def test_the_time_of_nested_recording_is_counted_once(monkeypatch):
 
 def test_the_methods_whose_time_is_measured_exist():
     assert [name for name in record_cost.WRITERS if not callable(getattr(Run, name, None))] == []
+
+
+def test_products_are_counted_forwards_and_backwards():
+    x, weight = torch.randn(5, 3), torch.randn(4, 3, requires_grad=True)
+    with CountProducts() as products:
+        (x @ weight.t()).square().sum().backward()
+        torch.bmm(torch.randn(2, 5, 3), torch.randn(2, 3, 7))
+        torch.randn(5, 3).addmm_(torch.randn(5, 6), torch.randn(6, 3))
+    assert products.counts[Product(Layout((5, 3), (3, 1)), Layout((3, 4), (1, 3)))] == 1
+    assert sum(products.counts.values()) == 4
+    assert total_flops(products.counts) == 2 * (5 * 3 * 4 + 4 * 5 * 3 + 2 * 5 * 3 * 7 + 5 * 6 * 3)
+    assert seconds_alone(products.counts) > 0
+    transposed = Layout((3, 4), (1, 3)).make()
+    assert (transposed.shape, transposed.stride()) == ((3, 4), (1, 3))

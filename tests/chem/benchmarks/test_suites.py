@@ -70,7 +70,7 @@ def test_exploration_needs_every_target(name):
 
 def test_a_run_whose_calls_all_fail_explored_nothing():
     suite = SUITES["molexp"]
-    failed = [{"smiles": smiles, "score": None, "details": {}} for smiles in ("C", "CC")]
+    failed: list[dict[str, Any]] = [{"smiles": smiles, "score": None, "details": {}} for smiles in ("C", "CC")]
     for samples in (failed, []):
         assert set(suite.measure(samples, 200).values()) == {0.0}
         assert suite.progress(samples, 200) == [0.0, 0.0]
