@@ -47,10 +47,16 @@ class CountProducts(TorchDispatchMode):
         self.counts: Counter[Product] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
         if func.overloadpacket.__name__ in PRODUCTS:
             left, right = args[-2:]
             self.counts[Product(layout(left), layout(right))] += 1
-        return func(*args, **(kwargs or {}))
+        elif torch.is_inference_mode_enabled():  # where linear and matmul arrive whole
+            with self:
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        return func(*args, **kwargs)
 
 
 def layout(tensor: Tensor) -> Layout:
