@@ -1,6 +1,7 @@
 """One-sided Welch t-tests between configurations, over their seeds."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -9,6 +10,8 @@ from scipy.stats import ttest_ind
 
 from conf.schema.base import ConfigError
 from launch.analysis.table import Row
+
+ROUNDING = 1e-12  # of means over the same numbers of prompts, relative
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ def untested(rows: Sequence[Row], base: Row, keys: Sequence[str]) -> list[str]:
         missing = [row.label for row in rows if len(row.values(key)) < len(row.runs)]
         if missing:
             reasons.append(f"{key}: not every seed has it in {'; '.join(missing)}")
-        equal = [row.label for row in others if len({*row.values(key)}) == len({*base.values(key)}) == 1]
+        equal = [row.label for row in others if is_constant(row.values(key)) and is_constant(base.values(key))]
         if equal and not missing:
             reasons.append(f"{key}: all seeds of both rows have one value each in {'; '.join(equal)}")
     return reasons
@@ -67,13 +70,20 @@ def untested(rows: Sequence[Row], base: Row, keys: Sequence[str]) -> list[str]:
 def welch_test(key: str, label: str, values: Sequence[float], base_values: Sequence[float]) -> Comparison:
     """Welch's t-test of mean(values) - mean(base_values). The variances may differ."""
     difference = fmean(values) - fmean(base_values)
-    if len({*values}) == len({*base_values}) == 1:
+    if is_constant(values) and is_constant(base_values):
         return Comparison(key, label, difference, *[math.nan] * 4)
-    greater, less = (
-        ttest_ind(values, base_values, equal_var=False, alternative=side) for side in ("greater", "less")
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # if one of the two is constant; the test is valid, the other one varies
+        greater, less = (
+            ttest_ind(values, base_values, equal_var=False, alternative=side) for side in ("greater", "less")
+        )
     statistics = (greater.statistic, greater.df, greater.pvalue, less.pvalue)
     return Comparison(key, label, difference, *map(float, statistics))
+
+
+def is_constant(values: Sequence[float]) -> bool:
+    """Whether values are the same up to rounding; not if there are none."""
+    return bool(values) and max(values) - min(values) <= ROUNDING * max(map(abs, values))
 
 
 def find_baseline(rows: Sequence[Row], text: str) -> Row:

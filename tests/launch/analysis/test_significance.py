@@ -80,3 +80,14 @@ def test_results_without_a_variance_are_named():
     assert untested(rows, rows[0], ["yield"]) == [reason]
     assert [math.isnan(test.greater) for test in compare(rows, rows[0], ["yield"])] == [True, False]
     assert untested(rows[1:], rows[2], ["yield"]) == []  # control: the base varies
+
+
+@pytest.mark.filterwarnings("error")  # scipy's about nearly identical numbers
+def test_a_row_without_a_variance_is_tested_silently():
+    base, other = row("a", "x", [0.5, 0.75, 1.0]), row("b", "x", [0.75, 0.75, 0.75])
+    (test,) = compare([base, other], base, ["x"])
+    assert (test.t, test.degrees) == (0, 2)
+    same_but_for_rounding = row("c", "x", [0.1 + 0.2, 0.3, 0.3])
+    (test,) = compare([same_but_for_rounding, row("d", "x", [0.6, 0.6])], same_but_for_rounding, ["x"])
+    assert math.isnan(test.greater)
+    assert untested([base, same_but_for_rounding], base, ["x"]) == []
