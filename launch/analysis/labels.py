@@ -71,6 +71,7 @@ SCREENED = {  # metrics of the molecules with a score of a screen or more, as in
     "circles": "#Circles",
     "scaffolds": "scaffolds",
 }
+QUESTION_METRICS = ("coverage", "entropy_nats")  # also of single questions, as in coverage/season
 TRANSFORMS = {
     "identity": "vanilla",
     "mara": "MARA",
@@ -163,6 +164,8 @@ def metric_label(key: str) -> str:
         return f"{SCREENED[name]} at {prefix}"
     if re.fullmatch(r"pass@\d+", key):
         return key
+    if prefix in QUESTION_METRICS and name and name != "se":
+        return f"{METRICS[prefix]}: {name}"
     known = re.sub(r"/mean$", "", name) in METRICS  # of further sets of prompts, as in held_out/reward/mean
     return f"{prefix.replace('_', ' ')}: {metric_label(name)}" if known else key
 

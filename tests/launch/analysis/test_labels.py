@@ -31,6 +31,8 @@ CONF = Path(__file__).parents[3] / "conf"
         ("0.85/OB10", "calls to the 10th at 0.85"),
         ("base.correct", "base: share of correct completions"),
         ("held_out/reward/mean", "held out: reward"),
+        ("coverage/season", "coverage of the right answers: season"),
+        ("entropy_nats/odd", "entropy of the answers (nats): odd"),
         ("pass@8", "pass@8"),
         ("my_own/metric", "my_own/metric"),
         ("my_own", "my_own"),
