@@ -59,20 +59,14 @@ SMOLLM2: dict[str, Any] = {
     "num_attention_heads": 9,
 }
 SMOLLM2 |= {"num_key_value_heads": 3, "head_dim": 64, "vocab_size": 49152}
+# What `benchmarks.fixed_lengths.build` makes for a setting, where it is not the small model.
 MODELS: dict[str, dict[str, Any]] = {
-    "short": {},
-    "long": {},
     "real": {"shape": SMOLLM2},
     "real_long": {"shape": SMOLLM2},
     "gpu": {"shape": LARGE, "dtype": "bfloat16", "device": "cuda"},
-}  # what `benchmarks.fixed_lengths.build` makes
-MICRO_BATCH = {
-    "short": 128,
-    "long": 128,
-    "real": 32,
-    "real_long": 8,
-    "gpu": 32,
-}  # sequences in a pass, for both sides
+}
+# Sequences in a pass, for both sides.
+MICRO_BATCH = {"short": 128, "long": 128, "real": 32, "real_long": 8, "gpu": 32}
 WARMUP = 2
 SIDES = ("mara", "trl")
 
@@ -91,7 +85,7 @@ def main() -> None:
     for name in options.settings:
         turns = options.turns or SETTINGS[name]["turns"]
         with tempfile.TemporaryDirectory() as folder:
-            program = f"from benchmarks.fixed_lengths import build; build({folder!r}, **{MODELS[name]!r})"
+            program = f"from benchmarks.fixed_lengths import build; build({folder!r}, **{MODELS.get(name, {})!r})"
             subprocess.run([sys.executable, "-c", program], check=True)
             report(name, *measure(name, folder, turns, options.compiled))
 

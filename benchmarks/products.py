@@ -1,5 +1,6 @@
 """The matrix products of a step, and the time that they take alone, below which no step with these products gets."""
 
+import math
 import statistics
 import time
 from collections import Counter
@@ -33,10 +34,7 @@ class Product(NamedTuple):
 
     def flops(self) -> int:
         """Floating-point operations, two for a multiplication and its addition."""
-        rows = 1
-        for size in self.left.shape:
-            rows *= size
-        return 2 * rows * self.right.shape[-1]
+        return 2 * math.prod(self.left.shape) * self.right.shape[-1]
 
 
 class CountProducts(TorchDispatchMode):

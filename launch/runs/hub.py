@@ -10,7 +10,6 @@ from launch.runs.console import console
 from launch.runs.run_folder import user_path
 
 CONNECT_TIMEOUT = 5.0  # seconds
-PORTS = {"https": 443, "http": 80}
 
 
 def folder_or_hub(name: str) -> str:
@@ -34,7 +33,8 @@ def check_hub() -> None:
     address = urlsplit(constants.ENDPOINT)
     host = address.hostname or ""
     proxied = address.scheme in getproxies() and not proxy_bypass(host)
-    if constants.is_offline_mode() or proxied or _answers(host, address.port or PORTS[address.scheme]):
+    port = address.port or (80 if address.scheme == "http" else 443)
+    if constants.is_offline_mode() or proxied or _answers(host, port):
         return
     console.print(f"{host} cannot be reached: only earlier downloads are used")
     constants.HF_HUB_OFFLINE = True

@@ -9,6 +9,7 @@ from benchmarks import fixed_lengths, llm_step, record_cost
 from benchmarks.products import CountProducts, Layout, Product, seconds_alone, total_flops
 from launch.runs.run import Run
 from llm.inference.prompts import encode_chats
+from llm.testbed.smollm2 import smollm2_config
 
 
 @pytest.mark.parametrize("name", llm_step.SETTINGS)
@@ -24,6 +25,11 @@ def test_prompts_have_exactly_the_length_of_the_setting(tokenizer, name):
     assert setting["least"] <= lengths.min()
     assert lengths.max() == setting["most"]
     assert (lengths == setting["most"]).all() == (setting["least"] == setting["most"])
+
+
+def test_the_real_size_is_that_of_smollm2():
+    config = smollm2_config()
+    assert {key: getattr(config, key) for key in llm_step.SMOLLM2} == llm_step.SMOLLM2
 
 
 def test_maras_side_runs(tmp_path, monkeypatch):
