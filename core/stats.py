@@ -90,13 +90,3 @@ def pass_at_k(total: int, correct: int, k: int) -> float:
     if k > total:
         return math.nan
     return 1 - math.comb(total - correct, k) / math.comb(total, k)
-
-
-def pareto_front(points: Tensor) -> Tensor:
-    """Mark the points that no other point dominates: [N, K], larger is better on each axis -> [N] bool.
-
-    A point dominates another if it is at least as good on every axis and better on one.
-    """
-    at_least = (points[None, :] >= points[:, None]).all(-1)  # [i, j]: j is at least as good as i
-    better = (points[None, :] > points[:, None]).any(-1)
-    return ~(at_least & better).any(1)

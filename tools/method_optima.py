@@ -26,11 +26,11 @@ from core.classes import Masses
 from core.mara import Anchor
 from core.objective import Objective, make_objective
 from core.transforms import class_diversity
+from launch.analysis.marked_page import TABLE, around, write_marked
 from launch.cli.groups import options
 from launch.cli.validation import register
 from launch.runs.run_folder import one_line_errors
 from tools.anchor_bias import all_groups
-from tools.marked_page import TABLE, around, write_marked
 
 GROUP, BETA, THRESHOLD = 8, 0.03, 0.8
 RATE, MAX_STEP, STEPS = 0.3 / BETA, 0.1, 1000  # largest rate, largest change of a log-probability in a step

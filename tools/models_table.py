@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from conf.schema.base import ConfigError
+from launch.analysis.marked_page import TABLE, write_marked
 from launch.runs.run_folder import one_line_errors
 from llm.inference.head import body_of, head_of
 from llm.inference.paths import path_of
 from llm.inference.rope import length_limit
-from tools.marked_page import TABLE, write_marked
 
 HEADER = "| class | `model_type` | path | head | note |\n|---|---|---|---|---|\n"
 TIES = "exact for rows of at most `index_topk` tokens; past it, equal scores may be ordered differently"

@@ -33,8 +33,8 @@ from benchmarks.kl_conformance.problem import (
     targets,
 )
 from benchmarks.kl_conformance.settings import TRAINERS, all_settings, versions
+from launch.analysis.marked_page import around, write_marked
 from launch.runs.run_folder import one_line_errors
-from tools.marked_page import around, write_marked
 
 DESCRIPTION = """Measure every KL setting of TRL, verl and OpenRLHF in float64, with no sampling: all completions of a
 small tabular policy are enumerated, the trainer's own function is called on them, and the expected gradient of its KL

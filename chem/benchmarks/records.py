@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from conf.schema.base import ConfigError
+from launch.analysis.marked_page import write_marked
 from launch.analysis.uncertainty import format_mean, standard_error
 from launch.runs.atomic import make_folder
 from launch.runs.fitted_table import FittedTable
@@ -150,14 +150,4 @@ def update_document(path: Path, name: str, text: str) -> None:
     Raises:
         ConfigError: the document cannot be read or has no such marks.
     """
-    begin, end = f"<!-- benchmark:{name} -->", f"<!-- /benchmark:{name} -->"
-    try:
-        before, _, rest = path.read_text(encoding="utf-8").partition(begin)
-    except OSError as error:
-        raise ConfigError(f"document: cannot read {path} ({error.strerror})") from error
-    _, found, after = rest.partition(end)
-    if not found:
-        raise ConfigError(
-            f"document: {path} must have the lines {begin} and {end}, between which the table is written"
-        )
-    write_text(path, f"{before}{begin}\n{text}\n{end}{after}")
+    write_marked(path, f"<!-- benchmark:{name} -->\n", f"<!-- /benchmark:{name} -->", f"{text}\n")

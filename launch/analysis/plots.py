@@ -1,5 +1,6 @@
 """Plots of a collected sweep: reward against diversity, and metrics over the training steps."""
 
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from launch.analysis.figures import (
 )
 from launch.analysis.labels import configuration_labels, metric_label
 from launch.analysis.palette import GREY, Style, method_name, styles
+from launch.analysis.pareto import on_the_front
 from launch.analysis.table import Row
 
 PARETO = (  # (diversity, reward), both better if larger; by default the first pair that the results contain
@@ -51,17 +53,6 @@ def row_styles(rows: Sequence[Row]) -> list[Style]:
     return styles([method_name(row.runs[0].config, row.runs[0].overrides) for row in rows])
 
 
-def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the Pareto-optimal points, sorted by the first coordinate. Larger is better in both coordinates."""
-    order = sorted(range(len(points)), key=lambda i: (-points[i][0], -points[i][1]))
-    front, best = [], -math.inf
-    for i in order:
-        if points[i][1] > best:
-            front.append(i)
-            best = points[i][1]
-    return front[::-1]
-
-
 def draw_pareto(rows: Sequence[Row], x: str, y: str, path: Path, base: BaseModel | None = None) -> Path:
     """Plot the mean of each configuration with standard errors, the Pareto front and the base; return the path."""
     figure, grid = panels(1, 1, (7.0, 4.4))
@@ -72,7 +63,7 @@ def draw_pareto(rows: Sequence[Row], x: str, y: str, path: Path, base: BaseModel
         if not any(math.isnan(row.result(key)[0]) for key in (x, y))
     ]
     points = [(row.result(x)[0], row.result(y)[0]) for row, *_ in drawn]
-    front = [points[i] for i in pareto_front(points)]
+    front = sorted(set(itertools.compress(points, on_the_front(points))))
     if len(front) > 1:
         axes.plot(*zip(*front, strict=True), color=GREY, linewidth=1.2, zorder=0, label="front")
     for (row, label, style), point in zip(drawn, points, strict=True):

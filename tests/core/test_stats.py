@@ -15,7 +15,6 @@ from core.stats import (
     effective_sample_size,
     entropy,
     mode_coverage,
-    pareto_front,
     standard_error,
     total_variation,
 )
@@ -119,18 +118,3 @@ def test_the_bootstrap_resamples_whole_rows() -> None:
 
     assert bootstrap_standard_error(rows, difference) < 1e-12
     assert bootstrap_standard_error(rows, lambda x: x[..., 0].mean(1)) > 0.05  # control
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_pareto_front_holds_the_points_that_no_point_dominates(seed: int) -> None:
-    points = torch.randint(0, 5, (25, 2 + seed % 2), generator=torch.Generator().manual_seed(seed)).double()
-    by_hand = []
-    for p in points.tolist():
-        dominated = any(
-            all(x >= y for x, y in zip(q, p, strict=True)) and any(x > y for x, y in zip(q, p, strict=True))
-            for q in points.tolist()
-        )
-        by_hand.append(not dominated)
-    assert pareto_front(points).tolist() == by_hand
-    assert pareto_front(-points).tolist() != by_hand  # control
-    assert pareto_front(torch.tensor([[1.0, 1.0], [1.0, 1.0], [0.0, 1.0]])).tolist() == [True, True, False]

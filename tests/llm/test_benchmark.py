@@ -50,7 +50,7 @@ def test_maras_side_runs(tmp_path, monkeypatch):
         str(tmp_path),
         lambda: llm_step.Meter("long", 2, reports.append, lambda: waits.append(len(reports)), count_products=True),
     )
-    assert 0 < result["products"] < reports[1]["seconds"]
+    assert result["products"] > 0
     assert result["gflops"] > 0
     assert result["tokens"] == fixed_lengths.lengths(small).sum() > 4
     assert waits == [1, 2]

@@ -9,6 +9,8 @@ from transformers import CONFIG_MAPPING
 from conf.schema.base import ConfigError
 from conf.schema.llm import LoraConfig
 from core.sequence import inverse_cdf
+from launch.analysis.marked_page import TABLE as MARKS
+from launch.analysis.marked_page import read_marked
 from llm.adapters import adapter_off, add_adapter
 from llm.inference import head, logprobs, paths
 from llm.inference.head import Form, body_of, head_of
@@ -17,8 +19,6 @@ from llm.inference.paths import EQUAL_LENGTHS, PADDED, path_of
 from llm.inference.prompts import Prompts, pad_completions
 from llm.inference.sampling import sample
 from llm.models import check_adapter, enable_gradient_checkpointing, load_models
-from tools.marked_page import TABLE as MARKS
-from tools.marked_page import read_marked
 from tools.models_table import HEADER, row
 
 from .architectures import ARCHITECTURES, VOCAB, build, kind_of, shared_model

@@ -9,8 +9,8 @@ import torch
 from conf.schema.base import ConfigError
 from core.losses import covariance
 from core.targets import forward_kl_target, reverse_kl_target
+from launch.analysis.marked_page import TABLE, read_marked
 from launch.cli.groups import options
-from tools.marked_page import TABLE, read_marked
 from tools.method_optima import (
     BETA,
     GROUP_REWARD,

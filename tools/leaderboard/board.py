@@ -5,9 +5,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
-import torch
-
-from core.stats import pareto_front
+from launch.analysis.pareto import on_the_front
 from launch.analysis.uncertainty import standard_error
 from tools.leaderboard.records import RESULTS, Records, Row, differences
 
@@ -91,13 +89,8 @@ def base_records(records: Records, task: str) -> list[Mapping[str, Any]]:
 
 def with_fronts(lines: Sequence[Line]) -> list[Line]:
     """The lines with the fronts that they are on."""
-    on = {
-        name: pareto_front(
-            torch.tensor([[line.means[QUALITY], line.means[name]] for line in lines], dtype=torch.float64)
-        )
-        for name in DIVERSITY
-    }
+    on = {name: on_the_front([(line.means[QUALITY], line.means[name]) for line in lines]) for name in DIVERSITY}
     return [
-        line._replace(fronts=tuple(name for name in DIVERSITY if bool(on[name][number])))
+        line._replace(fronts=tuple(name for name in DIVERSITY if on[name][number]))
         for number, line in enumerate(lines)
     ]

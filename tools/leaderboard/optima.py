@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from conf.schema.base import ConfigError
+from launch.analysis.marked_page import TABLE, read_marked
 from launch.analysis.uncertainty import format_mean
 from tools.leaderboard.board import Line
 from tools.leaderboard.records import Row, defaults
-from tools.marked_page import TABLE, read_marked
 
 METHODS_PAGE = Path(__file__).resolve().parents[2] / "docs" / "methods.md"
 FIRST = "one_of_many"  # the task by whose entropy the table is sorted

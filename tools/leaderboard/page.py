@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from conf.schema.base import ConfigError
+from launch.analysis.marked_page import around, write_marked
 from launch.analysis.uncertainty import format_mean
 from tools.leaderboard.board import DIVERSITY, Line, board
 from tools.leaderboard.optima import FIRST, comparison, read_optima
 from tools.leaderboard.picture import draw_board
 from tools.leaderboard.records import RESULTS, TASKS, Records
-from tools.marked_page import around, write_marked
 
 BEGIN, END = "<!-- leaderboard -->\n", "<!-- end of the leaderboard -->"
 HEADER = ("method", "beta", "seeds", "correct", "coverage", "entropy, nats", "effective answers", "on the front of")

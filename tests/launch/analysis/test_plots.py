@@ -15,14 +15,6 @@ from launch.analysis.table import CollectedRun, Row
 from launch.analysis.uncertainty import standard_error
 
 
-def test_the_front_is_what_nothing_beats():
-    points = [(0, 3), (1, 3), (1, 1), (2, 2), (3, 0), (3, 0), (2.5, -1)]
-    beaten = [any(a >= x and b >= y and (a > x or b > y) for a, b in points) for x, y in points]
-    front = plots.pareto_front(points)
-    assert {points[i] for i in front} == {p for p, bad in zip(points, beaten, strict=True) if not bad}
-    assert [points[i] for i in front] == [(1, 3), (2, 2), (3, 0)]
-
-
 def test_curves_are_means_over_the_seeds(sweep):
     rows = table.fold_seeds(table.read_runs(sweep))
     steps, mean, error = plots.metric_curve(rows[0], "reward/raw")

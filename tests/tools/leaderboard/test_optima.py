@@ -3,10 +3,10 @@
 import pytest
 
 from conf.schema.base import ConfigError
+from launch.analysis.marked_page import TABLE
 from tools.leaderboard.board import board
 from tools.leaderboard.optima import comparison, kl_of, read_optima
 from tools.leaderboard.records import key_of
-from tools.marked_page import TABLE
 
 from .made_up import record
 

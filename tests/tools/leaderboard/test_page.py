@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from conf.schema.base import ConfigError
+from launch.analysis.marked_page import read_marked
 from launch.cli.groups import options
 from tools.leaderboard.board import board
 from tools.leaderboard.page import BEGIN, END, text, write_page
 from tools.leaderboard.records import RECORDS, RESULTS, TASKS, key_of, read_records
-from tools.marked_page import read_marked
 
 from .made_up import record
 

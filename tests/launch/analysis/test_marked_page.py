@@ -3,7 +3,7 @@
 import pytest
 
 from conf.schema.base import ConfigError
-from tools.marked_page import around, read_marked, write_marked
+from launch.analysis.marked_page import around, read_marked, write_marked
 
 BEGIN, END = "<!-- begin -->\n", "<!-- end -->"
 TEXT = "Before.\n<!-- begin -->\nold\n<!-- end -->\nAfter, with <!-- begin -->\nand <!-- end -->.\n"
