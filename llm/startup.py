@@ -11,7 +11,7 @@ from rich.table import Table
 from transformers import PreTrainedModel
 
 from conf.schema.llm import LlmConfig
-from conf.schema.rollout import RolloutConfig, VllmRolloutConfig
+from conf.schema.rollout import RolloutConfig, ServersConfig, VllmConfig
 from launch.cli.command_table import as_typed
 from launch.runs.console import console
 from launch.runs.run import Run
@@ -115,12 +115,14 @@ def model_rows(config: LlmConfig, policy: PreTrainedModel, models: Models, ranks
 
 def rollout_rows(rollout: RolloutConfig) -> dict[str, str]:
     """What samples the completions, unless it is the policy."""
-    if not isinstance(rollout, VllmRolloutConfig):
+    if not isinstance(rollout, VllmConfig):
         return {}
-    servers = ", ".join(rollout.addresses) or counted(rollout.servers, "server")
+    where, ahead = "an engine beside each rank", ""
+    if isinstance(rollout, ServersConfig):
+        where = ", ".join(rollout.addresses) or counted(rollout.servers, "server")
+        ahead = ", one step ahead" if rollout.asynchronous else ""
     bound = "" if rollout.bound is None else f" at {rollout.bound:g}"
-    ahead = ", one step ahead" if rollout.asynchronous else ""
-    return {"sampling": f"vLLM, {servers}, correction {rollout.correction}{bound}{ahead}"}
+    return {"sampling": f"vLLM, {where}, correction {rollout.correction}{bound}{ahead}"}
 
 
 def method_rows(config: LlmConfig) -> dict[str, str]:

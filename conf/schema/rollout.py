@@ -1,4 +1,4 @@
-"""Where the completions of a training step are sampled: in the process that trains, or by servers of vLLM."""
+"""Where the completions of a training step are sampled: by the policy itself, or by vLLM."""
 
 import math
 import re
@@ -50,10 +50,45 @@ class LocalRolloutConfig(RolloutConfig):
     name: str = "local"
 
 
+@dataclass
+class VllmConfig(RolloutConfig):
+    """vLLM samples, and gets the policy's weights after each update (docs/rollouts.md)."""
+
+    folder: str = key(
+        "folder for the weights on their way to vLLM, in memory if possible; servers must see it at the same path"
+    )
+    correction: str = key(
+        "weights of completions by the policy's probability over vLLM's, of the whole completion. truncate: at most "
+        "bound; mask: 0 above bound; none: 1",
+        choices=CORRECTIONS,
+    )
+    bound: float | None = key("largest weight of a completion, at least 1; null: no bound")
+    max_gap: float = key(
+        "nats by which a token's log-probabilities may differ on average between vLLM and policy before the run "
+        "stops, because vLLM then has other weights",
+        above=0,
+    )
+
+    @property
+    def correction_choice(self) -> str | None:
+        """The correction."""
+        return self.correction
+
+    @property
+    def bound_choice(self) -> float | None:
+        """The bound."""
+        return self.bound
+
+    @property
+    def gap_limit(self) -> float:
+        """The limit."""
+        return self.max_gap
+
+
 @option("rollout", "vllm")
 @dataclass
-class VllmRolloutConfig(RolloutConfig):
-    """Servers of vLLM sample, which get the policy's weights after each update (docs/rollouts.md)."""
+class ServersConfig(VllmConfig):
+    """Servers of vLLM sample, in an environment of their own."""
 
     name: str = "vllm"
     addresses: list[str] = key(
@@ -71,23 +106,8 @@ class VllmRolloutConfig(RolloutConfig):
     environment: dict[str, Any] = key(
         "environment variables of the servers that the run starts, such as {CUDA_VISIBLE_DEVICES: '1'}"
     )
-    folder: str = key(
-        "folder for the weights on their way to the servers, in memory if possible; the servers must see it at the "
-        "same path"
-    )
-    correction: str = key(
-        "weights of completions by the policy's probability over the server's, of the whole completion. truncate: at "
-        "most bound; mask: 0 above bound; none: 1",
-        choices=CORRECTIONS,
-    )
-    bound: float | None = key("largest weight of a completion, at least 1; null: no bound")
     asynchronous: bool = key(
         "sample the next step's completions while the policy learns, with weights that are one step older"
-    )
-    max_gap: float = key(
-        "nats by which a token's log-probabilities may differ on average between server and policy before the run "
-        "stops, because the server then has other weights",
-        above=0,
     )
     start_seconds: float = key("longest time that a server may take to start", above=0, high=10**6)
     timeout_seconds: float = key("longest time for an answer of a server", above=0, high=10**6)
@@ -108,29 +128,36 @@ class VllmRolloutConfig(RolloutConfig):
                 f"{prefix}addresses: cannot be combined with python, arguments or environment, which are for servers "
                 f"that the run starts, got {', '.join(self.addresses)}"
             )
-        for name, value in self.environment.items():
-            if isinstance(value, bool) or not isinstance(value, str | int | float):
-                raise ConfigError(f"{prefix}environment.{name}: must be text or a number, got {yaml_text(value)}")
-
-    @property
-    def correction_choice(self) -> str | None:
-        """The correction."""
-        return self.correction
-
-    @property
-    def bound_choice(self) -> float | None:
-        """The bound."""
-        return self.bound
+        check_environment(self.environment, prefix)
 
     @property
     def behind(self) -> int:
         """1 if asynchronous."""
         return int(self.asynchronous)
 
-    @property
-    def gap_limit(self) -> float:
-        """The limit."""
-        return self.max_gap
+
+@option("rollout", "vllm_in_process")
+@dataclass
+class InProcessConfig(VllmConfig):
+    """Each rank has an engine of vLLM on its own device, from its own environment."""
+
+    name: str = "vllm_in_process"
+    arguments: dict[str, Any] = key(
+        "further arguments of vllm.LLM, such as {gpu_memory_utilization: 0.4, max_num_seqs: 64}"
+    )
+    environment: dict[str, Any] = key("environment variables of the engine, such as {VLLM_CPU_KVCACHE_SPACE: '4'}")
+
+    def check(self, prefix: str) -> None:
+        """Check the environment variables."""
+        super().check(prefix)
+        check_environment(self.environment, prefix)
+
+
+def check_environment(environment: dict[str, Any], prefix: str) -> None:
+    """Check environment variables: text or numbers."""
+    for name, value in environment.items():
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise ConfigError(f"{prefix}environment.{name}: must be text or a number, got {yaml_text(value)}")
 
 
 PLACES = ("addresses", "servers", "python", "arguments", "environment", "folder")

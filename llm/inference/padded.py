@@ -2,13 +2,16 @@
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
+from transformers import DynamicCache, PreTrainedModel, cache_utils
 
 from llm.inference.prompts import Prompts
 
-# Layers of a cache that hold keys and values only, so that padding can be masked.
-ATTENTION_LAYERS = (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer)
+# Layers of a cache that hold keys and values only, so that padding can be masked. Older transformers lack the last.
+ATTENTION_LAYERS = tuple(
+    getattr(cache_utils, name)
+    for name in ("DynamicLayer", "DynamicSlidingWindowLayer", "DummyLayer")
+    if hasattr(cache_utils, name)
+)
 
 
 def caches_attention_only(cache: object) -> bool:

@@ -22,6 +22,7 @@ OF_THE_RUN = (  # variables that are not passed on
     *("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
     *("GROUP_RANK", "MASTER_ADDR", "MASTER_PORT", "SUBMITIT_EXECUTOR"),
 )
+QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}  # nothing is sent anywhere
 # The pipe at descriptor 3 closes when the run ends, however it ends; the server is then asked to end as well.
 WITH_THE_RUN = """exec 3<&0
 "$@" 3<&- </dev/null &
@@ -59,11 +60,15 @@ def serve_command(python: str, model: Path, port: int, options: Sequence[str]) -
     return [python, "-m", "vllm.entrypoints.openai.api_server", *own, *fixed, *options]
 
 
+def without_the_run(environment: Mapping[str, str]) -> dict[str, str]:
+    """Environment variables without those that belong to the run."""
+    return {name: value for name, value in environment.items() if name not in OF_THE_RUN}
+
+
 def server_environment(settings: Mapping[str, object]) -> dict[str, str]:
     """The environment of a server: the present one without variables of the run, and the settings."""
-    kept = {name: value for name, value in os.environ.items() if name not in OF_THE_RUN}
-    fixed = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
-    return {**kept, **fixed, **{name: str(value) for name, value in settings.items()}}
+    fixed = {"VLLM_SERVER_DEV_MODE": "1", **QUIET}
+    return {**without_the_run(os.environ), **fixed, **{name: str(value) for name, value in settings.items()}}
 
 
 def free_port() -> int:

@@ -1,37 +1,36 @@
-"""Completions from servers of vLLM, which get the policy's weights after each update."""
+"""Completions from vLLM, which gets the policy's weights after each update."""
 
 import hashlib
 import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from conf.schema.base import ConfigError
 from conf.schema.llm import LlmConfig
-from conf.schema.rollout import VllmRolloutConfig
+from conf.schema.rollout import VllmConfig
 from launch.engines import distributed
 from launch.engines.base import Engine
-from launch.runs.progress import working
 from launch.runs.run import Run
 from llm.batch import Batch, BatchSettings, draw_batch
-from llm.inference.prompts import Prompts, pad_completions, prompt_lengths
+from llm.inference.prompts import Prompts, pad_completions
 from llm.inference.sampling import Rollout
 from llm.models import Models
 from llm.rollout.base import LocalSampler, RolloutFailed, Sampled, Sampler
-from llm.rollout.client import UNCHANGED, Client, Completion, Ends, ServerFault, ServerRefusal
+from llm.rollout.client import Completion, Ends
+from llm.rollout.in_process import InProcessEngine
 from llm.rollout.pool import Servers, Weights
-from llm.rollout.server import ServerProcess, vllm_python
+from llm.rollout.starting import Parts, make_folder, on_all_ranks, running
 from llm.rollout.weights import WeightFolder
 from llm.tasks.base import Task
 
-ON_A_CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "TORCHDYNAMO_DISABLE": "1"}  # GiB; nothing is compiled
 SEED_BITS = 62
 
 
@@ -43,7 +42,7 @@ class Pending(NamedTuple):
 
 
 class VllmSampler:
-    """Samples on servers of vLLM.
+    """Samples with vLLM: on servers, or with an engine beside each rank.
 
     Args:
         config: of the run; its rollout is that of vLLM.
@@ -52,11 +51,11 @@ class VllmSampler:
         task: its prompts are sampled for.
 
     Attributes:
-        servers: while `running`. Rank 0 gives them the weights.
+        servers: while `running`, what samples. Rank 0 gives servers the weights.
         folder: likewise, where the weights are written.
     """
 
-    servers: Servers
+    servers: Servers | InProcessEngine
     folder: WeightFolder
 
     def __init__(self, config: LlmConfig, models: Models, engine: Engine, task: Task) -> None:
@@ -71,20 +70,17 @@ class VllmSampler:
 
     @contextmanager
     def running(self, run: Run) -> Iterator[None]:
-        """Start the servers, or find those that are running; what the run has started ends with the context."""
+        """Start what samples, or find servers that are running; what the run has started ends with the context."""
         rollout = self.config.rollout
-        assert isinstance(rollout, VllmRolloutConfig)
+        assert isinstance(rollout, VllmConfig)
         folder = Path(distributed.broadcast(make_folder(rollout) if run.is_main else None))
         try:
             self.folder = WeightFolder(folder, self.config.model, self.models)
-            self.servers = make_servers(self, rollout, run)
-            try:
-                start(self, rollout, run)
+            parts = Parts(self.config, self.models, self.engine, self.task, self.folder)
+            with running(parts, run) as self.servers:
                 yield
-            finally:
-                self._ahead.shutdown(wait=False, cancel_futures=True)
-                self.servers.close()
         finally:
+            self._ahead.shutdown(wait=False, cancel_futures=True)
             if run.is_main:
                 shutil.rmtree(folder, ignore_errors=True)
 
@@ -109,22 +105,26 @@ class VllmSampler:
         return self._collected(lambda: self.servers.sample(groups, group_size, self._ends))
 
     def give_weights(self) -> None:
-        """Give the servers the present policy."""
+        """Give what samples the present policy.
+
+        Raises:
+            RolloutFailed: on all ranks, if it is not taken on one.
+        """
         previous = f"{self._tag}-{self._count}" if self._count else None
         self._count += 1
-        version, failure = f"{self._tag}-{self._count}", None
+        version = f"{self._tag}-{self._count}"
+        weights = Weights(version, self.folder.path_of(version), self.folder.is_adapter, previous)
+
+        def write_and_load(policy: PreTrainedModel) -> None:
+            self.folder.write(policy, version)
+            self.servers.load(weights)
+
+        is_main = distributed.current_ranks().rank == 0
         with self.engine.gather() as policy:
-            if distributed.current_ranks().rank == 0:
-                try:
-                    weights = Weights(version, self.folder.write(policy, version), self.folder.is_adapter, previous)
-                    self.servers.load(weights)
-                    self.folder.drop(previous)
-                except ConfigError as error:
-                    failure = str(error)
-        failure = distributed.broadcast(failure)
-        if failure is not None:
-            raise RolloutFailed(failure)
-        self.servers.use(Weights(version, self.folder.path_of(version), self.folder.is_adapter, previous))
+            on_all_ranks(partial(write_and_load, policy) if is_main else lambda: None)
+        on_all_ranks(partial(self.servers.use, weights))
+        if is_main:
+            self.folder.drop(previous)
 
     def _sampled_ahead(self, batch: Batch) -> Sampled | None:
         """The completions of a step that were sampled ahead, in this process or before the run resumed."""
@@ -138,14 +138,7 @@ class VllmSampler:
 
     def _collected(self, completions: Callable[[], list[Completion]]) -> Sampled:
         """Completions as tensors. Raises RolloutFailed on all ranks if it is raised on one."""
-        failure, result = None, []
-        try:
-            result = completions()
-        except RolloutFailed as error:
-            failure = str(error)
-        failures = [text for text in distributed.gather_objects(failure) if text is not None]
-        if failures:
-            raise RolloutFailed(failures[0])
+        result = on_all_ranks(completions)
         return as_tensors(result, self.models.pad_id, self.models.eos_ids.device)
 
     def state_dict(self) -> Mapping[str, Any]:
@@ -194,107 +187,8 @@ def vocabulary(models: Models) -> int:
     return int(models.policy.config.get_text_config(decoder=True).vocab_size)
 
 
-# --- the servers of a run --------------------------------------------------------------------------------------
-
-
-def make_folder(rollout: VllmRolloutConfig) -> str:
-    """A new folder for the weights."""
-    try:
-        return tempfile.mkdtemp(prefix="mara-rollout-", dir=rollout.folder)
-    except OSError as error:
-        raise ConfigError(
-            f"rollout.folder: must be a folder that can be written, got {rollout.folder} ({error.strerror})"
-        ) from None
-
-
 def make_sampler(config: LlmConfig, task: Task, models: Models, engine: Engine) -> Sampler:
     """What samples the completions of a run; nothing is started yet."""
-    if isinstance(config.rollout, VllmRolloutConfig):
+    if isinstance(config.rollout, VllmConfig):
         return VllmSampler(config, models, engine, task)
     return LocalSampler(models, engine)
-
-
-def make_servers(sampler: VllmSampler, rollout: VllmRolloutConfig, run: Run) -> Servers:
-    """The servers of a run: those of `rollout.addresses` or, on rank 0, those that the run will start.
-
-    Raises:
-        ConfigError: no vLLM is found, or the base of the adapter is none that it can load.
-    """
-    processes: list[ServerProcess] = []
-    with sampler.engine.gather() as policy:
-        if run.is_main and not rollout.addresses:
-            python, model = vllm_python(rollout.python), sampler.folder.write_base(policy)
-            options, settings = server_options(sampler)
-            processes = [
-                ServerProcess(python, model, options, settings, run.folder / f"vllm_{index}.log")
-                for index in range(rollout.servers)
-            ]
-    return Servers(
-        rollout.addresses,
-        processes,
-        timeout=rollout.timeout_seconds,
-        start_seconds=rollout.start_seconds,
-        retries=rollout.retries,
-        warn=run.warn,
-    )
-
-
-def start(sampler: VllmSampler, rollout: VllmRolloutConfig, run: Run) -> None:
-    """Start the servers on rank 0, and tell the other ranks their addresses.
-
-    Raises:
-        RolloutFailed: on all ranks, if one does not start.
-    """
-    failure, servers = None, sampler.servers
-    with working("starting the servers of vLLM"):
-        try:
-            servers.start()
-            if sampler.folder.is_adapter:
-                check_bases(rollout)
-        except ConfigError as error:
-            failure = str(error)
-    failure, addresses = distributed.broadcast([failure, servers.addresses])
-    if failure is not None:
-        raise RolloutFailed(failure)
-    servers.find(addresses)
-    run.note(rollout={"addresses": addresses, "vllm": Client(addresses[0], rollout.timeout_seconds).program()})
-
-
-def check_bases(rollout: VllmRolloutConfig) -> None:
-    """Check that running servers still have the weights that adapters are trained on.
-
-    Raises:
-        RolloutFailed: a run without an adapter has replaced them, or a server does not answer.
-    """
-    for address in rollout.addresses:
-        try:
-            version = Client(address.rstrip("/"), rollout.timeout_seconds).version()
-        except (ServerFault, ServerRefusal) as error:
-            raise RolloutFailed(f"rollout: the server {address} {error}") from None
-        if version != UNCHANGED:
-            raise RolloutFailed(
-                f"rollout: the server {address} has the weights {version} of another run in place of the model that "
-                "it was started with, to which the adapter belongs; start it again"
-            )
-
-
-def server_options(sampler: VllmSampler) -> tuple[list[str], dict[str, object]]:
-    """Arguments and environment variables of a server that the run starts; the configuration's come last."""
-    config, models, rollout = sampler.config, sampler.models, sampler.config.rollout
-    assert isinstance(rollout, VllmRolloutConfig)
-    longest = max(prompt_lengths(models.tokenizer, sampler.task.prompts(), config.model.chat_template))
-    options = ["--dtype", str(models.policy.dtype).removeprefix("torch.")]
-    options += ["--max-model-len", str(longest + config.max_new_tokens), "--seed", "0"]
-    settings: dict[str, object] = {}
-    if models.eos_ids.device.type == "cpu":
-        options.append("--enforce-eager")
-        settings |= ON_A_CPU
-    if config.model.lora.rank is not None:
-        options += ["--enable-lora", "--max-lora-rank", str(lora_rank(config.model.lora.rank)), "--max-loras", "2"]
-        settings["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
-    return [*options, *rollout.arguments], {**settings, **rollout.environment}
-
-
-def lora_rank(rank: int) -> int:
-    """The smallest rank that vLLM allows as a largest one and that is at least `rank`."""
-    return next((allowed for allowed in (1, 8, 16, 32, 64, 128, 256, 320, 512) if allowed >= rank), rank)

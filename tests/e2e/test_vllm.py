@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from llm.inference.logprobs import completion_logp
 from llm.models import load_models
 from llm.rollout.base import Sampled
 from llm.rollout.server import ServerProcess, vllm_python
-from llm.rollout.vllm import ON_A_CPU
+from llm.rollout.starting import ON_A_CPU
 from llm.tasks.base import load_task
 
+from ..commands import ROOT
 from ..conf.schema.legality import make_config
 from ..llm.rollout.test_vllm import draw, gradient
 from ..llm.rollout.wide import widen_folder
@@ -34,10 +36,7 @@ pytestmark = [
     pytest.mark.timeout(1500),
     pytest.mark.skipif(found() is None, reason="no environment with vLLM: make services, or set MARA_VLLM_PYTHON"),
 ]
-TRAINED = (
-    *("rollout=vllm", "model.device=cpu", "model.dtype=float32", "threads=1", "micro_batch=64"),
-    "transform=mara",
-)
+TRAINED = ("model.device=cpu", "model.dtype=float32", "threads=1", "micro_batch=64", "transform=mara")
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +51,7 @@ def rows(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def no_server_is_left(folder):
+def no_process_is_left(folder):
     """Whether nothing of this process's user still has the weights' folder in its command line."""
     commands = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
@@ -63,10 +62,31 @@ def no_server_is_left(folder):
     return not any(os.fsencode(folder) in command for command in commands)
 
 
-def test_the_1_2_task_balances_and_what_is_sampled_is_what_is_scored(tmp_path, model):
+def trains_here(python):
+    """Whether an environment has what training needs, besides vLLM."""
+    return subprocess.run([python, "-c", "import hydra, transformers, torch"], capture_output=True).returncode == 0
+
+
+def mara_with_servers(*arguments):
+    llm("rollout=vllm", *arguments)
+
+
+def mara_beside_the_engine(*arguments):
+    """The command in the environment with vLLM, where it samples beside each rank."""
+    python = vllm_python(None)
+    if not trains_here(python):
+        pytest.skip("the environment with vLLM lacks the project: make services")
+    command = [python, "-m", "llm", "rollout=vllm_in_process", *arguments]
+    done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "EngineCore" not in done.stdout + done.stderr  # its output is in the run folder
+
+
+@pytest.mark.parametrize("train", [mara_with_servers, mara_beside_the_engine])
+def test_the_1_2_task_balances_and_what_is_sampled_is_what_is_scored(tmp_path, model, train):
     shm = tmp_path / "shm"
     shm.mkdir()
-    llm(
+    train(
         *(*TRAINED, f"model.name_or_path={model}", f"rollout.folder={shm}", "steps=100"),
         "optimizer.lr=3e-4",
         f"hydra.run.dir={tmp_path / 'run'}",
@@ -81,7 +101,8 @@ def test_the_1_2_task_balances_and_what_is_sampled_is_what_is_scored(tmp_path, m
     assert max(row["rollout/weight_max"] for row in metrics) < 1.001
     assert all(row["rollout/bounded_share"] == 0 for row in metrics)
     assert list(shm.iterdir()) == []
-    assert no_server_is_left(shm)
+    assert (tmp_path / "run" / "vllm_0.log").stat().st_size > 0
+    assert no_process_is_left(shm)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +125,13 @@ def test_asynchronous_sampling_and_adapters(tmp_path, model, server):
     """LoRA, one step behind: the gaps are those of one update, and the first step has none."""
     pytest.importorskip("peft")
     llm(
-        *(*TRAINED, f"rollout.addresses=['{server}']", f"model.name_or_path={model}", "model.lora.rank=4"),
+        *(
+            "rollout=vllm",
+            *TRAINED,
+            f"rollout.addresses=['{server}']",
+            f"model.name_or_path={model}",
+            "model.lora.rank=4",
+        ),
         *("rollout.asynchronous=true", "steps=6", "evaluation_completions=64", "optimizer.lr=1e-3"),
         f"hydra.run.dir={tmp_path / 'run'}",
     )
@@ -115,7 +142,7 @@ def test_asynchronous_sampling_and_adapters(tmp_path, model, server):
 
 def test_the_gradient_of_a_step_is_the_local_one_within_the_mismatch(server, model, tmp_path):
     """And weights that were changed by an update are those that the server then samples with."""
-    options = f"{' '.join(TRAINED[1:])} model.name_or_path={model} group_size=32"
+    options = f"{' '.join(TRAINED)} model.name_or_path={model} group_size=32"
     local = make_config("llm", options)
     config = make_config("llm", f"{options} rollout=vllm rollout.addresses=['{server}'] rollout.folder={tmp_path}")
     models, task = load_models(config.model, 0), load_task("one_two", config)

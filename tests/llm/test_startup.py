@@ -61,6 +61,8 @@ def test_the_summary_says_what_samples(start):
     _, out = start("rollout=vllm", "rollout.addresses=['http://a:1']", "rollout.bound=null")
     rows = [" ".join(line.split()) for line in out.splitlines()]
     assert "sampling vLLM, http://a:1, correction truncate" in rows
+    _, out = start("rollout=vllm_in_process")
+    assert "sampling vLLM, an engine beside each rank, correction truncate at 2" in " ".join(out.split())
     assert "sampling" not in start()[1]  # control
 
 

@@ -6,7 +6,7 @@ from core.rules import Choices
 
 from .legality import assert_rejected, make_config
 
-VLLM, SERVER = "rollout=vllm", "http://a:1"
+VLLM, IN_PROCESS, SERVER = "rollout=vllm", "rollout=vllm_in_process", "http://a:1"
 CASES = [  # rejected overrides, the key that the message names, legal overrides
     ("rollout.name=vllm", "rollout.name", VLLM),
     (f"{VLLM} rollout.addresses=[a:1]", "rollout.addresses", f"{VLLM} rollout.addresses=['{SERVER}']"),
@@ -22,6 +22,18 @@ CASES = [  # rejected overrides, the key that the message names, legal overrides
         f"{VLLM} rollout.python=python",
     ),
     (f"{VLLM} rollout.environment.A=true", "rollout.environment.A", f"{VLLM} rollout.environment.A=1"),
+    (
+        f"{IN_PROCESS} rollout.environment.A=[1]",
+        "rollout.environment.A",
+        f"{IN_PROCESS} rollout.environment.A=text rollout.arguments.max_num_seqs=4",
+    ),
+    (f"{IN_PROCESS} rollout.name=vllm", "rollout.name", IN_PROCESS),
+    (f"{IN_PROCESS} +rollout.asynchronous=true", "rollout.asynchronous", f"{VLLM} rollout.asynchronous=true"),
+    (
+        f"{IN_PROCESS} transform=mara rollout.correction=mask",
+        "rollout.correction",
+        f"{IN_PROCESS} transform=mara rollout.correction=mask rollout.bound=null",
+    ),
     (f"{VLLM} rollout.correction=clip", "rollout.correction", f"{VLLM} rollout.correction=mask"),
     (f"{VLLM} rollout.bound=.9", "rollout.bound", f"{VLLM} rollout.bound=1"),
     (f"{VLLM} rollout.servers=0", "rollout.servers", f"{VLLM} rollout.servers=2"),
@@ -64,3 +76,8 @@ def test_the_choices_of_a_rollout():
     arguments = vllm.objective_arguments()
     assert (arguments["sampler_correction"], arguments["sampler_bound"]) == ("truncate", 3.0)
     assert local.objective_arguments()["sampler_correction"] is None
+
+
+def test_an_engine_beside_each_rank_samples_with_the_present_weights():
+    choices = make_config("llm", "rollout=vllm_in_process rollout.bound=null").choices()
+    assert (choices.sampler_correction, choices.sampler_bound, choices.behind) == ("truncate", None, 0)

@@ -18,7 +18,8 @@ from llm.inference.logprobs import completion_logp
 from llm.rollout.base import LocalSampler, RolloutFailed, Sampled
 from llm.rollout.client import Completion
 from llm.rollout.server import free_port
-from llm.rollout.vllm import as_tensors, lora_rank, make_sampler, seeded_prompts, server_options
+from llm.rollout.starting import Parts, lora_rank, server_options
+from llm.rollout.vllm import as_tensors, make_sampler, seeded_prompts
 from llm.train import make_learner, train_step
 
 from ..helpers import train_rows
@@ -241,14 +242,14 @@ def test_lora_trains_with_adapters(models, odd_length, make_config, server, tmp_
 
 def test_what_a_started_server_is_told(models, odd_length, make_config):
     config = make_config(*SMALL, "rollout=vllm", "rollout.arguments=[--x,'1']", "rollout.environment.A=2")
-    arguments, environment = server_options(make_sampler(config, odd_length, models, None))
+    arguments, environment = server_options(Parts(config, models, None, odd_length, None))
     longest = max(len(ids) for ids, _ in seeded_prompts(*draw_all(models, odd_length, make_config)))
     assert arguments[:4] == ["--dtype", "float32", "--max-model-len", str(longest + 4)]
     assert arguments[-2:] == ["--x", "1"]
     assert "--enforce-eager" in arguments
     assert environment == {"VLLM_CPU_KVCACHE_SPACE": "1", "TORCHDYNAMO_DISABLE": "1", "A": 2}
     lora = make_config(*SMALL, "rollout=vllm", "model.lora.rank=12")
-    arguments, environment = server_options(make_sampler(lora, odd_length, models, None))
+    arguments, environment = server_options(Parts(lora, models, None, odd_length, None))
     assert arguments[arguments.index("--max-lora-rank") + 1] == "16"
     assert environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "True"
     assert [lora_rank(rank) for rank in (1, 2, 8, 9, 512, 600)] == [1, 8, 8, 16, 512, 600]
@@ -294,9 +295,10 @@ def test_a_folder_that_cannot_be_written(models, odd_length, make_config):
         pass
 
 
-def run_on_ranks(world, folder, arguments):
+def run_on_ranks(world, folder, arguments, *packages):
     """Run the command on ranks that gloo connects; returns the rows of metrics and samples."""
-    shared = {**os.environ, "PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    path = os.pathsep.join(map(str, [ROOT, *packages]))
+    shared = {**os.environ, "PYTHONPATH": path, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     shared |= {"WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(
