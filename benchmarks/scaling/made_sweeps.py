@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from launch.cli.compose import compose
+from launch.cli.compose import compose, forget_composed
 from launch.cluster.sweep import Sweep, SweepJob, write_sweep
 from launch.runs.checksums import SHOWN_FILES, START_FILES, file_checksums
 from launch.runs.line_files import LINE_FILES, LineFiles, line_file
@@ -100,6 +100,7 @@ def plan_resume(sweep: Path) -> None:
     """What resuming does before it starts the first job, and what a job does before its first step."""
     from launch.resume import main
 
+    forget_composed()  # a command starts without the configurations of the last repetition
     _quietly(lambda: main([str(sweep), "--dry-run"]))
     for job in range(len(list(sweep.glob("*/run.json")))):
         run = sweep / str(job)

@@ -42,6 +42,11 @@ def compose(
     return _compose_cached(package, tuple(overrides), tuple(flags), checked)
 
 
+def forget_composed() -> None:
+    """Drop the cached configurations, as in a new process."""
+    _compose_cached.cache_clear()
+
+
 @lru_cache(maxsize=4096)
 def _compose_cached(
     package: str, overrides: tuple[str, ...], flags: tuple[str, ...], checked: bool
