@@ -37,6 +37,7 @@ from launch.cluster.sweep import (
 )
 from launch.runs.checkpoint import check_equal, result_config
 from launch.runs.closing import command, next_line, show_next
+from launch.runs.progress import tracked
 from launch.runs.run_folder import one_line_errors, read_config, read_record
 from launch.runs.streams import run_command
 
@@ -94,7 +95,7 @@ def resume(folder: Path, dry_run: bool) -> int:
         will_run = ", will run" if of_job.state in RESUMABLE else ""
         print(f"[{job.number}] {of_job.state}{will_run}: {' '.join(job.overrides)}{reason}", flush=True)
     if not (folder / ".code").exists():  # with a snapshot, the jobs compose their configuration from it
-        for job in jobs:
+        for job in tracked(jobs, "comparing configurations"):
             check_unchanged(folder, sweep, job)
     unreadable = int(any(of_job.state == "unreadable" for of_job in states))
     settings = None if sweep.launcher == "basic" else read_recorded_settings(folder, sweep)
