@@ -117,7 +117,7 @@ def collect(
         plots, untrained = [], base_model(rows)
         if len(axes) == 2 and rows:
             plots.append(draw_pareto(rows, axes[0], axes[1], out / "pareto.png", untrained))
-        if any(run.metrics for row in rows for run in row.runs):
+        if any(run.metrics.lines for row in rows for run in row.runs):
             plots.append(draw_curves(rows, out / "curves.png", untrained))
         plots += draw_artifact_curves(rows, out)
         printed = list(shown) or default_results(keys, axes)

@@ -11,6 +11,7 @@ import psutil
 
 REPEATS = 3
 ENOUGH = 6.0  # CPU seconds after which nothing is repeated
+LONG = 40.0  # CPU seconds of a first call that is not repeated
 
 
 class Cost(NamedTuple):
@@ -39,16 +40,16 @@ def memory_mb(field: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / 2**10
 
 
-def measure(work: Callable[[], object], repeats: int = REPEATS, enough: float = ENOUGH) -> Cost:
+def measure(work: Callable[[], object], repeats: int = REPEATS, enough: float = ENOUGH, long: float = LONG) -> Cost:
     """Call `work` once for the memory, and then up to `repeats` times for the seconds.
 
-    The first call, which warms up, is the one that counts where it takes more than half of `enough` CPU seconds.
+    The first call, which warms up, is the one that counts where it takes more than `long` CPU seconds.
     """
     Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM to the present memory
     before, start = memory_mb("VmRSS"), cpu_seconds()
     work()
     first, peak = cpu_seconds() - start, memory_mb("VmHWM") - before
-    if first > enough / 2:
+    if first > long:
         return Cost(first, peak, 1)
     seconds: list[float] = []
     while len(seconds) < repeats and sum(seconds) < enough:

@@ -6,11 +6,11 @@ Importing this module sets matplotlib's style and its backend that needs no scre
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import matplotlib
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -81,6 +81,14 @@ def smoothing_window(count: int) -> int:
     return max(1, min(MAX_WINDOW, count // POINTS_PER_WINDOW))
 
 
+def moving_means(values: Sequence[float]) -> np.ndarray:
+    """The mean over the last `smoothing_window` values up to each, or over all up to it where there are fewer."""
+    numbers, window = np.asarray(values, dtype=float), smoothing_window(len(values))
+    first = numbers[: window - 1].cumsum() / np.arange(1, len(numbers[: window - 1]) + 1)
+    full = sliding_window_view(numbers, window).mean(-1) if len(numbers) else numbers
+    return np.concatenate([first, full])
+
+
 def smoothed(metrics: Sequence[Mapping[str, Any]], key: str, x: str = "step") -> tuple[list[float], list[float]]:
     """A moving average of a metric over the rows that have it.
 
@@ -90,13 +98,10 @@ def smoothed(metrics: Sequence[Mapping[str, Any]], key: str, x: str = "step") ->
         x: key of the other axis.
 
     Returns:
-        The x of these rows, and for each the mean over the last `smoothing_window` rows, or over all rows up to it
-        where there are fewer.
+        The x of these rows, and for each the mean of `moving_means`.
     """
     rows = [row for row in metrics if row.get(key) is not None and math.isfinite(row[key])]
-    window = smoothing_window(len(rows))
-    means = [fmean(row[key] for row in rows[max(0, end - window) : end]) for end in range(1, len(rows) + 1)]
-    return [row[x] for row in rows], means
+    return [row[x] for row in rows], moving_means([row[key] for row in rows]).tolist()
 
 
 def smoothing_text(counts: Sequence[int]) -> str:

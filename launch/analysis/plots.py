@@ -19,13 +19,14 @@ from launch.analysis.figures import (
     draw_point,
     integer_ticks,
     legend_below,
+    moving_means,
     panels,
     plain_label,
     save_figure,
-    smoothed,
     smoothing_text,
 )
 from launch.analysis.labels import configuration_labels, metric_label
+from launch.analysis.metric_columns import Column
 from launch.analysis.palette import GREY, Style, method_name, styles
 from launch.analysis.pareto import on_the_front
 from launch.analysis.table import Row
@@ -78,13 +79,13 @@ def draw_pareto(rows: Sequence[Row], x: str, y: str, path: Path, base: BaseModel
 
 def draw_curves(rows: Sequence[Row], path: Path, base: BaseModel | None = None) -> Path:
     """Plot metrics over the steps: mean and standard error over the seeds of each configuration; return the path."""
-    logged = {key for row in rows for run in row.runs for line in run.metrics for key in line}
+    logged = {key for row in rows for run in row.runs for key in run.metrics.columns}
     keys = [key for key in CURVES if key in logged][:MAX_PANELS]
-    keys = keys or sorted(logged - {"step"})[:MAX_PANELS]
+    keys = keys or sorted(logged)[:MAX_PANELS]
     columns = min(len(keys), 2)
     figure, grid = panels(math.ceil(len(keys) / columns), columns)
     labels, drawn = row_labels(rows), row_styles(rows)
-    steps = [len(run.metrics) for row in rows for run in row.runs]
+    steps = [run.metrics.lines for row in rows for run in row.runs]
     for axes, key in zip(grid.flat, keys, strict=False):
         for row, label, style in zip(rows, labels, drawn, strict=True):
             draw_band(axes, *metric_curve(row, key), style, label)
@@ -122,4 +123,5 @@ def metric_curve(row: Row, key: str) -> tuple[list[float], np.ndarray, np.ndarra
     Returns:
         The steps, the mean over the runs and its standard error, which is 0 for one run.
     """
-    return fold_curves([dict(zip(*smoothed(run.metrics, key), strict=True)) for run in row.runs])
+    columns = [run.metrics.columns.get(key, Column()) for run in row.runs]
+    return fold_curves([dict(zip(c.steps, moving_means(c.values).tolist(), strict=True)) for c in columns])

@@ -16,6 +16,7 @@ from conf.schema.base import ConfigError
 from conf.schema.extras import not_installed
 from launch.analysis.artifacts import Artifacts, read_artifacts
 from launch.analysis.csv_cells import write_csv
+from launch.analysis.metric_columns import MetricColumns, read_metrics
 from launch.analysis.uncertainty import standard_error
 from launch.cluster.sweep import JobState, inspect_jobs, is_alive, read_sweep, run_overrides, slurm_queue
 from launch.runs.atomic import replacing
@@ -24,7 +25,6 @@ from launch.runs.checksums import check_files
 from launch.runs.run_folder import (
     flatten,
     foreign_files,
-    iterate_jsonl,
     last_traceback_line,
     read_config,
     read_json,
@@ -50,7 +50,7 @@ class CollectedRun:
     undefined: list[str] = field(
         default_factory=list
     )  # results that are null, for example a target that was not reached
-    metrics: list[dict[str, Any]] = field(default_factory=list)
+    metrics: MetricColumns = field(default_factory=MetricColumns)
     record: dict[str, Any] = field(default_factory=dict)
     artifacts: Artifacts = field(default_factory=Artifacts)
 
@@ -142,7 +142,7 @@ def _read_files(run: CollectedRun, of_job: JobState) -> None:
     run.package, run.overrides = run.record["package"], run_overrides(run.folder, run.overrides, run.record)
     run.error = last_traceback_line(run.record.get("traceback"))
     run.config = result_config(read_config(run.folder))
-    run.metrics = _numeric_rows(run.folder / "metrics.jsonl")
+    run.metrics = read_metrics(run.folder / "metrics.jsonl")
     run.artifacts = read_artifacts(run.folder / "report")
     if run.state == "finished":
         summary = read_json(run.folder / "summary.json")
@@ -150,21 +150,6 @@ def _read_files(run: CollectedRun, of_job: JobState) -> None:
         run.undefined = [key for key, value in summary.items() if value is None]
         evaluation = run.folder / "evaluation" / "summary.json"  # written by python -m llm.evaluate run=FOLDER
         run.results |= evaluation_results(read_json(evaluation)) if evaluation.exists() else {}
-
-
-def _numeric_rows(path: Path) -> list[dict[str, Any]]:
-    """The numbers in each line of metrics.jsonl.
-
-    Raises:
-        ConfigError: a line has no step.
-    """
-    rows = [
-        {key: value for key, value in row.items() if value is None or type(value) in (int, float)}
-        for row in (iterate_jsonl(path) if path.exists() else ())
-    ]
-    if not all(type(row.get("step")) is int for row in rows):
-        raise ConfigError(f"{path}: each line must have a step, a whole number")
-    return rows
 
 
 def evaluation_results(summary: Mapping[str, Any]) -> dict[str, float]:

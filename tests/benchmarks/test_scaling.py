@@ -51,7 +51,7 @@ def test_memory_and_seconds_are_those_of_the_work():
 
 def test_what_takes_long_is_not_repeated():
     calls = []
-    cost = measure(lambda: calls.append(sum(range(3_000_000))), enough=0.02)
+    cost = measure(lambda: calls.append(sum(range(3_000_000))), enough=0.01, long=0.01)
     assert len(calls) == cost.repeats == 1
 
 

@@ -10,6 +10,7 @@ from launch.analysis import plots, table
 from launch.analysis.artifacts import Artifacts, Curves
 from launch.analysis.base_model import base_model
 from launch.analysis.figures import finite_points
+from launch.analysis.metric_columns import MetricColumns
 from launch.analysis.palette import METHOD_COLOURS
 from launch.analysis.table import CollectedRun, Row
 from launch.analysis.uncertainty import standard_error
@@ -37,15 +38,17 @@ def drawn(monkeypatch):
     plt.close("all")
 
 
+def collected(metrics=(), **fields):
+    """A run with lines of metrics, results and artifacts."""
+    columns = MetricColumns()
+    for line in metrics:
+        columns.add(line["step"], line)
+    return CollectedRun(Path("run"), "llm", [], "finished", metrics=columns, **fields)
+
+
 def row(label, *runs):
     """A row of runs, each given by its results, metrics and artifacts."""
-    return Row(
-        {"method": label},
-        [
-            CollectedRun(Path("run"), "llm", [], "finished", **{name: value for name, value in run.items()})
-            for run in runs
-        ],
-    )
+    return Row({"method": label}, [collected(**run) for run in runs])
 
 
 def test_a_point_has_the_errors_of_its_seeds(drawn, tmp_path):

@@ -80,9 +80,9 @@ def test_an_evaluation_is_among_the_results(sweep):
     assert (first.results["distinct/mean"], first.results["correct"]) == (2.5, 0.9)
     assert "prompts" not in first.results
     assert "distinct/mean" not in second.results
-    assert (first.undefined, first.config["transform.name"], len(first.metrics)) == (["none"], "identity", 4)
+    assert (first.undefined, first.config["transform.name"], first.metrics.lines) == (["none"], "identity", 4)
     assert (failed.results, failed.state, dead.state) == ({}, "failed", "dead")
-    assert (missing.config, missing.metrics, missing.error) == ({}, [], "")
+    assert (missing.config, missing.metrics.lines, missing.error) == ({}, 0, "")
 
 
 def test_a_key_that_tells_the_same_runs_apart_is_left_out():
