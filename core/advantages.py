@@ -235,23 +235,46 @@ def ucpo(policy_seq_logp: Tensor, good: Tensor, valid: Tensor | None = None, *, 
     return coef * (surprise - entropy).masked_fill(~good, 0.0)
 
 
-# --- weights, which the advantages are multiplied by: class_size [..., G] -> [..., G] ------------------------------
+# --- by class: advantage, class_size and valid [..., G] -> [..., G] advantages -----------------------------------
 
 
-def uniqueness(class_size: Tensor, *, strength: float) -> Tensor:
-    """Uniqueness-aware RL: class_size^-strength, smaller the more samples of the group are in the sample's class.
+def uniqueness(advantage: Tensor, class_size: Tensor, valid: Tensor | None = None, *, strength: float) -> Tensor:
+    """Uniqueness-aware RL: divide by class_size^strength, larger the more samples of the group are in the class.
 
-    Negative advantages are weighted as well: a wrong sample that is alone in its class is pushed down more.
+    Negative advantages are divided as well: a wrong sample that is alone in its class is pushed down more.
 
     Args:
+        advantage: [..., G].
         class_size: [..., G] >= 1, from `core.transforms.class_sizes`.
+        valid: not used.
         strength: in [0, 1]; 0 changes nothing, 1 divides by the size.
 
     Source: Hu et al. (2026), arXiv:2601.08763. Its classes are strategies that a language model tells apart.
     """
     if not 0 <= strength <= 1:
         raise ValueError(f"strength must lie in [0, 1], got {strength}")
-    return class_size**-strength
+    return advantage * class_size**-strength
+
+
+def batch_exploration(advantage: Tensor, class_size: Tensor, valid: Tensor | None = None, *, coef: float) -> Tensor:
+    """Outcome-based exploration in a batch: subtract coef (class_size - 1) / n, for the n valid samples of the group.
+
+    With independent samples and an advantage of its own expected gradient, the penalty adds the gradient of
+    -coef (n - 1) / (2 n) sum_C pi(C)^2 over the classes C: of the probability that two samples have the same answer.
+
+    Args:
+        advantage: [..., G].
+        class_size: [..., G] >= 1, from `core.transforms.class_sizes`.
+        valid: [..., G] bool; other samples keep their advantage.
+        coef: >= 0, in units of the advantage.
+
+    Source: Song, Kempe and Munos (2025), arXiv:2509.06941. Its historical variant is left out.
+    """
+    if coef < 0:
+        raise ValueError(f"coef must be >= 0, got {coef}")
+    valid = _checked_valid(advantage, valid)
+    count = valid.sum(-1, keepdim=True).clamp_min(1)
+    return torch.where(valid, advantage - coef * (class_size - 1) / count, advantage)
 
 
 # Advantages whose expected policy gradient is exactly that of the expected reward.
@@ -269,4 +292,4 @@ ADVANTAGES: dict[str, Callable[..., Tensor]] = {
     "pass_at_k": pass_at_k,
 }
 BONUSES: dict[str, Callable[..., Tensor]] = {"differential_smoothing": differential_smoothing, "ucpo": ucpo}
-WEIGHTS: dict[str, Callable[..., Tensor]] = {"uniqueness": uniqueness}
+BY_CLASS: dict[str, Callable[..., Tensor]] = {"uniqueness": uniqueness, "batch_exploration": batch_exploration}

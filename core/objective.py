@@ -13,8 +13,8 @@ from . import divergences, losses
 from .advantages import (
     ADVANTAGES,
     BONUSES,
+    BY_CLASS,
     UNBIASED,
-    WEIGHTS,
     batch_normalised,
     leave_one_out,
     subtracts_baseline,
@@ -88,7 +88,7 @@ class Objective:
             two are for advantages that are not linear in the reward; the entropy and KL terms then get a
             leave-one-out baseline of their own.
         bonus: (policy_seq_logp, good, valid) -> values that are added to the advantages; None: no bonus.
-        weight: class_size -> values that the advantages are multiplied by, before the bonus; None: 1.
+        by_class: (advantage, class_size, valid) -> the advantages that are used, before the bonus; None: the same.
         level: of the divergence, see `core.divergences`.
         placement: of the divergence, see `core.divergences`.
         entropy_coef: reward units per nat of sequence entropy.
@@ -125,7 +125,7 @@ class Objective:
     advantage: Callable[..., Tensor] = leave_one_out
     advantage_input: str = "shaped"
     bonus: Callable[..., Tensor] | None = None
-    weight: Callable[[Tensor], Tensor] | None = None
+    by_class: Callable[..., Tensor] | None = None
     level: str = "sequence"
     placement: str = "reward"
     entropy_coef: float = 0.0
@@ -170,12 +170,12 @@ class Objective:
     @property
     def needs_diversity(self) -> bool:
         """Whether `loss` needs the diversity of each sample."""
-        return self.weight is not None or bool({"diversity", "class_size"} & set(self.transform_inputs))
+        return self.by_class is not None or bool({"diversity", "class_size"} & set(self.transform_inputs))
 
     @property
     def is_expected_reward(self) -> bool:
         """Whether what is maximised is E_pi[R'] besides D and H, with R' a function of R and ref only."""
-        plain = self.bonus is None and self.weight is None
+        plain = self.bonus is None and self.by_class is None
         return plain and self.advantage_input == "shaped" and set(self.transform_inputs) <= TARGET_INPUTS
 
     @property
@@ -364,8 +364,8 @@ class Objective:
         """Return the loss and the metrics of the estimator. A subclass may estimate the gradient in another way."""
         reward_term, token_reward, penalty = self._regularisation(group, beta)
         advantage = self._advantage(group.transformed.reward, reward_term, group.good, group.trained)
-        if self.weight is not None and group.class_size is not None:
-            advantage = advantage * self.weight(group.class_size)
+        if self.by_class is not None:
+            advantage = self.by_class(advantage, group.class_size, group.trained)
         if self.bonus is not None:
             advantage = advantage + self.bonus(group.old_seq_logp, group.good, group.trained)
         metrics: dict[str, Tensor] = {}
@@ -773,7 +773,7 @@ def make_objective(
 
     Args:
         direction: a name in `core.divergences.DIVERGENCES`, or an import path.
-        transform: a name in `core.transforms.TRANSFORMS`, or in `BONUSES` or `WEIGHTS` of `core.advantages`, or an
+        transform: a name in `core.transforms.TRANSFORMS`, or in `BONUSES` or `BY_CLASS` of `core.advantages`, or an
             import path.
         transform_options: keyword arguments of the transform, without the threshold.
         threshold: keyword arguments of `make_threshold`; None: no sample is good.
@@ -804,8 +804,8 @@ def make_objective(
     if transform in BONUSES:
         options["bonus"] = partial(BONUSES[transform], **transform_options)
         function: Callable[..., Transformed] = identity
-    elif transform in WEIGHTS:
-        options["weight"] = partial(WEIGHTS[transform], **transform_options)
+    elif transform in BY_CLASS:
+        options["by_class"] = partial(BY_CLASS[transform], **transform_options)
         function = identity
     elif transform == "mara":
         level, anchor = options.get("level", "sequence"), choices.mara_anchor

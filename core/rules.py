@@ -40,7 +40,7 @@ ADVANTAGES_WITH_K = ("max_at_k", "pass_at_k")
 CORRECTIONS = ("truncate", "mask", "none")  # of completions that another program sampled
 GOOD_SAMPLE_TRANSFORMS = ("mara", "unlikely", "gapo", "differential_smoothing", "ucpo")  # these ask what is good
 # These do not change the rewards:
-REWARD_KEEPING_TRANSFORMS = ("identity", "differential_smoothing", "ucpo", "uniqueness")
+REWARD_KEEPING_TRANSFORMS = ("identity", "differential_smoothing", "ucpo", "uniqueness", "batch_exploration")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -313,6 +313,15 @@ class UniquenessConfig(DiversityConfig):
     strength: float = key("the advantage is divided by the number to this power", low=0, high=1)
 
 
+@option("transform", "batch_exploration")
+@dataclass
+class BatchExplorationConfig(DiversityConfig):
+    """Outcome-based exploration: the advantage is lower the more others of the group are equivalent."""
+
+    name: str = "batch_exploration"
+    coef: float = key("subtracted from the advantage, times the share of the group that are equivalent others", low=0)
+
+
 # --- schedules of beta: one option each; the functions are in `core.schedules` ----------------------------------
 
 

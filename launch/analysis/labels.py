@@ -83,6 +83,7 @@ TRANSFORMS = {
     "gapo": "GAPO",
     "ips": "IPS",
     "uniqueness": "uniqueness",
+    "batch_exploration": "batch exploration",
     "both": "vanilla and MARA",
 }
 DIRECTIONS = {

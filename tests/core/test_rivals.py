@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.advantages import batch_normalised, group_normalised, mean_normalised
+from core.advantages import batch_exploration, batch_normalised, group_normalised, mean_normalised
 from core.losses import policy_gradient
 from core.transforms import class_diversity, class_sizes, dra, gapo, mean_dissimilarity
 
@@ -30,6 +30,7 @@ RIVALS: dict[str, dict[str, Any]] = {  # what the files of the methods set; test
     "ips_grpo": {"transform": "ips", "advantage": "group_normalised", **GRPO},
     "dra_grpo": {"transform": "dra", "advantage": "group_normalised", **GRPO},
     "uniqueness": {"transform": "uniqueness", "advantage": "group_normalised", **GRPO},
+    "obe_batch": {"transform": "batch_exploration", "advantage": "group_normalised", **GRPO},
     "gapo": {"transform": "gapo", "advantage": "group_normalised", **GRPO},
     "flowrl": {"advantage": "group_normalised", "policy_loss": "flowrl", "length_normalised": True},
     "dmpo": {"match_coef": 1.0, "match_temperature": 0.1, "clip_high": 0.2},  # the rest is that of grpo
@@ -209,9 +210,49 @@ def test_uniqueness_divides_grpo_s_advantages_by_the_size_of_the_class(strength:
     assert_gradient(with_kl - sampled, kl, 2 * kl)
 
 
+# --- Outcome-based exploration in a batch (arXiv:2509.06941) -------------------------------------------------------
+
+
+def test_batch_exploration_lowers_the_probability_that_two_samples_agree() -> None:
+    """Its expected gradient is that of -coef (n - 1) / (2 n) sum pi^2, added to that of the advantage alone."""
+    coef, n = 0.7, 3
+    options = {"advantage": "leave_one_out", "placement": "loss"}
+    sampled, logits = sampled_by("batch_exploration", {"coef": coef}, **options)
+
+    def value(factor: float) -> Callable[[Tensor], Tensor]:
+        return lambda logp: (logp.exp() * UNEVEN).sum() - factor * (2 * logp).exp().sum()
+
+    right = gradient_of(value(coef * (n - 1) / (2 * n)), logits)
+    doubled, of_itself, none = (gradient_of(value(f), logits) for f in (coef * (n - 1) / n, coef / 2, 0.0))
+    assert_gradient(sampled, right, doubled, of_itself, none)
+
+
+def test_batch_exploration_counts_the_others_of_the_group_with_the_same_answer() -> None:
+    """A - coef / n sum_{j != i} 1{a_j = a_i}, for GRPO's A; samples that are not valid neither count nor change."""
+
+    def formula(group: list[int], coef: float) -> list[float]:
+        reward = torch.tensor([float(UNEVEN[y]) for y in group], dtype=torch.float64)
+        std = reward.std(correction=0)
+        advantage = (reward - reward.mean()) / std if std > 1e-9 else torch.zeros(3)
+        return [float(a) - coef / 3 * (Counter(group)[y] - 1) for a, y in zip(advantage, group, strict=True)]
+
+    options = {"advantage": "group_normalised", "placement": "loss"}
+    sampled, logits = sampled_by("batch_exploration", {"coef": 0.2}, **options)
+    right, reward_units, grpo = (expected(lambda g, c=c: formula(g, c), logits) for c in (0.2, 0.6, 0.0))  # type: ignore[misc]
+    assert_gradient(sampled, right, reward_units, grpo)
+    valid = torch.tensor([[True, True, True, False]])
+    size = torch.tensor([[2.0, 2.0, 1.0, 1.0]])
+    changed = batch_exploration(torch.zeros(1, 4), size, valid, coef=0.3)
+    torch.testing.assert_close(changed, torch.tensor([[-0.1, -0.1, 0.0, 0.0]]))
+    with pytest.raises(ValueError, match=r"coef must be >= 0, got -0\.3"):
+        batch_exploration(torch.zeros(1, 4), size, coef=-0.3)
+
+
 def test_a_method_that_compares_completions_needs_their_diversity() -> None:
     logp, mask = torch.zeros(1, 2, 1), torch.ones(1, 2, 1, dtype=torch.bool)
-    for name, options in (("ips", {}), ("dra", {}), ("gapo", {"answers": 2}), ("uniqueness", {"strength": 1.0})):
+    methods: dict[str, dict[str, Any]] = {"ips": {}, "dra": {}, "gapo": {"answers": 2}}
+    methods |= {"uniqueness": {"strength": 1.0}, "batch_exploration": {"coef": 0.2}}
+    for name, options in methods.items():
         objective = make(name, options)
         assert objective.needs_diversity
         assert not objective.has_target

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from core.advantages import ADVANTAGES as ADVANTAGE_FUNCTIONS
-from core.advantages import BONUSES, WEIGHTS
+from core.advantages import BONUSES, BY_CLASS
 from core.divergences import DIVERGENCES
 from core.objective import POLICY_LOSSES
 from core.rules import (
@@ -231,7 +231,8 @@ CASES = [  # choices that break a rule, the key and the message, and the changes
     (
         {**PASS_AT_K, "transform": "darling"},
         "transform",
-        "must be one of identity, differential_smoothing, ucpo, uniqueness with advantage=pass_at_k, got darling: "
+        "must be one of identity, differential_smoothing, ucpo, uniqueness, batch_exploration with "
+        "advantage=pass_at_k, got darling: "
         "the advantage depends on which samples are good, not on their rewards",
         {"transform": "ucpo"},
     ),
@@ -497,8 +498,8 @@ def test_the_names_in_the_rules_are_those_of_the_functions():
     assert set(ADVANTAGES_WITH_K) <= set(ADVANTAGES)
     needs_threshold = {name for name, inputs in INPUTS.items() if "threshold" in inputs} | BONUSES.keys()
     assert set(GOOD_SAMPLE_TRANSFORMS) == needs_threshold
-    assert set(REWARD_KEEPING_TRANSFORMS) == {"identity"} | BONUSES.keys() | WEIGHTS.keys()
-    known = TRANSFORMS.keys() | BONUSES.keys() | WEIGHTS.keys()
+    assert set(REWARD_KEEPING_TRANSFORMS) == {"identity"} | BONUSES.keys() | BY_CLASS.keys()
+    known = TRANSFORMS.keys() | BONUSES.keys() | BY_CLASS.keys()
     assert set(GOOD_SAMPLE_TRANSFORMS) | set(REWARD_KEEPING_TRANSFORMS) <= known
     assert (
         ("sequence", "token", "reward_to_go"),

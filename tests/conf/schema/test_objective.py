@@ -21,7 +21,7 @@ from conf.schema.objective import (
     UcpoConfig,
     UnlikelyConfig,
 )
-from core.advantages import BONUSES, WEIGHTS
+from core.advantages import BONUSES, BY_CLASS
 from core.divergences import DIVERGENCES
 from core.objective import Objective
 from core.schedules import make_schedule
@@ -252,7 +252,7 @@ def test_a_name_is_changed_by_choosing_the_option():
 def test_every_transform_and_bonus_of_core_is_an_option():
     options = {name.removeprefix("transform/") for name in OPTIONS if name.startswith("transform/")}
     assert (
-        options - {"custom", "both"} == TRANSFORMS.keys() | BONUSES.keys() | WEIGHTS.keys()
+        options - {"custom", "both"} == TRANSFORMS.keys() | BONUSES.keys() | BY_CLASS.keys()
     )  # both belongs to the didactic package
     for name in options:
         section = OPTIONS[f"transform/{name}"]
