@@ -39,8 +39,9 @@ def draw_picture(records: Mapping[tuple[str, int], Mapping[str, Any]], names: li
         axes.set(xscale="log", yscale="log", xlabel=AXES[names[0]].label, ylabel=title)
         axes.margins(x=0.12)
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
-            axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            low, high = axis.get_view_interval()
+            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 1000 * low else (1.0,), numticks=8))
+            axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
             axis.set_minor_formatter(NullFormatter())
     legend_below(figure, *row)
     return save_figure(figure, path)

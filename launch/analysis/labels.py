@@ -95,6 +95,7 @@ DIRECTIONS = {
 METHODS = {
     **TRANSFORMS,
     "rloo": "RLOO",
+    "obe_batch": "OBE-Batch",
     "rloo_forward": "RLOO, forward KL",
     "mara_reverse": "MARA, reverse KL",
     "mara_forward": "MARA, forward KL",

@@ -54,7 +54,7 @@ WITHOUT_EFFECT = (  # greedy decoding and beams, speed, outputs, ids, and files
     *("max_matching_ngram_size", "prompt_lookup_num_tokens", "speculation_type", "use_mtp"),
     *("output_attentions", "output_hidden_states", "output_logits", "output_scores", "return_dict_in_generate"),
     *("bos_token_id", "pad_token_id", "decoder_start_token_id"),
-    *("transformers_version", "_from_model_config"),
+    *("transformers_version", "_from_model_config", "_commit_hash"),
 )
 
 

@@ -28,7 +28,6 @@ CASES = [  # rejected overrides, the key that the message names, legal overrides
         f"{IN_PROCESS} rollout.environment.A=text rollout.arguments.max_num_seqs=4",
     ),
     (f"{IN_PROCESS} rollout.name=vllm", "rollout.name", IN_PROCESS),
-    (f"{IN_PROCESS} +rollout.asynchronous=true", "rollout.asynchronous", f"{VLLM} rollout.asynchronous=true"),
     (
         f"{IN_PROCESS} transform=mara rollout.correction=mask",
         "rollout.correction",
