@@ -13,7 +13,8 @@ from llm.inference.rope import rope_parameters
 from ..helpers import user_chat
 
 WITHOUT_LIMIT = {  # state space models, recurrences, and ALiBi
-    *("mamba", "mamba2", "falcon_mamba", "xlstm", "recurrent_gemma", "bloom", "cpmant", "xlnet")
+    *("mamba", "mamba2", "falcon_mamba", "xlstm", "recurrent_gemma", "bloom", "cpmant", "xlnet"),
+    *("gemma4_assistant", "gemma4_unified_assistant"),  # of transformers 5.17
 }
 QWEN = {"max_position_embeddings": 64}
 
