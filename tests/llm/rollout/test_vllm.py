@@ -18,7 +18,6 @@ from llm.inference.logprobs import completion_logp
 from llm.rollout.base import LocalSampler, RolloutFailed, Sampled
 from llm.rollout.client import Completion
 from llm.rollout.server import free_port
-from llm.rollout.starting import Parts, lora_rank, server_options
 from llm.rollout.vllm import as_tensors, make_sampler, seeded_prompts
 from llm.train import make_learner, train_step
 
@@ -240,19 +239,7 @@ def test_lora_trains_with_adapters(models, odd_length, make_config, server, tmp_
         train_rows(tmp_path / "other", adapted, odd_length, make_config, *chosen)
 
 
-def test_what_a_started_server_is_told(models, odd_length, make_config):
-    config = make_config(*SMALL, "rollout=vllm", "rollout.arguments=[--x,'1']", "rollout.environment.A=2")
-    arguments, environment = server_options(Parts(config, models, None, odd_length, None))
-    longest = max(len(ids) for ids, _ in seeded_prompts(*draw_all(models, odd_length, make_config)))
-    assert arguments[:4] == ["--dtype", "float32", "--max-model-len", str(longest + 4)]
-    assert arguments[-2:] == ["--x", "1"]
-    assert "--enforce-eager" in arguments
-    assert environment == {"VLLM_CPU_KVCACHE_SPACE": "1", "TORCHDYNAMO_DISABLE": "1", "A": 2}
-    lora = make_config(*SMALL, "rollout=vllm", "model.lora.rank=12")
-    arguments, environment = server_options(Parts(lora, models, None, odd_length, None))
-    assert arguments[arguments.index("--max-lora-rank") + 1] == "16"
-    assert environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "True"
-    assert [lora_rank(rank) for rank in (1, 2, 8, 9, 512, 600)] == [1, 8, 8, 16, 512, 600]
+def test_the_policy_samples_by_default(models, odd_length, make_config):
     assert isinstance(make_sampler(make_config(*SMALL), odd_length, models, None), LocalSampler)
 
 
@@ -282,17 +269,6 @@ def test_completions_become_padded_rows():
     assert rollout.mask.tolist() == [[True, True], [True, False]]
     assert rollout.complete.tolist() == [True, False]
     assert logp.tolist() == [[-1.0, -2.0], [-3.0, 0.0]]
-
-
-def test_a_folder_that_cannot_be_written(models, odd_length, make_config):
-    config = make_config(*SMALL, "rollout=vllm", "rollout.folder=/missing/folder")
-    with (
-        pytest.raises(
-            ConfigError, match=r"rollout\.folder: must be a folder that can be written, got /missing/folder"
-        ),
-        make_sampler(config, odd_length, models, None).running(FakeRun()),
-    ):
-        pass
 
 
 def run_on_ranks(world, folder, arguments, *packages):
