@@ -37,6 +37,8 @@ CHATS = [user_chat("one or two"), user_chat("a longer question: 1 or 2?")]
 CPU = {"use_cpu": True, "bf16": False, "report_to": "none", "save_strategy": "no", "disable_tqdm": True}
 MARA = {"mara_beta": BETA, "mara_threshold": 0.8}
 IDENTITY = {"transform": "identity", "transform_options": {}, "threshold": {"kind": "constant", "value": 0.8}}
+# Without a low cap one completion, which one depends on the arithmetic of the machine, outweighs all controls.
+FORWARD = {"mara_direction": "forward", "mara_max_log_weight": 2.0}
 QUANTILE = {"mara_threshold": None, "mara_quantile": 0.6, "mara_floor": 0.1}
 
 
@@ -147,10 +149,10 @@ def distance(ours, theirs):
     "options",
     [
         MARA,
-        MARA | {"importance_sampling_level": "sequence", "mara_direction": "forward"} | QUANTILE,
-        MARA | {"mask_truncated_completions": True, "mara_direction": "forward", "mara_anchor": "group"},
+        MARA | {"importance_sampling_level": "sequence", **FORWARD} | QUANTILE,
+        MARA | {"mask_truncated_completions": True, **FORWARD, "mara_anchor": "group"},
         MARA | {"mara_threshold": 0.5, "mara_level": "answer", "mara_mass": "group"},  # good ones of several answers
-        MARA | {"mara_level": "answer", "mara_direction": "forward", "mara_anchor": "cross_fitted"},
+        MARA | {"mara_level": "answer", **FORWARD, "mara_anchor": "cross_fitted"},
     ],
     ids=["reverse", "forward, quantile", "forward, truncated dropped", "answers", "answers, forward"],
 )
@@ -167,7 +169,7 @@ def test_the_gradient_of_a_step_is_that_of_core(tiny_folder, tokenizer, tmp_path
         return core_gradient(tiny_folder, tokenizer, record, objective, beta, truncated, memory)
 
     gradient, metrics = expected()
-    assert distance(record.gradients, gradient) < 5e-6
+    assert distance(record.gradients, gradient) < 1e-5
     logged = {name: value for row in trainer.state.log_history for name, value in row.items()}
     for name, value in metrics.items():
         assert logged[name] == pytest.approx(float(value), rel=1e-4, abs=1e-5), name
@@ -516,7 +518,7 @@ def test_thresholds_and_masses_are_those_of_completions_of_the_reference(tiny_fo
     assert sum("<" in text for text in texts) > 10  # the reference's, not those of a uniform policy
     memory = trainer.mara.memory.prompts[prompt]
     assert memory.estimates == 20
-    assert threshold in (1.0, float("inf"))  # rewards are 0 or 1
+    assert threshold in (0.5, 1.0, float("inf"))  # rewards are 0 or 1; .5 lies between as many of each
     total = sum(math.exp(value) for value in memory.log_sums.values())
     assert total == round(total) <= 20  # a count
 
