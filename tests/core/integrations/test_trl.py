@@ -38,7 +38,7 @@ CPU = {"use_cpu": True, "bf16": False, "report_to": "none", "save_strategy": "no
 MARA = {"mara_beta": BETA, "mara_threshold": 0.8}
 IDENTITY = {"transform": "identity", "transform_options": {}, "threshold": {"kind": "constant", "value": 0.8}}
 # A low cap, so that no completion outweighs the others.
-FORWARD = {"mara_direction": "forward", "mara_max_log_weight": 2.0}
+CAPPED_FORWARD = {"mara_direction": "forward", "mara_max_log_weight": 2.0}
 QUANTILE = {"mara_threshold": None, "mara_quantile": 0.6, "mara_floor": 0.1}
 
 
@@ -146,10 +146,10 @@ def distance(ours, theirs):
     "options",
     [
         MARA,
-        MARA | {"importance_sampling_level": "sequence", **FORWARD} | QUANTILE,
-        MARA | {"mask_truncated_completions": True, **FORWARD, "mara_anchor": "group"},
+        MARA | {"importance_sampling_level": "sequence", **CAPPED_FORWARD} | QUANTILE,
+        MARA | {"mask_truncated_completions": True, **CAPPED_FORWARD, "mara_anchor": "group"},
         MARA | {"mara_threshold": 0.5, "mara_level": "answer", "mara_mass": "group"},  # good ones of several answers
-        MARA | {"mara_level": "answer", **FORWARD, "mara_anchor": "cross_fitted"},
+        MARA | {"mara_level": "answer", **CAPPED_FORWARD, "mara_anchor": "cross_fitted"},
     ],
     ids=["reverse", "forward, quantile", "forward, truncated dropped", "answers", "answers, forward"],
 )
