@@ -185,14 +185,19 @@ def test_the_mean_dissimilarity_of_classes_is_their_diversity() -> None:
 # --- Uniqueness-aware RL (arXiv:2601.08763) ------------------------------------------------------------------------
 
 
+def grpo_advantages(group: list[int]) -> Tensor:
+    """Rewards less their mean, over their standard deviation; 0 where they are equal."""
+    reward = torch.tensor([float(UNEVEN[y]) for y in group], dtype=torch.float64)
+    std = reward.std(correction=0)
+    return (reward - reward.mean()) / std if std > 1e-9 else torch.zeros(3)
+
+
 @pytest.mark.parametrize("strength", [0.5, 1.0])
 def test_uniqueness_divides_grpo_s_advantages_by_the_size_of_the_class(strength: float) -> None:
     """A / f^strength, for advantages of either sign; the KL in the loss is not weighted."""
 
     def formula(group: list[int], power: float, positive_only: bool) -> list[float]:
-        reward = torch.tensor([float(UNEVEN[y]) for y in group], dtype=torch.float64)
-        std = reward.std(correction=0)
-        advantage = (reward - reward.mean()) / std if std > 1e-9 else torch.zeros(3)
+        advantage = grpo_advantages(group)
         weight = torch.tensor([Counter(group)[y] ** -power for y in group])
         return (advantage * torch.where((advantage > 0) | (not positive_only), weight, torch.ones(3))).tolist()
 
@@ -231,10 +236,9 @@ def test_batch_exploration_counts_the_others_of_the_group_with_the_same_answer()
     """A - coef / n sum_{j != i} 1{a_j = a_i}, for GRPO's A; samples that are not valid neither count nor change."""
 
     def formula(group: list[int], coef: float) -> list[float]:
-        reward = torch.tensor([float(UNEVEN[y]) for y in group], dtype=torch.float64)
-        std = reward.std(correction=0)
-        advantage = (reward - reward.mean()) / std if std > 1e-9 else torch.zeros(3)
-        return [float(a) - coef / 3 * (Counter(group)[y] - 1) for a, y in zip(advantage, group, strict=True)]
+        return [
+            float(a) - coef / 3 * (Counter(group)[y] - 1) for a, y in zip(grpo_advantages(group), group, strict=True)
+        ]
 
     options = {"advantage": "group_normalised", "placement": "loss"}
     sampled, logits = sampled_by("batch_exploration", {"coef": 0.2}, **options)

@@ -146,7 +146,7 @@ def test_the_gradient_of_a_step_is_the_local_one_within_the_mismatch(server, mod
     local = make_config("llm", options)
     config = make_config("llm", f"{options} rollout=vllm rollout.addresses=['{server}'] rollout.folder={tmp_path}")
     models, task = load_models(config.model, 0), load_task("one_two", config)
-    (rollout, logp), _ = draw(models, task, config, server)
+    (rollout, logp), _ = draw(models, task, config)
     plain, _ = gradient(models, task, local, Sampled(rollout))
     ours, result = gradient(models, task, config, Sampled(rollout, logp))
     assert float(result.metrics["rollout/token_gap_max_nats"]) < 1e-4
@@ -154,7 +154,7 @@ def test_the_gradient_of_a_step_is_the_local_one_within_the_mismatch(server, mod
     with torch.no_grad():
         for parameter in models.policy.parameters():
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
-    (rollout, logp), batch = draw(models, task, config, server)
+    (rollout, logp), batch = draw(models, task, config)
     changed = completion_logp(models.policy, batch.prompts, rollout.tokens, rollout.mask)
     torch.testing.assert_close(logp, changed.detach(), atol=1e-4, rtol=1e-4)
     before = completion_logp(models.reference, batch.prompts, rollout.tokens, rollout.mask)

@@ -24,8 +24,10 @@ def test_the_columns_hold_the_finite_numbers(tmp_path):
     metrics = read_metrics(write(tmp_path / "metrics.jsonl", ROWS))
     assert metrics.lines == 3
     assert list(metrics.columns) == ["a", "b", "c", "late"]  # c has been logged, without a value
-    found = {key: list(zip(column.steps, column.values, strict=True)) for key, column in metrics.columns.items()}
-    assert found == {"a": [(0, 1.0), (2, 3.0)], "b": [(0, 0.5)], "c": [], "late": [(2, 7.0)]}
+    pairs_by_metric = {
+        key: list(zip(column.steps, column.values, strict=True)) for key, column in metrics.columns.items()
+    }
+    assert pairs_by_metric == {"a": [(0, 1.0), (2, 3.0)], "b": [(0, 0.5)], "c": [], "late": [(2, 7.0)]}
     assert read_metrics(tmp_path / "absent.jsonl").lines == 0
 
 

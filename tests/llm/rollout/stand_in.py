@@ -79,15 +79,24 @@ class StandIn:
         model = body.get("model")
         if model is not None and model not in self.adapters:
             return 404, {"error": {"message": f"The model `{model}` does not exist."}}
-        choices = []
-        for index, (tokens, logp, reason) in enumerate(self.complete(body, self.adapters.get(model, self.weights))):
-            content = [{"token_id": t, "logprob": p, "rank": 1} for t, p in zip(tokens, logp, strict=True)]
-            spans = [{"version": self.version, "start": 0, "end": len(tokens)}]
-            choices.append(
-                {"index": index, "finish_reason": reason, "token_ids": tokens, "logprobs": {"content": content}}
-                | {"weight_versions": spans}
-            )
-        return 200, {"model": model or "base", "choices": choices}
+        completions = self.complete(body, self.adapters.get(model, self.weights))
+        return 200, {"model": model or "base", "choices": as_choices(completions, self.version)}
+
+
+def as_choices(completions, version):
+    """Completions, each (tokens, logp, finish reason), in the form in which a server gives them."""
+    return [
+        {
+            "index": index,
+            "finish_reason": reason,
+            "token_ids": tokens,
+            "logprobs": {
+                "content": [{"token_id": t, "logprob": p, "rank": 1} for t, p in zip(tokens, logp, strict=True)]
+            },
+            "weight_versions": [{"version": version, "start": 0, "end": len(tokens)}],
+        }
+        for index, (tokens, logp, reason) in enumerate(completions)
+    ]
 
 
 FAULTY_CHOICES = {  # what a fault changes in the first completion of an answer

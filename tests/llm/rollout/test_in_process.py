@@ -16,15 +16,10 @@ from llm.rollout.base import RolloutFailed
 from ..helpers import train_rows
 from .sampling_server import ModelFiles
 from .stand_in import StandIn
-from .test_vllm import SMALL, draw, run_on_ranks
+from .test_vllm import SMALL, FakeRun, draw, run_on_ranks
+from .test_vllm import options as of_a_server
 
 PACKAGE = Path(__file__).parent / "fake_package"
-
-
-@pytest.fixture
-def models(models):
-    """Models with a quarter of the bytes as EOS, so that most completions are complete."""
-    return models._replace(eos_ids=torch.arange(64))
 
 
 @pytest.fixture
@@ -46,16 +41,10 @@ def options(tmp_path, *more):
     return (*SMALL, "rollout=vllm_in_process", f"rollout.folder={tmp_path / 'shm'}", *more)
 
 
-def server_options(server, tmp_path, *more):
-    (tmp_path / "shm").mkdir(exist_ok=True)
-    places = (f"rollout.addresses=['{server.address}']", f"rollout.folder={tmp_path / 'shm'}")
-    return (*SMALL, "rollout=vllm", "rollout.timeout_seconds=20", *places, *more)
-
-
 def test_training_is_that_of_a_server(models, odd_length, make_config, engine, tmp_path):
     rows = train_rows(tmp_path / "engine", models, odd_length, make_config, *options(tmp_path, "optimizer.lr=.003"))
     with StandIn(ModelFiles()) as server:
-        chosen = server_options(server, tmp_path, "optimizer.lr=.003")
+        chosen = of_a_server(server, tmp_path, "optimizer.lr=.003")
         expected = train_rows(tmp_path / "server", models, odd_length, make_config, *chosen)
     assert rows == expected
     assert [row["rollout/token_gap_max_nats"] < 1e-4 for row in rows] == [True] * 3
@@ -109,30 +98,11 @@ def test_a_fault_stops_the_run_and_nothing_is_lost(models, odd_length, make_conf
         assert resumed[-1] == pytest.approx(whole[-1], abs=1e-5, nan_ok=True)
 
 
-class FakeRun:
-    """What a sampler needs of a run."""
-
-    is_main = True
-
-    def __init__(self, folder):
-        self.folder, self.said = folder, []
-
-    def info(self, message):
-        self.said.append(message)
-
-    def note(self, **facts):
-        self.facts = facts
-
-
 def test_what_the_engine_starts_with(models, odd_length, make_config, engine, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("MASTER_PORT", "1234")
     more = ("rollout.arguments={max_num_seqs: 7}", "rollout.environment.VLLM_CPU_KVCACHE_SPACE=2")
-    import tests.llm.rollout.test_vllm as beside
-
-    run = FakeRun(tmp_path)
-    monkeypatch.setattr(beside, "FakeRun", lambda: run)
-    before = dict(os.environ)
-    draw(models, odd_length, make_config(*options(tmp_path, *more)), None)
+    run, before = FakeRun(tmp_path), dict(os.environ)
+    draw(models, odd_length, make_config(*options(tmp_path, *more)), run)
     made = engine.made[-1]
     assert made.arguments["dtype"] == "float32"
     assert made.arguments["enforce_eager"] is True

@@ -31,12 +31,6 @@ VLLM = ("rollout=vllm", "rollout.retries=1", "rollout.timeout_seconds=20")
 
 
 @pytest.fixture
-def models(models):
-    """Models with a quarter of the bytes as EOS, so that most completions are complete."""
-    return models._replace(eos_ids=torch.arange(64))
-
-
-@pytest.fixture
 def server(tmp_path):
     with StandIn(ModelFiles()) as stand_in:
         yield stand_in
@@ -61,7 +55,13 @@ class Recorded:
 class FakeRun:
     """What a sampler needs of a run."""
 
-    is_main, folder = True, None
+    is_main = True
+
+    def __init__(self, folder=None):
+        self.folder, self.said = folder, []
+
+    def info(self, message):
+        self.said.append(message)
 
     def warn(self, message):
         raise AssertionError(message)
@@ -90,19 +90,19 @@ def gradient(models, task, config, sampled):
     return torch.cat([g.flatten() for g in gradients[0]]), result
 
 
-def draw(models, task, config, server):
-    """The completions of step 0."""
+def draw(models, task, config, run=None):
+    """The completions of step 0, and its batch."""
     from launch.engines.factory import make_engine
 
     sampler = make_sampler(config, task, models, make_engine("torch", models.policy, config.optimizer, 1))
     batch = draw_batch(BatchSettings.from_config(config), models, task, step=0)
-    with sampler.running(FakeRun()):
+    with sampler.running(run or FakeRun()):
         return sampler.sample_step(batch), batch
 
 
 def test_what_is_sampled_is_what_is_scored(models, odd_length, make_config, server, tmp_path):
     config = make_config(*options(server, tmp_path))
-    (rollout, logp), batch = draw(models, odd_length, config, server)
+    (rollout, logp), batch = draw(models, odd_length, config)
     with torch.no_grad():
         expected = completion_logp(models.policy, batch.prompts, rollout.tokens, rollout.mask)
     torch.testing.assert_close(logp, expected, atol=1e-5, rtol=1e-5)
@@ -111,9 +111,9 @@ def test_what_is_sampled_is_what_is_scored(models, odd_length, make_config, serv
     assert int(rollout.complete.sum()) > 0
     assert len({tuple(row) for row in rollout.tokens.tolist()}) > 4
     assert list((tmp_path / "shm").iterdir()) == []  # what was written is removed
-    again, _ = draw(models, odd_length, config, server)
+    again, _ = draw(models, odd_length, config)
     assert torch.equal(again.rollout.tokens, rollout.tokens)
-    other, _ = draw(models, odd_length, make_config(*options(server, tmp_path, "seed=1")), server)
+    other, _ = draw(models, odd_length, make_config(*options(server, tmp_path, "seed=1")))
     assert other.rollout.tokens.tolist() != rollout.tokens.tolist()
 
 
@@ -122,7 +122,7 @@ def test_the_gradient_of_a_step_is_the_local_one(models, odd_length, make_config
     """On the same completions, within the mismatch; with other probabilities it is that of the weights."""
     config = make_config(*options(server, tmp_path, f"objective.placement={placement}"))
     local = make_config(*SMALL, f"objective.placement={placement}")
-    (rollout, logp), _ = draw(models, odd_length, config, server)
+    (rollout, logp), _ = draw(models, odd_length, config)
     plain, _ = gradient(models, odd_length, local, Sampled(rollout))
     ours, result = gradient(models, odd_length, config, Sampled(rollout, logp))
     torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-4)
@@ -146,7 +146,7 @@ def test_masses_and_several_updates_take_the_samplers_probabilities(
     more = ("update.epochs=2", "update.redraw=1", "update.minibatches=2")
     config = make_config(*options(server, tmp_path, *more))
     local = make_config(*SMALL, *more)
-    (rollout, logp), _ = draw(models, odd_length, config, server)
+    (rollout, logp), _ = draw(models, odd_length, config)
     ours, result = gradient(models, odd_length, config, Sampled(rollout, logp))
     plain, _ = gradient(models, odd_length, make_config(*SMALL, *more, "update.redraw=0"), Sampled(rollout))
     torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-4)

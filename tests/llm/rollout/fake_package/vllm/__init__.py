@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 from tests.llm.rollout.sampling_server import ModelFiles
-from tests.llm.rollout.stand_in import DEFAULT, FAULTY_CHOICES
+from tests.llm.rollout.stand_in import DEFAULT, FAULTY_CHOICES, as_choices
 
 
 class SamplingParams:
@@ -75,14 +75,7 @@ class LLM:
         ]
 
     def outputs(self, body, params, folder, fault):
-        choices = []
-        for index, (tokens, logp, reason) in enumerate(self.files(body | {"sampling_params": params}, folder)):
-            content = [{"token_id": t, "logprob": p} for t, p in zip(tokens, logp, strict=True)]
-            spans = [{"version": self.version, "start": 0, "end": len(tokens)}]
-            choices.append(
-                {"index": index, "finish_reason": reason, "token_ids": tokens, "logprobs": {"content": content}}
-                | {"weight_versions": spans}
-            )
+        choices = as_choices(self.files(body | {"sampling_params": params}, folder), self.version)
         if fault == "fewer completions":
             choices = choices[1:]
         elif fault is not None:
