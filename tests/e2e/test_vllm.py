@@ -87,7 +87,7 @@ def test_the_1_2_task_balances_and_what_is_sampled_is_what_is_scored(tmp_path, m
     shm = tmp_path / "shm"
     shm.mkdir()
     train(
-        *(*TRAINED, f"model.name_or_path={model}", f"rollout.folder={shm}", "steps=100"),
+        *(*TRAINED, f"model.name_or_path={model}", f"rollout.folder={shm}", "steps=200"),
         "optimizer.lr=3e-4",
         f"hydra.run.dir={tmp_path / 'run'}",
     )
