@@ -1,4 +1,4 @@
-"""MARA's classes of molecules, and what is measured once on molecules sampled from the prior."""
+"""Classes of molecules, and what is measured once on molecules sampled from the prior."""
 
 import math
 from collections.abc import Sequence
@@ -23,10 +23,10 @@ PROMPT = "molecules"  # the classes of the one distribution that is sampled
 def molecule_labels(smiles: Sequence[str], config: ChemConfig) -> list[str]:
     """The class of each SMILES: the molecule, its Murcko scaffold or, where sequences are classes, the string."""
     transform = config.transform
-    if not isinstance(transform, MaraConfig) or transform.level == "sequence":
+    if isinstance(transform, MaraConfig) and transform.level == "sequence":
         return list(smiles)
     canonical = ["" if molecule is None else molecule for molecule in canonical_forms(smiles)]
-    if transform.equivalence == "scaffold":
+    if isinstance(transform, MaraConfig) and transform.equivalence == "scaffold":
         return [scaffold_from_smiles(molecule) if molecule else "" for molecule in canonical]
     return canonical
 

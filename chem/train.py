@@ -28,6 +28,7 @@ from chem.stages import StageOracle, StageState, stage_configs
 from conf.schema.base import ConfigError
 from conf.schema.chem import ChemConfig, StopConfig
 from core import losses
+from core.answer_counts import AnswerCounts, make_answer_counts
 from core.classes import ClassMemory, StepMasses, make_class_memory
 from core.objective import Group, Objective, make_objective
 from core.schedules import StepStatistics, budget_progress, known, make_schedule, run_progress
@@ -79,12 +80,13 @@ class Learner(NamedTuple):
     diversity_filter: DiversityFilter
     memory: ReplayMemory
     classes: ClassMemory | None  # of MARA
-    labels: Callable[[Sequence[str]], list[str]]  # SMILES -> the class of each, for MARA
+    labels: Callable[[Sequence[str]], list[str]]  # SMILES -> the class of each, for MARA and the counts
     oracle_thread: ThreadPoolExecutor  # waits for the oracle while log-probabilities are computed
     row_threads: RowThreads
     sampler: ParallelSampler  # samples from the policy
     kl_samples: "KlSamples | None" = None  # on which the divergence is measured
     breeder: Breeder | None = None  # adds to the memory
+    counts: AnswerCounts | None = None  # how often each molecule was sampled, for a transform that needs it
 
 
 class KlSamples(NamedTuple):
@@ -132,7 +134,7 @@ def train_policy(config: ChemConfig, run: Run) -> None:
     ):
         with working("starting the oracle"):
             keys = [stage_oracle.key for stage_oracle in oracle.check(stage_configs(config))]
-        classes = make_class_memory(config.choices())
+        classes, counts = make_class_memory(config.choices()), make_answer_counts(config.transform.name)
         learner = Learner(
             prior=prior,
             engine=engine,
@@ -147,6 +149,7 @@ def train_policy(config: ChemConfig, run: Run) -> None:
             sampler=sampler,
             kl_samples=draw_kl_samples(prior, config.objective.measured_on, config.seed, row_threads),
             breeder=make_breeder(config.replay.genetic, prior),
+            counts=counts,
         )
         parts = LoopParts(
             oracle,
@@ -158,6 +161,7 @@ def train_policy(config: ChemConfig, run: Run) -> None:
         )
         optional = {
             "classes": classes,
+            "counts": counts,
             "statistics": parts.statistics if parts.statistics.needed else None,
             "stages": parts.stages if config.stages else None,
         }
@@ -270,8 +274,9 @@ def next_stage(config: ChemConfig, run: Run, learner: Learner, parts: LoopParts)
     learner.reward_function.begin_stage()
     parts.monitor.recent.clear()
     parts.best.forget()
-    if learner.classes is not None:
-        learner.classes.prompts.clear()
+    for memory in (learner.classes, learner.counts):
+        if memory is not None:
+            memory.prompts.clear()
     stage = parts.stages.stage
     if stage is not None and not stage.keep_buckets:
         learner.diversity_filter.load_state_dict({"buckets": {}})
@@ -460,6 +465,9 @@ def update_policy(
     masses = None
     if learner.classes is not None:
         masses = StepMasses(learner.classes, [PROMPT], [learner.labels(rows.smiles)])
+    answer_count = None
+    if learner.counts is not None:  # all rows are sampled: nothing is replayed with such a transform
+        answer_count = learner.counts.count([PROMPT], [learner.labels(rows.smiles)], valid).to(reward)
     loss, metrics = objective.loss(
         reward,
         policy_logp.unsqueeze(0),
@@ -470,6 +478,7 @@ def update_policy(
         complete=complete,
         measured=(torch.arange(len(rows.reward)) < sampled).unsqueeze(0),
         diversity=None if diversity is None else diversity.unsqueeze(0),
+        answer_count=answer_count,
         masses=masses,
     )
     engine.backward(loss)

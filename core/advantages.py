@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .mara import reaches
+from .rules import MEAN
 from .sequence import check_group
 
 
@@ -235,7 +236,7 @@ def ucpo(policy_seq_logp: Tensor, good: Tensor, valid: Tensor | None = None, *, 
     return coef * (surprise - entropy).masked_fill(~good, 0.0)
 
 
-# --- by class: advantage, class_size and valid [..., G] -> [..., G] advantages -----------------------------------
+# --- by class: advantage, a number of samples in each sample's class, and valid [..., G] -> [..., G] advantages -----
 
 
 def uniqueness(advantage: Tensor, class_size: Tensor, valid: Tensor | None = None, *, strength: float) -> Tensor:
@@ -268,13 +269,45 @@ def batch_exploration(advantage: Tensor, class_size: Tensor, valid: Tensor | Non
         valid: [..., G] bool; other samples keep their advantage.
         coef: >= 0, in units of the advantage.
 
-    Source: Song, Kempe and Munos (2025), arXiv:2509.06941. Its historical variant is left out.
+    Source: Song, Kempe and Munos (2025), arXiv:2509.06941.
     """
-    if coef < 0:
-        raise ValueError(f"coef must be >= 0, got {coef}")
+    _check_coef(coef)
     valid = _checked_valid(advantage, valid)
     count = valid.sum(-1, keepdim=True).clamp_min(1)
     return torch.where(valid, advantage - coef * (class_size - 1) / count, advantage)
+
+
+def historical_exploration(
+    advantage: Tensor, answer_count: Tensor, valid: Tensor | None = None, *, coef: float, baseline: float | str
+) -> Tensor:
+    """Outcome-based exploration over a run: add coef (b - baseline), with the bonus b = min(1, 1 / sqrt(N)).
+
+    N is how often the sample's answer was sampled in earlier steps; it does not depend on the group. With independent
+    samples, a number as baseline adds the gradient of coef E[b] to the expected gradient, whatever the number is, and
+    the mean adds (n - 1)/n of it, for n valid samples.
+
+    Args:
+        advantage: [..., G].
+        answer_count: [..., G] N, >= 0, from `core.answer_counts.AnswerCounts`; a new answer has b = 1.
+        valid: [..., G] bool; other samples keep their advantage and do not count in the mean.
+        coef: >= 0, in units of the advantage.
+        baseline: a number in [0, 1], or "mean": that of the group's bonuses.
+
+    Source: Song, Kempe and Munos (2025), arXiv:2509.06941: UCB-Con with a number, UCB-Mean with the mean.
+    """
+    _check_coef(coef)
+    valid = _checked_valid(advantage, valid)
+    bonus = answer_count.clamp_min(1).rsqrt().to(advantage.dtype)
+    if baseline == MEAN:
+        explored = centred(bonus, valid)
+    else:
+        explored = bonus - float(baseline)
+    return torch.where(valid, advantage + coef * explored, advantage)
+
+
+def _check_coef(coef: float) -> None:
+    if coef < 0:
+        raise ValueError(f"coef must be >= 0, got {coef}")
 
 
 # Advantages whose expected policy gradient is exactly that of the expected reward.
@@ -292,4 +325,9 @@ ADVANTAGES: dict[str, Callable[..., Tensor]] = {
     "pass_at_k": pass_at_k,
 }
 BONUSES: dict[str, Callable[..., Tensor]] = {"differential_smoothing": differential_smoothing, "ucpo": ucpo}
-BY_CLASS: dict[str, Callable[..., Tensor]] = {"uniqueness": uniqueness, "batch_exploration": batch_exploration}
+BY_CLASS: dict[str, Callable[..., Tensor]] = {
+    "uniqueness": uniqueness,
+    "batch_exploration": batch_exploration,
+    "historical_exploration": historical_exploration,
+}
+BY_ANSWER_COUNT = ("historical_exploration",)  # what these count is earlier samples, not those of the group

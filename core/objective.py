@@ -13,6 +13,7 @@ from . import divergences, losses
 from .advantages import (
     ADVANTAGES,
     BONUSES,
+    BY_ANSWER_COUNT,
     BY_CLASS,
     UNBIASED,
     batch_normalised,
@@ -47,7 +48,7 @@ class Group(NamedTuple):
         may_be_good: [..., G] bool, samples that are valid and complete; None: all.
         good: [..., G] bool; None without a threshold.
         transformed: the reward and reference log-probabilities that the transform returned.
-        class_size: [..., G] samples of the group in each sample's class; None where the diversity is not needed.
+        class_count: [..., G] what `Objective.by_class` counts; None without it.
         max_log_weight: cap on the log weights of the divergence, [..., 1] or a number; infinity: no cap.
         generator: of random choices.
         sampler_weight: [..., G] weights of completions that another program sampled; None: 1.
@@ -67,7 +68,7 @@ class Group(NamedTuple):
     may_be_good: Tensor | None
     good: Tensor | None
     transformed: Transformed
-    class_size: Tensor | None
+    class_count: Tensor | None
     max_log_weight: Tensor | float
     generator: torch.Generator | None
     sampler_weight: Tensor | None
@@ -88,7 +89,9 @@ class Objective:
             two are for advantages that are not linear in the reward; the entropy and KL terms then get a
             leave-one-out baseline of their own.
         bonus: (policy_seq_logp, good, valid) -> values that are added to the advantages; None: no bonus.
-        by_class: (advantage, class_size, valid) -> the advantages that are used, before the bonus; None: the same.
+        by_class: (advantage, count, valid) -> the advantages that are used, before the bonus; None: the same.
+        by_class_count: what its count is, for each sample. class_size: the samples of the group in its class;
+            answer_count: the samples of earlier steps with its answer.
         level: of the divergence, see `core.divergences`.
         placement: of the divergence, see `core.divergences`.
         entropy_coef: reward units per nat of sequence entropy.
@@ -126,6 +129,7 @@ class Objective:
     advantage_input: str = "shaped"
     bonus: Callable[..., Tensor] | None = None
     by_class: Callable[..., Tensor] | None = None
+    by_class_count: str = "class_size"
     level: str = "sequence"
     placement: str = "reward"
     entropy_coef: float = 0.0
@@ -170,7 +174,13 @@ class Objective:
     @property
     def needs_diversity(self) -> bool:
         """Whether `loss` needs the diversity of each sample."""
-        return self.by_class is not None or bool({"diversity", "class_size"} & set(self.transform_inputs))
+        compares = self.by_class is not None and self.by_class_count == "class_size"
+        return compares or bool({"diversity", "class_size"} & set(self.transform_inputs))
+
+    @property
+    def needs_answer_count(self) -> bool:
+        """Whether `loss` needs to know how often each sample's answer was sampled in earlier steps."""
+        return self.by_class is not None and self.by_class_count == "answer_count"
 
     @property
     def is_expected_reward(self) -> bool:
@@ -241,6 +251,7 @@ class Objective:
         complete: Tensor | None = None,
         measured: Tensor | None = None,
         diversity: Tensor | None = None,
+        answer_count: Tensor | None = None,
         behaviour_logp: Tensor | None = None,
         sampler_logp: Tensor | None = None,
         masses: Callable[[GroupFacts], Masses] | None = None,
@@ -260,6 +271,7 @@ class Objective:
             measured: [..., G] bool, False for samples that are trained on but left out of the metrics, such as
                 replayed ones; None: the metrics describe all valid samples.
             diversity: [..., G], for transforms that need it.
+            answer_count: [..., G] samples of earlier steps with each sample's answer, for transforms that need it.
             behaviour_logp: [..., G, T] under the policy that sampled the completions, or that had them sampled; None:
                 it is the current policy.
                 The KL and entropy terms are those of the current policy, with importance weights. With
@@ -279,7 +291,8 @@ class Objective:
 
         Raises:
             ValueError: shapes differ, a valid entry is NaN, the divergence of a valid sample is infinite or its ratio
-                to `behaviour_logp` overflows, `diversity` or `masses` is missing, or a discount is used off-policy.
+                to `behaviour_logp` overflows, `diversity`, `answer_count` or `masses` is missing, or a discount is
+                used off-policy.
 
         A metric that no sample defines is NaN.
         """
@@ -296,11 +309,14 @@ class Objective:
             "policy_mean_logp": old_seq_logp / mask.sum(-1).clamp_min(1),
             "counted": valid,
             "diversity": diversity,
+            "answer_count": answer_count,
         }
         if self.needs_diversity:
             if diversity is None:
                 raise ValueError("the transform needs the diversity of each sample, but diversity is None")
             available["class_size"] = class_sizes(diversity, valid)
+        if self.needs_answer_count and answer_count is None:
+            raise ValueError("the transform needs the earlier samples of each answer, but answer_count is None")
         if "masses" in self.transform_inputs:
             if masses is None or good is None:
                 raise ValueError("the transform needs the class masses of each sample, but masses is None")
@@ -326,7 +342,7 @@ class Objective:
             may_be_good=may_be_good,
             good=good,
             transformed=transformed,
-            class_size=available.get("class_size"),
+            class_count=None if self.by_class is None else available[self.by_class_count],
             max_log_weight=self._max_log_weight(policy_seq_logp.detach(), ref_seq_logp, transformed, valid, beta),
             generator=generator,
             sampler_weight=None
@@ -365,7 +381,7 @@ class Objective:
         reward_term, token_reward, penalty = self._regularisation(group, beta)
         advantage = self._advantage(group.transformed.reward, reward_term, group.good, group.trained)
         if self.by_class is not None:
-            advantage = self.by_class(advantage, group.class_size, group.trained)
+            advantage = self.by_class(advantage, group.class_count, group.trained)
         if self.bonus is not None:
             advantage = advantage + self.bonus(group.old_seq_logp, group.good, group.trained)
         metrics: dict[str, Tensor] = {}
@@ -806,6 +822,7 @@ def make_objective(
         function: Callable[..., Transformed] = identity
     elif transform in BY_CLASS:
         options["by_class"] = partial(BY_CLASS[transform], **transform_options)
+        options["by_class_count"] = "answer_count" if transform in BY_ANSWER_COUNT else "class_size"
         function = identity
     elif transform == "mara":
         level, anchor = options.get("level", "sequence"), choices.mara_anchor

@@ -19,6 +19,7 @@ LEVELS = ("sequence", "token", "reward_to_go")
 PLACEMENTS = ("reward", "loss", "reference")
 WEIGHTED = ("forward", "alpha")  # divergences whose gradient holds a power of ref / pi, which is capped
 AUTO = "auto"  # max_log_weight: the cap that leaves the optimum where it is
+MEAN = "mean"  # baseline of the historical exploration: the mean bonus of the group
 GROUP_NORMALISED = ("group_normalised", "group_normalised_sample_std", "batch_normalised")  # divided by a std
 ADVANTAGES = (
     "leave_one_out",
@@ -40,7 +41,14 @@ ADVANTAGES_WITH_K = ("max_at_k", "pass_at_k")
 CORRECTIONS = ("truncate", "mask", "none")  # of completions that another program sampled
 GOOD_SAMPLE_TRANSFORMS = ("mara", "unlikely", "gapo", "differential_smoothing", "ucpo")  # these ask what is good
 # These do not change the rewards:
-REWARD_KEEPING_TRANSFORMS = ("identity", "differential_smoothing", "ucpo", "uniqueness", "batch_exploration")
+REWARD_KEEPING_TRANSFORMS = (
+    "identity",
+    "differential_smoothing",
+    "ucpo",
+    "uniqueness",
+    "batch_exploration",
+    "historical_exploration",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from conf.schema.objective import TransformConfig
+from core.answer_counts import AnswerCounts
 from core.classes import ClassMemory, StepMasses
 from core.mara import quantile_threshold, reaches
 from launch.engines.distributed import gather_objects
@@ -124,8 +125,26 @@ def step_masses(
     return StepMasses(memory, prompts, [names for rank_names in gather_objects(own) for names in rank_names])
 
 
+def step_counts(
+    counts: AnswerCounts | None,
+    labels: Labels | None,
+    chats: Sequence[Chat],
+    texts: Sequence[str],
+    prompts: Sequence[str],
+    valid: Tensor | None,
+) -> Tensor | None:
+    """How often each answer was sampled in earlier steps, [P, G], as in `step_masses`; None if not needed.
+
+    The valid completions of the step, [P, G], are then counted as well.
+    """
+    if counts is None:
+        return None
+    own = class_labels(counts, labels, chats, texts)
+    return counts.count(prompts, [names for rank_names in gather_objects(own) for names in rank_names], valid)
+
+
 def class_labels(
-    memory: ClassMemory | None, labels: Labels | None, chats: Sequence[Chat], texts: Sequence[str]
+    memory: ClassMemory | AnswerCounts | None, labels: Labels | None, chats: Sequence[Chat], texts: Sequence[str]
 ) -> list[list[str]]:
     """The class of each completion of each chat; the text itself where every sequence is a class."""
     size = len(texts) // len(chats)

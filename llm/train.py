@@ -12,6 +12,7 @@ from torch import Tensor
 
 from conf.schema.base import ConfigError
 from conf.schema.llm import LlmConfig
+from core.answer_counts import AnswerCounts, make_answer_counts
 from core.classes import ClassMemory, StepMasses, make_class_memory
 from core.objective import Objective, make_objective
 from core.schedules import StepStatistics, known, linear, make_schedule, run_progress
@@ -50,6 +51,7 @@ from llm.prompt_statistics import (
     make_statistics,
     prompt_key,
     statistics_seed,
+    step_counts,
     step_masses,
 )
 from llm.redraw import Drawn, Redraw
@@ -77,7 +79,8 @@ class Learner(NamedTuple):
     max_gap: nats per token by which policy and sampler may differ on average.
     drop_truncated: whether truncated completions are excluded from the loss.
     memory: the classes of each prompt, for MARA; None where it needs none.
-    labels: names the class of each completion, for MARA over answers; else None.
+    counts: how often each answer was sampled, for a transform that needs it; else None.
+    labels: names the class of each completion, for MARA over answers and for the counts; else None.
     statistics: what is taken once for each prompt from completions of the reference; None if nothing is.
     redraw: draws groups again whose rewards tie; None: they are kept.
     seed: of the run.
@@ -95,6 +98,7 @@ class Learner(NamedTuple):
     similarity: Similarity | None = None
     drop_truncated: bool = False
     memory: ClassMemory | None = None
+    counts: AnswerCounts | None = None
     labels: Labels | None = None
     statistics: ReferenceStatistics | None = None
     redraw: Redraw | None = None
@@ -115,6 +119,7 @@ class Experience(NamedTuple):
     failure: message of a completion that could not be scored; None if all were.
     masses: the class masses of the groups, for a transform that needs them; else None.
     threshold: [P, 1] lowest good reward of each prompt, if it is the prompt's own; else None.
+    answer_count: [P, G] samples of earlier steps with each completion's answer; None if not needed.
     """
 
     chats: list[Chat]
@@ -131,6 +136,7 @@ class Experience(NamedTuple):
     failure: str | None
     masses: StepMasses | None = None
     threshold: Tensor | None = None
+    answer_count: Tensor | None = None
 
 
 class StepResult(NamedTuple):
@@ -181,7 +187,12 @@ def train(config: LlmConfig, run: Run) -> None:
     data_hashes = {f"data/{name}": records.sha256 for name, records in task.data.items()}
     identity = {"reference": reference_hash, **reward.identity, **data_hashes}
     ahead = learner.sampler if config.rollout.behind else None
-    optional = {"classes": learner.memory, "statistics": learner.statistics, "rollout": ahead}
+    optional = {
+        "classes": learner.memory,
+        "counts": learner.counts,
+        "statistics": learner.statistics,
+        "rollout": ahead,
+    }
     remembered = {name: part for name, part in optional.items() if part is not None}
     run.register_state(identity, engine=engine, watch=watch, values=state, **remembered)
     warn_of_moving_threshold(config, run)
@@ -302,6 +313,7 @@ def make_learner(
         drop_truncated=drop_truncated,
         redraw=Redraw(models, sampler, reward, config.seed, rounds, drop_truncated) if rounds else None,
         memory=memory,
+        counts=make_answer_counts(config.transform.name),
         labels=make_labels(config.transform, task, device),
         statistics=make_statistics(config.transform, memory),
         seed=config.seed,
@@ -374,6 +386,7 @@ def gather_experience(learner: Learner, batch: Batch, drawn: Drawn, ref_logp: Te
     chats = [chat for chats in gather_objects(list(batch.chats)) for chat in chats]
     prompts = [prompt_key(chat) for chat in chats]
     threshold = None if learner.statistics is None else learner.statistics.of(prompts)
+    counts = step_counts(learner.counts, learner.labels, batch.chats, texts, prompts, valid)
     return Experience(
         chats=chats,
         texts=[text for rank_texts in gather_objects(texts) for text in rank_texts],
@@ -389,6 +402,7 @@ def gather_experience(learner: Learner, batch: Batch, drawn: Drawn, ref_logp: Te
         failure=scores.failure,
         masses=step_masses(learner.memory, learner.labels, batch.chats, texts, prompts),
         threshold=None if threshold is None else threshold.to(reward),
+        answer_count=None if counts is None else counts.to(reward),
     )
 
 
@@ -465,6 +479,7 @@ def policy_loss(
         "valid": experience.valid,
         "complete": experience.complete,
         "diversity": experience.diversity,
+        "answer_count": experience.answer_count,
         "behaviour_logp": None if behaviour_logp is None else behaviour_logp.view(P, G, -1),
         "sampler_logp": experience.sampler_logp,
     }

@@ -259,8 +259,8 @@ class ChemConfig(RunConfig):
         self._check_stages()
         if isinstance(self.transform, DiversityConfig) and (self.replay.sample or self.replay.augmentations):
             raise ConfigError(
-                f"replay: must be off with transform={self.transform.name}, whose diversity is that of the sampled "
-                f"batch; set replay.sample and replay.augmentations to 0, got {self.replay.sample} and "
+                f"replay: must be off with transform={self.transform.name}, which compares molecules as they are "
+                f"sampled; set replay.sample and replay.augmentations to 0, got {self.replay.sample} and "
                 f"{self.replay.augmentations}"
             )
         if (

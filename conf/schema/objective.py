@@ -5,7 +5,7 @@ from typing import Any
 
 from conf.schema.base import ConfigError, Section, check_range, key, option, yaml_text
 from conf.schema.equivalence import EQUIVALENCES, EquivalenceSection
-from core.rules import ALGORITHMS, ANCHORS, AUTO, CLASSES, DIVERGENCE_PLACEMENTS, LEVELS, MASSES, PLACEMENTS
+from core.rules import ALGORITHMS, ANCHORS, AUTO, CLASSES, DIVERGENCE_PLACEMENTS, LEVELS, MASSES, MEAN, PLACEMENTS
 
 KL_SAMPLES = 32  # of objective.kl_samples=null
 DIVERGENCE_METRICS = (  # keys of metrics.jsonl, those that can be trusted at any distance from the reference
@@ -225,7 +225,16 @@ class UcpoConfig(TransformConfig):
 
 @dataclass
 class DiversityConfig(TransformConfig, EquivalenceSection):
-    """A transform that compares the completions of a group with each other."""
+    """A transform that compares completions with each other.
+
+    Attributes:
+        compared_by: what it takes from the group, classes or similarities, or counts of the answers of earlier steps.
+    """
+
+    @property
+    def compared_by(self) -> str:
+        """One of classes, embedding and counts."""
+        return "classes"
 
     equivalence: str = key(
         "when completions are the same: answer (the same answer to the task), or exact, embedding or classifier as "
@@ -290,6 +299,11 @@ class DraConfig(DiversityConfig):
                 f"{prefix}embedder: must be a folder or hub name with {prefix}similarity=embedding, got null"
             )
 
+    @property
+    def compared_by(self) -> str:
+        """One of classes and embedding."""
+        return self.similarity
+
     def options(self) -> dict[str, Any]:
         """Return nothing: the package computes the similarities from the completions."""
         return {}
@@ -320,6 +334,31 @@ class BatchExplorationConfig(DiversityConfig):
 
     name: str = "batch_exploration"
     coef: float = key("subtracted from the advantage, times the share of the group that are equivalent others", low=0)
+
+
+@option("transform", "historical_exploration")
+@dataclass
+class HistoricalExplorationConfig(DiversityConfig):
+    """Outcome-based exploration over a run: the advantage is higher the more seldom the answer was sampled."""
+
+    name: str = "historical_exploration"
+    coef: float = key(
+        "of the bonus min(1, 1/sqrt(N)), for an answer that was sampled N times in earlier steps", low=0
+    )
+    baseline: Any = key("subtracted from the bonus: a number in [0, 1] (UCB-Con), or mean: of the group (UCB-Mean)")
+
+    @property
+    def compared_by(self) -> str:
+        """Counts of earlier steps."""
+        return "counts"
+
+    def check(self, prefix: str) -> None:
+        """Check the one key that is a number or a text."""
+        super().check(prefix)
+        baseline = self.baseline
+        number = isinstance(baseline, int | float) and not isinstance(baseline, bool)
+        if baseline != MEAN and not (number and 0 <= baseline <= 1):
+            raise ConfigError(f"{prefix}baseline: must be mean or a number in [0, 1], got {yaml_text(baseline)}")
 
 
 # --- schedules of beta: one option each; the functions are in `core.schedules` ----------------------------------

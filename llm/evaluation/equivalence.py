@@ -12,7 +12,7 @@ from transformers.utils import logging as transformers_logging
 from conf.schema.base import ConfigError
 from conf.schema.extras import missing_package
 from conf.schema.llm import EvaluateConfig
-from conf.schema.objective import DiversityConfig, DraConfig, MaraConfig, TransformConfig
+from conf.schema.objective import DiversityConfig, MaraConfig, TransformConfig
 from launch.runs.hub import folder_or_hub
 from llm.adapters import load_pretrained, load_tokenizer
 from llm.inference.prompts import Chat
@@ -208,7 +208,7 @@ def make_partition(transform: TransformConfig, task: Task, device: torch.device)
     Raises:
         ConfigError: a model of the partition cannot be loaded.
     """
-    if not isinstance(transform, DiversityConfig) or getattr(transform, "similarity", "classes") != "classes":
+    if not isinstance(transform, DiversityConfig) or transform.compared_by != "classes":
         return None
     if transform.equivalence == "answer":
         return lambda prompt, texts: class_indices([task.answer_to(prompt, text) for text in texts])
@@ -222,7 +222,7 @@ def make_similarity(transform: TransformConfig, device: torch.device) -> Similar
     Raises:
         ConfigError: the embedder cannot be loaded.
     """
-    if not isinstance(transform, DraConfig) or transform.similarity != "embedding":
+    if not isinstance(transform, DiversityConfig) or transform.compared_by != "embedding":
         return None
     try:
         embed = Embedder(str(transform.embedder), device)
@@ -246,16 +246,18 @@ def _load_partition(transform: DiversityConfig | MaraConfig, device: torch.devic
 
 
 def make_labels(transform: TransformConfig, task: Task, device: torch.device) -> Labels | None:
-    """The function that names the class of each completion, for MARA over answers; None for other transforms.
+    """The function that names the class of each completion; None for transforms that need no names.
 
-    It is given the classes of the prompt that are known already. A class of an embedding or a classifier is named
-    by its first text, and a text belongs to the first class whose name it is equivalent to, so that classes last
-    over a run.
+    MARA over answers needs them, and a transform that counts the answers of a run. The function is given the classes
+    of the prompt that are known already. A class of an embedding or a classifier is named by its first text, and a
+    text belongs to the first class whose name it is equivalent to, so that classes last over a run.
 
     Raises:
         ConfigError: a model of the equivalence cannot be loaded.
     """
-    if not isinstance(transform, MaraConfig) or transform.level != "answer":
+    masses = isinstance(transform, MaraConfig) and transform.level == "answer"
+    counts = isinstance(transform, DiversityConfig) and transform.compared_by == "counts"
+    if not isinstance(transform, MaraConfig | DiversityConfig) or not (masses or counts):
         return None
     if transform.equivalence == "answer":
         return lambda prompt, known, texts: [task.answer_to(prompt, text) for text in texts]

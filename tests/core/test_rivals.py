@@ -8,11 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.advantages import batch_exploration, batch_normalised, group_normalised, mean_normalised
+from core.advantages import (
+    batch_exploration,
+    batch_normalised,
+    group_normalised,
+    historical_exploration,
+    mean_normalised,
+)
 from core.losses import policy_gradient
 from core.transforms import class_diversity, class_sizes, dra, gapo, mean_dissimilarity
 
-from .enumeration import one_token_gradient, random_logits, random_logp
+from .enumeration import follow_gradient, one_token_gradient, random_logits, random_logp
 from .test_objective_methods import BETA, REWARD, expected_by_tuples, gradient_of, group_loss, make
 
 Coefficient = Callable[[list[int]], list[float]]  # a group of outcomes -> what multiplies grad log pi of each
@@ -31,6 +37,7 @@ RIVALS: dict[str, dict[str, Any]] = {  # what the files of the methods set; test
     "dra_grpo": {"transform": "dra", "advantage": "group_normalised", **GRPO},
     "uniqueness": {"transform": "uniqueness", "advantage": "group_normalised", **GRPO},
     "obe_batch": {"transform": "batch_exploration", "advantage": "group_normalised", **GRPO},
+    "obe_historical": {"transform": "historical_exploration", "advantage": "group_normalised", **GRPO},
     "gapo": {"transform": "gapo", "advantage": "group_normalised", **GRPO},
     "flowrl": {"advantage": "group_normalised", "policy_loss": "flowrl", "length_normalised": True},
     "dmpo": {"match_coef": 1.0, "match_temperature": 0.1, "clip_high": 0.2},  # the rest is that of grpo
@@ -250,6 +257,110 @@ def test_batch_exploration_counts_the_others_of_the_group_with_the_same_answer()
     torch.testing.assert_close(changed, torch.tensor([[-0.1, -0.1, 0.0, 0.0]]))
     with pytest.raises(ValueError, match=r"coef must be >= 0, got -0\.3"):
         batch_exploration(torch.zeros(1, 4), size, coef=-0.3)
+
+
+# --- Outcome-based exploration over a run (arXiv:2509.06941) -------------------------------------------------------
+
+SAMPLED = torch.tensor([0.0, 1.0, 9.0, 400.0], dtype=torch.float64)  # how often each outcome was sampled before
+NOVELTY = torch.tensor([1.0, 1.0, 1 / 3, 0.05], dtype=torch.float64)  # min(1, 1 / sqrt(N))
+
+
+def explored_by(
+    options: dict[str, Any], sampled: Tensor, ref: Tensor, beta: float, **more: Any
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """For `one_token_gradient`: the loss with the bonus, where outcomes were sampled that often in earlier steps."""
+    objective = make("historical_exploration", options, **{"placement": "loss", **more})
+
+    def loss(members: Tensor, policy_logp: Tensor) -> Tensor:
+        mask = torch.ones(*members.shape, 1, dtype=torch.bool)
+        reference = ref[members].unsqueeze(-1)
+        counts = sampled[members]
+        return objective.loss(
+            UNEVEN[members], policy_logp.unsqueeze(-1), reference, mask, beta=beta, answer_count=counts
+        )[0]
+
+    return loss
+
+
+@pytest.mark.parametrize(("baseline", "share"), [(0.0, 1.0), (0.5, 1.0), ("mean", 2 / 3)])
+def test_the_historical_bonus_adds_the_gradient_of_its_mean(baseline: float | str, share: float) -> None:
+    """A number as baseline changes no expected gradient, and the mean of the group's n bonuses leaves (n - 1)/n."""
+    coef, logits, ref = 0.7, random_logits(4, seed=1), random_logp(4, seed=2)
+    sampled = one_token_gradient(explored_by({"coef": coef, "baseline": baseline}, SAMPLED, ref, 0.0), logits, 3)
+
+    def of(bonus: Tensor, factor: float) -> Tensor:
+        return gradient_of(lambda logp: (logp.exp() * (UNEVEN + factor * bonus)).sum(), logits)
+
+    other_share = of(NOVELTY, coef * (5 / 3 - share))
+    assert_gradient(
+        sampled, of(NOVELTY, coef * share), other_share, of(NOVELTY.square(), coef * share), of(NOVELTY, 0)
+    )
+
+
+@pytest.mark.parametrize("baseline", [0.5, "mean"])
+def test_historical_exploration_adds_to_grpo_s_advantages(baseline: float | str) -> None:
+    """A + coef (b - b0), UCB-Con, or A + coef (b - mean of the group's b), UCB-Mean."""
+
+    def formula(group: list[int], coef: float, centre: bool) -> list[float]:
+        bonus = NOVELTY[group]
+        bonus = bonus - (bonus.mean() if centre else 0.5)
+        return (grpo_advantages(group) + coef * bonus).tolist()
+
+    logits, ref = random_logits(4, seed=1), random_logp(4, seed=2)
+    loss = explored_by({"coef": 0.2, "baseline": baseline}, SAMPLED, ref, 0.0, advantage="group_normalised")
+    choices = ((0.2, baseline == "mean"), (0.2, baseline != "mean"), (-0.2, False), (0.0, False))
+    right, *wrong = (expected(lambda g, c=c: formula(g, *c), logits) for c in choices)  # type: ignore[misc]
+    assert_gradient(one_token_gradient(loss, logits, 3), right, *wrong)
+    zero = torch.zeros(1, 4, dtype=torch.float64)
+    valid = torch.tensor([[True, True, True, False]])
+    changed = historical_exploration(zero, SAMPLED.unsqueeze(0), valid, coef=0.3, baseline=baseline)
+    centre = 7 / 9 if baseline == "mean" else 0.5
+    by_hand = torch.tensor([[0.3 * (1 - centre), 0.3 * (1 - centre), 0.3 * (1 / 3 - centre), 0.0]])
+    torch.testing.assert_close(changed, by_hand.double())
+    with pytest.raises(ValueError, match=r"coef must be >= 0, got -0\.3"):
+        historical_exploration(zero, zero, coef=-0.3, baseline=baseline)
+
+
+def test_the_optimum_with_the_historical_bonus_goes_to_the_one_without_as_counts_grow() -> None:
+    """At fixed counts it is ref exp((R + coef b) / beta): the gradient vanishes there, and not without b."""
+    ref, options = random_logp(4, seed=2), {"coef": 0.7, "baseline": 0.5}
+    for sampled, bonus in ((SAMPLED, NOVELTY), (SAMPLED + 1e12, torch.zeros(4))):
+        loss = explored_by(options, sampled, ref, BETA)
+        optimum = ref + (UNEVEN + 0.7 * bonus) / BETA
+        assert float(one_token_gradient(loss, optimum, 3).abs().max()) < 1e-6
+        if bonus.any():
+            assert float(one_token_gradient(loss, ref + UNEVEN / BETA, 3).abs().max()) > 1e-2
+
+
+@pytest.mark.parametrize(("coef", "low", "high"), [(0.2, 0.5, 2.0), (0.0, 14.9, 15.1)])
+def test_without_a_kl_the_historical_bonus_evens_out_equal_rewards(coef: float, low: float, high: float) -> None:
+    """Its sum over the steps has no bound, so that 15 : 1 becomes a swing around 1 : 1. Without it 15 : 1 stays."""
+    reward, ref = torch.ones(2, dtype=torch.float64), torch.tensor([15 / 16, 1 / 16], dtype=torch.float64).log()
+    objective = make("historical_exploration", {"coef": coef, "baseline": 0.5}, placement="loss")
+    policy, sampled = ref, torch.zeros(2, dtype=torch.float64)
+
+    def loss(members: Tensor, logp: Tensor) -> Tensor:
+        mask = torch.ones(*members.shape, 1, dtype=torch.bool)
+        counts, reference = sampled[members], ref[members].unsqueeze(-1)
+        return objective.loss(reward[members], logp.unsqueeze(-1), reference, mask, beta=0.0, answer_count=counts)[0]
+
+    for _ in range(600):
+        policy = follow_gradient(loss, policy, size=3, rate=1.0, steps=1).log()
+        sampled += 3 * policy.exp()
+    for ratio in (float((policy[0] - policy[1]).exp()), float(sampled[0] / sampled[1])):
+        assert low < ratio < high
+
+
+def test_historical_exploration_needs_the_counts_of_answers() -> None:
+    logp, mask = torch.zeros(1, 2, 1), torch.ones(1, 2, 1, dtype=torch.bool)
+    objective = make("historical_exploration", {"coef": 0.2, "baseline": "mean"})
+    assert objective.needs_answer_count
+    assert not objective.needs_diversity
+    assert not objective.has_target
+    with pytest.raises(ValueError, match="needs the earlier samples of each answer, but answer_count is None"):
+        objective.loss(torch.ones(1, 2), logp, logp, mask, beta=0.1)
+    objective.loss(torch.ones(1, 2), logp, logp, mask, beta=0.1, answer_count=torch.ones(1, 2))  # control
+    assert not make().needs_answer_count
 
 
 def test_a_method_that_compares_completions_needs_their_diversity() -> None:

@@ -231,8 +231,8 @@ CASES = [  # choices that break a rule, the key and the message, and the changes
     (
         {**PASS_AT_K, "transform": "darling"},
         "transform",
-        "must be one of identity, differential_smoothing, ucpo, uniqueness, batch_exploration with "
-        "advantage=pass_at_k, got darling: "
+        "must be one of identity, differential_smoothing, ucpo, uniqueness, batch_exploration, "
+        "historical_exploration with advantage=pass_at_k, got darling: "
         "the advantage depends on which samples are good, not on their rewards",
         {"transform": "ucpo"},
     ),

@@ -47,7 +47,7 @@ def test_a_rule_rejects_and_its_neighbour_is_legal(rejected, key, legal):
     [
         (
             "transform=darling replay.size=9 replay.sample=3",
-            "replay: must be off with transform=darling, whose diversity is that of the sampled batch; set "
+            "replay: must be off with transform=darling, which compares molecules as they are sampled; set "
             "replay.sample and replay.augmentations to 0, got 3 and 0",
         ),
         (
