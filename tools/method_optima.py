@@ -113,6 +113,7 @@ def groups_of_all() -> Groups:
 
 GROUPS = groups_of_all()
 DIVERSITY = class_diversity(GROUPS.answers).double()
+SAMPLED = torch.full(GROUPS.members.shape, torch.inf)  # each answer of a policy that has settled, sooner or later
 GROUP_REWARD, GROUP_REF_LOGP = REWARD[GROUPS.members], REF_LOGP[GROUPS.members].unsqueeze(-1)
 MASK = torch.ones_like(GROUP_REF_LOGP, dtype=torch.bool)
 
@@ -200,6 +201,7 @@ def loss_coefficient(run: Run, logp: Tensor, beta: float) -> Tensor:
         MASK,
         beta=beta,
         diversity=DIVERSITY,
+        answer_count=SAMPLED,
         masses=lambda facts: all_masses(run),
         generator=None,
     )

@@ -84,6 +84,7 @@ TRANSFORMS = {
     "ips": "IPS",
     "uniqueness": "uniqueness",
     "batch_exploration": "batch exploration",
+    "historical_exploration": "historical exploration",
     "both": "vanilla and MARA",
 }
 DIRECTIONS = {
@@ -96,6 +97,7 @@ METHODS = {
     **TRANSFORMS,
     "rloo": "RLOO",
     "obe_batch": "OBE-Batch",
+    "obe_historical": "OBE, historical",
     "rloo_forward": "RLOO, forward KL",
     "mara_reverse": "MARA, reverse KL",
     "mara_forward": "MARA, forward KL",

@@ -58,6 +58,7 @@ METHOD_COLOURS = {  # by `method_name`
     "dra_grpo": "#86B200",
     "uniqueness": "#512E66",
     "obe_batch": "#00A0C8",
+    "obe_historical": "#A830F8",
     "clip_cov": "#0000B2",
     "kl_cov": "#B20000",
     "reinforce_plus_plus": "#664250",

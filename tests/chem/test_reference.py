@@ -17,8 +17,8 @@ from launch.cli.compose import compose_typed
 TOLUENE, BENZOIC = "Cc1ccccc1", "OC(=O)c1ccccc1"
 
 
-def chem_config(*overrides):
-    return compose_typed("chem", ["transform=mara", *overrides])[0]
+def chem_config(*overrides, transform="mara"):
+    return compose_typed("chem", [f"transform={transform}", *overrides])[0]
 
 
 class LengthScore:
@@ -44,6 +44,12 @@ class LengthScore:
 )
 def test_the_class_of_a_molecule(overrides, labels):
     assert molecule_labels(["OCC", "C(C)O", TOLUENE, BENZOIC, "C("], chem_config(*overrides)) == labels
+
+
+def test_a_molecule_is_counted_whatever_its_spelling():
+    assert molecule_labels(["OCC", "C(C)O", "C("], chem_config(transform="historical_exploration")) == ["CCO"] * 2 + [
+        ""
+    ]
 
 
 def test_the_threshold_is_the_quantile_of_molecules_of_the_prior():

@@ -16,6 +16,7 @@ from chem.oracles import OracleError, Result, Status
 from chem.stages import StageOracle, StageState, stage_configs
 from conf.schema.base import ConfigError
 from conf.schema.chem import ChemConfig, RecurrentConfig, StageConfig
+from core.answer_counts import AnswerCounts
 from launch.cli.compose import compose, compose_typed
 from launch.runs.run import Run
 from launch.runs.run_folder import read_json, read_jsonl
@@ -118,9 +119,10 @@ def run_chem(folder, prior, *overrides, stop_after=None):
 FILES = ("metrics.jsonl", "samples.jsonl", "summary.json", "molecules.csv", "molecules_stage_1.csv")
 
 
-def test_a_run_that_was_killed_resumes_in_its_stage(prior, tmp_path):
+@pytest.mark.parametrize("options", [MARA, ["transform=historical_exploration"]])
+def test_a_run_that_was_killed_resumes_in_its_stage(prior, tmp_path, options):
     """Before the first step of the second stage, and within it."""
-    summary, metrics, samples = run_chem(tmp_path / "whole", prior, *MARA, STAGES)
+    summary, metrics, samples = run_chem(tmp_path / "whole", prior, *options, STAGES)
     assert [stage["stopped_by"] for stage in summary["stages"]] == ["steps", "budget"]
     assert summary["stages"][0]["steps"] == 4
     assert summary["stages"][1]["calls"] == 40
@@ -130,11 +132,26 @@ def test_a_run_that_was_killed_resumes_in_its_stage(prior, tmp_path):
     for killed_at in (4, 6):
         folder = tmp_path / f"killed_{killed_at}"
         with pytest.raises(InterruptedError):
-            run_chem(folder, prior, *MARA, STAGES, stop_after=killed_at)
+            run_chem(folder, prior, *options, STAGES, stop_after=killed_at)
         assert not (folder / "summary.json").exists()
-        run_chem(folder, prior, *MARA, STAGES)
+        run_chem(folder, prior, *options, STAGES)
         for name in (*FILES, "policy/model.safetensors"):
             assert (tmp_path / "whole" / name).read_bytes() == (folder / name).read_bytes(), name
+
+
+def test_each_stage_counts_its_molecules_anew(prior, tmp_path, monkeypatch):
+    """Only in the first step of a stage has no molecule of the batch been sampled before."""
+    most, count = [], AnswerCounts.count
+
+    def record(self, prompts, labels, valid=None):
+        seen = count(self, prompts, labels, valid)
+        most.append(float(seen.max()))
+        return seen
+
+    monkeypatch.setattr(AnswerCounts, "count", record)
+    _, metrics, _ = run_chem(tmp_path / "run", prior, "transform=historical_exploration", STAGES)
+    new = [row["stage"] for row, seen in zip(metrics, most, strict=True) if seen == 0]
+    assert new == [1, 2]
 
 
 def test_each_stage_has_its_oracle_and_scores_the_memory_anew(prior, tmp_path):

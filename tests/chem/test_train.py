@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import deepcopy
@@ -54,6 +55,7 @@ from chem.train import (
 from conf.schema.base import ConfigError
 from conf.schema.chem import ChemConfig, RecurrentConfig, StopConfig
 from conf.schema.run import OptimizerConfig
+from core.answer_counts import AnswerCounts
 from core.classes import ClassMemory, StepMasses, make_class_memory
 from core.objective import make_objective
 from core.schedules import run_progress, tie_betas
@@ -543,6 +545,24 @@ def test_scaffolds_become_equally_likely_and_replayed_molecules_estimate_no_mass
     if mass == "group":
         with pytest.raises(ConfigError, match=r"^transform\.mass: must be remembered or reference with replay"):
             compose_chem(*settings, "replay.size=4", "replay.sample=2")
+
+
+def test_a_step_counts_its_molecules_and_pays_for_seldom_ones(prior):
+    """Advantages have mean 0, so that a bonus of equal counts adds its square to theirs, of new molecules and old."""
+    config = compose_chem("transform=historical_exploration", "advantage=leave_one_out", "duplicates=keep")
+    square, molecules = {}, []
+    for times in (0, 100):
+        counts = AnswerCounts()
+        counts.prompts[PROMPT] = Counter({name: times for name in molecules})
+        with open_learner(load_prior(prior), config) as learner:
+            result = train_step(learner._replace(counts=counts), config, 0, 0.1)
+        square[times] = float(result.metrics["advantage/std"]) ** 2
+        molecules = [molecule or "" for molecule in result.batch.canonical]
+        assert counts.prompts[PROMPT] == {name: n + times for name, n in Counter(molecules).items()}
+    new, old = 0.2 * (1 - 0.5), 0.2 * (0.1 - 0.5)
+    assert square[0] - square[100] == pytest.approx(new**2 - old**2, rel=1e-3)
+    with pytest.raises(ConfigError, match=r"^replay: must be off with transform=historical_exploration"):
+        compose_chem("transform=historical_exploration", "replay.size=4", "replay.sample=2")
 
 
 def test_off_policy_settings_are_named():

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from core.answer_counts import AnswerCounts
 from core.classes import ClassMemory, make_class_memory
 from core.mara import quantile_threshold
 from llm.prompt_statistics import (
@@ -14,6 +15,7 @@ from llm.prompt_statistics import (
     make_statistics,
     prompt_key,
     statistics_seed,
+    step_counts,
     step_masses,
 )
 from llm.rewards import Scores
@@ -128,3 +130,17 @@ def test_classes_are_named_with_those_of_earlier_steps():
     assert class_labels(memory, None, CHATS, ["a", "b", "c", "d"]) == [["a", "b"], ["c", "d"]]
     assert step_masses(None, None, CHATS, ["a", "b"], PROMPTS) is None
     assert step_masses(memory, labels, CHATS, ["a", "b"], PROMPTS) is not None
+
+
+def test_answers_are_counted_by_the_names_of_earlier_steps():
+    counts, seen = AnswerCounts(), []
+
+    def labels(prompt, known, texts):
+        seen.append(list(known))
+        return [text.upper() for text in texts]
+
+    first, second = (step_counts(counts, labels, CHATS, ["a", "A", "b", "c"], PROMPTS, None) for _ in range(2))
+    assert first.tolist() == [[0, 0], [0, 0]]
+    assert second.tolist() == [[2, 2], [1, 1]]
+    assert seen == [[], [], ["A"], ["B", "C"]]
+    assert step_counts(None, labels, CHATS, ["a", "b"], PROMPTS, None) is None

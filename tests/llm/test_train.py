@@ -14,6 +14,7 @@ from conf.schema.base import ConfigError
 from core.objective import make_objective
 from core.sequence import masked_sum
 from launch.cli.compose import compose
+from launch.engines.factory import make_engine
 from launch.runs.run import Run
 from launch.runs.run_folder import read_jsonl
 from llm.batch import BatchSettings, draw_batch
@@ -21,6 +22,7 @@ from llm.evaluation.equivalence import normalise_text
 from llm.inference.logprobs import completion_logp
 from llm.inference.prompts import set_clock
 from llm.inference.sampling import sample
+from llm.prompt_statistics import prompt_key
 from llm.train import make_learner, mean_metrics, sample_rows, train, train_step, with_entropy
 
 from .helpers import one_step, parameters
@@ -122,6 +124,32 @@ def test_darling_multiplies_by_the_share_of_others_with_another_answer(models, o
         assert total > 0
     plain, *_ = one_step(models, odd_length, make_config(*SMALL))
     assert plain.metrics["reward/augmented"] == plain.metrics["reward/raw"]  # control
+
+
+@pytest.mark.parametrize("equivalence", ["answer", "exact"])
+def test_a_step_counts_its_answers_and_pays_for_seldom_ones(models, odd_length, make_config, equivalence):
+    """Against a count by hand from the texts; a bonus of equal counts adds its square to that of the advantages."""
+    options = ("transform=historical_exploration", f"transform.equivalence={equivalence}", "transform.coef=2")
+    config = make_config(*SMALL, *options, "objective.beta=0", "optimizer.lr=1e-9")
+    class_of = odd_length.answer if equivalence == "answer" else normalise_text
+    models = models._replace(policy=copy.deepcopy(models.policy))
+    learner = make_learner(config, odd_length, models, make_engine("torch", models.policy, config.optimizer, 3))
+    objective = make_objective(**config.objective_arguments())
+    batch = draw_batch(BatchSettings.from_config(config), models, odd_length, step=0)
+    by_hand, squares = {}, []
+    for times in (0, 100):
+        for counts in learner.counts.prompts.values():
+            counts.update({name: times - n for name, n in counts.items()})
+        by_hand = {prompt: dict.fromkeys(names, times) for prompt, names in by_hand.items()}
+        result = train_step(learner, objective, batch, 0.0)  # the same completions: the rate is next to nothing
+        squares.append(float(result.metrics["advantage/std"]) ** 2)
+        for row, chat in enumerate(batch.chats):
+            own = by_hand.setdefault(prompt_key(chat), {})
+            for text in result.texts[6 * row : 6 * row + 6]:
+                own[class_of(text)] = own.get(class_of(text), 0) + 1
+        assert learner.counts.state_dict() == by_hand
+    new, old = 2 * (1 - 0.5), 2 * (0.1 - 0.5)
+    assert squares[0] - squares[1] == pytest.approx(new**2 - old**2, rel=1e-3)
 
 
 def test_dra_divides_by_one_plus_the_summed_similarity(models, odd_length, make_config):

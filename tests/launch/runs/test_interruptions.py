@@ -361,17 +361,16 @@ def test_kill_minus_9_at_random_moments(tmp_path, package, most):
     assert hashes(folder) == hashes(whole)
 
 
-ANSWERS = [
-    *("experiment=spellings", "transform=mara", "transform.level=answer", "objective.direction=forward", "steps=7"),
-    *("group_size=8", "evaluation_completions=6", "checkpoint.every_steps=1"),
-]
+ANSWERS = ["experiment=spellings", "steps=7", "group_size=8", "evaluation_completions=6", "checkpoint.every_steps=1"]
+MASSES = ["transform=mara", "transform.level=answer", "objective.direction=forward"]
 
 
 @pytest.mark.long
-def test_remembered_masses_survive_kill_minus_9(tmp_path):
+@pytest.mark.parametrize(("part", "options"), [("classes", MASSES), ("counts", ["method=obe_historical"])])
+def test_what_is_remembered_of_answers_survives_kill_minus_9(tmp_path, part, options):
     """Killed in a random step and resumed, with the memory of the checkpoint and, as a control, without it."""
     whole, killed, forgotten = tmp_path / "whole", tmp_path / "killed", tmp_path / "forgotten"
-    run = [sys.executable, "-m", "llm", *ANSWERS]
+    run = [sys.executable, "-m", "llm", *ANSWERS, *options]
     subprocess.run([*run, f"hydra.run.dir={whole}"], cwd=ROOT, check=True, capture_output=True, timeout=300)
     process = subprocess.Popen([*run, f"hydra.run.dir={killed}"], cwd=ROOT, stdout=subprocess.DEVNULL)
     last = random.Random(str(tmp_path)).randint(2, 5)
@@ -385,8 +384,8 @@ def test_remembered_masses_survive_kill_minus_9(tmp_path):
         path = forgotten / "checkpoints" / f"step_{step:08}"
         tree = json.loads((path / "state.json").read_text())
         parts = dict(tree["mapping"])
-        assert len(parts["classes"]["mapping"]) == 3  # prompts
-        parts["classes"]["mapping"] = []
+        assert len(parts[part]["mapping"]) == 3  # prompts
+        parts[part]["mapping"] = []
         tree["mapping"] = list(parts.items())
         (path / "state.json").write_text(json.dumps(tree))
         forge(path)
