@@ -343,7 +343,7 @@ class HistoricalExplorationConfig(DiversityConfig):
 
     name: str = "historical_exploration"
     coef: float = key(
-        "of the bonus min(1, 1/sqrt(N)), for an answer that was sampled N times in earlier steps", low=0
+        "factor of the bonus min(1, 1/sqrt(N)), where N samples of earlier steps have the answer", low=0
     )
     baseline: Any = key("subtracted from the bonus: a number in [0, 1] (UCB-Con), or mean: of the group (UCB-Mean)")
 
