@@ -3,10 +3,12 @@
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
+from transformers import PreTrainedModel
 
 from conf.schema.base import ConfigError
 from conf.schema.llm import LlmConfig
@@ -71,18 +73,20 @@ def running_servers(parts: Parts, rollout: ServersConfig, run: Run) -> Iterator[
     """The servers of a run: those of `rollout.addresses`, or those that rank 0 starts and stops.
 
     Raises:
-        ConfigError: no vLLM is found, or the base of the adapter is none that it can load.
-        RolloutFailed: on all ranks, if a server does not start.
+        RolloutFailed: on all ranks, if no vLLM is found, it cannot load the base of the adapter, or a server does not
+            start.
     """
-    processes: list[ServerProcess] = []
+
+    def prepare(policy: PreTrainedModel) -> list[ServerProcess]:
+        if rollout.addresses or not run.is_main:
+            return []
+        python, model = vllm_python(rollout.python), parts.folder.write_base(policy)
+        options, settings = server_options(parts)
+        logs = [run.folder / f"vllm_{index}.log" for index in range(rollout.servers)]
+        return [ServerProcess(python, model, options, settings, log) for log in logs]
+
     with parts.engine.gather() as policy:
-        if run.is_main and not rollout.addresses:
-            python, model = vllm_python(rollout.python), parts.folder.write_base(policy)
-            options, settings = server_options(parts)
-            processes = [
-                ServerProcess(python, model, options, settings, run.folder / f"vllm_{index}.log")
-                for index in range(rollout.servers)
-            ]
+        processes = on_all_ranks(partial(prepare, policy))
     servers = Servers(
         rollout.addresses,
         processes,
@@ -121,12 +125,12 @@ def running_engine(parts: Parts, rollout: InProcessConfig, run: Run) -> Iterator
     """An engine on the device of each rank.
 
     Raises:
-        ConfigError: this environment has no vLLM, or the base of the adapter is none that it can load.
-        RolloutFailed: on all ranks, if an engine does not start.
+        RolloutFailed: on all ranks, if an environment has no vLLM, the base of the adapter cannot be loaded, or an
+            engine does not start.
     """
-    program = vllm_version()
+    program = on_all_ranks(vllm_version)
     with parts.engine.gather() as policy:
-        model = distributed.broadcast(str(parts.folder.write_base(policy)) if run.is_main else None)
+        model = on_first_rank(lambda: str(parts.folder.write_base(policy)))
     device, log = parts.models.eos_ids.device, run.folder / f"vllm_{distributed.current_ranks().rank}.log"
     arguments = {**engine_arguments(parts), **rollout.arguments}
     engine = InProcessEngine(Path(model), arguments, {**device_settings(device), **rollout.environment}, device, log)
@@ -212,3 +216,13 @@ def on_all_ranks(call: Callable[[], Value]) -> Value:
     if failures:
         raise RolloutFailed(failures[0])
     return cast(Value, result)
+
+
+def on_first_rank(call: Callable[[], str]) -> str:
+    """The text that a call on rank 0 returns, on all ranks.
+
+    Raises:
+        RolloutFailed: on all ranks, if the call raises ConfigError.
+    """
+    is_first = distributed.current_ranks().rank == 0
+    return cast(str, distributed.broadcast(on_all_ranks(call if is_first else lambda: "")))

@@ -27,7 +27,7 @@ from llm.rollout.base import LocalSampler, RolloutFailed, Sampled, Sampler
 from llm.rollout.client import Completion, Ends
 from llm.rollout.in_process import InProcessEngine
 from llm.rollout.pool import Servers, Weights
-from llm.rollout.starting import Parts, make_folder, on_all_ranks, running
+from llm.rollout.starting import Parts, make_folder, on_all_ranks, on_first_rank, running
 from llm.rollout.weights import WeightFolder
 from llm.tasks.base import Task
 
@@ -73,7 +73,7 @@ class VllmSampler:
         """Start what samples, or find servers that are running; what the run has started ends with the context."""
         rollout = self.config.rollout
         assert isinstance(rollout, VllmConfig)
-        folder = Path(distributed.broadcast(make_folder(rollout) if run.is_main else None))
+        folder = Path(on_first_rank(partial(make_folder, rollout)))
         try:
             self.folder = WeightFolder(folder, self.config.model, self.models)
             parts = Parts(self.config, self.models, self.engine, self.task, self.folder)

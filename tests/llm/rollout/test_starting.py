@@ -1,14 +1,25 @@
 """What samples for a run with vLLM: what it is started with, and errors on all ranks."""
 
+from importlib.util import find_spec
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from conf.schema.base import ConfigError
 from llm.rollout import starting
 from llm.rollout.base import RolloutFailed
-from llm.rollout.starting import Parts, device_settings, lora_rank, make_folder, on_all_ranks, server_options
+from llm.rollout.starting import (
+    Parts,
+    device_settings,
+    lora_rank,
+    make_folder,
+    on_all_ranks,
+    on_first_rank,
+    server_options,
+)
 
-from .test_vllm import SMALL, draw_all, seeded_prompts
+from .test_vllm import SMALL, draw_all, end_of_ranks, seeded_prompts
 
 
 def test_what_a_started_server_is_told(models, odd_length, make_config):
@@ -49,3 +60,38 @@ def test_an_error_of_one_rank_is_one_of_all(monkeypatch):
     monkeypatch.setattr(starting.distributed, "gather_objects", lambda failure: [failure, "rank 1 has no room"])
     with pytest.raises(RolloutFailed, match="rank 1 has no room"):
         on_all_ranks(lambda: 3)
+    with pytest.raises(RolloutFailed, match="rank 1 has no room"):
+        on_first_rank(lambda: "text")
+
+
+def test_only_the_first_rank_is_asked(monkeypatch):
+    calls = []
+    assert on_first_rank(lambda: "text") == "text"
+    monkeypatch.setattr(starting.distributed, "current_ranks", lambda: SimpleNamespace(rank=1))
+    monkeypatch.setattr(starting.distributed, "broadcast", lambda value: value or "of rank 0")
+    assert on_first_rank(lambda: calls.append(1) or "text") == "of rank 0"
+    assert not calls
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("rollout", "message"),
+    [
+        ("rollout=vllm rollout.folder=/missing/folder", "rollout.folder: must be a folder that can be written, got"),
+        ("rollout=vllm rollout.python=/missing/python", "rollout.python: /missing/python cannot be started (No such"),
+        pytest.param(
+            "rollout=vllm_in_process",
+            "rollout: vllm_in_process needs vLLM in the environment",
+            marks=pytest.mark.skipif(find_spec("vllm") is not None, reason="this environment has vLLM"),
+        ),
+    ],
+)
+def test_a_mistake_is_named_on_every_rank(tmp_path, model_folder, rollout, message):
+    """Rank 0 alone finds most of them, before sampling starts; the other ranks wait for it."""
+    arguments = (word for word in (*SMALL, *rollout.split()) if word != "threads=null")
+    options = (f"model.name_or_path={model_folder}", "model.device=cpu", "evaluation_completions=4", "threads=1")
+    statuses, outputs = end_of_ranks(2, tmp_path / "run", [*arguments, *options])
+    assert statuses == [1, 1]
+    for output in outputs:
+        assert output.splitlines()[-1].startswith(f"llm: {message}")
+        assert "Traceback" not in output

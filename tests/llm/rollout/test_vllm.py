@@ -273,6 +273,16 @@ def test_completions_become_padded_rows():
 
 def run_on_ranks(world, folder, arguments, *packages):
     """Run the command on ranks that gloo connects; returns the rows of metrics and samples."""
+    statuses, outputs = end_of_ranks(world, folder, arguments, *packages)
+    assert statuses == [0] * world, "\n".join(outputs)
+    return [
+        [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("metrics", "samples")
+    ]
+
+
+def end_of_ranks(world, folder, arguments, *packages):
+    """Run the command on ranks that gloo connects; returns the exit status and the output of each."""
     path = os.pathsep.join(map(str, [ROOT, *packages]))
     shared = {**os.environ, "PYTHONPATH": path, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     shared |= {"WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
@@ -292,11 +302,7 @@ def run_on_ranks(world, folder, arguments, *packages):
     finally:
         for process in processes:
             process.kill()
-    assert all(process.returncode == 0 for process in processes), "\n".join(outputs)
-    return [
-        [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
-        for name in ("metrics", "samples")
-    ]
+    return [process.returncode for process in processes], outputs
 
 
 @pytest.mark.slow
