@@ -13,10 +13,10 @@ update per step on the whole batch, and no gradient checkpointing. Every complet
 mask the logits so that the end-of-sequence token is sampled exactly there. Times are those of whole steps after a
 warm-up. While one process is timed the other one waits, so that changes in the speed of the machine affect both; a
 turn of `short` has three steps. On a GPU one process ends before the other starts. Turns in which other processes
-used more than a tenth of a core are excluded from the medians. Memory is a process's peak minus its memory after the
-imports. On the CPU the matrix products of the first step are counted, and after the warm-up timed alone, each by
-itself: the share of the step that they need, and the ratio of both sides if they did nothing but their products.
-Needs trl.
+used more than a tenth of a core are excluded from the medians. Memory is a process's peak after the warm-up minus
+its memory after the imports. On the CPU the matrix products of the first step are counted, and at the end of the
+warm-up timed alone, each by itself: the share of the step that they need, and the ratio of both sides if they did
+nothing but their products. Needs trl.
 """
 
 import argparse
@@ -250,6 +250,8 @@ class Meter:
             self.products.__exit__(None, None, None)
         if self.products and self.done == WARMUP:
             self.time_products(self.products.counts)
+        if self.done == WARMUP and not self.cuda:
+            forget_peak()
         if self.done < WARMUP or (self.done - WARMUP) % self.steps_per_turn:
             return
         spans = {"sampling": 0.0, "objective": 0.0, **self.spans, "seconds": end - self.start}
@@ -260,7 +262,7 @@ class Meter:
         self.start = self.now()
 
     def time_products(self, counts: Any) -> None:
-        """Time the products alone. Two factors and their product need less memory than the step did."""
+        """Time the products alone."""
         from benchmarks.products import seconds_alone, total_flops
 
         self.ends = {"products": seconds_alone(counts), "gflops": total_flops(counts) / 1e9}
@@ -288,6 +290,12 @@ def resident_mb() -> float:
     """Current memory of this process in MB."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def forget_peak() -> None:
+    """Let the peak of this process's memory be that of what follows."""
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
 
 
 def machine_busy() -> float:

@@ -13,9 +13,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from chem.benchmarks.curves import draw_progress
 from chem.benchmarks.records import (
+    LEGEND,
     Cell,
     Records,
     console_table,
+    has_star,
     markdown_table,
     read_records,
     settings_key,
@@ -31,6 +33,7 @@ from launch.cli.compose import compose
 from launch.cli.import_path import module_command, module_environment
 from launch.runs import signals
 from launch.runs.atomic import make_folder, remove_folder
+from launch.runs.closing import shown_path
 from launch.runs.console import console
 from launch.runs.provenance import code_version, package_versions
 from launch.runs.run import Run
@@ -78,6 +81,9 @@ def run_benchmark(config: BenchmarkConfig, run: Run) -> None:
         lock = lock_work(work)
         waiting = [job for job in jobs if (job.cell, settings_key(job.settings)) not in read_records(path)]
         run.info(f"{len(jobs) - len(waiting)} of {len(jobs)} runs are in {path}")
+        run.saved = (
+            f"the records of finished runs, in {shown_path(path)}; the checkpoints of others, in {shown_path(work)}"
+        )
         try:
             failures = run_jobs(waiting, config, lambda job: save_record(job, config, suite, path))
         finally:
@@ -305,6 +311,8 @@ def report(
             f"{config.benchmark}: {figures}, mean ± standard error over {config.seeds} seeds", methods, rows
         )
     )
+    if has_star(rows):
+        run.info(LEGEND.format(method=methods[0]))
     if others:
         run.info(f"{others} records of these methods have other settings and are left out")
     run.finish({"rows": rows, "methods": methods, "metrics": list(suite.metrics)})

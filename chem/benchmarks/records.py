@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from launch.analysis.marked_page import write_marked
+from launch.analysis.significance import welch_test
 from launch.analysis.uncertainty import format_mean, standard_error
 from launch.runs.atomic import make_folder
 from launch.runs.fitted_table import FittedTable
@@ -21,6 +22,10 @@ class Cell(NamedTuple):
     task: str
     seed: int
 
+
+LEVEL = 0.05  # of the test whether a mean differs from that of the first method
+STAR = "*"  # marks that it does
+LEGEND = f"{STAR} p < {LEVEL:g} against {{method}} (Welch, two-sided, over seeds; each cell by itself)"
 
 Records = dict[tuple[Cell, str], dict[str, Any]]  # by run and its settings
 
@@ -87,7 +92,8 @@ def table_rows(
 ) -> list[list[str]]:
     """The cells of the table: a row for each task and metric, and with one metric their sum.
 
-    Where seeds lack, their number follows in brackets; a figure that some run has not reached is `-`.
+    Where seeds lack, their number follows in brackets; a figure that some run has not reached is `-`. A star marks
+    means that differ from those of the first method (`differs`).
 
     Args:
         results: the figures of each finished run.
@@ -98,26 +104,37 @@ def table_rows(
     """
     rows = []
     for metric in metrics:
-        means = {
-            (method, task): seed_mean(results, method, task, seeds, metric) for method in methods for task in tasks
+        values = {
+            (method, task): seed_values(results, method, task, seeds, metric) for method in methods for task in tasks
         }
         for task in tasks:
             name = task if len(metrics) == 1 else f"{task} {metric}"
-            rows.append([name, *(mean_text(means[method, task], seeds) for method in methods)])
+            of_task, base = [values[method, task] for method in methods], values[methods[0], task]
+            stars = [STAR if differs(own, base) else "" for own in of_task]
+            texts = [mean_text(mean_of(own), seeds) for own in of_task]
+            rows.append([name, *(text + star for text, star in zip(texts, stars, strict=True))])
         if len(metrics) == 1:
-            sums = [sum_of([means[method, task] for task in tasks]) for method in methods]
+            sums = [sum_of([mean_of(values[method, task]) for task in tasks]) for method in methods]
             rows.append(["sum", *(mean_text(total, seeds) for total in sums)])
     return rows
 
 
-def seed_mean(
+def seed_values(
     results: Mapping[Cell, Mapping[str, float | None]], method: str, task: str, seeds: int, metric: str
-) -> Mean | None:
-    """The mean of a metric over the seeds that have been run; None if there are none, or one has no figure."""
+) -> list[float]:
+    """The values of a metric of the seeds that have been run; none if one of them has no figure."""
     cells = [Cell(method, task, seed) for seed in range(seeds)]
     values = [results[cell].get(metric) for cell in cells if cell in results]
     known = [value for value in values if value is not None]
-    return mean_of(known) if len(known) == len(values) else None
+    return known if len(known) == len(values) else []
+
+
+def differs(values: Sequence[float], base: Sequence[float]) -> bool:
+    """Whether two means over at least two seeds each differ by Welch's t-test, two-sided, at the level `LEVEL`."""
+    if min(len(values), len(base)) < 2:
+        return False
+    test = welch_test("", "", values, base)
+    return 2 * min(test.greater, test.less) < LEVEL
 
 
 def mean_text(mean: Mean | None, seeds: int) -> str:
@@ -139,9 +156,15 @@ def console_table(title: str, methods: Sequence[str], rows: Sequence[Sequence[st
 
 
 def markdown_table(methods: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The table in Markdown."""
+    """The table in Markdown, with what its star means if it has one."""
     lines = [["task", *methods], ["---", *("---:" for _ in methods)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"{table}\n\n{LEGEND.format(method=methods[0])}" if has_star(rows) else table
+
+
+def has_star(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether a mean of the table differs from that of the first method."""
+    return any(cell.endswith(STAR) for row in rows for cell in row)
 
 
 def update_document(path: Path, name: str, text: str) -> None:

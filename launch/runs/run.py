@@ -54,6 +54,7 @@ class Run:
 
     Attributes:
         clock: the time that prompts with a date show. It is that of the first start, also when the run resumes.
+        saved: what an interruption leaves, for the line that says so; None: the newest checkpoint, if there is one.
 
     Args:
         folder: the run folder, created if it does not exist.
@@ -82,6 +83,7 @@ class Run:
         self._saved_at = self._step_started = time.perf_counter()
         self._latest_metrics: dict[str, Any] = {}
         self._logged_step = -1  # of `_latest_metrics`
+        self.saved: str | None = None
         self._files: LineFiles | None = None
         self._loggers: list[MetricLogger] = []
         self._record: RunRecord | None = None
@@ -146,6 +148,8 @@ class Run:
     def _saved_text(self) -> str:
         """What a run that goes on later starts from."""
         place = shown_path(self.folder)
+        if self.saved is not None:
+            return self.saved
         if self._saved_step is None:
             return f"no checkpoint yet; the run in {place} starts anew"
         return f"the checkpoint after step {self._saved_step}, in {place}"

@@ -1,5 +1,6 @@
 """The benchmarks: prompts and completions have the lengths of the settings, and times are counted once."""
 
+import resource
 from typing import Any
 
 import pytest
@@ -58,6 +59,17 @@ def test_maras_side_runs(tmp_path, monkeypatch):
     for turn in reports[1:]:
         assert 0 < turn["objective"] < turn["seconds"]
         assert 0 < turn["sampling"] < turn["seconds"]
+
+
+def test_the_peak_of_memory_is_that_after_the_warm_up():
+    def peak():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    large = bytearray(b"x") * (64 << 20)
+    del large
+    before = peak()
+    llm_step.forget_peak()
+    assert peak() < before - (32 << 10)  # kB
 
 
 def test_the_time_of_nested_recording_is_counted_once(monkeypatch):

@@ -157,8 +157,10 @@ def test_a_signal_lets_runs_save(tmp_path, modes):
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=interrupt, daemon=True).start()
+    run = FakeRun(tmp_path)
     with pytest.raises(KeyboardInterrupt) as interruption:
-        run_benchmark(configure(tmp_path, seeds=1, workers=1), FakeRun(tmp_path))
+        run_benchmark(configure(tmp_path, seeds=1, workers=1), run)
+    assert run.saved.startswith("the records of finished runs, in ")
     assert interruption.value.args == (signal.SIGTERM,)
     assert (hangs.parent / "saved").exists()
     assert started(tmp_path) == ["reinvent/jnk3/0"]

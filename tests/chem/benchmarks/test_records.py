@@ -1,6 +1,7 @@
 """Records of finished runs, and the tables made from them."""
 
 import pytest
+from scipy.stats import ttest_ind
 
 from chem.benchmarks.records import (
     Cell,
@@ -56,6 +57,17 @@ def test_missing_runs_are_shown():
         ["y", "0.500 (1)", "-"],
         ["sum", "0.800 (1)", "-"],
     ]
+
+
+def test_a_star_marks_what_differs_from_the_first_method():
+    """Against scipy's own test; the last two columns are a difference that is none and one that has a single seed."""
+    seeds = {"a": (1.0, 1.1, 1.2), "b": (1.5, 1.6, 1.8), "c": (1.1, 1.2, 1.4), "d": (9.0,)}
+    results = {Cell(name, "x", i): {"top": v} for name, values in seeds.items() for i, v in enumerate(values)}
+    (row, _) = table_rows(results, list(seeds), ["x"], 3, ["top"])
+    expected = [ttest_ind(seeds[name], seeds["a"], equal_var=False).pvalue < 0.05 for name in "abc"]
+    assert [cell.endswith("*") for cell in row[1:]] == [*expected, False] == [False, True, False, False]
+    assert markdown_table(list(seeds), [row]).splitlines()[-1].startswith("* p < 0.05 against a (Welch")
+    assert not markdown_table(["a"], [row[:2]]).splitlines()[-1].startswith("*")
 
 
 def test_a_row_for_each_figure():

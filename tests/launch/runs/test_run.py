@@ -91,9 +91,17 @@ def test_a_failed_run_says_where(tmp_path):
     assert len(lines(tmp_path / "run", "metrics")) == 1  # what was computed stays
 
 
-def test_an_interrupted_run_is_not_finished(tmp_path):
-    with pytest.raises(KeyboardInterrupt), Run(tmp_path / "run", "llm", CONFIG, []):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("saved", [None, "the records"])
+def test_an_interrupted_run_is_not_finished(tmp_path, saved):
+    def interrupted():
+        with Run(tmp_path / "run", "llm", CONFIG, []) as run:
+            run.saved = saved
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as interruption:
+        interrupted()
+    (note,) = interruption.value.__notes__
+    assert note.startswith("saved: no checkpoint yet; the run in " if saved is None else f"saved: {saved}")
     assert record(tmp_path / "run")["state"] == "preempted"
     assert record(tmp_path / "run")["traceback"] is None
 
