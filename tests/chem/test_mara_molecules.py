@@ -141,6 +141,30 @@ def test_by_sequence_a_molecule_has_as_many_shares_as_spellings():
     assert max(abs(float(p / policy[0]) - 1) for p in group[:7]) > 0.05
 
 
+def row_gradients(config: ChemConfig, logp):
+    """[M, G] gradient of the loss by the log-probability of each string of each group."""
+    members, _ = all_groups()
+    policy_logp = logp[members].unsqueeze(-1).requires_grad_()
+    reference, mask = REFERENCE.log()[members].unsqueeze(-1), torch.ones(*members.shape, 1, dtype=torch.bool)
+    loss, _ = make_chem_objective(config).loss(GOOD[members].double(), policy_logp, reference, mask, beta=BETA)
+    return torch.autograd.grad(loss, policy_logp)[0].squeeze(-1)
+
+
+def test_with_a_baseline_replayed_molecules_leave_the_optimum_where_it_is():
+    """Every advantage of every group is 0 there, whoever wrote its strings; REINVENT's loss pulls at each of them."""
+    baseline, reinvent = (
+        compose_typed("chem", ["batch_size=2", f"objective.beta={BETA}", f"loss={loss}"])[0]
+        for loss in ("policy_gradient", "reinvent")
+    )
+    optimum = (REFERENCE.log() + GOOD / BETA).log_softmax(-1)
+    assert float(row_gradients(baseline, optimum).abs().max()) < 1e-9
+    pulls = row_gradients(reinvent, optimum)
+    log_normaliser = (REFERENCE.log() + GOOD / BETA).logsumexp(-1)
+    torch.testing.assert_close(pulls, (-2 * log_normaliser / pulls.numel()).expand_as(pulls))
+    elsewhere = REFERENCE.log()  # control: the prior is no optimum
+    assert float(row_gradients(baseline, elsewhere).abs().max()) > 1e-3
+
+
 def test_replayed_molecules_are_no_independent_half():
     options = ["transform=mara", "transform.threshold.value=0.5", "transform.anchor=cross_fitted", "loss=reinvent"]
     compose("chem", options)
