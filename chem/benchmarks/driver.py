@@ -303,7 +303,7 @@ def report(
     methods, tasks = (list(dict.fromkeys(names)) for names in zip(*settings, strict=True))
     current = {name: settings_key(values) for name, values in settings.items()}
     results = {cell: row for (cell, key), row in records.items() if current.get((cell.method, cell.task)) == key}
-    others = sum(current.get((cell.method, cell.task), key) != key for cell, key in records)
+    others = sum(current.get((cell.method, cell.task)) not in (None, key) for cell, key in records)
     rows = table_rows(results, methods, tasks, config.seeds, suite.metrics)
     figures = suite.metrics[0] if len(suite.metrics) == 1 else "figures"
     console.print(
