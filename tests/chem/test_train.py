@@ -117,7 +117,7 @@ def test_equal_completions_count_once_in_the_beta_schedule():
     threshold = {"kind": "constant", "value": 0.5, "floor": None}
     objective = make_objective(transform="identity", threshold=threshold, direction="reverse")
     engine = SimpleNamespace(backward=lambda loss: None, step=lambda: 0.0)
-    learner = SimpleNamespace(objective=objective, engine=engine, classes=None)
+    learner = SimpleNamespace(objective=objective, engine=engine, classes=None, counts=None)
     _, statistics = update_policy(learner, rows, ref_logp.clone().requires_grad_(), ref_logp, 0.1, 4)
     assert statistics.good.tolist() == [[True, True, False, True]]
 
@@ -550,7 +550,8 @@ def test_scaffolds_become_equally_likely_and_replayed_molecules_estimate_no_mass
 def test_a_step_counts_its_molecules_and_pays_for_seldom_ones(prior):
     """Advantages have mean 0, so that a bonus of equal counts adds its square to theirs, of new molecules and old."""
     config = compose_chem("transform=historical_exploration", "advantage=leave_one_out", "duplicates=keep")
-    square, molecules = {}, []
+    square: dict[int, float] = {}
+    molecules: list[str] = []
     for times in (0, 100):
         counts = AnswerCounts()
         counts.prompts[PROMPT] = Counter({name: times for name in molecules})

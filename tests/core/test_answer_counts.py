@@ -10,7 +10,8 @@ from core.answer_counts import AnswerCounts, make_answer_counts
 def test_counts_are_those_of_earlier_steps() -> None:
     """Every sequence of three steps of one group of two, with answers a and b."""
     for steps in itertools.product(itertools.product("ab", repeat=2), repeat=3):
-        counts, flat = AnswerCounts(), []
+        counts = AnswerCounts()
+        flat: list[str] = []
         for group in steps:
             seen = counts.count(["prompt"], [list(group)])
             assert seen.tolist() == [[flat.count(label) for label in group]]

@@ -136,7 +136,8 @@ def test_a_step_counts_its_answers_and_pays_for_seldom_ones(models, odd_length, 
     learner = make_learner(config, odd_length, models, make_engine("torch", models.policy, config.optimizer, 3))
     objective = make_objective(**config.objective_arguments())
     batch = draw_batch(BatchSettings.from_config(config), models, odd_length, step=0)
-    by_hand, squares = {}, []
+    by_hand: dict[str, dict[str, int]] = {}
+    squares: list[float] = []
     for times in (0, 100):
         for counts in learner.counts.prompts.values():
             counts.update({name: times - n for name, n in counts.items()})

@@ -49,6 +49,7 @@ class FakeRun:
 
     def __init__(self, folder):
         self.lines, self.summary, self.folder = [], {}, folder
+        self.saved: str | None = None
 
     def info(self, line):
         self.lines.append(line)
