@@ -37,6 +37,7 @@ import psutil
 
 from benchmarks.fixed_lengths import FixedSteps, chats, lengths, reward
 from benchmarks.roofline import Peak, decoding_bytes, device_peak, forward_flops
+from benchmarks.scaling.meter import forget_peak
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "short": {"P": 8, "G": 16, "prompt": 26, "least": 32, "most": 32, "turns": 12, "steps": 3},
@@ -290,12 +291,6 @@ def resident_mb() -> float:
     """Current memory of this process in MB."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-def forget_peak() -> None:
-    """Let the peak of this process's memory be that of what follows."""
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")
 
 
 def machine_busy() -> float:

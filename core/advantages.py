@@ -330,4 +330,3 @@ BY_CLASS: dict[str, Callable[..., Tensor]] = {
     "batch_exploration": batch_exploration,
     "historical_exploration": historical_exploration,
 }
-BY_ANSWER_COUNT = ("historical_exploration",)  # what these count is earlier samples, not those of the group

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .advantages import BY_ANSWER_COUNT
+from .rules import BY_ANSWER_COUNT
 
 
 class AnswerCounts:

@@ -13,7 +13,6 @@ from . import divergences, losses
 from .advantages import (
     ADVANTAGES,
     BONUSES,
-    BY_ANSWER_COUNT,
     BY_CLASS,
     UNBIASED,
     batch_normalised,
@@ -25,7 +24,7 @@ from .classes import GroupFacts, Masses
 from .divergences import Divergence, find_divergence, from_both
 from .extension import find_part
 from .mara import quantile_threshold, select_anchor
-from .rules import AUTO, Choices, biased_correction, check_choices
+from .rules import AUTO, BY_ANSWER_COUNT, Choices, biased_correction, check_choices
 from .sequence import check_group, masked_sum
 from .stats import effective_sample_size, mean_or_nan
 from .transforms import INPUT_NAMES, INPUTS, TRANSFORMS, Threshold, Transformed, class_sizes, identity, mara

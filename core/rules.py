@@ -40,6 +40,7 @@ RATIOS = ("token", "sequence", "geometric_mean")
 ADVANTAGES_WITH_K = ("max_at_k", "pass_at_k")
 CORRECTIONS = ("truncate", "mask", "none")  # of completions that another program sampled
 GOOD_SAMPLE_TRANSFORMS = ("mara", "unlikely", "gapo", "differential_smoothing", "ucpo")  # these ask what is good
+BY_ANSWER_COUNT = ("historical_exploration",)  # these count the answers of earlier steps
 # These do not change the rewards:
 REWARD_KEEPING_TRANSFORMS = (
     "identity",

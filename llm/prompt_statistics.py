@@ -13,7 +13,7 @@ from conf.schema.objective import TransformConfig
 from core.answer_counts import AnswerCounts
 from core.classes import ClassMemory, StepMasses
 from core.mara import quantile_threshold, reaches
-from launch.engines.distributed import gather_objects
+from launch.engines.distributed import gather_lists, gather_objects
 from launch.runs.rng import stream_seed
 from llm.evaluation.equivalence import Labels
 from llm.inference.prompts import Chat
@@ -73,7 +73,7 @@ class ReferenceStatistics:
             labels = [] if label is None else label(chat, [], good_texts)
             rewards = [value for value, is_good in zip(reward[i].tolist(), good, strict=True) if is_good]
             rows.append((prompt_key(chat), threshold, labels, rewards))
-        for prompt, threshold, labels, rewards in (row for part in gather_objects(rows) for row in part):
+        for prompt, threshold, labels, rewards in gather_lists(rows):
             if prompt in self.thresholds:
                 continue
             self.thresholds[prompt] = threshold
@@ -122,7 +122,7 @@ def step_masses(
     if memory is None:
         return None
     own = class_labels(memory, labels, chats, texts)
-    return StepMasses(memory, prompts, [names for rank_names in gather_objects(own) for names in rank_names])
+    return StepMasses(memory, prompts, gather_lists(own))
 
 
 def step_counts(
@@ -140,7 +140,7 @@ def step_counts(
     if counts is None:
         return None
     own = class_labels(counts, labels, chats, texts)
-    return counts.count(prompts, [names for rank_names in gather_objects(own) for names in rank_names], valid)
+    return counts.count(prompts, gather_lists(own), valid)
 
 
 def class_labels(

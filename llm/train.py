@@ -20,7 +20,7 @@ from core.sequence import first_occurrences, masked_sum
 from core.stats import mean_or_nan
 from core.transforms import class_diversity, mean_dissimilarity
 from launch.engines.base import Engine, overflow_in_one_line
-from launch.engines.distributed import gather_objects, gather_rows
+from launch.engines.distributed import gather_lists, gather_rows
 from launch.engines.factory import make_engine
 from launch.runs.checkpoint import LoopState
 from launch.runs.progress import working
@@ -383,13 +383,13 @@ def gather_experience(learner: Learner, batch: Batch, drawn: Drawn, ref_logp: Te
     if not bool(scored.all()):
         valid, complete = scored if valid is None else scored & valid, scored & complete
     several_parts = len(scores.parts) > 1
-    chats = [chat for chats in gather_objects(list(batch.chats)) for chat in chats]
+    chats = gather_lists(batch.chats)
     prompts = [prompt_key(chat) for chat in chats]
     threshold = None if learner.statistics is None else learner.statistics.of(prompts)
     counts = step_counts(learner.counts, learner.labels, batch.chats, texts, prompts, valid)
     return Experience(
         chats=chats,
-        texts=[text for rank_texts in gather_objects(texts) for text in rank_texts],
+        texts=gather_lists(texts),
         reward=reward,
         ref_logp=ref_logp,
         mask=mask,
@@ -568,7 +568,7 @@ def backward_reference_loss(
         reward = gather_rows(sampled.reward[rows].to(mask.device)).view(len(groups), N)
         complete = gather_rows(sampled.complete[rows]).view(len(groups), N) & reward.isfinite()
         own_labels = [sampled.labels[index] for index in own_prompts]
-        labels = [names for rank_names in gather_objects(own_labels) for names in rank_names]
+        labels = gather_lists(own_labels)
         prompts = [prompt_key(experience.chats[index]) for index in groups]
         masses = StepMasses(learner.memory, prompts, labels)
         facts = {"reward": reward.nan_to_num(), "complete": complete, "masses": masses}

@@ -40,12 +40,17 @@ def memory_mb(field: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / 2**10
 
 
+def forget_peak() -> None:
+    """Let the peak of this process's memory, VmHWM, be that of what follows."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
 def measure(work: Callable[[], object], repeats: int = REPEATS, enough: float = ENOUGH, long: float = LONG) -> Cost:
     """Call `work` once for the memory, and then up to `repeats` times for the seconds.
 
     The first call, which warms up, is the one that counts where it takes more than `long` CPU seconds.
     """
-    Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM to the present memory
+    forget_peak()
     before, start = memory_mb("VmRSS"), cpu_seconds()
     work()
     first, peak = cpu_seconds() - start, memory_mb("VmHWM") - before

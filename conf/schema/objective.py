@@ -5,7 +5,18 @@ from typing import Any
 
 from conf.schema.base import ConfigError, Section, check_range, key, option, yaml_text
 from conf.schema.equivalence import EQUIVALENCES, EquivalenceSection
-from core.rules import ALGORITHMS, ANCHORS, AUTO, CLASSES, DIVERGENCE_PLACEMENTS, LEVELS, MASSES, MEAN, PLACEMENTS
+from core.rules import (
+    ALGORITHMS,
+    ANCHORS,
+    AUTO,
+    BY_ANSWER_COUNT,
+    CLASSES,
+    DIVERGENCE_PLACEMENTS,
+    LEVELS,
+    MASSES,
+    MEAN,
+    PLACEMENTS,
+)
 
 KL_SAMPLES = 32  # of objective.kl_samples=null
 DIVERGENCE_METRICS = (  # keys of metrics.jsonl, those that can be trusted at any distance from the reference
@@ -225,22 +236,18 @@ class UcpoConfig(TransformConfig):
 
 @dataclass
 class DiversityConfig(TransformConfig, EquivalenceSection):
-    """A transform that compares completions with each other.
-
-    Attributes:
-        compared_by: what it takes from the group, classes or similarities, or counts of the answers of earlier steps.
-    """
-
-    @property
-    def compared_by(self) -> str:
-        """One of classes, embedding and counts."""
-        return "classes"
+    """A transform that compares completions with each other."""
 
     equivalence: str = key(
         "when completions are the same: answer (the same answer to the task), or exact, embedding or classifier as "
         "in llm.evaluate",
         choices=("answer", *EQUIVALENCES),
     )
+
+    @property
+    def compared_by(self) -> str:
+        """What it takes of the completions: classes in the group, or counts of the answers of earlier steps."""
+        return "counts" if self.name in BY_ANSWER_COUNT else "classes"
 
     def check(self, prefix: str) -> None:
         """Check that the model of the equivalence is given."""
@@ -301,7 +308,7 @@ class DraConfig(DiversityConfig):
 
     @property
     def compared_by(self) -> str:
-        """One of classes and embedding."""
+        """What it takes of the completions: classes in the group, or the similarity of embeddings."""
         return self.similarity
 
     def options(self) -> dict[str, Any]:
@@ -346,11 +353,6 @@ class HistoricalExplorationConfig(DiversityConfig):
         "factor of the bonus min(1, 1/sqrt(N)), where N samples of earlier steps have the answer", low=0
     )
     baseline: Any = key("subtracted from the bonus: a number in [0, 1] (UCB-Con), or mean: of the group (UCB-Mean)")
-
-    @property
-    def compared_by(self) -> str:
-        """Counts of earlier steps."""
-        return "counts"
 
     def check(self, prefix: str) -> None:
         """Check the one key that is a number or a text."""

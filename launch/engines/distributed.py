@@ -98,6 +98,11 @@ def gather_objects(value: Any) -> list[Any]:
     return [json.loads(bytes(buffer[: int(n)].tolist())) for buffer, n in zip(texts, lengths, strict=True)]
 
 
+def gather_lists(items: Sequence[Any]) -> list[Any]:
+    """Return the items of all ranks as one list, in the order of ranks, on every rank. As `gather_objects`."""
+    return [item for of_rank in gather_objects(list(items)) for item in of_rank]
+
+
 def gather_rows(rows: Tensor) -> Tensor:
     """Concatenate the rows of all ranks, in the order of ranks, on every rank.
 

@@ -35,8 +35,10 @@ def make(transform: str = "identity", options: dict | None = None, **more: Any) 
     return make_objective(transform=transform, transform_options=options, threshold=GOOD, **{**defaults, **more})
 
 
-def group_loss(objective: Objective, reward: Tensor, ref: Tensor, beta: float) -> Callable[[Tensor, Tensor], Tensor]:
-    """For `one_token_gradient`: completions of one token."""
+def group_loss(
+    objective: Objective, reward: Tensor, ref: Tensor, beta: float, sampled: Tensor | None = None
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """For `one_token_gradient`: completions of one token, each sampled that often in earlier steps."""
 
     def loss(members: Tensor, policy_logp: Tensor) -> Tensor:
         return objective.loss(
@@ -46,6 +48,7 @@ def group_loss(objective: Objective, reward: Tensor, ref: Tensor, beta: float) -
             torch.ones(*members.shape, 1, dtype=torch.bool),
             beta=beta,
             diversity=class_diversity(members),
+            answer_count=None if sampled is None else sampled[members],
         )[0]
 
     return loss

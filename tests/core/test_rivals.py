@@ -270,16 +270,7 @@ def explored_by(
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """For `one_token_gradient`: the loss with the bonus, where outcomes were sampled that often in earlier steps."""
     objective = make("historical_exploration", options, **{"placement": "loss", **more})
-
-    def loss(members: Tensor, policy_logp: Tensor) -> Tensor:
-        mask = torch.ones(*members.shape, 1, dtype=torch.bool)
-        reference = ref[members].unsqueeze(-1)
-        counts = sampled[members]
-        return objective.loss(
-            UNEVEN[members], policy_logp.unsqueeze(-1), reference, mask, beta=beta, answer_count=counts
-        )[0]
-
-    return loss
+    return group_loss(objective, UNEVEN, ref, beta, sampled)
 
 
 @pytest.mark.parametrize(("baseline", "share"), [(0.0, 1.0), (0.5, 1.0), ("mean", 2 / 3)])
@@ -338,12 +329,7 @@ def test_without_a_kl_the_historical_bonus_evens_out_equal_rewards(coef: float, 
     reward, ref = torch.ones(2, dtype=torch.float64), torch.tensor([15 / 16, 1 / 16], dtype=torch.float64).log()
     objective = make("historical_exploration", {"coef": coef, "baseline": 0.5}, placement="loss")
     policy, sampled = ref, torch.zeros(2, dtype=torch.float64)
-
-    def loss(members: Tensor, logp: Tensor) -> Tensor:
-        mask = torch.ones(*members.shape, 1, dtype=torch.bool)
-        counts, reference = sampled[members], ref[members].unsqueeze(-1)
-        return objective.loss(reward[members], logp.unsqueeze(-1), reference, mask, beta=0.0, answer_count=counts)[0]
-
+    loss = group_loss(objective, reward, ref, 0.0, sampled)
     for _ in range(600):
         policy = follow_gradient(loss, policy, size=3, rate=1.0, steps=1).log()
         sampled += 3 * policy.exp()

@@ -8,6 +8,7 @@ import torch
 
 from benchmarks import fixed_lengths, llm_step, record_cost
 from benchmarks.products import CountProducts, Layout, Product, seconds_alone, total_flops
+from benchmarks.scaling.meter import forget_peak
 from launch.runs.run import Run
 from llm.inference.prompts import encode_chats
 from llm.testbed.smollm2 import smollm2_config
@@ -68,7 +69,7 @@ def test_the_peak_of_memory_is_that_after_the_warm_up():
     large = bytearray(b"x") * (64 << 20)
     del large
     before = peak()
-    llm_step.forget_peak()
+    forget_peak()
     assert peak() < before - (32 << 10)  # kB
 
 

@@ -116,15 +116,22 @@ def test_the_statistics_that_a_configuration_needs(make_config):
     assert counted.memory is not None
 
 
-def test_classes_are_named_with_those_of_earlier_steps():
-    memory = ClassMemory("answer", "remembered", "remembered")
-    memory.count_reference(PROMPTS[0], ["known"], [1.0], 2)
-    seen = []
+def upper_case(seen):
+    """Labels that are the text in capitals; `seen` gets the classes that were known."""
 
     def labels(prompt, known, texts):
         seen.append(list(known))
         return [text.upper() for text in texts]
 
+    return labels
+
+
+def test_classes_are_named_with_those_of_earlier_steps():
+    memory = ClassMemory("answer", "remembered", "remembered")
+    memory.count_reference(PROMPTS[0], ["known"], [1.0], 2)
+    seen: list[list[str]] = []
+
+    labels = upper_case(seen)
     assert class_labels(memory, labels, CHATS, ["a", "b", "c", "d"]) == [["A", "B"], ["C", "D"]]
     assert seen == [["known"], []]
     assert class_labels(memory, None, CHATS, ["a", "b", "c", "d"]) == [["a", "b"], ["c", "d"]]
@@ -133,12 +140,10 @@ def test_classes_are_named_with_those_of_earlier_steps():
 
 
 def test_answers_are_counted_by_the_names_of_earlier_steps():
-    counts, seen = AnswerCounts(), []
+    counts = AnswerCounts()
+    seen: list[list[str]] = []
 
-    def labels(prompt, known, texts):
-        seen.append(list(known))
-        return [text.upper() for text in texts]
-
+    labels = upper_case(seen)
     first, second = (step_counts(counts, labels, CHATS, ["a", "A", "b", "c"], PROMPTS, None) for _ in range(2))
     assert first.tolist() == [[0, 0], [0, 0]]
     assert second.tolist() == [[2, 2], [1, 1]]
