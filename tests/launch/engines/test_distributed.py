@@ -26,6 +26,7 @@ def communicate():
     return {
         "broadcast": distributed.broadcast({"rank": rank, "text": "é" * (1 + rank)}),
         "objects": distributed.gather_objects(["x" * 100 * rank, rank]),
+        "lists": distributed.gather_lists([str(rank)] * (rank + 1)),
         "rows": gathered.tolist(),
         "has_gradient": gathered.requires_grad,
         "flags": [str(flags.dtype), flags.tolist()],
@@ -63,6 +64,7 @@ def test_every_rank_gets_rank_0s_value(two_ranks):
 
 def test_every_rank_gets_all_values_in_order(two_ranks):
     assert [result["objects"] for result in two_ranks] == [[["", 0], ["x" * 100, 1]]] * 2
+    assert [result["lists"] for result in two_ranks] == [["0", "1", "1"]] * 2
 
 
 def test_rows_are_padded_to_the_longest_and_have_no_gradient(two_ranks):
@@ -91,6 +93,7 @@ def test_one_process_needs_no_connection(monkeypatch):
     assert not distributed.gather_rows(rows).requires_grad
     assert distributed.broadcast(object) is object
     assert distributed.gather_objects(3) == [3]
+    assert distributed.gather_lists((1, 2)) == [1, 2]
     assert distributed.shard_range(5) == range(5)
     assert distributed.max_over_ranks((2, 3)) == [2, 3]
 
