@@ -1,6 +1,5 @@
 """`python -m chem experiment=NAME`: post-train a prior over SMILES."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conf.schema.chem import ChemConfig
@@ -19,12 +18,5 @@ def train(config: ChemConfig, run: "Run") -> None:
     train_policy(config, run)
 
 
-def report(runs: list[Path], folder: Path) -> None:
-    """Report on the finished runs of a sweep."""
-    from chem.report import report_sweep
-
-    report_sweep(runs, folder)
-
-
 if __name__ == "__main__":
-    start("chem", train, report)
+    start("chem", train)

@@ -1,6 +1,5 @@
 """`python -m didactic experiment=NAME`: train policies over a few outcomes, compare with exact optima."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conf.schema.didactic import DidacticConfig
@@ -19,12 +18,5 @@ def train(config: DidacticConfig, run: "Run") -> None:
     train_grid(config, run)
 
 
-def report(runs: list[Path], folder: Path) -> None:
-    """Report on the finished runs of a sweep."""
-    from didactic.report import report_sweep
-
-    report_sweep(runs)
-
-
 if __name__ == "__main__":
-    start("didactic", train, report)
+    start("didactic", train)

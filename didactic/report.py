@@ -131,12 +131,12 @@ def cell_table(title: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> Fitted
     return table
 
 
-def report_sweep(runs: Sequence[Path]) -> None:
-    """Print one table with the cells of all runs of a sweep, named by the run folders."""
+def report_sweep(folders: Sequence[Path], sweep: Path) -> None:
+    """Print one table with the cells of all runs of a sweep, named by the run folders. `sweep` gets no files."""
     rows = []
-    for run in runs:
+    for run in folders:
         rows += [(run.name, cell) for cell in json.loads((run / "summary.json").read_text())["cells"]]
-    console.print(cell_table(f"sweep, {len(runs)} runs", rows))
+    console.print(cell_table(f"sweep, {len(folders)} runs", rows))
 
 
 def _shares(values: Sequence[float] | None) -> str:

@@ -20,6 +20,7 @@ from launch.cli.compose import compose
 from launch.cli.errors import one_line
 from launch.cli.next_steps import after_status, after_submission
 from launch.cli.recorded_command import RecordedCommand, read_command
+from launch.cli.sweep_report import report_sweep
 from launch.cluster.job import check_folder
 from launch.cluster.launcher import Settings, read_settings
 from launch.cluster.local import run_locally
@@ -36,7 +37,7 @@ from launch.cluster.sweep import (
     slurm_queue,
 )
 from launch.runs.checkpoint import check_equal, result_config
-from launch.runs.closing import command, next_line, show_next
+from launch.runs.closing import command, next_line, pictures_in, show_next, show_pictures
 from launch.runs.progress import tracked
 from launch.runs.run_folder import one_line_errors, read_config, read_record
 from launch.runs.streams import run_command
@@ -103,7 +104,18 @@ def resume(folder: Path, dry_run: bool) -> int:
         print_code(folder, settings)
     if dry_run or not jobs:
         return unreadable
-    return max(unreadable, start(folder, sweep, jobs, settings))
+    failed = start(folder, sweep, jobs, settings)
+    if sweep.launcher != "slurm":
+        close(folder, sweep)
+    return max(unreadable, failed)
+
+
+def close(folder: Path, sweep: Sweep) -> None:
+    """Compare the finished runs of a sweep, as at its own end, and print where the pictures are."""
+    states = inspect_jobs(folder, sweep.jobs, {})
+    runs = [folder / job.folder for job, of_job in zip(sweep.jobs, states, strict=True) if of_job.state == "finished"]
+    report_sweep(sweep.package, runs, folder)
+    show_pictures(pictures_in(folder))
 
 
 def start(folder: Path, sweep: Sweep, jobs: list[SweepJob], settings: Settings | None) -> int:

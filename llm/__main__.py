@@ -1,6 +1,5 @@
 """`python -m llm experiment=NAME`: post-train a causal language model."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conf.schema.llm import LlmConfig
@@ -19,12 +18,5 @@ def train(config: LlmConfig, run: "Run") -> None:
     train_policy(config, run)
 
 
-def report(runs: list[Path], folder: Path) -> None:
-    """Compare the finished runs of a sweep, in the sweep folder."""
-    from llm.report import report_sweep
-
-    report_sweep(runs, folder)
-
-
 if __name__ == "__main__":
-    start("llm", train, report)
+    start("llm", train)

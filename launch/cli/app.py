@@ -30,6 +30,7 @@ from launch.cli.import_path import append_user_modules
 from launch.cli.next_steps import after_run, after_sweep, how_to_continue
 from launch.cli.recorded_command import config_flags, unresolved
 from launch.cli.shadowing import refuse_shadowing
+from launch.cli.sweep_report import report_sweep
 from launch.cli.validation import check, register
 from launch.runs import signals, streams
 from launch.runs.atomic import disk_full
@@ -41,18 +42,15 @@ if TYPE_CHECKING:
     from launch.runs.run import Run
 
 
-def start(
-    package: str,
-    train: Callable[[Any, "Run"], None],
-    report: Callable[[list[Path], Path], None] | None = None,
-) -> None:
+def start(package: str, train: Callable[[Any, "Run"], None]) -> None:
     """Run a package's command line. The process exits with status 1 if any job failed.
+
+    After a sweep the package's report compares the runs that have finished (`launch.cli.sweep_report`).
 
     Args:
         package: what follows `python -m`: the import name of the package, whose configuration is in conf/PACKAGE, or
             PACKAGE.COMMAND, whose configuration is in conf/PACKAGE/COMMAND.
         train: the job, called with the typed configuration and the run.
-        report: called after a sweep with the folders of the finished runs and the folder of the sweep.
     """
     streams.protect()
     append_user_modules()
@@ -84,8 +82,8 @@ def start(
             main()
         except Exception as error:  # not from a job: `job` handles those
             raise ConfigError(error_message(error, package)) from error
-        if report is not None and len(outcomes.finished) > 1:
-            report(outcomes.finished, Path(os.path.commonpath(outcomes.finished)))
+        if outcomes.sweep is not None:
+            report_sweep(package, outcomes.finished, outcomes.sweep)
         outcomes.close()
     except KeyboardInterrupt as interruption:
         sys.exit(streams.report_interruption(package, interruption))

@@ -94,7 +94,7 @@ def test_a_sweep_is_one_table_of_all_cells(tmp_path, capsys):
     for number, outcome in enumerate(trained_perfectly(cells)):
         (tmp_path / str(number)).mkdir()
         (tmp_path / str(number) / "summary.json").write_text(json.dumps({"cells": [summarise(outcome)]}))
-    report_sweep([tmp_path / "0", tmp_path / "1"])
+    report_sweep([tmp_path / "0", tmp_path / "1"], tmp_path)
     lines = capsys.readouterr().out.splitlines()
     assert "sweep, 2 runs" in lines[0]
     first_column = [line.split("│")[1].strip() for line in lines if line.startswith("│")]

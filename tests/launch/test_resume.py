@@ -15,6 +15,14 @@ from launch.cluster.sweep import Sweep, SweepJob, SweepLock, read_sweep, write_s
 from .made_up import DAMAGES, write_run
 
 
+@pytest.fixture(autouse=True)
+def reports(monkeypatch):
+    """The reports on sweeps that are asked for: package, folders of the runs, folder of the sweep."""
+    asked: list[tuple] = []
+    monkeypatch.setattr(resume, "report_sweep", lambda *arguments: asked.append(arguments))
+    return asked
+
+
 def test_it_runs_what_is_missing_or_failed_and_nothing_else(sweep, monkeypatch, capsys):
     ran = []
 
@@ -36,6 +44,31 @@ def test_it_runs_what_is_missing_or_failed_and_nothing_else(sweep, monkeypatch, 
     assert out[-2:] == [f"next: python -m launch.{name} {sweep}" for name in ("resume", "collect")]
     assert resume.main([str(sweep)]) == 1  # job 4 failed again
     assert ran == [2, 4, 5]
+
+
+def test_the_finished_runs_are_compared_at_the_end(sweep, monkeypatch, capsys, reports):
+    """What has failed again is left out. Nothing is compared where nothing ran."""
+
+    def run_job(folder, sweep, job):
+        if job.number == 4:
+            return 1
+        (folder / "figure.png").touch()
+        write_run(folder / job.folder, {"seed": job.number}, summary={"reward": 1.0})
+        return 0
+
+    monkeypatch.setattr(resume, "check_unchanged", lambda folder, sweep, job: None)
+    monkeypatch.setattr(resume, "run_job", run_job)
+    before = [int(line[1]) for line in states(sweep, capsys) if "] finished" in line]
+    assert reports == []
+    assert resume.main([str(sweep)]) == 1
+    assert reports == [("llm", [sweep / str(number) for number in sorted([*before, 2, 5])], sweep)]
+    assert f"picture: {sweep / 'figure.png'}" in capsys.readouterr().out.splitlines()
+
+
+def states(sweep, capsys):
+    """The lines of jobs that `--dry-run` prints."""
+    assert resume.main([str(sweep), "--dry-run"]) == 0
+    return [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
 
 
 def jobs_that_run(monkeypatch):

@@ -15,6 +15,7 @@ from launch.runs.run_folder import read_jsonl
 ROOT = Path(__file__).parents[3]
 JOB = """
 import time
+import llm.report
 from conf.schema.base import ConfigError
 from conf.schema.llm import LlmConfig
 from launch.cli.app import start
@@ -34,7 +35,8 @@ def train(config, run):
 def report(runs, folder):
     (folder / "report.txt").write_text(" ".join(run.name for run in runs))
 
-start("llm", train, report)
+llm.report.report_sweep = report
+start("llm", train)
 """
 
 
