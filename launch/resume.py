@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from conf.schema.base import ConfigError
-from conf.schema.launchers import SlurmLauncherConfig
+from conf.schema.launchers import LocalLauncherConfig, SlurmLauncherConfig
 from launch.cli.command_table import ArgumentParser
 from launch.cli.compose import compose
 from launch.cli.errors import one_line
@@ -104,18 +104,7 @@ def resume(folder: Path, dry_run: bool) -> int:
         print_code(folder, settings)
     if dry_run or not jobs:
         return unreadable
-    failed = start(folder, sweep, jobs, settings)
-    if sweep.launcher != "slurm":
-        close(folder, sweep)
-    return max(unreadable, failed)
-
-
-def close(folder: Path, sweep: Sweep) -> None:
-    """Compare the finished runs of a sweep, as at its own end, and print where the pictures are."""
-    states = inspect_jobs(folder, sweep.jobs, {})
-    runs = [folder / job.folder for job, of_job in zip(sweep.jobs, states, strict=True) if of_job.state == "finished"]
-    report_sweep(sweep.package, runs, folder)
-    show_pictures(pictures_in(folder))
+    return max(unreadable, start(folder, sweep, jobs, settings))
 
 
 def start(folder: Path, sweep: Sweep, jobs: list[SweepJob], settings: Settings | None) -> int:
@@ -127,17 +116,32 @@ def start(folder: Path, sweep: Sweep, jobs: list[SweepJob], settings: Settings |
         jobs: one or more.
         settings: those of the launcher; None for Hydra's basic one.
     """
-    if settings is None:
-        return max(run_job(folder, sweep, job) for job in jobs)
     if isinstance(settings, SlurmLauncherConfig):
         submit_jobs(folder, sweep, jobs, settings)
         print(f"submitted {len(jobs)} jobs to SLURM: {', '.join(str(job.id) for job in jobs)}")
         return 0
+    failed = run_here(folder, sweep, jobs, settings)
+    close(folder, sweep)
+    return failed
+
+
+def run_here(folder: Path, sweep: Sweep, jobs: list[SweepJob], settings: LocalLauncherConfig | None) -> int:
+    """Run jobs on this machine until they have ended; arguments and result of `start`."""
+    if settings is None:
+        return max(run_job(folder, sweep, job) for job in jobs)
     check_folder(folder)
     failures = run_locally(folder, sweep, jobs, settings)
     for number, failure in failures.items():
         print(f"launch.resume: job {number}: {one_line(failure)}", file=sys.stderr)
     return int(bool(failures))
+
+
+def close(folder: Path, sweep: Sweep) -> None:
+    """Compare the finished runs of a sweep, as at its own end, and print where the pictures are."""
+    states = inspect_jobs(folder, sweep.jobs, {})
+    runs = [folder / job.folder for job, of_job in zip(sweep.jobs, states, strict=True) if of_job.state == "finished"]
+    report_sweep(sweep.package, runs, folder)
+    show_pictures(pictures_in(folder))
 
 
 def print_code(folder: Path, settings: Settings) -> None:

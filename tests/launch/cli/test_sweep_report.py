@@ -43,5 +43,5 @@ def test_nothing_is_called_for_one_run_for_a_command_or_without_a_report(package
 @pytest.mark.parametrize("name", ["llm", "chem", "didactic"])
 def test_each_package_compares_its_sweeps(name, tmp_path):
     """Without files of the runs it fails, so it was called."""
-    with pytest.raises((FileNotFoundError, ConfigError), match="0.summary.json"):
+    with pytest.raises((FileNotFoundError, ConfigError), match=r"0/summary\.json"):
         report_sweep(name, [tmp_path / "0", tmp_path / "1"], tmp_path)
