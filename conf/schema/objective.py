@@ -346,7 +346,7 @@ class BatchExplorationConfig(DiversityConfig):
 @option("transform", "historical_exploration")
 @dataclass
 class HistoricalExplorationConfig(DiversityConfig):
-    """Outcome-based exploration over a run: the advantage is higher the more seldom the answer was sampled."""
+    """Outcome-based exploration over a run: the advantage is higher the less often the answer was sampled."""
 
     name: str = "historical_exploration"
     coef: float = key(
