@@ -96,9 +96,19 @@ def similarities(samples: Samples) -> list[list[float]]:
 
 
 def measure_exploration(samples: Samples, budget: int) -> dict[str, float]:
-    """MolExp's figures: those of PMO for the similarity to each target, multiplied over the targets."""
-    figures = [tops(values, budget) for values in similarities(samples)]
-    return {name: math.prod(row[name] for row in figures) for name in tops([], budget)}
+    """MolExp's figures: those of PMO for the similarity to each target, multiplied over the targets.
+
+    Beside them, of each target: `top1/N`, the largest similarity, and `nearest/N`, the share that is nearest to it
+    of what was scored in the last tenth of the calls (the first target, if equally near).
+    """
+    by_target = similarities(samples)
+    figures = [tops(values, budget) for values in by_target]
+    products = {name: math.prod(row[name] for row in figures) for name in tops([], budget)}
+    last = list(zip(*by_target, strict=True))[-max(len(by_target[0]) // 10, 1) :]
+    nearest = [call.index(max(call)) for call in last if any(call)]
+    for target, row in enumerate(figures):
+        products |= {f"top1/{target}": row["top1"], f"nearest/{target}": nearest.count(target) / max(len(nearest), 1)}
+    return products
 
 
 def exploration_so_far(samples: Samples, budget: int) -> list[float]:

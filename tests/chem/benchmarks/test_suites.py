@@ -68,6 +68,18 @@ def test_exploration_needs_every_target(name):
     assert figures["auc_top1"] == pytest.approx((0.45 + 0.9 + 0.9) / 3 * (0.05 + 0.1 + 0.3) / 3)
 
 
+def test_each_targets_part_in_exploration():
+    """Counted by hand: of the last 30 of 300 calls 10 are near the second target, 10 as near to both, 10 failed."""
+    first, second, equal = (
+        {"score": 0.9, "details": {"molexp": pair}} for pair in ([0.9, 0.1], [0.2, 0.6], [0.3, 0.3])
+    )
+    failed: dict[str, Any] = {"score": None, "details": {}}
+    figures = SUITES["molexp"].measure(lines(*[first] * 270, *[second] * 10, *[failed] * 10, *[equal] * 10), 300)
+    assert [figures[f"top1/{target}"] for target in (0, 1)] == [0.9, 0.6]
+    assert [figures[f"nearest/{target}"] for target in (0, 1)] == [0.5, 0.5]
+    assert "top1/2" not in figures
+
+
 def test_a_run_whose_calls_all_fail_explored_nothing():
     suite = SUITES["molexp"]
     failed: list[dict[str, Any]] = [{"smiles": smiles, "score": None, "details": {}} for smiles in ("C", "CC")]
