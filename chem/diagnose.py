@@ -1,7 +1,8 @@
 """`python -m chem.diagnose FILE... [KEY=VALUE...]`: what is wrong with a run of REINVENT 4, Saturn or this project.
 
 FILE is the CSV file of REINVENT 4 (Agent, Prior, Score, SMILES, step), the oracle history of Saturn (oracle_calls,
-smiles, reward), a run folder of python -m chem, or any table with the columns smiles and score.
+smiles, reward), a run folder of python -m chem, whose configuration tells beta, threshold and KL, or any table with
+the columns smiles and score.
 
 It answers: which scaffolds or molecules there are and how their shares moved; distinct ones and entropy over
 training; when a collapse began, with its error; the optimum of the run's own objective beside where the run is, and
@@ -21,12 +22,17 @@ Examples:
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from conf.schema.base import ConfigError
 from launch.cli.key_values import check_keys, number_of, run_on_files, truth_of
 from launch.runs.progress import working
 from launch.runs.run_folder import user_path
 from launch.runs.streams import run_command
+
+if TYPE_CHECKING:
+    from chem.diagnosis_files import Molecules
+    from core.diagnosis.analysis import Run
 
 KEYS = ("sigma", "beta", "threshold", "classes", "from_prior", "out")
 CLASSES = {"scaffold": "the same Murcko scaffold", "molecule": "the same canonical SMILES"}
@@ -53,8 +59,8 @@ def diagnose_files(paths: Sequence[Path], values: dict[str, str]) -> Path:
     """
     beta, classes = check_values(values)
     with working("loading the libraries"):
-        from chem.diagnosis_files import OURS, SATURN, read_molecules, with_classes
-        from core.diagnosis.analysis import Run, diagnose
+        from chem.diagnosis_files import SATURN, read_molecules, with_classes
+        from core.diagnosis.analysis import diagnose
         from core.diagnosis.curves import make_panels
         from core.diagnosis.report import make_report
         from launch.analysis.diagnosis_page import show_diagnosis
@@ -64,24 +70,41 @@ def diagnose_files(paths: Sequence[Path], values: dict[str, str]) -> Path:
         samples = with_classes(molecules.samples, classes)
         if not samples:
             raise ConfigError(f"{paths[0]}: no row is a molecule that RDKit can read")
-        run = Run(
-            beta=beta,
-            threshold=number_of(values, "threshold"),
-            trainer="" if molecules.origin == OURS else "reinvent",
-            from_reference=truth_of(values, "from_prior", True),
-            classes=CLASSES[classes],
-            noun="molecule",
-            answer_noun=classes,
-            how_to_score=SCORING,
-        )
+        run, notes = known_run(molecules, beta, values, classes)
         diagnosis = diagnose(samples, run)
         report = make_report(diagnosis)
     left_out = len(molecules.samples) - len(samples)
-    notes = [*molecules.notes, *([f"{left_out:,} rows are no molecules and were left out."] if left_out else [])]
+    if left_out:
+        notes.append(f"{left_out:,} rows are no molecules and were left out.")
     title = ", ".join(path.name or str(path) for path in paths[:3])
     x_label = "oracle calls" if molecules.origin == SATURN else "step"
     out = user_path(values.get("out", "diagnosis"))
-    return show_diagnosis(report, make_panels(diagnosis), out, title=title, notes=notes, x_label=x_label)
+    return show_diagnosis(
+        report, make_panels(diagnosis), out, title=title, notes=[*molecules.notes, *notes], x_label=x_label
+    )
+
+
+def known_run(
+    molecules: "Molecules", beta: float | None, values: dict[str, str], classes: str
+) -> "tuple[Run, list[str]]":
+    """What is known of the run, from the keys and the run folder, and notes on what its optimum leaves out."""
+    from chem.diagnosis_files import LISTED_ONCE
+    from core.diagnosis.advice import CHEM, REINVENT
+    from core.diagnosis.analysis import Run
+    from launch.analysis.own_run import own_run
+
+    threshold = number_of(values, "threshold")
+    words: dict[str, Any] = {
+        "from_reference": truth_of(values, "from_prior", True),
+        "classes": CLASSES[classes],
+        "noun": "molecule",
+        "answer_noun": classes,
+        "lists_once": molecules.origin in LISTED_ONCE,
+        "how_to_score": SCORING,
+    }
+    if molecules.config:
+        return own_run(molecules.config, beta, threshold, trainer=CHEM, **words)
+    return Run(beta=beta, threshold=threshold, trainer=REINVENT, **words), []
 
 
 def check_values(values: dict[str, str]) -> tuple[float | None, str]:

@@ -18,14 +18,20 @@ from typing import Any
 from chem.molecules import canonical_forms, scaffold_from_smiles
 from conf.schema.base import ConfigError
 from core.diagnosis.samples import Sample
-from launch.runs.run_folder import iterate_jsonl
+from launch.runs.run_folder import iterate_jsonl, read_config
 
 REINVENT, SATURN, OURS, TABLE = "REINVENT 4", "Saturn", "this project", "a table"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The columns of a format, by what they hold. signs: -1 where a column holds a negative log-likelihood."""
+    """The columns of a format, by what they hold.
+
+    Attributes:
+        name: of the program that writes it.
+        optional: columns that may be missing, in a file or in a row.
+        sign: -1 where the log-probabilities are negative log-likelihoods.
+    """
 
     name: str
     smiles: str
@@ -33,15 +39,29 @@ class Layout:
     step: str = ""
     policy_logp: str = ""
     ref_logp: str = ""
+    optional: tuple[str, ...] = ()
     sign: float = 1.0
 
+    @property
+    def needed(self) -> set[str]:
+        """The columns by which the format is recognised."""
+        columns = {self.smiles, self.score, self.step, self.policy_logp, self.ref_logp}
+        return columns - {"", *self.optional}
 
+
+OWN_LOGP = ("policy_seq_logp", "ref_seq_logp")
 LAYOUTS = (
-    Layout(REINVENT, "SMILES", "Score", "step", "Agent", "Prior", -1.0),
+    Layout(REINVENT, "SMILES", "Score", "step", "Agent", "Prior", sign=-1.0),
     Layout(SATURN, "smiles", "reward", "oracle_calls"),
-    Layout(OURS, "smiles", "score", "step"),
+    Layout(OURS, "smiles", "score", "step", *OWN_LOGP, optional=OWN_LOGP),
     Layout(TABLE, "smiles", "score"),
 )
+LISTED_ONCE = {
+    SATURN: "Each molecule is listed once (unless allow_oracle_repeats is set) and without log-likelihoods: repeated "
+    "samples cannot be seen, so that scaffolds tell more than molecules.",
+    OURS: "Each molecule is listed once, with the log-probabilities of the SMILES that was sampled: repeated samples "
+    "cannot be seen, so that scaffolds tell more than molecules.",
+}
 
 
 @dataclass
@@ -51,11 +71,13 @@ class Molecules:
     Attributes:
         samples: with an empty answer; `with_classes` names them.
         origin: the program that wrote them.
+        config: of the first run folder of this project; empty without one.
         notes: what was read and how.
     """
 
     samples: list[Sample] = field(default_factory=list)
     origin: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -68,6 +90,8 @@ def read_molecules(paths: Sequence[Path]) -> Molecules:
     molecules = Molecules()
     for path in paths:
         path = path / "samples.jsonl" if path.is_dir() else path
+        if not molecules.config and path.name == "samples.jsonl" and (path.parent / "config.yaml").exists():
+            molecules.config = read_config(path.parent)
         before = len(molecules.samples)
         layout: Layout | None = None
         for number, row in _rows(path):
@@ -78,11 +102,8 @@ def read_molecules(paths: Sequence[Path]) -> Molecules:
             raise ConfigError(f"{path}: holds no molecules")
         molecules.origin = molecules.origin or layout.name
         molecules.notes.append(f"{path.name}: {len(molecules.samples) - before:,} molecules of {layout.name}.")
-        if layout.name in (SATURN, OURS):
-            molecules.notes.append(
-                "Each molecule is listed once (in Saturn unless allow_oracle_repeats is set) and without "
-                "log-likelihoods: repeated samples cannot be seen, so that scaffolds tell more than molecules."
-            )
+        if layout.name in LISTED_ONCE:
+            molecules.notes.append(LISTED_ONCE[layout.name])
     return molecules
 
 
@@ -105,8 +126,7 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 def _layout(row: Mapping[str, Any], path: Path) -> Layout:
     for layout in LAYOUTS:
-        needed = {layout.smiles, layout.score, *filter(None, (layout.step, layout.policy_logp, layout.ref_logp))}
-        if needed <= set(row):
+        if layout.needed <= set(row):
             return layout
     raise ConfigError(
         f"{path}: must have the columns of REINVENT 4 (Agent, Prior, Score, SMILES, step), of Saturn (oracle_calls, "

@@ -68,6 +68,14 @@ class StepResult(NamedTuple):
     metrics: dict[str, Scalar]
     statistics: StepStatistics  # input of the beta schedule
     batch: ScoredBatch  # as scored, before duplicates and filtered molecules were treated
+    seq_logp: "Mapping[str, SeqLogp]"  # by canonical SMILES
+
+
+class SeqLogp(NamedTuple):
+    """Log-probabilities of the SMILES that was sampled of a molecule, nats; of the first one in a batch."""
+
+    policy: float
+    ref: float
 
 
 class Learner(NamedTuple):
@@ -215,10 +223,9 @@ def training_loop(config: ChemConfig, run: Run, learner: Learner, parts: LoopPar
                 result = train_step(learner, stage_config, step, values.beta)
         except OracleError as error:
             raise ConfigError(str(error)) from error
-        batches = [result.batch] if of_prior is None else [of_prior, result.batch]
-        rows = [*recalled, *(row for batch in batches for row in sample_records(batch))]
+        rows = [*recalled, *sample_records(of_prior), *sample_records(result.batch, result.seq_logp)]
         run.log_samples({**stages.number, **row} for row in rows)
-        warn_of_first_failure(run, [answer for batch in batches for answer in batch.fresh], reward_function)
+        warn_of_first_failure(run, [*(of_prior.fresh if of_prior else []), *result.batch.fresh], reward_function)
         calls: dict[str, Scalar] = {"oracle/calls": reward_function.calls, "oracle/failed": reward_function.failures}
         run.log({**stages.number, "beta": values.beta, **result.metrics, **calls})
         wide = (
@@ -399,6 +406,9 @@ def train_step(learner: Learner, config: ChemConfig, step: int, beta: float) -> 
         measured |= learner.objective.measure_divergence(
             (policy_sampled, ref_sampled), kl_samples_logp(policy, learner.kl_samples, learner.row_threads)
         )
+    seq_logp = first_seq_logp(
+        scored.canonical, *(masked_sum(logp.detach(), mask).tolist() for logp in (policy_logp, ref_logp))
+    )
     metrics, statistics = update_policy(learner, group, policy_logp, ref_logp, beta, len(smiles), diversity)
 
     learner.memory.add(smiles, batch, filtered)
@@ -416,7 +426,18 @@ def train_step(learner: Learner, config: ChemConfig, step: int, beta: float) -> 
     metrics |= measured
     kl = known(metrics[learner.objective.kl_metric(bool(measured))])
     metrics |= batch_statistics(scored, filtered, rollout)
-    return StepResult(metrics, statistics._replace(kl=kl), scored._replace(fresh=[*scored.fresh, *bred]))
+    return StepResult(metrics, statistics._replace(kl=kl), scored._replace(fresh=[*scored.fresh, *bred]), seq_logp)
+
+
+def first_seq_logp(
+    canonical: Sequence[str | None], policy: Sequence[float], ref: Sequence[float]
+) -> dict[str, SeqLogp]:
+    """Log-probabilities of the first row of each molecule, by canonical SMILES; further rows are left out."""
+    by_molecule: dict[str, SeqLogp] = {}
+    for molecule, *values in zip(canonical, policy, ref, strict=False):
+        if molecule is not None:
+            by_molecule.setdefault(molecule, SeqLogp(*values))
+    return by_molecule
 
 
 @torch.no_grad()
@@ -542,13 +563,24 @@ def batch_statistics(scored: ScoredBatch, filtered: Sequence[bool], rollout: Rol
     }
 
 
-def sample_records(batch: ScoredBatch) -> list[Mapping[str, object]]:
-    """Lines of samples.jsonl: the molecules that this run had not met before, and those that had failed before."""
-    return [sample_record(result) for result in (*batch.fresh, *batch.retried)]
+def sample_records(
+    batch: ScoredBatch | None, seq_logp: Mapping[str, SeqLogp] | None = None
+) -> list[Mapping[str, object]]:
+    """Lines of samples.jsonl: the molecules that this run had not met before, and those that had failed before.
+
+    Args:
+        batch: None: no lines.
+        seq_logp: of molecules that the policy has sampled.
+    """
+    results = [*batch.fresh, *batch.retried] if batch else []
+    return [sample_record(result, (seq_logp or {}).get(result.smiles)) for result in results]
 
 
-def sample_record(result: Result) -> Mapping[str, object]:
-    """A line of samples.jsonl; it has a message where there is no score, or no molecule."""
+def sample_record(result: Result, seq_logp: SeqLogp | None) -> Mapping[str, object]:
+    """A line of samples.jsonl.
+
+    It has a message where there is no score, or no molecule, and log-probabilities where the policy sampled it.
+    """
     record: dict[str, object] = {
         "smiles": result.smiles,
         "score": result.score,
@@ -556,7 +588,11 @@ def sample_record(result: Result) -> Mapping[str, object]:
         "values": result.values,
         "details": result.details,
     }
-    return record | ({"message": result.message} if result.message else {})
+    if result.message:
+        record["message"] = result.message
+    if seq_logp is not None:
+        record |= {"policy_seq_logp": seq_logp.policy, "ref_seq_logp": seq_logp.ref}
+    return record
 
 
 class StopMonitor:

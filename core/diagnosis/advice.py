@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from .analysis import Diagnosis
+from .analysis import Diagnosis, Run
 from .optimum import Pair
 from .trainer_kl import OPENRLHF, TRL, VERL, ZERO, KlFact
 from .words import number, quoted, ratio
@@ -11,6 +11,7 @@ from .words import number, quoted, ratio
 LEAST_GAP = math.log(2)  # nats; a smaller difference of equally good answers needs no change
 MAX_ADVICE = 6
 REINVENT = "reinvent"  # and Saturn, whose objective is the same
+CHEM = "chem"  # this project's runs with molecules; the empty name: its other runs
 NEARLY_AS_GOOD = 0.25  # of the range of the rewards: a larger difference is meant to count
 
 MARA = {
@@ -21,8 +22,10 @@ MARA = {
     "actor_rollout_ref.actor.policy_loss.loss_mode=mara",
     OPENRLHF: "--reward.remote_url FILE.py, with reward_func = MaraReward(..., beta={beta}, threshold={threshold}) "
     "of mara.integrations.openrlhf, and --algo.kl.init_coef {beta} --algo.kl.estimator k1",
-    REINVENT: "transform=mara transform.level=answer transform.equivalence=scaffold "
+    REINVENT: "transform=mara transform.level=answer transform.equivalence={equivalence} "
     "transform.threshold.value={threshold}, in what this makes (docs/chem.md): python -m chem.convert CONFIG FOLDER",
+    CHEM: "transform=mara transform.level=answer transform.equivalence={equivalence} "
+    "transform.threshold.value={threshold} objective.beta={beta}",
     "": "transform=mara transform.level=answer transform.threshold.value={threshold} objective.beta={beta}",
 }
 REVERSE_KL = {
@@ -39,6 +42,7 @@ BETA = {
     VERL: "algorithm.use_kl_in_reward=True algorithm.kl_ctrl.kl_coef={beta}",
     OPENRLHF: "--algo.kl.init_coef {beta}",
     REINVENT: "a smaller sigma: 1 / {beta}",
+    CHEM: "objective.beta={beta}",
     "": "objective.beta={beta}",
 }
 VERL_LOSS_BETA = "actor_rollout_ref.actor.kl_loss_coef={beta}"
@@ -48,6 +52,7 @@ LESS_NOISE = {
     "actor_rollout_ref.actor.ppo_epochs=1",
     OPENRLHF: "a larger --rollout.n_samples_per_prompt, a smaller --actor.adam.lr, --train.max_epochs 1",
     REINVENT: "a larger batch_size, a smaller rate (learning_rate of Saturn), a smaller sigma",
+    CHEM: "a larger batch_size, a smaller optimizer.lr",
     "": "a larger group_size, a smaller optimizer.lr",
 }
 
@@ -93,7 +98,9 @@ def _gap(diagnosis: Diagnosis) -> float:
 
 
 def _now(pair: Pair) -> float:
-    """|log ratio| now; of an answer that was not sampled, that of half a sample."""
+    """|log ratio| now, 0 if it is not known; of an answer that was not sampled, that of half a sample."""
+    if pair.now is None:
+        return 0.0
     return abs(pair.now) if math.isfinite(pair.now) else math.log(2 * pair.counts[0])
 
 
@@ -110,14 +117,14 @@ def _kl_changes(diagnosis: Diagnosis) -> list[Advice]:
         return []
     settings = REVERSE_KL[run.trainer]
     if kl.gradient == ZERO:
-        why = f"{kl.setting} has zero expected gradient ({kl.row} in docs/kl.md), so this run has no KL"
+        why = f"{kl.setting} has zero expected gradient ({kl.source}), so this run has no KL"
         return [Advice("Use a KL term that has a gradient", why, settings, _gap(diagnosis) + 0.1)]
     return [Advice("Use the KL that the name says", _wrong_kl(kl), settings, 0.05)]
 
 
 def _wrong_kl(kl: KlFact) -> str:
     return (
-        f"{kl.setting} has another gradient: {kl.gradient} ({kl.row} in docs/kl.md); equal answers keep the "
+        f"{kl.setting} has another gradient: {kl.gradient} ({kl.source}); equal answers keep the "
         "reference's ratio under either, but beta means something else"
     )
 
@@ -136,8 +143,13 @@ def _mara(diagnosis: Diagnosis) -> list[Advice]:
         f"{size} the optimum keeps {quoted(worst.a)} and {quoted(worst.b)} at {ratio(optimum)}; no setting of the "
         f"trainer changes that, and MARA makes it {ratio(worst.mara or 0.0)}"
     )
-    settings = _written(MARA[run.trainer], beta=run.beta or 0.03, threshold=diagnosis.threshold)
-    return [Advice("Change the objective: mode-anchored rewards (MARA)", why, settings, abs(optimum))]
+    what = "Change the objective: mode-anchored rewards (MARA)"
+    return [Advice(what, why, _mara_settings(run, diagnosis.threshold), abs(optimum))]
+
+
+def _mara_settings(run: Run, threshold: float) -> str:
+    template = MARA[run.trainer].replace("{equivalence}", "scaffold" if run.answer_noun == "scaffold" else "answer")
+    return _written(template, beta=run.beta or 0.03, threshold=threshold)
 
 
 def _collapsed(diagnosis: Diagnosis) -> list[Advice]:
@@ -150,8 +162,8 @@ def _collapsed(diagnosis: Diagnosis) -> list[Advice]:
         "under a KL alone nothing brings the others back, because the optimum keeps the reference's ratio of equally "
         "good ones"
     )
-    settings = _written(MARA[run.trainer], beta=run.beta or 0.03, threshold=diagnosis.threshold)
-    return [Advice("Change the objective: mode-anchored rewards (MARA)", why, settings, onset.after - onset.before)]
+    what, settings = "Change the objective: mode-anchored rewards (MARA)", _mara_settings(run, diagnosis.threshold)
+    return [Advice(what, why, settings, onset.after - onset.before)]
 
 
 def _beta(diagnosis: Diagnosis) -> list[Advice]:

@@ -7,7 +7,15 @@ from dataclasses import dataclass, field
 from statistics import fmean, pstdev
 
 from .onset import Onset, find_onset
-from .optimum import Pair, ReferenceMass, compare_pair, implied_beta, reference_mass
+from .optimum import (
+    EffectiveNumbers,
+    Pair,
+    ReferenceMass,
+    compare_pair,
+    effective_numbers,
+    implied_beta,
+    reference_mass,
+)
 from .samples import (
     AnswerShare,
     Bin,
@@ -38,13 +46,14 @@ class Run:
     Attributes:
         beta: coefficient of its KL, reward units per nat; None: not known; 0: it has no KL.
         threshold: lowest good reward; None: by `default_threshold`.
-        trainer: trl, verl or openrlhf; empty: another one.
+        trainer: trl, verl, openrlhf, reinvent or chem (`core.diagnosis.advice`); empty: another one.
         kl: what its KL is; None: not known.
         from_reference: whether its first samples are of the reference.
         classes: what equal answers are, in words.
         noun: what a completion is called, in singular.
         answer_noun: what an answer is called.
         uses_mara: whether it was trained with MARA.
+        lists_once: whether the files show each completion once, so that repeated samples are not seen.
         how_to_score: how to get log-probabilities under the reference, a sentence for the user.
     """
 
@@ -57,6 +66,7 @@ class Run:
     noun: str = "completion"
     answer_noun: str = "answer"
     uses_mara: bool = False
+    lists_once: bool = False
     how_to_score: str = ""
 
     @property
@@ -74,12 +84,14 @@ class PromptDiagnosis:
         shares: of its answers.
         mass: the reference's distribution; None if nothing is known of it.
         pairs: the good answer that is most frequent now with other good ones, then with the likeliest of the rest.
+        effective: how many good answers it amounts to; None if there are none, or nothing is known of the reference.
     """
 
     prompt: str
     shares: Sequence[AnswerShare]
     mass: ReferenceMass | None
     pairs: Sequence[Pair]
+    effective: EffectiveNumbers | None = None
 
 
 @dataclass(frozen=True)
@@ -207,19 +219,23 @@ def _diagnose_prompt(
         mass = None
     if mass is None or threshold is None:
         return PromptDiagnosis(prompt, shares, mass, ())
+    counts = None if run.lists_once else {row.answer: row.last for row in shares}
+    effective = effective_numbers(mass, counts, run.beta, threshold, run.direction)
     known = set(mass.answers)
     good = [row for row in shares if row.reward is not None and row.reward >= threshold and row.answer in known]
     if not good or not good[0].last:
-        return PromptDiagnosis(prompt, shares, mass, ())
+        return PromptDiagnosis(prompt, shares, mass, (), effective)
     log_mass = dict(zip(mass.answers, mass.log_mass().tolist(), strict=True))
     others = sorted(good[1:], key=lambda row: -log_mass[row.answer])[:MAX_PAIRS]
     worse = [row for row in shares if row not in good and row.answer in known]
     others += sorted(worse, key=lambda row: -log_mass[row.answer])[:MAX_UNEQUAL]
     pairs = [
         compare_pair(
-            *(mass, prompt, (good[0].answer, row.answer), (good[0].last, row.last)),
+            *(mass, prompt, (good[0].answer, row.answer), None if run.lists_once else (good[0].last, row.last)),
             *(run.beta, threshold, run.direction),
         )
         for row in others
     ]
-    return PromptDiagnosis(prompt, shares, mass, [pair for pair in pairs if pair.equal or pair.tie_beta < math.inf])
+    return PromptDiagnosis(
+        prompt, shares, mass, [pair for pair in pairs if pair.equal or pair.tie_beta < math.inf], effective
+    )

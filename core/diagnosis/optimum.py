@@ -1,14 +1,14 @@
 """The optimum of a run's own objective over the answers to a prompt, beside where the run is."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..mara import anchor_reference, augment_reward, reaches
-from ..stats import effective_sample_size
+from ..stats import effective_modes, effective_sample_size
 from ..targets import forward_crossover_beta, forward_kl_target, reverse_crossover_beta, reverse_kl_target
 from .samples import Bin, Sample
 
@@ -37,14 +37,16 @@ class ReferenceMass:
     reward: Tensor
     source: str
 
-    @property
-    def membership(self) -> Tensor:
-        """[A, N] bool: whether completion n spells answer a."""
-        return self.index == torch.arange(len(self.answers)).unsqueeze(-1)
-
     def by_answer(self, log_value: Tensor) -> Tensor:
         """Sum exp(log_value) over the completions of each answer, [N] -> [A], in logs."""
-        return log_value.masked_fill(~self.membership, -torch.inf).logsumexp(-1)
+        largest = log_value.new_full((len(self.answers),), -torch.inf)
+        largest = largest.scatter_reduce(0, self.index, log_value, "amax")
+        shift = largest.nan_to_num(neginf=0.0)
+        return self._sum((log_value - shift[self.index]).exp()).log() + shift
+
+    def _sum(self, value: Tensor) -> Tensor:
+        """Sum over the completions of each answer, [N] -> [A]."""
+        return value.new_zeros(len(self.answers)).index_add(0, self.index, value)
 
     def log_mass(self) -> Tensor:
         """[A] log of the reference's mass of each answer, nats."""
@@ -59,7 +61,7 @@ class ReferenceMass:
     def mean_reward(self) -> Tensor:
         """[A] mean reward of each answer under the reference."""
         shares = (self.log_weight - self.log_mass()[self.index]).exp()
-        return (self.membership * shares * self.reward).sum(-1)
+        return self._sum(shares * self.reward)
 
     def target(self, beta: float, direction: str = "reverse") -> Tensor:
         """[A] log-probability of each answer at the optimum, among these completions."""
@@ -145,9 +147,10 @@ class Pair:
         ref_error: its standard error.
         reward_a: mean reward of a.
         reward_b: the same of b.
-        now: log of the ratio of their numbers in the last bins; inf if b was not sampled there.
-        now_error: its standard error; NaN if b was not sampled.
-        counts: their numbers in the last bins.
+        now: log of the ratio of their numbers in the last bins; inf if b was not sampled there, None if the files do
+            not show repeated samples.
+        now_error: its standard error; NaN if b was not sampled, or nothing is known.
+        counts: their numbers in the last bins; (0, 0) if nothing is known.
         good: whether the rewards of both reach the threshold.
         optimum: log ratio at the optimum; None where it depends on a beta that is not known.
         tie_beta: beta at which the optimum has them equally often; 0: rewards are equal, and no beta does unless
@@ -162,7 +165,7 @@ class Pair:
     ref_error: float
     reward_a: float
     reward_b: float
-    now: float
+    now: float | None
     now_error: float
     counts: tuple[int, int]
     good: bool
@@ -178,7 +181,7 @@ class Pair:
     @property
     def excess(self) -> float | None:
         """How far the ratio is beyond that of the optimum, nats; None if that is not known."""
-        return None if self.optimum is None else self.now - self.optimum
+        return None if self.optimum is None or self.now is None else self.now - self.optimum
 
     @property
     def excess_error(self) -> float:
@@ -195,7 +198,7 @@ def compare_pair(
     mass: ReferenceMass,
     prompt: str,
     answers: tuple[str, str],
-    counts: tuple[int, int],
+    counts: tuple[int, int] | None,
     beta: float | None,
     threshold: float,
     direction: str = "reverse",
@@ -206,7 +209,7 @@ def compare_pair(
         mass: the reference's distribution.
         prompt: the prompt.
         answers: two of `mass.answers`.
-        counts: how often each was sampled in the last bins; the first at least once.
+        counts: how often each was sampled in the last bins, the first at least once; None: not known.
         beta: reward units per nat; None or 0: not known, or no KL term.
         threshold: lowest good reward.
         direction: of the KL, reverse or forward.
@@ -224,7 +227,7 @@ def compare_pair(
         mara = float(tied[a] - tied[b]) if good else None
     elif equal:
         optimum, mara = float(log_mass[a] - log_mass[b]), 0.0 if good else None
-    count_a, count_b = counts
+    now, now_error = (None, math.nan) if counts is None else _log_ratio(*counts)
     return Pair(
         prompt,
         *answers,
@@ -232,14 +235,77 @@ def compare_pair(
         ref_error=math.hypot(float(errors[a]), float(errors[b])),
         reward_a=reward_a,
         reward_b=reward_b,
-        now=math.log(count_a / count_b) if count_b else math.inf,
-        now_error=math.sqrt(1 / count_a + 1 / count_b) if count_b else math.nan,
-        counts=counts,
+        now=now,
+        now_error=now_error,
+        counts=counts or (0, 0),
         good=good,
         optimum=optimum,
         tie_beta=mass.tie_beta(a, b, direction),
         mara=mara,
     )
+
+
+def _log_ratio(a: int, b: int) -> tuple[float, float]:
+    """log(a / b) of two counts and its standard error; infinity and NaN if b is 0."""
+    return (math.log(a / b), math.sqrt(1 / a + 1 / b)) if b else (math.inf, math.nan)
+
+
+@dataclass(frozen=True)
+class EffectiveNumbers:
+    """Effective numbers of good answers to a prompt: exp(entropy) of their shares among each other.
+
+    Attributes:
+        good: how many good answers there are.
+        reference: under the reference.
+        optimum: at the optimum; None where it depends on a beta that is not known, or there is no KL term.
+        now: in the last bins; NaN if none was sampled there; None if the files do not show repeated samples.
+        mara: at the optimum with MARA over answers; None as for `optimum`.
+    """
+
+    good: int
+    reference: float
+    optimum: float | None
+    now: float | None
+    mara: float | None
+
+
+def effective_numbers(
+    mass: ReferenceMass,
+    counts: Mapping[str, int] | None,
+    beta: float | None,
+    threshold: float,
+    direction: str = "reverse",
+) -> EffectiveNumbers | None:
+    """The effective numbers of good answers; None if there are none.
+
+    Args:
+        mass: the reference's distribution.
+        counts: how often answers were sampled in the last bins; None: not known.
+        beta: reward units per nat; None: not known; 0: no KL term.
+        threshold: lowest good reward.
+        direction: of the KL, reverse or forward.
+    """
+    reward = mass.mean_reward()
+    good = reward >= threshold - EQUAL_REWARD
+    if not bool(good.any()):
+        return None
+
+    def effective(log_share: Tensor) -> float:
+        return float(effective_modes(log_share[good].softmax(-1)))
+
+    optimum, mara = None, None
+    if beta:
+        optimum = effective(mass.target(beta, direction))
+        mara = effective(mass.mara_target(beta, threshold, direction))
+    elif beta is None and equal_rewards(float(reward[good].min()), float(reward[good].max())):
+        optimum, mara = effective(mass.log_mass()), float(good.sum())
+    now = None
+    if counts is not None:
+        sampled = [
+            counts.get(answer, 0) for answer, is_kept in zip(mass.answers, good.tolist(), strict=True) if is_kept
+        ]
+        now = float(effective_modes(torch.tensor(sampled))) if any(sampled) else math.nan
+    return EffectiveNumbers(int(good.sum()), effective(mass.log_mass()), optimum, now, mara)
 
 
 def implied_beta(samples: Sequence[Sample]) -> tuple[float, float] | None:

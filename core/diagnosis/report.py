@@ -8,7 +8,7 @@ from typing import Literal
 from .advice import REINVENT, Advice, advice
 from .analysis import Diagnosis, PromptDiagnosis
 from .optimum import FIRST, SCORED, WEIGHTED, Pair
-from .trainer_kl import DEFAULTS, TITLES, ZERO
+from .trainer_kl import DEFAULTS, SAME_OPTIMUM, TITLES, ZERO, KlFact
 from .words import count, number, percent, quoted, ratio
 
 MAX_ANSWERS = 8  # rows of a table of answers
@@ -238,6 +238,8 @@ def _tie_text(pair: Pair) -> str:
 def now_text(pair: Pair, diagnosis: Diagnosis) -> str:
     """Where the run is, and how far that is beyond the optimum."""
     last = diagnosis.bins[-1].last
+    if pair.now is None:
+        return "How often the run samples each now is not in the files."
     if not pair.counts[1]:
         text = f"At step {last} the run has {pair.counts[0]} of the first and none of the second"
         if pair.optimum is None or diagnosis.run.beta == 0:
@@ -289,7 +291,7 @@ def _optimum(diagnosis: Diagnosis) -> Section:
         excess = "-"
         if pair.excess is not None and math.isfinite(pair.excess) and run.beta != 0:
             excess = f"{pair.excess:+.1f} ± {pair.excess_error:.1f}"
-        now = f"{pair.counts[0]} to 0" if not pair.counts[1] else ratio(pair.now)
+        now = "-" if pair.now is None else ratio(pair.now) if pair.counts[1] else f"{pair.counts[0]} to 0"
         mara = "-" if pair.mara is None else ratio(pair.mara)
         rows.append([f"{quoted(pair.a)} to {quoted(pair.b)}", ratio(pair.ref_gap), optimum, now, excess, tie, mara])
     heads: list[tuple[str, Kind]] = [
@@ -309,8 +311,32 @@ def _optimum(diagnosis: Diagnosis) -> Section:
         )
     if not rows:
         paragraphs.append(_why_no_pairs(diagnosis))
-    return Section(
-        "optimum", "The optimum of this run's own objective", paragraphs, [Table("", heads, rows)] if rows else []
+    tables = [*([Table("", heads, rows)] if rows else []), *_effective_numbers(diagnosis)]
+    return Section("optimum", "The optimum of this run's own objective", paragraphs, tables)
+
+
+def _effective_numbers(diagnosis: Diagnosis) -> list[Table]:
+    """A table of the effective numbers of good answers to each prompt that is compared; none without good ones."""
+    run, rows = diagnosis.run, []
+    for prompt in diagnosis.prompts:
+        found = prompt.effective
+        if found is not None:
+            name = quoted(prompt.prompt) if prompt.prompt else f"all {run.noun}s"
+            values = (found.reference, found.optimum, found.now, found.mara)
+            rows.append([name, f"{found.good:,}", *("-" if value is None else number(value) for value in values)])
+    heads: list[tuple[str, Kind]] = [("prompt", "label"), ("seen", "number"), ("reference", "number")]
+    heads += [("optimum", "number"), ("last steps", "number"), ("with MARA", "number")]
+    known = [any(row[column] != "-" for row in rows) for column in range(len(heads))]
+    rows = [[cell for cell, shown in zip(row, known, strict=True) if shown] for row in rows]
+    legend = (
+        f"exp(entropy in nats) of the shares among the good {run.answer_noun}s that the files show: so many equally "
+        "frequent ones have the same entropy."
+    )
+    title = f"Effective number of good {run.answer_noun}s"
+    return (
+        [Table(title, [head for head, shown in zip(heads, known, strict=True) if shown], rows, legend)]
+        if rows
+        else []
     )
 
 
@@ -354,19 +380,8 @@ def _kl(diagnosis: Diagnosis) -> Section:
         return Section("kl", "The KL term", [f"{kl.setting}: {text}"])
     if not kl.measured:
         return Section("kl", "The KL term", [f"{kl.setting}: this combination has not been measured in docs/kl.md."])
-    if kl.gradient == ZERO:
-        text = "the KL term has zero expected gradient; it does nothing"
-    elif kl.as_named:
-        text = f"the KL term has the gradient of the {kl.gradient}, as its name says"
-        text = (
-            text
-            if kl.gradient.startswith("reverse")
-            else "the KL term has the optimum of the reverse KL of sequences"
-        )
-    else:
-        text = f"the gradient of the KL term is not that of KL(policy, reference): {kl.gradient}"
     off = f" Off policy, on samples of an older policy, it is: {kl.off_policy}."
-    paragraphs = [f"{kl.setting}: {text} ({kl.row} in docs/kl.md).{off}"]
+    paragraphs = [f"{kl.setting}: {_gradient_text(kl)} ({kl.source}).{off}"]
     if kl.divides_by_spread and not math.isnan(diagnosis.reward_spread):
         paragraphs.append(
             "Advantages are divided by the standard deviation of the rewards of a group, which is "
@@ -374,6 +389,17 @@ def _kl(diagnosis: Diagnosis) -> Section:
             "Equal answers keep their ratio whatever it is."
         )
     return Section("kl", "The KL term", paragraphs)
+
+
+def _gradient_text(kl: KlFact) -> str:
+    """What a KL term that was measured does."""
+    if kl.gradient == ZERO:
+        return "the KL term has zero expected gradient; it does nothing"
+    if kl.row in SAME_OPTIMUM:
+        return "the KL term has the optimum of the reverse KL of sequences"
+    if kl.as_named:
+        return f"the KL term has the gradient of the {kl.gradient}, as its name says"
+    return f"the gradient of the KL term is not that of KL(policy, reference): {kl.gradient}"
 
 
 def _unknown(diagnosis: Diagnosis) -> list[str]:

@@ -59,6 +59,7 @@ DEFAULTS: dict[str, dict[str, str]] = {
         "algo.advantage.estimator": "gae",
     },
 }
+OWN = "docs/mara.md"  # the row of runs of this project, whose KL terms are tested there
 RLOO_BETA = "0.05"  # the default of TRL's RLOOConfig
 
 
@@ -67,7 +68,8 @@ class KlFact:
     """What the KL of a run is.
 
     Attributes:
-        row: of docs/kl.md, such as `verl 7`; empty if the combination was not measured, or there is no KL term.
+        row: of docs/kl.md, such as `verl 7`; OWN for a run of this project; empty if the combination was not
+            measured, or there is no KL term.
         setting: the settings that decide, as a user writes them.
         gradient: that of the KL term on policy, in words; empty if it was not measured.
         off_policy: the same for samples of an older policy.
@@ -90,13 +92,21 @@ class KlFact:
 
     @property
     def as_named(self) -> bool:
-        """Whether its gradient, or at least its optimum, is that of KL(policy || reference)."""
-        return self.gradient in (REVERSE, WHOLE) or self.row in SAME_OPTIMUM
+        """Whether its gradient, or at least its optimum, is that of the divergence that the settings name.
+
+        That is KL(policy || reference), or in a run of this project any divergence.
+        """
+        return self.row == OWN or self.gradient in (REVERSE, WHOLE) or self.row in SAME_OPTIMUM
+
+    @property
+    def source(self) -> str:
+        """Where the gradient is documented."""
+        return self.row if self.row == OWN else f"{self.row} in docs/kl.md"
 
     @property
     def direction(self) -> str:
         """The divergence whose optimum is compared: forward where the gradient is that of the forward KL."""
-        return "forward" if self.gradient == FORWARD else "reverse"
+        return "forward" if self.gradient.startswith("forward KL") else "reverse"
 
 
 def kl_fact(trainer: str, settings: Mapping[str, str]) -> KlFact:

@@ -1,14 +1,13 @@
 """What `llm.diagnose` is asked for: its keys, the trainer's settings, and what is known of the run."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from conf.schema.base import ConfigError
 from core.diagnosis.analysis import Run
 from core.diagnosis.trainer_kl import DEFAULTS, KlFact, kl_fact
+from launch.analysis.own_run import own_run
 from launch.cli.key_values import check_keys, number_of, truth_of
 from launch.runs.run_folder import flatten, read_yaml, user_path
 from llm.diagnosis.columns import ALIASES
@@ -66,14 +65,18 @@ def known_run(request: Request, reading: Reading, classes: str) -> Run:
         ConfigError: a setting is not one of the trainer, or no number where it must be one.
     """
     values = request.values
+    beta, threshold = number_of(values, "beta", 0.0), number_of(values, "threshold")
     if reading.trainer == OURS:
-        return _own_run(values, reading.config, classes)
+        how = "reference=FOLDER, the folder of the model before training, computes them."
+        run, notes = own_run(reading.config, beta, threshold, classes=classes, how_to_score=how)
+        for note in notes:
+            reading.note(note)
+        return run
     trainer = values.get("trainer", reading.trainer)
     kl = _kl(trainer, values) if trainer else None
-    beta = number_of(values, "beta", 0.0)
     return Run(
         beta=beta if beta is not None else kl.beta if kl else None,
-        threshold=number_of(values, "threshold"),
+        threshold=threshold,
         trainer=trainer,
         kl=kl,
         from_reference=truth_of(values, "from_reference", True),
@@ -117,27 +120,3 @@ def trainer_settings(trainer: str, path: Path) -> dict[str, str]:
             f"config: {path} has none of the settings of trainer={trainer}: {', '.join(DEFAULTS[trainer])}"
         )
     return settings
-
-
-def _own_run(values: dict[str, str], config: Mapping[str, Any], classes: str) -> Run:
-    """A run of this project, whose configuration says everything."""
-    flat = flatten(dict(config))
-    constant = flat.get("transform.threshold.kind") == "constant"
-    threshold = flat.get("transform.threshold.value") if constant else None
-    beta, given = number_of(values, "beta", 0.0), number_of(values, "threshold")
-    direction = str(flat.get("objective.direction", "reverse"))
-    level = str(flat.get("objective.level", "sequence"))
-    gradient = f"{direction} KL of {'sequences' if level == 'sequence' else 'tokens'}"
-    own_beta = float(flat.get("objective.beta", math.nan))
-    kl = None
-    if direction in ("reverse", "forward") and not math.isnan(own_beta):
-        shown = f"objective.direction={direction}, objective.beta={own_beta:g}, objective.level={level}"
-        kl = KlFact("docs/mara.md", shown, gradient, gradient, own_beta)
-    return Run(
-        beta=beta if beta is not None else None if math.isnan(own_beta) else own_beta,
-        threshold=given if given is not None else threshold if isinstance(threshold, float | int) else None,
-        kl=kl,
-        classes=classes,
-        uses_mara=flat.get("transform.name") == "mara",
-        how_to_score="reference=FOLDER, the folder of the model before training, computes them.",
-    )

@@ -9,6 +9,8 @@ pytest.importorskip("rdkit", reason="needs the extra chem")
 
 from chem.diagnose import check_values, main
 from conf.schema.base import ConfigError
+from launch.runs.run_folder import read_jsonl
+from tests.commands import run_module
 
 PRIOR = {"Cc1ccccc1": 0.5, "C1CCCCC1C": 0.02, "CCO": 0.48}  # two good scaffolds, 25 to 1
 GOOD = ("Cc1ccccc1", "C1CCCCC1C")
@@ -54,3 +56,41 @@ def test_keys_are_checked():
     ]:
         with pytest.raises(ConfigError, match=message):
             check_values(values)
+
+
+@pytest.mark.slow
+def test_a_run_folder_of_ours_says_everything(tmp_path, capsys):
+    """A run as a user starts it: beta, threshold and log-probabilities are its own, and the optimum is computed."""
+    run = tmp_path / "run"
+    settings = [
+        "experiment=qed",
+        "steps=8",
+        "batch_size=32",
+        "threads=1",
+        "cache=null",
+        "transform.threshold.value=0.7",
+    ]
+    assert run_module("chem", *settings, "objective.beta=0.02", f"hydra.run.dir={run}").returncode == 0
+    assert main([str(run), "classes=molecule", f"out={tmp_path / 'out'}"]) == 0
+    text = re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert "objective.beta=0.02" in text
+    assert "the threshold: given, 0.7" in text
+    assert "shares are from log-probabilities of the molecules under the reference" in text
+    assert "What cannot be known" not in text
+    assert "trainer=" not in text
+    rows = [row for row in read_jsonl(run / "samples.jsonl") if row["score"] is not None]
+    good = [row for row in rows if row["score"] >= 0.7]
+    (cells,) = re.findall(r"all molecules │ ([\d,]+) │ ([\d.]+) │ ([\d.]+) │ ([\d.]+)", text)
+    seen, reference, optimum, mara = (float(cell.replace(",", "")) for cell in cells)
+    assert seen == len(good) > 10
+    assert reference == pytest.approx(effective([row["ref_seq_logp"] for row in good]), rel=0.01)
+    assert optimum == pytest.approx(effective([row["ref_seq_logp"] + row["score"] / 0.02 for row in good]), rel=0.01)
+    assert mara == pytest.approx(len(good), rel=0.01)
+    assert optimum < reference < mara
+
+
+def effective(log_weights):
+    """exp(entropy) of weights, from their logs."""
+    top = max(log_weights)
+    total = sum(math.exp(value - top) for value in log_weights)
+    return math.exp(-sum(math.exp(v - top) / total * (v - top - math.log(total)) for v in log_weights))

@@ -59,6 +59,7 @@ from core.answer_counts import AnswerCounts
 from core.classes import ClassMemory, StepMasses, make_class_memory
 from core.objective import make_objective
 from core.schedules import run_progress, tie_betas
+from core.sequence import masked_sum
 from launch import collect
 from launch.cli.compose import compose_typed
 from launch.engines.base import lr_factor
@@ -487,6 +488,34 @@ def test_a_policy_that_samples_strange_strings(name, monkeypatch):
     assert results[0].metrics["valid"] == 1 - results[0].batch.canonical.count(None) / len(STRANGE)
     assert results[0].batch.canonical[: len(UNREADABLE)] == [None] * len(UNREADABLE)
     assert third.metrics["filtered"] == again.metrics["filtered"]
+
+
+def test_the_log_probabilities_of_what_was_sampled(prior):
+    """Those of the first row of each molecule, computed anew; policy and prior are the same before the first update.
+
+    Control: with the policy's rows in another order they differ.
+    """
+    config = compose_chem("duplicates=zero")
+    with open_learner(load_prior(prior), config) as learner:
+        rows = list(range(config.batch_size))
+        width = learner.prior.max_tokens
+        rollout = sample(learner.prior.network, rollout_uniforms(config.seed, 0, [0] * len(rows), rows, width))
+        canonical = canonical_forms(learner.prior.decode(rollout))
+        with torch.no_grad():
+            logp = masked_sum(token_logp(learner.prior.network, rollout.tokens, rollout.mask), rollout.mask)
+        first, second = (train_step(learner, config, 0, 0.05) for _ in range(2))  # the policy moves, the draws do not
+    expected = {smiles: float(logp[canonical.index(smiles)]) for smiles in canonical if smiles is not None}
+    assert len(expected) < len(rows)  # some rows are invalid or repeated
+    lines = {row["smiles"]: row for row in sample_records(first.batch, first.seq_logp)}
+    assert set(lines) == set(expected)
+    for name in ("policy_seq_logp", "ref_seq_logp"):
+        assert {smiles: row[name] for smiles, row in lines.items()} == pytest.approx(expected, rel=1e-5)
+    shuffled = dict(zip(expected, [*list(expected.values())[1:], 0.0], strict=True))
+    assert expected != pytest.approx(shuffled, rel=1e-5)
+    moved = [second.seq_logp[smiles] for smiles in second.seq_logp if smiles in expected]
+    assert moved
+    assert all(values.policy != values.ref for values in moved)
+    assert "ref_seq_logp" not in sample_records(first.batch)[0]  # such as molecules of the prior, and seeds
 
 
 def test_what_a_step_reports(prior):

@@ -9,7 +9,9 @@ from core.diagnosis.optimum import (
     FIRST,
     SCORED,
     WEIGHTED,
+    ReferenceMass,
     compare_pair,
+    effective_numbers,
     equal_rewards,
     implied_beta,
     reference_mass,
@@ -144,3 +146,54 @@ def test_the_implied_beta_is_that_of_a_run_at_its_optimum():
 def test_rewards_that_differ_by_rounding_are_equal():
     assert equal_rewards(0.7, 0.69999999)
     assert not equal_rewards(0.7, 0.699)
+
+
+def entropy(shares):
+    return -sum(p / sum(shares) * math.log(p / sum(shares)) for p in shares if p)
+
+
+@pytest.mark.parametrize("direction", ["reverse", "forward"])
+def test_effective_numbers_are_those_of_the_targets_over_good_answers(direction):
+    """a0, a1 and a2 are good from .9 on; the shares are counted out. Control: with all answers they are others."""
+    mass, counts = mass_of(), {"a0": 6, "a1": 2, "a3": 100}
+    found = effective_numbers(mass, counts, BETA, 0.9, direction)
+    target = {"reverse": reverse_kl_target, "forward": forward_kl_target}[direction](
+        f64(REF).log(), f64(REWARD), BETA
+    )
+    optimum = target.exp().tolist()
+    assert found.good == 3
+    assert found.reference == pytest.approx(math.exp(entropy(REF[:3])))
+    assert found.optimum == pytest.approx(math.exp(entropy(optimum[:3])))
+    assert found.now == pytest.approx(math.exp(entropy([6, 2])))
+    assert found.reference != pytest.approx(math.exp(entropy(REF)))
+    if direction == "reverse":  # the three are equally likely, whatever their rewards
+        assert found.mara == pytest.approx(3)
+
+
+def test_effective_numbers_where_something_is_not_known():
+    mass, counts = mass_of(), {"a3": 100}
+    unequal = effective_numbers(mass, counts, None, 0.9)
+    assert (unequal.optimum, unequal.mara) == (None, None)  # of unequal rewards: beta is needed
+    assert math.isnan(unequal.now)
+    equal = effective_numbers(mass, None, None, 1.0)  # a0 and a1
+    assert equal.optimum == equal.reference == pytest.approx(math.exp(entropy(REF[:2])))
+    assert (equal.mara, equal.now) == (2, None)
+    assert effective_numbers(mass, counts, 0.0, 1.0).optimum is None  # no KL: no ratio is the optimum
+    assert effective_numbers(mass, counts, BETA, 1.1) is None
+
+
+def test_masses_of_answers_with_many_spellings():
+    """Against the sum of each answer's own completions; an answer that has none left is -inf."""
+    generator = torch.Generator().manual_seed(0)
+    index = torch.randint(5, (200,), generator=generator)
+    value = 300 * torch.randn(200, generator=generator, dtype=torch.float64)
+    mass = ReferenceMass(
+        tuple("abcdef"), index, value, torch.rand(200, generator=generator, dtype=torch.float64), SCORED
+    )
+    summed = mass.by_answer(value.masked_fill(index == 2, -torch.inf))
+    expected = [float(value[index == answer].logsumexp(0)) for answer in (0, 1, 3, 4)]
+    assert summed[[0, 1, 3, 4]].tolist() == pytest.approx(expected)
+    assert summed[[2, 5]].tolist() == [-math.inf, -math.inf]
+    shares = (value - mass.log_mass()[index]).exp()
+    by_hand = [float((shares * mass.reward)[index == answer].sum()) for answer in range(5)]
+    assert mass.mean_reward()[:5].tolist() == pytest.approx(by_hand)

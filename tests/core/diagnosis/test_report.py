@@ -99,6 +99,19 @@ def test_a_null_run_is_not_called_a_collapse():
     ("error", "words"), [(0.0, "the excess is drift"), (0.8, "too few to tell it from the optimum")]
 )
 def test_an_answer_that_is_gone_is_drift_only_beyond_the_error_of_the_reference(error, words):
-    pair: Any = SimpleNamespace(counts=(23, 0), optimum=math.log(7), ref_error=error)
+    pair: Any = SimpleNamespace(now=math.inf, counts=(23, 0), optimum=math.log(7), ref_error=error)
     diagnosis: Any = SimpleNamespace(bins=[SimpleNamespace(last=120)], run=SimpleNamespace(beta=0.01))
     assert words in now_text(pair, diagnosis)  # 3.3 of the second are expected, or at two errors 0.7
+
+
+def test_files_that_list_each_completion_once_do_not_say_where_the_run_is():
+    """Control: without that mark the same samples do."""
+    samples = tabular_run(lost, 40, REWARD, REF, scored=True)
+    for lists_once in (False, True):
+        report = report_of(samples, beta=0.05, lists_once=lists_once)
+        text = " ".join(paragraph for section in report.sections for paragraph in section.paragraphs)
+        assert ("How often the run samples each now is not in the files." in text) == lists_once
+        assert ("the run has" in text or "The run is at" in text) != lists_once
+        (table,) = [table for section in report.sections for table in section.tables if "Effective" in table.title]
+        assert ("last steps" in [name for name, _ in table.columns]) != lists_once
+        assert all(len(row) == len(table.columns) for row in table.rows)

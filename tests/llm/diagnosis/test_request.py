@@ -65,14 +65,13 @@ def test_a_configuration_of_verl_or_of_wandb_is_read(tmp_path):
 def test_a_run_folder_says_everything():
     config = {
         "objective": {"beta": 0.03, "direction": "forward", "level": "sequence"},
-        "transform": {"name": "mara", "threshold": {"kind": "constant", "value": 0.8}},
+        "transform": {"name": "historical_exploration", "threshold": {"kind": "constant", "value": 0.8}},
     }
-    run = run_of(Reading(trainer=OURS, config=config))
-    assert (run.beta, run.threshold, run.uses_mara, run.trainer) == (0.03, 0.8, True, "")
-    assert run.kl.gradient == "forward KL of sequences"
-    config["transform"] = {"name": "identity", "threshold": {"kind": "quantile", "value": 0.9}}
-    other = run_of(Reading(trainer=OURS, config=config), beta="0.1")
-    assert (other.beta, other.threshold, other.uses_mara) == (0.1, None, False)
+    reading = Reading(trainer=OURS, config=config)
+    run = run_of(reading)
+    assert (run.beta, run.threshold, run.trainer, run.direction) == (0.03, 0.8, "", "forward")
+    assert run_of(Reading(trainer=OURS, config=config), beta="0.1").beta == 0.1
+    assert any("transform=historical_exploration" in note for note in reading.notes)
 
 
 def test_keys_are_known_once():
