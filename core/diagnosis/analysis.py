@@ -227,7 +227,8 @@ def _diagnose_prompt(
         return PromptDiagnosis(prompt, shares, mass, (), effective)
     log_mass = dict(zip(mass.answers, mass.log_mass().tolist(), strict=True))
     others = sorted(good[1:], key=lambda row: -log_mass[row.answer])[:MAX_PAIRS]
-    worse = [row for row in shares if row not in good and row.answer in known]
+    rest = known - {row.answer for row in good}
+    worse = [row for row in shares if row.answer in rest]
     others += sorted(worse, key=lambda row: -log_mass[row.answer])[:MAX_UNEQUAL]
     pairs = [
         compare_pair(

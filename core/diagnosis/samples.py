@@ -223,7 +223,9 @@ def answer_shares(bins: Sequence[Bin], prompt: str, edge: int) -> list[AnswerSha
     """The answers to a prompt, the most frequent in the last `edge` bins first, then those in the first ones."""
     groups = [part.groups.get(prompt, []) for part in bins]
     counts = [Counter(sample.answer for sample in group) for group in groups]
+    totals = [count.total() for count in counts]
     first, last = sum(counts[:edge], Counter()), sum(counts[-edge:], Counter())
+    first_total, last_total = first.total(), last.total()
     texts, rewards = defaultdict(set), defaultdict(list)
     for group in groups:
         for sample in group:
@@ -236,10 +238,10 @@ def answer_shares(bins: Sequence[Bin], prompt: str, edge: int) -> list[AnswerSha
             fmean(rewards[answer]) if rewards[answer] else None,
             first[answer],
             last[answer],
-            first.total(),
-            last.total(),
+            first_total,
+            last_total,
             len(texts[answer]),
-            tuple(count[answer] / count.total() if count else math.nan for count in counts),
+            tuple(count[answer] / total if total else math.nan for count, total in zip(counts, totals, strict=True)),
         )
         for answer in texts
     ]
