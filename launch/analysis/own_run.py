@@ -37,6 +37,12 @@ def own_run(
         kl = KlFact(OWN, shown, gradient, gradient, own_beta)
     if beta is None and direction in COMPARED and not math.isnan(own_beta):
         beta = own_beta
+    schedule = str(flat.get("beta_schedule.name", "constant"))
+    if beta is not None and beta == own_beta and schedule != "constant":
+        notes.append(
+            f"beta_schedule={schedule}: the optimum is that of objective.beta={beta:g}, where the schedule starts; say "
+            "beta=NUMBER for another."
+        )
     if direction not in COMPARED:
         notes.append(f"objective.direction={direction}: only the optimum of the reverse or forward KL is computed.")
     if transform not in COMPARED_TRANSFORMS:

@@ -30,6 +30,9 @@ def test_what_the_optimum_leaves_out_is_noted():
         0.03,
         ["transform=unlikely: the optimum is that of the rewards before this transform."],
     )
+    _, (note,) = own_run(config() | {"beta_schedule": {"name": "cosine"}})
+    assert note.startswith("beta_schedule=cosine: the optimum is that of objective.beta=0.03, where")
+    assert own_run(config() | {"beta_schedule": {"name": "cosine"}}, beta=0.1)[1] == []
     run, (note,) = own_run(config(direction="alpha"))
     assert run.beta is None
     assert note.startswith("objective.direction=alpha: only the optimum")
