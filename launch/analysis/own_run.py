@@ -40,8 +40,8 @@ def own_run(
     schedule = str(flat.get("beta_schedule.name", "constant"))
     if beta is not None and beta == own_beta and schedule != "constant":
         notes.append(
-            f"beta_schedule={schedule}: the optimum is that of objective.beta={beta:g}, where the schedule starts; say "
-            "beta=NUMBER for another."
+            f"beta_schedule={schedule}: the optimum is that of objective.beta={beta:g}, where the schedule starts; "
+            "say beta=NUMBER for another."
         )
     if direction not in COMPARED:
         notes.append(f"objective.direction={direction}: only the optimum of the reverse or forward KL is computed.")
