@@ -364,7 +364,7 @@ def _kl(diagnosis: Diagnosis) -> Section:
                 "REINVENT's loss has, on samples of the policy, the gradient of the reverse KL of sequences, with "
                 "beta = 1 / sigma."
             )
-        elif run.trainer:
+        elif run.trainer in TITLES:
             names = ", ".join(list(DEFAULTS[run.trainer])[:4])
             text = (
                 f"The KL settings of {TITLES[run.trainer]} are not known: say those that were set, such as {names}."

@@ -54,3 +54,9 @@ def test_every_run_is_diagnosed(direction, beta, trainer):
     if beta:
         assert f"the gradient of the {direction} KL of sequences, as its name says (docs/mara.md)" in text
     assert ("Add a KL term" in [change.what for change in advice(diagnosis)]) == (beta == 0 and direction != "alpha")
+
+
+def test_a_configuration_without_an_objective_is_no_error():
+    run, _ = own_run({"seed": 0}, trainer="chem")
+    report = make_report(diagnose([Sample(0, "p", answer, answer, 1.0) for answer in "aab"], run))
+    assert any("KL settings are not known" in section.paragraphs[0] for section in report.sections)
