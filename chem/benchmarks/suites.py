@@ -99,16 +99,24 @@ def measure_exploration(samples: Samples, budget: int) -> dict[str, float]:
     """MolExp's figures: those of PMO for the similarity to each target, multiplied over the targets.
 
     Beside them, of each target: `top1/N`, the largest similarity, and `nearest/N`, the share that is nearest to it
-    of what was scored in the last tenth of the calls (the first target, if equally near).
+    of what was scored in the last tenth of the calls (the first target, if equally near). `targets` is exp(entropy)
+    of these shares, the effective number of targets at the end; 0 if nothing was scored.
     """
     by_target = similarities(samples)
     figures = [tops(values, budget) for values in by_target]
     products = {name: math.prod(row[name] for row in figures) for name in tops([], budget)}
     last = list(zip(*by_target, strict=True))[-max(len(by_target[0]) // 10, 1) :]
     nearest = [call.index(max(call)) for call in last if any(call)]
-    for target, row in enumerate(figures):
-        products |= {f"top1/{target}": row["top1"], f"nearest/{target}": nearest.count(target) / max(len(nearest), 1)}
-    return products
+    shares = [nearest.count(target) / max(len(nearest), 1) for target in range(len(figures))]
+    for target, (row, share) in enumerate(zip(figures, shares, strict=True)):
+        products |= {f"top1/{target}": row["top1"], f"nearest/{target}": share}
+    return products | {"targets": effective_number(shares)}
+
+
+def effective_number(shares: Sequence[float]) -> float:
+    """exp(entropy) of shares that add up to 1: so many equal ones have the same entropy. 0 if all are 0."""
+    entropy = -sum(share * math.log(share) for share in shares if share)
+    return math.exp(entropy) if any(shares) else 0.0
 
 
 def exploration_so_far(samples: Samples, budget: int) -> list[float]:
@@ -136,7 +144,7 @@ def yield_so_far(samples: Samples, budget: int) -> list[float]:
 MOLEXP = Suite(
     tasks=tuple(MOLEXP_TARGETS),
     methods=("reinvent", "augmented_memory", "augmented_memory_mara", "augmented_memory_mara_scaffolds"),
-    metrics=("top1",),
+    metrics=("top1", "targets"),
     overrides=task_oracle("molexp"),
     measure=measure_exploration,
     curve="product of the largest similarities",

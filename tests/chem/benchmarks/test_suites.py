@@ -77,7 +77,11 @@ def test_each_targets_part_in_exploration():
     figures = SUITES["molexp"].measure(lines(*[first] * 270, *[second] * 10, *[failed] * 10, *[equal] * 10), 300)
     assert [figures[f"top1/{target}"] for target in (0, 1)] == [0.9, 0.6]
     assert [figures[f"nearest/{target}"] for target in (0, 1)] == [0.5, 0.5]
+    assert figures["targets"] == pytest.approx(2)
     assert "top1/2" not in figures
+    assert SUITES["molexp"].measure(lines(*[first] * 300), 300)["targets"] == 1
+    uneven = SUITES["molexp"].measure(lines(*[first] * 275, *[second] * 25), 300)["targets"]
+    assert uneven == pytest.approx(6 / 5 ** (5 / 6))  # shares 1/6 and 5/6: exp(log 6 - 5/6 log 5)
 
 
 def test_a_run_whose_calls_all_fail_explored_nothing():
