@@ -4,10 +4,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
+
 from chem.benchmarks.auc import top_auc, top_mean
 from chem.metrics import ScoredMolecules, collect_molecules, screen_metrics, yield_curve
 from chem.oracles.molexp import TARGETS as MOLEXP_TARGETS
 from chem.oracles.pmo import TASKS as PMO_TASKS
+from core.stats import effective_modes
 
 TOP = (1, 10, 100)
 TABLE2_SCREENS = (0.8, 0.85)
@@ -110,13 +113,7 @@ def measure_exploration(samples: Samples, budget: int) -> dict[str, float]:
     shares = [nearest.count(target) / max(len(nearest), 1) for target in range(len(figures))]
     for target, (row, share) in enumerate(zip(figures, shares, strict=True)):
         products |= {f"top1/{target}": row["top1"], f"nearest/{target}": share}
-    return products | {"targets": effective_number(shares)}
-
-
-def effective_number(shares: Sequence[float]) -> float:
-    """exp(entropy) of shares that add up to 1: so many equal ones have the same entropy. 0 if all are 0."""
-    entropy = -sum(share * math.log(share) for share in shares if share)
-    return math.exp(entropy) if any(shares) else 0.0
+    return products | {"targets": float(effective_modes(torch.tensor(shares))) if nearest else 0.0}
 
 
 def exploration_so_far(samples: Samples, budget: int) -> list[float]:
