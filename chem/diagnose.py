@@ -20,7 +20,9 @@ Examples:
   python -m chem.diagnose oracle_history.csv threshold=.8
 """
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,7 +105,11 @@ def known_run(
         "how_to_score": SCORING,
     }
     if molecules.config:
-        return own_run(molecules.config, beta, threshold, trainer=CHEM, **words)
+        run, notes = own_run(molecules.config, beta, threshold, trainer=CHEM, **words)
+        screen = min(molecules.config.get("screens") or [math.inf])
+        if run.threshold is None and any((sample.reward or 0.0) >= screen for sample in molecules.samples):
+            return replace(run, threshold=screen), [*notes, f"The threshold is the lowest of screens, {screen:g}."]
+        return run, notes
     return Run(beta=beta, threshold=threshold, trainer=REINVENT, **words), []
 
 

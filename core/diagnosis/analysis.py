@@ -214,7 +214,7 @@ def _diagnose_prompt(
     bins: Sequence[Bin], prompt: str, edge: int, threshold: float | None, run: Run
 ) -> PromptDiagnosis:
     shares = answer_shares(bins, prompt, edge)
-    mass = reference_mass(bins, prompt, edge) if threshold is not None else None
+    mass = None if threshold is None else reference_mass(bins, prompt, edge, lists_once=run.lists_once)
     if mass is not None and mass.source == "first steps" and not run.from_reference:
         mass = None
     if mass is None or threshold is None:

@@ -89,12 +89,13 @@ class ReferenceMass:
         return float(reverse_crossover_beta(mass[a], mass[b], reward[a], reward[b]))
 
 
-def reference_mass(bins: Sequence[Bin], prompt: str, edge: int) -> ReferenceMass | None:
+def reference_mass(bins: Sequence[Bin], prompt: str, edge: int, *, lists_once: bool = False) -> ReferenceMass | None:
     """The best knowledge of the reference's distribution over the completions of a prompt; None if there is none.
 
     With log-probabilities under the reference, and one spelling for each answer: those. With several spellings and
-    log-probabilities under the policy too: importance weights, of the bins in which the policy is near the reference.
-    Without log-probabilities: the completions of the first `edge` bins, if the policy started from the reference.
+    log-probabilities under the policy too: importance weights, of the bins in which the policy is near the reference;
+    if the files list each completion once, so that they are no samples of the policy, again those log-probabilities.
+    Without any: the completions of the first `edge` bins, if the policy started from the reference.
     """
     groups = [[s for s in part.groups.get(prompt, []) if s.reward is not None] for part in bins]
     everything = [sample for group in groups for sample in group]
@@ -102,7 +103,7 @@ def reference_mass(bins: Sequence[Bin], prompt: str, edge: int) -> ReferenceMass
     if scored:
         distinct = {sample.text: sample for sample in scored}
         weighted = [sample for sample in scored if sample.policy_logp is not None]
-        if len(distinct) == len({sample.answer for sample in scored}) or not weighted:
+        if lists_once or len(distinct) == len({sample.answer for sample in scored}) or not weighted:
             return _weighted(list(distinct.values()), [ref_logp(sample) for sample in distinct.values()], SCORED)
         near = [[s for s in group if s.ref_logp is not None and s.policy_logp is not None] for group in groups]
         kept = [sample for group in near if group and _is_near(group) for sample in group] or weighted

@@ -418,13 +418,13 @@ def _unknown(diagnosis: Diagnosis) -> list[str]:
             instead if any(prompt.mass for prompt in diagnosis.prompts) else "the reference's shares are not known"
         )
         lines.append(f"No log-probabilities under the reference: {instead}. {run.how_to_score}".strip())
-    elif not counts["policy_logp"] and any(
+    elif (run.lists_once or not counts["policy_logp"]) and any(
         p.mass and max(s.spellings for s in p.shares) > 1 for p in diagnosis.prompts
     ):
+        reason = f"Each {run.noun} is listed once" if run.lists_once else "No log-probabilities under the policy"
         lines.append(
-            f"No log-probabilities under the policy: {run.answer_noun}s with several texts get the reference's mass "
-            "of "
-            "the texts that were seen, which is a lower bound."
+            f"{reason}: {run.answer_noun}s with several texts get the reference's mass of the texts that were seen, "
+            "which is a lower bound."
         )
     if run.beta is None:
         lines.append(

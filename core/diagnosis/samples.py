@@ -94,18 +94,30 @@ def default_threshold(
     """A reward from which completions count as good, and the rule that gave it; None without rewards.
 
     The highest reward, if at least `tied_share` of all samples have it, as with rewards of right and wrong. Otherwise
-    the quantile of the rewards in the first bin, which does not move with the policy.
+    the quantile of the rewards in the first bin, which does not move with the policy. Where that is the lowest reward
+    of all, so that every completion would be good, it is the quantile of those above the lowest, in the first bin
+    that has any.
     """
-    rewards = [sample.reward for part in bins for sample in part.samples if sample.reward is not None]
+    by_bin = [[sample.reward for sample in part.samples if sample.reward is not None] for part in bins]
+    rewards = [reward for of_bin in by_bin for reward in of_bin]
     if not rewards:
         return None
-    best = max(rewards)
+    best, lowest = max(rewards), min(rewards)
     if sum(reward == best for reward in rewards) >= tied_share * len(rewards):
         return best, f"the highest reward, {best:g}"
-    by_bin = ([sample.reward for sample in part.samples if sample.reward is not None] for part in bins)
-    first = next(filter(None, by_bin))
-    value = float(torch.tensor(first, dtype=torch.float64).quantile(quantile))
-    return value, f"the {quantile:g} quantile of the rewards in the first steps, {value:.4g}"
+    value = _quantile(next(filter(None, by_bin)), quantile)
+    if value > lowest:
+        return value, f"the {quantile:g} quantile of the rewards in the first steps, {value:.4g}"
+    above = next(filter(None, ([reward for reward in of_bin if reward > lowest] for of_bin in by_bin)))
+    value = _quantile(above, quantile)
+    return (
+        value,
+        f"the {quantile:g} quantile of the rewards above {lowest:g} in the first steps that have any, {value:.4g}",
+    )
+
+
+def _quantile(values: Sequence[float], quantile: float) -> float:
+    return float(torch.tensor(values, dtype=torch.float64).quantile(quantile))
 
 
 def agreement(counts: Iterable[int]) -> float:

@@ -7,8 +7,10 @@ import pytest
 
 pytest.importorskip("rdkit", reason="needs the extra chem")
 
-from chem.diagnose import check_values, main
+from chem.diagnose import check_values, known_run, main
+from chem.diagnosis_files import OURS, Molecules
 from conf.schema.base import ConfigError
+from core.diagnosis.samples import Sample
 from launch.runs.run_folder import read_jsonl
 from tests.commands import run_module
 
@@ -56,6 +58,20 @@ def test_keys_are_checked():
     ]:
         with pytest.raises(ConfigError, match=message):
             check_values(values)
+
+
+@pytest.mark.parametrize(("screens", "threshold"), [([0.8, 0.7], 0.7), ([1.0], None), ([], None)])
+def test_without_a_threshold_the_lowest_screen_of_a_run_is_one_if_it_is_reached(screens, threshold):
+    config = {"objective": {"beta": 0.01}, "transform": {"name": "identity"}, "screens": screens}
+    molecules = Molecules([Sample(0, "", "C", "C", 0.75), Sample(0, "", "N", "N", None)], OURS, config)
+    run, notes = known_run(molecules, None, {}, "molecule")
+    assert (run.threshold, run.beta, run.lists_once, len(notes)) == (
+        threshold,
+        0.01,
+        True,
+        int(threshold is not None),
+    )
+    assert known_run(molecules, 0.5, {"threshold": "0.2"}, "molecule")[0].threshold == 0.2
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from core.diagnosis.optimum import (
     implied_beta,
     reference_mass,
 )
-from core.diagnosis.samples import make_bins
+from core.diagnosis.samples import Sample, make_bins
 from core.mara import augment_reward
 from core.targets import forward_kl_target, reverse_kl_target
 
@@ -197,3 +197,16 @@ def test_masses_of_answers_with_many_spellings():
     shares = (value - mass.log_mass()[index]).exp()
     by_hand = [float((shares * mass.reward)[index == answer].sum()) for answer in range(5)]
     assert mass.mean_reward()[:5].tolist() == pytest.approx(by_hand)
+
+
+def test_completions_that_are_listed_once_are_no_samples():
+    """Two answers with two texts each: their masses are those of the texts. Control: as samples they are weighted."""
+    logp = {"a1": 0.3, "a2": 0.1, "b1": 0.2, "b2": 0.05}
+    samples = [Sample(0, "p", text[0], text, 1.0, -1.0, math.log(share)) for text, share in logp.items()]
+    mass = reference_mass(make_bins(samples), "p", 1, lists_once=True)
+    assert mass is not None
+    assert mass.source == SCORED
+    assert mass.log_mass().exp().tolist() == pytest.approx([0.4, 0.25])
+    weighted = reference_mass(make_bins(samples), "p", 1)
+    assert weighted is not None
+    assert weighted.source == WEIGHTED

@@ -73,6 +73,17 @@ def test_the_threshold_is_the_best_reward_if_many_have_it():
     assert default_threshold(make_bins([Sample(0, "p", "a", "a")])) is None
 
 
+def test_the_threshold_is_never_the_lowest_reward():
+    """Of a sparse reward, as a product with a route is: nothing in the first steps, then one in twenty."""
+    rewards = [0.0] * 400 + [0.0 if i % 20 else i / 1000 for i in range(1, 1000)]
+    samples = [Sample(number // 10, "p", "a", "a", reward) for number, reward in enumerate(rewards)]
+    threshold, rule = default_threshold(make_bins(samples)) or (0.0, "none")
+    assert 0 < threshold < 1
+    assert "above 0 in the first steps that have any" in rule
+    first = [reward for part in make_bins(samples) for reward in (s.reward for s in part.samples) if reward][:2]
+    assert min(first) <= threshold <= max(first)
+
+
 def test_shares_of_a_known_path():
     shares = ((0.6, 0.3, 0.1), (0.9, 0.1, 0.0))
     run = tabular_run(lambda step: shares[step >= 10], 20, (1.0, 1.0, 0.0))
