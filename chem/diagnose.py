@@ -90,7 +90,7 @@ def known_run(
     molecules: "Molecules", beta: float | None, values: dict[str, str], classes: str
 ) -> "tuple[Run, list[str]]":
     """What is known of the run, from the keys and the run folder, and notes on what its optimum leaves out."""
-    from chem.diagnosis_files import LISTED_ONCE
+    from chem.diagnosis_files import LISTED_ONCE, repeats
     from core.diagnosis.advice import CHEM, REINVENT
     from core.diagnosis.analysis import Run
     from launch.analysis.own_run import own_run
@@ -102,6 +102,7 @@ def known_run(
         "noun": "molecule",
         "answer_noun": classes,
         "lists_once": molecules.origin in LISTED_ONCE,
+        "repeats": repeats(molecules.metrics),
         "how_to_score": SCORING,
     }
     if molecules.config:

@@ -13,12 +13,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from chem.molecules import canonical_forms, scaffold_from_smiles
 from conf.schema.base import ConfigError
 from core.diagnosis.samples import Sample
-from launch.runs.run_folder import iterate_jsonl, read_config
+from launch.runs.run_folder import iterate_jsonl, read_config, read_jsonl
 
 REINVENT, SATURN, OURS, TABLE = "REINVENT 4", "Saturn", "this project", "a table"
 
@@ -72,12 +73,14 @@ class Molecules:
         samples: with an empty answer; `with_classes` names them.
         origin: the program that wrote them.
         config: of the first run folder of this project; empty without one.
+        metrics: lines of its metrics.jsonl.
         notes: what was read and how.
     """
 
     samples: list[Sample] = field(default_factory=list)
     origin: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Sequence[Mapping[str, Any]] = ()
     notes: list[str] = field(default_factory=list)
 
 
@@ -92,6 +95,7 @@ def read_molecules(paths: Sequence[Path]) -> Molecules:
         path = path / "samples.jsonl" if path.is_dir() else path
         if not molecules.config and path.name == "samples.jsonl" and (path.parent / "config.yaml").exists():
             molecules.config = read_config(path.parent)
+            molecules.metrics = read_jsonl(path.parent / "metrics.jsonl")
         before = len(molecules.samples)
         layout: Layout | None = None
         for number, row in _rows(path):
@@ -105,6 +109,13 @@ def read_molecules(paths: Sequence[Path]) -> Molecules:
         if layout.name in LISTED_ONCE:
             molecules.notes.append(LISTED_ONCE[layout.name])
     return molecules
+
+
+def repeats(metrics: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None:
+    """Mean share of samples that were met before, in the first and the last tenth of the steps; None: not known."""
+    shares = [row["repeats"] for row in metrics if isinstance(row.get("repeats"), float | int)]
+    tenth = max(len(shares) // 10, 1)
+    return (fmean(shares[:tenth]), fmean(shares[-tenth:])) if shares else None
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:

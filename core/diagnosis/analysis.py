@@ -54,6 +54,8 @@ class Run:
         answer_noun: what an answer is called.
         uses_mara: whether it was trained with MARA.
         lists_once: whether the files show each completion once, so that repeated samples are not seen.
+        repeats: share of the samples that earlier steps had sampled, in the first and in the last tenth of the steps;
+            None: not known.
         how_to_score: how to get log-probabilities under the reference, a sentence for the user.
     """
 
@@ -67,6 +69,7 @@ class Run:
     answer_noun: str = "answer"
     uses_mara: bool = False
     lists_once: bool = False
+    repeats: tuple[float, float] | None = None
     how_to_score: str = ""
 
     @property

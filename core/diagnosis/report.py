@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from .advice import REINVENT, Advice, advice
-from .analysis import Diagnosis, PromptDiagnosis
+from .analysis import Diagnosis, PromptDiagnosis, Run
 from .optimum import FIRST, SCORED, WEIGHTED, Pair
 from .trainer_kl import DEFAULTS, SAME_OPTIMUM, TITLES, ZERO, KlFact
 from .words import count, number, percent, quoted, ratio
@@ -88,11 +88,15 @@ def _collapse_sentence(diagnosis: Diagnosis) -> str:
     )
     if math.isnan(first) and math.isnan(last):
         return f"No prompt has two good {run.noun}s in the same steps, so a collapse cannot be seen."
+    if onset is None and run.lists_once:
+        return _listed_once(run)
     if onset is None:
         return (
             f"The probability that {what} have the same {run.answer_noun} is {number(first)} at the beginning and "
             f"{number(last)} at the end; {len(diagnosis.bins)} points are too few to say when it changed."
         )
+    if run.lists_once and not onset.detected:
+        return _listed_once(run)
     if onset.detected:
         return (
             f"The {run.answer_noun}s collapse from step {onset.start:.0f} ± {onset.error:.0f} on: the probability "
@@ -110,6 +114,15 @@ def _collapse_sentence(diagnosis: Diagnosis) -> str:
         f"No collapse during these steps: {ends}, and its course is that of a policy that does not change (p = "
         f"{onset.p:.2g})."
     )
+
+
+def _listed_once(run: Run) -> str:
+    """What can be said of a collapse where repeated samples are not in the files."""
+    text = f"The files list each {run.noun} once, so that they do not show which ones the run samples again and again"
+    if run.repeats is None:
+        return f"{text}."
+    first, last = (percent(share) for share in run.repeats)
+    return f"{text}: in the first tenth of the steps {first} of the samples had been met before, in the last {last}."
 
 
 # --- the sections ------------------------------------------------------------------------------------------

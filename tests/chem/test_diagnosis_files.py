@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("rdkit", reason="needs the extra chem")
 
-from chem.diagnosis_files import OURS, REINVENT, SATURN, TABLE, read_molecules, with_classes
+from chem.diagnosis_files import OURS, REINVENT, SATURN, TABLE, read_molecules, repeats, with_classes
 from conf.schema.base import ConfigError
 
 # The headers and formats are those of `write_summary` of REINVENT 4 and of `Oracle.oracle_history` of Saturn.
@@ -56,6 +56,13 @@ def test_a_run_folder_and_any_table(tmp_path):
     table.write_text("smiles,score\nCCO,0.5\nCCN,0.6\n")
     assert read_molecules([table]).origin == TABLE
     assert [sample.step for sample in read_molecules([table]).samples] == [0, 1]  # the order stands for time
+
+
+def test_repeats_are_those_of_the_first_and_last_tenth():
+    metrics = [{"step": step, "repeats": step / 100} for step in range(20)] + [{"step": 20, "repeats": None}]
+    assert repeats(metrics) == pytest.approx((0.005, 0.185))
+    assert repeats([{"step": 0}]) is None
+    assert repeats([]) is None
 
 
 @pytest.mark.parametrize(

@@ -113,5 +113,14 @@ def test_files_that_list_each_completion_once_do_not_say_where_the_run_is():
         assert ("How often the run samples each now is not in the files." in text) == lists_once
         assert ("the run has" in text or "The run is at" in text) != lists_once
         (table,) = [table for section in report.sections for table in section.tables if "Effective" in table.title]
+        assert ("The files list each completion once" in report.finding) == lists_once
         assert ("last steps" in [name for name, _ in table.columns]) != lists_once
         assert all(len(row) == len(table.columns) for row in table.rows)
+
+
+def test_repeats_are_told_where_each_completion_is_listed_once():
+    samples = tabular_run(lambda step: (0.5, 0.02, 0.08, 0.4), 40, REWARD, REF, scored=True)
+    finding = report_of(samples, beta=0.05, lists_once=True, repeats=(0.1, 0.95)).finding
+    assert "in the first tenth of the steps 10.0% of the samples had been met before, in the last 95.0%." in finding
+    assert "No collapse" not in finding
+    assert "No collapse" in report_of(samples, beta=0.05).finding  # control
