@@ -95,7 +95,8 @@ def read_molecules(paths: Sequence[Path]) -> Molecules:
         path = path / "samples.jsonl" if path.is_dir() else path
         if not molecules.config and path.name == "samples.jsonl" and (path.parent / "config.yaml").exists():
             molecules.config = read_config(path.parent)
-            molecules.metrics = read_jsonl(path.parent / "metrics.jsonl")
+            metrics = path.parent / "metrics.jsonl"
+            molecules.metrics = read_jsonl(metrics) if metrics.exists() else ()
         before = len(molecules.samples)
         layout: Layout | None = None
         for number, row in _rows(path):

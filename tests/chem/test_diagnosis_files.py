@@ -52,6 +52,11 @@ def test_a_run_folder_and_any_table(tmp_path):
     (tmp_path / "samples.jsonl").write_text(json.dumps(row) + "\n")
     molecules = read_molecules([tmp_path])
     assert (molecules.origin, molecules.samples[0].step) == (OURS, 3)
+    assert (molecules.config, molecules.metrics) == ({}, ())
+    (tmp_path / "config.yaml").write_text("seed: 3\n")
+    assert read_molecules([tmp_path]).config == {"seed": 3}  # a folder that has been copied without its metrics
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0, "repeats": 0.5}\n')
+    assert repeats(read_molecules([tmp_path / "samples.jsonl"]).metrics) == (0.5, 0.5)
     table = tmp_path / "scores.csv"
     table.write_text("smiles,score\nCCO,0.5\nCCN,0.6\n")
     assert read_molecules([table]).origin == TABLE
