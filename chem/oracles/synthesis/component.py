@@ -45,6 +45,8 @@ class Synthesis:
             the reactants are left out.
         model_parameters: keyword arguments of that model.
         smiles_column: column of the SMILES in `inventory`, by name or number; None: found.
+        selective: whether each reaction of a route must give nothing but its product, see
+            `chem.oracles.synthesis.templates.is_selective`; with the templates only.
 
     Raises:
         ConfigError: a parameter is invalid, or a file is missing.
@@ -63,6 +65,7 @@ class Synthesis:
         model: str | None = None,
         model_parameters: dict[str, Any] | None = None,
         smiles_column: str | None = None,
+        selective: bool = False,
     ) -> None:
         if not (depth >= 1 and max_expansions >= 1 and time_limit_s > 0):
             raise ConfigError(
@@ -73,11 +76,14 @@ class Synthesis:
         self.stock = read_stock(self.path, smiles_column)
         self.own_model = model
         if model is None:
-            templates = TemplateModel(choose_templates(reactions), use_cache=True, max_cache_size=MODEL_CACHE)
+            options = {"use_cache": True, "max_cache_size": MODEL_CACHE}
+            templates = TemplateModel(choose_templates(reactions), selective=selective, **options)
             one_step: BackwardReactionModel = templates
             is_possible = templates.is_possible
         elif reactions is not None:
             raise ConfigError("reactions: must be null with model, which chooses its own reactions")
+        elif selective:
+            raise ConfigError("selective: must be false with model, which chooses its own reactions")
         else:
             one_step, is_possible = load_model(model, model_parameters or {}), has_enough_carbon
         self.search = RouteSearch(

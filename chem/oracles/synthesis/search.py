@@ -16,15 +16,22 @@ from syntheseus.search.node_evaluation.base import NoCacheNodeEvaluator
 from syntheseus.search.node_evaluation.common import ConstantNodeEvaluator
 
 from chem.oracles.synthesis.neutral import neutral_smiles
-from chem.oracles.synthesis.templates import Retrosynthesis, Template, datamol_templates, gives_product
+from chem.oracles.synthesis.templates import Retrosynthesis, Template, datamol_templates, gives_product, is_selective
 from conf.schema.base import ConfigError, load_object
 
 
 class TemplateModel(BackwardReactionModel):
-    """A one-step model that proposes every reaction whose template matches, in the order of the templates."""
+    """A one-step model that proposes every reaction whose template matches, in the order of the templates.
 
-    def __init__(self, templates: Sequence[Template], **options: Any) -> None:
+    Args:
+        templates: the reactions.
+        selective: whether only reactions that give nothing but the product are possible.
+        options: of `BackwardReactionModel`.
+    """
+
+    def __init__(self, templates: Sequence[Template], *, selective: bool = False, **options: Any) -> None:
         super().__init__(remove_product_in_reactants=True, **options)
+        self.selective = selective
         self.retrosynthesis = Retrosynthesis(tuple(templates))
         self.template_of = {template.name: template for template in templates}
 
@@ -44,7 +51,10 @@ class TemplateModel(BackwardReactionModel):
     def is_possible(self, reaction: SingleProductReaction) -> bool:
         """Whether the template of a proposed reaction, applied to the reactants, gives the product."""
         template = self.template_of[reaction.metadata["template"]]
-        return gives_product(template, tuple(mol.smiles for mol in reaction.reactants), reaction.product.smiles)
+        parts, product = tuple(mol.smiles for mol in reaction.reactants), reaction.product.smiles
+        return gives_product(template, parts, product) and (
+            not self.selective or is_selective(template, parts, product)
+        )
 
     def get_parameters(self) -> Iterator[Any]:
         """None: the model is not trained."""

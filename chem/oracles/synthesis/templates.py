@@ -17,6 +17,7 @@ from functools import cache, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from itertools import chain, permutations
+from itertools import product as cartesian_product
 from pathlib import Path
 
 from rdkit import Chem, DataStructs
@@ -177,6 +178,31 @@ def gives_product(template: Template, reactants: tuple[str, ...], product: str) 
                 if mol is not None and tautomer_key(mol) == key:
                     return True
     return False
+
+
+@lru_cache(maxsize=100_000)
+def is_selective(template: Template, reactants: tuple[str, ...], product: str) -> bool:
+    """Whether a reaction gives nothing but the product, whichever of the reactants and the product meet.
+
+    An amino acid also couples with itself, and of a diacid and an amine the product couples again.
+
+    Args:
+        template: its `forward` is applied.
+        reactants: SMILES in any order.
+        product: SMILES.
+    """
+    reaction = compile_reaction(template.forward)
+    pool = [Chem.MolFromSmiles(smiles) for smiles in (*reactants, product)]
+    _, key = _size_and_key(product)
+    checked = set()
+    for mols in cartesian_product(pool, repeat=reaction.GetNumReactantTemplates()):
+        for outcome in chain.from_iterable(reaction.RunReactants(mols)):
+            if (smiles := Chem.MolToSmiles(outcome)) not in checked:
+                checked.add(smiles)
+                mol = Chem.MolFromSmiles(smiles)
+                if mol is not None and tautomer_key(mol) != key:
+                    return False
+    return True
 
 
 @lru_cache(maxsize=1000)

@@ -73,6 +73,16 @@ def test_a_route_does_not_lose_atoms(tmp_path, monkeypatch, ask, smiles, solved)
     assert ask(Synthesis(str(path), depth=2), smiles).value == solved
 
 
+def test_a_selective_route_avoids_reactions_with_two_products(tmp_path, monkeypatch, ask):
+    """The dipeptide's only route couples an amino acid, whose own amine competes. Control: without the option."""
+    monkeypatch.setenv("MARA_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "blocks.smi"
+    path.write_text("CC(=O)O\nNCC(=O)O\nNCc1ccccc1\n")
+    targets = ["CC(=O)NCC(=O)O", "CC(=O)NCc1ccccc1"]
+    assert [ask(Synthesis(str(path), depth=2), smiles).value for smiles in targets] == [1, 1]
+    assert [ask(Synthesis(str(path), depth=2, selective=True), smiles).value for smiles in targets] == [0, 1]
+
+
 def test_charged_molecules_and_salts_are_compared_as_neutral_ones(tmp_path, monkeypatch, ask):
     monkeypatch.setenv("MARA_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "blocks.csv"
@@ -162,6 +172,8 @@ def test_a_model_of_your_own(tmp_path, monkeypatch):
     assert route_length(results[1].details["synthesis"]) == 3
     with pytest.raises(ConfigError, match=r"^reactions: must be null with model, which chooses its own reactions$"):
         Synthesis(**parameters, reactions=["amide coupling"])
+    with pytest.raises(ConfigError, match=r"^selective: must be false with model, which chooses its own reactions$"):
+        Synthesis(**parameters, selective=True)
 
 
 @pytest.mark.long

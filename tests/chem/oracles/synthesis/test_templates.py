@@ -14,6 +14,7 @@ from chem.oracles.synthesis.templates import (
     compile_reaction,
     datamol_templates,
     gives_product,
+    is_selective,
     is_balanced,
     tautomer_key,
 )
@@ -117,6 +118,26 @@ def test_an_atom_is_not_there_twice():
 )
 def test_the_reaction_must_give_the_product(name, reactants, product, possible):
     assert gives_product(TEMPLATES[name], reactants, product) == possible
+
+
+@pytest.mark.parametrize(
+    ("name", "reactants", "product", "selective"),
+    [
+        ("amide_coupling-1", ("CN", "CC(=O)O"), "CNC(C)=O", True),
+        ("amide_coupling-1", ("CC(=O)O", "NCCO"), "CC(=O)NCCO", True),
+        ("amide_coupling-1", ("CC(=O)O", "NCC(=O)O"), "CC(=O)NCC(=O)O", False),  # glycine couples with itself
+        ("amide_coupling-1", ("CC(=O)O", "NCCN"), "CC(=O)NCCN", False),  # and the product with the acid again
+        ("amide_coupling-1", ("CN", "O=C(O)CC(=O)O"), "CNC(=O)CC(=O)O", False),
+        ("amide_coupling-1", ("CC(=O)O", "NCCNC"), "CC(=O)NCCNC", False),  # two amines
+        ("suzuki", ("OB(O)c1ccccc1", "Brc1ccncc1"), "c1ccc(-c2ccncc2)cc1", True),
+        ("suzuki", ("OB(O)c1ccccc1", "Brc1cncc(Br)c1"), "Brc1cncc(-c2ccccc2)c1", False),
+    ],
+)
+def test_a_selective_reaction_has_one_product(name, reactants, product, selective):
+    """All of these give the product."""
+    assert gives_product(TEMPLATES[name], reactants, product)
+    assert is_selective(TEMPLATES[name], reactants, product) == selective
+    assert is_selective(TEMPLATES[name], reactants[::-1], product) == selective
 
 
 def test_tautomers_and_stereoisomers_share_a_key():
