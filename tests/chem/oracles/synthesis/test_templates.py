@@ -14,8 +14,8 @@ from chem.oracles.synthesis.templates import (
     compile_reaction,
     datamol_templates,
     gives_product,
-    is_selective,
     is_balanced,
+    is_selective,
     tautomer_key,
 )
 from conf.schema.base import ConfigError
