@@ -93,7 +93,8 @@ def known_run(
     from chem.diagnosis_files import LISTED_ONCE, repeats
     from core.diagnosis.advice import CHEM, REINVENT
     from core.diagnosis.analysis import Run
-    from launch.analysis.own_run import own_run
+    from core.diagnosis.own_run import own_run
+    from launch.runs.run_folder import flatten
 
     threshold = number_of(values, "threshold")
     words: dict[str, Any] = {
@@ -106,7 +107,7 @@ def known_run(
         "how_to_score": SCORING,
     }
     if molecules.config:
-        run, notes = own_run(molecules.config, beta, threshold, trainer=CHEM, **words)
+        run, notes = own_run(flatten(dict(molecules.config)), beta, threshold, trainer=CHEM, **words)
         screen = min(molecules.config.get("screens") or [math.inf])
         if run.threshold is None and any((sample.reward or 0.0) >= screen for sample in molecules.samples):
             return replace(run, threshold=screen), [*notes, f"The threshold is the lowest of screens, {screen:g}."]

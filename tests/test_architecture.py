@@ -37,6 +37,7 @@ SHADOWING = "str(Path(__file__).parents[1] / 'launch' / 'cli' / 'shadowing.py')"
 COMPUTED_IMPORTS: set[tuple[str, str]] = {
     ("core", "f'.{MODULE_OF[name]}'"),  # the module of a public name, when the name is first used
     ("core.extension", "path"),  # the import path of a user's own part
+    ("launch.cli.sweep_report", "f'{package}.report'"),  # the report of the package whose sweep has ended
     ("launch.cluster.job", "self.package"),  # the package whose command the job runs
     ("launch.cli.mara", "module"),  # the command that was typed
     ("launch.diagnose", "module"),  # llm.diagnose or chem.diagnose, by the files that were given

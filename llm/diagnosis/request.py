@@ -6,8 +6,8 @@ from pathlib import Path
 
 from conf.schema.base import ConfigError
 from core.diagnosis.analysis import Run
+from core.diagnosis.own_run import own_run
 from core.diagnosis.trainer_kl import DEFAULTS, KlFact, kl_fact
-from launch.analysis.own_run import own_run
 from launch.cli.key_values import check_keys, number_of, truth_of
 from launch.runs.run_folder import flatten, read_yaml, user_path
 from llm.diagnosis.columns import ALIASES
@@ -68,7 +68,7 @@ def known_run(request: Request, reading: Reading, classes: str) -> Run:
     beta, threshold = number_of(values, "beta", 0.0), number_of(values, "threshold")
     if reading.trainer == OURS:
         how = "reference=FOLDER, the folder of the model before training, computes them."
-        run, notes = own_run(reading.config, beta, threshold, classes=classes, how_to_score=how)
+        run, notes = own_run(flatten(dict(reading.config)), beta, threshold, classes=classes, how_to_score=how)
         for note in notes:
             reading.note(note)
         return run

@@ -4,14 +4,15 @@ import pytest
 
 from core.diagnosis.advice import advice
 from core.diagnosis.analysis import diagnose
+from core.diagnosis.own_run import own_run
 from core.diagnosis.report import make_report
 from core.diagnosis.samples import Sample
-from launch.analysis.own_run import own_run
 
 
 def config(name="mara", kind="constant", value=0.8, **objective):
     of_objective = {"beta": 0.03, "direction": "reverse", "level": "sequence", **objective}
-    return {"objective": of_objective, "transform": {"name": name, "threshold": {"kind": kind, "value": value}}}
+    of_threshold = {"transform.threshold.kind": kind, "transform.threshold.value": value}
+    return {f"objective.{key}": of_objective[key] for key in of_objective} | {"transform.name": name} | of_threshold
 
 
 def test_everything_is_in_the_configuration():
@@ -30,9 +31,9 @@ def test_what_the_optimum_leaves_out_is_noted():
         0.03,
         ["transform=unlikely: the optimum is that of the rewards before this transform."],
     )
-    _, (note,) = own_run(config() | {"beta_schedule": {"name": "cosine"}})
+    _, (note,) = own_run(config() | {"beta_schedule.name": "cosine"})
     assert note.startswith("beta_schedule=cosine: the optimum is that of objective.beta=0.03, where")
-    assert own_run(config() | {"beta_schedule": {"name": "cosine"}}, beta=0.1)[1] == []
+    assert own_run(config() | {"beta_schedule.name": "cosine"}, beta=0.1)[1] == []
     run, (note,) = own_run(config(direction="alpha"))
     assert run.beta is None
     assert note.startswith("objective.direction=alpha: only the optimum")
