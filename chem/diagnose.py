@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from conf.schema.base import ConfigError
 from launch.cli.key_values import check_keys, number_of, run_on_files, truth_of
 from launch.runs.progress import working
-from launch.runs.run_folder import user_path
+from launch.runs.run_folder import flatten, user_path
 from launch.runs.streams import run_command
 
 if TYPE_CHECKING:
@@ -94,7 +94,6 @@ def known_run(
     from core.diagnosis.advice import CHEM, REINVENT
     from core.diagnosis.analysis import Run
     from core.diagnosis.own_run import own_run
-    from launch.runs.run_folder import flatten
 
     threshold = number_of(values, "threshold")
     words: dict[str, Any] = {

@@ -399,16 +399,15 @@ def train_step(learner: Learner, config: ChemConfig, step: int, beta: float) -> 
         smiles=[*smiles, *replayed.smiles],
     )
     diversity = batch_diversity(scored.canonical) if learner.objective.needs_diversity else None
+    policy_seq_logp, ref_seq_logp = masked_sum(policy_logp.detach(), mask), masked_sum(ref_logp, mask)  # [N + M]
+    seq_logp = first_seq_logp(scored.canonical, policy_seq_logp.tolist(), ref_seq_logp.tolist())
     measured: dict[str, Scalar] = {}
     if learner.kl_samples is not None:
-        ref_sampled = masked_sum(ref_logp, mask)[: config.batch_size]
-        policy_sampled = masked_sum(policy_logp.detach(), mask)[: config.batch_size]
+        ref_sampled = ref_seq_logp[: config.batch_size]
+        policy_sampled = policy_seq_logp[: config.batch_size]
         measured |= learner.objective.measure_divergence(
             (policy_sampled, ref_sampled), kl_samples_logp(policy, learner.kl_samples, learner.row_threads)
         )
-    seq_logp = first_seq_logp(
-        scored.canonical, *(masked_sum(logp.detach(), mask).tolist() for logp in (policy_logp, ref_logp))
-    )
     metrics, statistics = update_policy(learner, group, policy_logp, ref_logp, beta, len(smiles), diversity)
 
     learner.memory.add(smiles, batch, filtered)

@@ -88,15 +88,13 @@ def _collapse_sentence(diagnosis: Diagnosis) -> str:
     )
     if math.isnan(first) and math.isnan(last):
         return f"No prompt has two good {run.noun}s in the same steps, so a collapse cannot be seen."
-    if onset is None and run.lists_once:
+    if run.lists_once and not (onset and onset.detected):
         return _listed_once(run)
     if onset is None:
         return (
             f"The probability that {what} have the same {run.answer_noun} is {number(first)} at the beginning and "
             f"{number(last)} at the end; {len(diagnosis.bins)} points are too few to say when it changed."
         )
-    if run.lists_once and not onset.detected:
-        return _listed_once(run)
     if onset.detected:
         return (
             f"The {run.answer_noun}s collapse from step {onset.start:.0f} ± {onset.error:.0f} on: the probability "
@@ -332,11 +330,11 @@ def _effective_numbers(diagnosis: Diagnosis) -> list[Table]:
     """A table of the effective numbers of good answers to each prompt that is compared; none without good ones."""
     run, rows = diagnosis.run, []
     for prompt in diagnosis.prompts:
-        found = prompt.effective
-        if found is not None:
+        effective = prompt.effective
+        if effective is not None:
             name = quoted(prompt.prompt) if prompt.prompt else f"all {run.noun}s"
-            values = (found.reference, found.optimum, found.now, found.mara)
-            rows.append([name, f"{found.good:,}", *("-" if value is None else number(value) for value in values)])
+            values = (effective.reference, effective.optimum, effective.now, effective.mara)
+            rows.append([name, f"{effective.good:,}", *("-" if value is None else number(value) for value in values)])
     heads: list[tuple[str, Kind]] = [("prompt", "label"), ("seen", "number"), ("reference", "number")]
     heads += [("optimum", "number"), ("last steps", "number"), ("with MARA", "number")]
     known = [any(row[column] != "-" for row in rows) for column in range(len(heads))]

@@ -169,15 +169,8 @@ def gives_product(template: Template, reactants: tuple[str, ...], product: str) 
         return False
     mols = [Chem.MolFromSmiles(smiles) for smiles in reactants]
     size, key = _size_and_key(product)
-    checked = set()
-    for order in permutations(mols):
-        for outcome in chain.from_iterable(reaction.RunReactants(order)):
-            if outcome.GetNumAtoms() == size and (smiles := Chem.MolToSmiles(outcome)) not in checked:
-                checked.add(smiles)
-                mol = Chem.MolFromSmiles(smiles)
-                if mol is not None and tautomer_key(mol) == key:
-                    return True
-    return False
+    outcomes = (outcome for outcome in _outcomes(reaction, permutations(mols)) if outcome.GetNumAtoms() == size)
+    return any(product_key == key for product_key in _keys(outcomes))
 
 
 @lru_cache(maxsize=100_000)
@@ -194,15 +187,27 @@ def is_selective(template: Template, reactants: tuple[str, ...], product: str) -
     reaction = compile_reaction(template.forward)
     pool = [Chem.MolFromSmiles(smiles) for smiles in (*reactants, product)]
     _, key = _size_and_key(product)
+    meetings = cartesian_product(pool, repeat=reaction.GetNumReactantTemplates())
+    return all(product_key == key for product_key in _keys(_outcomes(reaction, meetings)))
+
+
+def _outcomes(
+    reaction: rdChemReactions.ChemicalReaction, meetings: Iterable[tuple[Chem.Mol, ...]]
+) -> Iterator[Chem.Mol]:
+    """Everything that the reaction makes of reactants that meet in these orders, as RDKit leaves it."""
+    for reactants in meetings:
+        yield from chain.from_iterable(reaction.RunReactants(reactants))
+
+
+def _keys(outcomes: Iterable[Chem.Mol]) -> Iterator[str]:
+    """The `tautomer_key` of each distinct outcome that is a valid molecule."""
     checked = set()
-    for mols in cartesian_product(pool, repeat=reaction.GetNumReactantTemplates()):
-        for outcome in chain.from_iterable(reaction.RunReactants(mols)):
-            if (smiles := Chem.MolToSmiles(outcome)) not in checked:
-                checked.add(smiles)
-                mol = Chem.MolFromSmiles(smiles)
-                if mol is not None and tautomer_key(mol) != key:
-                    return False
-    return True
+    for outcome in outcomes:
+        if (smiles := Chem.MolToSmiles(outcome)) not in checked:
+            checked.add(smiles)
+            mol = Chem.MolFromSmiles(smiles)
+            if mol is not None:
+                yield tautomer_key(mol)
 
 
 @lru_cache(maxsize=1000)

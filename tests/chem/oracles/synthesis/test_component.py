@@ -74,7 +74,7 @@ def test_a_route_does_not_lose_atoms(tmp_path, monkeypatch, ask, smiles, solved)
 
 
 def test_a_selective_route_avoids_reactions_with_two_products(tmp_path, monkeypatch, ask):
-    """The dipeptide's only route couples an amino acid, whose own amine competes. Control: without the option."""
+    """Of the first target the only route couples glycine, which also couples with itself. Control: no option."""
     monkeypatch.setenv("MARA_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "blocks.smi"
     path.write_text("CC(=O)O\nNCC(=O)O\nNCc1ccccc1\n")
