@@ -29,6 +29,7 @@ PUBLIC = {  # module -> its public names that are also names of the package
         "select_anchor",
     ),
     "objective": ("Objective", "make_objective", "make_threshold"),
+    "paths": ("policy_gradient_path",),
     "sequence": ("masked_sum", "selected_logp"),
     "stats": ("effective_modes", "effective_sample_size", "entropy", "total_variation"),
     "targets": (

@@ -54,6 +54,8 @@ def test_the_command_prints_the_targets() -> None:
     assert "anchor: outcome 0" in child.stdout
     assert "2.7081 by eq. 7, 2.7081 in the target, 0.0000 after MARA" in child.stdout
     assert "15 to 1 as in the reference" in child.stdout
+    assert "at constant beta effectively 1.01 of 2 good outcomes, 1.01 after MARA" in child.stdout
+    assert "with beta falling linearly from 0.16 to 0.01, 1.05 and 1.09" in child.stdout
     *_, verdict, following = child.stdout.splitlines()
     assert verdict == (
         "Under reverse and forward KL the optimum collapses onto outcome 0, which has 93.8% of the good mass "
