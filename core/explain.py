@@ -34,8 +34,8 @@ usage: mara explain reward=LIST ref=LIST beta=NUMBER [threshold=NUMBER] [entropy
        python -m core.explain is the same command
 
 Prints the policy that maximises E[R] - beta KL on a small problem, outcome by outcome, under reverse KL,
-KL(policy || reference), and under forward KL, KL(reference || policy), before and after MARA; and how narrow the exact
-gradient makes the policy before it gets there.
+KL(policy || reference), and under forward KL, KL(reference || policy), before and after MARA; and how narrow the
+exact gradient makes the policy before it gets there.
 
   reward        one number per outcome
   ref           the reference's probabilities, which sum to 1; 0 for an outcome off its support
