@@ -15,7 +15,7 @@ from torch import Tensor
 from .explorer import write_page
 from .mara import anchor_reference, augment_reward, select_anchor
 from .paths import policy_gradient_path
-from .schedules import linear
+from .schedules import linear, run_progress
 from .small_problem import InputError, Problem, read_problem, split_page
 from .stats import effective_modes
 from .targets import (
@@ -293,15 +293,14 @@ def _on_the_way(problem: Problem, ref_logp: Tensor, threshold: float, good: Tens
     if int(good.sum()) < 2:
         return []
     first, last = FALL * problem.beta, problem.beta
-    falling = [linear(first, last, i / (PATH_STEPS - 1)) for i in range(PATH_STEPS)]
+    falling = [linear(first, last, run_progress(step, PATH_STEPS)) for step in range(PATH_STEPS)]
 
     def augmented(beta: float) -> Tensor:
         return augment_reward(problem.reward, ref_logp, beta=beta, threshold=threshold)
 
     def narrowest(reward: Tensor | Callable[[float], Tensor], betas: Sequence[float]) -> str:
         path = policy_gradient_path(ref_logp, reward, betas, entropy_coef=problem.entropy_coef, step=PATH_STEP)
-        shares = path.masked_fill(~good, -torch.inf).log_softmax(-1).exp()
-        return f"{float(effective_modes(shares).min()):.2f}"
+        return f"{float(effective_modes(_good_shares(path, good)).min()):.2f}"
 
     constant = [last] * PATH_STEPS
     plain, mara = (narrowest(reward, constant) for reward in (problem.reward, augmented(last)))
@@ -324,7 +323,7 @@ def _summary(good: Tensor, columns: Columns) -> str:
     directions_of: dict[str, list[str]] = {}  # what the optimum does -> under which directions
     modes_after = []
     for (when, direction), column in columns.items():
-        share = column.masked_fill(~good, -torch.inf).softmax(-1)
+        share = _good_shares(column, good)
         modes, top = float(effective_modes(share)), int(share.argmax())
         if when == "after MARA":
             modes_after.append(f"{modes:.2f}")
@@ -343,6 +342,11 @@ def _summary(good: Tensor, columns: Columns) -> str:
         f"under {' and '.join(directions)} KL the optimum {verdict}" for verdict, directions in directions_of.items()
     )
     return f"U{text[1:]}; after MARA, effectively {' and '.join(dict.fromkeys(modes_after))}."
+
+
+def _good_shares(logp: Tensor, good: Tensor) -> Tensor:
+    """[..., A] shares of the good outcomes in the probability that they have together; 0 of the others."""
+    return logp.masked_fill(~good, -torch.inf).softmax(-1)
 
 
 def _probability(logp: Tensor) -> str:

@@ -43,7 +43,7 @@ def policy_gradient_path(
     on_support = ref_logp > -torch.inf
     ref = ref_logp[on_support].double().log_softmax(-1)
     path = torch.full((len(betas) + 1, len(ref_logp)), -torch.inf, dtype=torch.float64)
-    logp = path[0, on_support] = ref
+    path[0, on_support] = logp = ref
     for row, beta in enumerate(betas, start=1):
         current = (reward(beta) if callable(reward) else reward)[on_support].double()
         advantage = current + beta * (ref - logp) - entropy_coef * logp

@@ -157,7 +157,7 @@ def test_a_beta_that_falls_keeps_the_path_wide(mara: bool, ref_logp: Tensor, rew
     reward_at = rewards(reward, ref_logp, mara)
     optimum = good_modes(reverse_kl_target(ref_logp, reward_at(BETA), BETA))
     ends = torch.minimum(good_modes(ref_logp), optimum)
-    falling = [linear(0.25, BETA, min(i / (0.8 * STEPS), 1.0)) for i in range(STEPS)]
+    falling = [linear(0.25, BETA, i / (0.8 * STEPS)) for i in range(STEPS)]
     path = policy_gradient_path(ref_logp, reward_at, falling, step=0.05)
     assert good_modes(path).min() > 0.7 * ends
     assert good_modes(path)[-1] > 0.9 * optimum
